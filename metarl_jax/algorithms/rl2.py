@@ -1,0 +1,248 @@
+"""RL² (Duan et al. 2016, arXiv 1611.02779), trained with recurrent PPO.
+
+The fast learner is the memory of a recurrent policy that sees its last action, reward and done, and keeps its
+memory over the episodes of a trial; the slow learner is policy-gradient training of that policy over many trials,
+each of a freshly drawn task. The objective is the return of the whole trial: discounting and advantage
+estimation run on across the ends of episodes, and stop only where the trial does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax.checks import check_fields, choice, positive_int, real
+from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean
+from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
+from metarl_jax.rollout import episode_returns, trial
+from metarl_jax.training import task_batch
+from metarl_jax.types import (
+    Adaptation,
+    Algorithm,
+    Array,
+    Carry,
+    EnvFamily,
+    Inputs,
+    Key,
+    Metrics,
+    Params,
+    Policy,
+    Task,
+    Transition,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of RL². Defaults without a source were chosen here on meta-training tasks."""
+
+    episodes: int = 10
+    """Episodes per trial."""
+    iterations: int = 300
+    """Meta-iterations of a whole run; the learning rate's schedule ends here."""
+    trials: int = 1024
+    """Trials (tasks) collected per meta-iteration."""
+    epochs: int = 2
+    """Passes over the collected trials."""
+    minibatches: int = 4
+    """Gradient steps per pass; each takes trials / minibatches whole trials."""
+    learning_rate: float = 2e-3
+    """Adam's step size at the start."""
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the step size goes to ``final_learning_rate_fraction`` of its start."""
+    final_learning_rate_fraction: float = 0.0
+    """Step size at the end of training, as a fraction of the start."""
+    adam_epsilon: float = 1e-5
+    """Adam's epsilon."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this global norm."""
+    discount: float = 0.99
+    """Per step, across episode ends (0.99 in Duan et al. 2016)."""
+    gae_lambda: float = 0.3
+    """Lambda of the advantage estimator (0.3 in Duan et al. 2016)."""
+    clip: float = 0.2
+    """PPO's clipping radius of the probability ratio."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus, in nats per step, at the start; it decays with the learning rate."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss."""
+    value_unit: Literal["remaining_horizon", "reward"] = "remaining_horizon"
+    """Unit of the critic's output. "reward": the return itself. "remaining_horizon": the return divided by the
+    discounted number of steps left in the trial, i.e. a mean reward per step; keeps the loss of long trials from
+    swamping the policy's gradient, and spares the critic from counting time."""
+    normalise_advantages: bool = True
+    """Whether advantages are scaled to mean 0 and variance 1 over the batch of trials."""
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    check_fields(
+        config,
+        episodes=positive_int,
+        iterations=positive_int,
+        trials=positive_int,
+        epochs=positive_int,
+        minibatches=positive_int,
+        learning_rate=real(above=0),
+        learning_rate_schedule=choice("constant", "linear", "cosine"),
+        final_learning_rate_fraction=real(at_least=0, at_most=1),
+        adam_epsilon=real(above=0),
+        max_grad_norm=real(above=0),
+        discount=real(at_least=0, at_most=1),
+        gae_lambda=real(at_least=0, at_most=1),
+        clip=real(above=0),
+        entropy_coefficient=real(at_least=0),
+        value_coefficient=real(at_least=0),
+        value_unit=choice("remaining_horizon", "reward"),
+    )
+    if config.trials % config.minibatches:
+        raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")
+
+
+class State(NamedTuple):
+    """The slow learner."""
+
+    params: Params
+    optimizer: optax.OptState
+    iteration: Array
+    """Meta-iterations done, ``int32``."""
+
+
+class _Record(NamedTuple):
+    """What acting leaves behind for learning."""
+
+    log_prob: Array
+    value: Array
+
+
+class _Batch(NamedTuple):
+    """Trials ready for learning; every leaf ``[T, B, ...]``."""
+
+    inputs: Inputs
+    action: Array
+    log_prob: Array
+    advantage: Array
+    value_target: Array
+    """In the critic's unit."""
+    valid: Array
+
+
+def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
+    """RL² on a family of tasks.
+
+    ``adapt`` plays one trial of ``config.episodes`` episodes, sampling actions as in training (Duan et al. act
+    stochastically at test time too), and returns the return of each; the learner is the memory at the end.
+
+    Raises:
+        ValueError: if the configuration is out of range.
+    """
+    validate(config)
+    steps = config.episodes * family.horizon
+    trials_per_minibatch = config.trials // config.minibatches
+
+    # What fraction of the starting step size is in force, by meta-iteration.
+    def schedule(iteration: Array) -> Array:
+        progress = jnp.clip(iteration / config.iterations, 0, 1)
+        final = config.final_learning_rate_fraction
+        match config.learning_rate_schedule:
+            case "constant":
+                return jnp.ones_like(progress)
+            case "linear":
+                return 1 + (final - 1) * progress
+            case "cosine":
+                return final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
+    )
+    if config.value_unit == "remaining_horizon":
+        value_scale = remaining_horizon(steps, config.discount)
+    else:
+        value_scale = jnp.ones(steps)
+
+    def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:
+        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, _Record]:
+            carry, output = policy.step(params, carry, inputs)
+            action = output.distribution.sample(key)
+            return carry, action, _Record(output.distribution.log_prob(action), output.value)
+
+        return trial(key, act, policy.initial_carry(params), family, task, config.episodes)
+
+    def collect(key: Key, params: Params) -> tuple[_Batch, Array]:
+        """One trial of a fresh task, as a learner needs it, and its total reward."""
+        key_task, key_trial = jax.random.split(key)
+        _, t = play(key_trial, params, family.tasks.sample(key_task))
+        value = t.output.value * value_scale
+        # The trial is the unit: what follows its last step, and only that, is worth nothing.
+        next_value = jnp.append(value[1:], 0.0)
+        last = jnp.logical_not(jnp.append(t.valid[1:], False))
+        discount = jnp.where(last, 0.0, config.discount)
+        advantage = generalised_advantages(t.reward, discount, value, next_value, config.gae_lambda)
+        batch = _Batch(t.inputs, t.action, t.output.log_prob, advantage, (advantage + value) / value_scale, t.valid)
+        return batch, jnp.sum(jnp.where(t.valid, t.reward, 0.0))
+
+    def loss(params: Params, batch: _Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
+        def unroll(inputs: Inputs) -> Any:
+            return policy.unroll(params, policy.initial_carry(params), inputs)[1]
+
+        output = task_batch(unroll, in_axes=1, out_axes=1)(batch.inputs)
+        log_ratio = output.distribution.log_prob(batch.action) - batch.log_prob
+        surrogate = masked_mean(clipped_surrogate(log_ratio, batch.advantage, config.clip), batch.valid)
+        value_loss = 0.5 * masked_mean((output.value - batch.value_target) ** 2, batch.valid)
+        entropy = masked_mean(output.distribution.entropy(), batch.valid)
+        total = -surrogate + config.value_coefficient * value_loss - entropy_coefficient * entropy
+        metrics = {
+            "loss": total,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approximate_kl": masked_mean(approximate_kl(log_ratio), batch.valid),
+            "clip_fraction": masked_mean(
+                (jnp.abs(jnp.expm1(log_ratio)) > config.clip).astype(jnp.float32), batch.valid
+            ),
+        }
+        return total, metrics
+
+    def init(key: Key) -> State:
+        params = policy.init(key)
+        return State(params, optimizer.init(params), jnp.int32(0))
+
+    def step(key: Key, state: State) -> tuple[State, Metrics]:
+        key_collect, key_shuffle = jax.random.split(key)
+        fraction = schedule(state.iteration)
+        collected = task_batch(collect, in_axes=(0, None), out_axes=(1, 0))
+        batch, trial_reward = collected(jax.random.split(key_collect, config.trials), state.params)
+        if config.normalise_advantages:
+            mean = masked_mean(batch.advantage, batch.valid)
+            variance = masked_mean((batch.advantage - mean) ** 2, batch.valid)
+            batch = batch._replace(advantage=(batch.advantage - mean) * jax.lax.rsqrt(variance + 1e-8))
+
+        def gradient_step(
+            carry: tuple[Params, optax.OptState], indices: Array
+        ) -> tuple[tuple[Params, optax.OptState], Metrics]:
+            params, optimizer_state = carry
+            minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
+            gradient, metrics = jax.grad(loss, has_aux=True)(params, minibatch, config.entropy_coefficient * fraction)
+            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            rate = config.learning_rate * fraction
+            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+            return (params, optimizer_state), {**metrics, "gradient_norm": optax.global_norm(gradient)}
+
+        orders = jax.vmap(lambda k: jax.random.permutation(k, config.trials))(
+            jax.random.split(key_shuffle, config.epochs)
+        )
+        (params, optimizer_state), metrics = jax.lax.scan(
+            gradient_step, (state.params, state.optimizer), orders.reshape(-1, trials_per_minibatch)
+        )
+        metrics = {name: jnp.mean(value) for name, value in metrics.items()}
+        metrics |= {"trial_reward": jnp.mean(trial_reward), "learning_rate": config.learning_rate * fraction}
+        return State(params, optimizer_state, state.iteration + 1), metrics
+
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        memory, transitions = play(key, state.params, task)
+        return Adaptation(episode_returns(transitions, config.episodes), memory)
+
+    return Algorithm(init, step, adapt)

@@ -1,0 +1,78 @@
+"""Checks of names, sizes and rates, made before anything compiles; imports nothing local."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from numbers import Integral, Real
+from typing import Any, TypeAlias
+
+Check: TypeAlias = Callable[[str, Any], Any]
+"""``(name, value) -> value``; raises ValueError that names the thing, its value and what is valid."""
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Return ``value`` if it is a whole number above zero, else raise ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
+        raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+    return int(value)
+
+
+def positive_number(name: str, value: Any) -> float:
+    """Return ``value`` if it is a finite number above zero, else raise ValueError naming it."""
+    return real(above=0)(name, value)
+
+
+def real(*, above: float | None = None, at_least: float | None = None, at_most: float | None = None) -> Check:
+    """A check that a number is finite and in range.
+
+    Values that are no Python or NumPy numbers but carry a dtype (JAX arrays, tracers under ``vmap`` over
+    hyper-parameters) pass unchecked: their value is not known yet.
+    """
+    bounds = [
+        text
+        for text, bound in (
+            (f"above {above}", above),
+            (f"at least {at_least}", at_least),
+            (f"at most {at_most}", at_most),
+        )
+        if bound is not None
+    ]
+    wanted = " and ".join(bounds)
+
+    def check(name: str, value: Any) -> Any:
+        if hasattr(value, "dtype") and not isinstance(value, Real):
+            return value
+        valid = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        valid = valid and (above is None or value > above) and (at_least is None or value >= at_least)
+        if not (valid and (at_most is None or value <= at_most)):
+            raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", not {value!r}")
+        return float(value)
+
+    return check
+
+
+def choice(*valid: str) -> Check:
+    """A check that a string is one of ``valid``."""
+
+    def check(name: str, value: Any) -> str:
+        if value not in valid:
+            raise ValueError(
+                f"{name} must be one of {', '.join(valid)}, not {value!r}{did_you_mean(str(value), valid)}"
+            )
+        return value
+
+    return check
+
+
+def check_fields(config: Any, **checks: Check) -> None:
+    """Apply each check to the field of ``config`` that it is named for."""
+    for name, check in checks.items():
+        check(name, getattr(config, name))
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """ " (did you mean X?)" with the nearest names, or nothing if none is near."""
+    near = difflib.get_close_matches(name, list(valid), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -1,0 +1,1 @@
+"""Families of tasks, one file a family."""

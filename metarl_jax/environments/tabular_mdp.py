@@ -1,0 +1,125 @@
+"""Random tabular MDPs (Duan et al. 2016, section 3.2; the generator as SNAIL's paper states it).
+
+Transition rows ~ Dirichlet(1, ..., 1); mean rewards ~ N(1, 1) for each state and action; reward noise N(0, 1);
+every episode starts in state 0 and lasts ``horizon`` steps. The reward depends on the state acted in.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from metarl_jax.environments.base import Environment
+from metarl_jax.checks import positive_int
+from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution
+
+
+@struct.dataclass
+class TabularMDPParams:
+    """A tabular MDP with S states and A actions."""
+
+    transition: Array
+    """``[S, A, S]`` float32: P(next state | state, action)."""
+    reward_mean: Array
+    """``[S, A]`` float32."""
+    max_steps_in_episode: int = 10
+
+
+@struct.dataclass
+class TabularMDPState:
+    position: Array
+    """The state's index, ``int32``."""
+    time: Array
+    """Steps taken in this episode, ``int32``."""
+
+
+class TabularMDP(Environment):
+    """The observation is the state's index, one-hot ``[S]``."""
+
+    def __init__(self, states: int, actions: int) -> None:
+        self.states = states
+        self.actions = actions
+
+    def _observe(self, position: Array) -> Array:
+        return jax.nn.one_hot(position, self.states)
+
+    def reset_env(self, key: Key, params: TabularMDPParams) -> tuple[Array, TabularMDPState]:
+        del key, params
+        state = TabularMDPState(position=jnp.int32(0), time=jnp.int32(0))
+        return self._observe(state.position), state
+
+    def step_env(
+        self, key: Key, state: TabularMDPState, action: Array, params: TabularMDPParams
+    ) -> tuple[Array, TabularMDPState, Array, Array, dict[Any, Any]]:
+        key_next, key_reward = jax.random.split(key)
+        reward = params.reward_mean[state.position, action] + jax.random.normal(key_reward)
+        # Inverse-CDF sampling: one random number instead of one per state.
+        cumulative = jnp.cumsum(params.transition[state.position, action])
+        position = jnp.sum(jax.random.uniform(key_next) * cumulative[-1] >= cumulative).astype(jnp.int32)
+        state = TabularMDPState(position=jnp.minimum(position, self.states - 1), time=state.time + 1)
+        return self._observe(state.position), state, reward, jnp.bool_(False), {}
+
+    def action_space(self, params: TabularMDPParams | None = None) -> Discrete:
+        return Discrete(self.actions)
+
+    def observation_space(self, params: TabularMDPParams | None = None) -> Box:
+        return Box(0.0, 1.0, (self.states,))
+
+
+def finite_horizon_values(transition: Array, reward: Array, horizon: int) -> tuple[Array, Array]:
+    """Undiscounted value iteration over a finite horizon.
+
+    Args:
+        transition: ``[S, A, S]``.
+        reward: ``[S, A]`` expected rewards.
+        horizon: the number of steps H.
+
+    Returns:
+        ``(values [H, S], actions [H, S])`` for each step of the episode, first step first.
+    """
+
+    def backup(value: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        action_value = reward + transition @ value
+        value = jnp.max(action_value, axis=-1)
+        return value, (value, jnp.argmax(action_value, axis=-1))
+
+    start = jnp.zeros(reward.shape[0], reward.dtype)
+    _, tables = jax.lax.scan(backup, start, None, length=horizon, reverse=True)
+    return tables
+
+
+def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
+    """The random MDPs of RL²: 10 states, 5 actions, episodes of 10 steps.
+
+    Raises:
+        ValueError: if a size is not a positive whole number.
+    """
+    states = positive_int("states", states)
+    actions = positive_int("actions", actions)
+    horizon = positive_int("horizon", horizon)
+    env = TabularMDP(states, actions)
+
+    def sample(key: Key) -> TabularMDPParams:
+        key_transition, key_reward = jax.random.split(key)
+        # Dirichlet(1, ..., 1) as normalised exponentials: same law, far cheaper than the general sampler.
+        weights = jax.random.exponential(key_transition, (states, actions, states))
+        return TabularMDPParams(
+            transition=weights / jnp.sum(weights, axis=-1, keepdims=True),
+            reward_mean=1.0 + jax.random.normal(key_reward, (states, actions)),
+            max_steps_in_episode=horizon,
+        )
+
+    def optimal_return(task: TabularMDPParams) -> Array:
+        return finite_horizon_values(task.transition, task.reward_mean, horizon)[0][0, 0]
+
+    return EnvFamily(
+        env=env,
+        tasks=TaskDistribution(sample, sample),
+        horizon=horizon,
+        observation_space=env.observation_space(),
+        action_space=env.action_space(),
+        optimal_return=optimal_return,
+    )

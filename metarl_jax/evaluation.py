@@ -1,0 +1,71 @@
+"""``meta_test``: one evaluator for every algorithm and every oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.training import task_batch
+from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution
+
+
+class Evaluation(NamedTuple):
+    """Scores on held-out tasks; S learners (seeds), N tasks, E adaptation episodes."""
+
+    score: Array
+    """``[S, N, E]``: return (or accuracy) of each adaptation episode."""
+    regret: Array | None
+    """``[S, N, E]``: cumulative regret after each episode, where the tasks' optimum is known."""
+
+
+def meta_test(
+    key: Key,
+    adapt: Callable[[Key, State, Task], Adaptation],
+    states: State,
+    tasks: TaskDistribution,
+    *,
+    num_tasks: int,
+    num_seeds: int = 1,
+    batch_size: int = 2048,
+    optimal_return: Callable[[Task], Array] | None = None,
+) -> Evaluation:
+    """Let learners meet held-out tasks, as deployed, and score every adaptation episode.
+
+    Every seed meets the same tasks (paired comparisons are sharper), with its own randomness otherwise.
+
+    Args:
+        key: random key; never one that training used.
+        adapt: ``Algorithm.adapt``, or an oracle's.
+        states: learners stacked along a leading axis of ``num_seeds``; ``()`` for oracles.
+        tasks: ``sample_heldout`` is used.
+        num_tasks: N; rounded up to a whole number of batches, and cut back.
+        num_seeds: S.
+        batch_size: tasks at a time, to bound memory.
+        optimal_return: the best expected return per episode of a known task (``EnvFamily.optimal_return``).
+    """
+    batch_size = min(batch_size, num_tasks)
+    batches = -(-num_tasks // batch_size)
+
+    def one_task(key: Key, state: State) -> tuple[Array, Array]:
+        key_task, key_adapt = key
+        task = tasks.sample_heldout(key_task)
+        score = adapt(key_adapt, state, task).score
+        return score, optimal_return(task) if optimal_return is not None else jnp.float32(jnp.nan)
+
+    def one_seed(key: Key, state: State) -> tuple[Array, Array]:
+        def one_batch(keys: tuple[Key, Key]) -> tuple[Array, Array]:
+            return task_batch(one_task, in_axes=(0, None))(keys, state)
+
+        adapt_keys = jax.random.split(key, (batches, batch_size))
+        return jax.lax.map(one_batch, (task_keys, adapt_keys))
+
+    key_tasks, key_seeds = jax.random.split(key)
+    task_keys = jax.random.split(key_tasks, (batches, batch_size))
+    # One seed after another: the batch of tasks already fills the device.
+    score, best = jax.lax.map(lambda x: one_seed(*x), (jax.random.split(key_seeds, num_seeds), states))
+    score, best = (x.reshape(num_seeds, batches * batch_size, *x.shape[3:])[:, :num_tasks] for x in (score, best))
+    regret = jnp.cumsum(best[..., None] - score, axis=-1) if optimal_return is not None else None
+    return Evaluation(score, regret)

@@ -1,0 +1,1 @@
+"""Policy networks behind `metarl_jax.types.Policy`."""

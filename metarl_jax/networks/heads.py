@@ -1,0 +1,78 @@
+"""What every policy network shares: how inputs become a vector, and how features become actions and values."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
+from metarl_jax.types import Array, Box, Discrete, Inputs, Output, Space
+
+
+def _encode(space: Space, value: Array) -> Array:
+    match space:
+        case Discrete(n=n):
+            return jax.nn.one_hot(value, n)
+        case Box(shape=shape):
+            lead = value.shape[: value.ndim - len(shape)]
+            return value.astype(jnp.float32).reshape(*lead, math.prod(shape))
+
+
+def encode_inputs(observation_space: Space, action_space: Space, inputs: Inputs) -> Array:
+    """Concatenate (observation, previous action, previous reward, previous done); discrete parts one-hot.
+
+    At the first step of a trial the previous action is encoded as zeros (Duan et al. 2016, section 2.2).
+
+    Args:
+        observation_space: of ``inputs.obs``.
+        action_space: of ``inputs.prev_action``.
+        inputs: with any leading axes ``[...]``.
+
+    Returns:
+        ``[..., features]`` float32.
+    """
+    prev_action = _encode(action_space, inputs.prev_action)
+    prev_action = jnp.where(inputs.first[..., None], 0.0, prev_action)
+    scalars = jnp.stack([inputs.prev_reward, inputs.prev_done], axis=-1)
+    return jnp.concatenate([_encode(observation_space, inputs.obs), prev_action, scalars], axis=-1)
+
+
+def example_inputs(observation_space: Space, action_space: Space) -> Inputs:
+    """Zeros of the right shapes and types, for initialising networks."""
+
+    def zeros(space: Space) -> Array:
+        match space:
+            case Discrete():
+                return jnp.int32(0)
+            case Box(shape=shape):
+                return jnp.zeros(shape)
+
+    return Inputs(zeros(observation_space), zeros(action_space), jnp.float32(0), jnp.float32(0), jnp.bool_(True))
+
+
+class ActorCriticHead(nn.Module):
+    """Features ``[..., F]`` to a distribution over actions and a value.
+
+    The policy's layer starts near zero, so that a new agent explores evenly; continuous actions have a learned
+    standard deviation that does not depend on the state and starts at one.
+    """
+
+    action_space: Space
+
+    @nn.compact
+    def __call__(self, features: Array) -> Output:
+        small = nn.initializers.orthogonal(0.01)
+        value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(features)[..., 0]
+        match self.action_space:
+            case Discrete(n=n):
+                distribution = Categorical(nn.Dense(n, kernel_init=small, name="policy")(features))
+            case Box(shape=shape):
+                size = math.prod(shape)
+                mean = nn.Dense(size, kernel_init=small, name="policy")(features)
+                log_std = self.param("log_std", nn.initializers.zeros, (size,))
+                mean = mean.reshape(*mean.shape[:-1], *shape)
+                distribution = DiagonalGaussian(mean, jnp.broadcast_to(log_std.reshape(shape), mean.shape))
+        return Output(distribution, value)

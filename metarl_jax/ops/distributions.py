@@ -1,0 +1,83 @@
+"""Action distributions of one step, as trees of arrays (so they scan, vmap and can be stored)."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.types import Array, Key
+
+
+class Categorical(NamedTuple):
+    """A choice among K actions."""
+
+    logits: Array
+    """``[..., K]``, unnormalised log-probabilities."""
+
+    def sample(self, key: Key) -> Array:
+        """Draw ``[...]`` int32 actions by inverse CDF: one random number a draw, whatever K."""
+        cumulative = jnp.cumsum(jax.nn.softmax(self.logits), axis=-1)
+        # Scaled by the last entry, which rounding may leave a little off one.
+        threshold = jax.random.uniform(key, self.logits.shape[:-1]) * cumulative[..., -1]
+        action = jnp.sum(threshold[..., None] >= cumulative, axis=-1, dtype=jnp.int32)
+        return jnp.minimum(action, self.logits.shape[-1] - 1)
+
+    def mode(self) -> Array:
+        """The likeliest action ``[...]``, int32."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: Array) -> Array:
+        """log p(action), ``[...]``."""
+        log_probabilities = jax.nn.log_softmax(self.logits)
+        # A masked sum rather than a gather: its gradient is no scatter.
+        chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=bool)
+        return jnp.sum(jnp.where(chosen, log_probabilities, 0.0), axis=-1)
+
+    def entropy(self) -> Array:
+        """Entropy in nats, ``[...]``."""
+        log_probabilities = jax.nn.log_softmax(self.logits)
+        return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
+
+    def kl(self, other: Categorical) -> Array:
+        """KL(self || other) in nats, ``[...]``."""
+        p = jax.nn.log_softmax(self.logits)
+        q = jax.nn.log_softmax(other.logits)
+        return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+
+
+class DiagonalGaussian(NamedTuple):
+    """Independent Gaussians over a real action vector of D entries."""
+
+    mean: Array
+    """``[..., D]``."""
+    log_std: Array
+    """``[..., D]``."""
+
+    def sample(self, key: Key) -> Array:
+        """Draw ``[..., D]``."""
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+    def mode(self) -> Array:
+        """The mean."""
+        return self.mean
+
+    def log_prob(self, action: Array) -> Array:
+        """log density, ``[...]``."""
+        standard = (action - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * standard**2 - self.log_std - 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def entropy(self) -> Array:
+        """Differential entropy in nats, ``[...]``."""
+        return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+    def kl(self, other: DiagonalGaussian) -> Array:
+        """KL(self || other) in nats, ``[...]``."""
+        variance_ratio = jnp.exp(2 * (self.log_std - other.log_std))
+        shift = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
+        return 0.5 * jnp.sum(variance_ratio + shift - 1 - jnp.log(variance_ratio), axis=-1)
+
+
+Distribution: TypeAlias = Categorical | DiagonalGaussian

@@ -1,0 +1,33 @@
+"""Policy-gradient objectives, elementwise: the caller averages over the steps that count."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from metarl_jax.types import Array
+
+
+def clipped_surrogate(log_ratio: Array, advantage: Array, clip: float | Array) -> Array:
+    """PPO's clipped objective, to be maximised (Schulman et al. 2017, equation 7).
+
+    Args:
+        log_ratio: log pi(a) - log pi_old(a), ``[...]``.
+        advantage: ``[...]``.
+        clip: epsilon.
+
+    Returns:
+        ``[...]``.
+    """
+    ratio = jnp.exp(log_ratio)
+    return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """The mean of ``x`` where ``mask`` is true (0 if it nowhere is)."""
+    weight = mask.astype(x.dtype)
+    return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1)
+
+
+def approximate_kl(log_ratio: Array) -> Array:
+    """An estimator of KL(pi_old || pi) from actions of pi_old that is never negative: (r - 1) - log r."""
+    return jnp.expm1(log_ratio) - log_ratio

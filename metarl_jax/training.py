@@ -1,0 +1,96 @@
+"""The training loop, compiled, and the only place that batches tasks and places them on devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from metarl_jax.types import Algorithm, Array, Key, Metrics, RunState, Tree
+
+TASK_AXIS = "tasks"
+
+
+def task_batch(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
+    """``vmap`` over tasks; with a mesh set whose axes include "tasks", the work is spread over it.
+
+    Args:
+        function: of one task.
+        in_axes: as for ``jax.vmap``; arguments mapped over their leading axis are sharded.
+        out_axes: as for ``jax.vmap``.
+    """
+    batched = jax.vmap(function, in_axes=in_axes, out_axes=out_axes)
+
+    @functools.wraps(function)
+    def apply(*arguments: Any) -> Any:
+        if TASK_AXIS not in jax.sharding.get_abstract_mesh().axis_names:
+            return batched(*arguments)
+        axes = (in_axes,) * len(arguments) if isinstance(in_axes, int) else in_axes
+
+        def shard(argument: Tree) -> Tree:
+            return jax.lax.with_sharding_constraint(argument, PartitionSpec(TASK_AXIS))
+
+        return batched(*(shard(a) if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))
+
+    return apply
+
+
+def start(algorithm: Algorithm, key: Key) -> RunState:
+    """The state of a run before its first meta-iteration."""
+    key, key_init = jax.random.split(key)
+    return RunState(step=jnp.int32(0), key=key, algorithm=algorithm.init(key_init))
+
+
+class Chunk(NamedTuple):
+    """What a stretch of meta-iterations produced."""
+
+    state: RunState
+    """After the last iteration that left everything finite."""
+    metrics: Metrics
+    """``[capacity]`` each; the first ``count`` rows are filled."""
+    count: Array
+    """Iterations done, ``int32``; fewer than asked for if the run diverged."""
+    diverged: Array
+    """Whether iteration ``state.step`` produced a number that is not finite (its result was dropped)."""
+
+
+def _all_finite(tree: Tree) -> Array:
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return functools.reduce(jnp.logical_and, (jnp.all(jnp.isfinite(x)) for x in floats), jnp.bool_(True))
+
+
+def run(algorithm: Algorithm, state: RunState, iterations: Array | int, capacity: int) -> Chunk:
+    """Do some meta-iterations; compile once, call as often as you like.
+
+    The number of iterations is a traced value, so chunks of any length up to ``capacity`` are the same program, and
+    12 iterations followed by 8 give bit for bit what 20 give.
+
+    Args:
+        algorithm: what to run; static.
+        state: where to start.
+        iterations: how many meta-iterations, at most ``capacity``.
+        capacity: rows of the metrics; static.
+    """
+
+    def iterate(state: RunState) -> tuple[RunState, Metrics]:
+        key, key_step = jax.random.split(state.key)
+        algorithm_state, metrics = algorithm.step(key_step, state.algorithm)
+        return RunState(state.step + 1, key, algorithm_state), metrics
+
+    def unfinished(chunk: Chunk) -> Array:
+        return jnp.logical_and(chunk.count < iterations, jnp.logical_not(chunk.diverged))
+
+    def body(chunk: Chunk) -> Chunk:
+        new_state, metrics = iterate(chunk.state)
+        finite = _all_finite((new_state, metrics))
+        rows = jax.tree.map(lambda rows, row: rows.at[chunk.count].set(row), chunk.metrics, metrics)
+        kept = jax.tree.map(lambda new, old: jax.lax.select(finite, new, old), new_state, chunk.state)
+        return Chunk(kept, rows, chunk.count + finite.astype(jnp.int32), jnp.logical_not(finite))
+
+    shapes = jax.eval_shape(lambda s: iterate(s)[1], state)
+    rows = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
+    return jax.lax.while_loop(unfinished, body, Chunk(state, rows, jnp.int32(0), jnp.bool_(False)))

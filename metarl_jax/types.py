@@ -1,0 +1,173 @@
+"""The few shapes that everything else is built from.
+
+Conventions, everywhere in the package:
+
+* a function sees *one* task and *one* trajectory; only ``Algorithm.step`` and ``meta_test`` batch over tasks;
+* the random key is the first argument, and the function consumes it;
+* a task is the environment's parameters (gymnax ``EnvParams``): resetting an environment never draws a new task.
+
+Time axes lead: a trajectory of ``T`` steps is a tree of arrays ``[T, ...]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax
+
+Array: TypeAlias = jax.Array
+Key: TypeAlias = jax.Array
+"""A typed random key, ``jax.random.key(seed)``."""
+Tree: TypeAlias = Any
+"""Any tree of arrays."""
+Task: TypeAlias = Any
+"""One task: the environment's parameters, a tree of arrays."""
+Params: TypeAlias = Any
+Carry: TypeAlias = Any
+State: TypeAlias = Any
+Metrics: TypeAlias = dict[str, Array]
+
+
+class Discrete(NamedTuple):
+    """The actions or observations ``0 .. n - 1``; an element is an ``int32`` scalar."""
+
+    n: int
+
+
+class Box(NamedTuple):
+    """Real vectors of the given shape; bounds are scalars or arrays that broadcast to the shape."""
+
+    low: float | Array
+    high: float | Array
+    shape: tuple[int, ...]
+
+
+Space: TypeAlias = Discrete | Box
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """What this package asks of an environment: the gymnax 1.x API, structurally.
+
+    ``step`` resets by itself when an episode ends and leaves the last observation of the ended episode in
+    ``info["final_observation"]``. Neither ``reset`` nor ``step`` changes ``params``.
+    """
+
+    def reset(self, key: Key, params: Task) -> tuple[Array, State]: ...
+
+    def step(
+        self, key: Key, state: State, action: Array, params: Task
+    ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
+        """Return ``(obs, state, reward, terminated, truncated, info)``."""
+        ...
+
+    def action_space(self, params: Task) -> Any: ...
+
+    def observation_space(self, params: Task) -> Any: ...
+
+
+class TaskDistribution(NamedTuple):
+    """p(T): where tasks come from. Both functions draw ONE task."""
+
+    sample: Callable[[Key], Task]
+    """Meta-training tasks."""
+    sample_heldout: Callable[[Key], Task]
+    """Meta-test tasks; disjoint from the training tasks where the paper's split is."""
+
+
+class EnvFamily(NamedTuple):
+    """A family of reinforcement-learning tasks that share spaces and dynamics up to their parameters."""
+
+    env: Environment
+    tasks: TaskDistribution
+    horizon: int
+    """The most steps that an episode can last (static, since gymnax's own limit is a traced value)."""
+    observation_space: Space
+    action_space: Space
+    optimal_return: Callable[[Task], Array] | None = None
+    """The expected return per episode of the policy that is best for a *known* task; regret is measured from it."""
+
+
+class Inputs(NamedTuple):
+    """What a meta-reinforcement-learning policy sees at one step (Duan et al. 2016, section 2.2).
+
+    At the first step of a trial the previous action, reward and done are zero (an action of zero is told from
+    "none" by ``first``, which makes the action's encoding vanish).
+    """
+
+    obs: Array
+    prev_action: Array
+    prev_reward: Array
+    prev_done: Array
+    """Whether the previous step ended an episode (the episode, not the trial)."""
+    first: Array
+    """Whether this is the first step of the trial."""
+
+
+class Output(NamedTuple):
+    """What a policy gives back at one step."""
+
+    distribution: Any
+    """A distribution over actions (``ops.distributions``)."""
+    value: Array
+    """The critic's raw output, a scalar; the algorithm says in what unit."""
+
+
+class Policy(NamedTuple):
+    """A network that acts, unbatched: ``vmap`` it over trials."""
+
+    init: Callable[[Key], Params]
+    initial_carry: Callable[[Params], Carry]
+    """The memory at the first step of a trial; ``()`` for a feed-forward network."""
+    step: Callable[[Params, Carry, Inputs], tuple[Carry, Output]]
+    unroll: Callable[[Params, Carry, Inputs], tuple[Carry, Output]]
+    """``step`` over inputs ``[T, ...]``; equals ``lax.scan`` of ``step``, gradients included, but may be faster."""
+
+
+class Transition(NamedTuple):
+    """One environment step as the learner saw it; a trial is a tree of these with a leading axis ``[T]``."""
+
+    inputs: Inputs
+    action: Array
+    reward: Array
+    terminated: Array
+    """The episode ended by its own rules."""
+    truncated: Array
+    """The episode was cut by its time limit."""
+    final_obs: Array
+    """The observation after the action, before any reset."""
+    episode: Array
+    """The index of the episode within the trial that this step belongs to."""
+    valid: Array
+    """False once the trial's last episode is over (episodes may be shorter than the horizon)."""
+    output: Any
+    """Whatever the acting function chose to record (log-probability, value, ...)."""
+
+
+class Adaptation(NamedTuple):
+    """How a learner fared on one task."""
+
+    score: Array
+    """``[E]``: the return (or accuracy) of each adaptation episode (or gradient step)."""
+    learner: Any = ()
+    """What adaptation produced: adapted parameters, a recurrent carry, a posterior."""
+
+
+class Algorithm(NamedTuple):
+    """A meta-learning algorithm; pure functions closed over problem, network and configuration."""
+
+    init: Callable[[Key], State]
+    step: Callable[[Key, State], tuple[State, Metrics]]
+    """One meta-iteration over a batch of tasks; metrics are float scalars."""
+    adapt: Callable[[Key, State, Task], Adaptation]
+    """Meet one task as the deployed learner would."""
+
+
+class RunState(NamedTuple):
+    """All that a run needs to go on: save it and nothing is lost."""
+
+    step: Array
+    """Meta-iterations done, an ``int32`` scalar."""
+    key: Key
+    algorithm: State
