@@ -1,0 +1,107 @@
+"""Kill a run with SIGKILL at random moments, resume it each time, and hold the end against a run left in peace.
+
+After every kill each checkpoint in the folder must be readable; at the end the metrics must be line by line, and the
+state bit by bit, those of the undisturbed run.
+
+    python benchmarks/kill_test.py --kills 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import serialization
+
+from metarl_jax.runs import checkpoints
+
+EXPERIMENT = "rl2-bandit-10x5"
+OPTIONS = (
+    "--trials 8 --minibatches 1 --epochs 1 --hidden-size 4 --episodes 3 "
+    "--checkpoint-every 50 --evaluate-every 200 --evaluation-trials 64"
+).split()
+
+
+def spawn(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Start ``metarl-jax train`` with some arguments; its output is dropped, its errors are ours."""
+    return subprocess.Popen([sys.executable, "-m", "metarl_jax", "train", *arguments], stdout=subprocess.DEVNULL)
+
+
+def leaves(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint, checked against its checksum."""
+    content: Any = serialization.msgpack_restore(checkpoints.read_payload(path))
+    return content["leaves"]
+
+
+def metric_lines(folder: Path) -> list[dict[str, Any]]:
+    """Metrics without what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "wall_s"} for line in lines]
+
+
+def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: random.Random) -> list[int]:
+    """Run the test in ``root``; return how far the run was after each kill.
+
+    Raises:
+        AssertionError: if anything was lost, doubled, or unreadable.
+    """
+    new = [EXPERIMENT, *OPTIONS, "--iterations", str(iterations), "--run-dir"]
+    peaceful, killed = root / "peaceful", root / "killed"
+    assert spawn([*new, str(peaceful)]).wait() == 0
+    reached: list[int] = []
+    while len(reached) < kills:
+        # A process killed before its folder appears leaves nothing, and is simply started anew.
+        process = spawn(["--resume", str(killed)] if killed.exists() else [*new, str(killed)])
+        time.sleep(rng.uniform(0.5, longest_s))
+        process.kill()
+        assert process.wait() in (-9, 0), "the run failed by itself"
+        if process.returncode == 0:
+            print("the run was finished before all kills; raise --iterations")
+            break
+        if killed.exists():
+            found = checkpoints.paths(killed / "checkpoints")
+            for path in found:
+                leaves(path)
+            reached.append(int(found[0].name.removesuffix(checkpoints.SUFFIX)))
+        else:
+            reached.append(-1)
+        print(f"kill {len(reached)}: the last checkpoint is of iteration {reached[-1]}", flush=True)
+    assert spawn(["--resume", str(killed)] if killed.exists() else [*new, str(killed)]).wait() == 0
+    ends = [leaves(checkpoints.paths(folder / "checkpoints")[0]) for folder in (peaceful, killed)]
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        np.testing.assert_array_equal(value, ends[1][name], err_msg=name)
+    assert metric_lines(peaceful) == metric_lines(killed)
+    return reached
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=40_000)
+    parser.add_argument("--longest", type=float, default=9.0, help="seconds from a start to its kill, at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="kill_test-"))
+    os.environ.setdefault("METARL_JAX_CACHE_DIR", str(root / "cache"))
+    try:
+        rng = random.Random(arguments.seed)
+        reached = kill_test(root, arguments.kills, arguments.iterations, arguments.longest, rng)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    print(f"{len(reached)} kills, {len(set(reached))} different places: nothing lost, nothing doubled, ends bit-identical")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Results files: ``benchmarks/results/NAME.json``, one row a claim, written whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "results"
+SCHEMA = 1
+
+
+def provenance() -> dict[str, Any]:
+    """Where a number came from: device, package versions, commit (with "+" if the tree was changed)."""
+    import jax
+
+    device = jax.devices()[0]
+    kind = f"cpu x{len(os.sched_getaffinity(0))}" if device.platform == "cpu" else device.device_kind
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    versions["python"] = platform.python_version()
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+        return run.stdout.strip() if run.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short", "HEAD") or "unknown"
+    changed = "+" if git("status", "--porcelain", "--", "../metarl_jax") else ""
+    return {"device": kind, "versions": versions, "commit": commit + changed}
+
+
+def read_rows(name: str) -> list[dict[str, Any]]:
+    """The rows written so far; empty if there is no such file."""
+    path = FOLDER / f"{name}.json"
+    if not path.exists():
+        return []
+    content = json.loads(path.read_text())
+    if content.get("schema") != SCHEMA:
+        raise SystemExit(f"{path.name} has schema {content.get('schema')!r}, this program writes {SCHEMA}")
+    return content["rows"]
+
+
+def write_row(name: str, row: dict[str, Any], identity: tuple[str, ...] = ("experiment", "metric")) -> None:
+    """Add a row, replacing the one that agrees with it on the fields ``identity``; the file is replaced atomically."""
+    rows = [old for old in read_rows(name) if any(old.get(field) != row.get(field) for field in identity)]
+    rows.append(row)
+    rows.sort(key=lambda r: [str(r.get(field)) for field in identity])
+    FOLDER.mkdir(exist_ok=True)
+    path = FOLDER / f"{name}.json"
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"schema": SCHEMA, "rows": rows}, indent=1) + "\n")
+    os.replace(temporary, path)

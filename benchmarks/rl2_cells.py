@@ -1,0 +1,154 @@
+"""Train and test RL² on the cells of a published table; shared by ``rl2_bandits.py`` and ``rl2_tabular_mdp.py``.
+
+Every (cell, seed) is a run of its own, made by ``metarl-jax train`` in a process pinned to one core: at the sizes of
+these networks two runs on a core each do more than one run on both. A run that was interrupted goes on where it
+stopped; a run that is done is not trained again. Each cell's row is written as soon as its last seed is tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+from results_file import provenance, write_row
+
+
+class Cell(NamedTuple):
+    """One cell of a table."""
+
+    experiment: str
+    target: float
+    """The acceptance bar."""
+    paper: float
+    """Published RL²."""
+    oracle: float | None
+    """The best value known: exact, or simulated to the standard error given in the documentation."""
+
+
+def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -> Path | None:
+    """Train (or go on training) one seed and test it; return the file of the test, None if time ran out before."""
+    import jax
+
+    from metarl_jax import experiments
+    from metarl_jax.evaluation import meta_test
+    from metarl_jax.runs import compilation_cache, files, train
+    from metarl_jax.runs.folder import RunConfig, RunFolder
+
+    compilation_cache.enable()
+    path = folder / f"{cell.experiment}-seed-{seed}"
+    if path.exists():
+        run = RunFolder(path)
+    else:
+        settings = experiments.get(cell.experiment).with_overrides({})
+        every = train.default_evaluate_every(settings)
+        config = RunConfig(experiment=cell.experiment, settings=settings, seed=seed, seeds=1, evaluate_every=every)
+        run = train.new_run(path, config)
+    if not train.train(run, train.Options(time_limit=minutes)).finished:
+        return None
+    result = path / f"benchmark-{trials}.json"
+    if not result.exists():
+        problem = train.build(run.config)
+        state = train.load_states(run, problem).state.algorithm
+        # All seeds meet the same held-out tasks; training's keys come from small seeds, this one from far off.
+        evaluation = jax.jit(
+            lambda key, state: meta_test(key, problem.algorithm.adapt, state, problem.family.tasks, num_tasks=trials)
+        )(jax.random.key(2**31 + 11), state)
+        reward = np.asarray(evaluation.score, np.float64).sum(axis=-1)[0]
+        summary = json.loads((path / "summary.json").read_text())
+        content = {
+            "mean": float(reward.mean()),
+            "standard_error": float(reward.std(ddof=1) / np.sqrt(trials)),
+            "env_steps": summary["env_steps"],
+            "train_wall_s": summary["train_wall_s"],
+            "settings": run.config.settings,
+            **provenance(),
+        }
+        files.write_json(result, content)
+    return result
+
+
+def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int) -> dict[str, Any]:
+    """Write a cell's row from the tests of its seeds."""
+    results = [json.loads(path.read_text()) for path in evaluations]
+    means = np.array([result["mean"] for result in results])
+    errors = np.array([result["standard_error"] for result in results])
+    # All seeds meet the same held-out tasks, whose luck they share: it does not average out over seeds.
+    error = float(np.mean(errors))
+    mean = float(np.mean(means))
+    row = {
+        "experiment": cell.experiment,
+        "metric": "trial_reward",
+        "ours": mean,
+        "ci95": [mean - 1.96 * error, mean + 1.96 * error],
+        "by_seed": means.tolist(),
+        "target": cell.target,
+        "reached": bool(np.min(means) >= cell.target),
+        "paper": cell.paper,
+        "source": "Duan et al. 2016",
+        "oracle": cell.oracle,
+        "seeds": len(results),
+        "heldout_tasks": trials,
+        "env_steps": results[0]["env_steps"],
+        "train_wall_s": float(np.mean([result["train_wall_s"] for result in results])),
+        **{name: results[0][name] for name in ("settings", "versions", "commit")},
+        "device": "cpu, one core for each run",
+    }
+    write_row(name, row)
+    return row
+
+
+def main(name: str, description: str, cells: dict[str, Cell]) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", choices=list(cells), default=list(cells))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=20000, help="held-out trials for each seed")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
+    parser.add_argument("--worker", type=int, metavar="SEED", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker is not None:
+        cell = cells[arguments.cells[0]]
+        run_seed(cell, arguments.worker, arguments.folder, arguments.trials, arguments.minutes)
+        return
+    cores: SimpleQueue[int] = SimpleQueue()
+    for core in sorted(os.sched_getaffinity(0)):
+        cores.put(core)
+
+    def job(key: str, seed: int) -> Path | None:
+        core = cores.get()
+        run = arguments.folder / f"{cells[key].experiment}-seed-{seed}"
+        command = [sys.executable, sys.argv[0], "--cells", key, "--worker", str(seed)]
+        command += ["--folder", str(arguments.folder), "--trials", str(arguments.trials)]
+        command += ["--minutes", str(arguments.minutes)]
+        run.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(run.with_suffix(".log"), "a") as log:
+                subprocess.run(["taskset", "-c", str(core), *command], check=True, stdout=log, stderr=log)
+        finally:
+            cores.put(core)
+        result = run / f"benchmark-{arguments.trials}.json"
+        return result if result.exists() else None
+
+    with ThreadPoolExecutor(max_workers=cores.qsize()) as pool:
+        jobs = {key: [pool.submit(job, key, seed) for seed in range(arguments.seeds)] for key in arguments.cells}
+        for key, seeds in jobs.items():
+            evaluations = [future.result() for future in seeds]
+            if None in evaluations:
+                print(f"{key}: time ran out before every seed was trained; call again to go on", flush=True)
+                continue
+            row = report_cell(name, cells[key], [path for path in evaluations if path], arguments.trials)
+            print(
+                f"{key}: {row['ours']:.2f} [{row['ci95'][0]:.2f}, {row['ci95'][1]:.2f}], seeds"
+                f" {', '.join(f'{x:.2f}' for x in row['by_seed'])}; target {row['target']}, paper {row['paper']},"
+                f" oracle {row['oracle']}; {row['train_wall_s'] / 60:.1f} min a seed on one core",
+                flush=True,
+            )

@@ -1,0 +1,18 @@
+"""RL² on random tabular MDPs, cell by cell of Duan et al. (2016), Table 2: raw reward over n episodes.
+
+python benchmarks/rl2_tabular_mdp.py --cells 10 25
+"""
+
+from rl2_cells import Cell, main
+
+# Oracle: the known-MDP optimum, 21.83 an episode, which no learner can reach; there is no exact Bayes-optimal value.
+CELLS = {
+    "10": Cell("rl2-tabular-mdp-10", target=156.2, paper=156.2, oracle=218.3),
+    "25": Cell("rl2-tabular-mdp-25", target=445.7, paper=445.7, oracle=545.8),
+    "50": Cell("rl2-tabular-mdp-50", target=936.1, paper=936.1, oracle=1091.5),
+    "75": Cell("rl2-tabular-mdp-75", target=1428.8, paper=1428.8, oracle=1637.3),
+    "100": Cell("rl2-tabular-mdp-100", target=1913.7, paper=1913.7, oracle=2183.0),
+}
+
+if __name__ == "__main__":
+    main("rl2_tabular_mdp", __doc__ or "", CELLS)

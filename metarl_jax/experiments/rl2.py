@@ -1,0 +1,172 @@
+"""RL² on bandits and on random tabular MDPs (Duan et al. 2016, arXiv 1611.02779, sections 3.1 and 3.2).
+
+Published numbers: Table 1 (bandits) and Table 2 (MDPs), the mean total reward of a trial over 1000 trials; exact
+optima by dynamic programming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from metarl_jax.experiments.base import Experiment
+
+if TYPE_CHECKING:
+    from metarl_jax.oracles.base import Oracle
+    from metarl_jax.types import EnvFamily
+
+# ---------------------------------------------------------------------------------------------------------------
+# The settings of every preset, and the only place where they are: by (pulls, arms), and by episodes of the MDPs.
+# What is not here has the default of ``algorithms.rl2.Config`` and ``RecurrentNetwork``.
+
+_SHORT = {"hidden_size": 64, "iterations": 2000}
+_LONG = {"hidden_size": 64, "iterations": 3000}
+
+BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {
+    (10, 5): _SHORT,
+    (10, 10): _SHORT,
+    (10, 50): {**_SHORT, "iterations": 4000},
+    (100, 5): _LONG,
+    # More arms: more entropy, or trying stops at the first few arms; and longer, since entropy slows learning.
+    (100, 10): {**_LONG, "iterations": 4500, "entropy_coefficient": 0.08},
+    (100, 50): {**_LONG, "iterations": 6000, "entropy_coefficient": 0.08},
+    (500, 5): {**_LONG, "trials": 256},
+    (500, 10): {**_LONG, "trials": 256, "entropy_coefficient": 0.08},
+    (500, 50): {**_LONG, "trials": 256, "entropy_coefficient": 0.08},
+}
+GAUSSIAN_BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {(100, 5): _LONG}
+TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: _LONG, 25: _LONG, 50: _LONG, 75: _LONG, 100: _LONG}
+
+# ---------------------------------------------------------------------------------------------------------------
+# Published: what the paper's learners collected in a trial.
+
+_BANDIT_LEARNERS = ("Random", "Gittins", "Thompson sampling", "OTS", "UCB1", "epsilon-greedy", "Greedy", "RL²")
+_BANDIT_TABLE: dict[tuple[int, int], tuple[float, ...]] = {
+    (10, 5): (5.0, 6.6, 5.7, 6.5, 6.7, 6.6, 6.6, 6.7),
+    (10, 10): (5.0, 6.6, 5.5, 6.2, 6.7, 6.6, 6.6, 6.7),
+    (10, 50): (5.1, 6.5, 5.2, 5.5, 6.6, 6.5, 6.5, 6.8),
+    (100, 5): (49.9, 78.3, 74.7, 77.9, 78.0, 75.4, 74.8, 78.7),
+    (100, 10): (49.9, 82.8, 76.7, 81.4, 82.4, 77.4, 77.1, 83.5),
+    (100, 50): (49.8, 85.2, 64.5, 67.7, 84.3, 78.3, 78.0, 84.9),
+    (500, 5): (249.8, 405.8, 402.0, 406.7, 405.8, 388.2, 380.6, 401.6),
+    (500, 10): (249.0, 437.8, 429.5, 438.9, 437.1, 408.0, 395.0, 432.5),
+    (500, 50): (249.6, 463.7, 427.2, 437.6, 457.6, 413.6, 402.8, 438.9),
+}
+_MDP_LEARNERS = ("Random", "PSRL", "OPSRL", "UCRL2", "BEB", "epsilon-greedy", "Greedy", "RL²")
+_MDP_TABLE: dict[int, tuple[float, ...]] = {
+    10: (100.1, 138.1, 144.1, 146.6, 150.2, 132.8, 134.8, 156.2),
+    25: (250.2, 408.8, 425.2, 424.1, 427.8, 377.3, 368.8, 445.7),
+    50: (499.7, 904.4, 930.7, 918.9, 917.8, 823.3, 769.3, 936.1),
+    75: (749.9, 1417.1, 1449.2, 1427.6, 1422.6, 1293.9, 1172.9, 1428.8),
+    100: (999.4, 1939.5, 1973.9, 1942.1, 1935.1, 1778.2, 1578.5, 1913.7),
+}
+_BANDIT_OPTIMUM = {(10, 5): 6.659988, (10, 10): 6.713951, (10, 50): 6.713951}
+
+
+def _published(learners: tuple[str, ...], row: tuple[float, ...], table: str) -> dict[str, float]:
+    return {f"{name} (Duan et al. 2016, {table})": value for name, value in zip(learners, row, strict=True)}
+
+
+def _bernoulli(arms: int) -> Callable[[], EnvFamily]:
+    def family() -> EnvFamily:
+        from metarl_jax.environments import bandits
+
+        return bandits.bernoulli(arms)
+
+    return family
+
+
+def _gaussian(arms: int) -> Callable[[], EnvFamily]:
+    def family() -> EnvFamily:
+        from metarl_jax.environments import bandits
+
+        return bandits.gaussian(arms)
+
+    return family
+
+
+def _tabular_mdp() -> EnvFamily:
+    from metarl_jax.environments import tabular_mdp
+
+    return tabular_mdp.make()
+
+
+def _bandit_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
+    from metarl_jax.oracles import bandits as oracles
+
+    makers = (
+        oracles.random,
+        oracles.greedy_posterior_mean,
+        oracles.epsilon_greedy,
+        oracles.thompson_sampling,
+        oracles.optimistic_thompson_sampling,
+        oracles.ucb1,
+        oracles.gittins,
+        oracles.best_arm,
+    )
+    return [make(family, episodes) for make in makers]
+
+
+def _gaussian_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
+    from metarl_jax.oracles import bandits as oracles
+
+    makers = (
+        oracles.random,
+        oracles.greedy_posterior_mean,
+        oracles.epsilon_greedy,
+        oracles.thompson_sampling,
+        oracles.optimistic_thompson_sampling,
+        oracles.ucb1,
+        oracles.best_arm,
+    )
+    return [make(family, episodes) for make in makers]
+
+
+def _mdp_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
+    from metarl_jax.oracles import tabular_mdp as oracles
+
+    makers = (
+        oracles.random,
+        oracles.greedy,
+        oracles.epsilon_greedy,
+        oracles.psrl,
+        oracles.opsrl,
+        oracles.ucrl2,
+        oracles.beb,
+        oracles.optimal,
+    )
+    return [make(family, episodes) for make in makers]
+
+
+def experiments() -> Iterator[Experiment]:
+    """Every preset of this file."""
+    for (pulls, arms), settings in BANDIT_SETTINGS.items():
+        yield Experiment(
+            name=f"rl2-bandit-{pulls}x{arms}",
+            description=f"RL² on Bernoulli bandits: {pulls} pulls, {arms} arms",
+            algorithm="rl2",
+            family=_bernoulli(arms),
+            settings={"episodes": pulls, **settings},
+            oracles=_bandit_oracles,
+            paper=_published(_BANDIT_LEARNERS, _BANDIT_TABLE[pulls, arms], "Table 1"),
+            optimum=_BANDIT_OPTIMUM.get((pulls, arms)),
+        )
+    for (pulls, arms), settings in GAUSSIAN_BANDIT_SETTINGS.items():
+        yield Experiment(
+            name=f"rl2-gaussian-bandit-{pulls}x{arms}",
+            description=f"RL² on Gaussian bandits (noise 0.3): {pulls} pulls, {arms} arms",
+            algorithm="rl2",
+            family=_gaussian(arms),
+            settings={"episodes": pulls, **settings},
+            oracles=_gaussian_oracles,
+        )
+    for episodes, settings in TABULAR_MDP_SETTINGS.items():
+        yield Experiment(
+            name=f"rl2-tabular-mdp-{episodes}",
+            description=f"RL² on random MDPs of 10 states and 5 actions: {episodes} episodes of 10 steps",
+            algorithm="rl2",
+            family=_tabular_mdp,
+            settings={"episodes": episodes, **settings},
+            oracles=_mdp_oracles,
+            paper=_published(_MDP_LEARNERS, _MDP_TABLE[episodes], "Table 2"),
+        )

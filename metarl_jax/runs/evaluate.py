@@ -1,0 +1,143 @@
+"""Measure a trained run and its experiment's oracles on the same held-out tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from metarl_jax import experiments
+from metarl_jax.evaluation import Evaluation, meta_test
+from metarl_jax.runs import train
+from metarl_jax.runs.errors import StorageError, UserError
+from metarl_jax.runs.files import write_json
+from metarl_jax.runs.folder import RunFolder, versions
+from metarl_jax.types import Adaptation, Key, State, Task
+
+Adapt: TypeAlias = Callable[[Key, State, Task], Adaptation]
+
+SCHEMA = 1
+_EVALUATION_TAG = 0x4556414C
+"""As ``train._HELDOUT_TAG``: no ``split`` of a training key gives this one."""
+
+
+def _summary(name: str, evaluation: Evaluation) -> dict[str, Any]:
+    """Mean reward of a trial with its 95 % interval over tasks, and means per adaptation episode."""
+    score = np.asarray(evaluation.score, np.float64)
+    trial_reward = score.sum(axis=-1)
+    # The seeds met the same tasks: a task's mean over seeds is one observation.
+    per_task = trial_reward.mean(axis=0)
+    half = 1.96 * per_task.std(ddof=1) / np.sqrt(per_task.size) if per_task.size > 1 else 0.0
+    summary = {
+        "name": name,
+        "trial_reward": float(per_task.mean()),
+        "ci95": [float(per_task.mean() - half), float(per_task.mean() + half)],
+        "per_seed": trial_reward.mean(axis=1).tolist(),
+        "reward_per_episode": score.mean(axis=(0, 1)).tolist(),
+    }
+    if evaluation.regret is not None:
+        summary["cumulative_regret"] = np.asarray(evaluation.regret, np.float64).mean(axis=(0, 1)).tolist()
+    return summary
+
+
+def path_of(folder: RunFolder, iteration: int, trials: int, episodes: int, seed: int) -> Path:
+    """Where an evaluation is kept: its name says all that it depends on."""
+    name = f"evaluation-iteration{iteration}-trials{trials}-episodes{episodes}-seed{seed}.json"
+    return folder.path / name
+
+
+def evaluate(
+    folder: RunFolder, trials: int, episodes: int | None, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Evaluate the newest checkpoint and the oracles; or read the file if that was done before.
+
+    Args:
+        folder: the run.
+        trials: held-out tasks.
+        episodes: adaptation episodes of a trial; None: as trained.
+        seed: of the tasks and of every learner's randomness.
+        say: gets a line for each learner.
+
+    Raises:
+        UserError: if no checkpoint can be used.
+        StorageError: if the result cannot be written.
+    """
+    config = folder.config
+    experiment = experiments.get(config.experiment)
+    trained = train.build(config)
+    checkpoint = train.load_states(folder, trained)
+    episodes = trained.episodes if episodes is None else episodes
+    path = path_of(folder, checkpoint.iteration, trials, episodes, seed)
+    if path.exists():
+        say(f"already measured: {path}")
+        return read(path)
+
+    problem = experiment.build({**config.settings, "episodes": episodes})
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _EVALUATION_TAG), seed)
+
+    def measure(name: str, adapt: Adapt, states: State, seeds: int) -> dict[str, Any]:
+        @jax.jit
+        def run(key: Key, states: State) -> Evaluation:
+            return meta_test(
+                key,
+                adapt,
+                states,
+                problem.family.tasks,
+                num_tasks=trials,
+                num_seeds=seeds,
+                optimal_return=problem.family.optimal_return,
+            )
+
+        summary = _summary(name, run(key, states))
+        say(f"  {name}: {summary['trial_reward']:.3f}")
+        return summary
+
+    say(f"measuring on {trials} held-out trials of {episodes} episodes")
+    ours = measure(f"{config.experiment} (ours)", problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds)
+    oracles = [measure(o.name, o.adapt, (), 1) for o in experiment.oracles(problem.family, episodes)]
+    as_published = episodes == experiment.settings.get("episodes", trained.episodes)
+    result = {
+        "schema": SCHEMA,
+        "experiment": config.experiment,
+        "iteration": checkpoint.iteration,
+        "trials": trials,
+        "episodes": episodes,
+        "seed": seed,
+        "training_seeds": config.seeds,
+        "ours": ours,
+        "oracles": oracles,
+        "paper": dict(experiment.paper) if as_published else {},
+        "optimum": experiment.optimum if as_published else None,
+        "versions": versions(),
+    }
+    try:
+        write_json(path, result)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    return result
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read an evaluation.
+
+    Raises:
+        UserError: if it is damaged or of another schema.
+    """
+    try:
+        result = json.loads(path.read_text())
+        schema = result["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    if schema != SCHEMA:
+        raise UserError(f"{path} has schema {schema}, this program has {SCHEMA}")
+    return result
+
+
+def read_all(folder: RunFolder) -> list[dict[str, Any]]:
+    """Every evaluation in a run folder, that of the latest iteration and of the most trials first."""
+    found = [read(path) for path in sorted(folder.path.glob("evaluation-*.json"))]
+    return sorted(found, key=lambda r: (r["iteration"], r["trials"]), reverse=True)

@@ -1,0 +1,87 @@
+"""What a user sees while a run trains: one live line on a terminal, now and then a plain one elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+PLAIN_INTERVAL_S = 10.0
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+    """Iteration, environment steps per second, time to go, held-out return."""
+
+    def __init__(self, iterations: int, live: bool) -> None:
+        """Args: ``iterations`` of the whole run; ``live``: whether to redraw in place."""
+        self._iterations = iterations
+        self._heldout: float | None = None
+        self._last = 0.0
+        self._bar: Any = None
+        if live:
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.SpinnerColumn(),
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(bar_width=24),
+                progress.TextColumn("{task.fields[line]}"),
+                transient=True,
+            )
+            self._task = self._bar.add_task("compiling", total=iterations, line="")
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def heldout(self, mean: float) -> None:
+        """A new held-out return."""
+        self._heldout = mean
+
+    def update(self, iteration: int, reward: float, steps_per_s: float, iterations_per_s: float) -> None:
+        """Where the run is.
+
+        Args:
+            iteration: iterations done.
+            reward: mean training reward of a trial.
+            steps_per_s: environment steps per second, all seeds together.
+            iterations_per_s: for the time to go.
+        """
+        to_go = (self._iterations - iteration) / max(iterations_per_s, 1e-9)
+        heldout = "" if self._heldout is None else f", held-out return {self._heldout:.3f}"
+        line = (
+            f"iteration {iteration}/{self._iterations}, {steps_per_s:,.0f} steps/s, {_duration(to_go)} to go, "
+            f"reward {reward:.3f}{heldout}"
+        )
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=iteration, description="training", line=line)
+        elif now - self._last >= PLAIN_INTERVAL_S or iteration == self._iterations:
+            self._last = now
+            print(line, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line on standard error that does not end the command."""
+    print(f"metarl-jax: warning: {text}", file=sys.stderr, flush=True)

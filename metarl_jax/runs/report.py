@@ -1,0 +1,147 @@
+"""Tables and figures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from metarl_jax.runs import metrics
+from metarl_jax.runs.errors import StorageError
+from metarl_jax.runs.files import write_atomically
+from metarl_jax.runs.folder import RunFolder
+
+
+def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The table *ours vs oracles vs paper* as ``(learner, reward of a trial, 95 % interval)``, best first."""
+    measured = [(e["trial_reward"], e["name"], e["ci95"]) for e in (evaluation["ours"], *evaluation["oracles"])]
+    published = [(value, name, None) for name, value in evaluation["paper"].items()]
+    if evaluation["optimum"] is not None:
+        published.append((evaluation["optimum"], "exact optimum (dynamic programming)", None))
+    ordered = sorted(measured + published, key=lambda row: -row[0])
+    return [
+        (name, f"{value:.3f}" if interval or name.startswith("exact") else f"{value:g}", _interval(interval))
+        for value, name, interval in ordered
+    ]
+
+
+def _interval(interval: list[float] | None) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+
+
+def _title(evaluation: dict[str, Any]) -> str:
+    return (
+        f"{evaluation['experiment']}: mean reward of a trial of {evaluation['episodes']} episodes, "
+        f"{evaluation['trials']} held-out trials, {evaluation['training_seeds']} seed(s), "
+        f"after {evaluation['iteration']} iterations"
+    )
+
+
+def markdown(evaluation: dict[str, Any]) -> str:
+    """The table as markdown; ours is in bold."""
+    lines = [f"{_title(evaluation)}", "", "| learner | reward | 95 % interval |", "|---|---:|---:|"]
+    for name, value, interval in rows(evaluation):
+        mark = "**" if name == evaluation["ours"]["name"] else ""
+        lines.append(f"| {mark}{name}{mark} | {mark}{value}{mark} | {interval} |")
+    return "\n".join(lines) + "\n"
+
+
+def show(evaluation: dict[str, Any]) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("learner", title=_title(evaluation), title_justify="left")
+    table.add_column("reward", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name, value, interval in rows(evaluation):
+        table.add_row(name, value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
+    Console().print(table)
+
+
+def write(folder: RunFolder, evaluations: Iterable[dict[str, Any]]) -> list[Path]:
+    """Write ``report.md``, ``learning_curve.png`` and, from the first evaluation, ``adaptation.png``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StorageError: if they cannot be.
+    """
+    evaluations = list(evaluations)
+    written: list[Path] = []
+    try:
+        lines = metrics.read(folder.metrics)
+        if lines:
+            written.append(_learning_curve(folder.path / "learning_curve.png", lines, evaluations))
+        if evaluations:
+            written.append(_adaptation(folder.path / "adaptation.png", evaluations[0]))
+            text = "\n".join(markdown(evaluation) for evaluation in evaluations)
+            write_atomically(folder.path / "report.md", text.encode())
+            written.append(folder.path / "report.md")
+    except OSError as error:
+        raise StorageError(f"cannot write the report into {folder.path}: {error.strerror}") from error
+    return written
+
+
+def _figure(columns: int) -> tuple[Any, list[Any]]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * columns, 4), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _save(figure: Any, path: Path) -> Path:
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def _seed_curves(lines: list[dict[str, Any]], name: str) -> list[tuple[list[int], list[float]]]:
+    """``(environment steps, values)`` of each seed, where there are values."""
+    having = [line for line in lines if name in line]
+    seeds = len(having[0][name]) if having else 0
+    pairs = [[(line["env_steps"], line[name][s]) for line in having if line[name][s] is not None] for s in range(seeds)]
+    return [([x for x, _ in seed], [y for _, y in seed]) for seed in pairs]
+
+
+def _learning_curve(path: Path, lines: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> Path:
+    figure, (axes,) = _figure(1)
+    for seed, (steps, values) in enumerate(_seed_curves(lines, "trial_reward")):
+        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="training" if seed == 0 else None)
+    for seed, (steps, values) in enumerate(_seed_curves(lines, "heldout_return")):
+        axes.plot(steps, values, color="tab:orange", marker=".", label="held-out" if seed == 0 else None)
+    if evaluations:
+        best = max(evaluations[0]["oracles"], key=_not_omniscient, default=None)
+        if best is not None and _not_omniscient(best) > float("-inf"):
+            axes.axhline(best["trial_reward"], color="grey", linestyle="--", label=best["name"])
+    axes.set(xlabel="environment steps of a seed", ylabel="reward of a trial")
+    axes.legend()
+    return _save(figure, path)
+
+
+def _not_omniscient(oracle: dict[str, Any]) -> float:
+    """Reward of an oracle that has to learn; minus infinity for one that knows the task (its regret is zero)."""
+    regret = oracle.get("cumulative_regret")
+    omniscient = regret is not None and abs(regret[-1]) < 0.01 * abs(oracle["trial_reward"])
+    return float("-inf") if omniscient else oracle["trial_reward"]
+
+
+def _adaptation(path: Path, evaluation: dict[str, Any]) -> Path:
+    learners = [evaluation["ours"], *evaluation["oracles"]]
+    panels = ["reward_per_episode"] + ["cumulative_regret"] * ("cumulative_regret" in evaluation["ours"])
+    figure, axes = _figure(len(panels))
+    for panel, (ax, name) in enumerate(zip(axes, panels, strict=True)):
+        for index, learner in enumerate(learners):
+            values = learner[name]
+            style = {"color": "black", "linewidth": 2.5, "zorder": 3} if index == 0 else {"linewidth": 1.2}
+            ax.plot(range(1, len(values) + 1), values, label=learner["name"] if panel == 0 else None, **style)
+        ax.set(xlabel="adaptation episode", ylabel=name.replace("_", " "))
+    figure.legend(loc="outside right upper", fontsize="small")
+    return _save(figure, path)

@@ -1,0 +1,98 @@
+"""A run small enough to be made and broken many times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from metarl_jax import cli
+
+EXPERIMENT = "rl2-bandit-10x5"
+SMALL = "--trials 8 --minibatches 1 --epochs 1 --hidden-size 4 --episodes 3 --evaluation-trials 16".split()
+ITERATIONS = 20
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One compilation cache for the whole folder: the same small programs again and again."""
+    path = tmp_path_factory.mktemp("cache")
+    yield path
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(autouse=True)
+def _small_world(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our cache, and no oracles: they are measured elsewhere."""
+    from metarl_jax.experiments import base
+
+    monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(cache))
+    monkeypatch.setattr(base.Experiment, "oracles", lambda *_: ())
+
+
+class Run:
+    """A run folder and what can be done to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+
+    def start(self, *options: str) -> int:
+        """``metarl-jax train`` into this folder."""
+        small = [*SMALL, "--iterations", str(ITERATIONS), "--checkpoint-every", "4", "--evaluate-every", "5"]
+        return cli.main(["train", EXPERIMENT, *small, "--run-dir", str(self.path), *options])
+
+    def resume(self, *options: str) -> int:
+        """``metarl-jax train --resume`` this folder."""
+        return cli.main(["train", "--resume", str(self.path), "--evaluation-trials", "16", *options])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Metric lines without what depends on the clock."""
+        lines = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        return [{name: value for name, value in line.items() if name != "wall_s"} for line in lines]
+
+    def checkpoint(self, iteration: int) -> Path:
+        """The checkpoint of an iteration."""
+        return self.checkpoints / f"{iteration:09d}.checkpoint"
+
+    def leaves(self, iteration: int = ITERATIONS) -> dict[str, Any]:
+        """The arrays of a checkpoint as lists, by path."""
+        from flax import serialization
+
+        from metarl_jax.runs import checkpoints
+
+        content: Any = serialization.msgpack_restore(checkpoints.read_payload(self.checkpoint(iteration)))
+        return {name: value.tolist() for name, value in content["leaves"].items()}
+
+    def content(self) -> dict[str, bytes]:
+        """Every file but the lock, by path."""
+        files = [p for p in self.path.rglob("*") if p.is_file() and p.name != "lock"]
+        return {str(p.relative_to(self.path)): p.read_bytes() for p in files}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run that has not begun."""
+    return Run(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    path = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METARL_JAX_CACHE_DIR", str(cache))
+        assert Run(path).start() == 0
+    return path
+
+
+@pytest.fixture
+def finished(_finished: Path, tmp_path: Path) -> Run:
+    """A finished run of 20 iterations with checkpoints at 12, 16 and 20: a copy, to be broken."""
+    import shutil
+
+    shutil.copytree(_finished, tmp_path / "finished")
+    return Run(tmp_path / "finished")

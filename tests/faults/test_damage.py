@@ -1,0 +1,167 @@
+"""Damaged files, full disks, and numbers that are not finite: named, and nothing good is lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+
+from metarl_jax import cli
+from metarl_jax.runs import files
+
+
+def _one_line(text: str) -> str:
+    lines = text.splitlines()
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def _truncate(path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _empty(path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, _empty])
+def test_a_damaged_checkpoint_is_named_and_skipped(finished, capsys, damage) -> None:
+    whole, metrics = finished.leaves(), finished.metrics()
+    damage(finished.checkpoint(20))
+    assert finished.resume() == 0
+    captured = capsys.readouterr()
+    assert "000000020.checkpoint" in _one_line(captured.err)
+    assert "going on after iteration 16" in captured.out
+    assert finished.leaves() == whole
+    assert finished.metrics() == metrics
+
+
+def test_without_a_readable_checkpoint_nothing_restarts(finished, capsys) -> None:
+    for iteration in (12, 16, 20):
+        _truncate(finished.checkpoint(iteration))
+    before = finished.content()
+    assert finished.resume() == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("metarl-jax: error: no checkpoint")
+    assert finished.content() == before
+
+
+def test_without_any_checkpoint_nothing_restarts(finished, capsys) -> None:
+    for iteration in (12, 16, 20):
+        finished.checkpoint(iteration).unlink()
+    assert finished.resume() == 2
+    assert "there is no checkpoint" in _one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate"])
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("another configuration", lambda run: _set_config(run, seed=7)),
+        ("does not fit", lambda run: None),
+        ("version", lambda run: None),
+        ("schema", lambda run: _set_config(run, schema=99)),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(finished, monkeypatch, capsys, what, change, command) -> None:
+    change(finished)
+    if what == "version":
+        monkeypatch.setattr("metarl_jax.__version__", "99.0.0")
+    if what == "does not fit":
+        monkeypatch.setattr("metarl_jax.runs.folder.RunConfig.hash", lambda self: _stored_hash(finished))
+        settings = json.loads((finished.path / "config.json").read_text())["settings"]
+        _set_config(finished, settings={**settings, "hidden_size": 5})
+    before = finished.content()
+    code = finished.resume() if command == "resume" else cli.main(["evaluate", str(finished.path), "--trials", "9"])
+    assert code == 2
+    assert what in _one_line(capsys.readouterr().err)
+    assert finished.content() == before
+
+
+def _set_config(run, **changes) -> None:
+    path = run.path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _stored_hash(run) -> str:
+    from flax import serialization
+
+    from metarl_jax.runs import checkpoints
+
+    return serialization.msgpack_restore(checkpoints.read_payload(run.checkpoint(20)))["meta"]["config_hash"]
+
+
+@pytest.mark.parametrize("writes", [8, 13, 14, 17])
+def test_a_full_disk_stops_the_run_and_spares_the_last_state(run, finished, monkeypatch, capsys, writes) -> None:
+    real, count = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        if count > writes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run.start() == 4
+    message = _one_line(capsys.readouterr().err)
+    assert "No space left on device" in message and "last good state" in message
+    assert not list(run.path.rglob(f"*{files.TEMPORARY}"))
+    monkeypatch.setattr(os, "fsync", real)
+    assert run.resume() == 0
+    assert run.leaves() == finished.leaves()
+    assert run.metrics() == finished.metrics()
+
+
+def test_a_full_disk_at_the_start_leaves_nothing(run, monkeypatch, capsys) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run.start() == 4
+    assert "No space left on device" in _one_line(capsys.readouterr().err)
+    assert not list(run.path.parent.iterdir())
+
+
+def test_rubbish_of_a_killed_process_is_cleared(finished) -> None:
+    whole = finished.metrics()
+    rubbish = finished.checkpoints / f"000000024.checkpoint{files.TEMPORARY}"
+    rubbish.write_bytes(b"half")
+    with open(finished.path / "metrics.jsonl", "a") as file:
+        file.write('{"iteration": 21, "lo')
+    finished.checkpoint(20).unlink()
+    assert finished.resume() == 0
+    assert not rubbish.exists()
+    assert finished.metrics() == whole
+
+
+@pytest.mark.parametrize("seeds", ["1", "2"])
+def test_divergence_stops_and_keeps_the_last_finite_state(run, capsys, seeds) -> None:
+    assert run.start("--learning-rate", "1e37", "--seeds", seeds) == 3
+    message = _one_line(capsys.readouterr().err)
+    assert "seed 0 at iteration" in message
+    saved = sorted(run.checkpoints.iterdir())[-1]
+    iteration = int(saved.name.removesuffix(".checkpoint"))
+    assert f"at iteration {iteration + 1}" in message
+    assert len(run.metrics()) == iteration
+    assert "nan" not in str(run.leaves(iteration)).lower() and "inf" not in str(run.leaves(iteration)).lower()
+    before = run.content()
+    assert run.resume() == 3
+    assert _one_line(capsys.readouterr().err) == message
+    assert run.content() == before
+
+
+def test_two_processes_do_not_train_one_run(finished, capsys) -> None:
+    from metarl_jax.runs.folder import RunFolder
+
+    with RunFolder(finished.path).lock():
+        assert finished.resume() == 2
+    assert "another process" in _one_line(capsys.readouterr().err)

@@ -1,0 +1,100 @@
+"""A run that stops, for whatever reason, goes on as if it had not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from metarl_jax.runs import train
+from metarl_jax.runs.interrupts import Interrupts
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_same_seed_same_bits(run, finished) -> None:
+    assert run.start("--checkpoint-every", "7") == 0
+    assert run.leaves() == finished.leaves()
+    assert run.metrics() == finished.metrics()
+
+
+def test_another_seed_differs(run, finished) -> None:
+    assert run.start("--seed", "1") == 0
+    assert run.leaves() != finished.leaves()
+
+
+def test_twelve_and_eight_are_twenty(finished) -> None:
+    whole, metrics = finished.leaves(), finished.metrics()
+    for later in (16, 20):
+        finished.checkpoint(later).unlink()
+    assert [line["iteration"] for line in metrics] == list(range(1, 21))
+    assert finished.resume() == 0
+    assert finished.leaves() == whole
+    assert finished.metrics() == metrics
+
+
+def test_seeds_together_resume_exactly(run) -> None:
+    assert run.start("--seeds", "3", "--seed", "5") == 0
+    whole, metrics = run.leaves(), run.metrics()
+    assert len(metrics[-1]["trial_reward"]) == len(metrics[-1]["heldout_return"]) == 3
+    assert len(set(metrics[-1]["loss"])) == 3
+    for later in (16, 20):
+        run.checkpoint(later).unlink()
+    assert run.resume() == 0
+    assert run.leaves() == whole
+    assert run.metrics() == metrics
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys, number, code) -> None:
+    evaluated = train._heldout
+
+    def interrupted(problem, seeds):
+        score = evaluated(problem, seeds)
+
+        def score_and_signal(key, states):
+            os.kill(os.getpid(), number)
+            return score(key, states)
+
+        return score_and_signal
+
+    monkeypatch.setattr(train, "_heldout", interrupted)
+    assert run.start() == code
+    assert f"--resume {run.path}" in capsys.readouterr().err
+    assert len(run.metrics()) == 5
+    monkeypatch.setattr(train, "_heldout", evaluated)
+    assert run.resume() == 0
+    assert run.leaves() == finished.leaves()
+    assert run.metrics() == finished.metrics()
+
+
+def test_a_second_signal_acts_as_always() -> None:
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)
+        assert interrupts.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+
+def test_the_time_limit_saves_and_stops(run, finished, capsys) -> None:
+    assert run.start("--time-limit", "0.000001") == 0
+    assert "--resume" in capsys.readouterr().out
+    assert 0 < len(run.metrics()) < 20
+    assert run.resume() == 0
+    assert run.leaves() == finished.leaves()
+    assert run.metrics() == finished.metrics()
+
+
+def test_killed_at_random_moments() -> None:
+    script = REPOSITORY / "benchmarks" / "kill_test.py"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(script), "--kills", "3", "--iterations", "6000", "--longest", "6"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr

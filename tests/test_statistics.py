@@ -1,0 +1,108 @@
+"""Intervals: known values, and coverage counted in simulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metarl_jax.ops.statistics import Estimate, interquartile_mean, mean_with_interval, stratified_bootstrap
+
+# Student's t, 97.5 % point, by degrees of freedom (printed tables).
+STUDENT_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 19: 2.093, 99: 1.984, 10_000: 1.960}
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), STUDENT_975.items())
+def test_mean_with_interval_is_students(freedom: int, quantile: float) -> None:
+    scores = np.random.default_rng(freedom).normal(3, 2, freedom + 1)
+    got = mean_with_interval(scores)
+    error = scores.std(ddof=1) / math.sqrt(freedom + 1)
+    assert got.mean == pytest.approx(scores.mean())
+    assert got.standard_error == pytest.approx(error)
+    assert (got.high - got.mean) / error == pytest.approx(quantile, rel=2e-3)
+    assert got.mean - got.low == pytest.approx(got.high - got.mean)
+
+
+def covered(intervals: list[Estimate], truth: float, confidence: float) -> None:
+    """Assert that as many intervals hold the truth as should, within 4 standard deviations of the binomial."""
+    share = np.mean([e.low <= truth <= e.high for e in intervals])
+    assert abs(share - confidence) < 4 * math.sqrt(confidence * (1 - confidence) / len(intervals))
+
+
+@pytest.mark.parametrize(("tasks", "confidence"), [(2, 0.95), (3, 0.95), (10, 0.8), (100, 0.95)])
+def test_mean_with_interval_covers_the_mean(tasks: int, confidence: float) -> None:
+    draws = np.random.default_rng(0).normal(1.5, 0.7, (2000, tasks))
+    covered([mean_with_interval(x, confidence) for x in draws], 1.5, confidence)
+
+
+def test_interquartile_mean_known_values() -> None:
+    assert interquartile_mean([[4.0, 1.0], [3.0, 100.0]]) == pytest.approx(3.5)  # drops 1 and 100
+    assert interquartile_mean(np.arange(12)) == pytest.approx(5.5)
+    assert interquartile_mean([7.0]) == 7.0
+    assert interquartile_mean([1.0, 2.0, 6.0]) == 3.0  # too few to drop any
+    assert interquartile_mean([0.0, 1.0, 2.0, 3.0, 1e9]) == 2.0
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.randoms())
+def test_interquartile_mean_is_the_trimmed_mean(scores: list[float], random: object) -> None:
+    cut = len(scores) // 4
+    kept = sorted(scores)[cut : len(scores) - cut]
+    assert interquartile_mean(scores) == pytest.approx(np.mean(kept), rel=1e-9, abs=1e-6)
+
+
+def test_bootstrap_covers_where_cells_are_independent() -> None:
+    # Each cell a run of its own; the mean over seeds and tasks of unequal tasks.
+    generator = np.random.default_rng(1)
+    task_means = np.linspace(-1, 1, 6)
+    intervals = [
+        stratified_bootstrap(generator.normal(task_means, 1.0, (20, 6)), np.mean, seed=i, repetitions=200)
+        for i in range(400)
+    ]
+    # Percentile intervals of S seeds are narrower than they should be by sqrt(1 - 1 / S).
+    share = np.mean([e.low <= 0 <= e.high for e in intervals])
+    assert 0.89 < share < 0.98
+    assert np.mean([e.standard_error for e in intervals]) == pytest.approx(1 / math.sqrt(120), rel=0.06)
+
+
+def test_bootstrap_of_whole_rows_keeps_what_a_learner_shares_over_tasks() -> None:
+    generator = np.random.default_rng(2)
+    luck = generator.normal(0, 1, (30, 1))
+    scores = luck + generator.normal(0, 0.1, (30, 200))
+    rows = stratified_bootstrap(scores, np.mean, whole_rows=True, repetitions=500)
+    cells = stratified_bootstrap(scores, np.mean, repetitions=500)
+    assert rows.standard_error == pytest.approx(luck.std() / math.sqrt(30), rel=0.15)
+    assert cells.standard_error < rows.standard_error / 5
+
+
+def test_bootstrap_is_a_function_of_its_seed() -> None:
+    scores = np.random.default_rng(3).normal(size=(5, 7))
+    assert stratified_bootstrap(scores, seed=4) == stratified_bootstrap(scores, seed=4)
+    assert stratified_bootstrap(scores, seed=4) != stratified_bootstrap(scores, seed=5)
+
+
+def test_bootstrap_stays_within_the_columns() -> None:
+    scores = np.tile(np.arange(8.0), (4, 1))  # every seed alike: nothing to resample
+    got = stratified_bootstrap(scores, repetitions=50)
+    assert got == Estimate(3.5, 3.5, 3.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: mean_with_interval([1.0]), "at least two"),
+        (lambda: mean_with_interval([[1.0, 2.0]]), "1 axis"),
+        (lambda: mean_with_interval([1.0, 2.0], confidence=95), "confidence"),
+        (lambda: interquartile_mean([]), "no scores"),
+        (lambda: stratified_bootstrap([1.0, 2.0]), "2 axes"),
+        (lambda: stratified_bootstrap(np.ones((0, 3))), "no scores"),
+        (lambda: stratified_bootstrap([[1.0]], repetitions=0), "repetitions"),
+        (lambda: stratified_bootstrap([[1.0]], confidence=0.0), "confidence"),
+    ],
+)
+def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
