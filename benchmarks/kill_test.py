@@ -26,10 +26,10 @@ from flax import serialization
 from metarl_jax.runs import checkpoints
 
 EXPERIMENT = "rl2-bandit-10x5"
-OPTIONS = (
-    "--trials 8 --minibatches 1 --epochs 1 --hidden-size 4 --episodes 3 "
-    "--checkpoint-every 50 --evaluate-every 200 --evaluation-trials 64"
-).split()
+OPTIONS = [
+    *("--trials", "8", "--minibatches", "1", "--epochs", "1", "--hidden-size", "4", "--episodes", "3"),
+    *("--checkpoint-every", "50", "--evaluate-every", "200", "--evaluation-trials", "64"),
+]
 
 
 def spawn(arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -100,7 +100,7 @@ def main() -> None:
         reached = kill_test(root, arguments.kills, arguments.iterations, arguments.longest, rng)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    print(f"{len(reached)} kills, {len(set(reached))} different places: nothing lost, nothing doubled, ends bit-identical")
+    print(f"{len(reached)} kills at {len(set(reached))} places: nothing lost, nothing doubled, ends agree bit by bit")
 
 
 if __name__ == "__main__":

@@ -44,11 +44,12 @@ def real(*, above: float | None = None, at_least: float | None = None, at_most: 
     def check(name: str, value: Any) -> Any:
         if hasattr(value, "dtype") and not isinstance(value, Real):
             return value
-        valid = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-        valid = valid and (above is None or value > above) and (at_least is None or value >= at_least)
-        if not (valid and (at_most is None or value <= at_most)):
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        valid = math.isfinite(number) and (above is None or number > above)
+        valid = valid and (at_least is None or number >= at_least) and (at_most is None or number <= at_most)
+        if not valid:
             raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", not {value!r}")
-        return float(value)
+        return number
 
     return check
 

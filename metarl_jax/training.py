@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from metarl_jax.checks import positive_int
 from metarl_jax.types import Algorithm, Array, Key, Metrics, RunState, Tree
 
 TASK_AXIS = "tasks"
@@ -51,8 +52,8 @@ class Chunk(NamedTuple):
     state: RunState
     """After the last iteration that left everything finite."""
     metrics: Metrics
-    """``[capacity]`` each; the first ``count`` rows are filled."""
-    count: Array
+    """``[capacity]`` each; the first ``iterations`` rows are filled."""
+    iterations: Array
     """Iterations done, ``int32``; fewer than asked for if the run diverged."""
     diverged: Array
     """Whether iteration ``state.step`` produced a number that is not finite (its result was dropped)."""
@@ -72,9 +73,16 @@ def run(algorithm: Algorithm, state: RunState, iterations: Array | int, capacity
     Args:
         algorithm: what to run; static.
         state: where to start.
-        iterations: how many meta-iterations, at most ``capacity``.
+        iterations: how many meta-iterations; a traced value above ``capacity`` is cut down to it.
         capacity: rows of the metrics; static.
+
+    Raises:
+        ValueError: if ``capacity`` is not a positive whole number, or a known number of iterations does not fit.
     """
+    capacity = positive_int("capacity", capacity)
+    if isinstance(iterations, int) and not 0 <= iterations <= capacity:
+        raise ValueError(f"iterations must be from 0 to the capacity, {capacity}, not {iterations}")
+    limit = jnp.minimum(iterations, capacity)
 
     def iterate(state: RunState) -> tuple[RunState, Metrics]:
         key, key_step = jax.random.split(state.key)
@@ -82,14 +90,14 @@ def run(algorithm: Algorithm, state: RunState, iterations: Array | int, capacity
         return RunState(state.step + 1, key, algorithm_state), metrics
 
     def unfinished(chunk: Chunk) -> Array:
-        return jnp.logical_and(chunk.count < iterations, jnp.logical_not(chunk.diverged))
+        return jnp.logical_and(chunk.iterations < limit, jnp.logical_not(chunk.diverged))
 
     def body(chunk: Chunk) -> Chunk:
         new_state, metrics = iterate(chunk.state)
         finite = _all_finite((new_state, metrics))
-        rows = jax.tree.map(lambda rows, row: rows.at[chunk.count].set(row), chunk.metrics, metrics)
+        rows = jax.tree.map(lambda rows, row: rows.at[chunk.iterations].set(row), chunk.metrics, metrics)
         kept = jax.tree.map(lambda new, old: jax.lax.select(finite, new, old), new_state, chunk.state)
-        return Chunk(kept, rows, chunk.count + finite.astype(jnp.int32), jnp.logical_not(finite))
+        return Chunk(kept, rows, chunk.iterations + finite.astype(jnp.int32), jnp.logical_not(finite))
 
     shapes = jax.eval_shape(lambda s: iterate(s)[1], state)
     rows = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
 
@@ -69,7 +70,7 @@ def test_categorical_gradients_match_finite_differences() -> None:
         distribution = Categorical(x)
         return distribution.entropy() + distribution.kl(Categorical(logits(5, 1)))
 
-    jax.test_util.check_grads(value, (logits(5),), order=2, modes=("rev",), atol=2e-2, rtol=2e-2)
+    check_grads(value, (logits(5),), order=2, modes=("rev",), atol=2e-2, rtol=2e-2)
 
 
 def test_gaussian_samples_have_its_moments() -> None:
@@ -107,7 +108,7 @@ def test_gaussian_gradients_match_finite_differences() -> None:
         return distribution.log_prob(jnp.array([0.3, 0.8])) + distribution.entropy() + distribution.kl(other)
 
     arguments = (jnp.array([0.5, -0.2]), jnp.array([0.1, -0.3]))
-    jax.test_util.check_grads(value, arguments, order=2, modes=("rev",), atol=2e-2, rtol=2e-2)
+    check_grads(value, arguments, order=2, modes=("rev",), atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("kind", ["categorical", "gaussian"])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 
 class Estimate(NamedTuple):
@@ -39,7 +39,7 @@ def mean_with_interval(scores: ArrayLike, confidence: float = 0.95) -> Estimate:
     _check_confidence(confidence)
     mean = float(x.mean())
     standard_error = float(x.std(ddof=1)) / math.sqrt(x.size)
-    margin = _student_quantile(0.5 + confidence / 2, x.size - 1) * standard_error
+    margin = float(stdtrit(x.size - 1, 0.5 + confidence / 2)) * standard_error
     return Estimate(mean, mean - margin, mean + margin, standard_error)
 
 
@@ -115,24 +115,3 @@ def _scores(scores: ArrayLike, axes: int) -> NDArray[np.float64]:
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
-
-
-def _student_quantile(p: float, freedom: int) -> float:
-    """Quantile of Student's t for p > 1/2.
-
-    Closed forms for one and two degrees of freedom; above, the series in 1 / freedom of Abramowitz & Stegun 26.7.5,
-    within 0.2 % at the 97.5 % point.
-    """
-    if freedom == 1:
-        return math.tan(math.pi * (p - 0.5))
-    if freedom == 2:
-        return (2 * p - 1) / math.sqrt(2 * p * (1 - p))
-    z = NormalDist().inv_cdf(p)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / freedom**i for i, term in enumerate(terms))

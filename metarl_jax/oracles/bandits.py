@@ -361,7 +361,9 @@ def bayes_optimal_value(arms: int, pulls: int, max_transitions: int = 20_000_000
     for _ in range(pulls - 1):
         stored += 2 * arms * len(states)
         if stored > max_transitions:
-            raise ValueError(f"arms ({arms}) and pulls ({pulls}) make a problem of more than {max_transitions} transitions")
+            raise ValueError(
+                f"arms ({arms}) and pulls ({pulls}) make a problem of more than {max_transitions} transitions"
+            )
         successors = np.empty((2, arms, *states.shape), np.int32)
         for outcome in (0, 1):
             for arm in range(arms):

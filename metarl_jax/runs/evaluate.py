@@ -12,6 +12,7 @@ import numpy as np
 
 from metarl_jax import experiments
 from metarl_jax.evaluation import Evaluation, meta_test
+from metarl_jax.ops.statistics import mean_with_interval, stratified_bootstrap
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.files import write_json
@@ -26,19 +27,22 @@ _EVALUATION_TAG = 0x4556414C
 
 
 def _summary(name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Mean reward of a trial with its 95 % interval over tasks, and means per adaptation episode."""
+    """Mean reward of a trial with its 95 % interval over tasks, IQM over seeds, and means per adaptation episode."""
     score = np.asarray(evaluation.score, np.float64)
     trial_reward = score.sum(axis=-1)
+    per_seed = trial_reward.mean(axis=1)
     # The seeds met the same tasks: a task's mean over seeds is one observation.
-    per_task = trial_reward.mean(axis=0)
-    half = 1.96 * per_task.std(ddof=1) / np.sqrt(per_task.size) if per_task.size > 1 else 0.0
-    summary = {
+    over_tasks = mean_with_interval(trial_reward.mean(axis=0))
+    summary: dict[str, Any] = {
         "name": name,
-        "trial_reward": float(per_task.mean()),
-        "ci95": [float(per_task.mean() - half), float(per_task.mean() + half)],
-        "per_seed": trial_reward.mean(axis=1).tolist(),
+        "trial_reward": over_tasks.mean,
+        "ci95": [over_tasks.low, over_tasks.high],
+        "per_seed": per_seed.tolist(),
         "reward_per_episode": score.mean(axis=(0, 1)).tolist(),
     }
+    if len(per_seed) > 1:
+        over_seeds = stratified_bootstrap(per_seed[:, None])
+        summary["over_seeds"] = {"iqm": over_seeds.mean, "ci95": [over_seeds.low, over_seeds.high]}
     if evaluation.regret is not None:
         summary["cumulative_regret"] = np.asarray(evaluation.regret, np.float64).mean(axis=(0, 1)).tolist()
     return summary

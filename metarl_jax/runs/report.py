@@ -43,7 +43,17 @@ def markdown(evaluation: dict[str, Any]) -> str:
     for name, value, interval in rows(evaluation):
         mark = "**" if name == evaluation["ours"]["name"] else ""
         lines.append(f"| {mark}{name}{mark} | {mark}{value}{mark} | {interval} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_over_seeds(evaluation)]) + "\n"
+
+
+def _over_seeds(evaluation: dict[str, Any]) -> list[str]:
+    """What stands under the table of a run of several seeds."""
+    ours = evaluation["ours"]
+    if "over_seeds" not in ours:
+        return []
+    each = ", ".join(f"{value:.3f}" for value in ours["per_seed"])
+    seeds = ours["over_seeds"]
+    return ["", f"Each seed: {each}; interquartile mean {seeds['iqm']:.3f} ({_interval(seeds['ci95'])})"]
 
 
 def show(evaluation: dict[str, Any]) -> None:
@@ -56,7 +66,10 @@ def show(evaluation: dict[str, Any]) -> None:
     table.add_column("95 % interval", justify="right")
     for name, value, interval in rows(evaluation):
         table.add_row(name, value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for line in _over_seeds(evaluation)[1:]:
+        console.print(line, highlight=False)
 
 
 def write(folder: RunFolder, evaluations: Iterable[dict[str, Any]]) -> list[Path]:

@@ -134,7 +134,7 @@ def _heldout(problem: Problem, seeds: int) -> Callable[[Key, RunState], Array]:
 
 def _metric_lines(chunk: training.Chunk, first: int, problem: Problem, wall_s: float, previous_s: float) -> list[Line]:
     """One line for each iteration that any seed finished; a seed that diverged has null."""
-    count, metrics = np.asarray(chunk.count), {name: np.asarray(value) for name, value in chunk.metrics.items()}
+    count, metrics = np.asarray(chunk.iterations), {name: np.asarray(value) for name, value in chunk.metrics.items()}
     rows = int(count.max())
     lines: list[Line] = []
     for row in range(rows):
@@ -205,9 +205,7 @@ def _train(folder: RunFolder, options: Options) -> Outcome:
         Progress(problem.iterations, options.live) as progress,
         Writer(folder.metrics, folder.events, seed_ids, iteration) as metrics,
     ):
-        program = jax.jit(
-            lambda states, n: run_seeds(problem.algorithm, states, n, CHUNK_CAPACITY), donate_argnums=0
-        )
+        program = jax.jit(lambda states, n: run_seeds(problem.algorithm, states, n, CHUNK_CAPACITY), donate_argnums=0)
         compiled = program.lower(state, jnp.int32(0)).compile()
         progress.say(f"compiled in {time.monotonic() - begin:.1f} s")
 
@@ -224,7 +222,7 @@ def _train(folder: RunFolder, options: Options) -> Outcome:
             chunk_begin = time.monotonic()
             chunk = jax.block_until_ready(compiled(state, jnp.int32(goal - iteration)))
             chunk_s = time.monotonic() - chunk_begin
-            state, count = chunk.state, np.asarray(chunk.count)
+            state, count = chunk.state, np.asarray(chunk.iterations)
             lines = _metric_lines(chunk, iteration, problem, wall_s + chunk_s, wall_s)
             wall_s += chunk_s
             # Grows at most fourfold, so that one lucky measurement cannot make Ctrl-C wait.

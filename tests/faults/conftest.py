@@ -13,7 +13,10 @@ import pytest
 from metarl_jax import cli
 
 EXPERIMENT = "rl2-bandit-10x5"
-SMALL = "--trials 8 --minibatches 1 --epochs 1 --hidden-size 4 --episodes 3 --evaluation-trials 16".split()
+SMALL = [
+    *("--trials", "8", "--minibatches", "1", "--epochs", "1", "--hidden-size", "4", "--episodes", "3"),
+    *("--evaluation-trials", "16"),
+]
 ITERATIONS = 20
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,8 @@ def _stored_hash(run) -> str:
 
     from metarl_jax.runs import checkpoints
 
-    return serialization.msgpack_restore(checkpoints.read_payload(run.checkpoint(20)))["meta"]["config_hash"]
+    content: Any = serialization.msgpack_restore(checkpoints.read_payload(run.checkpoint(20)))
+    return content["meta"]["config_hash"]
 
 
 @pytest.mark.parametrize("writes", [8, 13, 14, 17])
@@ -143,9 +145,8 @@ def test_rubbish_of_a_killed_process_is_cleared(finished) -> None:
     assert finished.metrics() == whole
 
 
-@pytest.mark.parametrize("seeds", ["1", "2"])
-def test_divergence_stops_and_keeps_the_last_finite_state(run, capsys, seeds) -> None:
-    assert run.start("--learning-rate", "1e37", "--seeds", seeds) == 3
+def test_divergence_stops_and_keeps_the_last_finite_state(run, capsys) -> None:
+    assert run.start("--learning-rate", "1e37", "--seeds", "2") == 3
     message = _one_line(capsys.readouterr().err)
     assert "seed 0 at iteration" in message
     saved = sorted(run.checkpoints.iterdir())[-1]

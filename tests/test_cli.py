@@ -1,0 +1,148 @@
+"""The command line: what it offers, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarl_jax import cli, experiments
+
+NAME = "rl2-bandit-10x5"
+
+
+def _error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """Run a command that must fail; return its one line of complaint."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("metarl-jax: error: ")
+    assert captured.err.count("\n") == 1 and captured.err.endswith("\n")
+    return captured.err
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "did you mean train?"),
+        (["train"], "name of an experiment"),
+        (["train", "rl2-bandit-10x6"], "did you mean rl2-bandit-10x5"),
+        (["train", NAME, "--learnin-rate", "0.1"], "did you mean --learning-rate"),
+        (["train", "--learning-rte", "0.1", NAME], "did you mean --learning-rate"),
+        (["train", NAME, "--learning-rate", "fast"], "--learning-rate: must be a number, not 'fast'"),
+        (["train", NAME, "--learning-rate"], "--learning-rate: expected one argument"),
+        (["train", NAME, "--trials", "3.5"], "--trials: must be a whole number, not '3.5'"),
+        (["train", NAME, "--normalise-advantages", "perhaps"], "must be true or false, not 'perhaps'"),
+        (["train", NAME, "--cell", "gruu"], "did you mean gru?"),
+        (["train", NAME, "--hidden-size", "0"], "hidden_size must be a positive whole number, not 0"),
+        (["train", NAME, "--hidden-size", "-3"], "hidden_size must be a positive whole number, not -3"),
+        (["train", NAME, "--trials", "0"], "trials must be a positive whole number, not 0"),
+        (["train", NAME, "--iterations", "0"], "iterations must be a positive whole number, not 0"),
+        (["train", NAME, "--minibatches", "5", "--trials", "8"], "trials (8) must be a multiple of minibatches (5)"),
+        (["train", NAME, "--learning-rate", "nan"], "learning_rate must be a finite number above 0, not nan"),
+        (["train", NAME, "--learning-rate", "inf"], "learning_rate must be a finite number above 0, not inf"),
+        (["train", NAME, "--learning-rate", "1e999"], "learning_rate must be a finite number above 0, not inf"),
+        (["train", NAME, "--learning-rate", "-1"], "learning_rate must be a finite number above 0, not -1.0"),
+        (["train", NAME, "--discount", "1.5"], "discount must be a finite number at least 0 and at most 1, not 1.5"),
+        (["train", NAME, "--seed", "-1"], "--seed: must be a whole number from 0 to 4294967295, not '-1'"),
+        (["train", NAME, "--seeds", "0"], "--seeds: must be a whole number at least 1, not '0'"),
+        (["train", NAME, "--evaluate-every", "0"], "--evaluate-every: must be a whole number at least 1, not '0'"),
+        (["train", NAME, "--checkpoint-every", "x"], "--checkpoint-every: must be a whole number, not 'x'"),
+        (["train", NAME, "--evaluation-trials", "1"], "--evaluation-trials: must be a whole number at least 2"),
+        (["train", NAME, "--time-limit", "nan"], "--time-limit: must be a finite number of minutes above 0"),
+        (["train", NAME, "extra"], "unexpected argument 'extra'"),
+        (["train", "--resume", "nowhere"], "there is no run folder nowhere"),
+        (["train", "--resume", "."], "is no run folder: it has no config.json"),
+        (["evaluate"], "required: RUN"),
+        (["evaluate", "nowhere"], "there is no run folder nowhere"),
+        (["evaluate", "."], "is no run folder"),
+        (["evaluate", ".", "--trials", "0"], "--trials: must be a whole number at least 2, not '0'"),
+        (["evaluate", ".", "--epsiodes", "3"], "did you mean --episodes"),
+        (["report", "nowhere"], "there is no run folder nowhere"),
+        (["report", "."], "is no run folder"),
+        (["list", "--all"], "unknown option --all"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    assert expected in _error(capsys, arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_not_touched(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    assert "exists already" in _error(capsys, ["train", NAME, "--run-dir", "mine"])
+    assert [p.name for p in tmp_path.rglob("*")] == ["mine", "thesis.tex"]
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "there is no run folder" in _error(capsys, ["report", "file"])
+    assert "exists already" in _error(capsys, ["train", NAME, "--run-dir", "file"])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"schema": 1}', '{"schema": 1, "experiment": 3, "x": 2}'])
+def test_a_broken_config_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    for command in (["train", "--resume", "."], ["evaluate", "."], ["report", "."]):
+        assert "config.json" in _error(capsys, command)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--seed", "1"], "--seed 1 contradicts the run in run: it has 0"),
+        (["--seeds", "2"], "--seeds 2 contradicts the run in run: it has 1"),
+        (["--learning-rate", "0.5"], "--learning-rate 0.5 contradicts the run in run"),
+        (["--cell", "lstm"], "--cell lstm contradicts the run in run: it has gru"),
+        (["--evaluate-every", "3"], "--evaluate-every 3 contradicts the run in run: it has 5"),
+        (["rl2-bandit-10x10"], "run is a run of rl2-bandit-10x5, not of rl2-bandit-10x10"),
+        (["--run-dir", "other"], "--run-dir is for new runs"),
+    ],
+)
+def test_a_resume_refuses_contradictions(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], expected: str
+) -> None:
+    settings = experiments.get(NAME).with_overrides({})
+    stored = {"schema": 1, "experiment": NAME, "settings": settings, "seed": 0, "seeds": 1, "evaluate_every": 5}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    assert expected in _error(capsys, ["train", "--resume", "run", *options])
+
+
+def test_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in experiments.names())
+
+
+def test_list_and_the_package_import_nothing_heavy() -> None:
+    program = "import sys, metarl_jax.cli as c; c.main(['list']); print('jax' in sys.modules, 'numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False False"
+
+
+def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", NAME, "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for name, field in experiments.get(NAME).fields().items():
+        assert f"--{name.replace('_', '-')}" in printed
+        assert field.description
+
+
+def test_python_m_works() -> None:
+    result = subprocess.run([sys.executable, "-m", "metarl_jax", "--version"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip()) == (0, "0.1.0")

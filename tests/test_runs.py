@@ -1,0 +1,136 @@
+"""The parts of a run: experiments, checkpoints, metrics, cache, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax import experiments
+from metarl_jax.runs import checkpoints, compilation_cache, metrics, report, train
+from metarl_jax.runs.errors import UserError
+
+
+class _State(NamedTuple):
+    key: jax.Array
+    arrays: dict[str, Any]
+
+
+def _state() -> _State:
+    arrays = {"a": jnp.arange(6.0).reshape(2, 3), "empty": jnp.zeros((0, 2)), "n": jnp.int32(7), "b": jnp.bool_(True)}
+    return _State(jax.random.split(jax.random.key(3), 2), arrays)
+
+
+def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
+    state = _state()
+    path = checkpoints.save(tmp_path, state, 5, "hash", {"wall_s": 1.5})
+    found = checkpoints.load(path, jax.eval_shape(_state), "hash")
+    assert (found.iteration, found.extra) == (5, {"wall_s": 1.5})
+    assert jax.tree.structure(found.state) == jax.tree.structure(state)
+    for new, old in zip(jax.tree.leaves(found.state), jax.tree.leaves(state), strict=True):
+        assert new.dtype == old.dtype
+        data = [jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in (new, old)]
+        np.testing.assert_array_equal(data[0], data[1])
+
+
+def test_only_the_last_three_are_kept(tmp_path: Path) -> None:
+    for iteration in (1, 20, 3, 100):
+        checkpoints.save(tmp_path, _state(), iteration, "hash", {})
+    assert [int(p.name.split(".")[0]) for p in checkpoints.paths(tmp_path)] == [100, 20, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda a: a | {"a": jnp.zeros((3, 2))}, r"arrays/a is float32\[2, 3\], expected float32\[3, 2\]"),
+        (lambda a: a | {"n": jnp.float32(0)}, r"arrays/n is int32\[\], expected float32\[\]"),
+        (lambda a: a | {"c": jnp.float32(0)}, "arrays/c is missing"),
+        (lambda a: {"a": a["a"], "n": a["n"], "b": a["b"]}, "arrays/empty is not expected"),
+    ],
+)
+def test_another_tree_is_refused(tmp_path: Path, change: Any, expected: str) -> None:
+    path = checkpoints.save(tmp_path, _state(), 1, "hash", {})
+    target = _state()._replace(arrays=change(_state().arrays))
+    with pytest.raises(UserError, match=expected):
+        checkpoints.load(path, target, "hash")
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 65, 66, 200, -1])
+def test_any_truncation_is_noticed(tmp_path: Path, size: int) -> None:
+    path = checkpoints.save(tmp_path, _state(), 1, "hash", {})
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(checkpoints.Unreadable):
+        checkpoints.load(path, _state(), "hash")
+
+
+def test_metrics_drop_what_a_resume_writes_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    with metrics.Writer(path, tmp_path / "events", [0, 1], 0) as writer:
+        writer.write([{"iteration": i, "loss": [float(i), None]} for i in (1, 2, 3)])
+    with open(path, "a") as file:
+        file.write('{"iteration": 4, "lo')
+    assert [line["iteration"] for line in metrics.read(path)] == [1, 2, 3]
+    with metrics.Writer(path, tmp_path / "events", [0, 1], 2) as writer:
+        writer.write([{"iteration": 3, "loss": [9.0, None]}])
+    assert [line["loss"] for line in metrics.read(path)] == [[1.0, None], [2.0, None], [9.0, None]]
+    assert list((tmp_path / "events").iterdir())
+
+
+def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("METARL_JAX_CACHE_DIR", raising=False)
+    assert compilation_cache.folder() == tmp_path / "metarl_jax"
+    monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(tmp_path / "own"))
+    assert compilation_cache.folder() == tmp_path / "own"
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert compilation_cache.enable() is False
+
+
+def test_unknown_experiments_name_near_ones() -> None:
+    with pytest.raises(ValueError, match="did you mean rl2-tabular-mdp-10"):
+        experiments.get("rl2-tabular-mdp-11")
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_every_experiment_builds(name: str) -> None:
+    experiment = experiments.get(name)
+    problem = experiment.build(experiment.with_overrides({}))
+    states = jax.eval_shape(lambda seed: train.start_states(problem.algorithm, seed, 2), jnp.uint32(0))
+    chunk = jax.eval_shape(lambda s: train.run_seeds(problem.algorithm, s, jnp.int32(1), 4), states)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), chunk.state) == jax.tree.map(lambda x: (x.shape, x.dtype), states)
+    assert problem.episodes == experiment.settings["episodes"]
+
+
+def test_unknown_settings_name_near_ones() -> None:
+    with pytest.raises(ValueError, match=r"has no setting 'hiden_size' \(did you mean hidden_size"):
+        experiments.get("rl2-bandit-10x5").with_overrides({"hiden_size": 3})
+
+
+def test_the_table_is_ordered_and_marks_ours() -> None:
+    def learner(name: str, reward: float) -> dict[str, Any]:
+        return {"name": name, "trial_reward": reward, "ci95": [reward - 1, reward + 1]}
+
+    evaluation = {
+        "experiment": "e",
+        "iteration": 3,
+        "trials": 5,
+        "episodes": 2,
+        "training_seeds": 1,
+        "ours": learner("ours", 2.0),
+        "oracles": [learner("random", 1.0)],
+        "paper": {"RL² (somewhere)": 2.5},
+        "optimum": 3.0,
+    }
+    assert [row[0] for row in report.rows(evaluation)] == [
+        "exact optimum (dynamic programming)",
+        "RL² (somewhere)",
+        "ours",
+        "random",
+    ]
+    assert "| **ours** | **2.000** | 1.000 to 3.000 |" in report.markdown(json.loads(json.dumps(evaluation)))
