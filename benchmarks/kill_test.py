@@ -49,6 +49,17 @@ def metric_lines(folder: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name != "wall_s"} for line in lines]
 
 
+def _wait_for_a_moment(process: subprocess.Popen[bytes], metrics: Path, longest_s: float, rng: random.Random) -> None:
+    """Most often some time after the process has written metrics, so that kills fall among saves; else any time."""
+    if rng.random() < 0.2:
+        time.sleep(rng.uniform(0, 6))
+        return
+    before = metrics.stat().st_size if metrics.exists() else 0
+    while process.poll() is None and (metrics.stat().st_size if metrics.exists() else 0) <= before:
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0, longest_s))
+
+
 def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: random.Random) -> list[int]:
     """Run the test in ``root``; return how far the run was after each kill.
 
@@ -56,13 +67,14 @@ def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: ra
         AssertionError: if anything was lost, doubled, or unreadable.
     """
     new = [EXPERIMENT, *OPTIONS, "--iterations", str(iterations), "--run-dir"]
+    again = ["--checkpoint-every", "50", "--evaluation-trials", "64", "--resume"]
     peaceful, killed = root / "peaceful", root / "killed"
     assert spawn([*new, str(peaceful)]).wait() == 0
     reached: list[int] = []
     while len(reached) < kills:
         # A process killed before its folder appears leaves nothing, and is simply started anew.
-        process = spawn(["--resume", str(killed)] if killed.exists() else [*new, str(killed)])
-        time.sleep(rng.uniform(0.5, longest_s))
+        process = spawn([*again, str(killed)] if killed.exists() else [*new, str(killed)])
+        _wait_for_a_moment(process, killed / "metrics.jsonl", longest_s, rng)
         process.kill()
         assert process.wait() in (-9, 0), "the run failed by itself"
         if process.returncode == 0:
@@ -76,7 +88,7 @@ def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: ra
         else:
             reached.append(-1)
         print(f"kill {len(reached)}: the last checkpoint is of iteration {reached[-1]}", flush=True)
-    assert spawn(["--resume", str(killed)] if killed.exists() else [*new, str(killed)]).wait() == 0
+    assert spawn([*again, str(killed)] if killed.exists() else [*new, str(killed)]).wait() == 0
     ends = [leaves(checkpoints.paths(folder / "checkpoints")[0]) for folder in (peaceful, killed)]
     assert ends[0].keys() == ends[1].keys()
     for name, value in ends[0].items():
@@ -89,8 +101,8 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--iterations", type=int, default=40_000)
-    parser.add_argument("--longest", type=float, default=9.0, help="seconds from a start to its kill, at most")
+    parser.add_argument("--iterations", type=int, default=30_000)
+    parser.add_argument("--longest", type=float, default=1.0, help="seconds of training before a kill, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     arguments = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="kill_test-"))

@@ -74,6 +74,6 @@ def check_fields(config: Any, **checks: Check) -> None:
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """ " (did you mean X?)" with the nearest names, or nothing if none is near."""
+    """What to add to a message about an unknown name: ``(did you mean X?)``, or nothing if no valid name is near."""
     near = difflib.get_close_matches(name, list(valid), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(near)}?)" if near else ""

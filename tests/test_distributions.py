@@ -94,9 +94,7 @@ def test_gaussian_closed_forms() -> None:
     log_density = np.sum(-0.5 * np.log(2 * np.pi * variance) - (action - mean) ** 2 / (2 * variance))
     np.testing.assert_allclose(distribution.log_prob(jnp.array(action)), log_density, rtol=1e-5)
     np.testing.assert_allclose(distribution.entropy(), 0.5 * np.sum(np.log(2 * np.pi * np.e * variance)), rtol=1e-5)
-    divergence = np.sum(
-        other_log_std - log_std + (variance + (mean - other_mean) ** 2) / (2 * other_variance) - 0.5
-    )
+    divergence = np.sum(other_log_std - log_std + (variance + (mean - other_mean) ** 2) / (2 * other_variance) - 0.5)
     np.testing.assert_allclose(distribution.kl(other), divergence, rtol=1e-5)
     np.testing.assert_allclose(distribution.kl(distribution), 0, atol=1e-6)
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from metarl_jax.environments.base import Environment
 from metarl_jax.checks import positive_int
+from metarl_jax.environments.base import Environment
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution
 
 

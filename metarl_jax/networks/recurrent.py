@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from metarl_jax.networks.heads import ActorCriticHead, encode_inputs, example_inputs
 from metarl_jax.checks import positive_int
+from metarl_jax.networks.heads import ActorCriticHead, encode_inputs, example_inputs
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
 
 Cell: TypeAlias = Literal["gru", "lstm"]

@@ -30,7 +30,7 @@ class Categorical(NamedTuple):
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def log_prob(self, action: Array) -> Array:
-        """log p(action), ``[...]``."""
+        """Log p(action), ``[...]``."""
         log_probabilities = jax.nn.log_softmax(self.logits)
         # A masked sum rather than a gather: its gradient is no scatter.
         chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=bool)
@@ -65,7 +65,7 @@ class DiagonalGaussian(NamedTuple):
         return self.mean
 
     def log_prob(self, action: Array) -> Array:
-        """log density, ``[...]``."""
+        """Log density, ``[...]``."""
         standard = (action - self.mean) * jnp.exp(-self.log_std)
         return jnp.sum(-0.5 * standard**2 - self.log_std - 0.5 * math.log(2 * math.pi), axis=-1)
 

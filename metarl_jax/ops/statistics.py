@@ -70,7 +70,7 @@ def stratified_bootstrap(
     confidence: float = 0.95,
     whole_rows: bool = False,
 ) -> Estimate:
-    """A percentile interval of a statistic of ``[S, N]`` scores, by resampling seeds (Agarwal et al. 2021, section 4.2).
+    """A percentile interval of a statistic of scores, by resampling seeds (Agarwal et al. 2021, section 4.2).
 
     Args:
         scores: ``[S, N]``: S seeds, N tasks (or adaptation episodes).

@@ -125,7 +125,7 @@ def test_learning_rate_may_be_a_tracer(built: Built) -> None:
     keys = jnp.stack([jax.random.key(3)] * 2)
     rates = jnp.array([1e-3, 4e-3])
     params = jax.jit(jax.vmap(one))(keys, rates)
-    alone = one(keys[0], rates[0])
+    alone = jax.jit(one)(keys[0], rates[0])
     assert_close(jax.tree.map(lambda x: x[0], params), alone, 2e-4)
     assert any(bool(jnp.any(x[0] != x[1])) for x in jax.tree.leaves(params))
 
@@ -138,8 +138,8 @@ def test_resumed_is_uninterrupted(built: Built) -> None:
     saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), raw(first.state))
     restored = saved._replace(key=jax.random.wrap_key_data(saved.key))
     second = built.run(restored, 8)
-    assert int(whole.count) == 20
-    assert (int(first.count), int(second.count)) == (12, 8)
+    assert int(whole.iterations) == 20
+    assert (int(first.iterations), int(second.iterations)) == (12, 8)
     assert_identical(second.state, whole.state)
     for name, rows in whole.metrics.items():
         np.testing.assert_array_equal(first.metrics[name][:12], rows[:12])
@@ -161,13 +161,13 @@ def test_a_learning_rate_that_explodes_is_flagged_and_dropped(built: Built) -> N
     start = training.start(algorithm, jax.random.key(0))
     chunk = jax.jit(lambda s: training.run(algorithm, s, 5, capacity=5))(start)
     assert bool(chunk.diverged)
-    assert int(chunk.count) == int(chunk.state.step) == 0
+    assert int(chunk.iterations) == int(chunk.state.step) == 0
     assert_identical(chunk.state, start)
 
 
 class Poisoned(NamedTuple):
     inner: Any
-    count: Array
+    steps: Array
 
 
 def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built: Built) -> None:
@@ -179,14 +179,14 @@ def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built
 
     def step(key: Key, state: Poisoned) -> tuple[Poisoned, Metrics]:
         after, metrics = inner.step(key, state.inner)
-        bad = jnp.where(state.count == 4, jnp.nan, 0.0)
+        bad = jnp.where(state.steps == 4, jnp.nan, 0.0)
         after = jax.tree.map(lambda x: x + bad.astype(x.dtype) if x.dtype == jnp.float32 else x, after)
-        return Poisoned(after, state.count + 1), metrics
+        return Poisoned(after, state.steps + 1), metrics
 
     poisoned = Algorithm(init, step, inner.adapt)
     chunk = jax.jit(lambda s: training.run(poisoned, s, 20, capacity=20))(training.start(poisoned, jax.random.key(7)))
     assert bool(chunk.diverged)
-    assert int(chunk.count) == int(chunk.state.step) == 4
+    assert int(chunk.iterations) == int(chunk.state.step) == 4
     finite = built.run(training.start(inner, jax.random.key(7)), 4)
     assert not bool(finite.diverged)
     assert_close(chunk.state.algorithm.inner, finite.state.algorithm, 1e-6)
@@ -233,7 +233,8 @@ with jax.set_mesh(mesh):
 leaves = lambda chunk: jax.tree.leaves((chunk.state.algorithm, chunk.metrics))
 worst = max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) for a, b in zip(leaves(one), leaves(two)))
 text = compiled.as_text()
-print(json.dumps({"devices": jax.device_count(), "worst": worst, "communicates": "all-reduce" in text or "all-gather" in text}))
+communicates = "all-reduce" in text or "all-gather" in text
+print(json.dumps({"devices": jax.device_count(), "worst": worst, "communicates": communicates}))
 """
 
 

@@ -64,12 +64,12 @@ def played(family: EnvFamily) -> tuple[Any, Transition]:
     return one(jax.random.split(jax.random.key(0), SEEDS))
 
 
-def assert_same(got: Any, expected: Any, **tolerance: float) -> None:
+def assert_same(got: Any, expected: Any, rtol: float = 1e-7, atol: float = 0.0) -> None:
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         assert jnp.shape(a) == jnp.shape(b)
         assert jnp.result_type(a) == jnp.result_type(b)
-        np.testing.assert_allclose(a, b, **tolerance)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol)
 
 
 def one_step(family: EnvFamily, seed: int = 0) -> tuple[Key, Any, Array, Any]:
@@ -197,7 +197,7 @@ def test_optimal_return_is_a_finite_number(family: EnvFamily) -> None:
 
 
 def test_steps_and_resets_as_gymnax_does(family: EnvFamily) -> None:
-    """gymnax's own ``step`` and ``reset``, run on our class, give ours leaf by leaf, through the ends of episodes."""
+    """Gymnax's own ``step`` and ``reset``, run on our class, give ours leaf by leaf, through the ends of episodes."""
     from gymnax.environments.environment import Environment as Reference
 
     key, state, _, task = one_step(family)

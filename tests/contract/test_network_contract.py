@@ -134,7 +134,9 @@ def test_every_input_is_seen(network: Network) -> None:
     for field in ("obs", "prev_action", "prev_reward", "prev_done"):
         old = getattr(inputs, field)
         if old.size:
-            assert value(inputs) != value(inputs._replace(**{field: old + 1 if old.dtype != jnp.int32 else 1 - old % 2}))
+            assert value(inputs) != value(
+                inputs._replace(**{field: old + 1 if old.dtype != jnp.int32 else 1 - old % 2})
+            )
     first = inputs._replace(first=jnp.bool_(True))
     assert value(first) == value(first._replace(prev_action=jnp.zeros_like(inputs.prev_action)))
     assert value(first) == value(first._replace(prev_action=jnp.ones_like(inputs.prev_action)))

@@ -1,0 +1,68 @@
+"""Bandits: the law of the tasks and of the rewards."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax.environments import bandits
+from metarl_jax.types import EnvFamily
+
+DRAWS = 20_000
+
+
+def keys(seed: int, n: int = DRAWS) -> jax.Array:
+    return jax.random.split(jax.random.key(seed), n)
+
+
+@pytest.mark.parametrize("make", [bandits.bernoulli, bandits.gaussian])
+def test_means_are_uniform_and_independent(make: type) -> None:
+    family: EnvFamily = make(arms=3)
+    means = np.asarray(jax.vmap(family.tasks.sample)(keys(0)).means)
+    assert means.shape == (DRAWS, 3)
+    np.testing.assert_allclose(means.mean(0), 0.5, atol=5 / np.sqrt(12 * DRAWS))
+    np.testing.assert_allclose(means.var(0), 1 / 12, rtol=0.05)
+    assert np.abs(np.corrcoef(means.T) - np.eye(3)).max() < 5 / np.sqrt(DRAWS)
+    best = np.asarray(jax.vmap(family.optimal_return)(jax.vmap(family.tasks.sample)(keys(0))))  # pyright: ignore
+    np.testing.assert_allclose(best, means.max(1))
+    assert best.mean() == pytest.approx(3 / 4, abs=0.01)  # the mean of the largest of K uniforms is K / (K + 1)
+
+
+@pytest.mark.parametrize("make", [bandits.bernoulli, bandits.gaussian])
+def test_rewards_have_the_arms_mean_and_variance(make: type) -> None:
+    family: EnvFamily = make(arms=2)
+    task = family.tasks.sample(jax.random.key(1)).replace(means=jnp.array([0.2, 0.7]))
+    _, state = family.env.reset(jax.random.key(0), task)
+    for arm, mean in ((0, 0.2), (1, 0.7)):
+        pull = jax.vmap(lambda key, arm=arm: family.env.step(key, state, jnp.int32(arm), task)[2])
+        reward = np.asarray(pull(keys(2 + arm)))
+        variance = mean * (1 - mean) if make is bandits.bernoulli else 0.3**2
+        np.testing.assert_allclose(reward.mean(), mean, atol=5 * np.sqrt(variance / DRAWS))
+        np.testing.assert_allclose(reward.var(), variance, rtol=0.06)
+        if make is bandits.bernoulli:
+            assert set(np.unique(reward)) == {0.0, 1.0}
+
+
+def test_every_pull_is_an_episode() -> None:
+    family = bandits.bernoulli(5)
+    task = family.tasks.sample(jax.random.key(0))
+    obs, state = family.env.reset(jax.random.key(0), task)
+    assert obs.shape == (0,)
+    *_, terminated, truncated, _ = family.env.step(jax.random.key(1), state, jnp.int32(0), task)
+    assert bool(terminated)
+    assert bool(truncated)
+    assert family.horizon == 1
+
+
+@pytest.mark.parametrize("arms", [0, -1, 2.5, True, "5"])
+def test_bad_numbers_of_arms_are_named(arms: object) -> None:
+    with pytest.raises(ValueError, match="arms"):
+        bandits.bernoulli(arms)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("noise", [0, -0.1, float("nan"), float("inf")])
+def test_bad_noise_is_named(noise: float) -> None:
+    with pytest.raises(ValueError, match="noise"):
+        bandits.gaussian(5, noise)

@@ -1,0 +1,137 @@
+"""Who may import whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "metarl_jax"
+
+# What a room may import from the package, besides itself; `types` and `checks` are open to all.
+OPEN = {"types", "checks"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "types": set(),
+    "checks": set(),
+    "ops": set(),
+    "environments": set(),
+    "datasets": set(),
+    "networks": {"ops"},
+    "rollout": {"ops"},
+    "training": {"ops"},
+    "evaluation": {"ops", "training"},
+    "problems": {"ops", "rollout"},
+    "algorithms": {"ops", "rollout", "problems", "training.task_batch"},
+    "oracles": {"ops", "rollout", "environments"},
+    "experiments": {
+        *("ops", "environments", "datasets", "networks", "rollout", "training", "evaluation", "problems"),
+        *("algorithms", "oracles"),
+    },
+}
+EVERYTHING = {"runs", "cli", "__main__", "__init__"}
+# Rooms whose files do not import one another either.
+STRANGERS = {"algorithms"}
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def local_imports(path: Path) -> Iterator[str]:
+    """What a file imports from the package, as "room.name..." without the package's name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} imports relatively"
+            base = node.module or ""
+            imported = [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            imported = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in imported:
+            if name.partition(".")[0] == "metarl_jax" and name != "metarl_jax.__version__":
+                yield name.partition(".")[2]
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def allowed(path: Path, imported: str) -> bool:
+    room = room_of(path)
+    target = imported.partition(".")[0]
+    if room in EVERYTHING:
+        return True
+    if target == room:
+        own = path.relative_to(PACKAGE).with_suffix("").parts
+        return room not in STRANGERS or tuple(imported.split(".")[: len(own)]) == own
+    if target in OPEN and room not in OPEN:
+        return True
+    return any(imported == may or imported.startswith(f"{may}.") for may in MAY_IMPORT[room])
+
+
+def test_every_room_is_in_the_table() -> None:
+    assert {room_of(path) for path in files()} <= set(MAY_IMPORT) | EVERYTHING
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    wrong = [name for name in local_imports(path) if not allowed(path, name)]
+    assert not wrong, f"{path.relative_to(PACKAGE)} must not import {', '.join(wrong)}"
+
+
+def test_the_rule_catches_what_it_should() -> None:
+    rl2 = PACKAGE / "algorithms" / "rl2.py"
+    assert allowed(rl2, "training.task_batch")
+    assert allowed(rl2, "types.Algorithm")
+    for wrong in ("training.run", "networks.recurrent", "environments.bandits", "algorithms.maml", "runs.train"):
+        assert not allowed(rl2, wrong)
+    assert not allowed(PACKAGE / "types.py", "checks.positive_int")
+    assert not allowed(PACKAGE / "ops" / "returns.py", "rollout.trial")
+    assert allowed(PACKAGE / "runs" / "train.py", "training.run")
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_is_pickled(path: Path) -> None:
+    """Loading a pickle runs whatever its author wrote; ours are NumPy, msgpack and JSON."""
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            assert not {alias.name.partition(".")[0] for alias in node.names} & {"pickle", "cloudpickle", "dill"}
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").partition(".")[0] not in {"pickle", "cloudpickle", "dill"}
+    assert "allow_pickle=True" not in text
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_is_cheap() -> None:
+    code = "import time, jax; start = time.process_time(); import metarl_jax;print(time.process_time() - start)"
+    assert min(float(run_python(code)) for _ in range(2)) <= 1.0
+
+
+HEAVY = ("gymnax", "gymnasium", "matplotlib", "pandas", "seaborn", "tensorboardX")
+LIGHT_ROOMS = (
+    "metarl_jax",
+    "metarl_jax.experiments",
+    "metarl_jax.environments.bandits",
+    "metarl_jax.environments.tabular_mdp",
+    "metarl_jax.environments.from_gymnax",
+    "metarl_jax.algorithms.rl2",
+    "metarl_jax.evaluation",
+    "metarl_jax.cli",
+)
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = f"import sys, {', '.join(LIGHT_ROOMS)}; print(*(set({HEAVY!r}) & set(sys.modules)))"
+    assert run_python(code) == ""

@@ -1,0 +1,177 @@
+"""What makes RL² RL²: memory and return cross the ends of episodes, and both stop at the trial's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax.algorithms import rl2
+from metarl_jax.environments import bandits
+from metarl_jax.networks import recurrent
+from metarl_jax.ops.distributions import Categorical
+from metarl_jax.rollout import episode_returns, trial
+from metarl_jax.types import Array, Carry, Discrete, EnvFamily, Inputs, Key, Output, Policy, TaskDistribution
+
+EPISODES = 3
+FAMILY = bandits.bernoulli(2)
+
+
+def counting_policy() -> Policy:
+    """Its memory is the number of steps since it was last reset; it plays arm 0 and values nothing."""
+
+    def step(params: Any, carry: Array, inputs: Inputs) -> tuple[Array, Output]:
+        del inputs
+        logits = jnp.array([50.0, -50.0]) + params["logits"]
+        return carry + 1, Output(Categorical(logits), params["value"] * 1.0)
+
+    def unroll(params: Any, carry: Array, inputs: Inputs) -> tuple[Array, Output]:
+        return jax.lax.scan(lambda c, x: step(params, c, x), carry, inputs)
+
+    return Policy(
+        init=lambda key: {"logits": jnp.zeros(2), "value": jnp.zeros(())},
+        initial_carry=lambda params: jnp.float32(0),
+        step=step,
+        unroll=unroll,
+    )
+
+
+def test_memory_lasts_over_the_episodes_of_a_trial_and_starts_afresh_with_the_next() -> None:
+    algorithm = rl2.make(FAMILY, counting_policy(), rl2.Config(episodes=EPISODES, trials=2, minibatches=1))
+    state = algorithm.init(jax.random.key(0))
+    for seed in range(2):
+        adaptation = algorithm.adapt(jax.random.key(seed), state, FAMILY.tasks.sample(jax.random.key(seed)))
+        assert float(adaptation.learner) == EPISODES
+
+
+@pytest.mark.parametrize("cell", recurrent.CELLS)
+def test_what_was_seen_in_one_episode_is_remembered_in_the_next(cell: recurrent.Cell) -> None:
+    policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, cell=cell, hidden_size=8)
+    params = policy.init(jax.random.key(0))
+
+    def logits(first_reward: float) -> Array:
+        """At the third episode, after two that differ in the first one's reward only."""
+        inputs = Inputs(
+            obs=jnp.zeros((3, 0)),
+            prev_action=jnp.zeros(3, jnp.int32),
+            prev_reward=jnp.array([0.0, first_reward, 0.0]),
+            prev_done=jnp.array([0.0, 1.0, 1.0]),
+            first=jnp.arange(3) == 0,
+        )
+        return policy.unroll(params, policy.initial_carry(params), inputs)[1].value[2]
+
+    assert logits(0.0) != logits(1.0)
+
+
+class Delayed:
+    """Two episodes of one step; the second pays what the first one's action was. Only a return that crosses the
+    episode's end can credit it.
+    """
+
+    def reset(self, key: Key, params: Array) -> tuple[Array, Array]:
+        del key, params
+        return jnp.zeros(1), jnp.zeros(())
+
+    def step(self, key: Key, state: Array, action: Array, params: Array) -> tuple[Any, ...]:
+        # The state survives the end of the episode, as a task's hidden memory would; the learner sees none of it.
+        del key, params
+        reward = state
+        done = jnp.bool_(True)
+        return jnp.zeros(1), action.astype(jnp.float32), reward, done, done, {"final_observation": jnp.zeros(1)}
+
+    def action_space(self, params: Any = None) -> Discrete:
+        del params
+        return Discrete(2)
+
+    def observation_space(self, params: Any = None) -> Any:
+        from metarl_jax.types import Box
+
+        del params
+        return Box(0.0, 1.0, (1,))
+
+
+def first_step_policy() -> Policy:
+    """Chooses by a parameter at the first step of a trial; elsewhere evenly."""
+
+    def step(params: Any, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+        d = jnp.where(inputs.first, params["d"], 0.0)
+        return carry, Output(Categorical(jnp.stack([jnp.zeros_like(d), d], axis=-1)), params["v"] + 0.0 * d)
+
+    return Policy(lambda key: {"d": jnp.zeros(()), "v": jnp.zeros(())}, lambda params: (), step, step)
+
+
+def learned(episodes: int, discount: float) -> float:
+    env = Delayed()
+    family = EnvFamily(
+        env, TaskDistribution(jax.random.uniform, jax.random.uniform), 1, env.observation_space(), Discrete(2)
+    )
+    config = rl2.Config(
+        episodes=episodes, trials=256, minibatches=1, epochs=1, learning_rate=0.1, iterations=20, discount=discount,
+        gae_lambda=1.0, entropy_coefficient=0.0, learning_rate_schedule="constant", normalise_advantages=False,
+    )  # fmt: skip
+    algorithm = rl2.make(family, first_step_policy(), config)
+
+    def loop(state: Any, key: Key) -> tuple[Any, None]:
+        return algorithm.step(key, state)[0], None
+
+    keys = jax.random.split(jax.random.key(1), 20)
+    state = jax.jit(lambda s: jax.lax.scan(loop, s, keys)[0])(algorithm.init(jax.random.key(0)))
+    return float(state.params["d"])
+
+
+def test_the_return_crosses_the_ends_of_episodes() -> None:
+    assert learned(episodes=2, discount=1.0) > 1.0
+
+
+def test_without_a_future_there_is_nothing_to_learn_from_a_later_episode() -> None:
+    assert abs(learned(episodes=2, discount=0.0)) < 1e-3
+
+
+def test_the_return_stops_where_the_trial_does() -> None:
+    """A trial of one episode: what the action would pay in the next one must not count."""
+    assert abs(learned(episodes=1, discount=1.0)) < 1e-3
+
+
+def test_adaptation_scores_are_the_returns_of_its_episodes() -> None:
+    policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, hidden_size=4)
+    algorithm = rl2.make(FAMILY, policy, rl2.Config(episodes=EPISODES, trials=2, minibatches=1))
+    state, task, key = algorithm.init(jax.random.key(0)), FAMILY.tasks.sample(jax.random.key(1)), jax.random.key(2)
+
+    def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+        carry, output = policy.step(state.params, carry, inputs)
+        return carry, output.distribution.sample(key), ()
+
+    carry, transitions = trial(key, act, policy.initial_carry(state.params), FAMILY, task, EPISODES)
+    got = algorithm.adapt(key, state, task)
+    np.testing.assert_array_equal(got.score, episode_returns(transitions, EPISODES))
+    np.testing.assert_allclose(got.learner, carry, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("episodes", 0),
+        ("trials", -1),
+        ("trials", 1.5),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("learning_rate", "fast"),
+        ("discount", 1.5),
+        ("gae_lambda", -0.1),
+        ("clip", 0.0),
+        ("value_unit", "metres"),
+        ("learning_rate_schedule", "step"),
+    ],
+)
+def test_settings_out_of_range_are_named(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        rl2.make(FAMILY, counting_policy(), rl2.Config(**{field: value}))  # pyright: ignore[reportArgumentType]
+
+
+def test_trials_must_divide_into_minibatches() -> None:
+    with pytest.raises(ValueError, match="multiple of minibatches"):
+        rl2.make(FAMILY, counting_policy(), rl2.Config(trials=10, minibatches=4))
