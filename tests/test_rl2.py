@@ -14,7 +14,7 @@ from metarl_jax.environments import bandits
 from metarl_jax.networks import recurrent
 from metarl_jax.ops.distributions import Categorical
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Array, Carry, Discrete, EnvFamily, Inputs, Key, Output, Policy, TaskDistribution
+from metarl_jax.types import Array, Box, Carry, Discrete, EnvFamily, Inputs, Key, Output, Policy, TaskDistribution
 
 EPISODES = 3
 FAMILY = bandits.bernoulli(2)
@@ -86,21 +86,19 @@ class Delayed:
         del params
         return Discrete(2)
 
-    def observation_space(self, params: Any = None) -> Any:
-        from metarl_jax.types import Box
-
+    def observation_space(self, params: Any = None) -> Box:
         del params
         return Box(0.0, 1.0, (1,))
 
 
 def first_step_policy() -> Policy:
-    """Chooses by a parameter at the first step of a trial; elsewhere evenly."""
+    """Chooses by a parameter at the first step of a trial, elsewhere evenly; values everything at zero."""
 
     def step(params: Any, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
         d = jnp.where(inputs.first, params["d"], 0.0)
-        return carry, Output(Categorical(jnp.stack([jnp.zeros_like(d), d], axis=-1)), params["v"] + 0.0 * d)
+        return carry, Output(Categorical(jnp.stack([jnp.zeros_like(d), d], axis=-1)), 0.0 * d)
 
-    return Policy(lambda key: {"d": jnp.zeros(()), "v": jnp.zeros(())}, lambda params: (), step, step)
+    return Policy(lambda key: {"d": jnp.zeros(())}, lambda params: (), step, step)
 
 
 def learned(episodes: int, discount: float) -> float:

@@ -222,7 +222,7 @@ module, name = json.loads(sys.argv[2])
 algorithm = ALGORITHMS[module][name]().make()
 
 def run(state):
-    return training.run(algorithm, state, 2, capacity=2)
+    return training.run(algorithm, state, 1, capacity=1)
 
 start = training.start(algorithm, jax.random.key(0))
 one = jax.jit(run)(start)
