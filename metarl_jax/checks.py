@@ -19,6 +19,13 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def natural_int(name: str, value: Any) -> int:
+    """Return ``value`` if it is a whole number of at least zero, else raise ValueError naming it."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
+    return int(value)
+
+
 def positive_number(name: str, value: Any) -> float:
     """Return ``value`` if it is a finite number above zero, else raise ValueError naming it."""
     return real(above=0)(name, value)

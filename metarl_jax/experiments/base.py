@@ -28,17 +28,23 @@ class RecurrentNetwork:
     """The memory's kind."""
     hidden_size: int = 256
     """Units of the memory (256 in Duan et al. 2016)."""
+    embedding_size: int = 64
+    """Rectified units between the inputs and the memory; 0 for none. Chosen here on meta-training tasks."""
 
     def make(self, family: EnvFamily) -> Policy:
         """The policy for a family of tasks.
 
         Raises:
-            ValueError: for an unknown cell or a size that is not a positive whole number.
+            ValueError: for an unknown cell, or a size that is not a positive whole number (of the embedding: or 0).
         """
         from metarl_jax.networks import recurrent
 
         return recurrent.make(
-            family.observation_space, family.action_space, cell=self.cell, hidden_size=self.hidden_size
+            family.observation_space,
+            family.action_space,
+            cell=self.cell,
+            hidden_size=self.hidden_size,
+            embedding_size=self.embedding_size,
         )
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from metarl_jax.checks import positive_int
+from metarl_jax.checks import natural_int, positive_int
 from metarl_jax.networks.heads import ActorCriticHead, encode_inputs, example_inputs
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
 
@@ -53,14 +53,17 @@ def _lstm(projected: Array, recurrent: Array, carry: tuple[Array, Array]) -> tup
 
 
 class RecurrentActorCritic(nn.Module):
-    """Inputs -> memory -> distribution over actions and value."""
+    """Inputs -> embedding -> memory -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
     cell: Cell
     hidden_size: int
+    embedding_size: int
 
     def setup(self) -> None:
+        if self.embedding_size:
+            self.embedding = nn.Dense(self.embedding_size)
         gates = 3 if self.cell == "gru" else 4
         width = gates * self.hidden_size
         self.input_projection = nn.Dense(width, kernel_init=nn.initializers.xavier_uniform())
@@ -69,38 +72,56 @@ class RecurrentActorCritic(nn.Module):
         self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, (width,))
         self.head = ActorCriticHead(self.action_space)
 
+    def _project(self, inputs: Inputs) -> Array:
+        """What the inputs add to the gates: all that does not depend on the memory."""
+        features = encode_inputs(self.observation_space, self.action_space, inputs)
+        if self.embedding_size:
+            features = nn.relu(self.embedding(features))
+        return self.input_projection(features)
+
     def _advance(self, carry: Carry, projected: Array) -> tuple[Carry, Array]:
         hidden = carry if self.cell == "gru" else carry[0]
         recurrent = hidden @ self.recurrent_kernel + self.recurrent_bias
         return _gru(projected, recurrent, carry) if self.cell == "gru" else _lstm(projected, recurrent, carry)
 
     def __call__(self, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        features = encode_inputs(self.observation_space, self.action_space, inputs)
-        carry, hidden = self._advance(carry, self.input_projection(features))
+        carry, hidden = self._advance(carry, self._project(inputs))
         return carry, self.head(hidden)
 
     def unroll(self, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        features = encode_inputs(self.observation_space, self.action_space, inputs)
-        carry, hidden = jax.lax.scan(self._advance, carry, self.input_projection(features))
+        carry, hidden = jax.lax.scan(self._advance, carry, self._project(inputs))
         return carry, self.head(hidden)
 
 
-def make(observation_space: Space, action_space: Space, *, cell: Cell = "gru", hidden_size: int = 256) -> Policy:
+def make(
+    observation_space: Space,
+    action_space: Space,
+    *,
+    cell: Cell = "gru",
+    hidden_size: int = 256,
+    embedding_size: int = 64,
+) -> Policy:
     """A recurrent actor-critic; 256 GRU units in Duan et al. (2016).
+
+    What the memory must count is which action was followed by which reward: products of inputs, which one layer of
+    rectified units in front of the memory gives it, and without which learning takes several times as many trials.
 
     Args:
         observation_space: what the environment shows.
         action_space: what it takes.
         cell: "gru" or "lstm".
         hidden_size: units H of the memory. The carry is ``[H]`` (GRU) or two of them (LSTM).
+        embedding_size: rectified units between the inputs and the memory (the embedding of Duan et al. 2016,
+            section 2.2); 0 for none.
 
     Raises:
-        ValueError: for an unknown cell or a size that is not a positive whole number.
+        ValueError: for an unknown cell, or a size that is not a positive whole number (of the embedding: or 0).
     """
     if cell not in CELLS:
         raise ValueError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
     hidden_size = positive_int("hidden_size", hidden_size)
-    network = RecurrentActorCritic(observation_space, action_space, cell, hidden_size)
+    embedding_size = natural_int("embedding_size", embedding_size)
+    network = RecurrentActorCritic(observation_space, action_space, cell, hidden_size, embedding_size)
 
     def initial_carry(params: Params) -> Carry:
         del params

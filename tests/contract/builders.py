@@ -84,8 +84,9 @@ NOT_NETWORKS = {"heads"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "mlp": {"make": lambda obs, act: mlp.make(obs, act, hidden_sizes=(7, 6))},
     "recurrent": {
-        "make[gru]": lambda obs, act: recurrent.make(obs, act, cell="gru", hidden_size=6),
-        "make[lstm]": lambda obs, act: recurrent.make(obs, act, cell="lstm", hidden_size=6),
+        "make[gru]": lambda obs, act: recurrent.make(obs, act, cell="gru", hidden_size=6, embedding_size=9),
+        "make[gru, no embedding]": lambda obs, act: recurrent.make(obs, act, hidden_size=6, embedding_size=0),
+        "make[lstm]": lambda obs, act: recurrent.make(obs, act, cell="lstm", hidden_size=6, embedding_size=9),
     },
 }
 SPACES: dict[str, tuple[Space, Space]] = {

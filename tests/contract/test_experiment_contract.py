@@ -9,7 +9,15 @@ import pytest
 from metarl_jax import experiments, training
 from metarl_jax.evaluation import meta_test
 
-SMALL = {"episodes": 2, "iterations": 2, "trials": 4, "epochs": 1, "minibatches": 2, "hidden_size": 4}
+SMALL = {
+    "episodes": 2,
+    "iterations": 2,
+    "trials": 4,
+    "epochs": 1,
+    "minibatches": 2,
+    "hidden_size": 4,
+    "embedding_size": 3,
+}
 
 
 def test_names_are_unique_and_found() -> None:
