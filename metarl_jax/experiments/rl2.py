@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 # What is not here has the default of ``algorithms.rl2.Config`` and ``RecurrentNetwork``.
 
 _SHORT = {"hidden_size": 64, "iterations": 2000}
-_LONG = {"hidden_size": 64, "iterations": 3000}
+_LONG = {"hidden_size": 64, "iterations": 3000, "minibatches": 8, "entropy_coefficient": 0.1}
 
 BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {
     (10, 5): _SHORT,
     (10, 10): _SHORT,
     (10, 50): {**_SHORT, "iterations": 4000},
-    (100, 5): _LONG,
-    # More arms: more entropy, or trying stops at the first few arms; and longer, since entropy slows learning.
-    (100, 10): {**_LONG, "iterations": 4500, "entropy_coefficient": 0.08},
-    (100, 50): {**_LONG, "iterations": 6000, "entropy_coefficient": 0.08},
-    (500, 5): {**_LONG, "trials": 256},
-    (500, 10): {**_LONG, "trials": 256, "entropy_coefficient": 0.08},
-    (500, 50): {**_LONG, "trials": 256, "entropy_coefficient": 0.08},
+    (100, 5): {**_LONG, "iterations": 2500},
+    # More arms: more entropy, or trying stops at the first few arms.
+    (100, 10): {**_LONG, "entropy_coefficient": 0.15},
+    (100, 50): {**_LONG, "entropy_coefficient": 0.15},
+    (500, 5): {**_LONG, "trials": 128},
+    (500, 10): {**_LONG, "trials": 128, "entropy_coefficient": 0.15},
+    (500, 50): {**_LONG, "trials": 128, "entropy_coefficient": 0.15},
 }
 GAUSSIAN_BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {(100, 5): _LONG}
 TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: _LONG, 25: _LONG, 50: _LONG, 75: _LONG, 100: _LONG}
