@@ -27,6 +27,7 @@ from metarl_jax.networks import recurrent
 ARMS = 5
 PULLS = 10
 EPOCHS = 5
+EMBEDDING = 64
 
 
 def median_seconds(function: Callable[[], Any], repeats: int) -> float:
@@ -61,26 +62,30 @@ def recurrent_products(hidden: int, trials: int) -> list[tuple[int, int, int, in
     """The update's large products over one trial of ``PULLS`` steps, ``(rows, inner, columns, times)``.
 
     A GRU has three gates. Per step: forward [B,H]x[H,3H]; backward to the memory [B,3H]x[3H,H] and to the weights
-    [H,B]x[B,3H]. The inputs (A+2 wide, whole trial at once) and the heads are counted too.
+    [H,B]x[B,3H]. What does not depend on the memory is done for the whole trial at once and counted too: the embedding
+    of the inputs (A+2 wide), its projection to the gates, and the heads.
     """
-    features = ARMS + 2
     steps = trials * PULLS
+
+    def dense(inner: int, columns: int) -> list[tuple[int, int, int, int]]:
+        """Forward, backward to the weights, backward to what went in."""
+        return [(steps, inner, columns, 1), (inner, steps, columns, 1), (steps, columns, inner, 1)]
+
     return [
         (trials, hidden, 3 * hidden, PULLS),
         (trials, 3 * hidden, hidden, PULLS),
         (hidden, trials, 3 * hidden, PULLS),
-        (steps, features, 3 * hidden, 1),
-        (features, steps, 3 * hidden, 1),
-        (steps, hidden, ARMS + 1, 1),
-        (steps, ARMS + 1, hidden, 1),
-        (hidden, steps, ARMS + 1, 1),
+        *dense(ARMS + 2, EMBEDDING)[:2],  # nothing flows back to the inputs
+        *dense(EMBEDDING, 3 * hidden),
+        *dense(hidden, ARMS),
+        *dense(hidden, 1),
     ]
 
 
 def measure(hidden: int, trials: int, repeats: int) -> dict[str, float]:
     """Measure one hidden size."""
     family = bandits.bernoulli(ARMS)
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=hidden)
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=hidden, embedding_size=EMBEDDING)
     one_epoch = rl2.Config(episodes=PULLS, trials=trials, minibatches=1, epochs=1)
     seconds = {}
     compile_seconds = 0.0

@@ -45,6 +45,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", NAME, "--hidden-size", "0"], "hidden_size must be a positive whole number, not 0"),
         (["train", NAME, "--hidden-size", "-3"], "hidden_size must be a positive whole number, not -3"),
         (["train", NAME, "--embedding-size", "-1"], "embedding_size must be a whole number of at least 0, not -1"),
+        (["train", NAME, "--readout-size", "-1"], "readout_size must be a whole number of at least 0, not -1"),
         (["train", NAME, "--trials", "0"], "trials must be a positive whole number, not 0"),
         (["train", NAME, "--iterations", "0"], "iterations must be a positive whole number, not 0"),
         (["train", NAME, "--minibatches", "5", "--trials", "8"], "trials (8) must be a multiple of minibatches (5)"),

@@ -30,12 +30,17 @@ class RecurrentNetwork:
     """Units of the memory (256 in Duan et al. 2016)."""
     embedding_size: int = 64
     """Rectified units between the inputs and the memory; 0 for none. Chosen here on meta-training tasks."""
+    readout_size: int = 0
+    """Rectified units between the memory, beside the embedded inputs, and the heads; 0 for none."""
+    previous_observation: bool = False
+    """Whether the network also sees the previous observation, in which the previous action was taken."""
 
     def make(self, family: EnvFamily) -> Policy:
         """The policy for a family of tasks.
 
         Raises:
-            ValueError: for an unknown cell, or a size that is not a positive whole number (of the embedding: or 0).
+            ValueError: for an unknown cell, or a size that is not a positive whole number (of the embedding and
+                the readout: or 0).
         """
         from metarl_jax.networks import recurrent
 
@@ -45,6 +50,8 @@ class RecurrentNetwork:
             cell=self.cell,
             hidden_size=self.hidden_size,
             embedding_size=self.embedding_size,
+            readout_size=self.readout_size,
+            previous_observation=self.previous_observation,
         )
 
 

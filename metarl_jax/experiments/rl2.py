@@ -20,22 +20,44 @@ if TYPE_CHECKING:
 # What is not here has the default of ``algorithms.rl2.Config`` and ``RecurrentNetwork``.
 
 _SHORT = {"hidden_size": 64, "iterations": 2000}
-_LONG = {"hidden_size": 64, "iterations": 3000, "minibatches": 8, "entropy_coefficient": 0.1}
+_LONG = {"hidden_size": 64, "iterations": 1000, "minibatches": 8}
+# More arms: more entropy, or trying stops at the first few arms, and longer, since entropy slows learning.
+_MANY_ARMS = {"hidden_size": 64, "iterations": 4500, "minibatches": 16, "entropy_coefficient": 0.15}
+# 50 arms and two rewards are a hundred products, and need a wider embedding than the default.
+_FIFTY_ARMS = {**_MANY_ARMS, "embedding_size": 192}
 
 BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {
     (10, 5): _SHORT,
     (10, 10): _SHORT,
-    (10, 50): {**_SHORT, "iterations": 4000},
-    (100, 5): {**_LONG, "iterations": 2500},
-    # More arms: more entropy, or trying stops at the first few arms.
-    (100, 10): {**_LONG, "entropy_coefficient": 0.15},
-    (100, 50): {**_LONG, "entropy_coefficient": 0.15},
+    (10, 50): {**_SHORT, "iterations": 4000, "embedding_size": 192},
+    (100, 5): _LONG,
+    (100, 10): _MANY_ARMS,
+    (100, 50): _FIFTY_ARMS,
     (500, 5): {**_LONG, "trials": 128},
-    (500, 10): {**_LONG, "trials": 128, "entropy_coefficient": 0.15},
-    (500, 50): {**_LONG, "trials": 128, "entropy_coefficient": 0.15},
+    (500, 10): {**_MANY_ARMS, "trials": 128},
+    (500, 50): {**_FIFTY_ARMS, "trials": 128},
 }
 GAUSSIAN_BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {(100, 5): _LONG}
-TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: _LONG, 25: _LONG, 50: _LONG, 75: _LONG, 100: _LONG}
+
+# Ten states by five actions: 50 pairs to keep apart. The discount is that of learning only: differences between
+# states are worth a reward or two, which a critic of returns of a hundred steps does not see.
+_MDP = {
+    "hidden_size": 64,
+    "embedding_size": 192,
+    "readout_size": 64,
+    "previous_observation": True,
+    "iterations": 5500,
+    "minibatches": 16,
+    "discount": 0.95,
+    "value_coefficient": 1.0,
+}
+TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
+    10: _MDP,
+    25: {**_MDP, "trials": 256},
+    50: {**_MDP, "trials": 128},
+    75: {**_MDP, "trials": 128},
+    100: {**_MDP, "trials": 128},
+}
 
 # ---------------------------------------------------------------------------------------------------------------
 # Published: what the paper's learners collected in a trial.

@@ -12,7 +12,8 @@ from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
 from metarl_jax.types import Array, Box, Discrete, Inputs, Output, Space
 
 
-def _encode(space: Space, value: Array) -> Array:
+def encode(space: Space, value: Array) -> Array:
+    """Elements of a space as vectors ``[..., features]`` float32: one-hot if discrete, flat if continuous."""
     match space:
         case Discrete(n=n):
             return jax.nn.one_hot(value, n)
@@ -34,10 +35,10 @@ def encode_inputs(observation_space: Space, action_space: Space, inputs: Inputs)
     Returns:
         ``[..., features]`` float32.
     """
-    prev_action = _encode(action_space, inputs.prev_action)
+    prev_action = encode(action_space, inputs.prev_action)
     prev_action = jnp.where(inputs.first[..., None], 0.0, prev_action)
     scalars = jnp.stack([inputs.prev_reward, inputs.prev_done], axis=-1)
-    return jnp.concatenate([_encode(observation_space, inputs.obs), prev_action, scalars], axis=-1)
+    return jnp.concatenate([encode(observation_space, inputs.obs), prev_action, scalars], axis=-1)
 
 
 def example_inputs(observation_space: Space, action_space: Space) -> Inputs:

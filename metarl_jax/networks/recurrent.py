@@ -6,14 +6,14 @@ Gates of a step are one matrix product on the memory; the products on the inputs
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import natural_int, positive_int
-from metarl_jax.networks.heads import ActorCriticHead, encode_inputs, example_inputs
+from metarl_jax.networks.heads import ActorCriticHead, encode, encode_inputs, example_inputs
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
 
 Cell: TypeAlias = Literal["gru", "lstm"]
@@ -52,14 +52,25 @@ def _lstm(projected: Array, recurrent: Array, carry: tuple[Array, Array]) -> tup
     return (hidden, cell), hidden
 
 
+class Memory(NamedTuple):
+    """What a recurrent policy carries from step to step; zeros where a trial begins."""
+
+    state: Array | tuple[Array, Array]
+    """``[H]`` of a GRU; (hidden, cell), each ``[H]``, of an LSTM."""
+    observation: Array
+    """The last observation as a vector ``[O]``; ``[0]`` for a network that does not look at it."""
+
+
 class RecurrentActorCritic(nn.Module):
-    """Inputs -> embedding -> memory -> distribution over actions and value."""
+    """Inputs -> embedding -> memory -> readout -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
     cell: Cell
     hidden_size: int
     embedding_size: int
+    readout_size: int
+    previous_observation: bool
 
     def setup(self) -> None:
         if self.embedding_size:
@@ -67,30 +78,43 @@ class RecurrentActorCritic(nn.Module):
         gates = 3 if self.cell == "gru" else 4
         width = gates * self.hidden_size
         self.input_projection = nn.Dense(width, kernel_init=nn.initializers.xavier_uniform())
-        # Separate from the input's bias: the GRU's candidate is gated between the two.
-        self.recurrent_kernel = self.param("recurrent_kernel", _gated_orthogonal(gates), (self.hidden_size, width))
+        shape = (self.hidden_size, width)
+        self.recurrent_kernel = self.param("recurrent_kernel", _gated_orthogonal(gates), shape)
         self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, (width,))
+        if self.readout_size:
+            self.readout = nn.Dense(self.readout_size)
         self.head = ActorCriticHead(self.action_space)
 
-    def _project(self, inputs: Inputs) -> Array:
-        """What the inputs add to the gates: all that does not depend on the memory."""
+    def _observation(self, inputs: Inputs) -> Array:
+        """What the next step is to know of this one's observation."""
+        observation = encode(self.observation_space, inputs.obs)
+        return observation if self.previous_observation else observation[..., :0]
+
+    def _embed(self, inputs: Inputs, previous: Array) -> Array:
         features = encode_inputs(self.observation_space, self.action_space, inputs)
-        if self.embedding_size:
-            features = nn.relu(self.embedding(features))
-        return self.input_projection(features)
+        features = jnp.concatenate([features, previous], axis=-1)
+        return nn.relu(self.embedding(features)) if self.embedding_size else features
 
-    def _advance(self, carry: Carry, projected: Array) -> tuple[Carry, Array]:
-        hidden = carry if self.cell == "gru" else carry[0]
+    def _advance(self, state: Carry, projected: Array) -> tuple[Carry, Array]:
+        hidden = state if self.cell == "gru" else state[0]
         recurrent = hidden @ self.recurrent_kernel + self.recurrent_bias
-        return _gru(projected, recurrent, carry) if self.cell == "gru" else _lstm(projected, recurrent, carry)
+        return _gru(projected, recurrent, state) if self.cell == "gru" else _lstm(projected, recurrent, state)
 
-    def __call__(self, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        carry, hidden = self._advance(carry, self._project(inputs))
-        return carry, self.head(hidden)
+    def _read(self, features: Array, hidden: Array) -> Output:
+        if self.readout_size:
+            hidden = nn.relu(self.readout(jnp.concatenate([features, hidden], axis=-1)))
+        return self.head(hidden)
 
-    def unroll(self, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        carry, hidden = jax.lax.scan(self._advance, carry, self._project(inputs))
-        return carry, self.head(hidden)
+    def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        features = self._embed(inputs, carry.observation)
+        state, hidden = self._advance(carry.state, self.input_projection(features))
+        return Memory(state, self._observation(inputs)), self._read(features, hidden)
+
+    def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        observation = self._observation(inputs)
+        features = self._embed(inputs, jnp.concatenate([carry.observation[None], observation[:-1]]))
+        state, hidden = jax.lax.scan(self._advance, carry.state, self.input_projection(features))
+        return Memory(state, observation[-1]), self._read(features, hidden)
 
 
 def make(
@@ -100,36 +124,49 @@ def make(
     cell: Cell = "gru",
     hidden_size: int = 256,
     embedding_size: int = 64,
+    readout_size: int = 0,
+    previous_observation: bool = False,
 ) -> Policy:
-    """A recurrent actor-critic; 256 GRU units in Duan et al. (2016).
+    """A recurrent actor-critic; 256 GRU units in Duan et al. (2016). Its carry is a ``Memory``.
 
-    What the memory must count is which action was followed by which reward: products of inputs, which one layer of
-    rectified units in front of the memory gives it, and without which learning takes several times as many trials.
+    What the memory must count is which action, in which state, was followed by which reward: products of inputs.
+    One layer of rectified units in front of the memory gives it them, and without it learning takes several times as
+    many trials. Where there are states, the products need the one in which the action was taken, which is the
+    previous observation, and as many rectified units as there are pairs of state and action or more.
 
     Args:
         observation_space: what the environment shows.
         action_space: what it takes.
         cell: "gru" or "lstm".
-        hidden_size: units H of the memory. The carry is ``[H]`` (GRU) or two of them (LSTM).
+        hidden_size: units H of the memory.
         embedding_size: rectified units between the inputs and the memory (the embedding of Duan et al. 2016,
             section 2.2); 0 for none.
+        readout_size: rectified units between the memory, beside the embedded inputs, and the heads: what is looked up
+            in the memory can then depend on the observation at once; 0 for none.
+        previous_observation: whether the previous observation is an input too (zeros where a trial begins).
 
     Raises:
-        ValueError: for an unknown cell, or a size that is not a positive whole number (of the embedding: or 0).
+        ValueError: for an unknown cell, or a size that is not a positive whole number (of the embedding and the
+            readout: or 0).
     """
     if cell not in CELLS:
         raise ValueError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
     hidden_size = positive_int("hidden_size", hidden_size)
     embedding_size = natural_int("embedding_size", embedding_size)
-    network = RecurrentActorCritic(observation_space, action_space, cell, hidden_size, embedding_size)
+    readout_size = natural_int("readout_size", readout_size)
+    network = RecurrentActorCritic(
+        observation_space, action_space, cell, hidden_size, embedding_size, readout_size, previous_observation
+    )
+    example = example_inputs(observation_space, action_space)
+    seen = encode(observation_space, example.obs).shape[-1] if previous_observation else 0
 
     def initial_carry(params: Params) -> Carry:
         del params
         zeros = jnp.zeros(hidden_size)
-        return zeros if cell == "gru" else (zeros, zeros)
+        return Memory(zeros if cell == "gru" else (zeros, zeros), jnp.zeros(seen))
 
     def init(key: Key) -> Params:
-        return network.init(key, initial_carry(None), example_inputs(observation_space, action_space))
+        return network.init(key, initial_carry(None), example)
 
     def step(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
         return network.apply(params, carry, inputs)  # pyright: ignore[reportReturnType]

@@ -85,8 +85,13 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "mlp": {"make": lambda obs, act: mlp.make(obs, act, hidden_sizes=(7, 6))},
     "recurrent": {
         "make[gru]": lambda obs, act: recurrent.make(obs, act, cell="gru", hidden_size=6, embedding_size=9),
+        "make[gru, previous observation]": lambda obs, act: recurrent.make(
+            obs, act, hidden_size=6, embedding_size=9, readout_size=5, previous_observation=True
+        ),
         "make[gru, no embedding]": lambda obs, act: recurrent.make(obs, act, hidden_size=6, embedding_size=0),
-        "make[lstm]": lambda obs, act: recurrent.make(obs, act, cell="lstm", hidden_size=6, embedding_size=9),
+        "make[lstm]": lambda obs, act: recurrent.make(
+            obs, act, cell="lstm", hidden_size=6, embedding_size=9, readout_size=5
+        ),
     },
 }
 SPACES: dict[str, tuple[Space, Space]] = {
