@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 # What is not here has the default of ``algorithms.rl2.Config`` and ``RecurrentNetwork``.
 
 _SHORT = {"hidden_size": 64, "iterations": 2000}
-_LONG = {"hidden_size": 64, "iterations": 1000, "minibatches": 8}
+_LONG = {"hidden_size": 64, "iterations": 1200, "minibatches": 8, "gae_lambda": 0.8}
 # More arms: more entropy, or trying stops at the first few arms, and longer, since entropy slows learning.
-_MANY_ARMS = {"hidden_size": 64, "iterations": 4500, "minibatches": 16, "entropy_coefficient": 0.15}
+_MANY_ARMS = {**_LONG, "iterations": 3000, "minibatches": 16, "entropy_coefficient": 0.1}
 # 50 arms and two rewards are a hundred products, and need a wider embedding than the default.
 _FIFTY_ARMS = {**_MANY_ARMS, "embedding_size": 192}
 
