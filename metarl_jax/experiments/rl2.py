@@ -116,17 +116,8 @@ def _tabular_mdp() -> EnvFamily:
 def _bandit_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
     from metarl_jax.oracles import bandits as oracles
 
-    makers = (
-        oracles.random,
-        oracles.greedy_posterior_mean,
-        oracles.epsilon_greedy,
-        oracles.thompson_sampling,
-        oracles.optimistic_thompson_sampling,
-        oracles.ucb1,
-        oracles.gittins,
-        oracles.best_arm,
-    )
-    return [make(family, episodes) for make in makers]
+    # The Gittins index is computed for rewards of 0 and 1.
+    return [*_gaussian_oracles(family, episodes), oracles.gittins(family, episodes)]
 
 
 def _gaussian_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
