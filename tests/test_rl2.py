@@ -145,7 +145,7 @@ def test_adaptation_scores_are_the_returns_of_its_episodes() -> None:
     carry, transitions = trial(key, act, policy.initial_carry(state.params), FAMILY, task, EPISODES)
     got = algorithm.adapt(key, state, task)
     np.testing.assert_array_equal(got.score, episode_returns(transitions, EPISODES))
-    np.testing.assert_allclose(got.learner, carry, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got.learner, carry)
 
 
 @pytest.mark.parametrize(
