@@ -89,6 +89,55 @@ class EnvFamily(NamedTuple):
     """The expected return per episode of the policy that is best for a *known* task; regret is measured from it."""
 
 
+class Episode(NamedTuple):
+    """A few-shot task as a learner meets it."""
+
+    support: Any
+    """What may be adapted on: ``(x, y)`` with leading axes of examples."""
+    query: Any
+    """What adaptation is judged on; disjoint from the support."""
+
+
+class FewShot(NamedTuple):
+    """A family of few-shot supervised tasks."""
+
+    tasks: TaskDistribution
+    draw: Callable[[Key, Task], Episode]
+    """The examples of ONE task, drawn afresh."""
+    loss: Callable[[Array, Array], Array]
+    """``(prediction [N, ...], y [N, ...]) -> scalar``: what is descended on."""
+    score: Callable[[Array, Array], Array]
+    """``(prediction, y) -> scalar``: what is reported (mean squared error, accuracy)."""
+
+
+class InnerProblem(NamedTuple):
+    """What gradient-based meta-learning sees; a sinusoid, an Omniglot episode and a robot differ only here.
+
+    Batches are data: collecting them is never differentiated.
+    """
+
+    tasks: TaskDistribution
+    init: Callable[[Key], Params]
+    support: Callable[[Key, Params, Task], Any]
+    """What a learner with these parameters gets to adapt on: examples, or rollouts of its policy."""
+    query: Callable[[Key, Params, Task], Any]
+    """What it is judged on; never what it adapted on."""
+    inner_loss: Callable[[Params, Any], Array]
+    """Of a support batch: what adaptation descends on."""
+    outer_loss: Callable[[Params, Any], Array]
+    """Of a query batch: what the adapted parameters are meta-trained on."""
+    score: Callable[[Params, Any], Array]
+    """Of a query batch: what is reported."""
+
+
+class Predictor(NamedTuple):
+    """A network for supervised tasks."""
+
+    init: Callable[[Key], Params]
+    apply: Callable[[Params, Array], Array]
+    """``(params, x [N, ...]) -> prediction [N, ...]``; one whole batch, which may be normalised over N."""
+
+
 class Inputs(NamedTuple):
     """What a meta-reinforcement-learning policy sees at one step (Duan et al. 2016, section 2.2).
 

@@ -173,3 +173,59 @@ def test_settings_out_of_range_are_named(field: str, value: object) -> None:
 def test_trials_must_divide_into_minibatches() -> None:
     with pytest.raises(ValueError, match="multiple of minibatches"):
         rl2.make(FAMILY, counting_policy(), rl2.Config(trials=10, minibatches=4))
+
+
+class _Coin:
+    """Episodes of up to 4 steps that end when a coin says so; the reward is the action times the task."""
+
+    horizon = 4
+
+    def reset(self, key: Key, params: Array) -> tuple[Array, Array]:
+        del key, params
+        return jnp.zeros(1), jnp.int32(0)
+
+    def step(self, key: Key, state: Array, action: Array, params: Array) -> tuple[Any, ...]:
+        terminated, truncated = jax.random.bernoulli(key, 0.5), state + 1 >= self.horizon
+        time = jnp.where(terminated | truncated, 0, state + 1)
+        obs = time[None].astype(jnp.float32)
+        return obs, time, params * action, terminated, truncated, {"final_observation": obs}
+
+    def action_space(self, params: Any = None) -> Discrete:
+        del params
+        return Discrete(2)
+
+    def observation_space(self, params: Any = None) -> Box:
+        del params
+        return Box(0.0, 4.0, (1,))
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_gradient_in_parts_is_the_gradient(parts: int) -> None:
+    """Trials of uneven length: a mean of the parts' means would be another number."""
+    coin = _Coin()
+    tasks = TaskDistribution(jax.random.normal, jax.random.normal)
+    family = EnvFamily(coin, tasks, coin.horizon, coin.observation_space(), coin.action_space())
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+
+    def step(accumulation: int) -> Any:
+        # Adam's epsilon so large that its step is proportional to the gradient.
+        config = rl2.Config(
+            episodes=2, trials=16, minibatches=2, epochs=1, adam_epsilon=1e3, learning_rate=1e4, iterations=10,
+            accumulation=accumulation,
+        )  # fmt: skip
+        algorithm = rl2.make(family, policy, config)
+        state = algorithm.init(jax.random.key(0))
+        after, metrics = jax.jit(algorithm.step)(jax.random.key(1), state)
+        return jax.tree.map(jnp.subtract, after.params, state.params), metrics
+
+    (whole, metrics), (in_parts, same_metrics) = step(1), step(parts)
+    assert max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(whole)) > 1e-2
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(in_parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, same_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_minibatches_must_divide_into_parts() -> None:
+    with pytest.raises(ValueError, match=r"the trials of a minibatch \(4\) must be a multiple of accumulation \(3\)"):
+        rl2.make(FAMILY, counting_policy(), rl2.Config(trials=8, minibatches=2, accumulation=3))

@@ -50,6 +50,9 @@ class Config:
     """Passes over the collected trials."""
     minibatches: int = 4
     """Gradient steps per pass; each takes trials / minibatches whole trials."""
+    accumulation: int = 1
+    """Parts in which a gradient is computed, one after another: the same gradient from less memory, and on a CPU
+    faster where a part fits its cache and the whole does not."""
     learning_rate: float = 3e-3
     """Adam's step size at the start."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -89,6 +92,7 @@ def validate(config: Config) -> None:
         trials=positive_int,
         epochs=positive_int,
         minibatches=positive_int,
+        accumulation=positive_int,
         learning_rate=real(above=0),
         learning_rate_schedule=choice("constant", "linear", "cosine"),
         final_learning_rate_fraction=real(at_least=0, at_most=1),
@@ -103,6 +107,11 @@ def validate(config: Config) -> None:
     )
     if config.trials % config.minibatches:
         raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")
+    minibatch = config.trials // config.minibatches
+    if minibatch % config.accumulation:
+        raise ValueError(
+            f"the trials of a minibatch ({minibatch}) must be a multiple of accumulation ({config.accumulation})"
+        )
 
 
 class State(NamedTuple):
@@ -130,7 +139,8 @@ class _Batch(NamedTuple):
     advantage: Array
     value_target: Array
     """In the critic's unit."""
-    valid: Array
+    weight: Array
+    """What each step counts for in a mean over the batch: 0 after the trial's end."""
 
 
 def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
@@ -184,29 +194,56 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         last = jnp.logical_not(jnp.append(t.valid[1:], False))
         discount = jnp.where(last, 0.0, config.discount)
         advantage = generalised_advantages(t.reward, discount, value, next_value, config.gae_lambda)
-        batch = _Batch(t.inputs, t.action, t.output.log_prob, advantage, (advantage + value) / value_scale, t.valid)
+        batch = _Batch(
+            t.inputs,
+            t.action,
+            t.output.log_prob,
+            advantage,
+            (advantage + value) / value_scale,
+            t.valid.astype(jnp.float32),
+        )
         return batch, jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
     def loss(params: Params, batch: _Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
+        """A sum over the batch's steps by their weights, so that parts of a batch add up."""
+
         def unroll(inputs: Inputs) -> Any:
             return policy.unroll(params, policy.initial_carry(params), inputs)[1]
 
+        def total(x: Array) -> Array:
+            return jnp.sum(batch.weight * x)
+
         output = task_batch(unroll, in_axes=1, out_axes=1)(batch.inputs)
         log_ratio = output.distribution.log_prob(batch.action) - batch.log_prob
-        surrogate = masked_mean(clipped_surrogate(log_ratio, batch.advantage, config.clip), batch.valid)
-        value_loss = 0.5 * masked_mean((output.value - batch.value_target) ** 2, batch.valid)
-        entropy = masked_mean(output.distribution.entropy(), batch.valid)
-        total = -surrogate + config.value_coefficient * value_loss - entropy_coefficient * entropy
+        surrogate = total(clipped_surrogate(log_ratio, batch.advantage, config.clip))
+        value_loss = 0.5 * total((output.value - batch.value_target) ** 2)
+        entropy = total(output.distribution.entropy())
+        objective = -surrogate + config.value_coefficient * value_loss - entropy_coefficient * entropy
         metrics = {
-            "loss": total,
+            "loss": objective,
             "value_loss": value_loss,
             "entropy": entropy,
-            "approximate_kl": masked_mean(approximate_kl(log_ratio), batch.valid),
-            "clip_fraction": masked_mean(
-                (jnp.abs(jnp.expm1(log_ratio)) > config.clip).astype(jnp.float32), batch.valid
-            ),
+            "approximate_kl": total(approximate_kl(log_ratio)),
+            "clip_fraction": total((jnp.abs(jnp.expm1(log_ratio)) > config.clip).astype(jnp.float32)),
         }
-        return total, metrics
+        return objective, metrics
+
+    def loss_gradient(params: Params, batch: _Batch, entropy_coefficient: Array) -> tuple[Params, Metrics]:
+        batch = batch._replace(weight=batch.weight / jnp.maximum(jnp.sum(batch.weight), 1))
+        gradient = jax.grad(loss, has_aux=True)
+        if config.accumulation == 1:
+            return gradient(params, batch, entropy_coefficient)
+
+        def split(x: Array) -> Array:
+            return jnp.moveaxis(x.reshape(steps, config.accumulation, -1, *x.shape[2:]), 1, 0)
+
+        def add(total: tuple[Params, Metrics], part: _Batch) -> tuple[tuple[Params, Metrics], None]:
+            return jax.tree.map(jnp.add, total, gradient(params, part, entropy_coefficient)), None
+
+        parts = jax.tree.map(split, batch)
+        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), entropy_coefficient)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.scan(add, zeros, parts)[0]
 
     def init(key: Key) -> State:
         params = policy.init(key)
@@ -218,8 +255,8 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         collected = task_batch(collect, in_axes=(0, None), out_axes=(1, 0))
         batch, trial_reward = collected(jax.random.split(key_collect, config.trials), state.params)
         if config.normalise_advantages:
-            mean = masked_mean(batch.advantage, batch.valid)
-            variance = masked_mean((batch.advantage - mean) ** 2, batch.valid)
+            mean = masked_mean(batch.advantage, batch.weight)
+            variance = masked_mean((batch.advantage - mean) ** 2, batch.weight)
             batch = batch._replace(advantage=(batch.advantage - mean) * jax.lax.rsqrt(variance + 1e-8))
 
         def gradient_step(
@@ -227,7 +264,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         ) -> tuple[tuple[Params, optax.OptState], Metrics]:
             params, optimizer_state = carry
             minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
-            gradient, metrics = jax.grad(loss, has_aux=True)(params, minibatch, config.entropy_coefficient * fraction)
+            gradient, metrics = loss_gradient(params, minibatch, config.entropy_coefficient * fraction)
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
             rate = config.learning_rate * fraction
             params = jax.tree.map(lambda p, u: p - rate * u, params, updates)

@@ -1,0 +1,1 @@
+"""Few-shot supervised tasks: one family a file."""

@@ -1,0 +1,138 @@
+"""Inner-loop gradient descent: what one task makes of the meta-parameters, and how gradients pass through it.
+
+Everything here is about one task. Batches and step sizes have a leading axis of inner steps ``[K]``; what they hold
+was collected before, and is data: nothing is differentiated through its collection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.types import Array, Params, Tree
+
+Loss: TypeAlias = Callable[[Params, Any], Array]
+"""``(params, batch) -> scalar``."""
+Gradient: TypeAlias = Literal["exact", "first_order"]
+
+
+def _length(tree: Tree) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def step_sizes(rate: Tree, params: Params, steps: int) -> Tree:
+    """One step size for each inner step and each parameter.
+
+    Args:
+        rate: a tree prefix of ``params`` whose leaves broadcast against the parameters they stand for: one number,
+            one tree of numbers (Meta-SGD), zeros for what is not adapted (ANIL).
+        params: the parameters.
+        steps: K.
+
+    Returns:
+        A tree like ``params``, with leaves ``[K, ...]``.
+    """
+    full = jax.tree.broadcast(rate, params)
+    return jax.tree.map(lambda r, p: jnp.broadcast_to(jnp.asarray(r, p.dtype), (steps, *p.shape)), full, params)
+
+
+def descend(
+    loss: Loss,
+    params: Params,
+    batches: Any,
+    rates: Tree,
+    *,
+    gradient: Gradient = "exact",
+    rematerialise: bool = False,
+) -> Params:
+    """Gradient descent: params <- params - rate * grad loss(params, batch), once for every batch.
+
+    Args:
+        loss: of the task.
+        params: where to start.
+        batches: ``[K, ...]``.
+        rates: a tree like ``params`` with leaves ``[K, ...]`` (``step_sizes``).
+        gradient: "exact": a derivative of the result passes through the inner gradients (MAML, Finn et al. 2017,
+            equation 1); "first_order": the inner gradients count as constants (FOMAML).
+        rematerialise: whether the backward pass computes the inner steps again instead of keeping them: memory grows
+            with the square root of K instead of with K, for at most one more forward pass.
+
+    Returns:
+        The adapted parameters.
+    """
+
+    def step(params: Params, now: tuple[Any, Tree]) -> tuple[Params, None]:
+        batch, rate = now
+        direction = jax.grad(loss)(params, batch)
+        if gradient == "first_order":
+            direction = jax.lax.stop_gradient(direction)
+        return jax.tree.map(lambda p, r, d: p - r * d, params, rate, direction), None
+
+    def run(params: Params, xs: tuple[Any, Tree]) -> Params:
+        return jax.lax.scan(step, params, xs)[0]
+
+    if not rematerialise:
+        return run(params, (batches, rates))
+    # Segments of about sqrt(K) steps: what is kept is the parameters between segments, and one segment at a time.
+    steps = _length(rates)
+    size = max(1, math.isqrt(steps))
+    whole = steps // size * size
+    kept_run = jax.checkpoint(lambda params, xs: (run(params, xs), None))
+    segments = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), (batches, rates))
+    params, _ = jax.lax.scan(kept_run, params, segments)
+    return kept_run(params, jax.tree.map(lambda x: x[whole:], (batches, rates)))[0] if whole < steps else params
+
+
+def proximal(loss: Loss, centre: Params, strength: float | Array) -> Loss:
+    """loss(phi, batch) + strength/2 |phi - centre|^2 (Rajeswaran et al. 2019, equation 3)."""
+
+    def regularised(phi: Params, batch: Any) -> Array:
+        distances = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), phi, centre)
+        return loss(phi, batch) + 0.5 * strength * sum(jax.tree.leaves(distances))
+
+    return regularised
+
+
+def implicit_descend(
+    loss: Loss, params: Params, batches: Any, rates: Tree, *, strength: float | Array, iterations: int
+) -> Params:
+    """Descent on the loss with a pull towards ``params`` (``proximal``), differentiated as if it had converged (iMAML).
+
+    If phi is a minimum, d phi / d params = (I + H / strength)^-1, with H the loss's Hessian at phi (Rajeswaran et al.
+    2019, lemma 1): no inner step need be kept. The system is solved by conjugate gradients.
+
+    Args:
+        loss: of the task.
+        params: where to start, and what the regulariser pulls towards.
+        batches: ``[K, ...]``; the Hessian is that of the last one.
+        rates: as for ``descend``.
+        strength: lambda, of the regulariser; above zero.
+        iterations: of conjugate gradients.
+
+    Returns:
+        The adapted parameters phi.
+    """
+
+    @jax.custom_vjp
+    def solve(centre: Params, batches: Any) -> Params:
+        return descend(proximal(loss, centre, strength), centre, batches, rates)
+
+    def forward(centre: Params, batches: Any) -> tuple[Params, Any]:
+        phi = solve(centre, batches)
+        return phi, (phi, jax.tree.map(lambda x: x[-1], batches))
+
+    def backward(kept: Any, cotangent: Params) -> tuple[Params, None]:
+        phi, batch = kept
+
+        def operator(v: Params) -> Params:
+            product = jax.jvp(lambda p: jax.grad(loss)(p, batch), (phi,), (v,))[1]
+            return jax.tree.map(lambda a, h: a + h / strength, v, product)
+
+        return jax.scipy.sparse.linalg.cg(operator, cotangent, maxiter=iterations, tol=0.0)[0], None
+
+    solve.defvjp(forward, backward)
+    return solve(params, batches)
