@@ -82,11 +82,11 @@ def recurrent_products(hidden: int, trials: int) -> list[tuple[int, int, int, in
     ]
 
 
-def measure(hidden: int, trials: int, repeats: int) -> dict[str, float]:
-    """Measure one hidden size."""
+def measure(hidden: int, trials: int, part: int, repeats: int) -> dict[str, float]:
+    """Measure one hidden size; the gradient of all trials is computed in parts of ``part``."""
     family = bandits.bernoulli(ARMS)
     policy = recurrent.make(family.observation_space, family.action_space, hidden_size=hidden, embedding_size=EMBEDDING)
-    one_epoch = rl2.Config(episodes=PULLS, trials=trials, minibatches=1, epochs=1)
+    one_epoch = rl2.Config(episodes=PULLS, trials=trials, minibatches=1, accumulation=trials // part, epochs=1)
     seconds = {}
     compile_seconds = 0.0
     for epochs in (1, 1 + EPOCHS):
@@ -103,7 +103,8 @@ def measure(hidden: int, trials: int, repeats: int) -> dict[str, float]:
     acting = median_seconds(lambda: act(keys, state).score, repeats)
     # Two programs that differ only in the number of passes: their difference is the update, without collection.
     update = (seconds[1 + EPOCHS] - seconds[1]) / EPOCHS
-    products = recurrent_products(hidden, trials)
+    parts = trials // part
+    products = [(*shape, parts * times) for *shape, times in recurrent_products(hidden, part)]
     flops = sum(2 * rows * inner * columns * times for rows, inner, columns, times in products)
     product_time = sum(
         product_seconds(rows, inner, columns, repeats) * times for rows, inner, columns, times in products
@@ -123,13 +124,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--trials", type=int, default=2048)
+    parser.add_argument("--part", type=int, default=128, help="trials whose gradient is computed at a time")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    if arguments.trials % arguments.part:
+        parser.error(f"--trials ({arguments.trials}) must be a multiple of --part ({arguments.part})")
     peak = 2 * 2048**3 / product_seconds(2048, 2048, 2048, arguments.repeats, calls=3)
     print(f"float32 product 2048x2048x2048: {peak / 1e9:.1f} GFLOP/s")
     print("hidden  compile s  acting steps/s  training steps/s  update GFLOP/s  same products  share  of peak")
     for hidden in arguments.hidden:
-        result = measure(hidden, arguments.trials, arguments.repeats)
+        result = measure(hidden, arguments.trials, arguments.part, arguments.repeats)
         result |= {"peak_flop_per_s": peak, "share_of_peak": result["update_flop_per_s"] / peak}
         print(
             f"{hidden:6d} {result['compile_s']:10.2f} {result['acting_steps_per_s']:15,.0f}"
@@ -139,6 +143,7 @@ def main() -> None:
             flush=True,
         )
         experiment = f"rl2-bandit-{PULLS}x{ARMS}-hidden-{hidden}-trials-{arguments.trials}"
+        result["part"] = arguments.part
         write_row("speed", {"experiment": experiment, "metric": "training_speed", **result, **provenance()})
 
 

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.algorithms import rl2
+from metarl_jax import problems
+from metarl_jax.algorithms import maml, rl2
+from metarl_jax.datasets import sinusoid
 from metarl_jax.environments import bandits, from_gymnax, tabular_mdp
 from metarl_jax.networks import mlp, recurrent
 from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
@@ -108,12 +110,13 @@ class Case(NamedTuple):
 
     make: Callable[..., Algorithm]
     """Settings of its ``Config`` to override, by keyword."""
-    family: EnvFamily
+    tasks: TaskDistribution
     learning_rate: str
     """The setting that is the outer step size."""
     params: Callable[[Any], Any]
     """The trainable parameters in a state."""
-    adaptation_episodes: int
+    adaptation_scores: int
+    """Of one task: a score for each episode, or for each gradient step and none."""
 
 
 def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes: int) -> Case:
@@ -122,10 +125,25 @@ def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes:
         policy = network(family.observation_space, family.action_space)
         return rl2.make(family, policy, rl2.Config(**(sizes | settings)))
 
-    return Case(make, family, "learning_rate", lambda state: state.params, episodes)
+    return Case(make, family.tasks, "learning_rate", lambda state: state.params, episodes)
+
+
+def _maml(**own: Any) -> Case:
+    problem = problems.few_shot(sinusoid.maml(shots=3, queries=4), mlp.predictor(1, 1, hidden_sizes=(6, 5)))
+
+    def make(**settings: Any) -> Algorithm:
+        sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
+        return maml.make(problem, maml.Config(**(sizes | own | settings)))
+
+    return Case(make, problem.tasks, "learning_rate", lambda state: state.params, 4)
 
 
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
+    "maml": {
+        "make[exact, rematerialised]": lambda: _maml(rematerialise=True),
+        "make[first order]": lambda: _maml(gradient="first_order"),
+        "make[implicit]": lambda: _maml(gradient="implicit"),
+    },
     "rl2": {
         "make[bandit]": lambda: _rl2(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"], 4),
         "make[continuous]": lambda: _rl2(probe_family(), NETWORKS["recurrent"]["make[lstm]"], 2),
