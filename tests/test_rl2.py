@@ -199,12 +199,14 @@ class _Coin:
         return Box(0.0, 4.0, (1,))
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_a_gradient_in_parts_is_the_gradient(parts: int) -> None:
-    """Trials of uneven length: a mean of the parts' means would be another number."""
-    coin = _Coin()
+def coin_family() -> EnvFamily:
     tasks = TaskDistribution(jax.random.normal, jax.random.normal)
-    family = EnvFamily(coin, tasks, coin.horizon, coin.observation_space(), coin.action_space())
+    return EnvFamily(_Coin(), tasks, _Coin.horizon, _Coin().observation_space(), _Coin().action_space())
+
+
+@pytest.mark.parametrize(("family", "parts"), [(coin_family(), 2), (coin_family(), 4), (FAMILY, 2)])
+def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> None:
+    """Trials of uneven length, where a mean of the parts' means would be another number; and nothing to observe."""
     policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
 
     def step(accumulation: int) -> Any:

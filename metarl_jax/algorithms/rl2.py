@@ -235,7 +235,8 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
             return gradient(params, batch, entropy_coefficient)
 
         def split(x: Array) -> Array:
-            return jnp.moveaxis(x.reshape(steps, config.accumulation, -1, *x.shape[2:]), 1, 0)
+            size = trials_per_minibatch // config.accumulation
+            return jnp.moveaxis(x.reshape(steps, config.accumulation, size, *x.shape[2:]), 1, 0)
 
         def add(total: tuple[Params, Metrics], part: _Batch) -> tuple[tuple[Params, Metrics], None]:
             return jax.tree.map(jnp.add, total, gradient(params, part, entropy_coefficient)), None
