@@ -43,9 +43,9 @@ class Config:
     """Whether to compute inner steps again in the backward pass instead of keeping them (with "exact" and
     "first_order"): memory grows with the square root of the number of inner steps."""
     implicit_strength: float = 2.0
-    """lambda of the pull towards the meta-parameters, with "implicit" (2 in Rajeswaran et al. 2019)."""
+    """lambda of the pull towards the meta-parameters, with "implicit"; without a source."""
     implicit_iterations: int = 5
-    """Conjugate-gradient iterations, with "implicit" (5 in Rajeswaran et al. 2019)."""
+    """Conjugate-gradient iterations, with "implicit"; without a source."""
 
 
 def validate(config: Config) -> None:

@@ -38,7 +38,7 @@ from metarl_jax.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings of RL². Defaults without a source were chosen here on meta-training tasks."""
+    """Settings of RL². Defaults without a source were chosen here, on tasks that no reported result uses."""
 
     episodes: int = 10
     """Episodes per trial."""

@@ -64,7 +64,7 @@ def maml(shots: int, queries: int) -> FewShot:
 
 
 def reptile(shots: int = 10, queries: int = 50) -> FewShot:
-    """The sinusoids of Nichol et al. (2018), section 3: phase U[0, 2 pi]; judged on equally spaced points.
+    """The sinusoids of Nichol et al. (2018): phase U[0, 2 pi]; judged on equally spaced points.
 
     Args:
         shots: points of the support, x U[-5, 5].

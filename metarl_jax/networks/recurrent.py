@@ -80,6 +80,7 @@ class RecurrentActorCritic(nn.Module):
         self.input_projection = nn.Dense(width, kernel_init=nn.initializers.xavier_uniform())
         shape = (self.hidden_size, width)
         self.recurrent_kernel = self.param("recurrent_kernel", _gated_orthogonal(gates), shape)
+        # Separate from the input's bias: the GRU's candidate is gated between the two.
         self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, (width,))
         if self.readout_size:
             self.readout = nn.Dense(self.readout_size)
@@ -139,8 +140,8 @@ def make(
         action_space: what it takes.
         cell: "gru" or "lstm".
         hidden_size: units H of the memory.
-        embedding_size: rectified units between the inputs and the memory (the embedding of Duan et al. 2016,
-            section 2.2); 0 for none.
+        embedding_size: rectified units between the inputs and the memory (the embedding of Duan et al. 2016);
+            0 for none.
         readout_size: rectified units between the memory, beside the embedded inputs, and the heads: what is looked up
             in the memory can then depend on the observation at once; 0 for none.
         previous_observation: whether the previous observation is an input too (zeros where a trial begins).

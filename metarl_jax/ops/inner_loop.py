@@ -88,7 +88,7 @@ def descend(
 
 
 def proximal(loss: Loss, centre: Params, strength: float | Array) -> Loss:
-    """loss(phi, batch) + strength/2 |phi - centre|^2 (Rajeswaran et al. 2019, equation 3)."""
+    """loss(phi, batch) + strength/2 |phi - centre|^2 (Rajeswaran et al. 2019)."""
 
     def regularised(phi: Params, batch: Any) -> Array:
         distances = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), phi, centre)
@@ -103,7 +103,7 @@ def implicit_descend(
     """Descent on the loss with a pull towards ``params`` (``proximal``), differentiated as if it had converged (iMAML).
 
     If phi is a minimum, d phi / d params = (I + H / strength)^-1, with H the loss's Hessian at phi (Rajeswaran et al.
-    2019, lemma 1): no inner step need be kept. The system is solved by conjugate gradients.
+    2019): no inner step need be kept. The system is solved by conjugate gradients.
 
     Args:
         loss: of the task.
