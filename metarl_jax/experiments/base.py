@@ -29,7 +29,8 @@ class RecurrentNetwork:
     hidden_size: int = 256
     """Units of the memory (256 in Duan et al. 2016)."""
     embedding_size: int = 64
-    """Rectified units between the inputs and the memory; 0 for none. Chosen here, on tasks that no reported result uses."""
+    """Rectified units between the inputs and the memory; 0 for none. Chosen here, on tasks that no
+    reported result uses."""
     readout_size: int = 0
     """Rectified units between the memory, beside the embedded inputs, and the heads; 0 for none."""
     previous_observation: bool = False
