@@ -28,7 +28,7 @@ from metarl_jax.runs import checkpoints
 EXPERIMENT = "rl2-bandit-10x5"
 OPTIONS = [
     *("--trials", "8", "--minibatches", "1", "--epochs", "1", "--hidden-size", "4", "--episodes", "3"),
-    *("--checkpoint-every", "50", "--evaluate-every", "200", "--evaluation-trials", "64"),
+    *("--checkpoint-every", "50", "--evaluate-every", "200", "--evaluation-tasks", "64"),
 ]
 
 
@@ -67,7 +67,7 @@ def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: ra
         AssertionError: if anything was lost, doubled, or unreadable.
     """
     new = [EXPERIMENT, *OPTIONS, "--iterations", str(iterations), "--run-dir"]
-    again = ["--checkpoint-every", "50", "--evaluation-trials", "64", "--resume"]
+    again = ["--checkpoint-every", "50", "--evaluation-tasks", "64", "--resume"]
     peaceful, killed = root / "peaceful", root / "killed"
     assert spawn([*new, str(peaceful)]).wait() == 0
     reached: list[int] = []

@@ -60,14 +60,14 @@ def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -
         state = train.load_states(run, problem).state.algorithm
         # All seeds meet the same held-out tasks; training's keys come from small seeds, this one from far off.
         evaluation = jax.jit(
-            lambda key, state: meta_test(key, problem.algorithm.adapt, state, problem.family.tasks, num_tasks=trials)
+            lambda key, state: meta_test(key, problem.algorithm.adapt, state, problem.tasks, num_tasks=trials)
         )(jax.random.key(2**31 + 11), state)
         reward = np.asarray(evaluation.score, np.float64).sum(axis=-1)[0]
         summary = json.loads((path / "summary.json").read_text())
         content = {
             "mean": float(reward.mean()),
             "standard_error": float(reward.std(ddof=1) / np.sqrt(trials)),
-            "env_steps": summary["env_steps"],
+            "env_steps": summary["steps"],
             "settings": run.config.settings,
             **provenance(),
         }

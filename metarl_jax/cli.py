@@ -23,8 +23,6 @@ from metarl_jax.runs.errors import Interrupted, Stop, UserError
 if TYPE_CHECKING:
     from metarl_jax.runs.folder import RunConfig
 
-FINAL_TRIALS = 20_000
-
 
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake as UserError; names options near an unknown one."""
@@ -127,11 +125,10 @@ def _train_parser(experiment: experiments.Experiment | None) -> _Parser:
     add("--evaluate-every", type=_whole(1), metavar="N", help="iterations between held-out evaluations")
     add("--checkpoint-every", type=_whole(1), metavar="N", help="iterations between checkpoints; default: by time")
     add(
-        "--evaluation-trials",
+        "--evaluation-tasks",
         type=_whole(2),
-        default=FINAL_TRIALS,
         metavar="N",
-        help=f"held-out trials of the final table; default: {FINAL_TRIALS}",
+        help=f"held-out tasks of the final table; default: {experiment.heldout_tasks if experiment else 'its own'}",
     )
     add("--time-limit", type=_minutes, metavar="MINUTES", help="save and stop after this time")
     add("--no-progress", action="store_true", help="plain lines instead of a live display")
@@ -213,7 +210,7 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
     )
     if outcome.finished:
         try:
-            evaluate.evaluate(folder, options.evaluation_trials, None, 0, _say)
+            evaluate.evaluate(folder, options.evaluation_tasks, None, 0, _say)
             _report_on(folder)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; the trained run is saved: metarl-jax evaluate {folder.path}") from None
@@ -223,8 +220,9 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
 def _evaluate(arguments: Sequence[str]) -> int:
     parser = _Parser(prog="metarl-jax evaluate", description="Measure a run and its oracles on held-out tasks.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--trials", type=_whole(2), default=FINAL_TRIALS, help=f"default: {FINAL_TRIALS}")
-    parser.add_argument("--episodes", type=_whole(1), help="longer (or shorter) trials than trained on")
+    parser.add_argument("--tasks", type=_whole(2), metavar="N", help="held-out tasks; default: by experiment")
+    parser.add_argument("--episodes", type=_whole(1), metavar="N", help="longer (or shorter) trials than trained on")
+    parser.add_argument("--adaptation-steps", type=_whole(1), metavar="N", help="more (or fewer) gradient steps")
     parser.add_argument("--seed", type=_seed, default=0, help="default: 0")
     options = parser.parse(arguments)
 
@@ -232,8 +230,13 @@ def _evaluate(arguments: Sequence[str]) -> int:
     from metarl_jax.runs.folder import RunFolder
 
     folder = RunFolder(options.run)
+    wanted = _experiment(folder.config.experiment).measure.setting
+    for setting in ("episodes", "adaptation_steps"):
+        if setting != wanted and getattr(options, setting) is not None:
+            given, valid = (name.replace("_", "-") for name in (setting, wanted))
+            raise UserError(f"--{given} is not for {folder.config.experiment}: use --{valid}")
     compilation_cache.enable()
-    report.show(evaluate.evaluate(folder, options.trials, options.episodes, options.seed, _say))
+    report.show(evaluate.evaluate(folder, options.tasks, getattr(options, wanted), options.seed, _say))
     return 0
 
 

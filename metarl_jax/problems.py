@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
-from metarl_jax.types import Array, Episode, FewShot, InnerProblem, Key, Params, Predictor, Task, TaskDistribution
+from metarl_jax.checks import choice, positive_int, real
+from metarl_jax.ops.baselines import fit_linear, linear_features
+from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, masked_mean
+from metarl_jax.ops.returns import discounted_returns, generalised_advantages
+from metarl_jax.rollout import episode
+from metarl_jax.types import (
+    Array,
+    Box,
+    Carry,
+    Discrete,
+    EnvFamily,
+    Episode,
+    FewShot,
+    InnerProblem,
+    Inputs,
+    Key,
+    Output,
+    Params,
+    Policy,
+    Predictor,
+    Task,
+    TaskDistribution,
+    Transition,
+)
 
 
-def few_shot(family: FewShot, network: Predictor) -> InnerProblem:
+def few_shot(
+    family: FewShot, network: Predictor, *, heldout: FewShot | None = None, batch_size: int | None = None
+) -> InnerProblem:
     """Few-shot supervised learning.
 
     A task of this problem is an ``Episode``, drawn whole, so that support and query are disjoint whatever is asked
-    for later: inner steps adapt on all of its support, and its query is seen by the outer loss and the score only.
-    """
+    for later: inner steps adapt on its support, and its query is seen by the outer loss and the score only.
 
-    def episodes(draw_task: Callable[[Key], Task]) -> Callable[[Key], Episode]:
+    Args:
+        family: training tasks, with their numbers of examples.
+        network: the learner's.
+        heldout: the same family with other numbers of examples, for held-out tasks.
+        batch_size: examples of a support that one inner step sees, drawn afresh for each without replacement (Reptile);
+            None, or more than there are: all of them.
+
+    Raises:
+        ValueError: for a batch that is not a positive whole number.
+    """
+    if batch_size is not None:
+        positive_int("batch_size", batch_size)
+
+    def episodes(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], Episode]:
         def sample(key: Key) -> Episode:
             key_task, key_draw = jax.random.split(key)
             return family.draw(key_draw, draw_task(key_task))
@@ -25,8 +64,12 @@ def few_shot(family: FewShot, network: Predictor) -> InnerProblem:
         return sample
 
     def support(key: Key, params: Params, task: Episode) -> Any:
-        del key, params
-        return task.support
+        del params
+        examples = jax.tree.leaves(task.support)[0].shape[0]
+        if batch_size is None or batch_size >= examples:
+            return task.support
+        chosen = jax.random.permutation(key, examples)[:batch_size]
+        return jax.tree.map(lambda x: x[chosen], task.support)
 
     def query(key: Key, params: Params, task: Episode) -> Any:
         del key, params
@@ -40,5 +83,171 @@ def few_shot(family: FewShot, network: Predictor) -> InnerProblem:
         x, y = batch
         return family.score(network.apply(params, x), y)
 
-    tasks = TaskDistribution(episodes(family.tasks.sample), episodes(family.tasks.sample_heldout))
+    test = family if heldout is None else heldout
+    tasks = TaskDistribution(episodes(family, family.tasks.sample), episodes(test, test.tasks.sample_heldout))
     return InnerProblem(tasks, network.init, support, query, loss, loss, score)
+
+
+Estimator: TypeAlias = Literal["dice", "likelihood_ratio", "log_likelihood"]
+
+
+class Rollouts(NamedTuple):
+    """Episodes of one policy on one task: data. Leaves are ``[E, H, ...]``."""
+
+    inputs: Inputs
+    action: Array
+    distribution: Any
+    """Over actions, of the policy that played."""
+    log_prob: Array
+    """Of the actions, under it."""
+    reward: Array
+    advantage: Array
+    """0 after an episode's end."""
+    valid: Array
+
+
+def policy_gradient(
+    family: EnvFamily,
+    policy: Policy,
+    *,
+    episodes: int = 20,
+    discount: float = 0.99,
+    gae_lambda: float = 1.0,
+    estimator: Estimator = "likelihood_ratio",
+    baseline: Literal["linear", "none"] = "linear",
+    normalise_advantages: bool = True,
+    clip: float | None = None,
+) -> InnerProblem:
+    """Reinforcement learning: adaptation is REINFORCE on a few episodes, the score their mean return.
+
+    The inner loss has the same gradient whatever the estimator; what differs is its derivative in the parameters that
+    collected the episodes, and so the meta-gradient through it:
+
+    * "dice": unbiased (Foerster et al. 2018; Farquhar et al. 2019);
+    * "likelihood_ratio": low variance, without the dependence of later rewards on earlier actions' likelihoods (LVC,
+      Rothfuss et al. 2019);
+    * "log_likelihood": that of the log-likelihood surrogate, which also lacks that of the sampling distribution (MAML
+      as first published).
+
+    The outer loss is the likelihood-ratio surrogate, clipped if ``clip`` is given (PPO).
+
+    Args:
+        family: environment and tasks; continuous observations are clipped to [-10, 10] by the linear baseline only.
+        policy: a feed-forward policy.
+        episodes: E, in one batch.
+        discount: per step.
+        gae_lambda: of the advantage estimator.
+        estimator: of the meta-gradient.
+        baseline: "linear": least squares on features of observation and time, fitted to each batch's own returns (Duan
+            et al. 2016, arXiv 1604.06778), whose time features stand in for a bootstrap at the time limit; "none".
+        normalise_advantages: whether each batch's are scaled to mean 0 and variance 1.
+        clip: PPO's clipping radius in the outer loss.
+
+    Raises:
+        ValueError: for an unknown name, a size that is not a positive whole number, a number out of range, or a policy
+            with a memory.
+    """
+    episodes = positive_int("episodes", episodes)
+    real(at_least=0, at_most=1)("discount", discount)
+    real(at_least=0, at_most=1)("gae_lambda", gae_lambda)
+    choice("dice", "likelihood_ratio", "log_likelihood")("estimator", estimator)
+    choice("linear", "none")("baseline", baseline)
+    if clip is not None:
+        real(above=0)("clip", clip)
+    if jax.tree.leaves(jax.eval_shape(lambda key: policy.initial_carry(policy.init(key)), jax.random.key(0))):
+        raise ValueError("policy must be feed-forward: this one has a memory")
+    steps = jnp.arange(family.horizon)
+
+    def output(params: Params, batch: Rollouts) -> Output:
+        # Without memory, all steps are one batch.
+        return policy.unroll(params, (), batch.inputs)[1]
+
+    def advantages(t: Transition) -> Array:
+        """Of the steps of E episodes."""
+        # What follows an episode's last step is worth nothing: H is part of the task, and time a feature.
+        valid = t.valid.astype(t.reward.dtype)
+        reward = t.reward * valid
+        discounts = jnp.where(jnp.logical_or(t.terminated, t.truncated), 0.0, discount) * valid
+        if baseline == "linear":
+            flat = _flat(family, t.inputs.obs)
+            features = linear_features(flat, jnp.broadcast_to(steps, valid.shape), family.horizon)
+            returns = jax.vmap(discounted_returns)(reward, discounts)
+            coefficients = fit_linear(features.reshape(-1, features.shape[-1]), returns.reshape(-1), valid.reshape(-1))
+            value = (features @ coefficients) * valid
+        else:
+            value = jnp.zeros_like(reward)
+        next_value = jnp.concatenate([value[:, 1:], jnp.zeros_like(value[:, :1])], axis=1)
+        advantage = jax.vmap(generalised_advantages, in_axes=(0, 0, 0, 0, None))(
+            reward, discounts, value, next_value, gae_lambda
+        )
+        if normalise_advantages:
+            advantage = advantage - masked_mean(advantage, valid)
+            advantage = advantage * jax.lax.rsqrt(masked_mean(advantage**2, valid) + 1e-8)
+        return advantage * valid
+
+    def collect(key: Key, params: Params, task: Task) -> Rollouts:
+        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Any]:
+            carry, output = policy.step(params, carry, inputs)
+            action = output.distribution.sample(key)
+            return carry, action, (output.distribution, output.distribution.log_prob(action))
+
+        def one(key: Key) -> Transition:
+            return episode(key, act, policy.initial_carry(params), family, task)[1]
+
+        t = jax.vmap(one)(jax.random.split(key, episodes))
+        distribution, log_prob = t.output
+        reward = jnp.where(t.valid, t.reward, 0.0)
+        return Rollouts(t.inputs, t.action, distribution, log_prob, reward, advantages(t), t.valid)
+
+    def inner_loss(params: Params, batch: Rollouts) -> Array:
+        log_prob = output(params, batch).distribution.log_prob(batch.action)
+        match estimator:
+            case "dice":
+                gain = jax.vmap(dice)(jnp.where(batch.valid, log_prob, 0.0), batch.advantage)
+            case "likelihood_ratio":
+                gain = jnp.exp(log_prob - batch.log_prob) * batch.advantage
+            case "log_likelihood":
+                gain = log_prob * batch.advantage
+        return -masked_mean(gain, batch.valid)
+
+    def outer_loss(params: Params, batch: Rollouts) -> Array:
+        log_ratio = output(params, batch).distribution.log_prob(batch.action) - batch.log_prob
+        radius = math.inf if clip is None else clip
+        return -masked_mean(clipped_surrogate(log_ratio, batch.advantage, radius), batch.valid)
+
+    def score(params: Params, batch: Rollouts) -> Array:
+        del params
+        return jnp.mean(jnp.sum(batch.reward, axis=1))
+
+    def distribution(params: Params, batch: Rollouts) -> Any:
+        return output(params, batch).distribution
+
+    def divergence(distribution: Any, batch: Rollouts) -> Array:
+        return masked_mean(batch.distribution.kl(distribution), batch.valid)
+
+    def log_likelihood(params: Params, batch: Rollouts) -> Array:
+        log_prob = output(params, batch).distribution.log_prob(batch.action)
+        return jnp.sum(jnp.where(batch.valid, log_prob, 0.0))
+
+    return InnerProblem(
+        tasks=family.tasks,
+        init=policy.init,
+        support=collect,
+        query=collect,
+        inner_loss=inner_loss,
+        outer_loss=outer_loss,
+        score=score,
+        distribution=distribution,
+        divergence=divergence,
+        log_likelihood=log_likelihood,
+    )
+
+
+def _flat(family: EnvFamily, observation: Array) -> Array:
+    """Observations as vectors ``[..., D]``, for the linear baseline."""
+    match family.observation_space:
+        case Discrete(n=n):
+            return jax.nn.one_hot(observation, n)
+        case Box(shape=shape):
+            lead = observation.shape[: observation.ndim - len(shape)]
+            return observation.astype(jnp.float32).reshape(*lead, math.prod(shape))

@@ -127,7 +127,13 @@ class InnerProblem(NamedTuple):
     outer_loss: Callable[[Params, Any], Array]
     """Of a query batch: what the adapted parameters are meta-trained on."""
     score: Callable[[Params, Any], Array]
-    """Of a query batch: what is reported."""
+    """Of any batch: what is reported."""
+    distribution: Callable[[Params, Any], Any] | None = None
+    """Of a policy and a batch: its distributions over actions where the batch was. None: there is no policy."""
+    divergence: Callable[[Any, Any], Array] | None = None
+    """Of such distributions and their batch: their mean KL divergence from those that collected it."""
+    log_likelihood: Callable[[Params, Any], Array] | None = None
+    """Of a policy and a batch: the log-probability of all its actions."""
 
 
 class Predictor(NamedTuple):

@@ -25,11 +25,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"ops"},
     "evaluation": {"ops", "training"},
     "problems": {"ops", "rollout"},
-    "algorithms": {"ops", "rollout", "problems", "training.task_batch"},
+    "meta_gradient": {"ops", "training.task_batch"},
+    "algorithms": {"ops", "rollout", "problems", "meta_gradient", "training.task_batch"},
     "oracles": {"ops", "rollout", "environments"},
     "experiments": {
         *("ops", "environments", "datasets", "networks", "rollout", "training", "evaluation", "problems"),
-        *("algorithms", "oracles"),
+        *("meta_gradient", "algorithms", "oracles"),
     },
 }
 EVERYTHING = {"runs", "cli", "__main__", "__init__"}

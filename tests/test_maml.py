@@ -1,4 +1,4 @@
-"""MAML against closed forms: quadratic tasks, whose meta-gradients and fixed points are known (PAPERS, 13.4)."""
+"""MAML and its kin against closed forms: quadratics, whose meta-gradients and fixed points are known (PAPERS, 13.4)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from metarl_jax import problems
-from metarl_jax.algorithms import maml
+from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, reptile
 from metarl_jax.datasets import sinusoid
 from metarl_jax.networks import mlp
-from metarl_jax.types import Array, InnerProblem, Key, TaskDistribution
+from metarl_jax.types import Algorithm, Array, InnerProblem, Key, Metrics, TaskDistribution
 
 RATE = 0.3
 CURVATURE, CENTRE = (1.0, 2.0), (-1.0, 1.0)
@@ -43,38 +44,177 @@ def quadratics() -> InnerProblem:
     return InnerProblem(tasks, lambda key: jnp.zeros(()), data, data, loss, loss, loss)
 
 
-def fixed_point(gradient: Any, steps: int) -> float:
+def fixed_point(first_order: bool, steps: int) -> float:
     """Where stochastic descent settles with both tasks in equal numbers, by closing in on it."""
     config = maml.Config(
-        tasks=4096, inner_steps=steps, inner_rate=RATE, learning_rate=0.05, gradient=gradient, adaptation_steps=1
+        tasks=4096, inner_steps=steps, inner_rate=RATE, learning_rate=0.05, first_order=first_order, adaptation_steps=1
     )
-    algorithm = maml.make(quadratics(), config)
+    return settle(maml.make(quadratics(), config), 600)
+
+
+def settle(algorithm: Algorithm, iterations: int) -> float:
+    """The mean of the parameters after a third of the iterations."""
 
     @jax.jit
-    def settle(key: Key) -> Array:
+    def run(key: Key) -> Array:
         def step(state: Any, key: Key) -> tuple[Any, Array]:
             state, _ = algorithm.step(key, state)
             return state, state.params
 
-        _, path = jax.lax.scan(step, algorithm.init(key), jax.random.split(key, 600))
-        return jnp.mean(path[200:])
+        _, path = jax.lax.scan(step, algorithm.init(key), jax.random.split(key, iterations))
+        return jnp.mean(path[iterations // 3 :])
 
-    return float(settle(jax.random.key(0)))
+    return float(run(jax.random.key(0)))
 
 
 @pytest.mark.parametrize(
-    ("gradient", "steps", "expected"),
+    ("first_order", "steps", "expected"),
     [
-        ("exact", 1, -0.209877),
-        ("exact", 2, -0.648472),
-        ("exact", 5, -0.985261),
-        ("first_order", 1, 0.066667),
-        ("first_order", 2, -0.209877),
-        ("first_order", 5, -0.782763),
+        (False, 1, -0.209877),
+        (False, 2, -0.648472),
+        (False, 5, -0.985261),
+        (True, 1, 0.066667),
+        (True, 2, -0.209877),
+        (True, 5, -0.782763),
     ],
 )
-def test_fixed_points(gradient: str, steps: int, expected: float) -> None:
-    assert fixed_point(gradient, steps) == pytest.approx(expected, abs=0.01)
+def test_fixed_points(first_order: bool, steps: int, expected: float) -> None:
+    assert fixed_point(first_order, steps) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, 0.333333), (2, 0.244444), (5, 0.086639)])
+def test_reptile_settles_where_its_closed_form_says(steps: int, expected: float) -> None:
+    config = reptile.Config(
+        tasks=4096, inner_steps=steps, inner_optimizer="sgd", inner_rate=RATE, outer_rate=0.1, iterations=10**9
+    )
+    assert settle(reptile.make(quadratics(), config), 600) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_a_reptile_iteration_is_its_closed_form(steps: int) -> None:
+    """It moves by outer_rate (1 - (1 - rate a)^k) (c - phi), which is linear in the tasks met."""
+    only = quadratics()
+    curvature, centre = 2.0, 1.0
+    tasks = TaskDistribution(*[lambda key: jnp.asarray([curvature, centre])] * 2)
+    config = reptile.Config(tasks=3, inner_steps=steps, inner_optimizer="sgd", inner_rate=RATE, outer_rate=0.5)
+    algorithm = reptile.make(only._replace(tasks=tasks), config)
+    state, _ = algorithm.step(jax.random.key(0), algorithm.init(jax.random.key(0)))
+    np.testing.assert_allclose(state.params, 0.5 * (1 - (1 - RATE * curvature) ** steps) * centre, rtol=1e-9)
+
+
+def test_reptile_s_adam_has_no_momentum_and_keeps_its_second_moments() -> None:
+    """After one iteration of k steps on one quadratic, parameters and moments are those of Adam written out."""
+    curvature, centre, steps, rate, decay = 2.0, 1.0, 3, 0.05, 0.9
+    tasks = TaskDistribution(*[lambda key: jnp.asarray([curvature, centre])] * 2)
+    config = reptile.Config(
+        tasks=2, inner_steps=steps, inner_rate=rate, second_moment_decay=decay, outer_rate=1.0, iterations=10**9
+    )
+    algorithm = reptile.make(quadratics()._replace(tasks=tasks), config)
+    state = algorithm.init(jax.random.key(0))
+    theta, moment, count = 0.0, 0.0, 0
+    for iteration in range(2):
+        state, _ = algorithm.step(jax.random.key(iteration), state)
+        for _ in range(steps):
+            gradient, count = curvature * (theta - centre), count + 1
+            moment = decay * moment + (1 - decay) * gradient**2
+            theta -= rate * gradient / (np.sqrt(moment / (1 - decay**count)) + 1e-8)
+        np.testing.assert_allclose(state.params, theta, rtol=1e-6)
+
+
+def test_meta_sgd_learns_the_step_size_that_solves_a_quadratic_in_one() -> None:
+    """With one curvature the best step size is its inverse, whatever the centre."""
+
+    def sample(key: Key) -> Array:
+        return jnp.stack([jnp.asarray(2.0), jax.random.normal(key)])
+
+    problem = quadratics()._replace(tasks=TaskDistribution(sample, sample))
+    config = meta_sgd.Config(tasks=64, inner_rate=0.1, learning_rate=0.02)
+    algorithm = meta_sgd.make(problem, config)
+
+    def step(state: Any, key: Key) -> tuple[Any, None]:
+        return algorithm.step(key, state)[0], None
+
+    keys = jax.random.split(jax.random.key(0), 400)
+    state = jax.jit(lambda: jax.lax.scan(step, algorithm.init(jax.random.key(1)), keys)[0])()
+    assert float(state.params.rates) == pytest.approx(0.5, abs=0.01)
+
+
+def _meta_gradients(algorithm_module: Any, problem: InnerProblem, **settings: Any) -> None:
+    """The meta-gradient, read off a step of gradient descent, against central differences of the outer loss."""
+    algorithm = algorithm_module.make(problem, algorithm_module.Config(tasks=1, inner_steps=2, **settings))
+    state = algorithm.init(jax.random.key(0))
+    flat, unravel = jax.flatten_util.ravel_pytree(state.params)
+    key = jax.random.key(1)
+
+    @jax.jit
+    def step(vector: Array) -> tuple[Any, Metrics]:
+        return algorithm.step(key, state._replace(params=unravel(vector)))
+
+    after, metrics = step(flat)
+    h = 1e-6
+    losses = [[step(flat + sign * h * e)[1]["loss"] for sign in (1, -1)] for e in jnp.eye(len(flat))]
+    differences = jnp.asarray([(up - down) / (2 * h) for up, down in losses])
+    np.testing.assert_allclose(metrics["gradient_norm"], jnp.linalg.norm(differences), rtol=1e-6)
+    # Adam's first step shows the sign of each entry.
+    moved = jax.flatten_util.ravel_pytree(after.params)[0] - flat
+    clear = jnp.abs(differences) > 1e-5
+    assert int(clear.sum()) > len(flat) / 3
+    np.testing.assert_array_equal(jnp.sign(moved)[clear], -jnp.sign(differences)[clear])
+
+
+def _regression(context_size: int = 0) -> InnerProblem:
+    network = mlp.predictor(1, 1, hidden_sizes=(4,), context_size=context_size)
+    return problems.few_shot(sinusoid.maml(shots=5, queries=6), network)
+
+
+@pytest.mark.parametrize(
+    ("module", "context", "settings"),
+    [
+        (maml, 0, {}),
+        (maml, 0, {"rematerialise": True}),
+        (anil, 0, {}),
+        (meta_sgd, 0, {}),
+        (cavia, 2, {"inner_rate": 0.1}),
+    ],
+)
+def test_meta_gradients_are_the_outer_loss_s_finite_differences(
+    module: Any, context: int, settings: dict[str, Any]
+) -> None:
+    _meta_gradients(module, _regression(context), **settings)
+
+
+def test_imaml_s_meta_gradient_is_that_of_the_minimum_it_adapts_to() -> None:
+    """A regularised quadratic has its minimum at (a c + s theta) / (a + s): with steps enough the gradient is exact."""
+    curvature, centre, strength = 2.0, 1.0, 0.5
+    tasks = TaskDistribution(*[lambda key: jnp.asarray([curvature, centre])] * 2)
+    config = imaml.Config(tasks=1, inner_steps=200, inner_rate=0.2, strength=strength, learning_rate=1e-3)
+    algorithm = imaml.make(quadratics()._replace(tasks=tasks), config)
+    _, metrics = algorithm.step(jax.random.key(0), algorithm.init(jax.random.key(0)))
+    minimum = curvature * centre / (curvature + strength)
+    exact = curvature * (minimum - centre) * strength / (curvature + strength)
+    np.testing.assert_allclose(metrics["gradient_norm"], abs(exact), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("module", "part"), [(anil, "head"), (cavia, "context")])
+def test_only_the_named_part_adapts(module: Any, part: str) -> None:
+    problem = _regression(2 if module is cavia else 0)
+    algorithm = module.make(problem, module.Config(adaptation_steps=2))
+    state = algorithm.init(jax.random.key(0))
+    task = problem.tasks.sample_heldout(jax.random.key(1))
+    adapted = algorithm.adapt(jax.random.key(2), state, task).learner
+    before = {"context": jnp.zeros(2), "network": state.params} if module is cavia else state.params
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, adapted)
+    for path, moved in jax.tree.leaves_with_path(changed):
+        assert moved == (part in jax.tree_util.keystr(path)), jax.tree_util.keystr(path)
+
+
+def test_steps_beyond_those_trained_on_have_their_own_size() -> None:
+    config = maml.Config(inner_rate=RATE, adaptation_steps=3, inner_steps=1, later_rate_fraction=0.5)
+    algorithm = maml.make(quadratics(), config)
+    state = algorithm.init(jax.random.key(0))
+    adaptation = algorithm.adapt(jax.random.key(1), state, jnp.asarray([2.0, 1.0]))
+    distance = -np.cumprod([1.0, 1 - RATE * 2, 1 - RATE, 1 - RATE])
+    np.testing.assert_allclose(adaptation.score, distance**2, rtol=1e-9)
 
 
 def test_adaptation_is_scored_before_and_after_every_gradient_step() -> None:
@@ -97,12 +237,17 @@ def test_each_inner_step_adapts_on_what_its_own_learner_collects() -> None:
     def loss(theta: Array, target: Array) -> Array:
         return 0.5 * (theta - target) ** 2
 
-    problem = quadratics()._replace(support=data, query=data, inner_loss=loss, outer_loss=loss, score=loss)
+    def where(theta: Array, target: Array) -> Array:
+        del target
+        return theta
+
+    problem = quadratics()._replace(support=data, query=data, inner_loss=loss, outer_loss=loss, score=where)
     algorithm = maml.make(problem, maml.Config(inner_rate=RATE, inner_steps=3, tasks=2))
     _, metrics = algorithm.step(jax.random.key(0), algorithm.init(jax.random.key(0)))
     # Each step meets a target one ahead of where it stands, so it goes RATE forward; the query is one ahead again.
-    np.testing.assert_allclose(metrics["score"], 0.5, rtol=1e-6)
-    np.testing.assert_allclose(metrics["score_before_adaptation"], 0.5 * (3 * RATE + 1) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(metrics["score"], 3 * RATE, rtol=1e-6)
+    np.testing.assert_allclose(metrics["score_before_adaptation"], 0.0, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], 0.5, rtol=1e-6)
 
 
 def test_a_few_shot_episode_keeps_support_and_query_apart() -> None:
@@ -134,8 +279,18 @@ def test_sinusoids_are_those_of_the_papers(make: Any, phase: float) -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="gradient must be one of exact, first_order, implicit, not 'second'"):
-        maml.make(quadratics(), maml.Config(gradient="second"))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="outer_update must be one of adam, trust_region, not 'trust'"):
+        maml.make(quadratics(), maml.Config(outer_update="trust"))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="'trust_region' is for problems with a policy"):
+        maml.make(quadratics(), maml.Config(outer_update="trust_region"))
+    with pytest.raises(ValueError, match="exploration_credit is for problems with a policy"):
+        maml.make(quadratics(), maml.Config(exploration_credit=1.0))
+    with pytest.raises(ValueError, match="first_order and rematerialise must be False"):
+        imaml.make(quadratics(), imaml.Config(first_order=True))
+    with pytest.raises(ValueError, match="ANIL adapts the parameters below 'head': this network has no such"):
+        anil.make(quadratics(), anil.Config())
+    with pytest.raises(ValueError, match="CAVIA needs a network with a context"):
+        cavia.make(quadratics(), cavia.Config())
     with pytest.raises(ValueError, match=r"inner_rate must be a finite number above 0, not -0\.1"):
         maml.make(quadratics(), maml.Config(inner_rate=-0.1))
     with pytest.raises(ValueError, match="shots must be a positive whole number, not 0"):

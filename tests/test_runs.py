@@ -104,7 +104,7 @@ def test_every_experiment_builds(name: str) -> None:
     states = jax.eval_shape(lambda seed: train.start_states(problem.algorithm, seed, 2), jnp.uint32(0))
     chunk = jax.eval_shape(lambda s: train.run_seeds(problem.algorithm, s, jnp.int32(1), 4), states)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), chunk.state) == jax.tree.map(lambda x: (x.shape, x.dtype), states)
-    assert problem.episodes == experiment.settings["episodes"]
+    assert problem.stages == experiment.with_overrides({})[experiment.measure.setting]
 
 
 def test_unknown_settings_name_near_ones() -> None:
@@ -114,13 +114,14 @@ def test_unknown_settings_name_near_ones() -> None:
 
 def test_the_table_is_ordered_and_marks_ours() -> None:
     def learner(name: str, reward: float) -> dict[str, Any]:
-        return {"name": name, "trial_reward": reward, "ci95": [reward - 1, reward + 1]}
+        return {"name": name, "score": reward, "ci95": [reward - 1, reward + 1]}
 
     evaluation = {
         "experiment": "e",
         "iteration": 3,
-        "trials": 5,
-        "episodes": 2,
+        "tasks": 5,
+        "stages": 2,
+        "measure": experiments.get("rl2-bandit-10x5").measure._asdict(),
         "training_seeds": 1,
         "ours": learner("ours", 2.0),
         "oracles": [learner("random", 1.0)],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from metarl_jax.checks import did_you_mean
-from metarl_jax.experiments import rl2
+from metarl_jax.experiments import gradient_based, rl2
 from metarl_jax.experiments.base import Experiment
 
-_EXPERIMENTS: dict[str, Experiment] = {experiment.name: experiment for experiment in rl2.experiments()}
+_EXPERIMENTS: dict[str, Experiment] = {
+    experiment.name: experiment for module in (rl2, gradient_based) for experiment in module.experiments()
+}
 
 
 def names() -> list[str]:

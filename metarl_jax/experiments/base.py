@@ -11,13 +11,40 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from metarl_jax.checks import did_you_mean
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import Algorithm, EnvFamily, Policy
+    from metarl_jax.types import Algorithm, Array, EnvFamily, InnerProblem, Policy, Task, TaskDistribution
+
+
+class Measure(NamedTuple):
+    """What of a learner's scores on a task is reported, and what it is called."""
+
+    title: str = "reward of a trial"
+    stage: str = "episode"
+    """What each score is of."""
+    setting: str = "episodes"
+    """The setting that says how many of them there are."""
+    first_stage: int = 1
+    """The number of the first score; 0 where it is of no adaptation."""
+    total: bool = True
+    """Whether the sum of the scores is reported, or the last one."""
+    higher_is_better: bool = True
+    training_metric: str = "trial_reward"
+    """The metric of training that shows the same."""
+
+    def headline(self, scores: Any) -> Any:
+        """``[..., E] -> [...]``."""
+        return scores.sum(axis=-1) if self.total else scores[..., -1]
+
+
+REWARD_OF_TRIAL = Measure()
+RETURN_BY_STEP = Measure("return of an episode", "gradient step", "adaptation_steps", 0, False, True, "score")
+ACCURACY_BY_STEP = RETURN_BY_STEP._replace(title="accuracy")
+ERROR_BY_STEP = RETURN_BY_STEP._replace(title="mean squared error", higher_is_better=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +82,24 @@ class RecurrentNetwork:
             previous_observation=self.previous_observation,
         )
 
+    def steps_per_iteration(self, family: EnvFamily, config: Any) -> int:
+        """Environment steps that one seed takes in one meta-iteration."""
+        return config.trials * config.episodes * family.horizon
+
+
+class Network(Protocol):
+    """A dataclass of settings of a network, and of what makes a problem of it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def make(self, family: Any) -> Policy | InnerProblem:
+        """The policy, or problem, for what ``Experiment.family`` returned; ValueError for settings out of range."""
+        ...
+
+    def steps_per_iteration(self, family: Any, config: Any) -> int:
+        """What one seed takes in one meta-iteration, in the experiment's unit."""
+        ...
+
 
 class Field(NamedTuple):
     """One setting that a run can change."""
@@ -68,14 +113,20 @@ class Field(NamedTuple):
 class Problem(NamedTuple):
     """An experiment, built."""
 
-    family: EnvFamily
+    family: Any
+    """What the experiment's ``family`` returned."""
+    inner_problem: InnerProblem | None
+    """Of gradient-based learners."""
     algorithm: Algorithm
+    tasks: TaskDistribution
+    optimal_return: Callable[[Task], Array] | None
+    """As ``EnvFamily.optimal_return``; None where scores do not add up to a trial's."""
     iterations: int
     """Meta-iterations of a whole run."""
-    episodes: int
-    """Adaptation episodes of a trial."""
+    stages: int
+    """Adaptation episodes of a trial, or gradient steps."""
     steps_per_iteration: int
-    """Environment steps that one seed takes in one meta-iteration."""
+    """In the experiment's ``unit``, of one seed in one meta-iteration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +137,25 @@ class Experiment:
     description: str
     algorithm: str
     """The module in ``metarl_jax.algorithms`` that has ``Config``, ``validate`` and ``make``."""
-    family: Callable[[], EnvFamily]
-    network: type[RecurrentNetwork] = RecurrentNetwork
-    """A dataclass whose ``make(family)`` gives the policy."""
+    family: Callable[[], Any]
+    """Returns an ``EnvFamily``, or whatever else ``network`` makes a problem of."""
+    network: type[Network] = RecurrentNetwork
+    """A dataclass of settings, whose ``make(family)`` gives a policy, or the problem of a gradient-based learner."""
+    measure: Measure = REWARD_OF_TRIAL
+    unit: str = "environment steps"
+    """What progress is counted in."""
+    heldout_tasks: int = 20_000
+    """Of the final table."""
     settings: Mapping[str, Any]
     """Fields of ``Config`` and ``network`` with values of this experiment's own."""
-    oracles: Callable[[EnvFamily, int], Sequence[Oracle]] = lambda family, episodes: ()
-    """``(family, episodes) ->`` the reference learners to measure against."""
+    oracles: Callable[[Problem, int], Sequence[Oracle]]
+    """``(problem, stages) ->`` the reference learners to measure against."""
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Published mean reward of a whole trial of ``settings["episodes"]`` episodes, by "learner (source)"."""
+    """Published value of what is reported, with as many stages as ``settings`` has, by "learner (source)"."""
+    paper_by_stage: Mapping[str, Mapping[int, float]] = dataclasses.field(default_factory=dict)
+    """Published scores by stage, by "learner (source)"."""
     optimum: float | None = None
-    """The exact Bayes-optimal mean reward of such a trial, where known."""
+    """The exact Bayes-optimal mean reward of a trial, where known."""
 
     def _module(self) -> ModuleType:
         return importlib.import_module(f"metarl_jax.algorithms.{self.algorithm}")
@@ -132,22 +191,36 @@ class Experiment:
         Raises:
             ValueError: naming the first setting that is out of range.
         """
+        from metarl_jax.types import EnvFamily, InnerProblem
+
         module, family = self._module(), self.family()
         own = {field.name for field in dataclasses.fields(self.network)}
         config = module.Config(**{name: value for name, value in settings.items() if name not in own})
         module.validate(config)
-        policy = self.network(**{name: value for name, value in settings.items() if name in own}).make(family)
+        network = self.network(**{name: value for name, value in settings.items() if name in own})
+        made = network.make(family)
+        inner_problem = made if isinstance(made, InnerProblem) else None
         return Problem(
             family=family,
-            algorithm=module.make(family, policy, config),
+            inner_problem=inner_problem,
+            algorithm=module.make(made, config) if inner_problem else module.make(family, made, config),
+            tasks=inner_problem.tasks if inner_problem else family.tasks,
+            optimal_return=family.optimal_return if isinstance(family, EnvFamily) and self.measure.total else None,
             iterations=config.iterations,
-            episodes=config.episodes,
-            steps_per_iteration=config.trials * config.episodes * family.horizon,
+            stages=getattr(config, self.measure.setting),
+            steps_per_iteration=network.steps_per_iteration(family, config),
         )
 
 
 def _descriptions(cls: type) -> dict[str, str]:
     """The strings that stand under the fields of a class, by field."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        found |= _own_descriptions(base)
+    return found
+
+
+def _own_descriptions(cls: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(tree, ast.ClassDef)
     found: dict[str, str] = {}

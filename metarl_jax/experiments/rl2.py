@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from metarl_jax.experiments.base import Experiment
+from metarl_jax.experiments.base import Experiment, Problem
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
@@ -112,14 +112,14 @@ def _tabular_mdp() -> EnvFamily:
     return tabular_mdp.make()
 
 
-def _bandit_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
+def _bandit_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
     from metarl_jax.oracles import bandits as oracles
 
     # The Gittins index is computed for rewards of 0 and 1.
-    return [*_gaussian_oracles(family, episodes), oracles.gittins(family, episodes)]
+    return [*_gaussian_oracles(problem, episodes), oracles.gittins(problem.family, episodes)]
 
 
-def _gaussian_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
+def _gaussian_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
     from metarl_jax.oracles import bandits as oracles
 
     makers = (
@@ -131,10 +131,10 @@ def _gaussian_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
         oracles.ucb1,
         oracles.best_arm,
     )
-    return [make(family, episodes) for make in makers]
+    return [make(problem.family, episodes) for make in makers]
 
 
-def _mdp_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
+def _mdp_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
     from metarl_jax.oracles import tabular_mdp as oracles
 
     makers = (
@@ -147,7 +147,7 @@ def _mdp_oracles(family: EnvFamily, episodes: int) -> Sequence[Oracle]:
         oracles.beb,
         oracles.optimal,
     )
-    return [make(family, episodes) for make in makers]
+    return [make(problem.family, episodes) for make in makers]
 
 
 def experiments() -> Iterator[Experiment]:

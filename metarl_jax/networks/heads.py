@@ -62,11 +62,16 @@ class ActorCriticHead(nn.Module):
     """
 
     action_space: Space
+    critic: bool = True
+    """Without one the value is zero."""
 
     @nn.compact
     def __call__(self, features: Array) -> Output:
         small = nn.initializers.orthogonal(0.01)
-        value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(features)[..., 0]
+        if self.critic:
+            value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(features)[..., 0]
+        else:
+            value = jnp.zeros(features.shape[:-1])
         match self.action_space:
             case Discrete(n=n):
                 distribution = Categorical(nn.Dense(n, kernel_init=small, name="policy")(features))

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from metarl_jax.checks import positive_int
-from metarl_jax.networks.heads import ActorCriticHead, encode_inputs, example_inputs
+from metarl_jax.checks import choice, natural_int, positive_int
+from metarl_jax.networks.heads import ActorCriticHead, encode, encode_inputs, example_inputs
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Predictor, Space
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": nn.relu}
 
 
 class MLPActorCritic(nn.Module):
-    """Inputs -> tanh layers -> distribution over actions and value."""
+    """Inputs -> layers -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
     hidden_sizes: tuple[int, ...]
+    activation: Callable[[Array], Array]
+    history: bool
+    critic: bool
 
     @nn.compact
     def __call__(self, inputs: Inputs) -> Output:
-        features = encode_inputs(self.observation_space, self.action_space, inputs)
+        if self.history:
+            features = encode_inputs(self.observation_space, self.action_space, inputs)
+        else:
+            features = encode(self.observation_space, inputs.obs)
         for size in self.hidden_sizes:
-            features = jnp.tanh(nn.Dense(size, kernel_init=nn.initializers.orthogonal(2**0.5))(features))
-        return ActorCriticHead(self.action_space, name="head")(features)
+            features = self.activation(nn.Dense(size, kernel_init=nn.initializers.orthogonal(2**0.5))(features))
+        return ActorCriticHead(self.action_space, self.critic, name="head")(features)
 
 
-def make(observation_space: Space, action_space: Space, *, hidden_sizes: Sequence[int] = (64, 64)) -> Policy:
-    """A feed-forward actor-critic with tanh layers; its carry is ``()``.
+def make(
+    observation_space: Space,
+    action_space: Space,
+    *,
+    hidden_sizes: Sequence[int] = (64, 64),
+    activation: Literal["tanh", "relu"] = "tanh",
+    history: bool = True,
+    critic: bool = True,
+) -> Policy:
+    """A feed-forward actor-critic; its carry is ``()``.
 
     Args:
         observation_space: what the environment shows.
         action_space: what it takes.
         hidden_sizes: units of each layer.
+        activation: of the layers.
+        history: whether it sees the previous action, reward and done beside the observation. The policies that
+            gradient-based meta-learners adapt do not: what they know of the task is in their weights.
+        critic: whether it has one; without, its value is always zero.
 
     Raises:
-        ValueError: for a size that is not a positive whole number.
+        ValueError: for a size that is not a positive whole number, or an unknown activation.
     """
     sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
-    network = MLPActorCritic(observation_space, action_space, sizes)
+    choice(*_ACTIVATIONS)("activation", activation)
+    network = MLPActorCritic(observation_space, action_space, sizes, _ACTIVATIONS[activation], history, critic)
 
     def init(key: Key) -> Params:
         return network.init(key, example_inputs(observation_space, action_space))
@@ -61,27 +83,33 @@ class MLP(nn.Module):
     def __call__(self, x: Array) -> Array:
         for size in self.hidden_sizes:
             x = nn.relu(nn.Dense(size)(x))
-        return nn.Dense(self.outputs, name="output")(x)
+        return nn.Dense(self.outputs, name="head")(x)
 
 
-def predictor(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (40, 40)) -> Predictor:
+def predictor(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (40, 40), *, context_size: int = 0) -> Predictor:
     """A regressor with rectified layers (two of 40 in Finn et al. 2017, section 5.1).
 
     Args:
         inputs: features of x, ``[N, inputs]``.
         outputs: features of the prediction, ``[N, outputs]``.
         hidden_sizes: units of each layer.
+        context_size: context parameters (CAVIA, Zintgraf et al. 2019), which the first layer sees beside x; 0 for none.
+            With a context the parameters are ``{"context": [context_size], "network": ...}``.
 
     Raises:
-        ValueError: for a size that is not a positive whole number.
+        ValueError: for a size that is not a positive whole number (of the context: or 0).
     """
-    inputs = positive_int("inputs", inputs)
+    inputs, context_size = positive_int("inputs", inputs), natural_int("context_size", context_size)
     network = MLP(tuple(positive_int("hidden_sizes", size) for size in hidden_sizes), positive_int("outputs", outputs))
 
     def init(key: Key) -> Params:
-        return network.init(key, jnp.zeros((1, inputs)))
+        params = network.init(key, jnp.zeros((1, inputs + context_size)))
+        return {"context": jnp.zeros(context_size), "network": params} if context_size else params
 
     def apply(params: Params, x: Array) -> Array:
+        if context_size:
+            context = jnp.broadcast_to(params["context"], (*x.shape[:-1], context_size))
+            params, x = params["network"], jnp.concatenate([x, context], axis=-1)
         return network.apply(params, x)  # pyright: ignore[reportReturnType]
 
     return Predictor(init, apply)

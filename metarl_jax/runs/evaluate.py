@@ -12,6 +12,7 @@ import numpy as np
 
 from metarl_jax import experiments
 from metarl_jax.evaluation import Evaluation, meta_test
+from metarl_jax.experiments.base import Measure
 from metarl_jax.ops.statistics import mean_with_interval, stratified_bootstrap
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import StorageError, UserError
@@ -21,24 +22,27 @@ from metarl_jax.types import Adaptation, Key, State, Task
 
 Adapt: TypeAlias = Callable[[Key, State, Task], Adaptation]
 
-SCHEMA = 1
+SCHEMA = 2
 _EVALUATION_TAG = 0x4556414C
 """As ``train._HELDOUT_TAG``: no ``split`` of a training key gives this one."""
 
 
-def _summary(name: str, evaluation: Evaluation) -> dict[str, Any]:
-    """Mean reward of a trial with its 95 % interval over tasks, IQM over seeds, and means per adaptation episode."""
-    score = np.asarray(evaluation.score, np.float64)
-    trial_reward = score.sum(axis=-1)
-    per_seed = trial_reward.mean(axis=1)
+def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
+    """What is reported, with its 95 % interval over tasks and IQM over seeds; and the mean score of each stage."""
+    scores = np.asarray(evaluation.score, np.float64)
+    reported = measure.headline(scores)
+    per_seed = reported.mean(axis=1)
     # The seeds met the same tasks: a task's mean over seeds is one observation.
-    over_tasks = mean_with_interval(trial_reward.mean(axis=0))
+    over_tasks = mean_with_interval(reported.mean(axis=0))
+    by_stage = [mean_with_interval(scores[..., stage].mean(axis=0)) for stage in range(scores.shape[-1])]
     summary: dict[str, Any] = {
         "name": name,
-        "trial_reward": over_tasks.mean,
+        "score": over_tasks.mean,
         "ci95": [over_tasks.low, over_tasks.high],
         "per_seed": per_seed.tolist(),
-        "reward_per_episode": score.mean(axis=(0, 1)).tolist(),
+        "score_by_stage": [stage.mean for stage in by_stage],
+        "ci95_by_stage": [[stage.low, stage.high] for stage in by_stage],
+        "per_seed_by_stage": scores.mean(axis=1).tolist(),
     }
     if len(per_seed) > 1:
         over_seeds = stratified_bootstrap(per_seed[:, None])
@@ -48,21 +52,21 @@ def _summary(name: str, evaluation: Evaluation) -> dict[str, Any]:
     return summary
 
 
-def path_of(folder: RunFolder, iteration: int, trials: int, episodes: int, seed: int) -> Path:
+def path_of(folder: RunFolder, iteration: int, tasks: int, stages: int, seed: int) -> Path:
     """Where an evaluation is kept: its name says all that it depends on."""
-    name = f"evaluation-iteration{iteration}-trials{trials}-episodes{episodes}-seed{seed}.json"
+    name = f"evaluation-iteration{iteration}-tasks{tasks}-stages{stages}-seed{seed}.json"
     return folder.path / name
 
 
 def evaluate(
-    folder: RunFolder, trials: int, episodes: int | None, seed: int, say: Callable[[str], None]
+    folder: RunFolder, tasks: int | None, stages: int | None, seed: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Evaluate the newest checkpoint and the oracles; or read the file if that was done before.
 
     Args:
         folder: the run.
-        trials: held-out tasks.
-        episodes: adaptation episodes of a trial; None: as trained.
+        tasks: held-out tasks; None: as many as the experiment says.
+        stages: adaptation episodes of a trial, or gradient steps; None: as trained.
         seed: of the tasks and of every learner's randomness.
         say: gets a line for each learner.
 
@@ -74,47 +78,54 @@ def evaluate(
     experiment = experiments.get(config.experiment)
     trained = train.build(config)
     checkpoint = train.load_states(folder, trained)
-    episodes = trained.episodes if episodes is None else episodes
-    path = path_of(folder, checkpoint.iteration, trials, episodes, seed)
+    stages = trained.stages if stages is None else stages
+    tasks = experiment.heldout_tasks if tasks is None else tasks
+    path = path_of(folder, checkpoint.iteration, tasks, stages, seed)
     if path.exists():
         say(f"already measured: {path}")
         return read(path)
 
-    problem = experiment.build({**config.settings, "episodes": episodes})
+    measure = experiment.measure
+    problem = experiment.build({**config.settings, measure.setting: stages})
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _EVALUATION_TAG), seed)
 
-    def measure(name: str, adapt: Adapt, states: State, seeds: int) -> dict[str, Any]:
+    def test(name: str, adapt: Adapt, states: State, seeds: int) -> dict[str, Any]:
         @jax.jit
         def run(key: Key, states: State) -> Evaluation:
             return meta_test(
                 key,
                 adapt,
                 states,
-                problem.family.tasks,
-                num_tasks=trials,
+                problem.tasks,
+                num_tasks=tasks,
                 num_seeds=seeds,
-                optimal_return=problem.family.optimal_return,
+                optimal_return=problem.optimal_return,
             )
 
-        summary = _summary(name, run(key, states))
-        say(f"  {name}: {summary['trial_reward']:.3f}")
+        summary = _summary(name, run(key, states), measure)
+        say(f"  {name}: {summary['score']:.3f}")
         return summary
 
-    say(f"measuring on {trials} held-out trials of {episodes} episodes")
-    ours = measure(f"{config.experiment} (ours)", problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds)
-    oracles = [measure(o.name, o.adapt, (), 1) for o in experiment.oracles(problem.family, episodes)]
-    as_published = episodes == experiment.settings.get("episodes", trained.episodes)
+    say(f"measuring on {tasks} held-out tasks, {stages} {measure.stage}s each")
+    ours = test(f"{config.experiment} (ours)", problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds)
+    oracles = [test(o.name, o.adapt, (), 1) for o in experiment.oracles(problem, stages)]
+    as_published = stages == experiment.fields()[measure.setting].default
     result = {
         "schema": SCHEMA,
         "experiment": config.experiment,
         "iteration": checkpoint.iteration,
-        "trials": trials,
-        "episodes": episodes,
+        "tasks": tasks,
+        "stages": stages,
         "seed": seed,
+        "measure": measure._asdict(),
         "training_seeds": config.seeds,
         "ours": ours,
         "oracles": oracles,
         "paper": dict(experiment.paper) if as_published else {},
+        "paper_by_stage": {
+            name: {str(stage): score for stage, score in scores.items()}
+            for name, scores in experiment.paper_by_stage.items()
+        },
         "optimum": experiment.optimum if as_published else None,
         "versions": versions(),
     }
@@ -142,6 +153,6 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_all(folder: RunFolder) -> list[dict[str, Any]]:
-    """Every evaluation in a run folder, that of the latest iteration and of the most trials first."""
+    """Every evaluation in a run folder, that of the latest iteration and of the most tasks first."""
     found = [read(path) for path in sorted(folder.path.glob("evaluation-*.json"))]
-    return sorted(found, key=lambda r: (r["iteration"], r["trials"]), reverse=True)
+    return sorted(found, key=lambda r: (r["iteration"], r["tasks"]), reverse=True)

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from metarl_jax.experiments.base import Experiment
+
 PLAIN_INTERVAL_S = 10.0
 
 
@@ -17,11 +19,12 @@ def _duration(seconds: float) -> str:
 
 
 class Progress:
-    """Iteration, environment steps per second, time to go, held-out return."""
+    """Iteration, steps per second, time to go, what the experiment reports in training and on held-out tasks."""
 
-    def __init__(self, iterations: int, live: bool) -> None:
-        """Args: ``iterations`` of the whole run; ``live``: whether to redraw in place."""
+    def __init__(self, iterations: int, experiment: Experiment, live: bool) -> None:
+        """Args: ``iterations`` of the whole run; what it is of; ``live``: whether to redraw in place."""
         self._iterations = iterations
+        self._unit, self._title = experiment.unit, experiment.measure.title
         self._heldout: float | None = None
         self._last = 0.0
         self._bar: Any = None
@@ -56,23 +59,23 @@ class Progress:
             print(text, flush=True)
 
     def heldout(self, mean: float) -> None:
-        """A new held-out return."""
+        """A new held-out score."""
         self._heldout = mean
 
-    def update(self, iteration: int, reward: float, steps_per_s: float, iterations_per_s: float) -> None:
+    def update(self, iteration: int, score: float, steps_per_s: float, iterations_per_s: float) -> None:
         """Where the run is.
 
         Args:
             iteration: iterations done.
-            reward: mean training reward of a trial.
-            steps_per_s: environment steps per second, all seeds together.
+            score: mean score in training.
+            steps_per_s: in the experiment's unit, all seeds together.
             iterations_per_s: for the time to go.
         """
         to_go = (self._iterations - iteration) / max(iterations_per_s, 1e-9)
-        heldout = "" if self._heldout is None else f", held-out return {self._heldout:.3f}"
+        heldout = "" if self._heldout is None else f", held-out {self._heldout:.3f}"
         line = (
-            f"iteration {iteration}/{self._iterations}, {steps_per_s:,.0f} steps/s, {_duration(to_go)} to go, "
-            f"reward {reward:.3f}{heldout}"
+            f"iteration {iteration}/{self._iterations}, {steps_per_s:,.0f} {self._unit}/s, {_duration(to_go)} to go, "
+            f"{self._title} {score:.3f}{heldout}"
         )
         now = time.monotonic()
         if self._bar is not None:

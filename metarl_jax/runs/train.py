@@ -17,7 +17,7 @@ import numpy as np
 
 from metarl_jax import experiments, training
 from metarl_jax.evaluation import meta_test
-from metarl_jax.experiments.base import Problem
+from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import checkpoints
 from metarl_jax.runs.errors import Diverged, StorageError, UserError
 from metarl_jax.runs.files import write_json
@@ -114,8 +114,8 @@ def load_states(folder: RunFolder, problem: Problem) -> checkpoints.Checkpoint:
     return checkpoints.load_latest(folder.checkpoints, target, config.hash(), warn)
 
 
-def _heldout(problem: Problem, seeds: int) -> Callable[[Key, RunState], Array]:
-    """A compiled function of a key and stacked states: the mean held-out return of a trial, ``[S]``."""
+def _heldout(experiment: Experiment, problem: Problem, seeds: int) -> Callable[[Key, RunState], Array]:
+    """A compiled function of a key and stacked states: what the experiment reports, on held-out tasks, ``[S]``."""
 
     @jax.jit
     def score(key: Key, states: RunState) -> Array:
@@ -123,11 +123,11 @@ def _heldout(problem: Problem, seeds: int) -> Callable[[Key, RunState], Array]:
             key,
             problem.algorithm.adapt,
             states.algorithm,
-            problem.family.tasks,
-            num_tasks=HELDOUT_TASKS,
+            problem.tasks,
+            num_tasks=min(HELDOUT_TASKS, experiment.heldout_tasks),
             num_seeds=seeds,
         )
-        return evaluation.score.sum(axis=-1).mean(axis=-1)
+        return experiment.measure.headline(evaluation.score).mean(axis=-1)
 
     return score
 
@@ -140,7 +140,7 @@ def _metric_lines(chunk: training.Chunk, first: int, problem: Problem, wall_s: f
     for row in range(rows):
         line: Line = {
             "iteration": first + row + 1,
-            "env_steps": (first + row + 1) * problem.steps_per_iteration,
+            "steps": (first + row + 1) * problem.steps_per_iteration,
             "wall_s": round(previous_s + (wall_s - previous_s) * (row + 1) / rows, 4),
         }
         for name, values in metrics.items():
@@ -183,7 +183,7 @@ def train(folder: RunFolder, options: Options) -> Outcome:
 
 def _train(folder: RunFolder, options: Options) -> Outcome:
     config = folder.config
-    problem = build(config)
+    problem, experiment = build(config), experiments.get(config.experiment)
     seed_ids = list(range(config.seed, config.seed + config.seeds))
     state, iteration, extra = load_states(folder, problem)
     if extra["diverged"]:
@@ -198,11 +198,11 @@ def _train(folder: RunFolder, options: Options) -> Outcome:
     wall_s = extra["wall_s"]
     begin = time.monotonic()
     deadline = begin + 60 * options.time_limit if options.time_limit is not None else float("inf")
-    heldout = _heldout(problem, config.seeds)
+    heldout = _heldout(experiment, problem, config.seeds)
     heldout_key = jax.random.fold_in(jax.random.key(config.seed), _HELDOUT_TAG)
     with (
         Interrupts() as interrupts,
-        Progress(problem.iterations, options.live) as progress,
+        Progress(problem.iterations, experiment, options.live) as progress,
         Writer(folder.metrics, folder.events, seed_ids, iteration) as metrics,
     ):
         program = jax.jit(lambda states, n: run_seeds(problem.algorithm, states, n, CHUNK_CAPACITY), donate_argnums=0)
@@ -243,11 +243,11 @@ def _train(folder: RunFolder, options: Options) -> Outcome:
                 evaluate_begin = time.monotonic()
                 scores = np.asarray(heldout(heldout_key, state))
                 wall_s += time.monotonic() - evaluate_begin
-                lines[-1]["heldout_return"] = [float(score) for score in scores]
+                lines[-1]["heldout_score"] = [float(score) for score in scores]
                 progress.heldout(float(scores.mean()))
             metrics.write(lines)
-            reward = float(np.mean(lines[-1]["trial_reward"])) if "trial_reward" in lines[-1] else float("nan")
-            progress.update(iteration, reward, rate * problem.steps_per_iteration * config.seeds, rate)
+            score = float(np.mean(lines[-1].get(experiment.measure.training_metric, float("nan"))))
+            progress.update(iteration, score, rate * problem.steps_per_iteration * config.seeds, rate)
 
             stop = interrupts.received is not None or time.monotonic() >= deadline
             due = (
@@ -262,10 +262,10 @@ def _train(folder: RunFolder, options: Options) -> Outcome:
                 break
 
     steps = iteration * problem.steps_per_iteration * config.seeds
-    summary = {"iteration": iteration, "env_steps": steps, "train_wall_s": round(wall_s, 3)}
+    summary = {"iteration": iteration, "steps": steps, "train_wall_s": round(wall_s, 3)}
     write_json(folder.path / "summary.json", summary)
     if iteration == problem.iterations:
-        print(f"trained {iteration} iterations, {steps:,} environment steps in {wall_s:.1f} s", flush=True)
+        print(f"trained {iteration} iterations, {steps:,} {experiment.unit} in {wall_s:.1f} s", flush=True)
         return Outcome(True, 0)
     if interrupts.received is None:
         print(f"time limit: saved at iteration {iteration}; go on with: {resume_command(folder)}", flush=True)

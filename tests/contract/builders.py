@@ -9,16 +9,17 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+from probes import probe_family
 
 from metarl_jax import problems
-from metarl_jax.algorithms import maml, rl2
+from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
 from metarl_jax.datasets import sinusoid
-from metarl_jax.environments import bandits, from_gymnax, tabular_mdp
+from metarl_jax.environments import bandits, classic_control, from_gymnax, point_robot, tabular_mdp
 from metarl_jax.networks import mlp, recurrent
 from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
 
@@ -74,9 +75,16 @@ def _pendulum() -> EnvFamily:
 
 
 NOT_ENVIRONMENTS = {"base"}
+CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
+POINT_ROBOTS = ("maml", "promp", "pearl_dense", "pearl_sparse", "varibad")
 ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     "bandits": {"bernoulli": lambda: bandits.bernoulli(4), "gaussian": lambda: bandits.gaussian(3, noise=0.5)},
+    "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "tabular_mdp": {"make": lambda: tabular_mdp.make(states=4, actions=3, horizon=5)},
+    "classic_control": {
+        **{name: partial(getattr(classic_control, name), "in_range", 30) for name in CLASSIC_CONTROL},
+        "cartpole[out of range]": lambda: classic_control.cartpole("out_of_range", 30),
+    },
     "from_gymnax": {"make[CartPole]": _cartpole, "make[Pendulum]": _pendulum},
 }
 
@@ -128,81 +136,60 @@ def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes:
     return Case(make, family.tasks, "learning_rate", lambda state: state.params, episodes)
 
 
-def _maml(**own: Any) -> Case:
-    problem = problems.few_shot(sinusoid.maml(shots=3, queries=4), mlp.predictor(1, 1, hidden_sizes=(6, 5)))
+def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
+    network = mlp.predictor(1, 1, hidden_sizes=(6, 5), context_size=context_size)
+    problem = problems.few_shot(sinusoid.maml(shots=3, queries=4), network, batch_size=2)
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
-        return maml.make(problem, maml.Config(**(sizes | own | settings)))
+        return module.make(problem, module.Config(**(sizes | own | settings)))
 
-    return Case(make, problem.tasks, "learning_rate", lambda state: state.params, 4)
+    rate = "learning_rate" if hasattr(module.Config, "learning_rate") else "outer_rate"
+    return Case(make, problem.tasks, rate, lambda state: state.params, 4)
+
+
+def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Estimator, **own: Any) -> Case:
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(7, 6), history=False, critic=False)
+    problem = problems.policy_gradient(family, policy, episodes=3, estimator=estimator)
+
+    def make(**settings: Any) -> Algorithm:
+        sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
+        return module.make(problem, module.Config(**(sizes | own | settings)))
+
+    # A trust region knows no learning rate; the inner one shapes its step.
+    rate = "inner_rate" if own.get("outer_update") == "trust_region" else "learning_rate"
+    return Case(make, problem.tasks, rate, lambda state: state.params, 4)
 
 
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
+    "anil": {"make": lambda: _few_shot(anil)},
+    "cavia": {"make": lambda: _few_shot(cavia, context_size=2, inner_rate=0.1)},
+    "imaml": {"make": lambda: _few_shot(imaml)},
     "maml": {
-        "make[exact, rematerialised]": lambda: _maml(rematerialise=True),
-        "make[first order]": lambda: _maml(gradient="first_order"),
-        "make[implicit]": lambda: _maml(gradient="implicit"),
+        "make[exact, rematerialised]": lambda: _few_shot(maml, rematerialise=True),
+        "make[first order]": lambda: _few_shot(maml, first_order=True),
+        "make[trust region]": lambda: _reinforcement(maml, probe_family(), "dice", outer_update="trust_region"),
+        "make[exploration credit]": lambda: _reinforcement(
+            maml, tabular_mdp.make(states=4, actions=3, horizon=5), "log_likelihood", exploration_credit=1.0, epochs=2
+        ),
+    },
+    "meta_sgd": {"make": lambda: _few_shot(meta_sgd)},
+    "multi_task": {"make": lambda: _few_shot(multi_task)},
+    "promp": {
+        "make": lambda: _reinforcement(promp, probe_family(), "likelihood_ratio"),
+        "make[adaptive]": lambda: _reinforcement(
+            promp, probe_family(), "likelihood_ratio", adaptive_weight=True, inner_steps=1
+        ),
+    },
+    "reptile": {
+        "make[adam]": lambda: _few_shot(reptile),
+        "make[sgd]": lambda: _few_shot(reptile, inner_optimizer="sgd"),
     },
     "rl2": {
         "make[bandit]": lambda: _rl2(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"], 4),
         "make[continuous]": lambda: _rl2(probe_family(), NETWORKS["recurrent"]["make[lstm]"], 2),
     },
 }
-
-
-# ------------------------------------------------------------------------------------------------------- probes
-
-
-class ProbeParams(NamedTuple):
-    """A task of the probe environment."""
-
-    target: jax.Array
-    """``[2]``: the action that is wanted."""
-
-
-class ProbeState(NamedTuple):
-    time: jax.Array
-
-
-class Probe:
-    """Continuous actions, episodes that end at random: reward minus the squared distance to a hidden target."""
-
-    horizon = 5
-
-    def reset(self, key: Key, params: ProbeParams) -> tuple[jax.Array, ProbeState]:
-        del params
-        return jax.random.normal(key, (3,)), ProbeState(jnp.int32(0))
-
-    def step(self, key: Key, state: ProbeState, action: jax.Array, params: ProbeParams) -> tuple[Any, ...]:
-        key_end, key_obs, key_reset = jax.random.split(key, 3)
-        time = state.time + 1
-        terminated = jax.random.bernoulli(key_end, 0.3)
-        truncated = time >= self.horizon
-        done = terminated | truncated
-        final = jax.random.normal(key_obs, (3,))
-        obs, fresh = self.reset(key_reset, params)
-        state = ProbeState(jnp.where(done, fresh.time, time))
-        reward = -jnp.mean((action - params.target) ** 2)
-        return jnp.where(done, obs, final), state, reward, terminated, truncated, {"final_observation": final}
-
-    def action_space(self, params: ProbeParams | None = None) -> Box:
-        del params
-        return Box(-1.0, 1.0, (2,))
-
-    def observation_space(self, params: ProbeParams | None = None) -> Box:
-        del params
-        return Box(-jnp.inf, jnp.inf, (3,))
-
-
-def probe_family() -> EnvFamily:
-    """The probe, as a family."""
-    env = Probe()
-
-    def sample(key: Key) -> ProbeParams:
-        return ProbeParams(jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0))
-
-    return EnvFamily(env, TaskDistribution(sample, sample), env.horizon, env.observation_space(), env.action_space())
 
 
 def flat(table: dict[str, dict[str, Any]]) -> list[tuple[str, Any]]:

@@ -212,7 +212,7 @@ SHARDED = """
 import json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = json.loads(sys.argv[1])
 import numpy as np
 from jax.sharding import AxisType
 from builders import ALGORITHMS
@@ -243,7 +243,8 @@ print(json.dumps({"devices": jax.device_count(), "worst": worst, "communicates":
 
 
 def test_two_devices_agree_with_one(built: Built, root: Path) -> None:
-    arguments = [str(Path(__file__).parent), json.dumps(built.name.split(".", 1))]
+    here = Path(__file__).parent
+    arguments = [json.dumps([str(here), str(here.parent)]), json.dumps(built.name.split(".", 1))]
     done = subprocess.run(
         [sys.executable, "-c", SHARDED, *arguments], cwd=root, capture_output=True, text=True, timeout=300, check=False
     )

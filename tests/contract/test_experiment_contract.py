@@ -13,10 +13,14 @@ SMALL = {
     "episodes": 2,
     "iterations": 2,
     "trials": 4,
+    "tasks": 4,
     "epochs": 1,
     "minibatches": 2,
     "hidden_size": 4,
     "embedding_size": 3,
+    "units": 4,
+    "inner_steps": 2,
+    "adaptation_steps": 2,
 }
 
 
@@ -35,16 +39,24 @@ def test_every_preset_traces_at_its_own_size(name: str) -> None:
     after, metrics = jax.eval_shape(problem.algorithm.step, jax.random.key(0), state)
     assert after == state
     assert all(value.shape == () for value in metrics.values())
-    assert problem.episodes == experiment.settings["episodes"]
-    assert experiment.oracles(problem.family, 2)
+    assert problem.stages == experiment.fields()[experiment.measure.setting].default
+    assert experiment.oracles(problem, 2)
 
 
 @pytest.mark.parametrize("name", experiments.names())
 def test_every_preset_builds_and_runs_two_steps(name: str) -> None:
     experiment = experiments.get(name)
-    problem = experiment.build(experiment.with_overrides(SMALL))
-    assert (problem.episodes, problem.iterations) == (2, 2)
-    assert problem.steps_per_iteration == 4 * 2 * problem.family.horizon
+    own = {setting: value for setting, value in SMALL.items() if setting in experiment.fields()}
+    problem = experiment.build(experiment.with_overrides(own))
+    assert (problem.stages, problem.iterations) == (2, 2)
+    horizon = getattr(problem.family, "horizon", None)
+    if experiment.algorithm == "rl2":
+        assert problem.steps_per_iteration == 4 * 2 * problem.family.horizon
+    elif horizon is None:
+        assert problem.steps_per_iteration == 4
+    else:
+        # Two episodes for each inner step and for the query; multi-task training has but the query.
+        assert problem.steps_per_iteration == 4 * 2 * horizon * (1 if experiment.algorithm == "multi_task" else 3)
 
     def run(key: jax.Array) -> training.Chunk:
         return training.run(problem.algorithm, training.start(problem.algorithm, key), 2, capacity=2)
@@ -53,6 +65,6 @@ def test_every_preset_builds_and_runs_two_steps(name: str) -> None:
     assert not bool(chunk.diverged)
     assert int(chunk.state.step) == 2
     states = jax.tree.map(lambda x: x[None], chunk.state.algorithm)
-    scores = meta_test(jax.random.key(1), problem.algorithm.adapt, states, problem.family.tasks, num_tasks=3).score
-    assert scores.shape == (1, 3, 2)
+    scores = meta_test(jax.random.key(1), problem.algorithm.adapt, states, problem.tasks, num_tasks=3).score
+    assert scores.shape == (1, 3, 2 + (experiment.measure.first_stage == 0))
     assert bool(jnp.all(jnp.isfinite(scores)))

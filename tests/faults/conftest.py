@@ -15,7 +15,7 @@ from metarl_jax import cli
 EXPERIMENT = "rl2-bandit-10x5"
 SMALL = [
     *("--trials", "8", "--minibatches", "1", "--epochs", "1", "--hidden-size", "4", "--episodes", "3"),
-    *("--evaluation-trials", "16"),
+    *("--evaluation-tasks", "16"),
 ]
 ITERATIONS = 20
 
@@ -51,7 +51,7 @@ class Run:
 
     def resume(self, *options: str) -> int:
         """``metarl-jax train --resume`` this folder."""
-        return cli.main(["train", "--resume", str(self.path), "--evaluation-trials", "16", *options])
+        return cli.main(["train", "--resume", str(self.path), "--evaluation-tasks", "16", *options])
 
     def metrics(self) -> list[dict[str, Any]]:
         """Metric lines without what depends on the clock."""

@@ -81,7 +81,7 @@ def test_a_checkpoint_of_another_run_is_refused(finished, monkeypatch, capsys, w
         settings = json.loads((finished.path / "config.json").read_text())["settings"]
         _set_config(finished, settings={**settings, "hidden_size": 5})
     before = finished.content()
-    code = finished.resume() if command == "resume" else cli.main(["evaluate", str(finished.path), "--trials", "9"])
+    code = finished.resume() if command == "resume" else cli.main(["evaluate", str(finished.path), "--tasks", "9"])
     assert code == 2
     assert what in _one_line(capsys.readouterr().err)
     assert finished.content() == before

@@ -41,7 +41,7 @@ def test_twelve_and_eight_are_twenty(finished) -> None:
 def test_seeds_together_resume_exactly(run) -> None:
     assert run.start("--seeds", "2", "--seed", "5") == 0
     whole, metrics = run.leaves(), run.metrics()
-    assert len(metrics[-1]["trial_reward"]) == len(metrics[-1]["heldout_return"]) == 2
+    assert len(metrics[-1]["trial_reward"]) == len(metrics[-1]["heldout_score"]) == 2
     assert len(set(metrics[-1]["loss"])) == 2
     for later in (16, 20):
         run.checkpoint(later).unlink()
@@ -54,8 +54,8 @@ def test_seeds_together_resume_exactly(run) -> None:
 def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys, number, code) -> None:
     evaluated = train._heldout
 
-    def interrupted(problem, seeds):
-        score = evaluated(problem, seeds)
+    def interrupted(experiment, problem, seeds):
+        score = evaluated(experiment, problem, seeds)
 
         def score_and_signal(key, states):
             os.kill(os.getpid(), number)

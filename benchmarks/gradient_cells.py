@@ -1,0 +1,105 @@
+"""Train and test gradient-based meta-learners; shared by ``maml_sinusoid.py``, ``maml_navigation.py`` and others.
+
+Every experiment is one run, whose seeds train side by side in one program. A run that was interrupted goes on where it
+stopped; a run that is done is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from results_file import provenance, write_row
+
+
+class Cell(NamedTuple):
+    """One experiment."""
+
+    experiment: str
+    targets: Mapping[int, float]
+    """The acceptance bar by gradient step; empty: reported whatever it gives."""
+    source: str = ""
+    """Of the published numbers beside it."""
+    settings: Mapping[str, Any] = {}
+    """Changed from the preset's."""
+
+
+def measure(cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: float) -> dict[str, Any] | None:
+    """Train (or go on training) and test; None if time ran out before."""
+    from metarl_jax import experiments
+    from metarl_jax.runs import compilation_cache, evaluate, train
+    from metarl_jax.runs.folder import RunConfig, RunFolder
+
+    compilation_cache.enable()
+    path = folder / f"{cell.experiment}-{seeds}-seeds"
+    if path.exists():
+        run = RunFolder(path)
+    else:
+        settings = experiments.get(cell.experiment).with_overrides(cell.settings)
+        every = train.default_evaluate_every(settings)
+        config = RunConfig(experiment=cell.experiment, settings=settings, seed=0, seeds=seeds, evaluate_every=every)
+        run = train.new_run(path, config)
+    if not train.train(run, train.Options(time_limit=minutes)).finished:
+        return None
+    return evaluate.evaluate(run, tasks, None, 0, lambda text: print(text, flush=True)) | {"folder": str(path)}
+
+
+def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Write a row for each gradient step with a bar or a published number, for the first and for the last."""
+    folder = Path(evaluation["folder"])
+    summary = json.loads((folder / "summary.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    measure, ours = evaluation["measure"], evaluation["ours"]
+    published = next((scores for learner, scores in evaluation["paper_by_stage"].items() if cell.source in learner), {})
+    published = published if cell.source else {}
+    last = measure["first_stage"] + evaluation["stages"]
+    better = 1 if measure["higher_is_better"] else -1
+    rows = []
+    for stage in sorted({0, 1, last, *cell.targets, *map(int, published)}):
+        by_seed = [scores[stage] for scores in ours["per_seed_by_stage"]]
+        target = cell.targets.get(stage)
+        row = {
+            "experiment": cell.experiment,
+            "metric": f"{measure['title']} after {stage} gradient step{'s' * (stage != 1)}",
+            "ours": ours["score_by_stage"][stage],
+            "ci95": ours["ci95_by_stage"][stage],
+            "by_seed": by_seed,
+            "target": target,
+            "reached": None if target is None else all(better * (score - target) >= 0 for score in by_seed),
+            "paper": published.get(str(stage)),
+            "source": cell.source or None,
+            "references": {o["name"]: o["score_by_stage"][stage] for o in evaluation["oracles"]},
+            "seeds": len(by_seed),
+            "heldout_tasks": evaluation["tasks"],
+            "steps": summary["steps"],
+            "train_wall_s": summary["train_wall_s"],
+            "settings": config["settings"],
+            **provenance(),
+        }
+        write_row(name, row)
+        rows.append(row)
+    return rows
+
+
+def main(name: str, description: str, cells: Mapping[str, Cell]) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", choices=list(cells), default=list(cells))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tasks", type=int, help="held-out tasks; default: the experiment's")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
+    arguments = parser.parse_args()
+    for key in arguments.cells:
+        evaluation = measure(cells[key], arguments.seeds, arguments.tasks, arguments.folder, arguments.minutes)
+        if evaluation is None:
+            print(f"{key}: time ran out; call again to go on", flush=True)
+            continue
+        for row in report(name, cells[key], evaluation):
+            print(
+                f"{key}: {row['metric']} {row['ours']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}], seeds"
+                f" {', '.join(f'{x:.3f}' for x in row['by_seed'])}; target {row['target']}, paper {row['paper']}",
+                flush=True,
+            )

@@ -1,0 +1,23 @@
+"""Sinusoids: MAML as in Table 2 of Finn et al. (2017), its kin on the same tasks, and Reptile on its own.
+
+Trained with 10 points, tested with 5.
+
+    python benchmarks/maml_sinusoid.py                  # everything, three seeds each
+    python benchmarks/maml_sinusoid.py --cells maml
+"""
+
+from gradient_cells import Cell, main
+
+CELLS = {
+    "maml": Cell("maml-sinusoid", {1: 0.67, 5: 0.38}, "MAML (Finn et al. 2017"),
+    "first-order": Cell("fomaml-sinusoid", {}),
+    "anil": Cell("anil-sinusoid", {}),
+    "meta-sgd": Cell("meta-sgd-sinusoid", {}),
+    "cavia": Cell("cavia-sinusoid", {}),
+    "imaml": Cell("imaml-sinusoid", {}),
+    "multi-task": Cell("multi-task-sinusoid", {}, "pretrained on all tasks (Finn et al. 2017"),
+    "reptile": Cell("reptile-sinusoid", {}),
+}
+
+if __name__ == "__main__":
+    main("maml_sinusoid", __doc__ or "", CELLS)

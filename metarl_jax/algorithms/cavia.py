@@ -1,0 +1,64 @@
+"""CAVIA (Zintgraf et al. 2019, arXiv 1810.03642): only a few context parameters, an input of the network, adapt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax import meta_gradient
+from metarl_jax.meta_gradient import Learner, explicit
+from metarl_jax.ops.inner_loop import step_sizes
+from metarl_jax.types import Algorithm, InnerProblem, Params
+
+State = meta_gradient.State
+CONTEXT, NETWORK = "context", "network"
+"""The two parts of the parameters of a network with a context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(meta_gradient.Config):
+    """Settings of CAVIA; defaults are those of its authors' code for the sinusoid."""
+
+    iterations: int = 50000
+    """Meta-iterations of a whole run."""
+    inner_rate: float = 1.0
+    """Step size of the inner steps."""
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    meta_gradient.validate(config)
+
+
+def make(problem: InnerProblem, config: Config) -> Algorithm:
+    """CAVIA on a problem whose network has a context; it is zero where adaptation starts.
+
+    ``adapt`` is that of MAML, of the context alone.
+
+    Raises:
+        ValueError: if the configuration is out of range or asks of the problem what it has not got; or if the
+            network's parameters are not the two parts "context" and "network".
+    """
+    meta_gradient.validate_with(config, problem)
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    if not (isinstance(shapes, dict) and set(shapes) == {CONTEXT, NETWORK}):
+        raise ValueError("CAVIA needs a network with a context (networks.mlp.predictor(..., context_size=5))")
+
+    def start(meta: Params) -> Params:
+        del meta
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[CONTEXT])
+
+    def params(meta: Params, context: Params) -> Params:
+        return {CONTEXT: context, NETWORK: meta}
+
+    learner = Learner(
+        init=lambda key: problem.init(key)[NETWORK],
+        start=start,
+        params=params,
+        loss=lambda meta: lambda context, batch: problem.inner_loss(params(meta, context), batch),
+        rates=lambda meta, steps: step_sizes(config.inner_rate, start(meta), steps),
+    )
+    gradient = "first_order" if config.first_order else "exact"
+    return meta_gradient.make(problem, learner, explicit(learner, gradient, config.rematerialise), config)

@@ -1,0 +1,61 @@
+"""iMAML (Rajeswaran et al. 2019, arXiv 1909.04630): MAML whose outer gradient needs only where adaptation ended.
+
+Adaptation is pulled towards the meta-parameters; at its minimum the derivative of the adapted parameters follows from
+the implicit function theorem, whatever the path: memory does not grow with the number of inner steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from metarl_jax import meta_gradient
+from metarl_jax.checks import check_fields, positive_int, real
+from metarl_jax.meta_gradient import Learner
+from metarl_jax.ops.inner_loop import implicit_descend, proximal, step_sizes
+from metarl_jax.types import Algorithm, InnerProblem, Params
+
+State = meta_gradient.State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(meta_gradient.Config):
+    """Settings of iMAML."""
+
+    strength: float = 2.0
+    """lambda, of the pull towards the meta-parameters (2 in the few-shot experiments of Rajeswaran et al. 2019)."""
+    solver_iterations: int = 5
+    """Conjugate-gradient iterations of the outer gradient (5 there)."""
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    meta_gradient.validate(config)
+    check_fields(config, strength=real(above=0), solver_iterations=positive_int)
+    if config.first_order or config.rematerialise:
+        raise ValueError("first_order and rematerialise must be False: the implicit gradient keeps no inner steps")
+
+
+def make(problem: InnerProblem, config: Config) -> Algorithm:
+    """Make iMAML on a problem; ``adapt`` is that of MAML, with the pull.
+
+    Raises:
+        ValueError: if the configuration is out of range, or asks of the problem what it has not got.
+    """
+    validate(config)
+    meta_gradient.validate_with(config, problem)
+    learner = Learner(
+        init=problem.init,
+        start=lambda meta: meta,
+        params=lambda meta, adapting: adapting,
+        loss=lambda meta: proximal(problem.inner_loss, meta, config.strength),
+        rates=lambda meta, steps: step_sizes(config.inner_rate, meta, steps),
+    )
+
+    def adapted(meta: Params, supports: Any) -> Params:
+        rates = learner.rates(meta, config.inner_steps)
+        return implicit_descend(
+            problem.inner_loss, meta, supports, rates, strength=config.strength, iterations=config.solver_iterations
+        )
+
+    return meta_gradient.make(problem, learner, adapted, config)

@@ -1,0 +1,151 @@
+"""ProMP (Rothfuss et al. 2019, arXiv 1810.06784): proximal meta-policy search.
+
+Several steps of Adam on the data of one iteration, kept near the policies that collected them: the adapted policy by
+clipping, the policy before adaptation, which the inner gradients' estimates lean on, by a penalty on its divergence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax import meta_gradient
+from metarl_jax.checks import check_fields, real
+from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
+from metarl_jax.ops.inner_loop import descend, step_sizes
+from metarl_jax.training import task_batch
+from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(meta_gradient.Config):
+    """Settings of ProMP; defaults are those of its authors' code for the half-cheetah's direction.
+
+    The problem's ``estimator`` should be "likelihood_ratio" and its ``clip`` 0.3.
+    """
+
+    iterations: int = 1001
+    """Meta-iterations of a whole run."""
+    tasks: int = 40
+    """Tasks per meta-iteration."""
+    inner_rate: float = 0.1
+    """Step size of the inner steps."""
+    adaptation_steps: int = 1
+    """Gradient steps on a held-out task."""
+    epochs: int = 5
+    """Adam steps on the data of one meta-iteration."""
+    divergence_weight: float = 5e-4
+    """Of the mean KL divergence, in nats, of the policies before each inner step from those that collected."""
+    adaptive_weight: bool = False
+    """Whether the weight is halved where the divergence after an iteration is below ``target_divergence`` / 1.5, and
+    doubled above 1.5 times it."""
+    target_divergence: float = 0.01
+    """In nats, with ``adaptive_weight``."""
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    meta_gradient.validate(config)
+    check_fields(config, divergence_weight=real(at_least=0), target_divergence=real(above=0))
+    if config.outer_update != "adam":
+        raise ValueError("outer_update must be adam: ProMP is proximal by clipping and penalty")
+    if config.exploration_credit:
+        raise ValueError("exploration_credit must be 0: that term is E-MAML's")
+
+
+class State(NamedTuple):
+    """The slow learner."""
+
+    params: Params
+    optimizer: optax.OptState
+    divergence_weight: Array
+
+
+def make(problem: InnerProblem, config: Config) -> Algorithm:
+    """Make ProMP on a problem of reinforcement learning; ``adapt`` is that of MAML.
+
+    Raises:
+        ValueError: if the configuration is out of range, or the problem has no policy.
+    """
+    validate(config)
+    if problem.distribution is None or problem.divergence is None:
+        raise ValueError("ProMP is for problems with a policy: this one has no distribution")
+    distribution, divergence = problem.distribution, problem.divergence
+    learner = Learner(
+        init=problem.init,
+        start=lambda meta: meta,
+        params=lambda meta, adapting: adapting,
+        loss=lambda meta: problem.inner_loss,
+        rates=lambda meta, steps: step_sizes(config.inner_rate, meta, steps),
+    )
+    adapted = explicit(learner, "first_order" if config.first_order else "exact", config.rematerialise)
+    optimizer = optax.adam(config.learning_rate)
+
+    def init(key: Key) -> State:
+        params = problem.init(key)
+        return State(params, optimizer.init(params), jnp.float32(config.divergence_weight))
+
+    def collect(key: Key, meta: Params, task: Task) -> Data:
+        return meta_gradient.collect(key, problem, learner, meta, task, config.inner_steps)
+
+    def inner_divergence(meta: Params, data: Data) -> Array:
+        """Of the policies before each inner step from those that collected its episodes; the mean over steps."""
+
+        def step(adapting: Params, now: tuple[Any, Tree]) -> tuple[Params, Array]:
+            support, rate = now
+            moved = divergence(distribution(adapting, support), support)
+            one = jax.tree.map(lambda x: x[None], (support, rate))
+            return descend(problem.inner_loss, adapting, *one), moved
+
+        first = jax.tree.map(lambda x: x[0], data.supports)
+        if config.inner_steps == 1:
+            return divergence(distribution(meta, first), first)
+        rates = learner.rates(meta, config.inner_steps)
+        return jnp.mean(jax.lax.scan(step, meta, (data.supports, rates))[1])
+
+    def task_loss(meta: Params, data: Data, weight: Array) -> tuple[Array, Metrics]:
+        params, moved = adapted(meta, data.supports), inner_divergence(meta, data)
+        loss = problem.outer_loss(params, data.query) + weight * moved
+        first = jax.tree.map(lambda x: x[0], data.supports)
+        return loss, {
+            "loss": loss,
+            "inner_divergence": moved,
+            "outer_divergence": divergence(distribution(params, data.query), data.query),
+            "score": problem.score(params, data.query),
+            "score_before_adaptation": problem.score(meta, first),
+        }
+
+    def step(key: Key, state: State) -> tuple[State, Metrics]:
+        data = collect_tasks(key, problem, collect, state.params, config.tasks)
+
+        def objective(meta: Params) -> tuple[Array, Metrics]:
+            losses, metrics = task_batch(task_loss, in_axes=(None, 0, None))(meta, data, state.divergence_weight)
+            return jnp.mean(losses), jax.tree.map(jnp.mean, metrics)
+
+        def epoch(now: tuple[Params, optax.OptState], _: None) -> tuple[tuple[Params, optax.OptState], Metrics]:
+            params, moments = now
+            gradient, metrics = jax.grad(objective, has_aux=True)(params)
+            updates, moments = optimizer.update(gradient, moments, params)
+            metrics["gradient_norm"] = optax.tree.norm(gradient)
+            return (optax.apply_updates(params, updates), moments), metrics
+
+        (params, moments), rows = jax.lax.scan(epoch, (state.params, state.optimizer), None, length=config.epochs)
+        metrics = jax.tree.map(lambda x: x[0], rows)
+        _, after = objective(params)
+        for name in ("inner_divergence", "outer_divergence"):
+            metrics[name] = after[name]
+        weight = state.divergence_weight
+        if config.adaptive_weight:
+            moved, target = after["inner_divergence"], config.target_divergence
+            weight = jnp.where(moved < target / 1.5, weight / 2, jnp.where(moved > target * 1.5, weight * 2, weight))
+        return State(params, moments, weight), {**metrics, "divergence_weight": weight}
+
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        rates = meta_gradient.adaptation_rates(learner, state.params, config)
+        return meta_gradient.adapt(key, problem, learner, state.params, task, rates)
+
+    return Algorithm(init, step, adapt)

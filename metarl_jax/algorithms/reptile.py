@@ -1,0 +1,139 @@
+"""Reptile (Nichol et al. 2018, arXiv 1803.02999): move the meta-parameters towards what tasks make of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
+from metarl_jax.training import task_batch
+from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of Reptile; defaults are those of 5-way Omniglot in Nichol et al. (2018)."""
+
+    iterations: int = 100000
+    """Meta-iterations of a whole run; the outer step size falls to zero over it."""
+    tasks: int = 5
+    """Tasks per meta-iteration, whose directions are averaged. 1: the serial version."""
+    inner_steps: int = 5
+    """Steps on a task in training."""
+    adaptation_steps: int = 50
+    """Steps on a held-out task."""
+    inner_optimizer: Literal["adam", "sgd"] = "adam"
+    """"adam": Adam without momentum (beta1 = 0), as published, whose second moments pass from iteration to iteration
+    and into held-out tasks; "sgd": gradient descent."""
+    inner_rate: float = 1e-3
+    """Step size of the inner steps."""
+    second_moment_decay: float = 0.999
+    """Adam's beta2."""
+    outer_rate: float = 1.0
+    """How far the meta-parameters move towards the adapted ones at the start; falls linearly to zero."""
+
+    @property
+    def batches_per_task(self) -> int:
+        """Batches collected on a task in training: one for each inner step, and two that only metrics are made of."""
+        return self.inner_steps + 2
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    check_fields(
+        config,
+        iterations=positive_int,
+        tasks=positive_int,
+        inner_steps=positive_int,
+        adaptation_steps=natural_int,
+        inner_optimizer=choice("adam", "sgd"),
+        inner_rate=real(above=0),
+        second_moment_decay=real(at_least=0, at_most=1),
+        outer_rate=real(above=0),
+    )
+
+
+class State(NamedTuple):
+    """The slow learner."""
+
+    params: Params
+    inner: optax.OptState
+    """Of the inner optimizer."""
+    iteration: Array
+    """Meta-iterations done, ``int32``."""
+
+
+def make(problem: InnerProblem, config: Config) -> Algorithm:
+    """Reptile on a problem.
+
+    ``adapt`` scores a held-out task before any gradient step and after each: ``[adaptation_steps + 1]``; the learner
+    is the adapted parameters.
+
+    Raises:
+        ValueError: if the configuration is out of range.
+    """
+    validate(config)
+    if config.inner_optimizer == "adam":
+        inner = optax.adam(config.inner_rate, b1=0.0, b2=config.second_moment_decay)
+    else:
+        inner = optax.sgd(config.inner_rate)
+
+    def inner_step(params: Params, moments: optax.OptState, batch: Any) -> tuple[Params, optax.OptState]:
+        gradient = jax.grad(problem.inner_loss)(params, batch)
+        updates, moments = inner.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), moments
+
+    def init(key: Key) -> State:
+        params = problem.init(key)
+        return State(params, inner.init(params), jnp.int32(0))
+
+    def learn(key: Key, state: State) -> tuple[Params, optax.OptState, Metrics]:
+        """Meet one task."""
+        key_task, key_query, key_first, key_steps = jax.random.split(key, 4)
+        task = problem.tasks.sample(key_task)
+
+        def one(loop: tuple[Params, optax.OptState], key: Key) -> tuple[tuple[Params, optax.OptState], None]:
+            params, moments = loop
+            return inner_step(params, moments, problem.support(key, params, task)), None
+
+        (params, moments), _ = jax.lax.scan(
+            one, (state.params, state.inner), jax.random.split(key_steps, config.inner_steps)
+        )
+        query = problem.query(key_query, params, task)
+        before = problem.query(key_first, state.params, task)
+        metrics = {
+            "score": problem.score(params, query),
+            "score_before_adaptation": problem.score(state.params, before),
+        }
+        return params, moments, metrics
+
+    def step(key: Key, state: State) -> tuple[State, Metrics]:
+        adapted, moments, metrics = task_batch(learn, in_axes=(0, None))(jax.random.split(key, config.tasks), state)
+        rate = config.outer_rate * (1 - jnp.clip(state.iteration / config.iterations, 0, 1))
+        mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), adapted)
+        direction = jax.tree.map(lambda a, p: a - p, mean, state.params)
+        params = jax.tree.map(lambda p, d: (p + rate * d).astype(p.dtype), state.params, direction)
+        metrics = jax.tree.map(jnp.mean, metrics) | {"outer_rate": rate, "direction_norm": optax.tree.norm(direction)}
+        # Every task went on from the same moments; the step count, a whole number, is the same for all.
+        inner = jax.tree.map(lambda x: jnp.mean(x, axis=0).astype(x.dtype), moments)
+        return State(params, inner, state.iteration + 1), metrics
+
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        def score(key: Key, params: Params) -> Array:
+            return problem.score(params, problem.query(key, params, task))
+
+        def one(loop: tuple[Params, optax.OptState], key: Key) -> tuple[tuple[Params, optax.OptState], Array]:
+            params, moments = loop
+            key_query, key_support = jax.random.split(key)
+            return inner_step(params, moments, problem.support(key_support, params, task)), score(key_query, params)
+
+        key_last, key_steps = jax.random.split(key)
+        keys = jax.random.split(key_steps, config.adaptation_steps)
+        (params, _), scores = jax.lax.scan(one, (state.params, state.inner), keys)
+        return Adaptation(jnp.append(scores, score(key_last, params)), params)
+
+    return Algorithm(init, step, adapt)

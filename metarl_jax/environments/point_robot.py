@@ -1,0 +1,176 @@
+"""A point that is moved about the plane towards a hidden goal.
+
+Five papers' tasks share this name and are not comparable: goals, starts, rewards, ends and horizons differ. Here each
+has its paper's name. In all of them the observation is the position, and an action of two numbers, clipped to [-1, 1],
+moves the point by that multiple of ``reach``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from metarl_jax.environments.base import Environment
+from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution
+
+
+@struct.dataclass
+class PointParams:
+    """A task."""
+
+    goal: Array
+    """``[2]``."""
+    max_steps_in_episode: int
+
+
+@struct.dataclass
+class PointState:
+    position: Array
+    """``[2]``."""
+    time: Array
+    """Steps in this episode, ``int32``."""
+
+
+class Rules(NamedTuple):
+    """What the variants differ in, besides their goals."""
+
+    reward: Literal["distance", "near", "corner"]
+    """"distance": minus the distance to the goal after the move; "near": 1 - distance within ``radius``, else 0;
+    "corner": how much nearer the move led, paid outside ``radius`` (in the sum of both coordinates' sizes) and
+    only where the goal is the nearest of the four corners."""
+    radius: float = 0.0
+    reach: float = 0.1
+    """The farthest that one step goes along an axis."""
+    start: float = 0.0
+    """Episodes start uniformly in the square from -start to start."""
+    tolerance: float = 0.0
+    """The episode ends where the goal is nearer than this along both axes; 0: it does not."""
+
+
+class PointRobot(Environment):
+    """The point, under the rules of one paper."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+
+    def reset_env(self, key: Key, params: PointParams) -> tuple[Array, PointState]:
+        del params
+        position = jax.random.uniform(key, (2,), minval=-self.rules.start, maxval=self.rules.start)
+        return position, PointState(position, jnp.int32(0))
+
+    def step_env(
+        self, key: Key, state: PointState, action: Array, params: PointParams
+    ) -> tuple[Array, PointState, Array, Array, dict[Any, Any]]:
+        del key
+        rules = self.rules
+        position = state.position + rules.reach * jnp.clip(action, -1.0, 1.0)
+        distance = jnp.linalg.norm(position - params.goal)
+        match rules.reward:
+            case "distance":
+                reward = -distance
+            case "near":
+                reward = jnp.where(distance <= rules.radius, 1 - distance, 0.0)
+            case "corner":
+                # Corners lie symmetrically: the nearest one is that of the position's quadrant.
+                nearest = jnp.all(position * params.goal >= 0)
+                paid = jnp.logical_and(jnp.sum(jnp.abs(position)) >= rules.radius, nearest)
+                reward = jnp.where(paid, jnp.linalg.norm(state.position - params.goal) - distance, 0.0)
+        arrived = jnp.all(jnp.abs(position - params.goal) < rules.tolerance)
+        return position, PointState(position, state.time + 1), reward, arrived, {}
+
+    def action_space(self, params: PointParams | None = None) -> Box:
+        del params
+        return Box(-1.0, 1.0, (2,))
+
+    def observation_space(self, params: PointParams | None = None) -> Box:
+        del params
+        return Box(-jnp.inf, jnp.inf, (2,))
+
+
+def _family(
+    rules: Rules, horizon: int, goal: Callable[[Key], Array], heldout_goal: Callable[[Key], Array] | None = None
+) -> EnvFamily:
+    env = PointRobot(rules)
+
+    def sampler(goal: Callable[[Key], Array]) -> Callable[[Key], PointParams]:
+        return lambda key: PointParams(goal(key), horizon)
+
+    def optimal_return(task: PointParams) -> Array:
+        """From the origin: both coordinates close in at full speed, which no other way is ahead of at any time."""
+        time = jnp.arange(1, horizon + 1)[:, None]
+        left = jnp.maximum(jnp.abs(task.goal) - rules.reach * time, 0.0)
+        distance = jnp.linalg.norm(left, axis=-1)
+        if rules.reward == "distance":
+            return -jnp.sum(distance)
+        return jnp.sum(jnp.where(distance <= rules.radius, 1 - distance, 0.0))
+
+    return EnvFamily(
+        env=env,
+        tasks=TaskDistribution(sampler(goal), sampler(goal if heldout_goal is None else heldout_goal)),
+        horizon=horizon,
+        observation_space=env.observation_space(),
+        action_space=env.action_space(),
+        optimal_return=None if rules.start else optimal_return,
+    )
+
+
+def _in_square(size: float) -> Callable[[Key], Array]:
+    return lambda key: jax.random.uniform(key, (2,), minval=-size, maxval=size)
+
+
+def _on_circle(angle: Array) -> Array:
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+
+def maml() -> EnvFamily:
+    """Navigation of Finn et al. (2017, section 5.3.1), as in their code.
+
+    Goals in the square from -0.5 to 0.5, start at the origin, reward minus the distance, end within 0.01 along both
+    axes, 100 steps.
+    """
+    return _family(Rules("distance", tolerance=0.01), 100, _in_square(0.5))
+
+
+def promp() -> EnvFamily:
+    """The four corners of Rothfuss et al. (2019, section 6.2), as in their code: who does not explore learns nothing.
+
+    Goals (+-2, +-2), start within 0.2 of the origin, steps up to 0.2, 100 of them; progress pays outside
+    |x| + |y| = 0.5 and only in the goal's own quadrant.
+    """
+
+    def corner(key: Key) -> Array:
+        return 2.0 * jax.random.rademacher(key, (2,), jnp.float32)
+
+    return _family(Rules("corner", radius=0.5, reach=0.2, start=0.2), 100, corner)
+
+
+def pearl_dense() -> EnvFamily:
+    """Rakelly et al. (2019), code: goals and starts in the square from -1 to 1, minus the distance, 20 steps."""
+    return _family(Rules("distance", start=1.0), 20, _in_square(1.0))
+
+
+def pearl_sparse() -> EnvFamily:
+    """Rakelly et al. (2019), section 6.3: 100 goals on the unit half-circle, 80 for training and 20 held out.
+
+    Start at the origin; 1 - distance within 0.2 of the goal, else 0; 20 steps. Which goals are held out is drawn once
+    and for all.
+    """
+    order = np.random.default_rng(0).permutation(100)
+    angles = jnp.asarray(np.linspace(0, math.pi, 100)[order], jnp.float32)
+
+    def among(angles: Array) -> Callable[[Key], Array]:
+        return lambda key: _on_circle(jax.random.choice(key, angles))
+
+    return _family(Rules("near", radius=0.2), 20, among(angles[:80]), among(angles[80:]))
+
+
+def varibad() -> EnvFamily:
+    """Zintgraf et al. (2020), code: goals anywhere on the unit half-circle, reward as ``pearl_sparse``, 100 steps."""
+    goal: Callable[[Key], Array] = lambda key: _on_circle(jax.random.uniform(key, maxval=math.pi))  # noqa: E731
+    return _family(Rules("near", radius=0.2), 100, goal)

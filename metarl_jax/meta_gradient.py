@@ -1,0 +1,336 @@
+"""What gradient-based meta-learners share: they collect data on tasks, adapt by descent, and descend through that.
+
+Learning on a task has two parts: its data are collected, each inner step's by the learner as it then is; then the
+adapted parameters are a pure function of the meta-parameters and those data, which is differentiated. An algorithm
+says which part of its meta-parameters adapts, and how (``Learner``); everything else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
+from metarl_jax.ops.inner_loop import Gradient, Loss, descend
+from metarl_jax.ops.trust_region import trust_region_step
+from metarl_jax.training import task_batch
+from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
+
+
+class Learner(NamedTuple):
+    """What of the meta-parameters adapts to a task."""
+
+    init: Callable[[Key], Params]
+    """The meta-parameters."""
+    start: Callable[[Params], Params]
+    """Of the meta-parameters: what adapts, before its first step."""
+    params: Callable[[Params, Params], Params]
+    """``(meta-parameters, what adapts) ->`` the parameters of the problem's network."""
+    loss: Callable[[Params], Loss]
+    """Of the meta-parameters: the loss that adaptation descends on, of what adapts and a support batch."""
+    rates: Callable[[Params, int], Tree]
+    """``(meta-parameters, K) ->`` the step sizes, like what adapts, with leaves ``[K, ...]``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings that gradient-based meta-learners share; defaults are those of the sinusoid of Finn et al. (2017)."""
+
+    iterations: int = 70000
+    """Meta-iterations of a whole run."""
+    tasks: int = 25
+    """Tasks per meta-iteration."""
+    inner_steps: int = 1
+    """Gradient steps on a task in training."""
+    inner_rate: float = 0.01
+    """Step size of the inner steps."""
+    adaptation_steps: int = 10
+    """Gradient steps on a held-out task."""
+    later_rate_fraction: float = 1.0
+    """Step size on a held-out task after the first ``inner_steps`` steps, as a fraction of what it was (1/2 in the
+    reinforcement learning of Finn et al. 2017)."""
+    first_order: bool = False
+    """Whether inner gradients count as constants in the outer gradient (FOMAML)."""
+    rematerialise: bool = False
+    """Whether to compute inner steps again in the backward pass instead of keeping them: memory grows with the
+    square root of the number of inner steps."""
+    outer_update: Literal["adam", "trust_region"] = "adam"
+    """How the meta-parameters change: Adam, or a step within a trust region (TRPO; for reinforcement learning)."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    epochs: int = 1
+    """Adam steps on the data of one meta-iteration."""
+    max_divergence: float = 0.01
+    """The trust region: the largest mean KL divergence in nats of the adapted policies from those that collected."""
+    conjugate_gradients: int = 10
+    """Iterations of the linear solver of the trust region (10 in published implementations)."""
+    damping: float = 1e-5
+    """Added to the trust region's metric (1e-5 in published implementations)."""
+    exploration_credit: float = 0.0
+    """Weight of E-MAML's term (Stadie et al. 2018): what was collected before adaptation is credited with the score
+    after it. 0: MAML; 1, with the estimator "log_likelihood": the exact gradient of the expected score after adapting
+    to what was collected. For reinforcement learning."""
+
+    @property
+    def batches_per_task(self) -> int:
+        """Batches collected on a task in training: one for each inner step, and the query."""
+        return self.inner_steps + 1
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    check_fields(
+        config,
+        iterations=positive_int,
+        tasks=positive_int,
+        inner_steps=positive_int,
+        inner_rate=real(above=0),
+        adaptation_steps=natural_int,
+        later_rate_fraction=real(at_least=0),
+        outer_update=choice("adam", "trust_region"),
+        learning_rate=real(above=0),
+        epochs=positive_int,
+        max_divergence=real(above=0),
+        conjugate_gradients=positive_int,
+        damping=real(at_least=0),
+        exploration_credit=real(at_least=0),
+    )
+
+
+def validate_with(config: Config, problem: InnerProblem) -> None:
+    """Raise ValueError if the settings are out of range or ask of the problem what it has not got."""
+    validate(config)
+    if config.outer_update == "trust_region" and problem.distribution is None:
+        raise ValueError("outer_update 'trust_region' is for problems with a policy: this one has no distribution")
+    if _asks_credit(config) and problem.log_likelihood is None:
+        raise ValueError("exploration_credit is for problems with a policy: this one has no log_likelihood")
+
+
+def _asks_credit(config: Config) -> bool:
+    # A traced weight is not known to be zero.
+    return not (isinstance(config.exploration_credit, int | float) and config.exploration_credit == 0)
+
+
+class State(NamedTuple):
+    """The slow learner."""
+
+    params: Params
+    """The meta-parameters."""
+    optimizer: optax.OptState
+
+
+class Data(NamedTuple):
+    """What was collected on one task."""
+
+    supports: Any
+    """``[K, ...]``: a batch for each inner step."""
+    query: Any
+
+
+Adapted = Callable[[Params, Any], Params]
+"""``(meta-parameters, supports [K, ...]) ->`` what adapts, after K steps; to be differentiated."""
+
+
+def explicit(learner: Learner, gradient: Gradient, rematerialise: bool) -> Adapted:
+    """Adaptation differentiated step by step."""
+
+    def adapted(meta: Params, supports: Any) -> Params:
+        steps = jax.tree.leaves(supports)[0].shape[0]
+        rates = learner.rates(meta, steps)
+        return descend(
+            learner.loss(meta), learner.start(meta), supports, rates, gradient=gradient, rematerialise=rematerialise
+        )
+
+    return adapted
+
+
+def inner_step(learner: Learner, meta: Params, adapting: Params, support: Any, rate: Tree) -> Params:
+    """One step of adaptation, not to be differentiated."""
+    one = jax.tree.map(lambda x: x[None], (support, rate))
+    return descend(learner.loss(meta), adapting, *one)
+
+
+def collect(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task: Task, steps: int) -> Data:
+    """Adapt to a task as deployed, and keep what was seen.
+
+    Args:
+        key: random key.
+        problem: what the task is of.
+        learner: who adapts.
+        meta: its meta-parameters.
+        task: one of ``problem.tasks``.
+        steps: K.
+
+    Returns:
+        The support of each step, collected by the learner before that step, and a query of the adapted learner.
+    """
+
+    def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, Any]:
+        key, rate = now
+        support = problem.support(key, learner.params(meta, adapting), task)
+        return inner_step(learner, meta, adapting, support, rate), support
+
+    key_query, key_steps = jax.random.split(key)
+    keys = jax.random.split(key_steps, steps)
+    adapting, supports = jax.lax.scan(step, learner.start(meta), (keys, learner.rates(meta, steps)))
+    return Data(supports, problem.query(key_query, learner.params(meta, adapting), task))
+
+
+def collect_tasks(
+    key: Key, problem: InnerProblem, collect: Callable[[Key, Params, Task], Data], meta: Params, tasks: int
+) -> Data:
+    """Draw training tasks and collect on each; leaves get a leading axis of tasks."""
+    key_tasks, key_collect = jax.random.split(key)
+    batch = task_batch(problem.tasks.sample)(jax.random.split(key_tasks, tasks))
+    return task_batch(collect, in_axes=(0, None, 0))(jax.random.split(key_collect, tasks), meta, batch)
+
+
+def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task: Task, rates: Tree) -> Adaptation:
+    """Adapt to a held-out task and score every step.
+
+    Args:
+        key: random key.
+        problem: what the task is of.
+        learner: who adapts.
+        meta: its meta-parameters.
+        task: one of ``problem.tasks``.
+        rates: step sizes, with leaves ``[K, ...]``.
+
+    Returns:
+        Scores ``[K + 1]``, before the first step and after each; the learner is the adapted network's parameters.
+    """
+
+    def score(key: Key, adapting: Params) -> Array:
+        params = learner.params(meta, adapting)
+        return problem.score(params, problem.query(key, params, task))
+
+    def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, Array]:
+        key, rate = now
+        key_query, key_support = jax.random.split(key)
+        support = problem.support(key_support, learner.params(meta, adapting), task)
+        return inner_step(learner, meta, adapting, support, rate), score(key_query, adapting)
+
+    steps = jax.tree.leaves(rates)[0].shape[0]
+    key_last, key_steps = jax.random.split(key)
+    adapting, scores = jax.lax.scan(step, learner.start(meta), (jax.random.split(key_steps, steps), rates))
+    return Adaptation(jnp.append(scores, score(key_last, adapting)), learner.params(meta, adapting))
+
+
+def adaptation_rates(learner: Learner, meta: Params, config: Config) -> Tree:
+    """The step sizes on a held-out task, with leaves ``[adaptation_steps, ...]``."""
+    later = jnp.arange(config.adaptation_steps) >= config.inner_steps
+    fraction = jnp.where(later, config.later_rate_fraction, 1.0)
+    rates = learner.rates(meta, config.adaptation_steps)
+    return jax.tree.map(lambda r: r * fraction.reshape(-1, *[1] * (r.ndim - 1)).astype(r.dtype), rates)
+
+
+def make(
+    problem: InnerProblem, learner: Learner, adapted: Adapted, config: Config, *, adapts_in_training: bool = True
+) -> Algorithm:
+    """A gradient-based meta-learner.
+
+    Args:
+        problem: its tasks and losses.
+        learner: what adapts.
+        adapted: how a derivative passes through adaptation.
+        config: valid settings.
+        adapts_in_training: False: the query is collected before any step of adaptation, as ``adapted`` must agree.
+    """
+    optimizer = optax.adam(config.learning_rate)
+
+    def init(key: Key) -> State:
+        meta = learner.init(key)
+        return State(meta, optimizer.init(meta) if config.outer_update == "adam" else optax.EmptyState())
+
+    def collect_unadapted(key: Key, meta: Params, task: Task) -> Data:
+        query = problem.query(key, learner.params(meta, learner.start(meta)), task)
+        return Data(jax.tree.map(lambda x: x[None], query), query)
+
+    def collect_adapted(key: Key, meta: Params, task: Task) -> Data:
+        return collect(key, problem, learner, meta, task, config.inner_steps)
+
+    def after(meta: Params, data: Data) -> Params:
+        return learner.params(meta, adapted(meta, data.supports))
+
+    def task_loss(meta: Params, data: Data, credit: Array) -> tuple[Array, Metrics]:
+        params, before = after(meta, data), learner.params(meta, learner.start(meta))
+        # What the meta-parameters themselves collected, or met first.
+        first = jax.tree.map(lambda x: x[0], data.supports)
+        loss = problem.outer_loss(params, data.query)
+        metrics = {
+            "loss": loss,
+            "score": problem.score(params, data.query),
+            "score_before_adaptation": problem.score(before, first),
+        }
+        if _asks_credit(config):
+            assert problem.log_likelihood is not None
+            loss -= config.exploration_credit * credit * problem.log_likelihood(before, first)
+        return loss, metrics
+
+    def credits(meta: Params, data: Data) -> Array:
+        """What each task scored beyond the others: a baseline that does not depend on the task's own data."""
+        if not _asks_credit(config):
+            return jnp.zeros(config.tasks)
+        score = task_batch(lambda meta, data: problem.score(after(meta, data), data.query), (None, 0))(meta, data)
+        return (score - jnp.mean(score)) * (config.tasks / max(1, config.tasks - 1))
+
+    def step(key: Key, state: State) -> tuple[State, Metrics]:
+        one = collect_adapted if adapts_in_training else collect_unadapted
+        data = collect_tasks(key, problem, one, state.params, config.tasks)
+        credit = credits(state.params, data)
+
+        def objective(meta: Params) -> tuple[Array, Metrics]:
+            losses, metrics = task_batch(task_loss, in_axes=(None, 0, 0))(meta, data, credit)
+            return jnp.mean(losses), jax.tree.map(jnp.mean, metrics)
+
+        gradient, metrics = jax.grad(objective, has_aux=True)(state.params)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        if config.outer_update == "trust_region":
+            params, more = _trust_region(lambda meta: objective(meta)[0], gradient, state.params, data)
+            return State(params, state.optimizer), {**metrics, **more}
+
+        def descend_once(state: State, gradient: Params) -> State:
+            updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+            return State(optax.apply_updates(state.params, updates), optimizer_state)
+
+        def epoch(state: State, _: None) -> tuple[State, None]:
+            return descend_once(state, jax.grad(objective, has_aux=True)(state.params)[0]), None
+
+        state = descend_once(state, gradient)
+        if config.epochs > 1:
+            state, _ = jax.lax.scan(epoch, state, None, length=config.epochs - 1)
+        return state, metrics
+
+    def _trust_region(
+        objective: Callable[[Params], Array], gradient: Params, meta: Params, data: Data
+    ) -> tuple[Params, Metrics]:
+        assert problem.distribution is not None
+        assert problem.divergence is not None
+        distribution, divergence = problem.distribution, problem.divergence
+
+        def outputs(meta: Params) -> Any:
+            return task_batch(lambda meta, data: distribution(after(meta, data), data.query), (None, 0))(meta, data)
+
+        def mean_divergence(outputs: Any) -> Array:
+            return jnp.mean(task_batch(divergence)(outputs, data.query))
+
+        return trust_region_step(
+            objective,
+            gradient,
+            outputs,
+            mean_divergence,
+            meta,
+            max_divergence=config.max_divergence,
+            iterations=config.conjugate_gradients,
+            damping=config.damping,
+        )
+
+    def adapt_to(key: Key, state: State, task: Task) -> Adaptation:
+        return adapt(key, problem, learner, state.params, task, adaptation_rates(learner, state.params, config))
+
+    return Algorithm(init, step, adapt_to)

@@ -1,0 +1,45 @@
+"""Baselines that are fitted to the episodes at hand, without a network."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from metarl_jax.types import Array
+
+
+def linear_features(observation: Array, time: Array, horizon: int) -> Array:
+    """Features of a return that is linear in them (Duan et al. 2016, arXiv 1604.06778, section 5).
+
+    Args:
+        observation: ``[..., D]``; clipped to [-10, 10].
+        time: ``[...]``, steps since the episode began.
+        horizon: H; time counts as a fraction of it (the paper divides by 100).
+
+    Returns:
+        ``[..., 2 D + 4]``: o, o^2, t, t^2, t^3, 1.
+    """
+    o = jnp.clip(observation, -10, 10)
+    t = (time / horizon).astype(o.dtype)[..., None]
+    return jnp.concatenate([o, o**2, t, t**2, t**3, jnp.ones_like(t)], axis=-1)
+
+
+def fit_linear(features: Array, target: Array, weight: Array, ridge: float = 1e-5) -> Array:
+    """Ridge regression.
+
+    Args:
+        features: ``[N, F]``.
+        target: ``[N]``.
+        weight: ``[N]``, of each row; 0 for rows that do not count.
+        ridge: of the mean squared error, in units of the features' variance.
+
+    Returns:
+        Coefficients ``[F]``.
+    """
+    n = jnp.maximum(jnp.sum(weight), 1)
+    weighted = features * weight[:, None] / n
+    scale = jnp.sqrt(jnp.sum(weighted * features, axis=0))
+    # Columns of one size, so that the ridge treats all alike and single precision suffices.
+    scale = jnp.where(scale > 0, scale, 1.0)
+    columns = features / scale
+    gram = (weighted / scale).T @ columns + ridge * jnp.eye(features.shape[-1], dtype=features.dtype)
+    return jnp.linalg.solve(gram, (weighted / scale).T @ target) / scale

@@ -1,0 +1,49 @@
+"""Learning a task from a random initialisation, with as many steps and data as a meta-learner gets."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax.oracles.base import Oracle
+from metarl_jax.types import Adaptation, Array, InnerProblem, Key, Params, State, Task
+
+
+def gradient_descent(problem: InnerProblem, steps: int, rate: float) -> Oracle:
+    """Gradient descent, every task from parameters of its own.
+
+    Args:
+        problem: what tasks are of.
+        steps: K; the scores are ``[K + 1]``, before the first step and after each.
+        rate: step size.
+    """
+    return _make(problem, steps, optax.sgd(rate), f"from scratch, gradient descent ({rate:g})")
+
+
+def adam(problem: InnerProblem, steps: int, rate: float) -> Oracle:
+    """Adam, else as ``gradient_descent``."""
+    return _make(problem, steps, optax.adam(rate), f"from scratch, Adam ({rate:g})")
+
+
+def _make(problem: InnerProblem, steps: int, optimizer: optax.GradientTransformation, name: str) -> Oracle:
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        del state
+        key_init, key_last, key_steps = jax.random.split(key, 3)
+        params = problem.init(key_init)
+
+        def score(key: Key, params: Params) -> Array:
+            return problem.score(params, problem.query(key, params, task))
+
+        def step(loop: tuple[Params, optax.OptState], key: Key) -> tuple[tuple[Params, optax.OptState], Array]:
+            params, moments = loop
+            key_query, key_support = jax.random.split(key)
+            gradient = jax.grad(problem.inner_loss)(params, problem.support(key_support, params, task))
+            updates, moments = optimizer.update(gradient, moments, params)
+            return (optax.apply_updates(params, updates), moments), score(key_query, params)
+
+        keys = jax.random.split(key_steps, steps)
+        (params, _), scores = jax.lax.scan(step, (params, optimizer.init(params)), keys)
+        return Adaptation(jnp.append(scores, score(key_last, params)), params)
+
+    return Oracle(name, adapt)

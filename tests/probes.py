@@ -1,0 +1,61 @@
+"""Environments for tests, whose answers are known."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.types import Box, EnvFamily, Key, TaskDistribution
+
+
+class ProbeParams(NamedTuple):
+    """A task of the probe environment."""
+
+    target: jax.Array
+    """``[2]``: the action that is wanted."""
+
+
+class ProbeState(NamedTuple):
+    time: jax.Array
+
+
+class Probe:
+    """Continuous actions, episodes that end at random: reward minus the squared distance to a hidden target."""
+
+    horizon = 5
+
+    def reset(self, key: Key, params: ProbeParams) -> tuple[jax.Array, ProbeState]:
+        del params
+        return jax.random.normal(key, (3,)), ProbeState(jnp.int32(0))
+
+    def step(self, key: Key, state: ProbeState, action: jax.Array, params: ProbeParams) -> tuple[Any, ...]:
+        key_end, key_obs, key_reset = jax.random.split(key, 3)
+        time = state.time + 1
+        terminated = jax.random.bernoulli(key_end, 0.3)
+        truncated = time >= self.horizon
+        done = terminated | truncated
+        final = jax.random.normal(key_obs, (3,))
+        obs, fresh = self.reset(key_reset, params)
+        state = ProbeState(jnp.where(done, fresh.time, time))
+        reward = -jnp.mean((action - params.target) ** 2)
+        return jnp.where(done, obs, final), state, reward, terminated, truncated, {"final_observation": final}
+
+    def action_space(self, params: ProbeParams | None = None) -> Box:
+        del params
+        return Box(-1.0, 1.0, (2,))
+
+    def observation_space(self, params: ProbeParams | None = None) -> Box:
+        del params
+        return Box(-jnp.inf, jnp.inf, (3,))
+
+
+def probe_family() -> EnvFamily:
+    """The probe, as a family."""
+    env = Probe()
+
+    def sample(key: Key) -> ProbeParams:
+        return ProbeParams(jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0))
+
+    return EnvFamily(env, TaskDistribution(sample, sample), env.horizon, env.observation_space(), env.action_space())

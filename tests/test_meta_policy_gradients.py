@@ -1,0 +1,342 @@
+"""Estimators of the meta-gradient in reinforcement learning, against a chain whose derivatives are known (PAPERS 13.4).
+
+s0 leads to A with probability sigma(x), else to the end; in A, arm 1 has probability sigma(y) and pays 1. Every
+trajectory is enumerated, so that expectations are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import probe_family
+
+from metarl_jax import problems
+from metarl_jax.algorithms import maml
+from metarl_jax.environments import bandits, tabular_mdp
+from metarl_jax.networks import mlp, recurrent
+from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
+from metarl_jax.ops.trust_region import metric_product, trust_region_step
+from metarl_jax.problems import Rollouts
+from metarl_jax.types import Array, Box, Discrete, EnvFamily, Inputs, Output, Policy, TaskDistribution
+
+X = Y = float(np.log(3.0))
+ESTIMATORS: tuple[problems.Estimator, ...] = ("dice", "likelihood_ratio", "log_likelihood")
+
+
+@pytest.fixture(autouse=True)
+def _float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def chain_policy() -> Policy:
+    """Logit ``params[s]`` for going on, in state s."""
+
+    def step(params: Array, carry: Any, inputs: Inputs) -> tuple[Any, Output]:
+        logit = params[inputs.obs]
+        return carry, Output(Categorical(jnp.stack([jnp.zeros_like(logit), logit], axis=-1)), jnp.zeros_like(logit))
+
+    return Policy(lambda key: jnp.asarray([X, Y]), lambda params: (), step, step)
+
+
+class _Nothing:
+    """Stands in for an environment that is never stepped."""
+
+
+def chain_problem(estimator: problems.Estimator) -> Any:
+    family = EnvFamily(
+        _Nothing(),  # pyright: ignore[reportArgumentType]
+        TaskDistribution(lambda key: (), lambda key: ()),
+        2,
+        Discrete(2),
+        Discrete(2),
+    )
+    return problems.policy_gradient(
+        family, chain_policy(), estimator=estimator, baseline="none", normalise_advantages=False, discount=1.0
+    )
+
+
+def trajectories(theta: Array) -> list[tuple[Array, Rollouts, int]]:
+    """``(probability under theta, the episode as it would be collected by theta, its length)``."""
+    found = []
+    for actions in ((1, 1), (1, 0), (0, None)):
+        length = 2 if actions[1] is not None else 1
+        action = jnp.asarray([[actions[0], actions[1] or 0]])
+        distribution = Categorical(jnp.stack([jnp.zeros(2), theta], axis=-1)[None])
+        log_prob = distribution.log_prob(action)
+        valid = jnp.arange(2)[None] < length
+        paid = 1.0 if actions == (1, 1) else 0.0
+        zero = jnp.zeros((1, 2))
+        rollouts = Rollouts(
+            inputs=Inputs(jnp.asarray([[0, 1]]), action, zero, zero, zero == 1),
+            action=action,
+            distribution=distribution,
+            log_prob=log_prob,
+            reward=jnp.asarray([[0.0, paid]]),
+            advantage=jnp.full((1, 2), paid) * valid,
+            valid=valid,
+        )
+        rollouts = jax.lax.stop_gradient(rollouts)
+        found.append((jax.lax.stop_gradient(jnp.exp(jnp.sum(log_prob * valid))), rollouts, length))
+    return found
+
+
+def expected_gain(problem: Any, theta: Array, at: Array) -> Array:
+    """What the inner loss of episodes collected at ``theta`` is expected to be, as a function of ``at``; negated."""
+    # The loss is a mean over steps: times the length, a sum.
+    return -sum(p * n * problem.inner_loss(at, batch) for p, batch, n in trajectories(theta))  # type: ignore[operator]
+
+
+def sigma(z: float, order: int = 0) -> float:
+    s = 1 / (1 + np.exp(-z))
+    return float([s, s * (1 - s), s * (1 - s) * (1 - 2 * s)][order])
+
+
+GRADIENT = np.array([sigma(X, 1) * sigma(Y), sigma(X) * sigma(Y, 1)])
+CROSS = sigma(X, 1) * sigma(Y, 1)
+HESSIANS = {
+    "dice": np.array([[sigma(X, 2) * sigma(Y), CROSS], [CROSS, sigma(X) * sigma(Y, 2)]]),
+    "likelihood_ratio": np.diag([sigma(X, 2) * sigma(Y), sigma(X) * sigma(Y, 2)]),
+    "log_likelihood": np.diag([-sigma(X, 1) * sigma(X) * sigma(Y), -sigma(Y, 1) * sigma(X) * sigma(Y)]),
+}
+META_GRADIENTS = {"dice": 0.130285, "likelihood_ratio": 0.125537, "log_likelihood": 0.120790}
+
+
+def test_the_closed_forms_are_those_on_paper() -> None:
+    np.testing.assert_allclose(GRADIENT, 0.140625)
+    np.testing.assert_allclose(HESSIANS["dice"], [[-0.0703125, 0.03515625], [0.03515625, -0.0703125]])
+    np.testing.assert_allclose(HESSIANS["log_likelihood"], np.diag([-0.10546875] * 2))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_derivatives_of_each_estimator_on_the_chain(estimator: problems.Estimator) -> None:
+    theta, problem = jnp.asarray([X, Y]), chain_problem(estimator)
+
+    def gain(at: Array) -> Array:
+        return expected_gain(problem, theta, at)
+
+    gradient, hessian = jax.jit(lambda t: (jax.grad(gain)(t), jax.hessian(gain)(t)))(theta)
+    np.testing.assert_allclose(gradient, GRADIENT, rtol=1e-9)
+    np.testing.assert_allclose(hessian, HESSIANS[estimator], atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_meta_gradients_of_each_estimator_on_the_chain(estimator: problems.Estimator) -> None:
+    """One inner step of size 1, then the exact gradient of the return."""
+    theta, problem = jnp.asarray([X, Y]), chain_problem(estimator)
+
+    def after(at: Array) -> Array:
+        adapted = at + jax.grad(lambda t: expected_gain(problem, theta, t))(at)
+        return jax.nn.sigmoid(adapted[0]) * jax.nn.sigmoid(adapted[1])
+
+    np.testing.assert_allclose(after(theta), 0.601294, atol=1e-6)
+    np.testing.assert_allclose(jax.grad(after)(theta), META_GRADIENTS[estimator], atol=1e-6)
+
+
+def test_with_a_horizon_of_one_the_likelihood_ratio_is_dice() -> None:
+    family = bandits.bernoulli(3)
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    derivatives = []
+    for estimator in ("dice", "likelihood_ratio"):
+        problem = problems.policy_gradient(family, policy, episodes=20, estimator=estimator)
+        params = problem.init(jax.random.key(0))
+        batch = problem.support(jax.random.key(1), params, family.tasks.sample(jax.random.key(2)))
+        flat, unravel = jax.flatten_util.ravel_pytree(params)
+
+        def loss(vector: Array, problem: Any = problem, batch: Any = batch, unravel: Any = unravel) -> Array:
+            return problem.inner_loss(unravel(vector), batch)
+
+        derivatives.append(jax.jit(lambda v, loss=loss: (jax.grad(loss)(v), jax.hessian(loss)(v)))(flat))
+    (gradient, hessian), (gradient_lr, hessian_lr) = derivatives
+    assert float(jnp.abs(hessian).max()) > 0.01
+    np.testing.assert_allclose(gradient, gradient_lr, atol=1e-6)
+    np.testing.assert_allclose(hessian, hessian_lr, atol=1e-6)
+
+
+@pytest.mark.parametrize(("credit", "clearly_not"), [(0.0, 1.0), (1.0, 0.0)])
+def test_the_exploration_credit_completes_the_meta_gradient(credit: float, clearly_not: float) -> None:
+    """E-MAML: the return after adapting also depends on who collects (PAPERS 13.4, v).
+
+    On a bandit of two arms, with one pull to adapt on, everything can be enumerated.
+    """
+    start, paid, rate, tasks = 0.3, np.array([0.2, 0.9]), 0.7, 400_000
+    family = bandits.bernoulli(2)
+    task = family.tasks.sample(jax.random.key(0)).replace(means=jnp.asarray(paid, jnp.float32))
+
+    def act(params: Array, carry: Any, inputs: Inputs) -> tuple[Any, Output]:
+        logit = params + 0.0 * inputs.prev_reward
+        return carry, Output(Categorical(jnp.stack([jnp.zeros_like(logit), logit], axis=-1)), jnp.zeros_like(logit))
+
+    policy = Policy(lambda key: jnp.asarray(start), lambda params: (), act, act)
+    problem = problems.policy_gradient(
+        family._replace(tasks=TaskDistribution(lambda key: task, lambda key: task)),
+        policy,
+        episodes=1,
+        # The derivative of what was collected: who collects is the credit's part.
+        estimator="log_likelihood",
+        baseline="none",
+        normalise_advantages=False,
+    )
+    config = maml.Config(tasks=tasks, inner_rate=rate, exploration_credit=credit)
+    algorithm = maml.make(problem, config)
+    _, metrics = jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))
+
+    def gradient(credit: float) -> float:
+        def parts(theta: Array) -> Array:
+            p = jax.nn.sigmoid(theta)
+            # After an unpaid pull nothing is learned.
+            after = [theta + rate * (1 - p), theta - rate * p, theta, theta]
+            weight = jnp.stack([p * paid[1], (1 - p) * paid[0], p * (1 - paid[1]), (1 - p) * (1 - paid[0])])
+            later = jnp.stack([jax.nn.sigmoid(t) * (paid[1] - paid[0]) + paid[0] for t in after])
+            return jnp.stack([weight, later])
+
+        weight, later = parts(jnp.asarray(start))
+        by_weight, by_later = jax.jacobian(parts)(jnp.asarray(start))
+        return float(weight @ by_later + credit * (by_weight @ later))
+
+    # The standard deviation of one task's gradient is below 1.
+    error = 4 / tasks**0.5
+    assert abs(float(metrics["gradient_norm"]) - abs(gradient(credit))) < error
+    assert abs(gradient(credit) - gradient(clearly_not)) > 2 * error
+
+
+# --------------------------------------------------------------------------------------------------- trust region
+
+
+def test_the_metric_is_the_divergence_s_hessian() -> None:
+    """J' H J equals the Hessian of the mean KL, computed by differentiating twice, for both kinds of policy."""
+    x = jax.random.normal(jax.random.key(0), (7, 3))
+    for size, make in ((6, lambda z: DiagonalGaussian(z[:, :3], z[:, 3:] / 4)), (4, Categorical)):
+        weights = jax.random.normal(jax.random.key(1), (3 * size,))
+
+        def outputs(w: Array, size: int = size, make: Any = make) -> Any:
+            return make(jnp.tanh(x @ w.reshape(3, size)))
+
+        old = outputs(weights)
+
+        def divergence(new: Any, old: Any = old) -> Array:
+            return jnp.mean(old.kl(new))
+
+        product = metric_product(outputs, divergence, weights)
+        got = jax.vmap(product)(jnp.eye(len(weights)))
+        twice = jax.hessian(lambda w, outputs=outputs, divergence=divergence: divergence(outputs(w)))(weights)
+        assert float(jnp.abs(twice).max()) > 0.01
+        np.testing.assert_allclose(got, twice, atol=1e-10)
+
+
+def test_a_trust_region_step_is_the_natural_gradient_as_long_as_allowed() -> None:
+    """On a linear objective and a quadratic divergence: delta = -sqrt(2 d / g'F^-1 g) F^-1 g, KL exactly d."""
+    generator = np.random.default_rng(0)
+    root = generator.normal(size=(4, 4))
+    metric, gradient = jnp.asarray(root @ root.T + np.eye(4)), jnp.asarray(generator.normal(size=4))
+    bound = 0.02
+    # Just inside the bound, so that rounding does not reject the full step.
+    params, info = trust_region_step(
+        lambda theta: gradient @ theta,
+        gradient,
+        lambda theta: theta,
+        lambda theta: 0.5 * theta @ metric @ theta * (1 - 1e-9),
+        jnp.zeros(4),
+        max_divergence=bound,
+        iterations=10,
+        damping=0.0,
+    )
+    natural = jnp.linalg.solve(metric, gradient)
+    np.testing.assert_allclose(params, -jnp.sqrt(2 * bound / (gradient @ natural)) * natural, rtol=1e-6)
+    np.testing.assert_allclose(info["divergence"], bound, rtol=1e-6)
+    assert float(info["step_fraction"]) == 1.0
+
+
+def test_a_trust_region_step_that_cannot_improve_stays() -> None:
+    params, info = trust_region_step(
+        lambda theta: jnp.sum(theta**2),
+        jnp.ones(3),
+        lambda theta: theta,
+        lambda theta: jnp.sum(theta**2),
+        jnp.zeros(3),
+        max_divergence=0.1,
+        iterations=5,
+        damping=0.0,
+    )
+    np.testing.assert_array_equal(params, 0.0)
+    assert float(info["step_fraction"]) == float(info["divergence"]) == 0.0
+
+
+# ------------------------------------------------------------------------------------------------------- problems
+
+
+def test_rollouts_and_advantages_are_what_they_say() -> None:
+    family = probe_family()
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    problem = problems.policy_gradient(
+        family, policy, episodes=6, discount=0.9, baseline="none", normalise_advantages=False
+    )
+    params, task = problem.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
+    batch = problem.support(jax.random.key(2), params, task)
+    valid, reward = np.asarray(batch.valid), np.asarray(batch.reward)
+    assert valid.shape == (6, family.horizon)
+    assert valid[:, 0].all()
+    assert not valid.all()
+    assert (np.diff(valid.astype(int), axis=1) <= 0).all()
+    assert (reward[~valid] == 0).all()
+    expected = np.zeros_like(reward)
+    for t in reversed(range(family.horizon)):
+        following = expected[:, t + 1] if t + 1 < family.horizon else 0.0
+        expected[:, t] = reward[:, t] + 0.9 * following
+    np.testing.assert_allclose(batch.advantage, np.where(valid, expected, 0.0), rtol=1e-5)
+    np.testing.assert_allclose(problem.score(params, batch), reward.sum(axis=1).mean(), rtol=1e-5)
+    # Of the parameters that collected: no divergence, and ratios of one.
+    assert problem.distribution is not None
+    assert problem.divergence is not None
+    assert float(problem.divergence(problem.distribution(params, batch), batch)) == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(problem.outer_loss(params, batch), -expected[valid].mean(), rtol=1e-5)
+
+
+def test_the_linear_baseline_explains_what_is_linear_in_its_features() -> None:
+    """With a reward that depends on time alone, nothing is left for the advantages; without a baseline there is."""
+    from metarl_jax.ops.baselines import fit_linear, linear_features
+
+    time = jnp.tile(jnp.arange(20), (5, 1))
+    observation = jax.random.normal(jax.random.key(0), (5, 20, 2))
+    target = 3.0 + 2 * observation[..., 0] - observation[..., 1] ** 2 + (time / 20) ** 3
+    features = linear_features(observation, time, 20).reshape(100, -1)
+    weight = (jnp.arange(100) % 7 > 0).astype(float)
+    coefficients = fit_linear(features, target.reshape(-1) + 100.0 * (1 - weight), weight, ridge=1e-12)
+    np.testing.assert_allclose((features @ coefficients)[weight > 0], target.reshape(-1)[weight > 0], atol=1e-6)
+
+
+def test_clipping_is_that_of_the_outer_loss() -> None:
+    family = tabular_mdp.make(states=3, actions=2, horizon=4)
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    params, task = policy.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
+    losses = []
+    for clip in (None, 0.1):
+        problem = problems.policy_gradient(family, policy, episodes=5, clip=clip)
+        batch = problem.support(jax.random.key(2), params, task)
+        moved = jax.tree.map(lambda p: p + 0.5, params)
+        assert problem.distribution is not None
+        ratio = np.exp(problem.distribution(moved, batch).log_prob(batch.action) - batch.log_prob)
+        cut = ratio if clip is None else np.clip(ratio, 1 - clip, 1 + clip)
+        gain = np.minimum(ratio * batch.advantage, cut * batch.advantage)
+        np.testing.assert_allclose(problem.outer_loss(moved, batch), -gain.mean(), rtol=1e-5)
+        losses.append(float(problem.outer_loss(moved, batch)))
+    assert losses[0] != losses[1]
+
+
+def test_bad_problems_are_named() -> None:
+    family = bandits.bernoulli(3)
+    feed_forward = mlp.make(family.observation_space, family.action_space)
+    with pytest.raises(ValueError, match=r"estimator must be one of dice, likelihood_ratio, .*did you mean dice"):
+        problems.policy_gradient(family, feed_forward, estimator="dise")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="policy must be feed-forward"):
+        problems.policy_gradient(family, recurrent.make(family.observation_space, family.action_space, hidden_size=4))
+    with pytest.raises(ValueError, match="episodes must be a positive whole number, not 0"):
+        problems.policy_gradient(family, feed_forward, episodes=0)
+    with pytest.raises(ValueError, match="activation must be one of tanh, relu"):
+        mlp.make(Box(0, 1, (2,)), Discrete(2), activation="gelu")  # pyright: ignore[reportArgumentType]
