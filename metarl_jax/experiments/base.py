@@ -87,6 +87,41 @@ class RecurrentNetwork:
         return config.trials * config.episodes * family.horizon
 
 
+@dataclass(frozen=True, kw_only=True)
+class FastWeightNetwork:
+    """Settings of the actor-critic whose memory is a matrix (``networks.fast_weights``)."""
+
+    embedding_size: int = 192
+    """Rectified units between the inputs and the memory."""
+    key_size: int = 32
+    """Rows of the memory."""
+    value_size: int = 64
+    """Columns of the memory."""
+    readout_size: int = 64
+    """Rectified units between what is read and the heads."""
+
+    def make(self, family: EnvFamily) -> Policy:
+        """The policy for a family of tasks.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number.
+        """
+        from metarl_jax.networks import fast_weights
+
+        return fast_weights.make(
+            family.observation_space,
+            family.action_space,
+            embedding_size=self.embedding_size,
+            key_size=self.key_size,
+            value_size=self.value_size,
+            readout_size=self.readout_size,
+        )
+
+    def steps_per_iteration(self, family: EnvFamily, config: Any) -> int:
+        """Environment steps that one seed takes in one meta-iteration."""
+        return config.trials * config.episodes * family.horizon
+
+
 class Network(Protocol):
     """A dataclass of settings of a network, and of what makes a problem of it."""
 

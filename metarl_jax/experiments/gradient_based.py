@@ -202,9 +202,11 @@ NAVIGATION_SETTINGS: dict[str, Any] = {
     "later_rate_fraction": 0.5,
     "adaptation_steps": 4,
 }
+# The outer loss is a mean over 100 steps of advantages scaled to one; a return is their sum, unscaled (about 5 each):
+# in the loss's unit E-MAML's exact weight is 1 / (100 * 5).
 NAVIGATION_METHODS = {
     "maml": Method("MAML-TRPO", "maml", {"outer_update": "trust_region"}),
-    "e-maml": Method("E-MAML-TRPO", "maml", {"outer_update": "trust_region", "exploration_credit": 1.0}),
+    "e-maml": Method("E-MAML-TRPO", "maml", {"outer_update": "trust_region", "exploration_credit": 0.002}),
     "promp": Method("ProMP", "promp", {"clip": 0.3}),
     "multi-task": Method("multi-task training", "multi_task", {"outer_update": "trust_region"}),
 }

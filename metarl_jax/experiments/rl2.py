@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from metarl_jax.experiments.base import Experiment, Problem
+from metarl_jax.experiments.base import Experiment, FastWeightNetwork, Network, Problem, RecurrentNetwork
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
@@ -40,22 +40,24 @@ GAUSSIAN_BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {(100, 5): _LO
 
 # Ten states by five actions: 50 pairs to keep apart. The discount is that of learning only: differences between
 # states are worth a reward or two, which a critic of returns of a hundred steps does not see.
-_MDP = {
-    "hidden_size": 64,
-    "embedding_size": 192,
-    "readout_size": 64,
-    "previous_observation": True,
-    "iterations": 5500,
-    "minibatches": 16,
-    "discount": 0.95,
-    "value_coefficient": 1.0,
-}
+_MDP = {"iterations": 2000, "minibatches": 16, "discount": 0.95, "value_coefficient": 1.0}
 TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     10: _MDP,
     25: {**_MDP, "trials": 256},
     50: {**_MDP, "trials": 128},
     75: {**_MDP, "trials": 128},
     100: {**_MDP, "trials": 128},
+}
+# The paper's kind of memory.
+GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
+    10: {
+        **_MDP,
+        "iterations": 5500,
+        "hidden_size": 64,
+        "embedding_size": 192,
+        "readout_size": 64,
+        "previous_observation": True,
+    }
 }
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -172,12 +174,17 @@ def experiments() -> Iterator[Experiment]:
             settings={"episodes": pulls, **settings},
             oracles=_gaussian_oracles,
         )
-    for episodes, settings in TABULAR_MDP_SETTINGS.items():
+    mdps: list[tuple[str, type[Network], str, int, dict[str, Any]]] = [
+        ("rl2", FastWeightNetwork, "fast weights", *item) for item in TABULAR_MDP_SETTINGS.items()
+    ]
+    mdps += [("rl2-gru", RecurrentNetwork, "a GRU", *item) for item in GRU_TABULAR_MDP_SETTINGS.items()]
+    for prefix, network, memory, episodes, settings in mdps:
         yield Experiment(
-            name=f"rl2-tabular-mdp-{episodes}",
-            description=f"RL² on random MDPs of 10 states and 5 actions: {episodes} episodes of 10 steps",
+            name=f"{prefix}-tabular-mdp-{episodes}",
+            description=f"RL² with {memory} on random MDPs of 10 states and 5 actions: {episodes} episodes of 10 steps",
             algorithm="rl2",
             family=_tabular_mdp,
+            network=network,
             settings={"episodes": episodes, **settings},
             oracles=_mdp_oracles,
             paper=_published(_MDP_LEARNERS, _MDP_TABLE[episodes], "Table 2"),

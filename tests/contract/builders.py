@@ -20,7 +20,7 @@ from metarl_jax import problems
 from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
 from metarl_jax.datasets import sinusoid
 from metarl_jax.environments import bandits, classic_control, from_gymnax, point_robot, tabular_mdp
-from metarl_jax.networks import mlp, recurrent
+from metarl_jax.networks import fast_weights, mlp, recurrent
 from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
 
 
@@ -92,6 +92,11 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 
 NOT_NETWORKS = {"heads"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
+    "fast_weights": {
+        "make": lambda obs, act: fast_weights.make(
+            obs, act, embedding_size=9, key_size=4, value_size=6, readout_size=5
+        ),
+    },
     "mlp": {"make": lambda obs, act: mlp.make(obs, act, hidden_sizes=(7, 6))},
     "recurrent": {
         "make[gru]": lambda obs, act: recurrent.make(obs, act, cell="gru", hidden_size=6, embedding_size=9),

@@ -19,6 +19,9 @@ SMALL = {
     "hidden_size": 4,
     "embedding_size": 3,
     "units": 4,
+    "key_size": 3,
+    "value_size": 4,
+    "readout_size": 4,
     "inner_steps": 2,
     "adaptation_steps": 2,
 }
