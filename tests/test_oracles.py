@@ -199,7 +199,7 @@ def test_gamma_sampler_moments() -> None:
 def mdp_scores() -> dict[str, np.ndarray]:
     """``[2048, 10]`` for every oracle of the random MDPs, on the same tasks."""
     family = mdp_environments.make()
-    names = ("random", "optimal", "psrl", "greedy", "opsrl", "ucrl2", "beb", "epsilon_greedy")
+    names = ("random", "optimal", "psrl", "greedy", "opsrl", "ucrl2", "beb", "epsilon_greedy", "state_gittins")
     oracles = [getattr(tabular_mdp, name)(family, 10) for name in names]
 
     def scores(key: jax.Array) -> dict[str, jax.Array]:
@@ -217,12 +217,28 @@ def test_mdp_oracles(mdp_scores: dict[str, np.ndarray], name: str, mean: float, 
     assert_near(mdp_scores[name].sum(axis=1), mean, standard_error)
 
 
-@pytest.mark.parametrize("name", ["opsrl", "ucrl2", "beb", "epsilon_greedy"])
+@pytest.mark.parametrize("name", ["opsrl", "ucrl2", "beb", "epsilon_greedy", "state_gittins"])
 def test_unreferenced_mdp_oracles_learn(mdp_scores: dict[str, np.ndarray], name: str) -> None:
     score = mdp_scores[name]
     assert score.shape == (2048, 10)
     assert score[:, -1].mean() > score[:, 0].mean() + 2
-    assert 125 < score.sum(axis=1).mean() < 160
+    assert 125 < score.sum(axis=1).mean() < 170
+
+
+def test_index_offsets_of_normal_arms() -> None:
+    """With one pull left an arm is worth its mean; with two and no visits the index solves an equation in erf.
+
+    An arm of mean -g breaks even against zero: -g + E max(0, m) = 0, m ~ Normal(-g, 1/2) being the mean after a pull.
+    """
+    offsets = tabular_mdp._index_offsets(8)
+    np.testing.assert_allclose(offsets[:8, 1], 0.0, atol=1e-6)
+    g, spread = offsets[0, 2], 0.5**0.5
+    density = math.exp(-0.5 * (g / spread) ** 2) / math.sqrt(2 * math.pi)
+    tail = 0.5 * math.erfc(g / spread / math.sqrt(2))
+    assert -g + spread * density - g * tail == pytest.approx(0.0, abs=2e-3)
+    # Worth more to know with more pulls left, and less with more visits behind.
+    assert (np.diff(offsets[0, 1:]) > 0).all()
+    assert (np.diff([offsets[k, 4] for k in range(5)]) < 0).all()
 
 
 def test_optimistic_variants_reduce_to_their_plain_forms() -> None:

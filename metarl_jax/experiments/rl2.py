@@ -147,6 +147,7 @@ def _mdp_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
         oracles.opsrl,
         oracles.ucrl2,
         oracles.beb,
+        oracles.state_gittins,
         oracles.optimal,
     )
     return [make(problem.family, episodes) for make in makers]

@@ -11,16 +11,18 @@ Settings marked as tuned were chosen here on meta-training tasks with 10 episode
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.tabular_mdp import TabularMDP, TabularMDPParams, finite_horizon_values
 from metarl_jax.oracles.base import Oracle, gamma
-from metarl_jax.rollout import episode, episode_returns
+from metarl_jax.rollout import episode, episode_returns, trial
 from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State, Transition
 
 
@@ -234,6 +236,85 @@ def beb(family: EnvFamily, episodes: int, bonus: float = 0.5) -> Oracle:
         return finite_horizon_values(transition, reward, family.horizon)[1]
 
     return _make("beb", family, episodes, plan)
+
+
+_GRID, _LARGEST_MEAN = 2401, 6.0
+
+
+@functools.cache
+def _index_offsets(horizon: int) -> np.ndarray:
+    """How much an arm's posterior mean counts for beyond itself: ``[horizon + 1 visits, horizon + 1 pulls left]``.
+
+    The finite-horizon Gittins index of a Normal arm (prior variance 1, noise variance 1) is its posterior mean plus an
+    amount of the visits k and the pulls left t alone: minus the mean at which an arm is worth as much as one that pays
+    zero for certain. By backward induction over t on a grid of means, rewards integrated by Gauss-Hermite quadrature.
+    """
+    grid = np.linspace(-_LARGEST_MEAN, _LARGEST_MEAN, _GRID)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(41)
+    weights = weights / weights.sum()
+    offsets = np.zeros((horizon + 1, horizon + 1))
+    later = [np.zeros_like(grid)] * (horizon + 1)
+    for left in range(1, horizon + 1):
+        values = []
+        for visits in range(horizon + 1 - left):
+            spread = np.sqrt(1 / (1 + visits) - 1 / (2 + visits))
+            means = grid[:, None] + spread * nodes
+            following = np.interp(means, grid, later[visits + 1])
+            # Beyond the grid an arm is kept to the end, or never touched again.
+            following = np.where(means > _LARGEST_MEAN, means * (left - 1), following)
+            goes_on = grid + following @ weights
+            first = int(np.argmax(goes_on > 0))
+            slope = (goes_on[first] - goes_on[first - 1]) / (grid[1] - grid[0])
+            offsets[visits, left] = goes_on[first] / slope - grid[first]
+            values.append(np.maximum(goes_on, 0.0))
+        later = values
+    return offsets
+
+
+def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
+    """A bandit in every state: the action of the highest finite-horizon Gittins index (Normal arms).
+
+    What an action leads to is ignored, of which little depends here (a myopic agent that knows the rewards loses 1 %).
+    The pulls left in a state are taken to be the visits to expect if all states were equally likely after the first
+    step of an episode. Unlike the planners here it learns within an episode.
+    """
+    env = _environment(family)
+    episodes = positive_int("episodes", episodes)
+    total, start = episodes * family.horizon, 0
+    longest = episodes + -(-(total - episodes) // env.states)
+    offsets = jnp.asarray(_index_offsets(longest), jnp.float32)
+
+    class Memory(NamedTuple):
+        visits: Array
+        """``[S, A]``."""
+        reward: Array
+        """``[S, A]``: the sum of the rewards."""
+        time: Array
+        last: Array
+        """The last observation."""
+
+    def act(key: Key, memory: Memory, inputs: Inputs) -> tuple[Memory, Array, tuple[()]]:
+        del key
+        visit = jnp.outer(memory.last, jax.nn.one_hot(inputs.prev_action, env.actions))
+        visit = jnp.where(inputs.first, 0.0, visit)
+        visits, reward = memory.visits + visit, memory.reward + visit * inputs.prev_reward
+        now, time = jnp.argmax(inputs.obs), memory.time
+        starts = episodes - time // family.horizon - 1
+        elsewhere = (total - time - 1 - starts) / env.states
+        left = jnp.round(1 + elsewhere + jnp.where(now == start, starts, 0))
+        left = jnp.clip(left, 1, longest).astype(jnp.int32)
+        known = jnp.clip(visits[now], 0, longest - left).astype(jnp.int32)
+        action = jnp.argmax((1 + reward[now]) / (1 + visits[now]) + offsets[known, left]).astype(jnp.int32)
+        return Memory(visits, reward, time + 1, inputs.obs), action, ()
+
+    def adapt(key: Key, state: State, task: TabularMDPParams) -> Adaptation:
+        del state
+        zeros = jnp.zeros((env.states, env.actions))
+        memory = Memory(zeros, zeros, jnp.int32(0), jnp.zeros(env.states))
+        memory, steps = trial(key, act, memory, family, task, episodes)
+        return Adaptation(episode_returns(steps, episodes), memory)
+
+    return Oracle("state_gittins", adapt)
 
 
 def optimal(family: EnvFamily, episodes: int) -> Oracle:
