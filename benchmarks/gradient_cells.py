@@ -68,7 +68,9 @@ def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, 
             "ci95": ours["ci95_by_stage"][stage],
             "by_seed": by_seed,
             "target": target,
-            "reached": None if target is None else all(better * (score - target) >= 0 for score in by_seed),
+            "reached": None
+            if target is None
+            else all(score is not None and better * (score - target) >= 0 for score in by_seed),
             "paper": published.get(str(stage)),
             "source": cell.source or None,
             "references": {o["name"]: o["score_by_stage"][stage] for o in evaluation["oracles"]},
@@ -99,7 +101,7 @@ def main(name: str, description: str, cells: Mapping[str, Cell]) -> None:
             continue
         for row in report(name, cells[key], evaluation):
             print(
-                f"{key}: {row['metric']} {row['ours']:.3f} [{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}], seeds"
-                f" {', '.join(f'{x:.3f}' for x in row['by_seed'])}; target {row['target']}, paper {row['paper']}",
+                f"{key}: {row['metric']} {row['ours']} {row['ci95']}, seeds {row['by_seed']};"
+                f" target {row['target']}, paper {row['paper']}",
                 flush=True,
             )

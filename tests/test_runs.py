@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metarl_jax import experiments
-from metarl_jax.runs import checkpoints, compilation_cache, metrics, report, train
+from metarl_jax.runs import checkpoints, compilation_cache, files, metrics, report, train
 from metarl_jax.runs.errors import UserError
 
 
@@ -110,6 +110,38 @@ def test_every_experiment_builds(name: str) -> None:
 def test_unknown_settings_name_near_ones() -> None:
     with pytest.raises(ValueError, match=r"has no setting 'hiden_size' \(did you mean hidden_size"):
         experiments.get("rl2-bandit-10x5").with_overrides({"hiden_size": 3})
+
+
+def test_a_mean_that_is_not_finite_is_said_to_have_diverged() -> None:
+    assert files.finite({"a": [1.0, float("nan")], "b": float("inf"), "c": 3}) == {"a": [1.0, None], "b": None, "c": 3}
+    measure = experiments.get("maml-sinusoid").measure._asdict()
+
+    def learner(name: str, scores: list[float | None]) -> dict[str, Any]:
+        return {"name": name, "score": scores[-1], "ci95": [scores[-1], scores[-1]], "score_by_stage": scores}
+
+    evaluation = {
+        "experiment": "e",
+        "iteration": 3,
+        "tasks": 5,
+        "stages": 2,
+        "measure": measure,
+        "training_seeds": 1,
+        "ours": learner("ours", [3.0, 0.5, None]),
+        "oracles": [learner("scratch", [4.0, 3.5, 3.0])],
+        "paper": {},
+        "paper_by_stage": {"MAML": {"1": 0.67}},
+        "optimum": None,
+    }
+    # Errors: the least comes first, and one that diverged last.
+    assert report.rows(evaluation) == [("scratch", "3.000", "3.000 to 3.000"), ("ours", "diverged", "")]
+    stages, rows = report.stage_rows(evaluation)
+    assert stages == [0, 1, 2]
+    assert rows == [
+        ("ours", ["3.000", "0.500", "diverged"]),
+        ("scratch", ["4.000", "3.500", "3.000"]),
+        ("MAML", ["", "0.67", ""]),
+    ]
+    assert "| ours | 3.000 | 0.500 | diverged |" in report.markdown(evaluation)
 
 
 def test_the_table_is_ordered_and_marks_ours() -> None:

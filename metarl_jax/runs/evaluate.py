@@ -16,7 +16,7 @@ from metarl_jax.experiments.base import Measure
 from metarl_jax.ops.statistics import mean_with_interval, stratified_bootstrap
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import StorageError, UserError
-from metarl_jax.runs.files import write_json
+from metarl_jax.runs.files import finite, write_json
 from metarl_jax.runs.folder import RunFolder, versions
 from metarl_jax.types import Adaptation, Key, State, Task
 
@@ -28,7 +28,10 @@ _EVALUATION_TAG = 0x4556414C
 
 
 def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
-    """What is reported, with its 95 % interval over tasks and IQM over seeds; and the mean score of each stage."""
+    """What is reported, with its 95 % interval over tasks and IQM over seeds; and the mean score of each stage.
+
+    A mean that is not finite, because adaptation diverged on a task, is None.
+    """
     scores = np.asarray(evaluation.score, np.float64)
     reported = measure.headline(scores)
     per_seed = reported.mean(axis=1)
@@ -49,7 +52,7 @@ def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, A
         summary["over_seeds"] = {"iqm": over_seeds.mean, "ci95": [over_seeds.low, over_seeds.high]}
     if evaluation.regret is not None:
         summary["cumulative_regret"] = np.asarray(evaluation.regret, np.float64).mean(axis=(0, 1)).tolist()
-    return summary
+    return finite(summary)
 
 
 def path_of(folder: RunFolder, iteration: int, tasks: int, stages: int, seed: int) -> Path:
@@ -103,7 +106,7 @@ def evaluate(
             )
 
         summary = _summary(name, run(key, states), measure)
-        say(f"  {name}: {summary['score']:.3f}")
+        say(f"  {name}: {'diverged' if summary['score'] is None else format(summary['score'], '.3f')}")
         return summary
 
     say(f"measuring on {tasks} held-out tasks, {stages} {measure.stage}s each")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def finite(value: Any) -> Any:
+    """Numbers as JSON has them: what is not finite becomes None, also within lists and dictionaries."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case list():
+            return [finite(item) for item in value]
+        case dict():
+            return {name: finite(item) for name, item in value.items()}
+    return value
 
 
 def write_json(path: Path, content: Any) -> None:

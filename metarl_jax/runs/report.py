@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,23 @@ def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
     published = [(value, name, None) for name, value in evaluation["paper"].items()]
     if evaluation["optimum"] is not None:
         published.append((evaluation["optimum"], "exact optimum (dynamic programming)", None))
-    ordered = sorted(measured + published, key=lambda row: row[0], reverse=evaluation["measure"]["higher_is_better"])
+    sign = -1 if evaluation["measure"]["higher_is_better"] else 1
+    ordered = sorted(measured + published, key=lambda row: math.inf if row[0] is None else sign * row[0])
     return [
-        (name, f"{value:.3f}" if interval or name.startswith("exact") else f"{value:g}", _interval(interval))
+        (name, _number(value) if interval or name.startswith("exact") else f"{value:g}", _interval(interval))
         for value, name, interval in ordered
     ]
 
 
-def _interval(interval: list[float] | None) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+def _number(value: float | None) -> str:
+    """To three digits after the point; None is the mean over tasks on one of which adaptation diverged."""
+    if value is None:
+        return "diverged"
+    return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def _interval(interval: list[float | None] | None) -> str:
+    return " to ".join(map(_number, interval)) if interval and None not in interval else ""
 
 
 def _title(evaluation: dict[str, Any]) -> str:
@@ -52,7 +61,7 @@ def stage_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, l
     stages = sorted({stage for stage in SHOWN_STAGES if first <= stage <= last} | {last})
     found = []
     for learner in (evaluation["ours"], *evaluation["oracles"]):
-        found.append((learner["name"], [f"{learner['score_by_stage'][stage - first]:.3f}" for stage in stages]))
+        found.append((learner["name"], [_number(learner["score_by_stage"][stage - first]) for stage in stages]))
     for name, scores in evaluation["paper_by_stage"].items():
         found.append((name, [f"{scores[str(stage)]:g}" if str(stage) in scores else "" for stage in stages]))
     return stages, found
@@ -77,9 +86,9 @@ def _over_seeds(evaluation: dict[str, Any]) -> list[str]:
     ours = evaluation["ours"]
     if "over_seeds" not in ours:
         return []
-    each = ", ".join(f"{value:.3f}" for value in ours["per_seed"])
+    each = ", ".join(map(_number, ours["per_seed"]))
     seeds = ours["over_seeds"]
-    return ["", f"Each seed: {each}; interquartile mean {seeds['iqm']:.3f} ({_interval(seeds['ci95'])})"]
+    return ["", f"Each seed: {each}; interquartile mean {_number(seeds['iqm'])} ({_interval(seeds['ci95'])})"]
 
 
 def show(evaluation: dict[str, Any]) -> None:
@@ -189,7 +198,7 @@ def _adaptation(path: Path, evaluation: dict[str, Any]) -> Path:
     figure, axes = _figure(len(panels))
     for panel, (ax, name) in enumerate(zip(axes, panels, strict=True)):
         for index, learner in enumerate(learners):
-            values = learner[name]
+            values = [math.nan if value is None else value for value in learner[name]]
             style = {"color": "black", "linewidth": 2.5, "zorder": 3} if index == 0 else {"linewidth": 1.2}
             x = range(measure["first_stage"], measure["first_stage"] + len(values))
             ax.plot(x, values, label=learner["name"] if panel == 0 else None, **style)

@@ -20,7 +20,7 @@ from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import checkpoints
 from metarl_jax.runs.errors import Diverged, StorageError, UserError
-from metarl_jax.runs.files import write_json
+from metarl_jax.runs.files import finite, write_json
 from metarl_jax.runs.folder import RunConfig, RunFolder, create
 from metarl_jax.runs.interrupts import Interrupts
 from metarl_jax.runs.metrics import Line, Writer
@@ -243,7 +243,8 @@ def _train(folder: RunFolder, options: Options) -> Outcome:
                 evaluate_begin = time.monotonic()
                 scores = np.asarray(heldout(heldout_key, state))
                 wall_s += time.monotonic() - evaluate_begin
-                lines[-1]["heldout_score"] = [float(score) for score in scores]
+                # Adaptation may diverge on a held-out task though training goes well.
+                lines[-1]["heldout_score"] = finite(scores.astype(float).tolist())
                 progress.heldout(float(scores.mean()))
             metrics.write(lines)
             score = float(np.mean(lines[-1].get(experiment.measure.training_metric, float("nan"))))
