@@ -7,6 +7,7 @@ says which part of its meta-parameters adapts, and how (``Learner``); everything
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -35,6 +36,8 @@ class Learner(NamedTuple):
     """Of the meta-parameters: the loss that adaptation descends on, of what adapts and a support batch."""
     rates: Callable[[Params, int], Tree]
     """``(meta-parameters, K) ->`` the step sizes, like what adapts, with leaves ``[K, ...]``."""
+    max_norm: float = math.inf
+    """Gradients are scaled down to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Config:
     """Gradient steps on a task in training."""
     inner_rate: float = 0.01
     """Step size of the inner steps."""
+    max_inner_norm: float = 0.0
+    """Inner gradients are scaled down to this norm; 0: they are not (as published)."""
     adaptation_steps: int = 10
     """Gradient steps on a held-out task."""
     later_rate_fraction: float = 1.0
@@ -77,6 +82,11 @@ class Config:
     to what was collected. For reinforcement learning."""
 
     @property
+    def inner_norm(self) -> float:
+        """``max_inner_norm``, infinite where it is 0."""
+        return self.max_inner_norm or math.inf
+
+    @property
     def batches_per_task(self) -> int:
         """Batches collected on a task in training: one for each inner step, and the query."""
         return self.inner_steps + 1
@@ -90,6 +100,7 @@ def validate(config: Config) -> None:
         tasks=positive_int,
         inner_steps=positive_int,
         inner_rate=real(above=0),
+        max_inner_norm=real(at_least=0),
         adaptation_steps=natural_int,
         later_rate_fraction=real(at_least=0),
         outer_update=choice("adam", "trust_region"),
@@ -143,7 +154,13 @@ def explicit(learner: Learner, gradient: Gradient, rematerialise: bool) -> Adapt
         steps = jax.tree.leaves(supports)[0].shape[0]
         rates = learner.rates(meta, steps)
         return descend(
-            learner.loss(meta), learner.start(meta), supports, rates, gradient=gradient, rematerialise=rematerialise
+            learner.loss(meta),
+            learner.start(meta),
+            supports,
+            rates,
+            gradient=gradient,
+            rematerialise=rematerialise,
+            max_norm=learner.max_norm,
         )
 
     return adapted
@@ -152,7 +169,7 @@ def explicit(learner: Learner, gradient: Gradient, rematerialise: bool) -> Adapt
 def inner_step(learner: Learner, meta: Params, adapting: Params, support: Any, rate: Tree) -> Params:
     """One step of adaptation, not to be differentiated."""
     one = jax.tree.map(lambda x: x[None], (support, rate))
-    return descend(learner.loss(meta), adapting, *one)
+    return descend(learner.loss(meta), adapting, *one, max_norm=learner.max_norm)
 
 
 def collect(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task: Task, steps: int) -> Data:

@@ -74,6 +74,29 @@ def test_each_step_has_its_own_batch_and_rate() -> None:
     close(descend(quadratic, jnp.asarray(THETA), batches, rates), expected)
 
 
+def test_gradients_are_scaled_down_to_the_largest_norm() -> None:
+    matrix, centre = batch = _task(0)
+    theta = jnp.asarray(THETA)
+    full = matrix @ (theta - centre)
+    norm = float(jnp.linalg.norm(full))
+    for largest, factor in ((norm / 4, 0.25), (norm * 4, 1.0)):
+        adapted = descend(quadratic, theta, _repeat(batch, 1), step_sizes(RATE, theta, 1), max_norm=largest)
+        close(adapted, theta - RATE * factor * full)
+        # The scaling is differentiated too: against central differences.
+        slope = jax.grad(
+            lambda t, m=largest: jnp.sum(
+                descend(quadratic, t, _repeat(batch, 1), step_sizes(RATE, t, 1), max_norm=m) ** 3
+            )
+        )
+
+        def value(t: Any, m: float = largest) -> Any:
+            return jnp.sum(descend(quadratic, t, _repeat(batch, 1), step_sizes(RATE, t, 1), max_norm=m) ** 3)
+
+        h = 1e-6
+        differences = [(value(theta + h * e) - value(theta - h * e)) / (2 * h) for e in jnp.eye(3)]
+        close(slope(theta), jnp.asarray(differences), rtol=1e-6)
+
+
 def _nonlinear(params: Any, batch: Any) -> Any:
     x, y = batch
     return jnp.mean((jnp.tanh(x @ params["w"]) @ params["v"] - y) ** 2)

@@ -59,6 +59,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         params=params,
         loss=lambda meta: lambda context, batch: problem.inner_loss(params(meta, context), batch),
         rates=lambda meta, steps: step_sizes(config.inner_rate, start(meta), steps),
+        max_norm=config.inner_norm,
     )
     gradient = "first_order" if config.first_order else "exact"
     return meta_gradient.make(problem, learner, explicit(learner, gradient, config.rematerialise), config)

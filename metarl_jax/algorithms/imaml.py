@@ -50,12 +50,19 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         params=lambda meta, adapting: adapting,
         loss=lambda meta: proximal(problem.inner_loss, meta, config.strength),
         rates=lambda meta, steps: step_sizes(config.inner_rate, meta, steps),
+        max_norm=config.inner_norm,
     )
 
     def adapted(meta: Params, supports: Any) -> Params:
         rates = learner.rates(meta, config.inner_steps)
         return implicit_descend(
-            problem.inner_loss, meta, supports, rates, strength=config.strength, iterations=config.solver_iterations
+            problem.inner_loss,
+            meta,
+            supports,
+            rates,
+            strength=config.strength,
+            iterations=config.solver_iterations,
+            max_norm=config.inner_norm,
         )
 
     return meta_gradient.make(problem, learner, adapted, config)

@@ -55,6 +55,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         params=lambda meta, adapting: adapting,
         loss=lambda meta: problem.inner_loss,
         rates=lambda meta, steps: step_sizes(meta.rates, meta.params, steps),
+        max_norm=config.inner_norm,
     )
     gradient = "first_order" if config.first_order else "exact"
     return meta_gradient.make(problem, learner, explicit(learner, gradient, config.rematerialise), config)

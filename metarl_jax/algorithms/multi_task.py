@@ -47,5 +47,6 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         params=lambda meta, adapting: adapting,
         loss=lambda meta: problem.inner_loss,
         rates=lambda meta, steps: step_sizes(config.inner_rate, meta, steps),
+        max_norm=config.inner_norm,
     )
     return meta_gradient.make(problem, learner, lambda meta, supports: meta, config, adapts_in_training=False)

@@ -81,6 +81,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         params=lambda meta, adapting: adapting,
         loss=lambda meta: problem.inner_loss,
         rates=lambda meta, steps: step_sizes(config.inner_rate, meta, steps),
+        max_norm=config.inner_norm,
     )
     adapted = explicit(learner, "first_order" if config.first_order else "exact", config.rematerialise)
     optimizer = optax.adam(config.learning_rate)
@@ -99,7 +100,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
             support, rate = now
             moved = divergence(distribution(adapting, support), support)
             one = jax.tree.map(lambda x: x[None], (support, rate))
-            return descend(problem.inner_loss, adapting, *one), moved
+            return descend(problem.inner_loss, adapting, *one, max_norm=config.inner_norm), moved
 
         first = jax.tree.map(lambda x: x[0], data.supports)
         if config.inner_steps == 1:

@@ -48,6 +48,7 @@ def descend(
     *,
     gradient: Gradient = "exact",
     rematerialise: bool = False,
+    max_norm: float | Array = math.inf,
 ) -> Params:
     """Gradient descent: params <- params - rate * grad loss(params, batch), once for every batch.
 
@@ -60,6 +61,7 @@ def descend(
             equation 1); "first_order": the inner gradients count as constants (FOMAML).
         rematerialise: whether the backward pass computes the inner steps again instead of keeping them: memory grows
             with the square root of K instead of with K, for at most one more forward pass.
+        max_norm: gradients are scaled down to this norm, so that a step on a steep loss cannot go astray.
 
     Returns:
         The adapted parameters.
@@ -68,6 +70,11 @@ def descend(
     def step(params: Params, now: tuple[Any, Tree]) -> tuple[Params, None]:
         batch, rate = now
         direction = jax.grad(loss)(params, batch)
+        if not (isinstance(max_norm, float) and math.isinf(max_norm)):
+            # The square root of zero has no derivative.
+            squares = sum(jax.tree.leaves(jax.tree.map(lambda d: jnp.sum(d**2), direction)))
+            shrink = max_norm * jax.lax.rsqrt(jnp.maximum(squares, max_norm**2))
+            direction = jax.tree.map(lambda d: d * shrink.astype(d.dtype), direction)
         if gradient == "first_order":
             direction = jax.lax.stop_gradient(direction)
         return jax.tree.map(lambda p, r, d: p - r * d, params, rate, direction), None
@@ -98,7 +105,14 @@ def proximal(loss: Loss, centre: Params, strength: float | Array) -> Loss:
 
 
 def implicit_descend(
-    loss: Loss, params: Params, batches: Any, rates: Tree, *, strength: float | Array, iterations: int
+    loss: Loss,
+    params: Params,
+    batches: Any,
+    rates: Tree,
+    *,
+    strength: float | Array,
+    iterations: int,
+    max_norm: float | Array = math.inf,
 ) -> Params:
     """Descent on the loss with a pull towards ``params`` (``proximal``), differentiated as if it had converged (iMAML).
 
@@ -112,6 +126,7 @@ def implicit_descend(
         rates: as for ``descend``.
         strength: lambda, of the regulariser; above zero.
         iterations: of conjugate gradients.
+        max_norm: as for ``descend``.
 
     Returns:
         The adapted parameters phi.
@@ -119,7 +134,7 @@ def implicit_descend(
 
     @jax.custom_vjp
     def solve(centre: Params, batches: Any) -> Params:
-        return descend(proximal(loss, centre, strength), centre, batches, rates)
+        return descend(proximal(loss, centre, strength), centre, batches, rates, max_norm=max_norm)
 
     def forward(centre: Params, batches: Any) -> tuple[Params, Any]:
         phi = solve(centre, batches)
