@@ -67,7 +67,7 @@ def _converter(annotation: Any) -> Callable[[str], Any]:
         except ValueError:
             raise wrong("a whole number" if annotation is int else "a number") from None
 
-    if not (get_origin(annotation) is Literal or annotation in (bool, int, float)):
+    if not (get_origin(annotation) is Literal or annotation in (bool, int, float, str)):
         raise TypeError(f"no option can have the type {annotation!r}")
     return convert
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -20,7 +22,6 @@ from metarl_jax.types import (
     Carry,
     Discrete,
     EnvFamily,
-    Episode,
     FewShot,
     InnerProblem,
     Inputs,
@@ -35,13 +36,31 @@ from metarl_jax.types import (
 )
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["support", "query"], meta_fields=["batch_size"])
+@dataclass(frozen=True)
+class Drawn:
+    """A task of a few-shot problem: an episode, drawn whole."""
+
+    support: Any
+    """``(x, y)`` with leading axes of examples."""
+    query: Any
+    batch_size: int | None
+    """Examples of the support that one inner step sees; None, or more than there are: all of them."""
+
+
 def few_shot(
-    family: FewShot, network: Predictor, *, heldout: FewShot | None = None, batch_size: int | None = None
+    family: FewShot,
+    network: Predictor,
+    *,
+    heldout: FewShot | None = None,
+    batch_size: int | None = None,
+    heldout_batch_size: int | None = None,
+    transductive: bool = True,
 ) -> InnerProblem:
     """Few-shot supervised learning.
 
-    A task of this problem is an ``Episode``, drawn whole, so that support and query are disjoint whatever is asked
-    for later: inner steps adapt on its support, and its query is seen by the outer loss and the score only.
+    A task of this problem is an episode, drawn whole (``Drawn``), so that support and query are disjoint whatever is
+    asked for later: inner steps adapt on its support, and its query is seen by the outer loss and the score only.
 
     Args:
         family: training tasks, with their numbers of examples.
@@ -49,42 +68,59 @@ def few_shot(
         heldout: the same family with other numbers of examples, for held-out tasks.
         batch_size: examples of a support that one inner step sees, drawn afresh for each without replacement (Reptile);
             None, or more than there are: all of them.
+        heldout_batch_size: the same, of a held-out task; None: as in training.
+        transductive: whether the examples of a query go through the network as one batch, which tells a network that
+            normalises over batches something of all of them. False: each alone, beside the whole support (Nichol et
+            al. 2018).
 
     Raises:
         ValueError: for a batch that is not a positive whole number.
     """
     if batch_size is not None:
         positive_int("batch_size", batch_size)
+    if heldout_batch_size is None:
+        heldout_batch_size = batch_size
+    else:
+        positive_int("heldout_batch_size", heldout_batch_size)
 
-    def episodes(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], Episode]:
-        def sample(key: Key) -> Episode:
+    def episodes(family: FewShot, draw_task: Callable[[Key], Task], batch_size: int | None) -> Callable[[Key], Drawn]:
+        def sample(key: Key) -> Drawn:
             key_task, key_draw = jax.random.split(key)
-            return family.draw(key_draw, draw_task(key_task))
+            episode = family.draw(key_draw, draw_task(key_task))
+            return Drawn(episode.support, episode.query, batch_size)
 
         return sample
 
-    def support(key: Key, params: Params, task: Episode) -> Any:
+    def support(key: Key, params: Params, task: Drawn) -> Any:
         del params
         examples = jax.tree.leaves(task.support)[0].shape[0]
-        if batch_size is None or batch_size >= examples:
+        if task.batch_size is None or task.batch_size >= examples:
             return task.support
-        chosen = jax.random.permutation(key, examples)[:batch_size]
+        chosen = jax.random.permutation(key, examples)[: task.batch_size]
         return jax.tree.map(lambda x: x[chosen], task.support)
 
-    def query(key: Key, params: Params, task: Episode) -> Any:
+    def query(key: Key, params: Params, task: Drawn) -> Any:
         del key, params
-        return task.query
+        return task.query if transductive else (*task.query, task.support[0])
 
-    def loss(params: Params, batch: tuple[Array, Array]) -> Array:
-        x, y = batch
-        return family.loss(network.apply(params, x), y)
+    def predict(params: Params, batch: tuple[Array, ...]) -> Array:
+        x, _, *beside = batch
+        if not beside:
+            return network.apply(params, x)
+        # A query that came with its support: every example is the last one of a batch of its own.
+        return jax.vmap(lambda one: network.apply(params, jnp.concatenate([beside[0], one[None]]))[-1])(x)
 
-    def score(params: Params, batch: tuple[Array, Array]) -> Array:
-        x, y = batch
-        return family.score(network.apply(params, x), y)
+    def loss(params: Params, batch: tuple[Array, ...]) -> Array:
+        return family.loss(predict(params, batch), batch[1])
+
+    def score(params: Params, batch: tuple[Array, ...]) -> Array:
+        return family.score(predict(params, batch), batch[1])
 
     test = family if heldout is None else heldout
-    tasks = TaskDistribution(episodes(family, family.tasks.sample), episodes(test, test.tasks.sample_heldout))
+    tasks = TaskDistribution(
+        episodes(family, family.tasks.sample, batch_size),
+        episodes(test, test.tasks.sample_heldout, heldout_batch_size),
+    )
     return InnerProblem(tasks, network.init, support, query, loss, loss, score)
 
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # Compiled programs are kept within a test session only: a test run must not depend on what an earlier one left.
@@ -22,3 +23,19 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def omniglot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an ``omniglot.npz`` of the real one's shape: each character a random 4x4 pattern, held still."""
+    folder = tmp_path_factory.mktemp("data")
+    patterns = np.random.default_rng(0).integers(0, 2, (1623, 1, 4, 4), np.uint8) * 255
+    images = np.broadcast_to(patterns.repeat(7, axis=2).repeat(7, axis=3), (1623, 20, 28, 28))
+    np.savez(
+        folder / "omniglot.npz",
+        images=images,
+        character_id=np.arange(1, 1624, dtype=np.uint16),
+        alphabet_id=(np.arange(1623) % 50).astype(np.uint8),
+        alphabet_names=np.asarray([f"alphabet {i}" for i in range(50)]),
+    )
+    return folder

@@ -98,9 +98,12 @@ def test_unknown_experiments_name_near_ones() -> None:
 
 
 @pytest.mark.parametrize("name", experiments.names())
-def test_every_experiment_builds(name: str) -> None:
+def test_every_experiment_builds(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
-    problem = experiment.build(experiment.with_overrides({}))
+    # Every setting as it is, but the folder of the data and, for time, the number of convolutions.
+    small = {"data_dir": str(omniglot_folder), "filters": 4, "blocks": 1}
+    settings = experiment.with_overrides({k: v for k, v in small.items() if k in experiment.fields()})
+    problem = experiment.build(settings)
     states = jax.eval_shape(lambda seed: train.start_states(problem.algorithm, seed, 2), jnp.uint32(0))
     chunk = jax.eval_shape(lambda s: train.run_seeds(problem.algorithm, s, jnp.int32(1), 4), states)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), chunk.state) == jax.tree.map(lambda x: (x.shape, x.dtype), states)

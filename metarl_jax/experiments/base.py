@@ -181,6 +181,8 @@ class Experiment:
     """What progress is counted in."""
     heldout_tasks: int = 20_000
     """Of the final table."""
+    heldout_batch: int = 2048
+    """Held-out tasks measured at a time, which bounds memory."""
     settings: Mapping[str, Any]
     """Fields of ``Config`` and ``network`` with values of this experiment's own."""
     oracles: Callable[[Problem, int], Sequence[Oracle]]

@@ -1,4 +1,4 @@
-"""Feed-forward networks: an actor-critic without memory, the baseline that shows what memory buys, and a predictor."""
+"""Feed-forward networks: an actor-critic without memory, the baseline that shows what memory buys, and predictors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from metarl_jax.checks import choice, natural_int, positive_int
 from metarl_jax.networks.heads import ActorCriticHead, encode, encode_inputs, example_inputs
+from metarl_jax.networks.normalisation import BatchNormalisation
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Predictor, Space
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": nn.relu}
@@ -111,5 +112,43 @@ def predictor(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (40, 40),
             context = jnp.broadcast_to(params["context"], (*x.shape[:-1], context_size))
             params, x = params["network"], jnp.concatenate([x, context], axis=-1)
         return network.apply(params, x)  # pyright: ignore[reportReturnType]
+
+    return Predictor(init, apply)
+
+
+class NormalisedMLP(nn.Module):
+    """Layers, each normalised over the batch and rectified, then a linear one."""
+
+    hidden_sizes: tuple[int, ...]
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for size in self.hidden_sizes:
+            x = nn.relu(BatchNormalisation()(nn.Dense(size)(x)))
+        return nn.Dense(self.outputs, name="head")(x)
+
+
+def classifier(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (256, 128, 64, 64)) -> Predictor:
+    """The network without convolutions of the Omniglot experiments of Finn et al. (2017).
+
+    It normalises by the statistics of the batch that it is given (``BatchNormalisation``).
+
+    Args:
+        inputs: features of an example, in any shape: x is ``[N, ...]``.
+        outputs: classes; the prediction is their logits, ``[N, outputs]``.
+        hidden_sizes: units of each layer.
+
+    Raises:
+        ValueError: for a size that is not a positive whole number.
+    """
+    inputs, outputs = positive_int("inputs", inputs), positive_int("outputs", outputs)
+    network = NormalisedMLP(tuple(positive_int("hidden_sizes", size) for size in hidden_sizes), outputs)
+
+    def init(key: Key) -> Params:
+        return network.init(key, jnp.zeros((1, inputs)))
+
+    def apply(params: Params, x: Array) -> Array:
+        return network.apply(params, x.reshape(x.shape[0], inputs))  # pyright: ignore[reportReturnType]
 
     return Predictor(init, apply)

@@ -102,6 +102,7 @@ def evaluate(
                 problem.tasks,
                 num_tasks=tasks,
                 num_seeds=seeds,
+                batch_size=experiment.heldout_batch,
                 optimal_return=problem.optimal_return,
             )
 

@@ -126,6 +126,7 @@ def _heldout(experiment: Experiment, problem: Problem, seeds: int) -> Callable[[
             problem.tasks,
             num_tasks=min(HELDOUT_TASKS, experiment.heldout_tasks),
             num_seeds=seeds,
+            batch_size=experiment.heldout_batch,
         )
         return experiment.measure.headline(evaluation.score).mean(axis=-1)
 

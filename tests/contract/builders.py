@@ -90,7 +90,8 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 
 # ----------------------------------------------------------------------------------------------------- networks
 
-NOT_NETWORKS = {"heads"}
+# Parts of networks, and networks for supervised tasks alone, which have tests of their own.
+NOT_NETWORKS = {"heads", "normalisation", "convolutional"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -24,7 +27,15 @@ SMALL = {
     "readout_size": 4,
     "inner_steps": 2,
     "adaptation_steps": 2,
+    "filters": 4,
+    "blocks": 2,
 }
+
+
+def overrides(name: str, changes: dict[str, Any], omniglot_folder: Path) -> dict[str, Any]:
+    """Those of the changes that the experiment knows, and where its data are."""
+    changes = {**changes, "data_dir": str(omniglot_folder)}
+    return {setting: value for setting, value in changes.items() if setting in experiments.get(name).fields()}
 
 
 def test_names_are_unique_and_found() -> None:
@@ -35,9 +46,9 @@ def test_names_are_unique_and_found() -> None:
 
 
 @pytest.mark.parametrize("name", experiments.names())
-def test_every_preset_traces_at_its_own_size(name: str) -> None:
+def test_every_preset_traces_at_its_own_size(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
-    problem = experiment.build(experiment.with_overrides({}))
+    problem = experiment.build(experiment.with_overrides(overrides(name, {}, omniglot_folder)))
     state = jax.eval_shape(problem.algorithm.init, jax.random.key(0))
     after, metrics = jax.eval_shape(problem.algorithm.step, jax.random.key(0), state)
     assert after == state
@@ -47,10 +58,9 @@ def test_every_preset_traces_at_its_own_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", experiments.names())
-def test_every_preset_builds_and_runs_two_steps(name: str) -> None:
+def test_every_preset_builds_and_runs_two_steps(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
-    own = {setting: value for setting, value in SMALL.items() if setting in experiment.fields()}
-    problem = experiment.build(experiment.with_overrides(own))
+    problem = experiment.build(experiment.with_overrides(overrides(name, SMALL, omniglot_folder)))
     assert (problem.stages, problem.iterations) == (2, 2)
     horizon = getattr(problem.family, "horizon", None)
     if experiment.algorithm == "rl2":

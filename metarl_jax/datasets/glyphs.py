@@ -1,0 +1,109 @@
+"""Made-up characters of a few strokes: few-shot classification without a download, and without an end of tasks.
+
+A character is two to four quadratic Bezier curves; each example of it is drawn by another hand: turned, scaled,
+slanted and moved a little, with its control points out of place. No stand-in for Omniglot: nobody publishes numbers on
+these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.checks import positive_int
+from metarl_jax.datasets.classification import accuracy, cross_entropy, episode
+from metarl_jax.types import Array, Episode, FewShot, Key, TaskDistribution
+
+SIDE = 28
+"""Pixels; a glyph's plane is [-1, 1] x [-1, 1]."""
+FEWEST_STROKES, MOST_STROKES = 2, 4
+REACH = 0.85
+"""Control points are drawn from [-REACH, REACH]."""
+WOBBLE = 0.1
+"""Standard deviation of a control point's place in a drawing."""
+TURN, SLANT, STRETCH, SHIFT = 0.15, 0.15, 0.15, 0.1
+"""Standard deviations of a drawing's angle in radians, its slant, the logarithm of its scales, and its place."""
+THICKNESS, BLUR = 0.07, 0.02
+"""Half the width of a stroke, and of its edge."""
+SEGMENTS = 8
+"""Straight pieces that a curve is drawn as."""
+
+
+class Glyphs(NamedTuple):
+    """One task: N glyphs, in the order of their labels."""
+
+    strokes: Array
+    """``[N, MOST_STROKES, 3, 2]``: control points (x to the right, y down); a glyph of fewer strokes has its first one
+    several times."""
+
+
+def make(ways: int, shots: int, queries: int) -> FewShot:
+    """Few-shot classification of glyphs; every task's are new, and held-out tasks come from keys of their own.
+
+    Images are float32 ``[..., 28, 28, 1]``, 1 where there is ink; labels int32.
+
+    Args:
+        ways: glyphs of a task.
+        shots: examples of a glyph in the support.
+        queries: examples of a glyph in the query.
+
+    Raises:
+        ValueError: for a number that is not positive and whole.
+    """
+    ways, shots, queries = positive_int("ways", ways), positive_int("shots", shots), positive_int("queries", queries)
+
+    def sampler(stream: int) -> Callable[[Key], Glyphs]:
+        def sample(key: Key) -> Glyphs:
+            return Glyphs(jax.vmap(glyph)(jax.random.split(jax.random.fold_in(key, stream), ways)))
+
+        return sample
+
+    def draw(key: Key, task: Glyphs) -> Episode:
+        key_examples, key_episode = jax.random.split(key)
+        keys = jax.random.split(key_examples, (ways, shots + queries))
+        images = jax.vmap(jax.vmap(example, in_axes=(0, None)))(keys, task.strokes)
+        return episode(key_episode, images[..., None], shots)
+
+    return FewShot(TaskDistribution(sampler(0), sampler(1)), draw, cross_entropy, accuracy)
+
+
+def glyph(key: Key) -> Array:
+    """The strokes of a random glyph, ``[MOST_STROKES, 3, 2]``."""
+    key_points, key_count = jax.random.split(key)
+    strokes = jax.random.uniform(key_points, (MOST_STROKES, 3, 2), minval=-REACH, maxval=REACH)
+    count = jax.random.randint(key_count, (), FEWEST_STROKES, MOST_STROKES + 1)
+    return jnp.where(jnp.arange(MOST_STROKES)[:, None, None] < count, strokes, strokes[0])
+
+
+def example(key: Key, strokes: Array) -> Array:
+    """One drawing of a glyph, ``[SIDE, SIDE]``."""
+    key_wobble, key_affine, key_shift = jax.random.split(key, 3)
+    moved = strokes + WOBBLE * jax.random.normal(key_wobble, strokes.shape)
+    # A stroke that stands for none must stay where the first one is.
+    moved = jnp.where(jnp.all(strokes == strokes[0], axis=(1, 2), keepdims=True), moved[0], moved)
+    angle, slant, wide, high = jax.random.normal(key_affine, (4,)) * jnp.asarray([TURN, SLANT, STRETCH, STRETCH])
+    turn = jnp.asarray([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+    affine = turn @ jnp.asarray([[jnp.exp(wide), slant], [0.0, jnp.exp(high)]])
+    return render(moved @ affine.T + SHIFT * jax.random.normal(key_shift, (2,)))
+
+
+def render(strokes: Array) -> Array:
+    """Ink from 0 to 1, ``[SIDE, SIDE]``, by the distance of each pixel's centre to the nearest curve.
+
+    Args:
+        strokes: control points ``[strokes, 3, 2]``.
+    """
+    t = jnp.linspace(0, 1, SEGMENTS + 1)
+    weights = jnp.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], axis=1)
+    points = jnp.einsum("tc,scd->std", weights, strokes)
+    start, along = (x.reshape(-1, 2, 1, 1) for x in (points[:, :-1], points[:, 1:] - points[:, :-1]))
+    centres = (2 * jnp.arange(SIDE) + 1) / SIDE - 1
+    across, down = centres[None, :] - start[:, 0], centres[:, None] - start[:, 1]
+    # Where on each piece its nearest point is; a piece without length has but one.
+    length = jnp.sum(along**2, axis=1) + 1e-12
+    place = jnp.clip((across * along[:, 0] + down * along[:, 1]) / length, 0, 1)
+    squares = (across - place * along[:, 0]) ** 2 + (down - place * along[:, 1]) ** 2
+    return jax.nn.sigmoid((THICKNESS - jnp.sqrt(jnp.min(squares, axis=0))) / BLUR)

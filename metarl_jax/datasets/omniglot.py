@@ -1,0 +1,276 @@
+"""Omniglot (Lake et al. 2015): 1623 handwritten characters of 50 alphabets, each drawn by 20 people.
+
+The images are not part of this package: ``download`` fetches them from their authors, ``load`` reads a file that is
+already there. The file, ``omniglot.npz``, holds ``images [1623, 20, 28, 28]`` uint8 (ink 255), ``character_id [1623]``
+(1 to 1623, as in the authors' file names), ``alphabet_id [1623]`` and ``alphabet_names``; what else is in it is not
+read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarl_jax.checks import positive_int
+from metarl_jax.datasets.classification import accuracy, cross_entropy, episode
+from metarl_jax.types import Array, Episode, FewShot, Key, TaskDistribution
+
+FILE = "omniglot.npz"
+SOURCE = "https://github.com/brendenlake/omniglot/raw/master/python"
+ARCHIVES: Mapping[str, str] = {
+    "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
+}
+"""The authors' archives with their published MD5 sums, which tell damage, not malice."""
+CHARACTERS, EXAMPLES, SIDE = 1623, 20, 28
+TRAINING_CHARACTERS = 1200
+TURNS = 4
+"""Rotations by multiples of 90 degrees."""
+_NEEDED = ("images", "character_id", "alphabet_id", "alphabet_names")
+_DRAWING = re.compile(r"images_(background|evaluation)/([^/]+)/character(\d+)/(\d+)_(\d+)\.png")
+_SPLIT_SEED = 0
+
+
+class Omniglot(NamedTuple):
+    """The data set, in the order of the authors' numbers of characters."""
+
+    images: Array
+    """``[characters, examples, height, width]`` uint8, ink 255, on the device."""
+    alphabet_id: np.ndarray
+    """``[characters]``."""
+    alphabet_names: tuple[str, ...]
+
+
+class Characters(NamedTuple):
+    """One task: N classes, each a character in a rotation, in the order of their labels."""
+
+    character: Array
+    """``[N]`` int32, rows of ``Omniglot.images``."""
+    rotation: Array
+    """``[N]`` int32, quarter turns anticlockwise."""
+
+
+def few_shot(
+    data: Omniglot,
+    ways: int,
+    shots: int,
+    queries: int,
+    *,
+    rotations: bool = True,
+    training_characters: int = TRAINING_CHARACTERS,
+) -> FewShot:
+    """Few-shot classification of characters: 1200 train, chosen at random whatever their alphabet; 423 are held out.
+
+    As in Finn et al. (2017), whose own choice of characters is not published. A held-out character is never trained
+    on in any rotation. Images are float32 ``[..., 28, 28, 1]``, 1 where there is ink; labels int32.
+
+    Args:
+        data: of ``load``.
+        ways: classes of a task, all different.
+        shots: examples of a class in the support.
+        queries: examples of a class in the query, others than those.
+        rotations: whether a character turned by 90, 180 and 270 degrees makes three classes more.
+        training_characters: how many are not held out.
+
+    Raises:
+        ValueError: for a number that is not positive and whole, or more classes or examples than there are.
+    """
+    ways, shots, queries = positive_int("ways", ways), positive_int("shots", shots), positive_int("queries", queries)
+    training_characters = positive_int("training_characters", training_characters)
+    characters, examples = data.images.shape[:2]
+    turns = TURNS if rotations else 1
+    classes = turns * min(training_characters, characters - training_characters)
+    if classes <= 0:
+        raise ValueError(f"training_characters must be below {characters}, their number, not {training_characters}")
+    if ways > classes:
+        raise ValueError(f"ways must be at most {classes}, the classes there are, not {ways}")
+    if shots + queries > examples:
+        raise ValueError(
+            f"shots + queries must be at most {examples}, the examples of a character, not {shots}+{queries}"
+        )
+    # This generator's numbers are fixed for good, whatever the version of NumPy.
+    order = np.random.RandomState(_SPLIT_SEED).permutation(characters).astype(np.int32)
+
+    def sampler(characters: np.ndarray) -> Callable[[Key], Characters]:
+        def sample(key: Key) -> Characters:
+            # Where the largest of many random numbers are: half the time of a permutation.
+            _, chosen = jax.lax.top_k(jax.random.bits(key, (turns * len(characters),)), ways)
+            return Characters(jnp.asarray(characters)[chosen // turns], chosen % turns)
+
+        return sample
+
+    def draw(key: Key, task: Characters) -> Episode:
+        key_examples, key_episode = jax.random.split(key)
+        chosen = jax.vmap(lambda key: jax.random.permutation(key, examples)[: shots + queries])(
+            jax.random.split(key_examples, ways)
+        )
+        # Only what an episode shows is gathered and made float.
+        images = data.images[task.character[:, None], chosen].astype(jnp.float32) / 255
+        images = jax.vmap(rotate)(images, task.rotation)
+        return episode(key_episode, images[..., None], shots)
+
+    tasks = TaskDistribution(sampler(order[:training_characters]), sampler(order[training_characters:]))
+    return FewShot(tasks, draw, cross_entropy, accuracy)
+
+
+def rotate(images: Array, turns: Array) -> Array:
+    """Turn square images ``[..., side, side]`` anticlockwise by 0 to 3 quarters, a scalar."""
+    images = jnp.where(turns % 2 == 1, jnp.swapaxes(images, -1, -2)[..., ::-1, :], images)
+    return jnp.where(turns // 2 == 1, images[..., ::-1, ::-1], images)
+
+
+# ---------------------------------------------------------------------------------------------------------- files
+
+
+def load(data_dir: str | Path) -> Omniglot:
+    """Read ``omniglot.npz`` and put its images on the device.
+
+    Args:
+        data_dir: the folder that the file is in.
+
+    Raises:
+        ValueError: in one line, if there is no such file, or it cannot be read, or holds something else.
+    """
+    path = Path(data_dir) / FILE
+    if not path.is_file():
+        raise ValueError(
+            f"there is no Omniglot at {path}: copy an {FILE} there, or fetch it with "
+            f'python -c "from metarl_jax.datasets import omniglot; omniglot.download({str(data_dir)!r})"'
+        )
+    content = _read(path)
+    images, names = content["images"], content["alphabet_names"]
+    _expect(path, "images", images, (CHARACTERS, EXAMPLES, SIDE, SIDE), np.uint8, "uint8")
+    for name in ("character_id", "alphabet_id"):
+        _expect(path, name, content[name], (CHARACTERS,), np.integer, "whole numbers")
+    _expect(path, "alphabet_names", names, (names.size,), np.str_, "text")
+    if sorted(content["character_id"].tolist()) != list(range(1, CHARACTERS + 1)):
+        raise ValueError(f"{path}: character_id must be the numbers 1 to {CHARACTERS}, each once")
+    if int(content["alphabet_id"].min()) < 0 or int(content["alphabet_id"].max()) >= len(names):
+        raise ValueError(f"{path}: alphabet_id must be from 0 to {len(names) - 1}, for {len(names)} alphabet_names")
+    # Whoever made the file: the same characters are held out.
+    order = np.argsort(content["character_id"], kind="stable")
+    return Omniglot(
+        jnp.asarray(images[order]), content["alphabet_id"][order].astype(np.int32), tuple(str(name) for name in names)
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as stream:
+            content = np.load(stream, allow_pickle=False)
+            if not isinstance(content, np.lib.npyio.NpzFile):
+                raise ValueError("it is no .npz archive")
+            missing = [name for name in _NEEDED if name not in content]
+            if missing:
+                raise ValueError(f"it has no {', '.join(missing)}")
+            return {name: content[name] for name in _NEEDED}
+    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as Omniglot: {' '.join(str(error).split())}") from error
+
+
+def _expect(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...], kind: type, wanted: str) -> None:
+    if array.shape != shape or not np.issubdtype(array.dtype, kind):
+        raise ValueError(f"{path}: {name} must be {list(shape)} {wanted}, not {list(array.shape)} {array.dtype}")
+
+
+def download(data_dir: str | Path, *, source: str = SOURCE) -> Path:
+    """Fetch the authors' two archives, shrink the drawings to 28x28 and store them as ``omniglot.npz``.
+
+    Each pixel is the mean of the area of the 105x105 drawing that it covers. Nothing is done if the file exists.
+
+    Args:
+        data_dir: the folder to store in; made if need be.
+        source: the address that the archives are below.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        OSError: if an archive cannot be fetched, or the file not be written.
+        ValueError: if an archive is not the published one.
+    """
+    path = Path(data_dir) / FILE
+    if path.exists():
+        return path
+    drawings: dict[int, dict[int, np.ndarray]] = {}
+    alphabets: dict[int, tuple[bool, str, int]] = {}
+    for name, checksum in ARCHIVES.items():
+        content = _fetch(f"{source}/{name}")
+        found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if found != checksum:
+            raise ValueError(f"{source}/{name} is not the published archive: its MD5 is {found}, not {checksum}")
+        _unpack(content, drawings, alphabets)
+    wrong = [number for number, found in drawings.items() if sorted(found) != list(range(1, EXAMPLES + 1))]
+    if wrong or sorted(drawings) != list(range(1, CHARACTERS + 1)):
+        raise ValueError(f"{source}: expected {CHARACTERS} characters of {EXAMPLES} drawings, found {len(drawings)}")
+    numbers = sorted(drawings)
+    names = sorted({alphabets[number][:2] for number in numbers})
+    arrays: dict[str, Any] = {
+        "images": np.stack([np.stack([drawings[n][i] for i in sorted(drawings[n])]) for n in numbers]),
+        "character_id": np.asarray(numbers, np.uint16),
+        "alphabet_id": np.asarray([names.index(alphabets[n][:2]) for n in numbers], np.uint8),
+        "character_in_alphabet": np.asarray([alphabets[n][2] for n in numbers], np.uint8),
+        "is_evaluation": np.asarray([alphabets[n][0] for n in numbers], np.bool_),
+        "alphabet_names": np.asarray([name for _, name in names]),
+        "about": np.asarray("Omniglot, (c) 2015 Brenden Lake, MIT licence; 28x28 by area average, ink 255"),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # It appears under its name only when it is whole.
+    staging = path.with_name(f".{FILE}.{os.getpid()}.tmp")
+    try:
+        with open(staging, "wb") as file:
+            np.savez_compressed(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+    return path
+
+
+def _fetch(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=60) as response:
+            return response.read()
+    except OSError as error:
+        raise OSError(f"{address} cannot be fetched: {' '.join(str(error).split())}") from error
+
+
+def _unpack(
+    content: bytes, drawings: dict[int, dict[int, np.ndarray]], alphabets: dict[int, tuple[bool, str, int]]
+) -> None:
+    """Add an archive's drawings ``[28, 28]`` by character and person, and (is evaluation, alphabet, place in it)."""
+    # It takes a second, and only a download needs it.
+    from matplotlib.image import imread
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in archive.namelist():
+            match = _DRAWING.fullmatch(name)
+            if match is None:
+                continue
+            part, alphabet, place, number, person = match.groups()
+            ink = imread(io.BytesIO(archive.read(name)), format="png") < 0.5
+            drawings.setdefault(int(number), {})[int(person)] = shrink(ink)
+            alphabets[int(number)] = (part == "evaluation", alphabet, int(place))
+
+
+def shrink(ink: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """A drawing ``[n, n]`` of zeros and ones as ``[side, side]`` uint8: the exact mean over each pixel's area."""
+    size = ink.shape[0]
+    edges = np.arange(size + 1) * side / size
+    pixel = np.arange(side)[:, None]
+    # How much of each small pixel each large one covers, along one axis.
+    overlap = np.clip(np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel), 0, None)
+    return np.round(255 * (overlap @ ink @ overlap.T)).astype(np.uint8)
