@@ -21,7 +21,7 @@ IMAGE_SHAPE = (28, 28, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Settings of few-shot classification."""
+    """Settings of few-shot classification, whatever the images."""
 
     ways: int = 5
     """Classes of a task."""
@@ -84,6 +84,16 @@ class Classification:
             transductive=self.transductive,
         )
 
+    def steps_per_iteration(self, family: Any, config: Any) -> int:
+        """Tasks that one seed meets in one meta-iteration."""
+        del family
+        return config.tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlyphClassification(Classification):
+    """Settings of few-shot classification of made-up glyphs."""
+
     def make(self, family: Callable[[int, int, int], FewShot]) -> InnerProblem:
         """The problem, of a function of ways, shots and queries.
 
@@ -94,11 +104,6 @@ class Classification:
             family(self.ways, self.shots, self.queries),
             family(self.ways, self.heldout_shots, self.heldout_queries),
         )
-
-    def steps_per_iteration(self, family: Any, config: Any) -> int:
-        """Tasks that one seed meets in one meta-iteration."""
-        del family
-        return config.tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +226,7 @@ def experiments() -> Iterator[Experiment]:
             name,
             method.settings(5, 1),
             family=_glyphs,
-            network=Classification,
+            network=GlyphClassification,
             published={},
         )
 
@@ -233,7 +238,7 @@ def _experiment(
     settings: dict[str, Any],
     *,
     family: Callable[[], Any],
-    network: type[Classification],
+    network: type[GlyphClassification | OmniglotClassification],
     published: dict[str, float],
 ) -> Experiment:
     return Experiment(
