@@ -62,7 +62,7 @@ def test_weights_of_each_task_s_own_are_a_loop_over_tasks_and_no_grouped_convolu
     for i in range(3):
         alone = network.apply(jax.tree.map(lambda p, i=i: p[i], params), x[i])
         np.testing.assert_allclose(together[i], alone, rtol=1e-4, atol=1e-5)
-    assert "convolution" not in batched.lower(params, x).as_text()
+    assert "stablehlo.convolution" not in batched.lower(params, x).as_text()
 
 
 @pytest.mark.parametrize("features", ["average", "all"])

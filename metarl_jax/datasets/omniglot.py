@@ -9,6 +9,7 @@ read.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import os
 import re
@@ -244,7 +245,7 @@ def _fetch(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=60) as response:
             return response.read()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise OSError(f"{address} cannot be fetched: {' '.join(str(error).split())}") from error
 
 
