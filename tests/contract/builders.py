@@ -156,7 +156,8 @@ def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
 
 def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Estimator, **own: Any) -> Case:
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(7, 6), history=False, critic=False)
-    problem = problems.policy_gradient(family, policy, episodes=3, estimator=estimator)
+    # Episodes enough to determine the linear baseline: with fewer, rounding decides what it is.
+    problem = problems.policy_gradient(family, policy, episodes=10, estimator=estimator)
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
@@ -174,7 +175,9 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "maml": {
         "make[exact, rematerialised]": lambda: _few_shot(maml, rematerialise=True),
         "make[first order]": lambda: _few_shot(maml, first_order=True),
-        "make[trust region]": lambda: _reinforcement(maml, probe_family(), "dice", outer_update="trust_region"),
+        "make[trust region]": lambda: _reinforcement(
+            maml, probe_family(), "dice", outer_update="trust_region", damping=0.1
+        ),
         "make[exploration credit]": lambda: _reinforcement(
             maml, tabular_mdp.make(states=4, actions=3, horizon=5), "log_likelihood", exploration_credit=1.0, epochs=2
         ),
