@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import pytest
 
-from metarl_jax import cli
+from metarl_jax import cli, experiments
 
 EXPERIMENT = "rl2-bandit-10x5"
 SMALL = [
@@ -31,10 +32,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _small_world(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our cache, and no oracles: they are measured elsewhere."""
-    from metarl_jax.experiments import base
-
     monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(cache))
-    monkeypatch.setattr(base.Experiment, "oracles", lambda *_: ())
+    alone = dataclasses.replace(experiments.get(EXPERIMENT), oracles=lambda problem, stages: ())
+    monkeypatch.setitem(experiments._EXPERIMENTS, EXPERIMENT, alone)
 
 
 class Run:
