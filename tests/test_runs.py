@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metarl_jax import experiments
-from metarl_jax.runs import checkpoints, compilation_cache, files, metrics, report, train
+from metarl_jax.runs import checkpoints, compilation_cache, files, metrics, report
 from metarl_jax.runs.errors import UserError
 
 
@@ -95,19 +95,6 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_unknown_experiments_name_near_ones() -> None:
     with pytest.raises(ValueError, match="did you mean rl2-tabular-mdp-10"):
         experiments.get("rl2-tabular-mdp-11")
-
-
-@pytest.mark.parametrize("name", experiments.names())
-def test_every_experiment_builds(name: str, omniglot_folder: Path) -> None:
-    experiment = experiments.get(name)
-    # Every setting as it is, but the folder of the data and, for time, the number of convolutions.
-    small = {"data_dir": str(omniglot_folder), "filters": 4, "blocks": 1}
-    settings = experiment.with_overrides({k: v for k, v in small.items() if k in experiment.fields()})
-    problem = experiment.build(settings)
-    states = jax.eval_shape(lambda seed: train.start_states(problem.algorithm, seed, 2), jnp.uint32(0))
-    chunk = jax.eval_shape(lambda s: train.run_seeds(problem.algorithm, s, jnp.int32(1), 4), states)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), chunk.state) == jax.tree.map(lambda x: (x.shape, x.dtype), states)
-    assert problem.stages == experiment.with_overrides({})[experiment.measure.setting]
 
 
 def test_unknown_settings_name_near_ones() -> None:

@@ -171,7 +171,8 @@ def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Es
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "anil": {"make": lambda: _few_shot(anil)},
     "cavia": {"make": lambda: _few_shot(cavia, context_size=2, inner_rate=0.1)},
-    "imaml": {"make": lambda: _few_shot(imaml)},
+    # A pull strong enough for the system it solves to be definite.
+    "imaml": {"make": lambda: _few_shot(imaml, strength=20.0)},
     "maml": {
         "make[exact, rematerialised]": lambda: _few_shot(maml, rematerialise=True),
         "make[first order]": lambda: _few_shot(maml, first_order=True),

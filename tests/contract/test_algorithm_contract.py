@@ -189,7 +189,8 @@ def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built
     assert int(chunk.iterations) == int(chunk.state.step) == 4
     finite = built.run(training.start(inner, jax.random.key(7)), 4)
     assert not bool(finite.diverged)
-    assert_close(chunk.state.algorithm.inner, finite.state.algorithm, 1e-6)
+    # Two programs: they round differently, and Adam's first steps have the size of no gradient.
+    assert_close(chunk.state.algorithm.inner, finite.state.algorithm, 2e-4)
     assert_identical(chunk.state.key, finite.state.key)
 
 
