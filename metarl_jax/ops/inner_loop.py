@@ -147,7 +147,9 @@ def implicit_descend(
             product = jax.jvp(lambda p: jax.grad(loss)(p, batch), (phi,), (v,))[1]
             return jax.tree.map(lambda a, h: a + h / strength, v, product)
 
-        return jax.scipy.sparse.linalg.cg(operator, cotangent, maxiter=iterations, tol=0.0)[0], None
+        # Once solved to rounding, further iterations would divide rounding by rounding.
+        tolerance = 10 * float(jnp.finfo(jax.tree.leaves(cotangent)[0].dtype).eps)
+        return jax.scipy.sparse.linalg.cg(operator, cotangent, maxiter=iterations, tol=tolerance)[0], None
 
     solve.defvjp(forward, backward)
     return solve(params, batches)

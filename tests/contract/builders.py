@@ -171,8 +171,9 @@ def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Es
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "anil": {"make": lambda: _few_shot(anil)},
     "cavia": {"make": lambda: _few_shot(cavia, context_size=2, inner_rate=0.1)},
-    # A pull strong enough for the system it solves to be definite.
-    "imaml": {"make": lambda: _few_shot(imaml, strength=20.0)},
+    # A pull strong enough for the system it solves to be definite; and a small step, since Adam makes one of its usual
+    # size even of a gradient that is but the solver's rounding.
+    "imaml": {"make": lambda: _few_shot(imaml, strength=20.0, learning_rate=1e-4)},
     "maml": {
         "make[exact, rematerialised]": lambda: _few_shot(maml, rematerialise=True),
         "make[first order]": lambda: _few_shot(maml, first_order=True),
