@@ -61,9 +61,9 @@ def product_seconds(rows: int, inner: int, columns: int, repeats: int, calls: in
 def recurrent_products(hidden: int, trials: int) -> list[tuple[int, int, int, int]]:
     """The update's large products over one trial of ``PULLS`` steps, ``(rows, inner, columns, times)``.
 
-    A GRU has three gates. Per step: forward [B,H]x[H,3H]; backward to the memory [B,3H]x[3H,H] and to the weights
-    [H,B]x[B,3H]. What does not depend on the memory is done for the whole trial at once and counted too: the embedding
-    of the inputs (A+2 wide), its projection to the gates, and the heads.
+    A GRU has three gates. Per step: forward [B,H]x[H,3H] and backward to the memory [B,3H]x[3H,H]. The rest is done for
+    the whole trial at once: backward to those weights, and all of the embedding of the inputs (A+2 wide), its
+    projection to the gates, and the heads.
     """
     steps = trials * PULLS
 
@@ -74,7 +74,7 @@ def recurrent_products(hidden: int, trials: int) -> list[tuple[int, int, int, in
     return [
         (trials, hidden, 3 * hidden, PULLS),
         (trials, 3 * hidden, hidden, PULLS),
-        (hidden, trials, 3 * hidden, PULLS),
+        (hidden, steps, 3 * hidden, 1),
         *dense(ARMS + 2, EMBEDDING)[:2],  # nothing flows back to the inputs
         *dense(EMBEDDING, 3 * hidden),
         *dense(hidden, ARMS),

@@ -170,14 +170,18 @@ class Output(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """A network that acts, unbatched: ``vmap`` it over trials."""
+    """A network that acts. All but ``unroll`` is of one trial: ``vmap`` it over trials."""
 
     init: Callable[[Key], Params]
     initial_carry: Callable[[Params], Carry]
     """The memory at the first step of a trial; ``()`` for a feed-forward network."""
     step: Callable[[Params, Carry, Inputs], tuple[Carry, Output]]
     unroll: Callable[[Params, Carry, Inputs], tuple[Carry, Output]]
-    """``step`` over inputs ``[T, ...]``; equals ``lax.scan`` of ``step``, gradients included, but may be faster."""
+    """``step`` over inputs ``[T, ...]``; equals ``lax.scan`` of ``step``, gradients included, but may be faster.
+
+    Many trials side by side, inputs ``[T, B, ...]`` and carry ``[B, ...]``, are what ``vmap`` over them gives, and
+    faster than that: what the weights' gradient sums over, it sums over in one product.
+    """
 
 
 class Transition(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from metarl_jax.networks import recurrent
+from metarl_jax.networks import gated, recurrent
 from metarl_jax.networks.heads import encode_inputs
 from metarl_jax.types import Array, Box, Discrete, Inputs
 
@@ -36,17 +36,14 @@ def _noisy(params: Any) -> Any:
     )
 
 
-def _reference(cell: recurrent.Cell, weights: Any, features: Array) -> Array:
+def _reference(cell: gated.Cell, weights: Any, features: Array) -> Array:
     """The memory after each step ``[T, H]`` by flax's cell with the same weights."""
     gates = ("r", "z", "n") if cell == "gru" else ("i", "f", "g", "o")
 
-    def split(x: Array) -> list[Array]:
-        return jnp.split(x, len(gates), axis=-1)
-
     projection = weights["input_projection"]
     params: dict[str, dict[str, Array]] = {}
-    parts = (split(projection["kernel"]), split(weights["recurrent_kernel"]))
-    biases = (split(projection["bias"]), split(weights["recurrent_bias"]))
+    parts = (projection["kernel"], weights["recurrent_kernel"])
+    biases = (projection["bias"], weights["recurrent_bias"])
     for i, gate in enumerate(gates):
         inside = cell == "gru" and gate == "n"  # the only bias that stands inside the reset gate
         both = biases[0][i] + biases[1][i]
@@ -67,8 +64,8 @@ def _reference(cell: recurrent.Cell, weights: Any, features: Array) -> Array:
     return jnp.stack(rows)
 
 
-@pytest.mark.parametrize("cell", recurrent.CELLS)
-def test_the_memory_is_that_of_flaxs_cell(cell: recurrent.Cell) -> None:
+@pytest.mark.parametrize("cell", gated.GATES)
+def test_the_memory_is_that_of_flaxs_cell(cell: gated.Cell) -> None:
     policy = recurrent.make(STATES, ACTIONS, cell=cell, hidden_size=HIDDEN, embedding_size=0)
     params, inputs = _noisy(policy.init(jax.random.key(2))), _inputs()
     _, output = policy.unroll(params, policy.initial_carry(params), inputs)

@@ -11,7 +11,7 @@ import pytest
 
 from metarl_jax.algorithms import rl2
 from metarl_jax.environments import bandits
-from metarl_jax.networks import recurrent
+from metarl_jax.networks import gated, recurrent
 from metarl_jax.ops.distributions import Categorical
 from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import Array, Box, Carry, Discrete, EnvFamily, Inputs, Key, Output, Policy, TaskDistribution
@@ -47,8 +47,8 @@ def test_memory_lasts_over_the_episodes_of_a_trial_and_starts_afresh_with_the_ne
         assert float(adaptation.learner) == EPISODES
 
 
-@pytest.mark.parametrize("cell", recurrent.CELLS)
-def test_what_was_seen_in_one_episode_is_remembered_in_the_next(cell: recurrent.Cell) -> None:
+@pytest.mark.parametrize("cell", gated.GATES)
+def test_what_was_seen_in_one_episode_is_remembered_in_the_next(cell: gated.Cell) -> None:
     policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, cell=cell, hidden_size=8)
     params = policy.init(jax.random.key(0))
 

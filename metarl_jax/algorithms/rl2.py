@@ -207,13 +207,12 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
     def loss(params: Params, batch: _Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
         """A sum over the batch's steps by their weights, so that parts of a batch add up."""
 
-        def unroll(inputs: Inputs) -> Any:
-            return policy.unroll(params, policy.initial_carry(params), inputs)[1]
-
         def total(x: Array) -> Array:
             return jnp.sum(batch.weight * x)
 
-        output = task_batch(unroll, in_axes=1, out_axes=1)(batch.inputs)
+        trials = batch.action.shape[1]
+        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
+        output = policy.unroll(params, carry, batch.inputs)[1]
         log_ratio = output.distribution.log_prob(batch.action) - batch.log_prob
         surrogate = total(clipped_surrogate(log_ratio, batch.advantage, config.clip))
         value_loss = 0.5 * total((output.value - batch.value_target) ** 2)

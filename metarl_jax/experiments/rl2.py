@@ -23,7 +23,16 @@ _SHORT = {"hidden_size": 64, "iterations": 2000}
 _LONG = {"hidden_size": 64, "iterations": 1200, "minibatches": 8, "gae_lambda": 0.8}
 _MANY_ARMS = {**_LONG, "iterations": 3000, "entropy_coefficient": 0.06}
 # 50 arms and two rewards are a hundred products, and need a wider embedding than the default.
-_FIFTY_ARMS = {**_MANY_ARMS, "minibatches": 16, "embedding_size": 192}
+_FIFTY_ARMS = {
+    **_MANY_ARMS,
+    "hidden_size": 128,
+    "embedding_size": 192,
+    "iterations": 3600,
+    "minibatches": 16,
+    "learning_rate": 2e-3,
+    "gae_lambda": 0.7,
+    "entropy_coefficient": 0.1,
+}
 
 BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {
     (10, 5): _SHORT,

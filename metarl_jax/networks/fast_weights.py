@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import positive_int
-from metarl_jax.networks.heads import ActorCriticHead, encode, encode_inputs, example_inputs
+from metarl_jax.networks.heads import ActorCriticHead, dense, encode, encode_inputs, example_inputs
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
 
 CHUNK = 100
@@ -49,13 +49,13 @@ class FastWeightActorCritic(nn.Module):
 
     def _project(self, inputs: Inputs, previous: Array) -> tuple[Array, Array, Array, Array]:
         features = encode_inputs(self.observation_space, self.action_space, inputs)
-        features = nn.relu(self.embedding(jnp.concatenate([features, previous], axis=-1)))
+        features = nn.relu(dense(self.embedding, jnp.concatenate([features, previous], axis=-1)))
         size = self.key_size
-        key, query, value = jnp.split(self.projection(features), [size, 2 * size], axis=-1)
+        key, query, value = jnp.split(dense(self.projection, features), [size, 2 * size], axis=-1)
         return features, key * size**-0.5, query, value
 
     def _read(self, features: Array, read: Array) -> Output:
-        return self.head(nn.relu(self.readout(jnp.concatenate([features, self.scale * read], axis=-1))))
+        return self.head(nn.relu(dense(self.readout, jnp.concatenate([features, self.scale * read], axis=-1))))
 
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         features, key, query, value = self._project(inputs, carry.observation)
@@ -67,21 +67,30 @@ class FastWeightActorCritic(nn.Module):
         observation = encode(self.observation_space, inputs.obs)
         previous = jnp.concatenate([carry.observation[None], observation[:-1]])
         features, key, query, value = self._project(inputs, previous)
-        steps = key.shape[0]
-        size = min(CHUNK, steps)
-        chunks = -(-steps // size)
+        attend = _attend
+        for _ in range(key.ndim - 2):
+            attend = jax.vmap(attend, in_axes=(0, 1, 1, 1), out_axes=(0, 1))
+        weights, read = attend(carry.weights, key, query, value)
+        return Memory(weights, observation[-1]), self._read(features, read)
 
-        def cut(x: Array) -> Array:
-            # Keys and values of zero at the end change nothing.
-            return jnp.pad(x, ((0, chunks * size - steps), (0, 0))).reshape(chunks, size, -1)
 
-        def attend(weights: Array, chunk: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-            key, query, value = chunk
-            read = query @ weights + jnp.tril(query @ key.T) @ value
-            return weights + key.T @ value, read
+def _attend(weights: Array, key: Array, query: Array, value: Array) -> tuple[Array, Array]:
+    """A trial's writes and reads, step by step in effect: the weights after it, and what was read ``[T, value_size]``."""
+    steps = key.shape[0]
+    size = min(CHUNK, steps)
+    chunks = -(-steps // size)
 
-        weights, read = jax.lax.scan(attend, carry.weights, (cut(key), cut(query), cut(value)))
-        return Memory(weights, observation[-1]), self._read(features, read.reshape(chunks * size, -1)[:steps])
+    def cut(x: Array) -> Array:
+        # Keys and values of zero at the end change nothing.
+        return jnp.pad(x, ((0, chunks * size - steps), (0, 0))).reshape(chunks, size, -1)
+
+    def chunk(weights: Array, rows: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        key, query, value = rows
+        read = query @ weights + jnp.tril(query @ key.T) @ value
+        return weights + key.T @ value, read
+
+    weights, read = jax.lax.scan(chunk, weights, (cut(key), cut(query), cut(value)))
+    return weights, read.reshape(chunks * size, -1)[:steps]
 
 
 def make(

@@ -41,6 +41,17 @@ def encode_inputs(observation_space: Space, action_space: Space, inputs: Inputs)
     return jnp.concatenate([encode(observation_space, inputs.obs), prev_action, scalars], axis=-1)
 
 
+def dense(layer: nn.Module, x: Array) -> Array:
+    """A layer on ``[..., F]`` as one product of two matrices.
+
+    Were the leading axes kept apart, XLA would transpose all of ``x`` for the gradient of the weights.
+    """
+    if x.ndim <= 2:
+        return layer(x)  # pyright: ignore[reportCallIssue]
+    flat = layer(x.reshape(-1, x.shape[-1]))  # pyright: ignore[reportCallIssue]
+    return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+
 def example_inputs(observation_space: Space, action_space: Space) -> Inputs:
     """Zeros of the right shapes and types, for initialising networks."""
 
@@ -69,15 +80,16 @@ class ActorCriticHead(nn.Module):
     def __call__(self, features: Array) -> Output:
         small = nn.initializers.orthogonal(0.01)
         if self.critic:
-            value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")(features)[..., 0]
+            critic = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")
+            value = dense(critic, features)[..., 0]
         else:
             value = jnp.zeros(features.shape[:-1])
         match self.action_space:
             case Discrete(n=n):
-                distribution = Categorical(nn.Dense(n, kernel_init=small, name="policy")(features))
+                distribution = Categorical(dense(nn.Dense(n, kernel_init=small, name="policy"), features))
             case Box(shape=shape):
                 size = math.prod(shape)
-                mean = nn.Dense(size, kernel_init=small, name="policy")(features)
+                mean = dense(nn.Dense(size, kernel_init=small, name="policy"), features)
                 log_std = self.param("log_std", nn.initializers.zeros, (size,))
                 mean = mean.reshape(*mean.shape[:-1], *shape)
                 distribution = DiagonalGaussian(mean, jnp.broadcast_to(log_std.reshape(shape), mean.shape))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import choice, natural_int, positive_int
-from metarl_jax.networks.heads import ActorCriticHead, encode, encode_inputs, example_inputs
+from metarl_jax.networks.heads import ActorCriticHead, dense, encode, encode_inputs, example_inputs
 from metarl_jax.networks.normalisation import BatchNormalisation
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Predictor, Space
 
@@ -33,7 +33,8 @@ class MLPActorCritic(nn.Module):
         else:
             features = encode(self.observation_space, inputs.obs)
         for size in self.hidden_sizes:
-            features = self.activation(nn.Dense(size, kernel_init=nn.initializers.orthogonal(2**0.5))(features))
+            layer = nn.Dense(size, kernel_init=nn.initializers.orthogonal(2**0.5))
+            features = self.activation(dense(layer, features))
         return ActorCriticHead(self.action_space, self.critic, name="head")(features)
 
 
@@ -68,7 +69,7 @@ def make(
         return network.init(key, example_inputs(observation_space, action_space))
 
     def step(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        # Without memory a whole trial is one batch: the same function unrolls.
+        # Without memory whole trials are one batch: the same function unrolls.
         return carry, network.apply(params, inputs)  # pyright: ignore[reportReturnType]
 
     return Policy(init, lambda params: (), step, step)

@@ -1,61 +1,52 @@
-"""Recurrent actor-critics: GRU and LSTM, with fused gates.
+"""Recurrent actor-critics: GRU and LSTM.
 
-Gates of a step are one matrix product on the memory; the products on the inputs do not depend on the memory, so
-``unroll`` does them for the whole trial at once.
+The products on the inputs do not depend on the memory, so ``unroll`` does them for the whole trial at once.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import natural_int, positive_int
-from metarl_jax.networks.heads import ActorCriticHead, encode, encode_inputs, example_inputs
+from metarl_jax.networks import gated
+from metarl_jax.networks.heads import ActorCriticHead, dense, encode, encode_inputs, example_inputs
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
 
-Cell: TypeAlias = Literal["gru", "lstm"]
-CELLS: tuple[Cell, ...] = ("gru", "lstm")
+
+def _orthogonal(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    """An orthogonal matrix for each gate: ``[G, H, H]``."""
+    one = nn.initializers.orthogonal()
+    return jnp.stack([one(k, shape[1:], dtype) for k in jax.random.split(key, shape[0])])
 
 
-def _gated_orthogonal(gates: int) -> nn.initializers.Initializer:
-    """An orthogonal matrix for each gate, side by side: ``[H, gates * H]``."""
-    orthogonal = nn.initializers.orthogonal()
-
-    def init(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-        rows, columns = shape
-        blocks = [orthogonal(k, (rows, columns // gates), dtype) for k in jax.random.split(key, gates)]
-        return jnp.concatenate(blocks, axis=-1)
-
-    return init
+def _xavier(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+    """Xavier's initialisation of the gates' weights ``[G, I, H]``, as if they stood side by side in one matrix."""
+    gates, rows, columns = shape
+    wide = nn.initializers.xavier_uniform()(key, (rows, gates * columns), dtype)
+    return jnp.moveaxis(wide.reshape(rows, gates, columns), 1, 0)
 
 
-def _gru(projected: Array, recurrent: Array, hidden: Array) -> tuple[Array, Array]:
-    """One GRU step (Cho et al. 2014, in the form whose reset gate acts after the matrix product)."""
-    reset_x, update_x, candidate_x = jnp.split(projected, 3, axis=-1)
-    reset_h, update_h, candidate_h = jnp.split(recurrent, 3, axis=-1)
-    reset = nn.sigmoid(reset_x + reset_h)
-    update = nn.sigmoid(update_x + update_h)
-    candidate = jnp.tanh(candidate_x + reset * candidate_h)
-    hidden = update * hidden + (1 - update) * candidate
-    return hidden, hidden
+class _InputProjection(nn.Module):
+    """What the embedded inputs give each gate."""
 
+    gates: int
+    hidden_size: int
 
-def _lstm(projected: Array, recurrent: Array, carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], Array]:
-    """One LSTM step (Hochreiter & Schmidhuber 1997, with a forget gate)."""
-    _, cell = carry
-    in_gate, forget_gate, candidate, out_gate = jnp.split(projected + recurrent, 4, axis=-1)
-    cell = nn.sigmoid(forget_gate) * cell + nn.sigmoid(in_gate) * jnp.tanh(candidate)
-    hidden = nn.sigmoid(out_gate) * jnp.tanh(cell)
-    return (hidden, cell), hidden
+    @nn.compact
+    def __call__(self, features: Array) -> gated.Gates:
+        shape = (self.gates, self.hidden_size)
+        kernel = self.param("kernel", _xavier, (self.gates, features.shape[-1], self.hidden_size))
+        return gated.project(features, kernel, self.param("bias", nn.initializers.zeros, shape))
 
 
 class Memory(NamedTuple):
     """What a recurrent policy carries from step to step; zeros where a trial begins."""
 
-    state: Array | tuple[Array, Array]
+    state: gated.State
     """``[H]`` of a GRU; (hidden, cell), each ``[H]``, of an LSTM."""
     observation: Array
     """The last observation as a vector ``[O]``; ``[0]`` for a network that does not look at it."""
@@ -66,7 +57,7 @@ class RecurrentActorCritic(nn.Module):
 
     observation_space: Space
     action_space: Space
-    cell: Cell
+    cell: gated.Cell
     hidden_size: int
     embedding_size: int
     readout_size: int
@@ -75,13 +66,12 @@ class RecurrentActorCritic(nn.Module):
     def setup(self) -> None:
         if self.embedding_size:
             self.embedding = nn.Dense(self.embedding_size)
-        gates = 3 if self.cell == "gru" else 4
-        width = gates * self.hidden_size
-        self.input_projection = nn.Dense(width, kernel_init=nn.initializers.xavier_uniform())
-        shape = (self.hidden_size, width)
-        self.recurrent_kernel = self.param("recurrent_kernel", _gated_orthogonal(gates), shape)
-        # Separate from the input's bias: the GRU's candidate is gated between the two.
-        self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, (width,))
+        gates = gated.GATES[self.cell]
+        self.input_projection = _InputProjection(gates, self.hidden_size)
+        shape = (gates, self.hidden_size, self.hidden_size)
+        self.recurrent_kernel = self.param("recurrent_kernel", _orthogonal, shape)
+        # Separate from the inputs' bias: the GRU's candidate is gated between the two.
+        self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, shape[:2])
         if self.readout_size:
             self.readout = nn.Dense(self.readout_size)
         self.head = ActorCriticHead(self.action_space)
@@ -94,27 +84,24 @@ class RecurrentActorCritic(nn.Module):
     def _embed(self, inputs: Inputs, previous: Array) -> Array:
         features = encode_inputs(self.observation_space, self.action_space, inputs)
         features = jnp.concatenate([features, previous], axis=-1)
-        return nn.relu(self.embedding(features)) if self.embedding_size else features
-
-    def _advance(self, state: Carry, projected: Array) -> tuple[Carry, Array]:
-        hidden = state if self.cell == "gru" else state[0]
-        recurrent = hidden @ self.recurrent_kernel + self.recurrent_bias
-        return _gru(projected, recurrent, state) if self.cell == "gru" else _lstm(projected, recurrent, state)
+        return nn.relu(dense(self.embedding, features)) if self.embedding_size else features
 
     def _read(self, features: Array, hidden: Array) -> Output:
         if self.readout_size:
-            hidden = nn.relu(self.readout(jnp.concatenate([features, hidden], axis=-1)))
+            hidden = nn.relu(dense(self.readout, jnp.concatenate([features, hidden], axis=-1)))
         return self.head(hidden)
 
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         features = self._embed(inputs, carry.observation)
-        state, hidden = self._advance(carry.state, self.input_projection(features))
-        return Memory(state, self._observation(inputs)), self._read(features, hidden)
+        gates = self.input_projection(features)
+        state = gated.advance(self.cell, self.recurrent_kernel, self.recurrent_bias, carry.state, gates)
+        return Memory(state, self._observation(inputs)), self._read(features, gated.hidden_of(state))
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         observation = self._observation(inputs)
         features = self._embed(inputs, jnp.concatenate([carry.observation[None], observation[:-1]]))
-        state, hidden = jax.lax.scan(self._advance, carry.state, self.input_projection(features))
+        gates = self.input_projection(features)
+        state, hidden = gated.unroll(self.cell, self.recurrent_kernel, self.recurrent_bias, carry.state, gates)
         return Memory(state, observation[-1]), self._read(features, hidden)
 
 
@@ -122,7 +109,7 @@ def make(
     observation_space: Space,
     action_space: Space,
     *,
-    cell: Cell = "gru",
+    cell: gated.Cell = "gru",
     hidden_size: int = 256,
     embedding_size: int = 64,
     readout_size: int = 0,
@@ -150,8 +137,8 @@ def make(
         ValueError: for an unknown cell, or a size that is not a positive whole number (of the embedding and the
             readout: or 0).
     """
-    if cell not in CELLS:
-        raise ValueError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
+    if cell not in gated.GATES:
+        raise ValueError(f"cell must be one of {', '.join(gated.GATES)}, not {cell!r}")
     hidden_size = positive_int("hidden_size", hidden_size)
     embedding_size = natural_int("embedding_size", embedding_size)
     readout_size = natural_int("readout_size", readout_size)

@@ -91,7 +91,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 # ----------------------------------------------------------------------------------------------------- networks
 
 # Parts of networks, and networks for supervised tasks alone, which have tests of their own.
-NOT_NETWORKS = {"heads", "normalisation", "convolutional"}
+NOT_NETWORKS = {"heads", "normalisation", "convolutional", "gated"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(

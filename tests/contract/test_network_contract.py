@@ -152,6 +152,31 @@ def test_the_carry_keeps_its_shape(network: Network) -> None:
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
+def test_trials_side_by_side_are_a_vmap_over_trials(network: Network) -> None:
+    """Values and the gradient of the weights of ``unroll`` over ``[T, B, ...]``."""
+    policy, trials = network.policy, 3
+    scales = jnp.array([1.0, -0.5, 2.0])
+    batch = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (STEPS, trials, *x.shape[1:])), network.inputs)
+    batch = batch._replace(prev_reward=scales * batch.prev_reward)
+
+    def side_by_side(params: Any) -> tuple[Carry, Output]:
+        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
+        return policy.unroll(params, carry, batch)
+
+    def mapped(params: Any) -> tuple[Carry, Output]:
+        return jax.vmap(lambda x: unrolled(policy, params, x), in_axes=1, out_axes=(0, 1))(batch)
+
+    def loss(params: Any, play: Any) -> tuple[Array, Any]:
+        carry, output = play(params)
+        weight = jnp.linspace(-1, 1, STEPS * trials).reshape(STEPS, trials)
+        return jnp.sum(weight * (output.distribution.entropy() + output.value**2)), (carry, output)
+
+    (_, expected), expected_gradient = jax.value_and_grad(loss, has_aux=True)(network.params, mapped)
+    (_, got), gradient = jax.value_and_grad(loss, has_aux=True)(network.params, side_by_side)
+    close(got, expected)
+    close(gradient, expected_gradient)
+
+
 def test_batch_elements_are_independent(network: Network) -> None:
     policy, params = network.policy, network.params
     scales = jnp.array([1.0, -0.5, 2.0])
