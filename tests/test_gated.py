@@ -80,8 +80,7 @@ def test_derivatives_are_those_of_a_scan_of_steps(cell: gated.Cell) -> None:
 
 @pytest.mark.parametrize("cell", gated.GATES)
 def test_the_weights_gradient_is_one_product_over_the_whole_trial(cell: gated.Cell) -> None:
-    """No loop of the gradient's program carries an array of the recurrent weights' shape (it would be added to once
-    a step)."""
+    """No loop of the gradient's program carries a matrix of weights, to be added to once a step."""
 
     def carried(unroll: Callable[..., Any]) -> bool:
         program = jax.make_jaxpr(jax.grad(_loss(unroll, cell)))(arguments)

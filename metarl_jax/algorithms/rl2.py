@@ -9,7 +9,7 @@ estimation run on across the ends of episodes, and stop only where the trial doe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
