@@ -75,7 +75,7 @@ class FastWeightActorCritic(nn.Module):
 
 
 def _attend(weights: Array, key: Array, query: Array, value: Array) -> tuple[Array, Array]:
-    """A trial's writes and reads, step by step in effect: the weights after it, and what it read ``[T, value_size]``."""
+    """A trial's writes and reads, step by step in effect: the weights after it, and what it read ``[T, V]``."""
     steps = key.shape[0]
     size = min(CHUNK, steps)
     chunks = -(-steps // size)
