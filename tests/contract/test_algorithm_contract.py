@@ -16,9 +16,34 @@ from builders import ALGORITHMS, Case, flat, modules
 
 import metarl_jax.algorithms
 from metarl_jax import training
-from metarl_jax.types import Algorithm, Array, Key, Metrics, State
+from metarl_jax.types import Algorithm, Array, Key, Metrics, RunState, State
 
 CASES = flat(ALGORITHMS)
+
+
+NEVER = -1
+
+
+class Poisonable(NamedTuple):
+    """An algorithm's state, and how many iterations it is old."""
+
+    inner: Any
+    age: Array
+
+
+def poisonable(algorithm: Algorithm, at: int | Array) -> Algorithm:
+    """The same algorithm, except that its parameters turn into NaN in iteration ``at``."""
+
+    def init(key: Key) -> Poisonable:
+        return Poisonable(algorithm.init(key), jnp.int32(0))
+
+    def step(key: Key, state: Poisonable) -> tuple[Poisonable, Metrics]:
+        after, metrics = algorithm.step(key, state.inner)
+        bad = jnp.where(state.age == at, jnp.nan, 0.0)
+        after = jax.tree.map(lambda x: x + bad.astype(x.dtype) if x.dtype == jnp.float32 else x, after)
+        return Poisonable(after, state.age + 1), metrics
+
+    return Algorithm(init, step, algorithm.adapt)
 
 
 class Built(NamedTuple):
@@ -29,8 +54,10 @@ class Built(NamedTuple):
     """Compiled."""
     traces: list[None]
     """Grows by one whenever ``step`` is traced."""
+    start: Any
+    """``training.start`` of the poisonable algorithm: ``(key)``."""
     run: Any
-    """``training.run``, compiled: ``(state, iterations)``."""
+    """``training.run`` of it, compiled once: ``(state, iterations, iteration to poison)``."""
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[name for name, _ in CASES])
@@ -43,8 +70,10 @@ def built(request: pytest.FixtureRequest) -> Built:
         traces.append(None)
         return algorithm.step(key, state)
 
-    run = jax.jit(lambda state, n: training.run(algorithm, state, n, capacity=20))
-    return Built(name, case, algorithm, jax.jit(step), traces, run)
+    run = jax.jit(lambda state, n, at: training.run(poisonable(algorithm, at), state, n, capacity=20))
+    return Built(
+        name, case, algorithm, jax.jit(step), traces, lambda key: training.start(poisonable(algorithm, NEVER), key), run
+    )
 
 
 def assert_identical(got: Any, expected: Any) -> None:
@@ -117,27 +146,32 @@ def test_vmap_over_seeds_is_a_loop_over_them(built: Built) -> None:
         assert_close(jax.tree.map(lambda x, i=i: x[i], together), built.step(keys_step[i], state), 2e-4)
 
 
-def test_learning_rate_may_be_a_tracer(built: Built) -> None:
-    def one(key: Key, rate: Array) -> Any:
-        algorithm = built.case.make(**{built.case.learning_rate: rate})
-        return built.case.params(algorithm.step(key, algorithm.init(key))[0])
+def test_learning_rate_may_be_a_tracer_and_one_that_explodes_is_flagged(built: Built) -> None:
+    """One program for several rates; the infinite one leaves its start, and the others as they would be without it."""
 
-    keys = jnp.stack([jax.random.key(3)] * 2)
-    rates = jnp.array([1e-3, 4e-3])
-    params = jax.jit(jax.vmap(one))(keys, rates)
-    alone = jax.jit(one)(keys[0], rates[0])
-    assert_close(jax.tree.map(lambda x: x[0], params), alone, 2e-4)
+    def one(start: RunState, rate: Array) -> training.Chunk:
+        return training.run(built.case.make(**{built.case.learning_rate: rate}), start, 3, capacity=3)
+
+    sweep = jax.jit(jax.vmap(one, in_axes=(None, 0)))
+    start = training.start(built.algorithm, jax.random.key(3))
+    chunks, others = (sweep(start, jnp.array([1e-3, 4e-3, last])) for last in (jnp.inf, 2e-3))
+    np.testing.assert_array_equal(chunks.diverged, [False, False, True])
+    np.testing.assert_array_equal(chunks.iterations, [3, 3, 0])
+    assert_identical(jax.tree.map(lambda x: x[2], chunks.state), start)
+    np.testing.assert_array_equal(others.iterations, 3)
+    assert_identical(*(jax.tree.map(lambda x: x[:2], each.state) for each in (chunks, others)))
+    params = built.case.params(chunks.state.algorithm)
     assert any(bool(jnp.any(x[0] != x[1])) for x in jax.tree.leaves(params))
 
 
 def test_resumed_is_uninterrupted(built: Built) -> None:
-    start = training.start(built.algorithm, jax.random.key(7))
-    whole = built.run(start, 20)
-    first = built.run(start, 12)
+    start = built.start(jax.random.key(7))
+    whole = built.run(start, 20, NEVER)
+    first = built.run(start, 12, NEVER)
     # Through the host, as a checkpoint goes.
     saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), raw(first.state))
     restored = saved._replace(key=jax.random.wrap_key_data(saved.key))
-    second = built.run(restored, 8)
+    second = built.run(restored, 8, NEVER)
     assert int(whole.iterations) == 20
     assert (int(first.iterations), int(second.iterations)) == (12, 8)
     assert_identical(second.state, whole.state)
@@ -148,7 +182,8 @@ def test_resumed_is_uninterrupted(built: Built) -> None:
 
 def test_same_seed_is_bit_identical_and_another_is_not(built: Built) -> None:
     def params(seed: int) -> Any:
-        return built.case.params(built.run(training.start(built.algorithm, jax.random.key(seed)), 3).state.algorithm)
+        state = built.run(built.start(jax.random.key(seed)), 3, NEVER).state
+        return built.case.params(state.algorithm.inner)
 
     assert_identical(params(0), params(0))
     assert any(
@@ -156,37 +191,10 @@ def test_same_seed_is_bit_identical_and_another_is_not(built: Built) -> None:
     )
 
 
-def test_a_learning_rate_that_explodes_is_flagged_and_dropped(built: Built) -> None:
-    algorithm = built.case.make(**{built.case.learning_rate: jnp.float32(jnp.inf)})
-    start = training.start(algorithm, jax.random.key(0))
-    chunk = jax.jit(lambda s: training.run(algorithm, s, 5, capacity=5))(start)
-    assert bool(chunk.diverged)
-    assert int(chunk.iterations) == int(chunk.state.step) == 0
-    assert_identical(chunk.state, start)
-
-
-class Poisoned(NamedTuple):
-    inner: Any
-    steps: Array
-
-
 def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built: Built) -> None:
     """Parameters that turn into NaN in iteration 4 (of 0, 1, ...) leave the state after iteration 3."""
-    inner = built.algorithm
-
-    def init(key: Key) -> Poisoned:
-        return Poisoned(inner.init(key), jnp.int32(0))
-
-    def step(key: Key, state: Poisoned) -> tuple[Poisoned, Metrics]:
-        after, metrics = inner.step(key, state.inner)
-        bad = jnp.where(state.steps == 4, jnp.nan, 0.0)
-        after = jax.tree.map(lambda x: x + bad.astype(x.dtype) if x.dtype == jnp.float32 else x, after)
-        return Poisoned(after, state.steps + 1), metrics
-
-    poisoned = Algorithm(init, step, inner.adapt)
-    start = training.start(poisoned, jax.random.key(7))
-    run = jax.jit(lambda state, n: training.run(poisoned, state, n, capacity=20))
-    chunk, finite = run(start, 20), run(start, 4)
+    start = built.start(jax.random.key(7))
+    chunk, finite = built.run(start, 20, 4), built.run(start, 4, NEVER)
     assert bool(chunk.diverged)
     assert not bool(finite.diverged)
     assert int(chunk.iterations) == int(chunk.state.step) == int(finite.iterations) == 4
