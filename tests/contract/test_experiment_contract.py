@@ -78,6 +78,7 @@ def test_every_preset_builds_and_runs_two_steps(name: str, omniglot_folder: Path
     assert not bool(chunk.diverged)
     assert int(chunk.state.step) == 2
     states = jax.tree.map(lambda x: x[None], chunk.state.algorithm)
-    scores = meta_test(jax.random.key(1), problem.algorithm.adapt, states, problem.tasks, num_tasks=3).score
+    test = jax.jit(lambda key, states: meta_test(key, problem.algorithm.adapt, states, problem.tasks, num_tasks=3))
+    scores = test(jax.random.key(1), states).score
     assert scores.shape == (1, 3, 2 + (experiment.measure.first_stage == 0))
     assert bool(jnp.all(jnp.isfinite(scores)))
