@@ -157,7 +157,11 @@ def resume_command(folder: RunFolder) -> str:
 
 def _raise_diverged(folder: RunFolder, diverged: Mapping[str, int]) -> None:
     where = ", ".join(f"seed {seed} at iteration {iteration}" for seed, iteration in diverged.items())
-    raise Diverged(f"diverged (a number that is not finite): {where}; the last finite state is kept in {folder.path}")
+    rates = [f"{name} ({value:g})" for name, value in folder.config.settings.items() if name.endswith("_rate")]
+    raise Diverged(
+        f"diverged (a number that is not finite): {where}; the last finite state is kept in {folder.path}; "
+        f"a smaller {' or '.join(rates)} may help"
+    )
 
 
 def train(folder: RunFolder, options: Options) -> Outcome:

@@ -149,6 +149,7 @@ def test_divergence_stops_and_keeps_the_last_finite_state(run, capsys) -> None:
     assert run.start("--learning-rate", "1e37", "--seeds", "2") == 3
     message = _one_line(capsys.readouterr().err)
     assert "seed 0 at iteration" in message
+    assert message.endswith("a smaller learning_rate (1e+37) may help")
     saved = sorted(run.checkpoints.iterdir())[-1]
     iteration = int(saved.name.removesuffix(".checkpoint"))
     assert f"at iteration {iteration + 1}" in message
