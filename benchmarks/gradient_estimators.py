@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,18 @@ from metarl_jax.environments import tabular_mdp
 from metarl_jax.meta_gradient import Learner, collect, explicit
 from metarl_jax.networks import mlp
 from metarl_jax.ops.inner_loop import step_sizes
-from metarl_jax.types import Inputs
+from metarl_jax.types import InnerProblem, Inputs, Params, Policy, Task
 
 STATES, ACTIONS, HORIZON = 4, 3, 5
-INNER_RATE = 10.0
-"""Of the return per step; large, so that what the estimators disagree on matters."""
+INNER_RATE = 2.0
+"""Of the return per step; large enough for what the estimators disagree on to matter."""
 ESTIMATORS: tuple[problems.Estimator, ...] = ("dice", "likelihood_ratio", "log_likelihood")
+
+
+Structure: TypeAlias = Callable[[jax.Array], Params]
+"""From a flat vector to parameters."""
+Sampler: TypeAlias = Callable[[jax.Array], jax.Array]
+"""From a random key to one sample, flat."""
 
 
 class Summary(NamedTuple):
@@ -54,93 +60,96 @@ def summarise(samples: jax.Array, exact: jax.Array) -> Summary:
     size = jnp.linalg.norm(exact)
     cosine = jnp.vdot(mean, exact) / (jnp.linalg.norm(mean) * size)
     bias = jnp.linalg.norm(mean - exact)
-    return Summary(
-        *(float(x) for x in (bias / size, noise / jnp.sqrt(samples.shape[0]) / size, noise / size, cosine))
-    )
+    return Summary(*(float(x) for x in (bias / size, noise / jnp.sqrt(samples.shape[0]) / size, noise / size, cosine)))
 
 
-def in_batches(one: Callable[[jax.Array], jax.Array], key: jax.Array, samples: int, batch: int) -> jax.Array:
+def in_batches(one: Sampler, key: jax.Array, samples: int, batch: int) -> jax.Array:
     """``[samples, D]`` of ``one``, ``batch`` at a time."""
     return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=batch))(jax.random.split(key, samples))
 
 
-def measure(episodes: int, samples: int, hessian_samples: int, mdps: int) -> list[dict[str, Any]]:
-    """A row for each quantity and estimator: means over the MDPs, each with a policy of its own."""
+def exact_return(policy: Policy, task: tabular_mdp.TabularMDPParams, params: Params) -> jax.Array:
+    """Expected reward per step, by the model."""
+    nothing = jnp.zeros(STATES)
+    inputs = Inputs(jnp.eye(STATES), nothing.astype(jnp.int32), nothing, nothing, nothing == 1)
+    act = jax.nn.softmax(policy.unroll(params, (), inputs)[1].distribution.logits)
+    value = nothing
+    for _ in range(HORIZON):
+        value = jnp.sum(act * (task.reward_mean + task.transition @ value), axis=-1)
+    return value[0] / HORIZON
+
+
+def hessian_sample(problem: InnerProblem, task: Task, start: jax.Array, structure: Structure) -> Sampler:
+    """Of the Hessian of the return, flat."""
+
+    def sample(key: jax.Array) -> jax.Array:
+        batch = problem.support(key, structure(start), task)
+        return -jax.hessian(lambda flat: problem.inner_loss(structure(flat), batch))(start).reshape(-1)
+
+    return sample
+
+
+def gradient_sample(problem: InnerProblem, task: Task, start: jax.Array, structure: Structure) -> Sampler:
+    """Of the gradient of the return after an inner step."""
+    learner = Learner(
+        init=problem.init,
+        start=lambda meta: meta,
+        params=lambda meta, adapting: adapting,
+        loss=lambda meta: problem.inner_loss,
+        rates=lambda meta, steps: step_sizes(INNER_RATE, meta, steps),
+    )
+    adapted = explicit(learner, "exact", False)
+
+    def sample(key: jax.Array) -> jax.Array:
+        data = collect(key, problem, learner, structure(start), task, 1)
+        return jax.grad(lambda flat: -problem.outer_loss(adapted(structure(flat), data.supports), data.query))(start)
+
+    return sample
+
+
+def compare(seed: int, episodes: int, samples: int, hessian_samples: int) -> dict[tuple[str, str], Summary]:
+    """Every estimator of both quantities, on one MDP and one policy."""
     family = tabular_mdp.make(STATES, ACTIONS, HORIZON)
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(8,), history=False, critic=False)
-    found: dict[tuple[str, str], list[Summary]] = {}
-    for index in range(mdps):
-        keys = jax.random.split(jax.random.key(index), 5)
-        task = family.tasks.sample(keys[0])
-        # The policy's last layer starts near zero, that is near uniform: away from it.
-        start, structure = ravel_pytree(policy.init(keys[1]))
-        start = start + 0.5 * jax.random.normal(keys[2], start.shape)
+    key_task, key_init, key_noise, key_samples = jax.random.split(jax.random.key(seed), 4)
+    task = family.tasks.sample(key_task)
+    # The policy's last layer starts near zero, that is near uniform: away from it.
+    start, structure = ravel_pytree(policy.init(key_init))
+    start = start + 0.5 * jax.random.normal(key_noise, start.shape)
 
-        def exact_return(flat: jax.Array, structure: Any = structure, task: Any = task) -> jax.Array:
-            """Expected reward per step, by the model."""
-            inputs = Inputs(
-                jnp.eye(STATES), jnp.zeros(STATES, jnp.int32), *jnp.zeros((2, STATES)), jnp.zeros(STATES, bool)
-            )
-            act = jax.nn.softmax(policy.unroll(structure(flat), (), inputs)[1].distribution.logits)
-            value = jnp.zeros(STATES)
-            for _ in range(HORIZON):
-                value = jnp.sum(act * (task.reward_mean + task.transition @ value), axis=-1)
-            return value[0] / HORIZON
+    def gain(flat: jax.Array) -> jax.Array:
+        return exact_return(policy, task, structure(flat))
 
-        def after_a_step(flat: jax.Array, exact_return: Callable[[jax.Array], jax.Array] = exact_return) -> jax.Array:
-            return exact_return(flat + INNER_RATE * jax.grad(exact_return)(flat))
+    def gain_after_a_step(flat: jax.Array) -> jax.Array:
+        return gain(flat + INNER_RATE * jax.grad(gain)(flat))
 
-        exact = {
-            "hessian": jax.jit(jax.hessian(exact_return))(start).reshape(-1),
-            "meta-gradient": jax.jit(jax.grad(after_a_step))(start),
-        }
-        for estimator in ESTIMATORS:
-            problem = problems.policy_gradient(
-                family,
-                policy,
-                episodes=episodes,
-                discount=1.0,
-                estimator=estimator,
-                baseline="none",
-                normalise_advantages=False,
-            )
-            learner = Learner(
-                init=problem.init,
-                start=lambda meta: meta,
-                params=lambda meta, adapting: adapting,
-                loss=lambda meta, problem=problem: problem.inner_loss,
-                rates=lambda meta, steps: step_sizes(INNER_RATE, meta, steps),
-            )
-            adapted = explicit(learner, "exact", False)
+    hessian, gradient = jax.jit(jax.hessian(gain))(start), jax.jit(jax.grad(gain_after_a_step))(start)
+    found = {}
+    for estimator in ESTIMATORS:
+        problem = problems.policy_gradient(
+            family,
+            policy,
+            episodes=episodes,
+            discount=1.0,
+            estimator=estimator,
+            baseline="none",
+            normalise_advantages=False,
+        )
+        given = (problem, task, start, structure)
+        drawn = in_batches(hessian_sample(*given), key_samples, hessian_samples, 16)
+        found["hessian", estimator] = summarise(drawn, hessian.reshape(-1))
+        drawn = in_batches(gradient_sample(*given), key_samples, samples, 64)
+        found["meta-gradient", estimator] = summarise(drawn, gradient)
+    return found
 
-            def hessian(key: jax.Array, problem: Any = problem, structure: Any = structure, task: Any = task) -> Any:
-                batch = problem.support(key, structure(start), task)
-                return -jax.hessian(lambda flat: problem.inner_loss(structure(flat), batch))(start).reshape(-1)
 
-            def gradient(
-                key: jax.Array,
-                problem: Any = problem,
-                learner: Learner = learner,
-                adapted: Any = adapted,
-                structure: Any = structure,
-                task: Any = task,
-            ) -> jax.Array:
-                data = collect(key, problem, learner, structure(start), task, 1)
-
-                def gain(flat: jax.Array) -> jax.Array:
-                    return -problem.outer_loss(adapted(structure(flat), data.supports), data.query)
-
-                return jax.grad(gain)(start)
-
-            for quantity, one, count, batch in (
-                ("hessian", hessian, hessian_samples, 16),
-                ("meta-gradient", gradient, samples, 64),
-            ):
-                summary = summarise(in_batches(one, keys[3], count, batch), exact[quantity])
-                found.setdefault((quantity, estimator), []).append(summary)
+def measure(episodes: int, samples: int, hessian_samples: int, mdps: int) -> list[dict[str, Any]]:
+    """A row for each quantity and estimator: means over the MDPs, each with a policy of its own."""
+    found = [compare(seed, episodes, samples, hessian_samples) for seed in range(mdps)]
     rows = []
-    for (quantity, estimator), summaries in found.items():
-        mean = Summary(*(sum(column) / len(column) for column in zip(*summaries, strict=True)))
+    for quantity, estimator in found[0]:
+        columns = zip(*(one[quantity, estimator] for one in found), strict=True)
+        mean = Summary(*(sum(column) / mdps for column in columns))
         rows.append({"quantity": quantity, "estimator": estimator, "episodes": episodes, **mean._asdict()})
     return rows
 
