@@ -48,7 +48,7 @@ def dense(layer: nn.Module, x: Array) -> Array:
     """
     if x.ndim <= 2:
         return layer(x)  # pyright: ignore[reportCallIssue]
-    flat = layer(x.reshape(-1, x.shape[-1]))  # pyright: ignore[reportCallIssue]
+    flat = layer(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]))  # pyright: ignore[reportCallIssue]
     return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
 

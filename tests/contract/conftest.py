@@ -8,7 +8,7 @@ import jax
 import pytest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def quick_compilation() -> Iterator[None]:
     """Compile with little optimisation, here and in child processes: these tests run many small programs once."""
     option = "jax_disable_most_optimizations"
