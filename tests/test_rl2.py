@@ -160,6 +160,7 @@ def test_adaptation_scores_are_the_returns_of_its_episodes() -> None:
         ("learning_rate", "fast"),
         ("discount", 1.5),
         ("gae_lambda", -0.1),
+        ("gae_lambda_rise", 1.1),
         ("clip", 0.0),
         ("value_unit", "metres"),
         ("learning_rate_schedule", "step"),
@@ -226,6 +227,28 @@ def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> N
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     for name, value in metrics.items():
         np.testing.assert_allclose(value, same_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_lambda_rises_from_its_start_towards_one() -> None:
+    """Half way through, with a rise of 0.8, lambda 0.5 has become 0.5 + 0.8 * 0.5 * 0.5 = 0.7."""
+    family = coin_family()
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+
+    def params(iteration: int, **settings: Any) -> Any:
+        config = rl2.Config(
+            episodes=2, trials=8, minibatches=1, iterations=10, learning_rate_schedule="constant", **settings
+        )
+        algorithm = rl2.make(family, policy, config)
+        state = algorithm.init(jax.random.key(0))._replace(iteration=jnp.int32(iteration))
+        return jax.jit(algorithm.step)(jax.random.key(1), state)[0].params
+
+    def distance(a: Any, b: Any) -> float:
+        return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    risen = params(5, gae_lambda=0.5, gae_lambda_rise=0.8)
+    assert distance(risen, params(5, gae_lambda=0.7)) < 1e-5
+    assert distance(risen, params(5, gae_lambda=0.5)) > 1e-4
+    assert distance(params(0, gae_lambda=0.5, gae_lambda_rise=0.8), params(0, gae_lambda=0.5)) < 1e-5
 
 
 def test_minibatches_must_divide_into_parts() -> None:

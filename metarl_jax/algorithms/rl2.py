@@ -67,7 +67,10 @@ class Config:
     """Per step, across episode ends. Trials are finite and scored by their undiscounted reward, hence 1 (0.99 in
     Duan et al. 2016)."""
     gae_lambda: float = 0.6
-    """Lambda of the advantage estimator (0.3 in Duan et al. 2016)."""
+    """Lambda of the advantage estimator at the start (0.3 in Duan et al. 2016)."""
+    gae_lambda_rise: float = 0.0
+    """How much of what it lacks to 1 lambda gains by the end of training, linearly. A critic's errors bias what a
+    small lambda teaches; early on less than its noise harms learning, late it is what keeps a policy from the best."""
     clip: float = 0.2
     """PPO's clipping radius of the probability ratio."""
     entropy_coefficient: float = 0.05
@@ -100,6 +103,7 @@ def validate(config: Config) -> None:
         max_grad_norm=real(above=0),
         discount=real(at_least=0, at_most=1),
         gae_lambda=real(at_least=0, at_most=1),
+        gae_lambda_rise=real(at_least=0, at_most=1),
         clip=real(above=0),
         entropy_coefficient=real(at_least=0),
         value_coefficient=real(at_least=0),
@@ -156,9 +160,11 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
     steps = config.episodes * family.horizon
     trials_per_minibatch = config.trials // config.minibatches
 
-    # What fraction of the starting step size is in force, by meta-iteration.
-    def schedule(iteration: Array) -> Array:
-        progress = jnp.clip(iteration / config.iterations, 0, 1)
+    def progress_at(iteration: Array) -> Array:
+        return jnp.clip(iteration / config.iterations, 0, 1)
+
+    # What fraction of the starting step size is in force.
+    def schedule(progress: Array) -> Array:
         final = config.final_learning_rate_fraction
         match config.learning_rate_schedule:
             case "constant":
@@ -184,7 +190,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
 
         return trial(key, act, policy.initial_carry(params), family, task, config.episodes)
 
-    def collect(key: Key, params: Params) -> tuple[_Batch, Array]:
+    def collect(key: Key, params: Params, gae_lambda: Array) -> tuple[_Batch, Array]:
         """One trial of a fresh task, as a learner needs it, and its total reward."""
         key_task, key_trial = jax.random.split(key)
         _, t = play(key_trial, params, family.tasks.sample(key_task))
@@ -193,7 +199,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         next_value = jnp.append(value[1:], 0.0)
         last = jnp.logical_not(jnp.append(t.valid[1:], False))
         discount = jnp.where(last, 0.0, config.discount)
-        advantage = generalised_advantages(t.reward, discount, value, next_value, config.gae_lambda)
+        advantage = generalised_advantages(t.reward, discount, value, next_value, gae_lambda)
         batch = _Batch(
             t.inputs,
             t.action,
@@ -251,9 +257,11 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_shuffle = jax.random.split(key)
-        fraction = schedule(state.iteration)
-        collected = task_batch(collect, in_axes=(0, None), out_axes=(1, 0))
-        batch, trial_reward = collected(jax.random.split(key_collect, config.trials), state.params)
+        progress = progress_at(state.iteration)
+        fraction = schedule(progress)
+        gae_lambda = config.gae_lambda + config.gae_lambda_rise * progress * (1 - config.gae_lambda)
+        collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 0))
+        batch, trial_reward = collected(jax.random.split(key_collect, config.trials), state.params, gae_lambda)
         if config.normalise_advantages:
             mean = masked_mean(batch.advantage, batch.weight)
             variance = masked_mean((batch.advantage - mean) ** 2, batch.weight)

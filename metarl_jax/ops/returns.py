@@ -29,7 +29,9 @@ def discounted_returns(reward: Array, discount: Array, bootstrap: Array | float 
     return jax.lax.scan(backup, start, (reward, discount), reverse=True)[1]
 
 
-def generalised_advantages(reward: Array, discount: Array, value: Array, next_value: Array, gae_lambda: float) -> Array:
+def generalised_advantages(
+    reward: Array, discount: Array, value: Array, next_value: Array, gae_lambda: float | Array
+) -> Array:
     """Generalised advantage estimation (Schulman et al. 2016, equation 16).
 
     A_t = delta_t + lambda d_t A_{t+1}, with delta_t = r_t + d_t v'_t - v_t. With lambda = 1 this is the discounted
