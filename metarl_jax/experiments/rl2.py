@@ -31,6 +31,7 @@ _FIFTY_ARMS = {
     "minibatches": 16,
     "learning_rate": 2e-3,
     "gae_lambda": 0.7,
+    "gae_lambda_rise": 0.85,
     "entropy_coefficient": 0.1,
 }
 
