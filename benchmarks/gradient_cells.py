@@ -25,6 +25,15 @@ class Cell(NamedTuple):
     """Of the published numbers beside it."""
     settings: Mapping[str, Any] = {}
     """Changed from the preset's."""
+    testing: Mapping[str, Any] = {}
+    """Changed besides, where held-out tasks are met."""
+    variant: str = ""
+    """What those changes amount to: names the row, where an experiment has several."""
+
+    @property
+    def name(self) -> str:
+        """Of its runs' folders."""
+        return "-".join([self.experiment, *self.variant.split()])
 
 
 def measure(cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: float) -> dict[str, Any] | None:
@@ -34,7 +43,7 @@ def measure(cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: fl
     from metarl_jax.runs.folder import RunConfig, RunFolder
 
     compilation_cache.enable()
-    path = folder / f"{cell.experiment}-{seeds}-seeds"
+    path = folder / f"{cell.name}-{seeds}-seeds"
     if path.exists():
         run = RunFolder(path)
     else:
@@ -44,7 +53,8 @@ def measure(cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: fl
         run = train.new_run(path, config)
     if not train.train(run, train.Options(time_limit=minutes)).finished:
         return None
-    return evaluate.evaluate(run, tasks, None, 0, lambda text: print(text, flush=True)) | {"folder": str(path)}
+    say = lambda text: print(text, flush=True)  # noqa: E731
+    return evaluate.evaluate(run, tasks, cell.testing, 0, say) | {"folder": str(path)}
 
 
 def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,6 +73,7 @@ def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, 
         target = cell.targets.get(stage)
         row = {
             "experiment": cell.experiment,
+            "variant": cell.variant,
             "metric": f"{measure['title']} after {stage} gradient step{'s' * (stage != 1)}",
             "ours": ours["score_by_stage"][stage],
             "ci95": ours["ci95_by_stage"][stage],
@@ -73,33 +84,59 @@ def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, 
             else all(score is not None and better * (score - target) >= 0 for score in by_seed),
             "paper": published.get(str(stage)),
             "source": cell.source or None,
+            "gains": {g["over"]: [g["mean"], *g["ci95"]] for g in evaluation["gains"]} if stage == last else None,
             "references": {o["name"]: o["score_by_stage"][stage] for o in evaluation["oracles"]},
             "seeds": len(by_seed),
             "heldout_tasks": evaluation["tasks"],
             "steps": summary["steps"],
             "train_wall_s": summary["train_wall_s"],
-            "settings": config["settings"],
+            # Where the data were is nobody's business.
+            "settings": {k: v for k, v in config["settings"].items() if k != "data_dir"},
+            "testing": evaluation["changes"],
             **provenance(),
         }
-        write_row(name, row)
+        write_row(name, row, ("experiment", "variant", "metric"))
         rows.append(row)
     return rows
 
 
-def main(name: str, description: str, cells: Mapping[str, Cell]) -> None:
+def main(
+    name: str,
+    description: str,
+    cells: Mapping[str, Cell],
+    *,
+    more: Mapping[str, Mapping[str, Cell]] | None = None,
+    data: bool = False,
+) -> None:
+    """The program.
+
+    Args:
+        name: of the results file.
+        description: shown by --help.
+        cells: what is run unless other cells are asked for.
+        more: further cells by the name of a group, which can be asked for as a whole.
+        data: whether the experiments need a folder with data.
+    """
+    groups = more or {}
+    known = {**cells, **{key: cell for group in groups.values() for key, cell in group.items()}}
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", choices=list(cells), default=list(cells))
+    parser.add_argument("--cells", nargs="+", choices=[*known, *groups], default=list(cells))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", type=int, help="held-out tasks; default: the experiment's")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
+    if data:
+        parser.add_argument("--data-dir", required=True, help="where the data are")
     arguments = parser.parse_args()
-    for key in arguments.cells:
-        evaluation = measure(cells[key], arguments.seeds, arguments.tasks, arguments.folder, arguments.minutes)
+    for key in [k for asked in arguments.cells for k in groups.get(asked, [asked])]:
+        cell = known[key]
+        if data:
+            cell = cell._replace(settings={**cell.settings, "data_dir": arguments.data_dir})
+        evaluation = measure(cell, arguments.seeds, arguments.tasks, arguments.folder, arguments.minutes)
         if evaluation is None:
             print(f"{key}: time ran out; call again to go on", flush=True)
             continue
-        for row in report(name, cells[key], evaluation):
+        for row in report(name, cell, evaluation):
             print(
                 f"{key}: {row['metric']} {row['ours']} {row['ci95']}, seeds {row['by_seed']};"
                 f" target {row['target']}, paper {row['paper']}",

@@ -6,11 +6,13 @@ python benchmarks/maml_navigation.py --cells maml
 
 from gradient_cells import Cell, main
 
+# As published: twice the episodes for each step on a held-out task.
+TESTING = {"episodes": 40}
 CELLS = {
-    "maml": Cell("maml-navigation", {1: -11.7, 3: -3.5}, "MAML (Finn et al. 2017"),
-    "e-maml": Cell("e-maml-navigation", {}),
-    "promp": Cell("promp-navigation", {}),
-    "multi-task": Cell("multi-task-navigation", {}, "pretrained on all tasks (Finn et al. 2017"),
+    "maml": Cell("maml-navigation", {1: -11.7, 3: -3.5}, "MAML (Finn et al. 2017", testing=TESTING),
+    "e-maml": Cell("e-maml-navigation", {}, testing=TESTING),
+    "promp": Cell("promp-navigation", {}, testing=TESTING),
+    "multi-task": Cell("multi-task-navigation", {}, "pretrained on all tasks (Finn et al. 2017", testing=TESTING),
 }
 
 if __name__ == "__main__":

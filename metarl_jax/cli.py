@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
@@ -133,16 +133,28 @@ def _train_parser(experiment: experiments.Experiment | None) -> _Parser:
     add("--time-limit", type=_minutes, metavar="MINUTES", help="save and stop after this time")
     add("--no-progress", action="store_true", help="plain lines instead of a live display")
     if experiment is not None:
-        group = parser.add_argument_group(f"settings of {experiment.name}")
-        for name, field in experiment.fields().items():
-            group.add_argument(
-                f"--{name.replace('_', '-')}",
-                dest=f"setting:{name}",
-                type=_converter(field.annotation),
-                metavar="|".join(get_args(field.annotation)) or field.annotation.__name__.upper(),
-                help=f"{field.description} Default: {field.default}".replace("%", "%%"),
-            )
+        defaults = {name: field.default for name, field in experiment.fields().items()}
+        _add_settings(parser, experiment, defaults)
     return parser
+
+
+def _add_settings(parser: _Parser, experiment: experiments.Experiment, defaults: Mapping[str, Any]) -> None:
+    """An option for each setting of the experiment."""
+    group = parser.add_argument_group(f"settings of {experiment.name}")
+    for name, field in experiment.fields().items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=f"setting:{name}",
+            type=_converter(field.annotation),
+            metavar="|".join(get_args(field.annotation)) or field.annotation.__name__.upper(),
+            help=f"{field.description} Default: {defaults[name]}".replace("%", "%%"),
+        )
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given."""
+    given = {k.removeprefix("setting:"): v for k, v in vars(options).items() if k.startswith("setting:")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _train(arguments: Sequence[str]) -> int:
@@ -163,8 +175,7 @@ def _train(arguments: Sequence[str]) -> int:
     options = _train_parser(experiment).parse(arguments)
     if experiment is None:
         raise UserError("train needs the name of an experiment (metarl-jax list), or --resume RUN")
-    given = {k.removeprefix("setting:"): v for k, v in vars(options).items() if k.startswith("setting:")}
-    overrides = {name: value for name, value in given.items() if value is not None}
+    overrides = _settings(options)
     if stored is not None:
         _refuse_contradictions(stored, options, overrides)
     return _run_training(experiment, options, overrides)
@@ -210,33 +221,45 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
     )
     if outcome.finished:
         try:
-            evaluate.evaluate(folder, options.evaluation_tasks, None, 0, _say)
+            evaluate.evaluate(folder, options.evaluation_tasks, {}, 0, _say)
             _report_on(folder)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; the trained run is saved: metarl-jax evaluate {folder.path}") from None
     return outcome.exit_code
 
 
+def _evaluate_parser(config: RunConfig | None) -> _Parser:
+    """The options of ``evaluate``; with those of the run's settings where it is known."""
+    parser = _Parser(
+        prog="metarl-jax evaluate",
+        description="Measure a run and its oracles on held-out tasks; `metarl-jax evaluate RUN --help` lists settings.",
+    )
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument(
+        "--evaluation-tasks", type=_whole(2), metavar="N", help="held-out tasks; default: by experiment"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the held-out tasks; default: 0")
+    if config is not None:
+        _add_settings(parser, _experiment(config.experiment), config.settings)
+    return parser
+
+
 def _evaluate(arguments: Sequence[str]) -> int:
-    parser = _Parser(prog="metarl-jax evaluate", description="Measure a run and its oracles on held-out tasks.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--tasks", type=_whole(2), metavar="N", help="held-out tasks; default: by experiment")
-    parser.add_argument("--episodes", type=_whole(1), metavar="N", help="longer (or shorter) trials than trained on")
-    parser.add_argument("--adaptation-steps", type=_whole(1), metavar="N", help="more (or fewer) gradient steps")
-    parser.add_argument("--seed", type=_seed, default=0, help="default: 0")
-    options = parser.parse(arguments)
+    # The run decides which options there are, and may stand after some of them.
+    candidates = [Path(a) for a in arguments if not a.startswith("-")]
+    folder = config = None
+    if candidates:
+        from metarl_jax.runs.folder import RunFolder
 
+        folder = RunFolder(next((path for path in candidates if path.is_dir()), candidates[0]))
+        config = folder.config
+    options = _evaluate_parser(config).parse(arguments)
+    if folder is None or options.run is None:
+        raise UserError("evaluate needs a run folder")
     from metarl_jax.runs import compilation_cache, evaluate, report
-    from metarl_jax.runs.folder import RunFolder
 
-    folder = RunFolder(options.run)
-    wanted = _experiment(folder.config.experiment).measure.setting
-    for setting in ("episodes", "adaptation_steps"):
-        if setting != wanted and getattr(options, setting) is not None:
-            given, valid = (name.replace("_", "-") for name in (setting, wanted))
-            raise UserError(f"--{given} is not for {folder.config.experiment}: use --{valid}")
     compilation_cache.enable()
-    report.show(evaluate.evaluate(folder, options.tasks, getattr(options, wanted), options.seed, _say))
+    report.show(evaluate.evaluate(folder, options.evaluation_tasks, _settings(options), options.seed, _say))
     return 0
 
 

@@ -18,8 +18,8 @@ import optax
 
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
 from metarl_jax.ops.inner_loop import Gradient, Loss, descend
-from metarl_jax.ops.trust_region import trust_region_step
-from metarl_jax.training import task_batch
+from metarl_jax.ops.trust_region import metric_product, trust_region_step
+from metarl_jax.training import suits_in_turn, task_batch, task_mean, task_mean_gradient
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
 
 
@@ -57,8 +57,8 @@ class Config:
     adaptation_steps: int = 10
     """Gradient steps on a held-out task."""
     later_rate_fraction: float = 1.0
-    """Step size on a held-out task after the first ``inner_steps`` steps, as a fraction of what it was (1/2 in the
-    reinforcement learning of Finn et al. 2017)."""
+    """Step size on a held-out task of each step beyond the first ``inner_steps``, as a fraction of that of the step
+    before. (In the reinforcement learning of Finn et al. 2017 the second step had half the first's, and kept it.)"""
     first_order: bool = False
     """Whether inner gradients count as constants in the outer gradient (FOMAML)."""
     rematerialise: bool = False
@@ -67,13 +67,18 @@ class Config:
     outer_update: Literal["adam", "trust_region"] = "adam"
     """How the meta-parameters change: Adam, or a step within a trust region (TRPO; for reinforcement learning)."""
     learning_rate: float = 1e-3
-    """Adam's step size."""
+    """Adam's step size at the start."""
+    final_learning_rate_fraction: float = 1.0
+    """Adam's step size at the end of training, as a fraction of the start; linear between (constant as published)."""
     epochs: int = 1
     """Adam steps on the data of one meta-iteration."""
     max_divergence: float = 0.01
     """The trust region: the largest mean KL divergence in nats of the adapted policies from those that collected."""
     conjugate_gradients: int = 10
     """Iterations of the linear solver of the trust region (10 in published implementations)."""
+    metric_share: float = 0.1
+    """Share of the episodes on which the trust region's metric is estimated, from which alone the direction of a step
+    depends on it (0.1 in Schulman et al. 2015); whether the step is within the region is tested on all."""
     damping: float = 1e-5
     """Added to the trust region's metric (1e-5 in published implementations)."""
     exploration_credit: float = 0.0
@@ -85,6 +90,11 @@ class Config:
     def inner_norm(self) -> float:
         """``max_inner_norm``, infinite where it is 0."""
         return self.max_inner_norm or math.inf
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Of the outer loop."""
+        rate, fraction = self.learning_rate, self.final_learning_rate_fraction
+        return optax.adam(optax.linear_schedule(rate, rate * fraction, self.iterations * self.epochs))
 
     @property
     def batches_per_task(self) -> int:
@@ -105,9 +115,11 @@ def validate(config: Config) -> None:
         later_rate_fraction=real(at_least=0),
         outer_update=choice("adam", "trust_region"),
         learning_rate=real(above=0),
+        final_learning_rate_fraction=real(at_least=0, at_most=1),
         epochs=positive_int,
         max_divergence=real(above=0),
         conjugate_gradients=positive_int,
+        metric_share=real(above=0, at_most=1),
         damping=real(at_least=0),
         exploration_credit=real(at_least=0),
     )
@@ -141,6 +153,8 @@ class Data(NamedTuple):
     supports: Any
     """``[K, ...]``: a batch for each inner step."""
     query: Any
+    adapting: Params
+    """What adapted, after the K steps: who collected the query."""
 
 
 Adapted = Callable[[Params, Any], Params]
@@ -195,7 +209,7 @@ def collect(key: Key, problem: InnerProblem, learner: Learner, meta: Params, tas
     key_query, key_steps = jax.random.split(key)
     keys = jax.random.split(key_steps, steps)
     adapting, supports = jax.lax.scan(step, learner.start(meta), (keys, learner.rates(meta, steps)))
-    return Data(supports, problem.query(key_query, learner.params(meta, adapting), task))
+    return Data(supports, problem.query(key_query, learner.params(meta, adapting), task), adapting)
 
 
 def collect_tasks(
@@ -240,8 +254,8 @@ def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task:
 
 def adaptation_rates(learner: Learner, meta: Params, config: Config) -> Tree:
     """The step sizes on a held-out task, with leaves ``[adaptation_steps, ...]``."""
-    later = jnp.arange(config.adaptation_steps) >= config.inner_steps
-    fraction = jnp.where(later, config.later_rate_fraction, 1.0)
+    beyond = jnp.maximum(jnp.arange(config.adaptation_steps) + 1 - config.inner_steps, 0)
+    fraction = jnp.asarray(config.later_rate_fraction) ** beyond
     rates = learner.rates(meta, config.adaptation_steps)
     return jax.tree.map(lambda r: r * fraction.reshape(-1, *[1] * (r.ndim - 1)).astype(r.dtype), rates)
 
@@ -258,7 +272,7 @@ def make(
         config: valid settings.
         adapts_in_training: False: the query is collected before any step of adaptation, as ``adapted`` must agree.
     """
-    optimizer = optax.adam(config.learning_rate)
+    optimizer = config.optimizer()
 
     def init(key: Key) -> State:
         meta = learner.init(key)
@@ -266,7 +280,7 @@ def make(
 
     def collect_unadapted(key: Key, meta: Params, task: Task) -> Data:
         query = problem.query(key, learner.params(meta, learner.start(meta)), task)
-        return Data(jax.tree.map(lambda x: x[None], query), query)
+        return Data(jax.tree.map(lambda x: x[None], query), query, learner.start(meta))
 
     def collect_adapted(key: Key, meta: Params, task: Task) -> Data:
         return collect(key, problem, learner, meta, task, config.inner_steps)
@@ -289,6 +303,9 @@ def make(
             loss -= config.exploration_credit * credit * problem.log_likelihood(before, first)
         return loss, metrics
 
+    # Rollouts of one task fill a cache.
+    in_turn = problem.distribution is not None and suits_in_turn()
+
     def credits(meta: Params, data: Data) -> Array:
         """What each task scored beyond the others: a baseline that does not depend on the task's own data."""
         if not _asks_credit(config):
@@ -296,19 +313,19 @@ def make(
         score = task_batch(lambda meta, data: problem.score(after(meta, data), data.query), (None, 0))(meta, data)
         return (score - jnp.mean(score)) * (config.tasks / max(1, config.tasks - 1))
 
+    def one_loss(meta: Params, task: tuple[Data, Array]) -> tuple[Array, Metrics]:
+        return task_loss(meta, *task)
+
+    gradient_of = task_mean_gradient(one_loss, in_turn=in_turn)
+
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         one = collect_adapted if adapts_in_training else collect_unadapted
         data = collect_tasks(key, problem, one, state.params, config.tasks)
-        credit = credits(state.params, data)
-
-        def objective(meta: Params) -> tuple[Array, Metrics]:
-            losses, metrics = task_batch(task_loss, in_axes=(None, 0, 0))(meta, data, credit)
-            return jnp.mean(losses), jax.tree.map(jnp.mean, metrics)
-
-        gradient, metrics = jax.grad(objective, has_aux=True)(state.params)
+        met = data, credits(state.params, data)
+        (value, metrics), gradient = gradient_of(state.params, met)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         if config.outer_update == "trust_region":
-            params, more = _trust_region(lambda meta: objective(meta)[0], gradient, state.params, data)
+            params, more = _trust_region(value, gradient, state.params, met)
             return State(params, state.optimizer), {**metrics, **more}
 
         def descend_once(state: State, gradient: Params) -> State:
@@ -316,31 +333,48 @@ def make(
             return State(optax.apply_updates(state.params, updates), optimizer_state)
 
         def epoch(state: State, _: None) -> tuple[State, None]:
-            return descend_once(state, jax.grad(objective, has_aux=True)(state.params)[0]), None
+            return descend_once(state, gradient_of(state.params, met)[1]), None
 
         state = descend_once(state, gradient)
         if config.epochs > 1:
             state, _ = jax.lax.scan(epoch, state, None, length=config.epochs - 1)
         return state, metrics
 
-    def _trust_region(
-        objective: Callable[[Params], Array], gradient: Params, meta: Params, data: Data
-    ) -> tuple[Params, Metrics]:
+    def _trust_region(value: Array, gradient: Params, meta: Params, met: tuple[Data, Array]) -> tuple[Params, Metrics]:
         assert problem.distribution is not None
         assert problem.divergence is not None
-        distribution, divergence = problem.distribution, problem.divergence
+        assert problem.part is not None
+        distribution, divergence, part = problem.distribution, problem.divergence, problem.part
 
-        def outputs(meta: Params) -> Any:
-            return task_batch(lambda meta, data: distribution(after(meta, data), data.query), (None, 0))(meta, data)
+        def thin(data: Data) -> Data:
+            supports = jax.vmap(lambda batch: part(batch, config.metric_share))(data.supports)
+            return data._replace(supports=supports, query=part(data.query, config.metric_share))
 
-        def mean_divergence(outputs: Any) -> Array:
-            return jnp.mean(task_batch(divergence)(outputs, data.query))
+        def outputs(meta: Params, data: Data) -> Any:
+            # Few data adapt to elsewhere: the derivative is theirs, the place that of all.
+            place = jax.tree.map(
+                lambda whole, some: some + jax.lax.stop_gradient(whole - some),
+                data.adapting,
+                adapted(meta, data.supports),
+            )
+            return distribution(learner.params(meta, place), data.query)
 
+        def evaluate(meta: Params, task: tuple[Data, Array]) -> tuple[Array, Array]:
+            data, credit = task
+            moved = divergence(distribution(after(meta, data), data.query), data.query)
+            return task_loss(meta, data, credit)[0], moved
+
+        thinned = task_batch(thin)(met[0])
+        product = metric_product(
+            lambda meta: task_batch(outputs, (None, 0))(meta, thinned),
+            lambda outputs: jnp.mean(task_batch(divergence)(outputs, thinned.query)),
+            meta,
+        )
         return trust_region_step(
-            objective,
+            lambda meta: task_mean(evaluate, in_turn=in_turn)(meta, met),
+            value,
             gradient,
-            outputs,
-            mean_divergence,
+            product,
             meta,
             max_divergence=config.max_divergence,
             iterations=config.conjugate_gradients,

@@ -265,6 +265,10 @@ def policy_gradient(
         log_prob = output(params, batch).distribution.log_prob(batch.action)
         return jnp.sum(jnp.where(batch.valid, log_prob, 0.0))
 
+    def part(batch: Rollouts, share: float) -> Rollouts:
+        # Episodes are independent of each other: the first ones are as good as any.
+        return jax.tree.map(lambda x: x[: max(1, round(share * episodes))], batch)
+
     return InnerProblem(
         tasks=family.tasks,
         init=policy.init,
@@ -276,6 +280,7 @@ def policy_gradient(
         distribution=distribution,
         divergence=divergence,
         log_likelihood=log_likelihood,
+        part=part,
     )
 
 

@@ -28,7 +28,7 @@ def task_batch(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0
 
     @functools.wraps(function)
     def apply(*arguments: Any) -> Any:
-        if TASK_AXIS not in jax.sharding.get_abstract_mesh().axis_names:
+        if not _sharded():
             return batched(*arguments)
         axes = (in_axes,) * len(arguments) if isinstance(in_axes, int) else in_axes
 
@@ -38,6 +38,54 @@ def task_batch(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0
         return batched(*(shard(a) if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))
 
     return apply
+
+
+def _sharded() -> bool:
+    return TASK_AXIS in jax.sharding.get_abstract_mesh().axis_names
+
+
+def suits_in_turn() -> bool:
+    """Whether tasks that each fill a cache had better be done in turn: on a CPU (measured: 1.5 to 3 times as fast)."""
+    return jax.default_backend() == "cpu" and not _sharded()
+
+
+def sum_in_turn(function: Callable[[Any], Tree], parts: Tree) -> Tree:
+    """The sum of ``function(part)`` over the leading axis of ``parts``, one part after another."""
+
+    def add(total: Tree, part: Any) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
+
+
+def task_mean(function: Callable[..., Tree], *, in_turn: bool) -> Callable[..., Tree]:
+    """The mean over tasks of ``function(shared, task)``.
+
+    Args:
+        function: of what tasks share, and of one task's own.
+        in_turn: whether tasks are done one after another, for which see ``suits_in_turn``, or side by side.
+
+    Returns:
+        A function of what is shared and of a tree whose leaves have a leading axis of tasks.
+    """
+
+    def mean(shared: Any, tasks: Tree) -> Tree:
+        if not in_turn:
+            return jax.tree.map(lambda x: jnp.mean(x, axis=0), task_batch(function, (None, 0))(shared, tasks))
+        total = sum_in_turn(lambda task: function(shared, task), tasks)
+        return jax.tree.map(lambda x: x / jax.tree.leaves(tasks)[0].shape[0], total)
+
+    return mean
+
+
+def task_mean_gradient(
+    loss: Callable[[Tree, Any], tuple[Array, Metrics]], *, in_turn: bool
+) -> Callable[[Tree, Tree], tuple[tuple[Array, Metrics], Tree]]:
+    """As ``jax.value_and_grad(task_mean(loss), has_aux=True)``; in turn, nothing is kept from task to task."""
+    if in_turn:
+        return task_mean(jax.value_and_grad(loss, has_aux=True), in_turn=True)
+    return jax.value_and_grad(task_mean(loss, in_turn=False), has_aux=True)
 
 
 def start(algorithm: Algorithm, key: Key) -> RunState:

@@ -134,6 +134,8 @@ class InnerProblem(NamedTuple):
     """Of such distributions and their batch: their mean KL divergence from those that collected it."""
     log_likelihood: Callable[[Params, Any], Array] | None = None
     """Of a policy and a batch: the log-probability of all its actions."""
+    part: Callable[[Any, float], Any] | None = None
+    """About that share of a batch, at random: for what may be estimated roughly."""
 
 
 class Predictor(NamedTuple):

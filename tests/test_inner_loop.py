@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -212,3 +213,10 @@ def test_implicit_memory_does_not_grow_with_the_steps() -> None:
     # What may grow is the data, which have a batch for each step.
     data = 8 * 60 * (3 * 100 + 2 * (2 * 64 + 64))
     assert memory(64) <= memory(4) + data
+
+
+@pytest.mark.parametrize("function", [descend, partial(implicit_descend, strength=1.0, iterations=3)])
+def test_more_inner_steps_than_data_are_refused(function: Any) -> None:
+    batches = _repeat(_task(0), 3)
+    with pytest.raises(ValueError, match=r"5 inner steps need a batch .*there are 3"):
+        function(quadratic, jnp.asarray(THETA), batches, step_sizes(RATE, jnp.asarray(THETA), 5))

@@ -213,7 +213,7 @@ def test_steps_beyond_those_trained_on_have_their_own_size() -> None:
     algorithm = maml.make(quadratics(), config)
     state = algorithm.init(jax.random.key(0))
     adaptation = algorithm.adapt(jax.random.key(1), state, jnp.asarray([2.0, 1.0]))
-    distance = -np.cumprod([1.0, 1 - RATE * 2, 1 - RATE, 1 - RATE])
+    distance = -np.cumprod([1.0, 1 - RATE * 2, 1 - RATE, 1 - RATE / 2])
     np.testing.assert_allclose(adaptation.score, distance**2, rtol=1e-9)
 
 

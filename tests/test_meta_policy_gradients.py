@@ -238,10 +238,10 @@ def test_a_trust_region_step_is_the_natural_gradient_as_long_as_allowed() -> Non
     bound = 0.02
     # Just inside the bound, so that rounding does not reject the full step.
     params, info = trust_region_step(
-        lambda theta: gradient @ theta,
+        lambda theta: (gradient @ theta, 0.5 * theta @ metric @ theta * (1 - 1e-9)),
+        jnp.zeros(()),
         gradient,
-        lambda theta: theta,
-        lambda theta: 0.5 * theta @ metric @ theta * (1 - 1e-9),
+        lambda v: metric @ v,
         jnp.zeros(4),
         max_divergence=bound,
         iterations=10,
@@ -253,12 +253,37 @@ def test_a_trust_region_step_is_the_natural_gradient_as_long_as_allowed() -> Non
     assert float(info["step_fraction"]) == 1.0
 
 
-def test_a_trust_region_step_that_cannot_improve_stays() -> None:
+@pytest.mark.parametrize("share", [0.5, 0.01, 1e-6])
+def test_a_metric_estimated_too_small_takes_the_step_beyond_the_bound_and_back(share: float) -> None:
+    """The second try is where a quadratic divergence says, within 0.9 of the bound; but cut to a tenth at most."""
+    bound, gradient = 0.02, jnp.asarray([1.0, -2.0])
     params, info = trust_region_step(
-        lambda theta: jnp.sum(theta**2),
+        lambda theta: (gradient @ theta, 0.5 * theta @ theta),
+        jnp.zeros(()),
+        gradient,
+        lambda v: share * v,
+        jnp.zeros(2),
+        max_divergence=bound,
+        iterations=10,
+        damping=0.0,
+    )
+    fraction, cut = 1.0, 0
+    while fraction**2 > share:
+        fraction, cut = fraction * max(0.1, min(0.8, 0.9 * share**0.5 / fraction)), cut + 1
+    assert cut >= 1
+    assert float(info["step_fraction"]) == pytest.approx(fraction, rel=1e-6)
+    assert float(info["divergence"]) == pytest.approx(bound * fraction**2 / share, rel=1e-6)
+    length = fraction * (2 * bound / share / 5) ** 0.5
+    np.testing.assert_allclose(params, -length * gradient, rtol=1e-6)
+
+
+@pytest.mark.parametrize("moved", [0.0, float("nan"), float("inf")])
+def test_a_trust_region_step_that_cannot_improve_stays(moved: float) -> None:
+    params, info = trust_region_step(
+        lambda theta: (jnp.sum(theta**2), jnp.sum(theta**2) + moved),
+        jnp.zeros(()),
         jnp.ones(3),
-        lambda theta: theta,
-        lambda theta: jnp.sum(theta**2),
+        lambda v: 2 * v,
         jnp.zeros(3),
         max_divergence=0.1,
         iterations=5,

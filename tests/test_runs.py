@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metarl_jax import experiments
-from metarl_jax.runs import checkpoints, compilation_cache, files, metrics, report
+from metarl_jax.runs import checkpoints, compilation_cache, evaluate, files, metrics, report
 from metarl_jax.runs.errors import UserError
 
 
@@ -118,6 +118,8 @@ def test_a_mean_that_is_not_finite_is_said_to_have_diverged() -> None:
         "training_seeds": 1,
         "ours": learner("ours", [3.0, 0.5, None]),
         "oracles": [learner("scratch", [4.0, 3.5, 3.0])],
+        "changes": {"inner_rate": 9.0},
+        "gains": [{"over": "scratch", "mean": None, "ci95": [None, None]}],
         "paper": {},
         "paper_by_stage": {"MAML": {"1": 0.67}},
         "optimum": None,
@@ -132,6 +134,8 @@ def test_a_mean_that_is_not_finite_is_said_to_have_diverged() -> None:
         ("MAML", ["", "0.67", ""]),
     ]
     assert "| ours | 3.000 | 0.500 | diverged |" in report.markdown(evaluation)
+    assert "| scratch | diverged |  |" in report.markdown(evaluation)
+    assert report.markdown(evaluation).startswith("e, inner_rate 9.0: mean")
 
 
 def test_the_table_is_ordered_and_marks_ours() -> None:
@@ -147,6 +151,8 @@ def test_the_table_is_ordered_and_marks_ours() -> None:
         "training_seeds": 1,
         "ours": learner("ours", 2.0),
         "oracles": [learner("random", 1.0)],
+        "changes": {},
+        "gains": [{"over": "random", "mean": 1.0, "ci95": [0.5, 1.5]}],
         "paper": {"RL² (somewhere)": 2.5},
         "optimum": 3.0,
     }
@@ -156,4 +162,18 @@ def test_the_table_is_ordered_and_marks_ours() -> None:
         "ours",
         "random",
     ]
-    assert "| **ours** | **2.000** | 1.000 to 3.000 |" in report.markdown(json.loads(json.dumps(evaluation)))
+    text = report.markdown(json.loads(json.dumps(evaluation)))
+    assert "| **ours** | **2.000** | 1.000 to 3.000 |" in text
+    assert "| random | 1.000 | 0.500 to 1.500 |" in text
+
+
+@pytest.mark.parametrize("better", [1, -1])
+def test_a_gain_is_of_the_same_tasks_and_positive_where_ours_is_better(better: int) -> None:
+    measure = experiments.get("maml-sinusoid").measure._replace(higher_is_better=better > 0)
+    luck = np.linspace(-50, 50, 11)
+    ours = np.stack([luck + better * 2.0, luck + better * 4.0])
+    gain = evaluate._gain("another", ours, luck[None], measure)
+    assert gain["over"] == "another"
+    assert gain["mean"] == pytest.approx(3.0)
+    np.testing.assert_allclose(gain["ci95"], 3.0)
+    np.testing.assert_allclose(gain["per_seed"], [2.0, 4.0])

@@ -112,3 +112,29 @@ def test_task_batch_is_vmap_without_a_mesh() -> None:
     x, y = jnp.arange(6.0).reshape(3, 2), jnp.array([1.0, 2.0])
     batched = training.task_batch(lambda a, b: a * b, in_axes=(0, None), out_axes=1)
     np.testing.assert_array_equal(batched(x, y), jax.vmap(lambda a, b: a * b, in_axes=(0, None), out_axes=1)(x, y))
+
+
+def test_tasks_in_turn_are_the_same_mean_and_gradient() -> None:
+    shared = {"w": jax.random.normal(jax.random.key(0), (3, 2)), "b": jnp.float32(0.5)}
+    tasks = jax.random.normal(jax.random.key(1), (7, 5, 3)), jnp.arange(7.0)
+
+    def loss(shared: dict[str, Array], task: tuple[Array, Array]) -> tuple[Array, Metrics]:
+        x, weight = task
+        y = jnp.tanh(x @ shared["w"]) * weight + shared["b"]
+        return jnp.sum(y**2), {"largest": jnp.max(y)}
+
+    expected = jax.value_and_grad(
+        lambda s: jax.tree.map(jnp.mean, jax.vmap(loss, in_axes=(None, 0))(s, tasks)), has_aux=True
+    )(shared)
+    assert float(jnp.abs(expected[1]["w"]).min()) > 0.01
+    for in_turn in (True, False):
+        jax.tree.map(
+            lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5),
+            training.task_mean_gradient(loss, in_turn=in_turn)(shared, tasks),
+            expected,
+        )
+        jax.tree.map(
+            lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5),
+            training.task_mean(loss, in_turn=in_turn)(shared, tasks),
+            expected[0],
+        )

@@ -17,7 +17,7 @@ from metarl_jax import meta_gradient
 from metarl_jax.checks import check_fields, real
 from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
 from metarl_jax.ops.inner_loop import descend, step_sizes
-from metarl_jax.training import task_batch
+from metarl_jax.training import suits_in_turn, task_mean, task_mean_gradient
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
 
 
@@ -84,7 +84,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         max_norm=config.inner_norm,
     )
     adapted = explicit(learner, "first_order" if config.first_order else "exact", config.rematerialise)
-    optimizer = optax.adam(config.learning_rate)
+    optimizer = config.optimizer()
 
     def init(key: Key) -> State:
         params = problem.init(key)
@@ -123,20 +123,22 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         data = collect_tasks(key, problem, collect, state.params, config.tasks)
 
-        def objective(meta: Params) -> tuple[Array, Metrics]:
-            losses, metrics = task_batch(task_loss, in_axes=(None, 0, None))(meta, data, state.divergence_weight)
-            return jnp.mean(losses), jax.tree.map(jnp.mean, metrics)
+        def loss(meta: Params, data: Data) -> tuple[Array, Metrics]:
+            return task_loss(meta, data, state.divergence_weight)
+
+        gradient_of = task_mean_gradient(loss, in_turn=suits_in_turn())
 
         def epoch(now: tuple[Params, optax.OptState], _: None) -> tuple[tuple[Params, optax.OptState], Metrics]:
             params, moments = now
-            gradient, metrics = jax.grad(objective, has_aux=True)(params)
+            measured, gradient = gradient_of(params, data)
+            metrics = measured[1]
             updates, moments = optimizer.update(gradient, moments, params)
             metrics["gradient_norm"] = optax.tree.norm(gradient)
             return (optax.apply_updates(params, updates), moments), metrics
 
         (params, moments), rows = jax.lax.scan(epoch, (state.params, state.optimizer), None, length=config.epochs)
         metrics = jax.tree.map(lambda x: x[0], rows)
-        _, after = objective(params)
+        _, after = task_mean(loss, in_turn=suits_in_turn())(params, data)
         for name in ("inner_divergence", "outer_divergence"):
             metrics[name] = after[name]
         weight = state.divergence_weight

@@ -19,7 +19,7 @@ from metarl_jax.checks import check_fields, choice, positive_int, real
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean
 from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.training import task_batch
+from metarl_jax.training import sum_in_turn, task_batch
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -243,13 +243,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
             size = trials_per_minibatch // config.accumulation
             return jnp.moveaxis(x.reshape(steps, config.accumulation, size, *x.shape[2:]), 1, 0)
 
-        def add(total: tuple[Params, Metrics], part: _Batch) -> tuple[tuple[Params, Metrics], None]:
-            return jax.tree.map(jnp.add, total, gradient(params, part, entropy_coefficient)), None
-
-        parts = jax.tree.map(split, batch)
-        shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts), entropy_coefficient)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.lax.scan(add, zeros, parts)[0]
+        return sum_in_turn(lambda part: gradient(params, part, entropy_coefficient), jax.tree.map(split, batch))
 
     def init(key: Key) -> State:
         params = policy.init(key)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from metarl_jax.checks import did_you_mean
-from metarl_jax.experiments import few_shot, gradient_based, rl2
+from metarl_jax.experiments import control, few_shot, regression, rl2
 from metarl_jax.experiments.base import Experiment
 
 _EXPERIMENTS: dict[str, Experiment] = {
-    experiment.name: experiment for module in (rl2, gradient_based, few_shot) for experiment in module.experiments()
+    experiment.name: experiment
+    for module in (rl2, regression, control, few_shot)
+    for experiment in module.experiments()
 }
 
 

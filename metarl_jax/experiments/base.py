@@ -47,6 +47,14 @@ ACCURACY_BY_STEP = RETURN_BY_STEP._replace(title="accuracy")
 ERROR_BY_STEP = RETURN_BY_STEP._replace(title="mean squared error", higher_is_better=False)
 
 
+class Method(NamedTuple):
+    """An algorithm, with what makes a named method of it."""
+
+    title: str
+    algorithm: str
+    settings: Mapping[str, Any] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecurrentNetwork:
     """Settings of the recurrent actor-critic (``networks.recurrent``)."""

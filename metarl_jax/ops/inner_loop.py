@@ -24,6 +24,16 @@ def _length(tree: Tree) -> int:
     return jax.tree.leaves(tree)[0].shape[0]
 
 
+def _check_lengths(batches: Any, rates: Tree) -> None:
+    steps = _length(rates)
+    sizes = {leaf.shape[:1] for leaf in jax.tree.leaves((batches, rates))}
+    if sizes != {(steps,)}:
+        given = ", ".join(str(shape[0]) if shape else "none" for shape in sorted(sizes - {(steps,)}))
+        raise ValueError(
+            f"{steps} inner steps need a batch of data and a step size each, along the leading axis; there are {given}"
+        )
+
+
 def step_sizes(rate: Tree, params: Params, steps: int) -> Tree:
     """One step size for each inner step and each parameter.
 
@@ -65,7 +75,11 @@ def descend(
 
     Returns:
         The adapted parameters.
+
+    Raises:
+        ValueError: if there are not as many batches as step sizes.
     """
+    _check_lengths(batches, rates)
 
     def step(params: Params, now: tuple[Any, Tree]) -> tuple[Params, None]:
         batch, rate = now
@@ -130,6 +144,9 @@ def implicit_descend(
 
     Returns:
         The adapted parameters phi.
+
+    Raises:
+        ValueError: as ``descend``.
     """
 
     @jax.custom_vjp

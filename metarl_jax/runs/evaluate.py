@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl_jax import experiments
 from metarl_jax.evaluation import Evaluation, meta_test
-from metarl_jax.experiments.base import Measure
+from metarl_jax.experiments.base import Experiment, Measure, Problem
 from metarl_jax.ops.statistics import mean_with_interval, stratified_bootstrap
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import StorageError, UserError
@@ -22,7 +22,7 @@ from metarl_jax.types import Adaptation, Key, State, Task
 
 Adapt: TypeAlias = Callable[[Key, State, Task], Adaptation]
 
-SCHEMA = 2
+SCHEMA = 3
 _EVALUATION_TAG = 0x4556414C
 """As ``train._HELDOUT_TAG``: no ``split`` of a training key gives this one."""
 
@@ -55,44 +55,65 @@ def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, A
     return finite(summary)
 
 
-def path_of(folder: RunFolder, iteration: int, tasks: int, stages: int, seed: int) -> Path:
+def _gain(over: str, ours: np.ndarray, other: np.ndarray, measure: Measure) -> dict[str, Any]:
+    """By how much we are better, task by task: the same tasks, whose luck cancels.
+
+    Args:
+        over: what.
+        ours: ``[S, N]``.
+        other: ``[S, N]`` or ``[1, N]``.
+        measure: says which way is better.
+    """
+    with np.errstate(invalid="ignore"):
+        # Both may have run away.
+        difference = (ours - other) * (1 if measure.higher_is_better else -1)
+    mean = mean_with_interval(difference.mean(axis=0))
+    per_seed = difference.mean(axis=1).tolist()
+    return finite({"over": over, "mean": mean.mean, "ci95": [mean.low, mean.high], "per_seed": per_seed})
+
+
+def path_of(folder: RunFolder, iteration: int, tasks: int, changes: Mapping[str, Any], seed: int) -> Path:
     """Where an evaluation is kept: its name says all that it depends on."""
-    name = f"evaluation-iteration{iteration}-tasks{tasks}-stages{stages}-seed{seed}.json"
+    changed = "".join(f"-{name}={value}" for name, value in sorted(changes.items()))
+    # A folder among the values (of data) would be one in the path.
+    name = f"evaluation-iteration{iteration}-tasks{tasks}{changed}-seed{seed}.json".replace("/", "_")
     return folder.path / name
 
 
 def evaluate(
-    folder: RunFolder, tasks: int | None, stages: int | None, seed: int, say: Callable[[str], None]
+    folder: RunFolder, tasks: int | None, changes: Mapping[str, Any], seed: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Evaluate the newest checkpoint and the oracles; or read the file if that was done before.
 
     Args:
         folder: the run.
         tasks: held-out tasks; None: as many as the experiment says.
-        stages: adaptation episodes of a trial, or gradient steps; None: as trained.
+        changes: settings other than those trained with: longer trials, more data for each gradient step, other
+            held-out tasks.
         seed: of the tasks and of every learner's randomness.
         say: gets a line for each learner.
 
     Raises:
-        UserError: if no checkpoint can be used.
+        UserError: if no checkpoint can be used, or the settings do not fit the learner or are out of range.
         StorageError: if the result cannot be written.
     """
     config = folder.config
     experiment = experiments.get(config.experiment)
     trained = train.build(config)
     checkpoint = train.load_states(folder, trained)
-    stages = trained.stages if stages is None else stages
+    changes = {name: value for name, value in changes.items() if value != config.settings.get(name)}
+    problem = _changed(experiment, trained, config.settings, changes)
+    stages = problem.stages
     tasks = experiment.heldout_tasks if tasks is None else tasks
-    path = path_of(folder, checkpoint.iteration, tasks, stages, seed)
+    path = path_of(folder, checkpoint.iteration, tasks, changes, seed)
     if path.exists():
         say(f"already measured: {path}")
         return read(path)
 
     measure = experiment.measure
-    problem = experiment.build({**config.settings, measure.setting: stages})
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _EVALUATION_TAG), seed)
 
-    def test(name: str, adapt: Adapt, states: State, seeds: int) -> dict[str, Any]:
+    def test(name: str, adapt: Adapt, states: State, seeds: int) -> tuple[dict[str, Any], np.ndarray]:
         @jax.jit
         def run(key: Key, states: State) -> Evaluation:
             return meta_test(
@@ -106,13 +127,22 @@ def evaluate(
                 optimal_return=problem.optimal_return,
             )
 
-        summary = _summary(name, run(key, states), measure)
+        evaluation = run(key, states)
+        summary = _summary(name, evaluation, measure)
         say(f"  {name}: {'diverged' if summary['score'] is None else format(summary['score'], '.3f')}")
-        return summary
+        return summary, np.asarray(evaluation.score, np.float64)
 
-    say(f"measuring on {tasks} held-out tasks, {stages} {measure.stage}s each")
-    ours = test(f"{config.experiment} (ours)", problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds)
-    oracles = [test(o.name, o.adapt, (), 1) for o in experiment.oracles(problem, stages)]
+    otherwise = "".join(f", {name} {value}" for name, value in changes.items() if name != measure.setting)
+    say(f"measuring on {tasks} held-out tasks, {stages} {measure.stage}s each{otherwise}")
+    name = f"{config.experiment} (ours)"
+    ours, scores = test(name, problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds)
+    reported, oracles, gains = measure.headline(scores), [], []
+    if measure.first_stage == 0:
+        gains.append(_gain("no adaptation", reported, scores[..., 0], measure))
+    for oracle in experiment.oracles(problem, stages):
+        summary, scores = test(oracle.name, oracle.adapt, (), 1)
+        oracles.append(summary)
+        gains.append(_gain(oracle.name, reported, measure.headline(scores), measure))
     as_published = stages == experiment.fields()[measure.setting].default
     result = {
         "schema": SCHEMA,
@@ -120,11 +150,13 @@ def evaluate(
         "iteration": checkpoint.iteration,
         "tasks": tasks,
         "stages": stages,
+        "changes": changes,
         "seed": seed,
         "measure": measure._asdict(),
         "training_seeds": config.seeds,
         "ours": ours,
         "oracles": oracles,
+        "gains": gains,
         "paper": dict(experiment.paper) if as_published else {},
         "paper_by_stage": {
             name: {str(stage): score for stage, score in scores.items()}
@@ -138,6 +170,27 @@ def evaluate(
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return result
+
+
+def _changed(
+    experiment: Experiment, trained: Problem, settings: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Problem:
+    """The experiment as it is to be measured.
+
+    Raises:
+        UserError: if the learner was not trained for that.
+    """
+    if not changes:
+        return trained
+    listed = ", ".join(f"{name} {value}" for name, value in changes.items())
+    try:
+        problem = experiment.build(experiment.with_overrides({**settings, **changes}))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    was, now = (jax.eval_shape(p.algorithm.init, jax.random.key(0)) for p in (trained, problem))
+    if was != now:
+        raise UserError(f"a learner trained otherwise cannot be measured with {listed}: its parameters do not fit")
+    return problem
 
 
 def read(path: Path) -> dict[str, Any]:

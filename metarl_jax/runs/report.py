@@ -42,9 +42,11 @@ def _interval(interval: list[float | None] | None) -> str:
 
 def _title(evaluation: dict[str, Any]) -> str:
     measure, stages = evaluation["measure"], evaluation["stages"]
+    otherwise = "".join(f", {name} {value}" for name, value in evaluation["changes"].items())
     return (
-        f"{evaluation['experiment']}: mean {measure['title']} {'of' if measure['total'] else 'after'} {stages} "
-        f"{measure['stage']}s, {evaluation['tasks']} held-out tasks, {evaluation['training_seeds']} seed(s), "
+        f"{evaluation['experiment']}{otherwise}: "
+        f"mean {measure['title']} {'of' if measure['total'] else 'after'} {stages} {measure['stage']}s, "
+        f"{evaluation['tasks']} held-out tasks, {evaluation['training_seeds']} seed(s), "
         f"after {evaluation['iteration']} iterations"
     )
 
@@ -73,6 +75,10 @@ def markdown(evaluation: dict[str, Any]) -> str:
     for name, value, interval in rows(evaluation):
         mark = "**" if name == evaluation["ours"]["name"] else ""
         lines.append(f"| {mark}{name}{mark} | {mark}{value}{mark} | {interval} |")
+    lines += ["", "| better, task by task, than | by | 95 % interval |", "|---|---:|---:|"]
+    lines += [
+        f"| {gain['over']} | {_number(gain['mean'])} | {_interval(gain['ci95'])} |" for gain in evaluation["gains"]
+    ]
     stages, learners = stage_rows(evaluation)
     if stages:
         stage = evaluation["measure"]["stage"]
@@ -103,6 +109,12 @@ def show(evaluation: dict[str, Any]) -> None:
         table.add_row(name, value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
     console = Console()
     console.print(table)
+    gains = Table("better, task by task, than")
+    for title in ("by", "95 % interval"):
+        gains.add_column(title, justify="right")
+    for gain in evaluation["gains"]:
+        gains.add_row(gain["over"], _number(gain["mean"]), _interval(gain["ci95"]))
+    console.print(gains)
     stages, learners = stage_rows(evaluation)
     if stages:
         by_stage = Table(f"after {evaluation['measure']['stage']}")

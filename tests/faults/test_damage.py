@@ -81,10 +81,41 @@ def test_a_checkpoint_of_another_run_is_refused(finished, monkeypatch, capsys, w
         settings = json.loads((finished.path / "config.json").read_text())["settings"]
         _set_config(finished, settings={**settings, "hidden_size": 5})
     before = finished.content()
-    code = finished.resume() if command == "resume" else cli.main(["evaluate", str(finished.path), "--tasks", "9"])
+    code = (
+        finished.resume()
+        if command == "resume"
+        else cli.main(["evaluate", str(finished.path), "--evaluation-tasks", "9"])
+    )
     assert code == 2
     assert what in _one_line(capsys.readouterr().err)
     assert finished.content() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--epsiodes", "3"], "did you mean --episodes"),
+        (["--evaluation-tasks", "0"], "--evaluation-tasks: must be a whole number at least 2, not '0'"),
+        (["--episodes", "0"], "episodes must be a positive whole number, not 0"),
+        (["--hidden-size", "5"], "cannot be measured with hidden_size 5: its parameters do not fit"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(finished, capsys, options, expected) -> None:
+    before = finished.content()
+    assert cli.main(["evaluate", str(finished.path), *options]) == 2
+    assert expected in _one_line(capsys.readouterr().err)
+    assert finished.content() == before
+
+
+def test_evaluation_with_other_settings_is_kept_apart(finished) -> None:
+    before = finished.content()
+    name = "evaluation-iteration20-tasks9-episodes=5-seed0.json"
+    for _ in range(2):
+        assert cli.main(["evaluate", "--evaluation-tasks", "9", str(finished.path), "--episodes", "5"]) == 0
+        assert {new for new in finished.content() if new not in before} == {name}
+    result = json.loads((finished.path / name).read_text())
+    assert result["changes"] == {"episodes": 5}
+    assert len(result["ours"]["score_by_stage"]) == result["stages"] == 5
 
 
 def _set_config(run, **changes) -> None:
