@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +28,9 @@ class Cell(NamedTuple):
     testing: Mapping[str, Any] = {}
     """Changed besides, where held-out tasks are met."""
     variant: str = ""
-    """What those changes amount to: names the row, where an experiment has several."""
-
-    @property
-    def name(self) -> str:
-        """Of its runs' folders."""
-        return "-".join([self.experiment, *self.variant.split()])
+    """What the changed settings amount to: names run and rows, where an experiment has several."""
+    tested: str = ""
+    """What the changes in testing amount to: names the rows, where one run is tested in several ways."""
 
 
 def measure(cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: float) -> dict[str, Any] | None:
@@ -43,7 +40,7 @@ def measure(cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: fl
     from metarl_jax.runs.folder import RunConfig, RunFolder
 
     compilation_cache.enable()
-    path = folder / f"{cell.name}-{seeds}-seeds"
+    path = folder / "-".join([cell.experiment, *cell.variant.split(), f"{seeds}-seeds"])
     if path.exists():
         run = RunFolder(path)
     else:
@@ -73,7 +70,7 @@ def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, 
         target = cell.targets.get(stage)
         row = {
             "experiment": cell.experiment,
-            "variant": cell.variant,
+            "variant": ", ".join(filter(None, (cell.variant, cell.tested))),
             "metric": f"{measure['title']} after {stage} gradient step{'s' * (stage != 1)}",
             "ours": ours["score_by_stage"][stage],
             "ci95": ours["ci95_by_stage"][stage],
@@ -107,6 +104,7 @@ def main(
     *,
     more: Mapping[str, Mapping[str, Cell]] | None = None,
     data: bool = False,
+    also: Callable[[Cell, dict[str, Any]], None] | None = None,
 ) -> None:
     """The program.
 
@@ -116,6 +114,7 @@ def main(
         cells: what is run unless other cells are asked for.
         more: further cells by the name of a group, which can be asked for as a whole.
         data: whether the experiments need a folder with data.
+        also: what else to measure of a cell, of which ``measure`` returned the evaluation.
     """
     groups = more or {}
     known = {**cells, **{key: cell for group in groups.values() for key, cell in group.items()}}
@@ -136,6 +135,8 @@ def main(
         if evaluation is None:
             print(f"{key}: time ran out; call again to go on", flush=True)
             continue
+        if also is not None:
+            also(cell, evaluation)
         for row in report(name, cell, evaluation):
             print(
                 f"{key}: {row['metric']} {row['ours']} {row['ci95']}, seeds {row['by_seed']};"

@@ -1,0 +1,22 @@
+"""Classic control with physics as the task: MAML-TRPO, ProMP and Reptile on CartPole, MAML-TRPO on the others.
+
+The return by gradient step on held-out physics, drawn as in training and farther out, beside what no adaptation and
+what learning from scratch with the same episodes gets; gains are task by task.
+
+    python benchmarks/maml_classic_control.py                      # everything, three seeds each
+    python benchmarks/maml_classic_control.py --cells maml-cartpole
+"""
+
+from gradient_cells import Cell, main
+
+METHODS = ("maml", "promp", "reptile", "multi-task")
+OTHERS = ("pendulum", "acrobot", "mountain-car", "mountain-car-continuous")
+EXPERIMENTS = (*(f"{method}-cartpole" for method in METHODS), *(f"maml-{task}" for task in OTHERS))
+CELLS = {
+    name + suffix: Cell(name, {}, testing=testing, tested=tested)
+    for name in EXPERIMENTS
+    for suffix, testing, tested in (("", {}, ""), ("-far", {"heldout": "out_of_range"}, "out of range"))
+}
+
+if __name__ == "__main__":
+    main("maml_classic_control", __doc__ or "", CELLS)
