@@ -130,6 +130,8 @@ def validate_with(config: Config, problem: InnerProblem) -> None:
     validate(config)
     if config.outer_update == "trust_region" and problem.distribution is None:
         raise ValueError("outer_update 'trust_region' is for problems with a policy: this one has no distribution")
+    if config.outer_update == "trust_region" and problem.critic:
+        raise ValueError("outer_update 'trust_region' bounds no critic: use baseline 'linear' or 'none', or 'adam'")
     if _asks_credit(config) and problem.log_likelihood is None:
         raise ValueError("exploration_credit is for problems with a policy: this one has no log_likelihood")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from metarl_jax.checks import choice, positive_int, real
 from metarl_jax.ops.baselines import fit_linear, linear_features
 from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, masked_mean
-from metarl_jax.ops.returns import discounted_returns, generalised_advantages
+from metarl_jax.ops.returns import discounted_returns, generalised_advantages, remaining_horizon
 from metarl_jax.rollout import episode
 from metarl_jax.types import (
     Array,
@@ -139,6 +139,8 @@ class Rollouts(NamedTuple):
     reward: Array
     advantage: Array
     """0 after an episode's end."""
+    target: Array
+    """Of a critic: the discounted return from here, divided by the discounted number of steps left."""
     valid: Array
 
 
@@ -150,7 +152,8 @@ def policy_gradient(
     discount: float = 0.99,
     gae_lambda: float = 1.0,
     estimator: Estimator = "likelihood_ratio",
-    baseline: Literal["linear", "none"] = "linear",
+    baseline: Literal["linear", "critic", "none"] = "linear",
+    value_coefficient: float = 1.0,
     normalise_advantages: bool = True,
     clip: float | None = None,
 ) -> InnerProblem:
@@ -175,7 +178,9 @@ def policy_gradient(
         gae_lambda: of the advantage estimator.
         estimator: of the meta-gradient.
         baseline: "linear": least squares on features of observation and time, fitted to each batch's own returns (Duan
-            et al. 2016, arXiv 1604.06778), whose time features stand in for a bootstrap at the time limit; "none".
+            et al. 2016, arXiv 1604.06778), whose time features stand in for a bootstrap at the time limit; "critic":
+            the policy's own value, which inner and outer loss teach, as a mean reward per step left; "none".
+        value_coefficient: weight of the critic's loss.
         normalise_advantages: whether each batch's are scaled to mean 0 and variance 1.
         clip: PPO's clipping radius in the outer loss.
 
@@ -187,29 +192,33 @@ def policy_gradient(
     real(at_least=0, at_most=1)("discount", discount)
     real(at_least=0, at_most=1)("gae_lambda", gae_lambda)
     choice("dice", "likelihood_ratio", "log_likelihood")("estimator", estimator)
-    choice("linear", "none")("baseline", baseline)
+    choice("linear", "critic", "none")("baseline", baseline)
+    real(at_least=0)("value_coefficient", value_coefficient)
     if clip is not None:
         real(above=0)("clip", clip)
     if jax.tree.leaves(jax.eval_shape(lambda key: policy.initial_carry(policy.init(key)), jax.random.key(0))):
         raise ValueError("policy must be feed-forward: this one has a memory")
     steps = jnp.arange(family.horizon)
+    steps_left = remaining_horizon(family.horizon, discount)
 
     def output(params: Params, batch: Rollouts) -> Output:
         # Without memory, all steps are one batch.
         return policy.unroll(params, (), batch.inputs)[1]
 
-    def advantages(t: Transition) -> Array:
-        """Of the steps of E episodes."""
+    def judge(t: Transition, predicted: Array) -> tuple[Array, Array]:
+        """Advantages and a critic's targets of the steps of E episodes, ``[E, H]`` each."""
         # What follows an episode's last step is worth nothing: H is part of the task, and time a feature.
         valid = t.valid.astype(t.reward.dtype)
         reward = t.reward * valid
         discounts = jnp.where(jnp.logical_or(t.terminated, t.truncated), 0.0, discount) * valid
+        returns = jax.vmap(discounted_returns)(reward, discounts)
         if baseline == "linear":
             flat = _flat(family, t.inputs.obs)
             features = linear_features(flat, jnp.broadcast_to(steps, valid.shape), family.horizon)
-            returns = jax.vmap(discounted_returns)(reward, discounts)
             coefficients = fit_linear(features.reshape(-1, features.shape[-1]), returns.reshape(-1), valid.reshape(-1))
             value = (features @ coefficients) * valid
+        elif baseline == "critic":
+            value = predicted * steps_left * valid
         else:
             value = jnp.zeros_like(reward)
         next_value = jnp.concatenate([value[:, 1:], jnp.zeros_like(value[:, :1])], axis=1)
@@ -219,24 +228,30 @@ def policy_gradient(
         if normalise_advantages:
             advantage = advantage - masked_mean(advantage, valid)
             advantage = advantage * jax.lax.rsqrt(masked_mean(advantage**2, valid) + 1e-8)
-        return advantage * valid
+        return advantage * valid, returns / steps_left
 
     def collect(key: Key, params: Params, task: Task) -> Rollouts:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Any]:
             carry, output = policy.step(params, carry, inputs)
             action = output.distribution.sample(key)
-            return carry, action, (output.distribution, output.distribution.log_prob(action))
+            return carry, action, (output.distribution, output.distribution.log_prob(action), output.value)
 
         def one(key: Key) -> Transition:
             return episode(key, act, policy.initial_carry(params), family, task)[1]
 
         t = jax.vmap(one)(jax.random.split(key, episodes))
-        distribution, log_prob = t.output
+        distribution, log_prob, value = t.output
         reward = jnp.where(t.valid, t.reward, 0.0)
-        return Rollouts(t.inputs, t.action, distribution, log_prob, reward, advantages(t), t.valid)
+        return Rollouts(t.inputs, t.action, distribution, log_prob, reward, *judge(t, value), t.valid)
+
+    def critic_loss(output: Output, batch: Rollouts) -> Array | float:
+        if baseline != "critic":
+            return 0.0
+        return value_coefficient * masked_mean((output.value - batch.target) ** 2, batch.valid)
 
     def inner_loss(params: Params, batch: Rollouts) -> Array:
-        log_prob = output(params, batch).distribution.log_prob(batch.action)
+        played = output(params, batch)
+        log_prob = played.distribution.log_prob(batch.action)
         match estimator:
             case "dice":
                 gain = jax.vmap(dice)(jnp.where(batch.valid, log_prob, 0.0), batch.advantage)
@@ -244,12 +259,14 @@ def policy_gradient(
                 gain = jnp.exp(log_prob - batch.log_prob) * batch.advantage
             case "log_likelihood":
                 gain = log_prob * batch.advantage
-        return -masked_mean(gain, batch.valid)
+        return critic_loss(played, batch) - masked_mean(gain, batch.valid)
 
     def outer_loss(params: Params, batch: Rollouts) -> Array:
-        log_ratio = output(params, batch).distribution.log_prob(batch.action) - batch.log_prob
+        played = output(params, batch)
+        log_ratio = played.distribution.log_prob(batch.action) - batch.log_prob
         radius = math.inf if clip is None else clip
-        return -masked_mean(clipped_surrogate(log_ratio, batch.advantage, radius), batch.valid)
+        gain = clipped_surrogate(log_ratio, batch.advantage, radius)
+        return critic_loss(played, batch) - masked_mean(gain, batch.valid)
 
     def score(params: Params, batch: Rollouts) -> Array:
         del params
@@ -281,6 +298,7 @@ def policy_gradient(
         divergence=divergence,
         log_likelihood=log_likelihood,
         part=part,
+        critic=baseline == "critic",
     )
 
 

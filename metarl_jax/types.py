@@ -136,6 +136,8 @@ class InnerProblem(NamedTuple):
     """Of a policy and a batch: the log-probability of all its actions."""
     part: Callable[[Any, float], Any] | None = None
     """About that share of a batch, at random: for what may be estimated roughly."""
+    critic: bool = False
+    """Whether the losses also teach a critic, of whose changes ``divergence`` knows nothing."""
 
 
 class Predictor(NamedTuple):

@@ -80,6 +80,7 @@ def trajectories(theta: Array) -> list[tuple[Array, Rollouts, int]]:
             log_prob=log_prob,
             reward=jnp.asarray([[0.0, paid]]),
             advantage=jnp.full((1, 2), paid) * valid,
+            target=zero,
             valid=valid,
         )
         rollouts = jax.lax.stop_gradient(rollouts)
@@ -340,6 +341,33 @@ def test_the_linear_baseline_explains_what_is_linear_in_its_features() -> None:
     weight = (jnp.arange(100) % 7 > 0).astype(float)
     coefficients = fit_linear(features, target.reshape(-1) + 100.0 * (1 - weight), weight, ridge=1e-12)
     np.testing.assert_allclose((features @ coefficients)[weight > 0], target.reshape(-1)[weight > 0], atol=1e-6)
+
+
+def test_a_critic_is_what_returns_are_compared_with_and_is_taught_by_both_losses() -> None:
+    with jax.enable_x64(False):
+        _check_critic()
+
+
+def _check_critic() -> None:
+    family = probe_family()
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(8,), history=False)
+    given: dict[str, Any] = {"episodes": 6, "discount": 0.9, "normalise_advantages": False}
+    alone = problems.policy_gradient(family, policy, baseline="none", **given)
+    problem = problems.policy_gradient(family, policy, baseline="critic", value_coefficient=3.0, **given)
+    params, task = problem.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
+    batch, without = (p.support(jax.random.key(2), params, task) for p in (problem, alone))
+    left = np.array([sum(0.9**k for k in range(family.horizon - t)) for t in range(family.horizon)])
+    value = np.asarray(policy.unroll(params, (), batch.inputs)[1].value)
+    returns, valid = np.asarray(without.advantage), np.asarray(batch.valid)
+    assert np.abs(value).max() > 0.01
+    np.testing.assert_allclose(batch.target[valid], (returns / left)[valid], rtol=1e-5)
+    np.testing.assert_allclose(batch.advantage[valid], (returns - value * left)[valid], rtol=1e-4, atol=1e-5)
+    error = 3.0 * np.mean((value - returns / left)[valid] ** 2)
+    for loss in ("inner_loss", "outer_loss"):
+        more = getattr(problem, loss)(params, batch) - getattr(alone, loss)(params, batch)
+        np.testing.assert_allclose(more, error, rtol=1e-4)
+    with pytest.raises(ValueError, match="'trust_region' bounds no critic"):
+        maml.make(problem, maml.Config(outer_update="trust_region"))
 
 
 def test_clipping_is_that_of_the_outer_loss() -> None:

@@ -28,8 +28,11 @@ class PolicyGradient:
     """Lambda of the advantage estimator."""
     estimator: Literal["dice", "likelihood_ratio", "log_likelihood"] = "likelihood_ratio"
     """How the meta-gradient through an inner step is estimated."""
-    baseline: Literal["linear", "none"] = "linear"
-    """What returns are compared with."""
+    baseline: Literal["linear", "critic", "none"] = "linear"
+    """What returns are compared with: a regression on features of observation and time, fitted to each batch; a value
+    that the network learns; nothing."""
+    value_coefficient: float = 1.0
+    """Weight of the critic's loss, where there is one."""
     clip: float = 0.0
     """PPO's clipping radius in the outer loss; 0: no clipping."""
     units: int = 100
@@ -54,7 +57,7 @@ class PolicyGradient:
             hidden_sizes=(self.units, self.units),
             activation=self.activation,
             history=False,
-            critic=False,
+            critic=self.baseline == "critic",
         )
         return problems.policy_gradient(
             family,
@@ -64,6 +67,7 @@ class PolicyGradient:
             gae_lambda=self.gae_lambda,
             estimator=self.estimator,
             baseline=self.baseline,
+            value_coefficient=self.value_coefficient,
             clip=self.clip or None,
         )
 
