@@ -16,7 +16,7 @@ TARGETS = {
 SOURCES = {"maml": MAML, "reptile": REPTILE}
 # As published but for the number of iterations, for a CPU of two cores.
 CELLS = {
-    "maml": Cell("maml-omniglot-5x1", {3: 0.95}, MAML, settings={"iterations": 2000}, variant="2000 iterations"),
+    "maml": Cell("maml-omniglot-5x1", {3: 0.95}, MAML, settings={"iterations": 3000}, variant="3000 iterations"),
     "reptile": Cell(
         "reptile-omniglot-5x1", {50: 0.90}, REPTILE, settings={"iterations": 8000}, variant="8000 iterations"
     ),

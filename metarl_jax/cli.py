@@ -251,7 +251,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     if candidates:
         from metarl_jax.runs.folder import RunFolder
 
-        folder = RunFolder(next((path for path in candidates if path.is_dir()), candidates[0]))
+        folder = RunFolder(next((path for path in candidates if (path / "config.json").exists()), candidates[0]))
         config = folder.config
     options = _evaluate_parser(config).parse(arguments)
     if folder is None or options.run is None:

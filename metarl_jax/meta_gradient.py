@@ -19,7 +19,7 @@ import optax
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
 from metarl_jax.ops.inner_loop import Gradient, Loss, descend
 from metarl_jax.ops.trust_region import metric_product, trust_region_step
-from metarl_jax.training import suits_in_turn, task_batch, task_mean, task_mean_gradient
+from metarl_jax.training import first_task, suits_in_turn, task_batch, task_mean, task_mean_gradient
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
 
 
@@ -305,9 +305,6 @@ def make(
             loss -= config.exploration_credit * credit * problem.log_likelihood(before, first)
         return loss, metrics
 
-    # Rollouts of one task fill a cache.
-    in_turn = problem.distribution is not None and suits_in_turn()
-
     def credits(meta: Params, data: Data) -> Array:
         """What each task scored beyond the others: a baseline that does not depend on the task's own data."""
         if not _asks_credit(config):
@@ -318,12 +315,11 @@ def make(
     def one_loss(meta: Params, task: tuple[Data, Array]) -> tuple[Array, Metrics]:
         return task_loss(meta, *task)
 
-    gradient_of = task_mean_gradient(one_loss, in_turn=in_turn)
-
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         one = collect_adapted if adapts_in_training else collect_unadapted
         data = collect_tasks(key, problem, one, state.params, config.tasks)
         met = data, credits(state.params, data)
+        gradient_of = task_mean_gradient(one_loss, in_turn=suits_in_turn(first_task(data)))
         (value, metrics), gradient = gradient_of(state.params, met)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         if config.outer_update == "trust_region":
@@ -373,7 +369,7 @@ def make(
             meta,
         )
         return trust_region_step(
-            lambda meta: task_mean(evaluate, in_turn=in_turn)(meta, met),
+            lambda meta: task_mean(evaluate, in_turn=suits_in_turn(first_task(met)))(meta, met),
             value,
             gradient,
             product,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
-from metarl_jax.training import task_batch
+from metarl_jax.training import suits_in_turn, task_batch
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task
 
 
@@ -112,7 +112,12 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         return params, moments, metrics
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
-        adapted, moments, metrics = task_batch(learn, in_axes=(0, None))(jax.random.split(key, config.tasks), state)
+        keys = jax.random.split(key, config.tasks)
+        seen = jax.eval_shape(lambda: problem.support(key, state.params, problem.tasks.sample(key)))
+        if suits_in_turn(seen):
+            adapted, moments, metrics = jax.lax.map(lambda key: learn(key, state), keys)
+        else:
+            adapted, moments, metrics = task_batch(learn, in_axes=(0, None))(keys, state)
         rate = config.outer_rate * (1 - jnp.clip(state.iteration / config.iterations, 0, 1))
         mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), adapted)
         direction = jax.tree.map(lambda a, p: a - p, mean, state.params)
