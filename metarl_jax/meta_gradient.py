@@ -150,13 +150,17 @@ class State(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What was collected on one task."""
+    """What was collected on one task, or with a leading axis on each of several."""
 
     supports: Any
     """``[K, ...]``: a batch for each inner step."""
     query: Any
     adapting: Params
     """What adapted, after the K steps: who collected the query."""
+
+    def suits_in_turn(self) -> bool:
+        """``training.suits_in_turn`` of several tasks."""
+        return suits_in_turn(first_task((self.supports, self.query)))
 
 
 Adapted = Callable[[Params, Any], Params]
@@ -319,7 +323,7 @@ def make(
         one = collect_adapted if adapts_in_training else collect_unadapted
         data = collect_tasks(key, problem, one, state.params, config.tasks)
         met = data, credits(state.params, data)
-        gradient_of = task_mean_gradient(one_loss, in_turn=suits_in_turn(first_task(data)))
+        gradient_of = task_mean_gradient(one_loss, in_turn=data.suits_in_turn())
         (value, metrics), gradient = gradient_of(state.params, met)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         if config.outer_update == "trust_region":
@@ -369,7 +373,7 @@ def make(
             meta,
         )
         return trust_region_step(
-            lambda meta: task_mean(evaluate, in_turn=suits_in_turn(first_task(met)))(meta, met),
+            lambda meta: task_mean(evaluate, in_turn=met[0].suits_in_turn())(meta, met),
             value,
             gradient,
             product,

@@ -295,3 +295,15 @@ def test_bad_settings_are_named() -> None:
         maml.make(quadratics(), maml.Config(inner_rate=-0.1))
     with pytest.raises(ValueError, match="shots must be a positive whole number, not 0"):
         sinusoid.maml(0, 5)
+
+
+def test_adam_s_step_size_falls_linearly() -> None:
+    config = maml.Config(iterations=10, learning_rate=0.5, final_learning_rate_fraction=0.2, epochs=2)
+    optimizer = config.optimizer()
+    params = jnp.zeros(1)
+    state, sizes = optimizer.init(params), []
+    for _ in range(25):
+        # Of a constant gradient Adam's step is its step size.
+        updates, state = optimizer.update(jnp.ones(1), state, params)
+        sizes.append(-float(updates[0]))
+    np.testing.assert_allclose(sizes, np.interp(np.arange(25), [0, 20], [0.5, 0.1]), rtol=1e-4)

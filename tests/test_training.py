@@ -138,3 +138,13 @@ def test_tasks_in_turn_are_the_same_mean_and_gradient() -> None:
             training.task_mean(loss, in_turn=in_turn)(shared, tasks),
             expected[0],
         )
+
+
+def test_tasks_are_done_in_turn_where_one_fills_a_cache() -> None:
+    small, large = (jnp.zeros(n, jnp.float32) for n in (training.CACHED_BYTES // 4, training.CACHED_BYTES // 4 + 1))
+    assert not training.suits_in_turn(small)
+    assert training.suits_in_turn(large)
+    assert training.suits_in_turn({"images": small, "keys": jax.random.key(0), "labels": jnp.zeros(1)})
+    assert training.first_task((large, jnp.zeros((large.size, 3))))[1].shape == (3,)
+    with jax.set_mesh(jax.make_mesh((1,), (training.TASK_AXIS,))):
+        assert not training.suits_in_turn(large)

@@ -17,7 +17,7 @@ from metarl_jax import meta_gradient
 from metarl_jax.checks import check_fields, real
 from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
 from metarl_jax.ops.inner_loop import descend, step_sizes
-from metarl_jax.training import first_task, suits_in_turn, task_mean, task_mean_gradient
+from metarl_jax.training import task_mean, task_mean_gradient
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
 
 
@@ -126,7 +126,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         def loss(meta: Params, data: Data) -> tuple[Array, Metrics]:
             return task_loss(meta, data, state.divergence_weight)
 
-        in_turn = suits_in_turn(first_task(data))
+        in_turn = data.suits_in_turn()
         gradient_of = task_mean_gradient(loss, in_turn=in_turn)
 
         def epoch(now: tuple[Params, optax.OptState], _: None) -> tuple[tuple[Params, optax.OptState], Metrics]:
