@@ -189,6 +189,8 @@ class Experiment:
     """What progress is counted in."""
     heldout_tasks: int = 20_000
     """Of the final table."""
+    heldout_tasks_in_training: int = 512
+    """Of each evaluation during training, of which there are some twenty."""
     heldout_batch: int = 2048
     """Held-out tasks measured at a time, which bounds memory."""
     settings: Mapping[str, Any]

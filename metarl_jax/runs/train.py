@@ -33,8 +33,6 @@ CHUNK_SECONDS = 1.0
 """How long a chunk should take: what Ctrl-C waits for, and what a chunk's overhead is spread over."""
 CHECKPOINT_SECONDS = 15.0
 """How often to save where ``--checkpoint-every`` does not say."""
-HELDOUT_TASKS = 512
-"""Held-out tasks of an evaluation during training."""
 EVALUATIONS = 20
 """Held-out evaluations of a run where ``--evaluate-every`` does not say."""
 _HELDOUT_TAG = 0x48454C44
@@ -124,7 +122,7 @@ def _heldout(experiment: Experiment, problem: Problem, seeds: int) -> Callable[[
             problem.algorithm.adapt,
             states.algorithm,
             problem.tasks,
-            num_tasks=min(HELDOUT_TASKS, experiment.heldout_tasks),
+            num_tasks=experiment.heldout_tasks_in_training,
             num_seeds=seeds,
             batch_size=experiment.heldout_batch,
         )
