@@ -251,6 +251,7 @@ def _experiment(
         measure=ACCURACY_BY_STEP,
         unit="tasks",
         heldout_tasks=1000,
+        heldout_tasks_in_training=200,
         heldout_batch=50,
         oracles=_oracles,
         paper=published,
