@@ -106,3 +106,9 @@ def test_bootstrap_stays_within_the_columns() -> None:
 def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_infinite_score_has_no_interval_and_warns_of_nothing() -> None:
+    estimate = mean_with_interval([1.0, float("inf"), 2.0])
+    assert estimate.mean == float("inf")
+    assert np.isnan([estimate.low, estimate.high, estimate.standard_error]).all()

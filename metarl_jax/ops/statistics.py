@@ -37,8 +37,10 @@ def mean_with_interval(scores: ArrayLike, confidence: float = 0.95) -> Estimate:
     if x.size < 2:
         raise ValueError(f"an interval needs at least two scores, not {x.size}")
     _check_confidence(confidence)
-    mean = float(x.mean())
-    standard_error = float(x.std(ddof=1)) / math.sqrt(x.size)
+    with np.errstate(invalid="ignore"):
+        # Of scores that are not all finite neither is anything finite; that is said by what comes back.
+        mean = float(x.mean())
+        standard_error = float(x.std(ddof=1)) / math.sqrt(x.size)
     margin = float(stdtrit(x.size - 1, 0.5 + confidence / 2)) * standard_error
     return Estimate(mean, mean - margin, mean + margin, standard_error)
 
