@@ -305,5 +305,5 @@ def test_adam_s_step_size_falls_linearly() -> None:
     for _ in range(25):
         # Of a constant gradient Adam's step is its step size.
         updates, state = optimizer.update(jnp.ones(1), state, params)
-        sizes.append(-float(updates[0]))
+        sizes.append(-np.asarray(updates).item())
     np.testing.assert_allclose(sizes, np.interp(np.arange(25), [0, 20], [0.5, 0.1]), rtol=1e-4)
