@@ -11,6 +11,7 @@ import pytest
 
 from metarl_jax import experiments, training
 from metarl_jax.evaluation import meta_test
+from metarl_jax.experiments.control import ClassicControl
 
 SMALL = {
     "episodes": 2,
@@ -62,14 +63,18 @@ def test_every_preset_builds_and_runs_two_steps(name: str, omniglot_folder: Path
     experiment = experiments.get(name)
     problem = experiment.build(experiment.with_overrides(overrides(name, SMALL, omniglot_folder)))
     assert (problem.stages, problem.iterations) == (2, 2)
-    horizon = getattr(problem.family, "horizon", None)
+    # A family, or a function that makes one of held-out tasks of a kind.
+    family = problem.family("in_range") if experiment.network is ClassicControl else problem.family
+    horizon = getattr(family, "horizon", None)
+    # Two episodes for each inner step and for the query; multi-task training has but the query, and Reptile two of them
+    # for its metrics.
+    batches = {"multi_task": 1, "reptile": 4}.get(experiment.algorithm, 3)
     if experiment.algorithm == "rl2":
-        assert problem.steps_per_iteration == 4 * 2 * problem.family.horizon
+        assert problem.steps_per_iteration == 4 * 2 * family.horizon
     elif horizon is None:
         assert problem.steps_per_iteration == 4
     else:
-        # Two episodes for each inner step and for the query; multi-task training has but the query.
-        assert problem.steps_per_iteration == 4 * 2 * horizon * (1 if experiment.algorithm == "multi_task" else 3)
+        assert problem.steps_per_iteration == 4 * 2 * horizon * batches
 
     def run(key: jax.Array) -> training.Chunk:
         return training.run(problem.algorithm, training.start(problem.algorithm, key), 2, capacity=2)
