@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.training import task_batch
+from metarl_jax.batching import task_batch
 from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution
 
 

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl_jax.batching import first_task, suits_in_turn, task_batch, task_mean, task_mean_gradient
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
 from metarl_jax.ops.inner_loop import Gradient, Loss, descend
 from metarl_jax.ops.trust_region import metric_product, trust_region_step
-from metarl_jax.training import first_task, suits_in_turn, task_batch, task_mean, task_mean_gradient
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
 
 
@@ -159,7 +159,7 @@ class Data(NamedTuple):
     """What adapted, after the K steps: who collected the query."""
 
     def suits_in_turn(self) -> bool:
-        """``training.suits_in_turn`` of several tasks."""
+        """``batching.suits_in_turn`` of several tasks."""
         return suits_in_turn(first_task((self.supports, self.query)))
 
 

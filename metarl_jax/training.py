@@ -1,107 +1,15 @@
-"""The training loop, compiled, and the only place that batches tasks and places them on devices."""
+"""The training loop, compiled."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 
 from metarl_jax.checks import positive_int
 from metarl_jax.types import Algorithm, Array, Key, Metrics, RunState, Tree
-
-TASK_AXIS = "tasks"
-
-
-def task_batch(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:
-    """``vmap`` over tasks; with a mesh set whose axes include "tasks", the work is spread over it.
-
-    Args:
-        function: of one task.
-        in_axes: as for ``jax.vmap``; arguments mapped over their leading axis are sharded.
-        out_axes: as for ``jax.vmap``.
-    """
-    batched = jax.vmap(function, in_axes=in_axes, out_axes=out_axes)
-
-    @functools.wraps(function)
-    def apply(*arguments: Any) -> Any:
-        if not _sharded():
-            return batched(*arguments)
-        axes = (in_axes,) * len(arguments) if isinstance(in_axes, int) else in_axes
-
-        def shard(argument: Tree) -> Tree:
-            return jax.lax.with_sharding_constraint(argument, PartitionSpec(TASK_AXIS))
-
-        return batched(*(shard(a) if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))
-
-    return apply
-
-
-def _sharded() -> bool:
-    return TASK_AXIS in jax.sharding.get_abstract_mesh().axis_names
-
-
-CACHED_BYTES = 2**14
-"""Of a task's data: with more, what a network makes of several tasks at a time overflows a core's cache."""
-
-
-def suits_in_turn(task: Tree) -> bool:
-    """Whether tasks had better be done in turn: on a CPU, where one fills a cache (measured: 1.5 to 3 times as fast).
-
-    Args:
-        task: the data of one task, or their shapes.
-    """
-    size = sum(
-        x.size * x.dtype.itemsize for x in jax.tree.leaves(task) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    )
-    return size > CACHED_BYTES and jax.default_backend() == "cpu" and not _sharded()
-
-
-def sum_in_turn(function: Callable[[Any], Tree], parts: Tree) -> Tree:
-    """The sum of ``function(part)`` over the leading axis of ``parts``, one part after another."""
-
-    def add(total: Tree, part: Any) -> tuple[Tree, None]:
-        return jax.tree.map(jnp.add, total, function(part)), None
-
-    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
-    return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
-
-
-def first_task(tasks: Tree) -> Tree:
-    """The shapes of the first of the tasks on the leading axis."""
-    return jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], tasks))
-
-
-def task_mean(function: Callable[..., Tree], *, in_turn: bool) -> Callable[..., Tree]:
-    """The mean over tasks of ``function(shared, task)``.
-
-    Args:
-        function: of what tasks share, and of one task's own.
-        in_turn: whether tasks are done one after another, for which see ``suits_in_turn``, or side by side.
-
-    Returns:
-        A function of what is shared and of a tree whose leaves have a leading axis of tasks.
-    """
-
-    def mean(shared: Any, tasks: Tree) -> Tree:
-        if not in_turn:
-            return jax.tree.map(lambda x: jnp.mean(x, axis=0), task_batch(function, (None, 0))(shared, tasks))
-        total = sum_in_turn(lambda task: function(shared, task), tasks)
-        return jax.tree.map(lambda x: x / jax.tree.leaves(tasks)[0].shape[0], total)
-
-    return mean
-
-
-def task_mean_gradient(
-    loss: Callable[[Tree, Any], tuple[Array, Metrics]], *, in_turn: bool
-) -> Callable[[Tree, Tree], tuple[tuple[Array, Metrics], Tree]]:
-    """As ``jax.value_and_grad(task_mean(loss), has_aux=True)``; in turn, nothing is kept from task to task."""
-    if in_turn:
-        return task_mean(jax.value_and_grad(loss, has_aux=True), in_turn=True)
-    return jax.value_and_grad(task_mean(loss, in_turn=False), has_aux=True)
 
 
 def start(algorithm: Algorithm, key: Key) -> RunState:

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import meta_gradient
+from metarl_jax.batching import task_mean, task_mean_gradient
 from metarl_jax.checks import check_fields, real
 from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
 from metarl_jax.ops.inner_loop import descend, step_sizes
-from metarl_jax.training import task_mean, task_mean_gradient
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
 
 

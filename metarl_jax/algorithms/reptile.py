@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl_jax.batching import suits_in_turn, task_batch
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
-from metarl_jax.training import suits_in_turn, task_batch
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task
 
 

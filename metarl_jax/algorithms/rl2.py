@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl_jax.batching import sum_in_turn, task_batch
 from metarl_jax.checks import check_fields, choice, positive_int, real
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean
 from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.training import sum_in_turn, task_batch
 from metarl_jax.types import (
     Adaptation,
     Algorithm,

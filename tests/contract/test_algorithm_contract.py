@@ -224,7 +224,7 @@ sys.path[:0] = json.loads(sys.argv[1])
 import numpy as np
 from jax.sharding import AxisType
 from builders import ALGORITHMS
-from metarl_jax import training
+from metarl_jax import batching, training
 
 module, name = json.loads(sys.argv[2])
 algorithm = ALGORITHMS[module][name]().make()
@@ -234,7 +234,7 @@ def run(state):
 
 start = training.start(algorithm, jax.random.key(0))
 one = jax.jit(run)(start)
-mesh = jax.make_mesh((2,), (training.TASK_AXIS,), axis_types=(AxisType.Auto,))
+mesh = jax.make_mesh((2,), (batching.TASK_AXIS,), axis_types=(AxisType.Auto,))
 with jax.set_mesh(mesh):
     compiled = jax.jit(run).lower(start).compile()
     two = compiled(start)
