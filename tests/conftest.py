@@ -16,6 +16,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["METARL_JAX_CACHE_DIR"])
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import jax
+
+# Programs run on the first device unless a mesh says otherwise; the second is for those that are spread over two.
+jax.config.update("jax_num_cpu_devices", 2)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
