@@ -229,18 +229,27 @@ def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> N
         np.testing.assert_allclose(value, same_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_lambda_rises_from_its_start_towards_one() -> None:
-    """Half way through, with a rise of 0.8, lambda 0.5 has become 0.5 + 0.8 * 0.5 * 0.5 = 0.7."""
+def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
+    """Half way through, with a rise of 0.8, lambda 0.5 has become 0.5 + 0.8 * 0.5 * 0.5 = 0.7; and with a decay in 0.6
+    of training, a bonus of 6 has become 6 * (1 - 0.5 / 0.6) = 1.
+    """
     family = coin_family()
     policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
 
-    def params(iteration: int, **settings: Any) -> Any:
+    @jax.jit
+    def stepped(iteration: Array, settings: dict[str, Any]) -> Any:
         config = rl2.Config(
             episodes=2, trials=8, minibatches=1, iterations=10, learning_rate_schedule="constant", **settings
         )
         algorithm = rl2.make(family, policy, config)
-        state = algorithm.init(jax.random.key(0))._replace(iteration=jnp.int32(iteration))
-        return jax.jit(algorithm.step)(jax.random.key(1), state)[0].params
+        state = algorithm.init(jax.random.key(0))._replace(iteration=iteration)
+        # A new policy's entropy hardly has a gradient: it is even.
+        uneven = jax.tree.map(lambda x: x + jnp.sin(jnp.arange(1.0, x.size + 1)).reshape(x.shape), state.params)
+        return algorithm.step(jax.random.key(1), state._replace(params=uneven))[0].params
+
+    def params(iteration: int, **settings: float) -> Any:
+        usual = {"gae_lambda": 0.6, "gae_lambda_rise": 0.0, "entropy_coefficient": 0.05, "entropy_decay": 1.0}
+        return stepped(jnp.int32(iteration), jax.tree.map(jnp.float32, usual | settings))
 
     def distance(a: Any, b: Any) -> float:
         return max(float(jnp.max(jnp.abs(x - y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
@@ -249,6 +258,12 @@ def test_lambda_rises_from_its_start_towards_one() -> None:
     assert distance(risen, params(5, gae_lambda=0.7)) < 1e-5
     assert distance(risen, params(5, gae_lambda=0.5)) > 1e-4
     assert distance(params(0, gae_lambda=0.5, gae_lambda_rise=0.8), params(0, gae_lambda=0.5)) < 1e-5
+
+    decayed = params(5, entropy_coefficient=6.0, entropy_decay=0.6)
+    assert distance(decayed, params(5, entropy_coefficient=2.0)) < 1e-5
+    assert distance(decayed, params(5, entropy_coefficient=0.0)) > 1e-4
+    over = params(8, entropy_coefficient=6.0, entropy_decay=0.6)
+    assert distance(over, params(8, entropy_coefficient=0.0)) < 1e-5
 
 
 def test_minibatches_must_divide_into_parts() -> None:

@@ -74,7 +74,10 @@ class Config:
     clip: float = 0.2
     """PPO's clipping radius of the probability ratio."""
     entropy_coefficient: float = 0.05
-    """Weight of the entropy bonus, in nats per step, at the start; it decays with the learning rate."""
+    """Weight of the entropy bonus, in nats per step, at the start; it decays linearly to zero."""
+    entropy_decay: float = 1.0
+    """Share of training after which the bonus is zero. A policy becomes no surer of itself while there is a bonus to
+    gain by hesitating, nor when there is no step size left to learn with; above 1 some of the bonus stays."""
     value_coefficient: float = 50.0
     """Weight of the critic's loss. A mean reward per step varies by a tenth or so between memories, its square by a
     hundredth: hence a weight well above one in the unit "remaining_horizon"."""
@@ -106,6 +109,7 @@ def validate(config: Config) -> None:
         gae_lambda_rise=real(at_least=0, at_most=1),
         clip=real(above=0),
         entropy_coefficient=real(at_least=0),
+        entropy_decay=real(above=0),
         value_coefficient=real(at_least=0),
         value_unit=choice("remaining_horizon", "reward"),
     )
@@ -253,6 +257,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         key_collect, key_shuffle = jax.random.split(key)
         progress = progress_at(state.iteration)
         fraction = schedule(progress)
+        entropy_coefficient = config.entropy_coefficient * jnp.maximum(0, 1 - progress / config.entropy_decay)
         gae_lambda = config.gae_lambda + config.gae_lambda_rise * progress * (1 - config.gae_lambda)
         collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 0))
         batch, trial_reward = collected(jax.random.split(key_collect, config.trials), state.params, gae_lambda)
@@ -266,7 +271,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         ) -> tuple[tuple[Params, optax.OptState], Metrics]:
             params, optimizer_state = carry
             minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
-            gradient, metrics = loss_gradient(params, minibatch, config.entropy_coefficient * fraction)
+            gradient, metrics = loss_gradient(params, minibatch, entropy_coefficient)
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
             rate = config.learning_rate * fraction
             params = jax.tree.map(lambda p, u: p - rate * u, params, updates)

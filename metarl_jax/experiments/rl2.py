@@ -27,12 +27,13 @@ _FIFTY_ARMS = {
     **_MANY_ARMS,
     "hidden_size": 128,
     "embedding_size": 192,
-    "iterations": 3600,
+    "iterations": 4000,
     "minibatches": 16,
     "learning_rate": 2e-3,
     "gae_lambda": 0.7,
     "gae_lambda_rise": 0.85,
     "entropy_coefficient": 0.1,
+    "entropy_decay": 0.75,
 }
 
 BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {
