@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.types import Array, Box, Carry, Discrete, EnvFamily, Inputs, Key, Space, Task, Transition
+from metarl_jax.types import Array, Box, Carry, Discrete, EnvFamily, Inputs, Key, Space, State, Task, Transition
 
 Act: TypeAlias = Callable[[Key, Carry, Inputs], tuple[Carry, Array, Any]]
 """``(key, carry, inputs) -> (carry, action, record)``: acting for one step, with whatever should be recorded."""
@@ -23,11 +23,29 @@ def no_action(space: Space) -> Array:
             return jnp.zeros(shape, jnp.float32)
 
 
+class _Plain(Protocol):
+    """What gymnax's ``step`` is made of, besides ``reset_env``."""
+
+    def step_env(
+        self, key: Key, state: State, action: Array, params: Task
+    ) -> tuple[Array, State, Array, Array, dict[Any, Any]]: ...
+
+    def is_truncated(self, state: State, params: Task) -> Array: ...
+
+
+def _plain(env: Any) -> _Plain | None:
+    """The environment, if its ``step`` is a base class's, which only adds the reset to ``step_env``."""
+    classes = type(env).__mro__
+    step_env, step = (next((i for i, c in enumerate(classes) if name in vars(c)), -1) for name in ("step_env", "step"))
+    return env if 0 <= step_env < step else None
+
+
 def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episodes: int) -> tuple[Carry, Transition]:
     """Play a trial: ``episodes`` episodes of one task, with a memory that lasts over all of them.
 
     The scan has ``episodes * horizon`` steps. Where episodes end early the next one begins at once, and what comes
-    after the last episode is marked ``valid = False``.
+    after the last episode is marked ``valid = False``. No environment is reset that is not used afterwards, if it is
+    made as gymnax's are: a trial of one episode costs one reset instead of one for each step.
 
     Args:
         key: random key.
@@ -41,7 +59,8 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
         The memory at the end, and the transitions ``[episodes * horizon, ...]``.
     """
     env = family.env
-    key, key_reset = jax.random.split(key)
+    plain = _plain(env) if episodes == 1 else None
+    key_steps, key_reset = jax.random.split(key)
     obs, state = env.reset(key_reset, task)
     inputs = Inputs(
         obs=obs,
@@ -51,11 +70,18 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
         first=jnp.bool_(True),
     )
 
-    def one_step(loop: tuple[Any, ...], _: None) -> tuple[tuple[Any, ...], Transition]:
-        key, carry, inputs, state, episode = loop
-        key, key_act, key_step = jax.random.split(key, 3)
-        carry, action, output = act(key_act, carry, inputs)
-        obs, state, reward, terminated, truncated, info = env.step(key_step, state, action, task)
+    def one_step(loop: tuple[Any, ...], keys: Key) -> tuple[tuple[Any, ...], Transition]:
+        carry, inputs, state, episode = loop
+        carry, action, output = act(keys[0], carry, inputs)
+        if plain is None:
+            obs, state, reward, terminated, truncated, info = env.step(keys[1], state, action, task)
+            final_obs = info["final_observation"]
+        else:
+            obs, after, reward, terminated, _ = plain.step_env(keys[1], state, action, task)
+            truncated = plain.is_truncated(after, task)
+            # What has ended stays as it is: physics without end might leave the numbers that there are.
+            state = jax.tree.map(lambda new, old: jnp.where(episode == 0, new, old), after, state)
+            final_obs = obs
         reward = jnp.asarray(reward, jnp.float32)
         done = jnp.logical_or(terminated, truncated)
         transition = Transition(
@@ -64,17 +90,17 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
             reward=reward,
             terminated=jnp.asarray(terminated, bool),
             truncated=jnp.asarray(truncated, bool),
-            final_obs=info["final_observation"],
+            final_obs=final_obs,
             episode=episode,
             valid=episode < episodes,
             output=output,
         )
         inputs = Inputs(obs, action, reward, done.astype(jnp.float32), jnp.bool_(False))
-        return (key, carry, inputs, state, episode + done.astype(jnp.int32)), transition
+        return (carry, inputs, state, episode + done.astype(jnp.int32)), transition
 
-    (_, carry, *_), transitions = jax.lax.scan(
-        one_step, (key, carry, inputs, state, jnp.int32(0)), None, length=episodes * family.horizon
-    )
+    # All at once: within the loop, a split for each step would cost more than a small network.
+    keys = jax.random.split(key_steps, (episodes * family.horizon, 2))
+    (carry, *_), transitions = jax.lax.scan(one_step, (carry, inputs, state, jnp.int32(0)), keys)
     return carry, transitions
 
 

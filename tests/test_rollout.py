@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl_jax.environments.base import Environment
 from metarl_jax.rollout import episode, episode_returns, no_action, trial
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Inputs, Key, TaskDistribution, Transition
 
@@ -131,3 +132,66 @@ def test_an_episode_is_a_trial_of_one() -> None:
 def test_no_action_is_in_the_space() -> None:
     assert no_action(Discrete(3)).dtype == jnp.int32
     assert no_action(Box(-1.0, 1.0, (2, 3))).shape == (2, 3)
+
+
+class Walk(Environment):
+    """A walk from a random start; ends beyond 2 or at the horizon, and would overflow if it went on."""
+
+    def reset_env(self, key: Key, params: Array) -> tuple[Array, Visit]:
+        del params
+        state = Visit(jax.random.uniform(key), jnp.int32(0))
+        return state.name, state
+
+    def step_env(self, key: Key, state: Visit, action: Array, params: Array) -> tuple[Any, ...]:
+        del key, params
+        after = Visit(jnp.where(state.name > 2, jnp.inf, state.name + 0.5 * action), state.time + 1)
+        return after.name, after, after.name, after.name > 2, {}
+
+    def is_truncated(self, state: Visit, params: Array) -> Array:
+        del params
+        return state.time >= HORIZON
+
+    def action_space(self, params: Any = None) -> Discrete:
+        del params
+        return Discrete(3)
+
+    def observation_space(self, params: Any = None) -> Box:
+        del params
+        return Box(0.0, float(HORIZON), ())
+
+
+class Generous(Walk):
+    """Pays ten times as much, and says so only in ``step``."""
+
+    def step(self, *arguments: Any) -> tuple[Any, ...]:
+        obs, state, reward, *rest = super().step(*arguments)
+        return obs, state, 10 * reward, *rest
+
+
+def play_one(env: Walk) -> tuple[Transition, str]:
+    """Thirty episodes ``[30, HORIZON]``, and the program."""
+    nothing = TaskDistribution(jax.random.uniform, jax.random.uniform)
+    walk = EnvFamily(env, nothing, HORIZON, env.observation_space(), Discrete(3))
+    play = jax.jit(jax.vmap(lambda key: episode(key, act, jnp.int32(0), walk, jnp.float32(0))[1]))
+    keys = jax.random.split(jax.random.key(0), 30)
+    return jax.tree.map(np.asarray, play(keys)), str(jax.make_jaxpr(play)(keys))
+
+
+def test_an_episode_is_reset_once_and_stays_where_it_ended() -> None:
+    t, program = play_one(Walk())
+    start = t.inputs.obs[:, :1]
+    path = start + 0.5 * np.cumsum(t.action, axis=1)
+    np.testing.assert_allclose(np.where(t.valid, t.final_obs, 0), np.where(t.valid, path, 0), rtol=1e-6)
+    over = np.cumsum(t.terminated | t.truncated, axis=1) - (t.terminated | t.truncated) > 0
+    np.testing.assert_array_equal(t.valid, ~over)
+    assert over.any()
+    np.testing.assert_array_equal(
+        t.truncated[t.valid], np.broadcast_to(np.arange(HORIZON) == HORIZON - 1, over.shape)[t.valid]
+    )
+    assert program.count("random_bits") < play_one(Generous())[1].count("random_bits"), "no reset within the loop"
+
+
+def test_a_step_of_the_environments_own_is_taken() -> None:
+    plain, generous = play_one(Walk())[0], play_one(Generous())[0]
+    np.testing.assert_allclose(generous.reward[generous.valid], 10 * generous.final_obs[generous.valid], rtol=1e-6)
+    np.testing.assert_allclose(plain.reward[plain.valid], plain.final_obs[plain.valid], rtol=1e-6)
