@@ -14,7 +14,6 @@ CELLS = {
     "anil": Cell("anil-sinusoid", {}),
     "meta-sgd": Cell("meta-sgd-sinusoid", {}),
     "cavia": Cell("cavia-sinusoid", {}),
-    "imaml": Cell("imaml-sinusoid", {}),
     "multi-task": Cell("multi-task-sinusoid", {}, "pretrained on all tasks (Finn et al. 2017"),
     "reptile": Cell("reptile-sinusoid", {}),
 }

@@ -31,11 +31,16 @@ def positive_number(name: str, value: Any) -> float:
     return real(above=0)(name, value)
 
 
-def real(*, above: float | None = None, at_least: float | None = None, at_most: float | None = None) -> Check:
+def real(
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Check:
     """A check that a number is finite and in range.
 
-    Values that are no Python or NumPy numbers but carry a dtype (JAX arrays, tracers under ``vmap`` over
-    hyper-parameters) pass unchecked: their value is not known yet.
+    Tracers (under ``vmap`` over hyper-parameters) pass if they are scalars: their value is not known yet.
     """
     bounds = [
         text
@@ -43,17 +48,24 @@ def real(*, above: float | None = None, at_least: float | None = None, at_most: 
             (f"above {above}", above),
             (f"at least {at_least}", at_least),
             (f"at most {at_most}", at_most),
+            (f"below {below}", below),
         )
         if bound is not None
     ]
     wanted = " and ".join(bounds)
 
     def check(name: str, value: Any) -> Any:
-        if hasattr(value, "dtype") and not isinstance(value, Real):
-            return value
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        number = math.nan
+        if isinstance(value, Real) and not isinstance(value, bool):
+            number = float(value)
+        elif hasattr(value, "dtype") and getattr(value, "shape", None) == ():
+            try:
+                number = float(value)
+            except TypeError:  # what JAX raises for a tracer
+                return value
         valid = math.isfinite(number) and (above is None or number > above)
         valid = valid and (at_least is None or number >= at_least) and (at_most is None or number <= at_most)
+        valid = valid and (below is None or number < below)
         if not valid:
             raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", not {value!r}")
         return number

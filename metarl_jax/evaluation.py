@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.batching import task_batch
+from metarl_jax.checks import positive_int
 from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution
 
 
@@ -45,7 +46,12 @@ def meta_test(
         num_seeds: S.
         batch_size: tasks at a time, to bound memory.
         optimal_return: the best expected return per episode of a known task (``EnvFamily.optimal_return``).
+
+    Raises:
+        ValueError: for a number of tasks or seeds, or a batch, that is not a positive whole number.
     """
+    for name, number in (("num_tasks", num_tasks), ("num_seeds", num_seeds), ("batch_size", batch_size)):
+        positive_int(name, number)
     batch_size = min(batch_size, num_tasks)
     batches = -(-num_tasks // batch_size)
 

@@ -83,13 +83,16 @@ class Config:
     """Added to the trust region's metric (1e-5 in published implementations)."""
     exploration_credit: float = 0.0
     """Weight of E-MAML's term (Stadie et al. 2018): what was collected before adaptation is credited with the score
-    after it. 0: MAML; 1, with the estimator "log_likelihood": the exact gradient of the expected score after adapting
-    to what was collected. For reinforcement learning."""
+    after it, beyond the mean of the other tasks. 0: MAML. The score is a return, the outer loss a mean over steps of
+    scaled advantages: with the estimator "log_likelihood" and one inner step, the exact gradient of what is expected
+    after adapting to what was collected has the weight 1 / (horizon * standard deviation of an advantage). For
+    reinforcement learning, and two tasks or more."""
 
     @property
     def inner_norm(self) -> float:
         """``max_inner_norm``, infinite where it is 0."""
-        return self.max_inner_norm or math.inf
+        norm = self.max_inner_norm
+        return math.inf if isinstance(norm, int | float) and norm == 0 else norm
 
     def optimizer(self) -> optax.GradientTransformation:
         """Of the outer loop."""
@@ -128,12 +131,16 @@ def validate(config: Config) -> None:
 def validate_with(config: Config, problem: InnerProblem) -> None:
     """Raise ValueError if the settings are out of range or ask of the problem what it has not got."""
     validate(config)
-    if config.outer_update == "trust_region" and problem.distribution is None:
-        raise ValueError("outer_update 'trust_region' is for problems with a policy: this one has no distribution")
+    if config.outer_update == "trust_region":
+        for name in ("distribution", "divergence", "part"):
+            if getattr(problem, name) is None:
+                raise ValueError(f"outer_update 'trust_region' is for problems with a policy: this one has no {name}")
     if config.outer_update == "trust_region" and problem.critic:
         raise ValueError("outer_update 'trust_region' bounds no critic: use baseline 'linear' or 'none', or 'adam'")
     if _asks_credit(config) and problem.log_likelihood is None:
         raise ValueError("exploration_credit is for problems with a policy: this one has no log_likelihood")
+    if _asks_credit(config) and config.tasks == 1:
+        raise ValueError("exploration_credit compares tasks with each other: tasks must be at least 2, not 1")
 
 
 def _asks_credit(config: Config) -> bool:

@@ -66,7 +66,8 @@ def few_shot(
         family: training tasks, with their numbers of examples.
         network: the learner's.
         heldout: the same family with other numbers of examples, for held-out tasks.
-        batch_size: examples of a support that one inner step sees, drawn afresh for each without replacement (Reptile);
+        batch_size: examples of a support that one inner step sees, drawn afresh for each without replacement (Reptile;
+            its authors deal a support out before they shuffle it again, so that steps together see more of it);
             None, or more than there are: all of them.
         heldout_batch_size: the same, of a held-out task; None: as in training.
         transductive: whether the examples of a query go through the network as one batch, which tells a network that
@@ -74,8 +75,12 @@ def few_shot(
             al. 2018).
 
     Raises:
-        ValueError: for a batch that is not a positive whole number.
+        ValueError: for a batch that is not a positive whole number, or a network whose outputs are not the tasks'.
     """
+    for kind in (family,) if heldout is None else (family, heldout):
+        width = jax.eval_shape(lambda key, kind=kind: _predictions(key, kind, network), jax.random.key(0)).shape[-1]
+        if width != kind.outputs:
+            raise ValueError(f"the network has {width} outputs, and the tasks ask for {kind.outputs}")
     if batch_size is not None:
         positive_int("batch_size", batch_size)
     if heldout_batch_size is None:
@@ -122,6 +127,12 @@ def few_shot(
         episodes(test, test.tasks.sample_heldout, heldout_batch_size),
     )
     return InnerProblem(tasks, network.init, support, query, loss, loss, score)
+
+
+def _predictions(key: Key, family: FewShot, network: Predictor) -> Array:
+    """Of a new network, for the support of some episode."""
+    x, _ = family.draw(key, family.tasks.sample(key)).support
+    return network.apply(network.init(key), x)
 
 
 Estimator: TypeAlias = Literal["dice", "likelihood_ratio", "log_likelihood"]
@@ -194,6 +205,8 @@ def policy_gradient(
     choice("dice", "likelihood_ratio", "log_likelihood")("estimator", estimator)
     choice("linear", "critic", "none")("baseline", baseline)
     real(at_least=0)("value_coefficient", value_coefficient)
+    if baseline == "critic" and not policy.critic:
+        raise ValueError("baseline 'critic' needs a policy with a critic: this one has none")
     if clip is not None:
         real(above=0)("clip", clip)
     if jax.tree.leaves(jax.eval_shape(lambda key: policy.initial_carry(policy.init(key)), jax.random.key(0))):

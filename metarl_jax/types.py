@@ -108,6 +108,8 @@ class FewShot(NamedTuple):
     """``(prediction [N, ...], y [N, ...]) -> scalar``: what is descended on."""
     score: Callable[[Array, Array], Array]
     """``(prediction, y) -> scalar``: what is reported (mean squared error, accuracy)."""
+    outputs: int
+    """Numbers that a prediction has for each example: classes, or the dimension of ``y``."""
 
 
 class InnerProblem(NamedTuple):
@@ -186,6 +188,8 @@ class Policy(NamedTuple):
     Many trials side by side, inputs ``[T, B, ...]`` and carry ``[B, ...]``, are what ``vmap`` over them gives, and
     faster than that: what the weights' gradient sums over, it sums over in one product.
     """
+    critic: bool = True
+    """Whether the outputs' value is a critic's; otherwise it means nothing."""
 
 
 class Transition(NamedTuple):

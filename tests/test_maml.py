@@ -102,6 +102,20 @@ def test_a_reptile_iteration_is_its_closed_form(steps: int) -> None:
     np.testing.assert_allclose(state.params, 0.5 * (1 - (1 - RATE * curvature) ** steps) * centre, rtol=1e-9)
 
 
+def test_reptile_s_outer_rate_falls_linearly() -> None:
+    """In the second of two iterations it is half."""
+    tasks = TaskDistribution(*[lambda key: jnp.asarray([2.0, 1.0])] * 2)
+    config = reptile.Config(
+        tasks=1, inner_steps=1, inner_optimizer="sgd", inner_rate=RATE, outer_rate=0.8, iterations=2
+    )
+    algorithm = reptile.make(quadratics()._replace(tasks=tasks), config)
+    state = algorithm.init(jax.random.key(0))
+    for share in (0.8, 0.4):
+        before = state.params
+        state, _ = algorithm.step(jax.random.key(0), state)
+        np.testing.assert_allclose(state.params - before, share * RATE * 2.0 * (1.0 - before), rtol=1e-7)
+
+
 def test_reptile_s_adam_has_no_momentum_and_keeps_its_second_moments() -> None:
     """After one iteration of k steps on one quadratic, parameters and moments are those of Adam written out."""
     curvature, centre, steps, rate, decay = 2.0, 1.0, 3, 0.05, 0.9

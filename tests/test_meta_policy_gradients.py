@@ -331,7 +331,7 @@ def _check_rollouts() -> None:
 
 
 def test_the_linear_baseline_explains_what_is_linear_in_its_features() -> None:
-    """With a reward that depends on time alone, nothing is left for the advantages; without a baseline there is."""
+    """What is linear in them is fitted exactly, whatever examples without weight say."""
     from metarl_jax.ops.baselines import fit_linear, linear_features
 
     time = jnp.tile(jnp.arange(20), (5, 1))
@@ -341,6 +341,35 @@ def test_the_linear_baseline_explains_what_is_linear_in_its_features() -> None:
     weight = (jnp.arange(100) % 7 > 0).astype(float)
     coefficients = fit_linear(features, target.reshape(-1) + 100.0 * (1 - weight), weight, ridge=1e-12)
     np.testing.assert_allclose((features @ coefficients)[weight > 0], target.reshape(-1)[weight > 0], atol=1e-6)
+
+
+def test_advantages_are_what_the_linear_baseline_leaves_scaled_to_one() -> None:
+    with jax.enable_x64(False):
+        _check_linear_baseline()
+
+
+def _check_linear_baseline() -> None:
+    from metarl_jax.ops.baselines import linear_features
+
+    family = probe_family()
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(8,), history=False, critic=False)
+    given: dict[str, Any] = {"episodes": 30, "discount": 0.9}
+    alone = problems.policy_gradient(family, policy, baseline="none", normalise_advantages=False, **given)
+    plain = problems.policy_gradient(family, policy, normalise_advantages=False, **given)
+    scaled = problems.policy_gradient(family, policy, **given)
+    params, task = alone.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
+    returns, left, unit = (p.support(jax.random.key(2), params, task) for p in (alone, plain, scaled))
+    valid = np.asarray(returns.valid)
+    observation = np.asarray(returns.inputs.obs, np.float32).reshape(30, family.horizon, -1)
+    time = jnp.broadcast_to(jnp.arange(family.horizon), (30, family.horizon))
+    features = np.asarray(linear_features(jnp.asarray(observation), time, family.horizon), np.float64)[valid]
+    target = np.asarray(returns.advantage, np.float64)[valid]
+    fitted = features @ np.linalg.lstsq(features, target, rcond=None)[0]
+    assert 0 < (target - fitted).std() < 0.95 * target.std(), "the baseline explains something, and not all"
+    np.testing.assert_allclose(np.asarray(left.advantage)[valid], target - fitted, atol=0.02 * target.std())
+    np.testing.assert_allclose(np.asarray(left.advantage)[~valid], 0)
+    advantage = np.asarray(unit.advantage)[valid]
+    np.testing.assert_allclose([advantage.mean(), advantage.std()], [0, 1], atol=1e-4)
 
 
 def test_a_critic_is_what_returns_are_compared_with_and_is_taught_by_both_losses() -> None:
@@ -366,6 +395,9 @@ def _check_critic() -> None:
     for loss in ("inner_loss", "outer_loss"):
         more = getattr(problem, loss)(params, batch) - getattr(alone, loss)(params, batch)
         np.testing.assert_allclose(more, error, rtol=1e-4)
+    blind = mlp.make(family.observation_space, family.action_space, history=False, critic=False)
+    with pytest.raises(ValueError, match="baseline 'critic' needs a policy with a critic"):
+        problems.policy_gradient(family, blind, baseline="critic")
     with pytest.raises(ValueError, match="'trust_region' bounds no critic"):
         maml.make(problem, maml.Config(outer_update="trust_region"))
 

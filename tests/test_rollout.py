@@ -163,8 +163,8 @@ class Walk(Environment):
 class Generous(Walk):
     """Pays ten times as much, and says so only in ``step``."""
 
-    def step(self, *arguments: Any) -> tuple[Any, ...]:
-        obs, state, reward, *rest = super().step(*arguments)
+    def step(self, key: Key, state: Visit, action: Array, params: Array) -> tuple[Any, ...]:
+        obs, state, reward, *rest = super().step(key, state, action, params)
         return obs, state, 10 * reward, *rest
 
 

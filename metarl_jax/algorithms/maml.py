@@ -1,7 +1,7 @@
 """MAML (Finn et al. 2017, arXiv 1703.03400): meta-parameters from which a few gradient steps solve a new task.
 
 The outer gradient is exact, through the inner gradients, or first-order. On problems of reinforcement learning with
-``outer_update="trust_region"`` this is MAML-TRPO; with ``exploration_credit=1`` E-MAML (Stadie et al. 2018, arXiv
+``outer_update="trust_region"`` this is MAML-TRPO; with an ``exploration_credit`` E-MAML (Stadie et al. 2018, arXiv
 1803.01118). How the inner gradient is estimated, and with it the meta-gradient, is the problem's
 (``problems.policy_gradient``).
 """

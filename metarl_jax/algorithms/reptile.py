@@ -52,7 +52,7 @@ def validate(config: Config) -> None:
         adaptation_steps=natural_int,
         inner_optimizer=choice("adam", "sgd"),
         inner_rate=real(above=0),
-        second_moment_decay=real(at_least=0, at_most=1),
+        second_moment_decay=real(at_least=0, below=1),
         outer_rate=real(above=0),
     )
 

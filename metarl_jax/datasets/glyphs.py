@@ -67,7 +67,7 @@ def make(ways: int, shots: int, queries: int) -> FewShot:
         images = jax.vmap(jax.vmap(example, in_axes=(0, None)))(keys, task.strokes)
         return episode(key_episode, images[..., None], shots)
 
-    return FewShot(TaskDistribution(sampler(0), sampler(1)), draw, cross_entropy, accuracy)
+    return FewShot(TaskDistribution(sampler(0), sampler(1)), draw, cross_entropy, accuracy, outputs=ways)
 
 
 def glyph(key: Key) -> Array:

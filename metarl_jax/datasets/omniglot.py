@@ -123,7 +123,7 @@ def few_shot(
         return episode(key_episode, images[..., None], shots)
 
     tasks = TaskDistribution(sampler(order[:training_characters]), sampler(order[training_characters:]))
-    return FewShot(tasks, draw, cross_entropy, accuracy)
+    return FewShot(tasks, draw, cross_entropy, accuracy, outputs=ways)
 
 
 def rotate(images: Array, turns: Array) -> Array:
@@ -177,7 +177,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             if missing:
                 raise ValueError(f"it has no {', '.join(missing)}")
             return {name: content[name] for name in _NEEDED}
-    except (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as Omniglot: {' '.join(str(error).split())}") from error
 
 

@@ -60,7 +60,7 @@ def maml(shots: int, queries: int) -> FewShot:
         x = jax.random.uniform(key, (shots + queries,), minval=-BOUND, maxval=BOUND)
         return Episode(_examples(task, x[:shots]), _examples(task, x[shots:]))
 
-    return FewShot(_tasks(math.pi), draw, mean_squared_error, mean_squared_error)
+    return FewShot(_tasks(math.pi), draw, mean_squared_error, mean_squared_error, outputs=1)
 
 
 def reptile(shots: int = 10, queries: int = 50) -> FewShot:
@@ -79,4 +79,4 @@ def reptile(shots: int = 10, queries: int = 50) -> FewShot:
         x = jax.random.uniform(key, (shots,), minval=-BOUND, maxval=BOUND)
         return Episode(_examples(task, x), _examples(task, jnp.linspace(-BOUND, BOUND, queries)))
 
-    return FewShot(_tasks(2 * math.pi), draw, mean_squared_error, mean_squared_error)
+    return FewShot(_tasks(2 * math.pi), draw, mean_squared_error, mean_squared_error, outputs=1)

@@ -95,7 +95,6 @@ SINUSOID_METHODS = {
     "anil": Method("ANIL", "anil"),
     "meta-sgd": Method("Meta-SGD", "meta_sgd"),
     "cavia": Method("CAVIA", "cavia", {"context_size": 5}),
-    "imaml": Method("iMAML", "imaml", {"inner_steps": 10}),
     "multi-task": Method("multi-task training", "multi_task"),
 }
 # 32 inner steps on all 10 points, as in the paper, which gives no other settings of Reptile's here: its inner Adam (of

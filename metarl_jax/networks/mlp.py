@@ -72,7 +72,7 @@ def make(
         # Without memory whole trials are one batch: the same function unrolls.
         return carry, network.apply(params, inputs)  # pyright: ignore[reportReturnType]
 
-    return Policy(init, lambda params: (), step, step)
+    return Policy(init, lambda params: (), step, step, critic)
 
 
 class MLP(nn.Module):

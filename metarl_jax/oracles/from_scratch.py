@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metarl_jax.checks import natural_int, positive_number
 from metarl_jax.oracles.base import Oracle
 from metarl_jax.types import Adaptation, Array, InnerProblem, Key, Params, State, Task
 
@@ -17,16 +18,21 @@ def gradient_descent(problem: InnerProblem, steps: int, rate: float) -> Oracle:
         problem: what tasks are of.
         steps: K; the scores are ``[K + 1]``, before the first step and after each.
         rate: step size.
+
+    Raises:
+        ValueError: for a negative number of steps, or a rate that is not above zero and finite.
     """
-    return _make(problem, steps, optax.sgd(rate), f"from scratch, gradient descent ({rate:g})")
+    return _make(problem, steps, optax.sgd(positive_number("rate", rate)), f"from scratch, gradient descent ({rate:g})")
 
 
 def adam(problem: InnerProblem, steps: int, rate: float) -> Oracle:
     """Adam, else as ``gradient_descent``."""
-    return _make(problem, steps, optax.adam(rate), f"from scratch, Adam ({rate:g})")
+    return _make(problem, steps, optax.adam(positive_number("rate", rate)), f"from scratch, Adam ({rate:g})")
 
 
 def _make(problem: InnerProblem, steps: int, optimizer: optax.GradientTransformation, name: str) -> Oracle:
+    steps = natural_int("steps", steps)
+
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         del state
         key_init, key_last, key_steps = jax.random.split(key, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from metarl_jax.checks import positive_int
 from metarl_jax.oracles.base import Oracle
 from metarl_jax.types import Adaptation, EnvFamily, Key, State, Task
 
@@ -16,8 +17,9 @@ def optimal(family: EnvFamily, stages: int) -> Oracle:
         stages: scores wanted.
 
     Raises:
-        ValueError: if the family's optimum is not known.
+        ValueError: if the family's optimum is not known, or there are no stages.
     """
+    stages = positive_int("stages", stages)
     optimal_return = family.optimal_return
     if optimal_return is None:
         raise ValueError("this family's optimal return is not known")

@@ -1,0 +1,92 @@
+"""Rewards, moves and ends of the point, by hand; and what could be had by who knows the goal."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax.environments import point_robot
+from metarl_jax.types import EnvFamily
+
+NEAR = 1 - 0.1
+"""The reward 0.1 away from a goal, where nearness pays."""
+
+
+@pytest.mark.parametrize(
+    ("family", "goal", "position", "action", "after", "reward", "ended"),
+    [
+        # Minus the distance after the move, whose sides are cut to a tenth.
+        (point_robot.maml(), (0.3, 0.4), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), -0.5, False),
+        (point_robot.maml(), (0.3, 0.0), (0.0, 0.0), (5.0, 0.0), (0.1, 0.0), -0.2, False),
+        (point_robot.maml(), (0.3, 0.0), (0.2, 0.0), (0.95, 0.0), (0.295, 0.0), -0.005, True),
+        (point_robot.pearl_dense(), (0.6, -0.8), (0.0, 0.1), (0.0, -1.0), (0.0, 0.0), -1.0, False),
+        # Corners: progress, outside |x| + |y| = 0.5 and in the goal's quadrant only.
+        (point_robot.promp(), (2.0, 2.0), (2.0, 0.3), (0.0, 1.0), (2.0, 0.5), 0.2, False),
+        (point_robot.promp(), (2.0, 2.0), (2.0, 0.5), (0.0, -1.0), (2.0, 0.3), -0.2, False),
+        (point_robot.promp(), (2.0, 2.0), (0.1, 0.1), (0.5, 0.5), (0.2, 0.2), 0.0, False),
+        (point_robot.promp(), (-2.0, 2.0), (2.0, 0.3), (-1.0, 1.0), (1.8, 0.5), 0.0, False),
+        # Nearness.
+        (point_robot.pearl_sparse(), (1.0, 0.0), (0.8, 0.0), (1.0, 0.0), (0.9, 0.0), NEAR, False),
+        (point_robot.varibad(), (0.0, 1.0), (0.0, 0.8), (0.0, 1.0), (0.0, 0.9), NEAR, False),
+        (point_robot.varibad(), (0.0, 1.0), (0.0, 0.6), (0.0, 1.0), (0.0, 0.7), 0.0, False),
+    ],
+)
+def test_a_move(
+    family: EnvFamily,
+    goal: tuple[float, float],
+    position: tuple[float, float],
+    action: tuple[float, float],
+    after: tuple[float, float],
+    reward: float,
+    ended: bool,
+) -> None:
+    task = point_robot.PointParams(jnp.asarray(goal), family.horizon)
+    state = point_robot.PointState(jnp.asarray(position), jnp.int32(3))
+    _, _, got, terminated, truncated, info = family.env.step(jax.random.key(0), state, jnp.asarray(action), task)
+    np.testing.assert_allclose(info["final_observation"], after, atol=1e-6)
+    np.testing.assert_allclose(got, reward, atol=1e-6)
+    assert (bool(terminated), bool(truncated)) == (ended, False)
+    last = point_robot.PointState(state.position, jnp.int32(family.horizon - 1))
+    assert bool(family.env.step(jax.random.key(0), last, jnp.asarray(action), task)[4])
+
+
+@pytest.mark.parametrize(
+    ("family", "radius"),
+    [(point_robot.pearl_sparse(), 1.0), (point_robot.varibad(), 1.0), (point_robot.promp(), 8**0.5)],
+)
+def test_goals_at_a_distance(family: EnvFamily, radius: float) -> None:
+    for sample in family.tasks:
+        goal = jax.vmap(sample)(jax.random.split(jax.random.key(0), 500)).goal
+        np.testing.assert_allclose(jnp.linalg.norm(goal, axis=1), radius, rtol=1e-5)
+        if radius == 1.0:
+            assert float(goal[:, 1].min()) >= -1e-6, "the upper half"
+
+
+def test_pearl_s_held_out_goals_are_none_of_training() -> None:
+    family = point_robot.pearl_sparse()
+    train, heldout = (
+        {tuple(goal) for goal in np.asarray(jax.vmap(sample)(jax.random.split(jax.random.key(0), 3000)).goal).tolist()}
+        for sample in family.tasks
+    )
+    assert (len(train), len(heldout), train & heldout) == (80, 20, set())
+
+
+@pytest.mark.parametrize(("family", "size"), [(point_robot.maml(), 0.5), (point_robot.pearl_dense(), 1.0)])
+def test_goals_in_a_square(family: EnvFamily, size: float) -> None:
+    goal = jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 4000)).goal
+    assert 0.99 * size < float(jnp.abs(goal).max()) <= size
+    # The mean distance from a uniform coordinate to the middle is half the size; its error here is below 1 %.
+    np.testing.assert_allclose(jnp.mean(jnp.abs(goal), axis=0), size / 2, rtol=0.05)
+
+
+def test_best_play_of_known_goals() -> None:
+    """By hand for two goals; on average what a simulation of it elsewhere gave: -0.51, to the second digit or so."""
+    family = point_robot.maml()
+    assert family.optimal_return is not None
+    for goal, expected in (((0.3, 0.0), -(0.2 + 0.1)), ((0.25, 0.1), -(0.15 + 0.05))):
+        best = family.optimal_return(point_robot.PointParams(jnp.asarray(goal), 100))
+        np.testing.assert_allclose(best, expected, atol=1e-6)
+    tasks = jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 20_000))
+    np.testing.assert_allclose(jnp.mean(jax.vmap(family.optimal_return)(tasks)), -0.5, atol=0.03)
