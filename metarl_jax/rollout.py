@@ -44,8 +44,8 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
     """Play a trial: ``episodes`` episodes of one task, with a memory that lasts over all of them.
 
     The scan has ``episodes * horizon`` steps. Where episodes end early the next one begins at once, and what comes
-    after the last episode is marked ``valid = False``. No environment is reset that is not used afterwards, if it is
-    made as gymnax's are: a trial of one episode costs one reset instead of one for each step.
+    after the last episode is marked ``valid = False``. A trial of one episode costs one reset instead of one for each
+    step, if the environment is made as gymnax's are.
 
     Args:
         key: random key.

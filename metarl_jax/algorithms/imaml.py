@@ -6,7 +6,7 @@ the implicit function theorem, whatever the path: memory does not grow with the 
 Two things are asked of the loss that no setting can give: with the pull it must curve upwards where adaptation ends
 (``strength`` above its most negative curvature), and adaptation must have got there (``inner_rate`` below 2 over the
 largest curvature plus ``strength``, and ``inner_steps`` of a few times 1 / (``inner_rate * strength``)). A network
-that regresses sinusoids has curvatures from -31 to 473 when it is new, and steeper ones later: there it learnt nothing
+that regresses sinusoids has curvatures from -31 to 473 when it is new (one task's): there it learnt nothing
 with a strength of 2, 40 or 100, which is why there is no such preset.
 """
 

@@ -5,7 +5,7 @@ equations leave free are wired the wrong way round in half of the tasks, so that
 of them. (Not every policy without memory does: CartPole's position can stand in for a memory, and multi-task training
 finds out how. See ``benchmarks/results/maml_classic_control.json``.) Held-out tasks are drawn alike ("in_range"), or
 with every factor from 2 to 3 either way ("out_of_range"). A mountain car's goal cannot lie behind the wall: half of
-those out of range lie before it, as many in range do. Not every such task need be solvable.
+those out of range lie before it, as do nearly as many in range. Not every such task need be solvable.
 """
 
 from __future__ import annotations

@@ -136,8 +136,8 @@ NAVIGATION_SETTINGS: dict[str, Any] = {
     "later_rate_fraction": 0.5,
     "adaptation_steps": 4,
 }
-# E-MAML's exact weight is 1 / (horizon * standard deviation of an advantage): here that is 9 to 14 before training
-# and about 5 after it.
+# E-MAML's exact weight is 1 / (horizon * standard deviation of an advantage): the weight here is right for 5;
+# before training it is 9 to 14.
 NAVIGATION_METHODS = {
     "maml": Method("MAML-TRPO", "maml", _TRUST_REGION),
     "e-maml": Method(
