@@ -33,13 +33,16 @@ class Cell(NamedTuple):
     """What the changes in testing amount to: names the rows, where one run is tested in several ways."""
 
 
-def measure(cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: float) -> dict[str, Any] | None:
-    """Train (or go on training) and test; None if time ran out before."""
+def measure(
+    cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: float, number: int
+) -> dict[str, Any] | None:
+    """Train (or go on training) on a number of devices and test; None if time ran out before."""
     from metarl_jax import experiments
-    from metarl_jax.runs import compilation_cache, evaluate, train
+    from metarl_jax.runs import compilation_cache, devices, evaluate, train
     from metarl_jax.runs.folder import RunConfig, RunFolder
 
     compilation_cache.enable()
+    devices.prepare(number)
     path = folder / "-".join([cell.experiment, *cell.variant.split(), f"{seeds}-seeds"])
     if path.exists():
         run = RunFolder(path)
@@ -48,7 +51,7 @@ def measure(cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: fl
         every = train.default_evaluate_every(settings)
         config = RunConfig(experiment=cell.experiment, settings=settings, seed=0, seeds=seeds, evaluate_every=every)
         run = train.new_run(path, config)
-    if not train.train(run, train.Options(time_limit=minutes)).finished:
+    if not train.train(run, train.Options(time_limit=minutes, devices=number)).finished:
         return None
     say = lambda text: print(text, flush=True)  # noqa: E731
     return evaluate.evaluate(run, tasks, cell.testing, 0, say) | {"folder": str(path)}
@@ -123,6 +126,7 @@ def main(
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", type=int, help="held-out tasks; default: the experiment's")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
+    parser.add_argument("--devices", type=int, default=1, help="to spread tasks over; on a CPU, its cores")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
     if data:
         parser.add_argument("--data-dir", required=True, help="where the data are")
@@ -131,7 +135,8 @@ def main(
         cell = known[key]
         if data:
             cell = cell._replace(settings={**cell.settings, "data_dir": arguments.data_dir})
-        evaluation = measure(cell, arguments.seeds, arguments.tasks, arguments.folder, arguments.minutes)
+        limits = arguments.folder, arguments.minutes, arguments.devices
+        evaluation = measure(cell, arguments.seeds, arguments.tasks, *limits)
         if evaluation is None:
             print(f"{key}: time ran out; call again to go on", flush=True)
             continue

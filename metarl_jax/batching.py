@@ -27,7 +27,7 @@ def task_batch(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0
 
     @functools.wraps(function)
     def apply(*arguments: Any) -> Any:
-        if not _sharded():
+        if devices() == 1:
             return batched(*arguments)
         axes = (in_axes,) * len(arguments) if isinstance(in_axes, int) else in_axes
 
@@ -39,8 +39,9 @@ def task_batch(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0
     return apply
 
 
-def _sharded() -> bool:
-    return TASK_AXIS in jax.sharding.get_abstract_mesh().axis_names
+def devices() -> int:
+    """Over how many devices tasks are spread: as many as the mesh has along "tasks", or one."""
+    return jax.sharding.get_abstract_mesh().shape.get(TASK_AXIS, 1)
 
 
 CACHED_BYTES = 2**14
@@ -56,7 +57,7 @@ def suits_in_turn(task: Tree) -> bool:
     size = sum(
         x.size * x.dtype.itemsize for x in jax.tree.leaves(task) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
     )
-    return size > CACHED_BYTES and jax.default_backend() == "cpu" and not _sharded()
+    return size > CACHED_BYTES and jax.default_backend() == "cpu"
 
 
 def sum_in_turn(function: Callable[[Any], Tree], parts: Tree) -> Tree:
@@ -79,17 +80,24 @@ def task_mean(function: Callable[..., Tree], *, in_turn: bool) -> Callable[..., 
 
     Args:
         function: of what tasks share, and of one task's own.
-        in_turn: whether tasks are done one after another, for which see ``suits_in_turn``, or side by side.
+        in_turn: whether tasks are done one after another, for which see ``suits_in_turn``, or side by side. Spread
+            over devices, each does its own in turn; side by side if they do not all get as many.
 
     Returns:
         A function of what is shared and of a tree whose leaves have a leading axis of tasks.
     """
 
     def mean(shared: Any, tasks: Tree) -> Tree:
-        if not in_turn:
-            return jax.tree.map(lambda x: jnp.mean(x, axis=0), task_batch(function, (None, 0))(shared, tasks))
-        total = sum_in_turn(lambda task: function(shared, task), tasks)
-        return jax.tree.map(lambda x: x / jax.tree.leaves(tasks)[0].shape[0], total)
+        number, side_by_side = jax.tree.leaves(tasks)[0].shape[0], task_batch(function, (None, 0))
+        if not in_turn or number % devices():
+            return jax.tree.map(lambda x: jnp.mean(x, axis=0), side_by_side(shared, tasks))
+
+        def rounds(x: Array) -> Array:
+            # In each, one task of every device; which device has which task stays as it is.
+            return jnp.moveaxis(x.reshape(devices(), number // devices(), *x.shape[1:]), 1, 0)
+
+        total = sum_in_turn(lambda tasks: side_by_side(shared, tasks), jax.tree.map(rounds, tasks))
+        return jax.tree.map(lambda x: jnp.sum(x, axis=0) / number, total)
 
     return mean
 

@@ -26,6 +26,13 @@ def natural_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def boolean(name: str, value: Any) -> bool:
+    """Return ``value`` if it is True or False, else raise ValueError naming it."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def positive_number(name: str, value: Any) -> float:
     """Return ``value`` if it is a finite number above zero, else raise ValueError naming it."""
     return real(above=0)(name, value)

@@ -122,6 +122,13 @@ def _train_parser(experiment: experiments.Experiment | None) -> _Parser:
     add("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
     add("--seed", type=_seed, metavar="N", help="random seed; default: 0")
     add("--seeds", type=_whole(1), metavar="N", help="train seeds SEED .. SEED+N-1 in one program; default: 1")
+    add(
+        "--devices",
+        type=_whole(1),
+        metavar="N",
+        default=1,
+        help="spread tasks over N devices, on a CPU its cores (equal to one device up to rounding); default: 1",
+    )
     add("--evaluate-every", type=_whole(1), metavar="N", help="iterations between held-out evaluations")
     add("--checkpoint-every", type=_whole(1), metavar="N", help="iterations between checkpoints; default: by time")
     add(
@@ -196,10 +203,11 @@ def _refuse_contradictions(stored: RunConfig, options: argparse.Namespace, overr
 
 
 def _run_training(experiment: experiments.Experiment, options: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from metarl_jax.runs import compilation_cache, evaluate, train
+    from metarl_jax.runs import compilation_cache, devices, evaluate, train
     from metarl_jax.runs.folder import RunConfig, RunFolder
 
     compilation_cache.enable()
+    devices.prepare(options.devices)
     if options.resume is not None:
         folder = RunFolder(options.resume)
     else:
@@ -217,7 +225,12 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
     live = sys.stdout.isatty() and not options.no_progress
     outcome = train.train(
         folder,
-        train.Options(checkpoint_every=options.checkpoint_every, time_limit=options.time_limit, live=live),
+        train.Options(
+            checkpoint_every=options.checkpoint_every,
+            time_limit=options.time_limit,
+            live=live,
+            devices=options.devices,
+        ),
     )
     if outcome.finished:
         try:

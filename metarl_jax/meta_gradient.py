@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax.batching import first_task, suits_in_turn, task_batch, task_mean, task_mean_gradient
-from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
+from metarl_jax.checks import boolean, check_fields, choice, natural_int, positive_int, real
 from metarl_jax.ops.inner_loop import Gradient, Loss, descend
 from metarl_jax.ops.trust_region import metric_product, trust_region_step
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
@@ -116,6 +116,8 @@ def validate(config: Config) -> None:
         max_inner_norm=real(at_least=0),
         adaptation_steps=natural_int,
         later_rate_fraction=real(at_least=0),
+        first_order=boolean,
+        rematerialise=boolean,
         outer_update=choice("adam", "trust_region"),
         learning_rate=real(above=0),
         final_learning_rate_fraction=real(at_least=0, at_most=1),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax import problems
+from metarl_jax import experiments, problems
 from metarl_jax.algorithms import maml, reptile
 from metarl_jax.checks import real
 from metarl_jax.datasets import glyphs, sinusoid
@@ -50,6 +50,11 @@ def robots() -> Any:
     return problems.policy_gradient(family, policy)
 
 
+def glyph_preset(**changes: Any) -> Any:
+    experiment = experiments.get("maml-glyphs-5x1")
+    return experiment.build(experiment.with_overrides(changes))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -65,6 +70,11 @@ def robots() -> Any:
             lambda: reptile.make(WAVES, reptile.Config(second_moment_decay=1.0)),
             "second_moment_decay must be .* below 1",
         ),
+        (
+            lambda: maml.make(WAVES, maml.Config(first_order="no")),  # pyright: ignore[reportArgumentType]
+            "first_order must be True or False, not 'no'",
+        ),
+        (lambda: glyph_preset(heldout_shots=0), "heldout_shots must be a positive whole number, not 0"),
         (lambda: from_scratch.gradient_descent(WAVES, -1, 0.1), "steps must be a whole number of at least 0, not -1"),
         (lambda: from_scratch.adam(WAVES, 1, float("nan")), "rate must be a finite number above 0, not nan"),
         (lambda: known_task.optimal(point_robot.maml(), 0), "stages must be a positive whole number, not 0"),

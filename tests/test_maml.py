@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from metarl_jax import problems
-from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, reptile
+from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, multi_task, reptile
 from metarl_jax.datasets import sinusoid
 from metarl_jax.networks import mlp
+from metarl_jax.oracles import from_scratch
 from metarl_jax.types import Algorithm, Array, InnerProblem, Key, Metrics, TaskDistribution
 
 RATE = 0.3
@@ -88,6 +89,36 @@ def test_reptile_settles_where_its_closed_form_says(steps: int, expected: float)
         tasks=4096, inner_steps=steps, inner_optimizer="sgd", inner_rate=RATE, outer_rate=0.1, iterations=10**9
     )
     assert settle(reptile.make(quadratics(), config), 600) == pytest.approx(expected, abs=0.01)
+
+
+def test_multi_task_training_settles_at_the_minimum_of_the_mean_loss() -> None:
+    """At the mean of the centres weighted by curvature, whatever its steps on a held-out task are."""
+    config = multi_task.Config(tasks=4096, inner_rate=RATE, learning_rate=0.05, adaptation_steps=1)
+    algorithm = multi_task.make(quadratics(), config)
+    assert settle(algorithm, 600) == pytest.approx(np.dot(CURVATURE, CENTRE) / np.sum(CURVATURE), abs=0.01)
+    # Fine-tuned as MAML adapts: (1 - rate a) of the way is left.
+    state = algorithm.init(jax.random.key(0))
+    task = jnp.asarray([2.0, 1.0])
+    adaptation = algorithm.adapt(jax.random.key(0), state, task)
+    np.testing.assert_allclose(adaptation.score, [1.0, (1 - RATE * 2.0) ** 2], rtol=1e-12)
+
+
+def test_from_scratch_is_plain_descent_from_a_fresh_initialisation() -> None:
+    curvature, centre, rate, steps = 2.0, 1.0, 0.1, 4
+    task = jnp.asarray([curvature, centre])
+    starts = quadratics()._replace(init=lambda key: jax.random.normal(key, (), jnp.float64))
+    oracle = from_scratch.gradient_descent(starts, steps, rate)
+    firsts = []
+    for seed in range(3):
+        adaptation = oracle.adapt(jax.random.key(seed), (), task)
+        left = (adaptation.learner - centre) / (1 - rate * curvature) ** steps
+        distances = left * (1 - rate * curvature) ** np.arange(steps + 1)
+        np.testing.assert_allclose(adaptation.score, 0.5 * curvature * distances**2, rtol=1e-9)
+        firsts.append(float(adaptation.score[0]))
+    assert len(set(firsts)) == 3
+    # Adam's first step is its rate, whatever the gradient.
+    learnt = from_scratch.adam(quadratics(), 1, rate).adapt(jax.random.key(0), (), task).learner
+    assert float(learnt) == pytest.approx(rate, rel=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])

@@ -17,7 +17,7 @@ import pytest
 from probes import probe_family
 
 from metarl_jax import problems
-from metarl_jax.algorithms import maml
+from metarl_jax.algorithms import maml, promp
 from metarl_jax.environments import bandits, tabular_mdp
 from metarl_jax.networks import mlp, recurrent
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
@@ -418,6 +418,41 @@ def test_clipping_is_that_of_the_outer_loss() -> None:
         np.testing.assert_allclose(problem.outer_loss(moved, batch), -gain.mean(), atol=1e-6)
         losses.append(float(problem.outer_loss(moved, batch)))
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(("target", "factor"), [(1e3, 0.5), (1e-9, 2.0)])
+def test_promp_s_weight_follows_the_divergence(target: float, factor: float) -> None:
+    """Halved where policies moved far less than the target, doubled where far more, kept unless it is adaptive."""
+    family = tabular_mdp.make(states=3, actions=2, horizon=4)
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    problem = problems.policy_gradient(family, policy, episodes=5, clip=0.3)
+    weights = []
+    for adaptive in (True, False):
+        config = promp.Config(
+            tasks=2, epochs=2, divergence_weight=0.25, adaptive_weight=adaptive, target_divergence=target
+        )
+        algorithm = promp.make(problem, config)
+        state = algorithm.init(jax.random.key(0))
+        for seed in range(2):
+            state, metrics = jax.jit(algorithm.step)(jax.random.key(seed), state)
+            assert 1e-9 * 1.5 < float(metrics["inner_divergence"]) < 1e3 / 1.5
+            assert float(metrics["divergence_weight"]) == float(state.divergence_weight)
+        weights.append(float(state.divergence_weight))
+    assert weights == [0.25 * factor**2, 0.25]
+
+
+def test_promp_s_penalty_is_its_weight_times_the_divergence() -> None:
+    """The more it weighs, the less the policy that collects moves; without moving both terms are what they are."""
+    family = tabular_mdp.make(states=3, actions=2, horizon=4)
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    problem = problems.policy_gradient(family, policy, episodes=5, clip=0.3)
+    moved = []
+    for weight in (0.0, 100.0):
+        config = promp.Config(tasks=2, epochs=20, learning_rate=0.01, divergence_weight=weight)
+        algorithm = promp.make(problem, config)
+        _, metrics = jax.jit(algorithm.step)(jax.random.key(0), algorithm.init(jax.random.key(0)))
+        moved.append(float(metrics["inner_divergence"]))
+    assert 0 < moved[1] < 0.5 * moved[0]
 
 
 def test_bad_problems_are_named() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metarl_jax import experiments
-from metarl_jax.runs import checkpoints, compilation_cache, evaluate, files, metrics, report
+from metarl_jax.runs import checkpoints, compilation_cache, evaluate, files, folder, metrics, report, train
 from metarl_jax.runs.errors import UserError
 
 
@@ -90,6 +90,28 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(tmp_path / "file" / "cache"))
     assert compilation_cache.enable() is False
+
+
+def test_tasks_spread_over_devices_learn_alike(tmp_path: Path) -> None:
+    """Two devices and one agree to rounding; and one goes on where two stopped."""
+    settings = experiments.get("fomaml-sinusoid").with_overrides({"iterations": 6, "tasks": 4, "adaptation_steps": 1})
+    losses = []
+    for number in (1, 2):
+        config = folder.RunConfig(experiment="fomaml-sinusoid", settings=settings, seed=0, seeds=2, evaluate_every=6)
+        run = train.new_run(tmp_path / str(number), config)
+        assert train.train(run, train.Options(devices=number)).finished
+        rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+        losses.append([[*row["loss"], *row.get("heldout_score", [])] for row in rows])
+    assert [len(row) for row in losses[0]] == [2] * 5 + [4]
+    for one, two in zip(*losses, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-4)
+    half = folder.RunConfig(experiment="fomaml-sinusoid", settings=settings, seed=0, seeds=2, evaluate_every=3)
+    run = train.new_run(tmp_path / "half", half)
+    assert not train.train(run, train.Options(devices=2, time_limit=0.0)).finished
+    assert 0 < train.load_states(run, train.build(half)).iteration < 6
+    assert train.train(run, train.Options(devices=1)).finished
+    with pytest.raises(UserError, match=r"there are 2 devices \(cpu\) here, not 3"):
+        train.train(train.new_run(tmp_path / "more", half), train.Options(devices=3))
 
 
 def test_unknown_experiments_name_near_ones() -> None:

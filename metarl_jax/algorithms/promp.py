@@ -15,7 +15,7 @@ import optax
 
 from metarl_jax import meta_gradient
 from metarl_jax.batching import task_mean, task_mean_gradient
-from metarl_jax.checks import check_fields, real
+from metarl_jax.checks import boolean, check_fields, real
 from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
 from metarl_jax.ops.inner_loop import descend, step_sizes
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
@@ -50,7 +50,7 @@ class Config(meta_gradient.Config):
 def validate(config: Config) -> None:
     """Raise ValueError naming the first field that is out of range."""
     meta_gradient.validate(config)
-    check_fields(config, divergence_weight=real(at_least=0), target_divergence=real(above=0))
+    check_fields(config, divergence_weight=real(at_least=0), adaptive_weight=boolean, target_divergence=real(above=0))
     if config.outer_update != "adam":
         raise ValueError("outer_update must be adam: ProMP is proximal by clipping and penalty")
     if config.exploration_credit:

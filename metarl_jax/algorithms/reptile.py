@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import suits_in_turn, task_batch
+from metarl_jax.batching import devices, suits_in_turn, task_batch
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task
 
@@ -114,7 +114,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         keys = jax.random.split(key, config.tasks)
         seen = jax.eval_shape(lambda: problem.support(key, state.params, problem.tasks.sample(key)))
-        if suits_in_turn(seen):
+        if suits_in_turn(seen) and devices() == 1:
             adapted, moments, metrics = jax.lax.map(lambda key: learn(key, state), keys)
         else:
             adapted, moments, metrics = task_batch(learn, in_axes=(0, None))(keys, state)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax.batching import sum_in_turn, task_batch
-from metarl_jax.checks import check_fields, choice, positive_int, real
+from metarl_jax.checks import boolean, check_fields, choice, positive_int, real
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean
 from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
 from metarl_jax.rollout import episode_returns, trial
@@ -112,6 +112,7 @@ def validate(config: Config) -> None:
         entropy_decay=real(above=0),
         value_coefficient=real(at_least=0),
         value_unit=choice("remaining_horizon", "reward"),
+        normalise_advantages=boolean,
     )
     if config.trials % config.minibatches:
         raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")

@@ -55,8 +55,16 @@ class Method(NamedTuple):
     settings: Mapping[str, Any] = {}
 
 
+class TrialNetwork:
+    """What the networks of learners that play trials share."""
+
+    def steps_per_iteration(self, family: EnvFamily, config: Any) -> int:
+        """Environment steps that one seed takes in one meta-iteration."""
+        return config.trials * config.episodes * family.horizon
+
+
 @dataclass(frozen=True, kw_only=True)
-class RecurrentNetwork:
+class RecurrentNetwork(TrialNetwork):
     """Settings of the recurrent actor-critic (``networks.recurrent``)."""
 
     cell: Literal["gru", "lstm"] = "gru"
@@ -90,13 +98,9 @@ class RecurrentNetwork:
             previous_observation=self.previous_observation,
         )
 
-    def steps_per_iteration(self, family: EnvFamily, config: Any) -> int:
-        """Environment steps that one seed takes in one meta-iteration."""
-        return config.trials * config.episodes * family.horizon
-
 
 @dataclass(frozen=True, kw_only=True)
-class FastWeightNetwork:
+class FastWeightNetwork(TrialNetwork):
     """Settings of the actor-critic whose memory is a matrix (``networks.fast_weights``)."""
 
     embedding_size: int = 192
@@ -125,9 +129,85 @@ class FastWeightNetwork:
             readout_size=self.readout_size,
         )
 
-    def steps_per_iteration(self, family: EnvFamily, config: Any) -> int:
-        """Environment steps that one seed takes in one meta-iteration."""
-        return config.trials * config.episodes * family.horizon
+
+@dataclass(frozen=True, kw_only=True)
+class SNAILNetwork(TrialNetwork):
+    """Settings of SNAIL (``networks.snail``)."""
+
+    window: int = 100
+    """How many steps of a trial it looks back at; a block's convolutions together cover them."""
+    blocks: int = 2
+    """Of temporal convolutions, before the attention (2 in Mishra et al. 2018)."""
+    embedding_size: int = 32
+    """Rectified units that see the inputs (32 in Mishra et al. 2018)."""
+    filters: int = 32
+    """Features that each convolution adds (32 in Mishra et al. 2018)."""
+    key_size: int = 32
+    """Of the attention (32 in Mishra et al. 2018)."""
+    value_size: int = 32
+    """Of the attention (32 in Mishra et al. 2018)."""
+
+    def make(self, family: EnvFamily) -> Policy:
+        """The policy for a family of tasks.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number.
+        """
+        from metarl_jax.networks import snail
+
+        return snail.make(family.observation_space, family.action_space, **dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerNetwork(TrialNetwork):
+    """Settings of the gated transformer (``networks.transformer``)."""
+
+    window: int = 100
+    """How many steps of a trial a layer looks back at."""
+    layers: int = 2
+    """Of attention and rectified units."""
+    size: int = 64
+    """Of what passes from layer to layer."""
+    heads: int = 4
+    """Of each attention."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """How a layer knows when things were: by distance, or by a learned vector for each step of a trial."""
+
+    def make(self, family: EnvFamily) -> Policy:
+        """The policy for a family of tasks.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number, heads that do not divide it, or an unknown name.
+        """
+        from metarl_jax.networks import transformer
+
+        return transformer.make(family.observation_space, family.action_space, **dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRecurrentNetwork(TrialNetwork):
+    """Settings of the linear recurrent memory (``networks.linear_recurrence``)."""
+
+    layers: int = 2
+    """Of memory and gated units."""
+    size: int = 64
+    """Of what passes from layer to layer."""
+    hidden_size: int = 64
+    """Complex numbers that a layer remembers."""
+    least_memory: float = 2.0
+    """How many steps the shortest memory lasts at the start of training."""
+    longest_memory: float = 1000.0
+    """How many steps the longest memory lasts at the start of training."""
+
+    def make(self, family: EnvFamily) -> Policy:
+        """The policy for a family of tasks.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number, or spans out of order.
+        """
+        from metarl_jax.networks import linear_recurrence
+
+        return linear_recurrence.make(family.observation_space, family.action_space, **dataclasses.asdict(self))
 
 
 class Network(Protocol):

@@ -48,6 +48,13 @@ class Classification:
     features: Literal["average", "all"] = "average"
     """What the linear layer sees of the last convolution: each filter's mean over the image, or the whole map."""
 
+    def check(self) -> None:
+        """Raise ValueError naming the first number of classes or examples that is not positive and whole."""
+        from metarl_jax.checks import check_fields, positive_int
+
+        counts = ("ways", "shots", "queries", "heldout_shots", "heldout_queries")
+        check_fields(self, **dict.fromkeys(counts, positive_int))
+
     def predictor(self) -> Predictor:
         """The network.
 
@@ -100,6 +107,7 @@ class GlyphClassification(Classification):
         Raises:
             ValueError: for a setting out of range.
         """
+        self.check()
         return self.problem(
             family(self.ways, self.shots, self.queries),
             family(self.ways, self.heldout_shots, self.heldout_queries),
@@ -123,6 +131,7 @@ class OmniglotClassification(Classification):
         Raises:
             ValueError: for a setting out of range, or data that are not there or damaged.
         """
+        self.check()
         few_shot = family(self.data_dir)
         return self.problem(
             few_shot(self.ways, self.shots, self.queries, rotations=self.rotations),

@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from metarl_jax.experiments.base import Experiment, FastWeightNetwork, Network, Problem, RecurrentNetwork
+from metarl_jax.experiments.base import (
+    Experiment,
+    FastWeightNetwork,
+    LinearRecurrentNetwork,
+    Network,
+    Problem,
+    RecurrentNetwork,
+    SNAILNetwork,
+    TransformerNetwork,
+)
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
@@ -69,6 +78,16 @@ GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
         "readout_size": 64,
         "previous_observation": True,
     }
+}
+
+# Other memories than the GRU, by name. Their settings are the GRU's with smaller steps: not tuned.
+_MEMORIES: dict[str, tuple[type[Network], str]] = {
+    "snail": (SNAILNetwork, "SNAIL"),
+    "transformer": (TransformerNetwork, "a gated transformer"),
+    "linear": (LinearRecurrentNetwork, "a linear recurrent memory"),
+}
+MEMORY_BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {
+    (100, 5): {**{name: value for name, value in _LONG.items() if name != "hidden_size"}, "learning_rate": 1e-3}
 }
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -166,12 +185,21 @@ def _mdp_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
 
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
-    for (pulls, arms), settings in BANDIT_SETTINGS.items():
+    bandits: list[tuple[str, type[Network], str, tuple[int, int], dict[str, Any]]] = [
+        ("rl2", RecurrentNetwork, "", *item) for item in BANDIT_SETTINGS.items()
+    ]
+    bandits += [
+        (f"rl2-{name}", network, f" with {memory}", *item)
+        for name, (network, memory) in _MEMORIES.items()
+        for item in MEMORY_BANDIT_SETTINGS.items()
+    ]
+    for prefix, network, memory, (pulls, arms), settings in bandits:
         yield Experiment(
-            name=f"rl2-bandit-{pulls}x{arms}",
-            description=f"RL² on Bernoulli bandits: {pulls} pulls, {arms} arms",
+            name=f"{prefix}-bandit-{pulls}x{arms}",
+            description=f"RL²{memory} on Bernoulli bandits: {pulls} pulls, {arms} arms",
             algorithm="rl2",
             family=_bernoulli(arms),
+            network=network,
             settings={"episodes": pulls, **settings},
             oracles=_bandit_oracles,
             paper=_published(_BANDIT_LEARNERS, _BANDIT_TABLE[pulls, arms], "Table 1"),

@@ -14,8 +14,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import positive_int
-from metarl_jax.networks.heads import ActorCriticHead, dense, encode, encode_inputs, example_inputs
-from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
+from metarl_jax.networks.heads import (
+    ActorCriticHead,
+    dense,
+    encode,
+    encode_inputs,
+    example_inputs,
+    remembering_policy,
+)
+from metarl_jax.types import Array, Inputs, Output, Policy, Space
 
 CHUNK = 100
 """Steps that ``unroll`` attends over at once; the matrix carries what came before."""
@@ -64,12 +71,11 @@ class FastWeightActorCritic(nn.Module):
         return Memory(weights, observation), self._read(features, query @ weights)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        """Of trials side by side, ``[T, B, ...]``."""
         observation = encode(self.observation_space, inputs.obs)
         previous = jnp.concatenate([carry.observation[None], observation[:-1]])
         features, key, query, value = self._project(inputs, previous)
-        attend = _attend
-        for _ in range(key.ndim - 2):
-            attend = jax.vmap(attend, in_axes=(0, 1, 1, 1), out_axes=(0, 1))
+        attend = jax.vmap(_attend, in_axes=(0, 1, 1, 1), out_axes=(0, 1))
         weights, read = attend(carry.weights, key, query, value)
         return Memory(weights, observation[-1]), self._read(features, read)
 
@@ -126,17 +132,7 @@ def make(
     example = example_inputs(observation_space, action_space)
     seen = encode(observation_space, example.obs).shape[-1]
 
-    def initial_carry(params: Params) -> Carry:
-        del params
+    def initial_carry() -> Memory:
         return Memory(jnp.zeros((key_size, value_size)), jnp.zeros(seen))
 
-    def init(key: Key) -> Params:
-        return network.init(key, initial_carry(None), example)
-
-    def step(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        return network.apply(params, carry, inputs)  # pyright: ignore[reportReturnType]
-
-    def unroll(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        return network.apply(params, carry, inputs, method="unroll")  # pyright: ignore[reportReturnType]
-
-    return Policy(init, initial_carry, step, unroll)
+    return remembering_policy(network, initial_carry, observation_space, action_space)

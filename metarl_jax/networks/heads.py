@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
-from metarl_jax.types import Array, Box, Discrete, Inputs, Output, Space
+from metarl_jax.types import Array, Box, Carry, Discrete, Inputs, Key, Output, Params, Policy, Space
 
 
 def encode(space: Space, value: Array) -> Array:
@@ -94,3 +95,32 @@ class ActorCriticHead(nn.Module):
                 mean = mean.reshape(*mean.shape[:-1], *shape)
                 distribution = DiagonalGaussian(mean, jnp.broadcast_to(log_std.reshape(shape), mean.shape))
         return Output(distribution, value)
+
+
+def remembering_policy(
+    network: nn.Module, initial_carry: Callable[[], Carry], observation_space: Space, action_space: Space
+) -> Policy:
+    """The policy of a network with a memory.
+
+    Args:
+        network: called with a carry and inputs it takes one step; its ``unroll`` does so with the steps of trials side
+            by side, ``[T, B, ...]``.
+        initial_carry: the memory where a trial begins.
+        observation_space: what the environment shows.
+        action_space: what it takes.
+    """
+
+    def init(key: Key) -> Params:
+        return network.init(key, initial_carry(), example_inputs(observation_space, action_space))
+
+    def step(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+        return network.apply(params, carry, inputs)  # pyright: ignore[reportReturnType]
+
+    def unroll(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+        if inputs.prev_reward.ndim > 1:
+            return network.apply(params, carry, inputs, method="unroll")  # pyright: ignore[reportReturnType]
+        one = jax.tree.map(lambda x: x[None], carry), jax.tree.map(lambda x: x[:, None], inputs)
+        carry, output = unroll(params, *one)
+        return jax.tree.map(lambda x: x[0], carry), jax.tree.map(lambda x: x[:, 0], output)
+
+    return Policy(init, lambda params: initial_carry(), step, unroll)

@@ -13,8 +13,15 @@ from flax import linen as nn
 
 from metarl_jax.checks import natural_int, positive_int
 from metarl_jax.networks import gated
-from metarl_jax.networks.heads import ActorCriticHead, dense, encode, encode_inputs, example_inputs
-from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
+from metarl_jax.networks.heads import (
+    ActorCriticHead,
+    dense,
+    encode,
+    encode_inputs,
+    example_inputs,
+    remembering_policy,
+)
+from metarl_jax.types import Array, Inputs, Key, Output, Policy, Space
 
 
 def _orthogonal(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -98,6 +105,7 @@ class RecurrentActorCritic(nn.Module):
         return Memory(state, self._observation(inputs)), self._read(features, gated.hidden_of(state))
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        """Of trials side by side, ``[T, B, ...]``."""
         observation = self._observation(inputs)
         features = self._embed(inputs, jnp.concatenate([carry.observation[None], observation[:-1]]))
         gates = self.input_projection(features)
@@ -148,18 +156,8 @@ def make(
     example = example_inputs(observation_space, action_space)
     seen = encode(observation_space, example.obs).shape[-1] if previous_observation else 0
 
-    def initial_carry(params: Params) -> Carry:
-        del params
+    def initial_carry() -> Memory:
         zeros = jnp.zeros(hidden_size)
         return Memory(zeros if cell == "gru" else (zeros, zeros), jnp.zeros(seen))
 
-    def init(key: Key) -> Params:
-        return network.init(key, initial_carry(None), example)
-
-    def step(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        return network.apply(params, carry, inputs)  # pyright: ignore[reportReturnType]
-
-    def unroll(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        return network.apply(params, carry, inputs, method="unroll")  # pyright: ignore[reportReturnType]
-
-    return Policy(init, initial_carry, step, unroll)
+    return remembering_policy(network, initial_carry, observation_space, action_space)

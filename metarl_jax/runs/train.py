@@ -18,7 +18,7 @@ import numpy as np
 from metarl_jax import experiments, training
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
-from metarl_jax.runs import checkpoints
+from metarl_jax.runs import checkpoints, devices
 from metarl_jax.runs.errors import Diverged, StorageError, UserError
 from metarl_jax.runs.files import finite, write_json
 from metarl_jax.runs.folder import RunConfig, RunFolder, create
@@ -41,7 +41,7 @@ _HELDOUT_TAG = 0x48454C44
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a run's result does not depend on."""
+    """What a run's result does not depend on, but for rounding."""
 
     checkpoint_every: int | None = None
     """Iterations; None: about every ``CHECKPOINT_SECONDS``."""
@@ -49,6 +49,8 @@ class Options:
     """Minutes after which to save and stop."""
     live: bool = False
     """Whether to redraw the progress line in place."""
+    devices: int = 1
+    """Over how many tasks are spread; what they compute then agrees with one device to rounding."""
 
 
 class Outcome(NamedTuple):
@@ -166,7 +168,7 @@ def train(folder: RunFolder, options: Options) -> Outcome:
     """Train from the newest checkpoint until the run is finished, interrupted, out of time, or diverged.
 
     Raises:
-        UserError: if another process trains this run, or no checkpoint can be used.
+        UserError: if another process trains this run, no checkpoint can be used, or there are fewer devices.
         Diverged: if numbers are not finite; each seed's last finite state is saved.
         StorageError: if the folder cannot be written; the last checkpoint is whole.
     """
@@ -204,11 +206,17 @@ def _train(folder: RunFolder, options: Options) -> Outcome:
     heldout = _heldout(experiment, problem, config.seeds)
     heldout_key = jax.random.fold_in(jax.random.key(config.seed), _HELDOUT_TAG)
     with (
+        devices.spread(options.devices) as placement,
         Interrupts() as interrupts,
         Progress(problem.iterations, experiment, options.live) as progress,
         Writer(folder.metrics, folder.events, seed_ids, iteration) as metrics,
     ):
-        program = jax.jit(lambda states, n: run_seeds(problem.algorithm, states, n, CHUNK_CAPACITY), donate_argnums=0)
+        state = placement.put(state)
+        program = jax.jit(
+            lambda states, n: run_seeds(problem.algorithm, states, n, CHUNK_CAPACITY),
+            donate_argnums=0,
+            **placement.jit_options,
+        )
         compiled = program.lower(state, jnp.int32(0)).compile()
         progress.say(f"compiled in {time.monotonic() - begin:.1f} s")
 
@@ -223,7 +231,7 @@ def _train(folder: RunFolder, options: Options) -> Outcome:
             if options.checkpoint_every is not None:
                 goal = min(goal, _next_multiple(iteration, options.checkpoint_every))
             chunk_begin = time.monotonic()
-            chunk = jax.block_until_ready(compiled(state, jnp.int32(goal - iteration)))
+            chunk = jax.block_until_ready(compiled(state, placement.put(jnp.int32(goal - iteration))))
             chunk_s = time.monotonic() - chunk_begin
             state, count = chunk.state, np.asarray(chunk.iterations)
             lines = _metric_lines(chunk, iteration, problem, wall_s + chunk_s, wall_s)

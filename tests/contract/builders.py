@@ -19,8 +19,8 @@ from probes import probe_family
 from metarl_jax import problems
 from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
 from metarl_jax.datasets import sinusoid
-from metarl_jax.environments import bandits, classic_control, from_gymnax, point_robot, tabular_mdp
-from metarl_jax.networks import fast_weights, mlp, recurrent
+from metarl_jax.environments import bandits, classic_control, dark_room, from_gymnax, point_robot, tabular_mdp
+from metarl_jax.networks import fast_weights, linear_recurrence, mlp, recurrent, snail, transformer
 from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
 
 
@@ -79,6 +79,10 @@ CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_
 POINT_ROBOTS = ("maml", "promp", "pearl_dense", "pearl_sparse", "varibad")
 ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     "bandits": {"bernoulli": lambda: bandits.bernoulli(4), "gaussian": lambda: bandits.gaussian(3, noise=0.5)},
+    "dark_room": {
+        **{name: getattr(dark_room, name) for name in ("decision_pretrained", "algorithm_distillation")},
+        "key_to_door": lambda: dark_room.key_to_door(3, 12),
+    },
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "tabular_mdp": {"make": lambda: tabular_mdp.make(states=4, actions=3, horizon=5)},
     "classic_control": {
@@ -91,13 +95,14 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 # ----------------------------------------------------------------------------------------------------- networks
 
 # Parts of networks, and networks for supervised tasks alone, which have tests of their own.
-NOT_NETWORKS = {"heads", "normalisation", "convolutional", "gated"}
+NOT_NETWORKS = {"heads", "normalisation", "convolutional", "gated", "windows"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(
             obs, act, embedding_size=9, key_size=4, value_size=6, readout_size=5
         ),
     },
+    "linear_recurrence": {"make": lambda obs, act: linear_recurrence.make(obs, act, size=7, hidden_size=5)},
     "mlp": {"make": lambda obs, act: mlp.make(obs, act, hidden_sizes=(7, 6))},
     "recurrent": {
         "make[gru]": lambda obs, act: recurrent.make(obs, act, cell="gru", hidden_size=6, embedding_size=9),
@@ -107,6 +112,21 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
         "make[gru, no embedding]": lambda obs, act: recurrent.make(obs, act, hidden_size=6, embedding_size=0),
         "make[lstm]": lambda obs, act: recurrent.make(
             obs, act, cell="lstm", hidden_size=6, embedding_size=9, readout_size=5
+        ),
+    },
+    "snail": {
+        "make": lambda obs, act: snail.make(
+            obs, act, window=8, blocks=1, embedding_size=6, filters=4, key_size=3, value_size=5
+        ),
+        # The contract's trials are longer: what lies farther back is forgotten.
+        "make[short window]": lambda obs, act: snail.make(
+            obs, act, window=3, embedding_size=6, filters=4, key_size=3, value_size=5
+        ),
+    },
+    "transformer": {
+        "make[rotary]": lambda obs, act: transformer.make(obs, act, window=4, size=8, heads=2),
+        "make[learned]": lambda obs, act: transformer.make(
+            obs, act, window=8, layers=1, size=6, heads=3, positions="learned"
         ),
     },
 }
@@ -127,6 +147,8 @@ class Case(NamedTuple):
     tasks: TaskDistribution
     learning_rate: str
     """The setting that is the outer step size."""
+    rate: float
+    """What it is unless overridden."""
     params: Callable[[Any], Any]
     """The trainable parameters in a state."""
     adaptation_scores: int
@@ -139,7 +161,8 @@ def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes:
         policy = network(family.observation_space, family.action_space)
         return rl2.make(family, policy, rl2.Config(**(sizes | settings)))
 
-    return Case(make, family.tasks, "learning_rate", lambda state: state.params, episodes)
+    rate = rl2.Config().learning_rate
+    return Case(make, family.tasks, "learning_rate", rate, lambda state: state.params, episodes)
 
 
 def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
@@ -150,8 +173,9 @@ def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
         sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
         return module.make(problem, module.Config(**(sizes | own | settings)))
 
-    rate = "learning_rate" if hasattr(module.Config, "learning_rate") else "outer_rate"
-    return Case(make, problem.tasks, rate, lambda state: state.params, 4)
+    name = "learning_rate" if hasattr(module.Config, "learning_rate") else "outer_rate"
+    rate = own.get(name, getattr(module.Config(), name))
+    return Case(make, problem.tasks, name, rate, lambda state: state.params, 4)
 
 
 def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Estimator, **own: Any) -> Case:
@@ -164,8 +188,9 @@ def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Es
         return module.make(problem, module.Config(**(sizes | own | settings)))
 
     # A trust region knows no learning rate; the inner one shapes its step.
-    rate = "inner_rate" if own.get("outer_update") == "trust_region" else "learning_rate"
-    return Case(make, problem.tasks, rate, lambda state: state.params, 4)
+    name = "inner_rate" if own.get("outer_update") == "trust_region" else "learning_rate"
+    rate = own.get(name, getattr(module.Config(), name))
+    return Case(make, problem.tasks, name, rate, lambda state: state.params, 4)
 
 
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {

@@ -32,6 +32,10 @@ SMALL = {
     "adaptation_steps": 2,
     "filters": 4,
     "blocks": 2,
+    "window": 3,
+    "layers": 1,
+    "size": 4,
+    "heads": 2,
 }
 
 
@@ -66,8 +70,15 @@ def test_every_preset_traces_at_its_own_size(name: str, omniglot_folder: Path) -
     assert experiment.oracles(problem, 2)
 
 
-# The smallest of those whose names differ in numbers: made small, they are the same program.
-KINDS = {re.sub(r"\d+", "", name): name for name in reversed(experiments.names())}
+def kind(name: str) -> tuple[str, str, str, str]:
+    """What makes programs differ, besides sizes and numbers."""
+    experiment = experiments.get(name)
+    choices = {key: value for key, value in experiment.settings.items() if isinstance(value, str | bool)}
+    family = re.sub(r"[\d.]+", "", getattr(experiment.family, "__qualname__", ""))
+    return experiment.algorithm, experiment.network.__name__, str(sorted(choices.items())), family
+
+
+KINDS = {kind(name): name for name in reversed(experiments.names())}
 
 
 @pytest.mark.parametrize("name", sorted(KINDS.values()))

@@ -1,0 +1,160 @@
+"""Dark rooms: a walker on a grid sees where it is, and nothing of where the reward is.
+
+Several papers use rooms of this name. Here are those of the Decision-Pretrained Transformer (Lee et al. 2023, arXiv
+2306.14892) and of Algorithm Distillation (Laskin et al. 2022, arXiv 2210.14215), each under its own name. In all of
+them the observation is the cell, there are five actions (stay, up, right, down, left; walls stop), and episodes last
+as long as they may. Which goals are held out is drawn once and for all: a fifth of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from metarl_jax.checks import positive_int
+from metarl_jax.environments.base import Environment
+from metarl_jax.types import Array, Discrete, EnvFamily, Key, Task, TaskDistribution
+
+MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
+"""Of each action, along x and y."""
+TRAINED_SHARE = 0.8
+"""Of the goals; the others are held out."""
+
+
+@struct.dataclass
+class RoomParams:
+    """A task: what must be reached, one after the other."""
+
+    goals: Array
+    """``[G, 2]`` int32: cells (x, y)."""
+    max_steps_in_episode: int
+
+
+@struct.dataclass
+class RoomState:
+    position: Array
+    """``[2]`` int32."""
+    reached: Array
+    """How many goals were reached, in their order, ``int32``."""
+    time: Array
+    """Steps in this episode, ``int32``."""
+
+
+class DarkRoom(Environment):
+    """The room.
+
+    Args:
+        size: cells along each side.
+        start: the cell where episodes begin.
+        stays: whether the last goal pays at every step spent on it; otherwise each pays once.
+    """
+
+    def __init__(self, size: int, start: tuple[int, int], stays: bool) -> None:
+        self.size = size
+        self.start = start
+        self.stays = stays
+
+    def _cell(self, position: Array) -> Array:
+        return position[0] * self.size + position[1]
+
+    def reset_env(self, key: Key, params: RoomParams) -> tuple[Array, RoomState]:
+        del key, params
+        position = jnp.array(self.start, jnp.int32)
+        return self._cell(position), RoomState(position, jnp.int32(0), jnp.int32(0))
+
+    def step_env(
+        self, key: Key, state: RoomState, action: Array, params: RoomParams
+    ) -> tuple[Array, RoomState, Array, Array, dict[Any, Any]]:
+        del key
+        position = jnp.clip(state.position + jnp.array(MOVES, jnp.int32)[action], 0, self.size - 1)
+        last = params.goals.shape[0] - 1
+        sought = params.goals[jnp.minimum(state.reached, last)]
+        there = jnp.all(position == sought)
+        paid = there if self.stays else jnp.logical_and(there, state.reached <= last)
+        reached = jnp.where(there, jnp.minimum(state.reached + 1, last + (not self.stays)), state.reached)
+        after = RoomState(position, reached, state.time + 1)
+        return self._cell(position), after, paid.astype(jnp.float32), jnp.bool_(False), {}
+
+    def action_space(self, params: RoomParams | None = None) -> Discrete:
+        del params
+        return Discrete(len(MOVES))
+
+    def observation_space(self, params: RoomParams | None = None) -> Discrete:
+        del params
+        return Discrete(self.size**2)
+
+
+def _family(env: DarkRoom, horizon: int, goals: np.ndarray, optimal_return: Callable[[Task], Array]) -> EnvFamily:
+    """A family with each of ``goals [N, G, 2]`` as a task."""
+    order = np.random.default_rng(0).permutation(len(goals))
+    cut = round(TRAINED_SHARE * len(goals))
+
+    def among(indices: np.ndarray) -> Callable[[Key], RoomParams]:
+        some = jnp.asarray(goals[indices], jnp.int32)
+        return lambda key: RoomParams(some[jax.random.randint(key, (), 0, len(indices))], horizon)
+
+    return EnvFamily(
+        env=env,
+        tasks=TaskDistribution(among(order[:cut]), among(order[cut:])),
+        horizon=horizon,
+        observation_space=env.observation_space(),
+        action_space=env.action_space(),
+        optimal_return=optimal_return,
+    )
+
+
+def _cells(size: int) -> np.ndarray:
+    """``[size * size, 2]``."""
+    return np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def _room(size: int, start: tuple[int, int], horizon: int) -> EnvFamily:
+    def optimal_return(task: RoomParams) -> Array:
+        """The shortest way there; the step that arrives pays, and so does every later one."""
+        steps = jnp.sum(jnp.abs(task.goals[0] - jnp.array(start)))
+        return jnp.maximum(horizon + 1 - jnp.maximum(steps, 1), 0).astype(jnp.float32)
+
+    return _family(DarkRoom(size, start, stays=True), horizon, _cells(size)[:, None], optimal_return)
+
+
+def decision_pretrained() -> EnvFamily:
+    """Lee et al. (2023), as in their code: 10x10 cells, start in a corner, 100 steps, each on the goal pays 1."""
+    return _room(10, (0, 0), 100)
+
+
+def algorithm_distillation() -> EnvFamily:
+    """Laskin et al. (2022): 9x9 cells, start in the middle, 20 steps, each on the goal pays 1 (arriving included)."""
+    return _room(9, (4, 4), 20)
+
+
+def key_to_door(size: int = 9, horizon: int = 50) -> EnvFamily:
+    """Laskin et al. (2022): a hidden key pays 1 when found, and then a hidden door, in another cell, pays 1; 50 steps.
+
+    Here episodes start in the middle, and go on after the door is found.
+
+    Args:
+        size: cells along each side, two or more.
+        horizon: steps of an episode.
+
+    Raises:
+        ValueError: for a size or horizon that is not a positive whole number, or a room without a cell for the door.
+    """
+    size, horizon = positive_int("size", size), positive_int("horizon", horizon)
+    if size < 2:
+        raise ValueError(f"size must be at least 2, not {size}: key and door lie in different cells")
+    cells = _cells(size)
+    pairs = np.array([(key, door) for key in cells for door in cells if np.any(key != door)])
+    start = (size // 2, size // 2)
+
+    def optimal_return(task: RoomParams) -> Array:
+        """As many of the two as the shortest way reaches in time."""
+        to_key = jnp.maximum(jnp.sum(jnp.abs(task.goals[0] - jnp.array(start))), 1)
+        to_door = to_key + jnp.sum(jnp.abs(task.goals[1] - task.goals[0]))
+        return (to_key <= horizon).astype(jnp.float32) + (to_door <= horizon)
+
+    return _family(DarkRoom(size, start, stays=False), horizon, pairs, optimal_return)

@@ -1,0 +1,173 @@
+"""Linear recurrent memories, computed for all steps of a trial at once (Orvieto et al. 2023, arXiv 2303.06349: LRU).
+
+The memory turns and fades by itself, ``h_t = lambda h_(t-1) + gamma B x_t`` with complex numbers lambda inside the unit
+circle, so that a whole trial is one parallel prefix sum over time; what is not linear stands between the layers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from metarl_jax.checks import positive_int, real
+from metarl_jax.networks.heads import ActorCriticHead, dense, encode_inputs, remembering_policy
+from metarl_jax.types import Array, Inputs, Key, Output, Policy, Space
+
+
+class Memory(NamedTuple):
+    """What the policy carries from step to step; zeros where a trial begins."""
+
+    state: Array
+    """``[layers, 2, H]``: real and imaginary parts."""
+
+
+def advance(decay: Array, state: Array, driven: Array) -> Array:
+    """One step of ``h' = decay h + driven``; complex ``[..., H]``."""
+    return decay * state + driven
+
+
+def prefix(decay: Array, state: Array, driven: Array) -> Array:
+    """``advance`` at each of T steps, all at once.
+
+    Args:
+        decay: complex ``[T, B, H]``; zero where the memory begins anew.
+        state: ``[B, H]``, before the first.
+        driven: ``[T, B, H]``.
+
+    Returns:
+        The states after each step, ``[T, B, H]``.
+    """
+
+    def then(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    driven = driven.at[0].add(decay[0] * state)
+    return jax.lax.associative_scan(then, (decay, driven))[1]
+
+
+def _log_minus_log(low: float, high: float) -> nn.initializers.Initializer:
+    """Of nu, with which the modulus exp(-exp(nu)) is distributed as in a ring of the disc (Orvieto et al. 2023)."""
+
+    def draw(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        square = jax.random.uniform(key, shape, dtype, low**2, high**2)
+        return jnp.log(-0.5 * jnp.log(square))
+
+    return draw
+
+
+class _Layer(nn.Module):
+    """Normalisation, the linear memory, and a gated layer beside what it was given."""
+
+    size: int
+    hidden_size: int
+    least_memory: float
+    longest_memory: float
+
+    def setup(self) -> None:
+        self.normalise = nn.LayerNorm()
+        # Of the modulus; a memory of n steps has one of 1 - 1 / n.
+        ends = (1 - 1 / self.least_memory, 1 - 1 / self.longest_memory)
+        self.log_rate = self.param("log_rate", _log_minus_log(*ends), (self.hidden_size,))
+        self.angle = self.param("angle", nn.initializers.uniform(math.pi / 10), (self.hidden_size,))
+        self.write = nn.Dense(2 * self.hidden_size, use_bias=False)
+        self.read = nn.Dense(self.size)
+        self.gate = nn.Dense(2 * self.size)
+
+    def drive(self, x: Array, first: Array) -> tuple[Array, Array]:
+        """Decay and drive of each step, complex ``[..., H]``; the first step of a trial knows nothing from before."""
+        rate = jnp.exp(self.log_rate)
+        decay = jax.lax.complex(jnp.exp(-rate) * jnp.cos(self.angle), jnp.exp(-rate) * jnp.sin(self.angle))
+        # What keeps the memory's size at its input's, whatever the rate: sqrt(1 - |lambda|^2).
+        scale = jnp.sqrt(-jnp.expm1(-2 * rate))
+        written = jnp.split(dense(self.write, self.normalise(x)), 2, axis=-1)
+        driven = jax.lax.complex(scale * written[0], scale * written[1])
+        return jnp.where(first[..., None], 0, decay), driven
+
+    def finish(self, x: Array, state: Array) -> Array:
+        """The layer's output, of its input and of the memory after the step."""
+        read = nn.gelu(dense(self.read, jnp.concatenate([state.real, state.imag, x], axis=-1)))
+        candidate, gate = jnp.split(dense(self.gate, read), 2, axis=-1)
+        return x + candidate * jax.nn.sigmoid(gate)
+
+
+class LinearRecurrentActorCritic(nn.Module):
+    """Inputs -> embedding -> layers -> distribution over actions and value."""
+
+    observation_space: Space
+    action_space: Space
+    layers: int
+    size: int
+    hidden_size: int
+    least_memory: float
+    longest_memory: float
+
+    def setup(self) -> None:
+        self.embedding = nn.Dense(self.size)
+        spans = self.least_memory, self.longest_memory
+        self.stack = [_Layer(self.size, self.hidden_size, *spans) for _ in range(self.layers)]
+        self.head = ActorCriticHead(self.action_space)
+
+    def _embed(self, inputs: Inputs) -> Array:
+        return nn.relu(dense(self.embedding, encode_inputs(self.observation_space, self.action_space, inputs)))
+
+    def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        x, after = self._embed(inputs), []
+        for layer, before in zip(self.stack, carry.state, strict=True):
+            decay, driven = layer.drive(x, inputs.first)
+            state = advance(decay, jax.lax.complex(before[0], before[1]), driven)
+            x = layer.finish(x, state)
+            after.append(jnp.stack([state.real, state.imag]))
+        return Memory(jnp.stack(after)), self.head(x)
+
+    def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        """Of trials side by side, ``[T, B, ...]``."""
+        x, after = self._embed(inputs), []
+        for i, layer in enumerate(self.stack):
+            decay, driven = layer.drive(x, inputs.first)
+            states = prefix(decay, jax.lax.complex(carry.state[:, i, 0], carry.state[:, i, 1]), driven)
+            x = layer.finish(x, states)
+            after.append(jnp.stack([states[-1].real, states[-1].imag], axis=1))
+        return Memory(jnp.stack(after, axis=1)), self.head(x)
+
+
+def make(
+    observation_space: Space,
+    action_space: Space,
+    *,
+    layers: int = 2,
+    size: int = 64,
+    hidden_size: int = 64,
+    least_memory: float = 2.0,
+    longest_memory: float = 1000.0,
+) -> Policy:
+    """An actor-critic with linear recurrent memories. Its carry is a ``Memory``.
+
+    Args:
+        observation_space: what the environment shows.
+        action_space: what it takes.
+        layers: of memory and gated units.
+        size: of what passes from layer to layer.
+        hidden_size: complex numbers H that a layer remembers.
+        least_memory: how many steps the shortest memory lasts at the start of training.
+        longest_memory: how many steps the longest memory lasts at the start of training.
+
+    Raises:
+        ValueError: for a size that is not a positive whole number, or memories that last no longer than one step or
+            are not in order.
+    """
+    layers, size = positive_int("layers", layers), positive_int("size", size)
+    hidden_size = positive_int("hidden_size", hidden_size)
+    least_memory = real(above=1)("least_memory", least_memory)
+    longest_memory = real(above=least_memory)("longest_memory", longest_memory)
+    network = LinearRecurrentActorCritic(
+        observation_space, action_space, layers, size, hidden_size, least_memory, longest_memory
+    )
+
+    def initial_carry() -> Memory:
+        return Memory(jnp.zeros((layers, 2, hidden_size)))
+
+    return remembering_policy(network, initial_carry, observation_space, action_space)

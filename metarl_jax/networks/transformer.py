@@ -1,0 +1,174 @@
+"""A causal transformer whose layers are gated (Parisotto et al. 2020, arXiv 1910.06764: GTrXL).
+
+Each layer looks back at a window of the trial, its own part of which it keeps as keys and values: no step is computed
+twice. What a layer adds passes a gate that starts nearly shut, so that a new network is one without memory. Unlike
+GTrXL, keys come from the trial's start on, not from segments, and positions are rotary or learned.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from metarl_jax.checks import choice, positive_int
+from metarl_jax.networks.heads import ActorCriticHead, dense, encode_inputs, remembering_policy
+from metarl_jax.networks.windows import Window, attend, attend_each, empty_window
+from metarl_jax.types import Array, Inputs, Output, Policy, Space
+
+GATE_BIAS = 2.0
+"""How far gates are shut at the start (2 in Parisotto et al. 2020)."""
+
+
+class Memory(NamedTuple):
+    """What the policy carries from step to step; zeros where a trial begins."""
+
+    time: Array
+    """Steps of the trial so far, ``int32``."""
+    windows: tuple[Window, ...]
+    """What each layer looks back at."""
+
+
+def rotate(x: Array, time: Array) -> Array:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864): products of two such depend on their distance in time.
+
+    Args:
+        x: ``[..., H, K]``, K even.
+        time: ``[...]``.
+    """
+    half = x.shape[-1] // 2
+    angle = time[..., None, None] * 10000.0 ** (-jnp.arange(half) / half)
+    real, imaginary = x[..., :half], x[..., half:]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.concatenate([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
+
+
+class _Gate(nn.Module):
+    """A gated recurrent unit across layers: ``x`` is what was, ``y`` what a layer makes of it."""
+
+    @nn.compact
+    def __call__(self, x: Array, y: Array) -> Array:
+        size = x.shape[-1]
+        from_y = jnp.split(dense(nn.Dense(3 * size, use_bias=False, name="new"), y), 3, axis=-1)
+        from_x = jnp.split(dense(nn.Dense(2 * size, use_bias=False, name="old"), x), 2, axis=-1)
+        bias = self.param("bias", nn.initializers.constant(-GATE_BIAS), (size,))
+        reset = jax.nn.sigmoid(from_y[0] + from_x[0])
+        update = jax.nn.sigmoid(from_y[1] + from_x[1] + bias)
+        candidate = jnp.tanh(from_y[2] + dense(nn.Dense(size, use_bias=False, name="reset"), reset * x))
+        return x + update * (candidate - x)
+
+
+class _Layer(nn.Module):
+    """Attention and a layer of rectified units, each gated."""
+
+    size: int
+    heads: int
+    rotary: bool
+
+    def setup(self) -> None:
+        self.normalise_attention, self.normalise_units = nn.LayerNorm(), nn.LayerNorm()
+        self.projection = nn.Dense(3 * self.size, use_bias=False)
+        self.mix = nn.Dense(self.size)
+        self.widen, self.narrow = nn.Dense(4 * self.size), nn.Dense(self.size)
+        self.gate_attention, self.gate_units = _Gate(), _Gate()
+
+    def project(self, x: Array, time: Array) -> tuple[Array, Array, Array]:
+        """Query, key and value, each ``[..., H, size / H]``."""
+        projected = dense(self.projection, self.normalise_attention(x))
+        query, key, value = (
+            part.reshape(*part.shape[:-1], self.heads, -1) for part in jnp.split(projected, 3, axis=-1)
+        )
+        return (rotate(query, time), rotate(key, time), value) if self.rotary else (query, key, value)
+
+    def finish(self, x: Array, read: Array) -> Array:
+        """The layer's output, of its input and of what attention read."""
+        mixed = dense(self.mix, read.reshape(*read.shape[:-2], self.size))
+        x = self.gate_attention(x, nn.relu(mixed))
+        units = dense(self.narrow, nn.relu(dense(self.widen, self.normalise_units(x))))
+        return self.gate_units(x, nn.relu(units))
+
+
+class TransformerActorCritic(nn.Module):
+    """Inputs -> embedding -> layers -> distribution over actions and value."""
+
+    observation_space: Space
+    action_space: Space
+    layers: int
+    size: int
+    heads: int
+    window: int
+    rotary: bool
+
+    def setup(self) -> None:
+        self.embedding = nn.Dense(self.size)
+        if not self.rotary:
+            self.positions = self.param("positions", nn.initializers.normal(0.02), (self.window, self.size))
+        self.stack = [_Layer(self.size, self.heads, self.rotary) for _ in range(self.layers)]
+        self.head = ActorCriticHead(self.action_space)
+
+    def _embed(self, inputs: Inputs, time: Array) -> Array:
+        features = nn.relu(dense(self.embedding, encode_inputs(self.observation_space, self.action_space, inputs)))
+        if self.rotary:
+            return features
+        return features + self.positions[jnp.minimum(time, self.window - 1)]
+
+    def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        x, after = self._embed(inputs, carry.time), []
+        for layer, window in zip(self.stack, carry.windows, strict=True):
+            window, read = attend(window, carry.time, *layer.project(x, carry.time))
+            x = layer.finish(x, read)
+            after.append(window)
+        return Memory(carry.time + 1, tuple(after)), self.head(x)
+
+    def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        """Of trials side by side, ``[T, B, ...]``."""
+        steps = inputs.prev_reward.shape[0]
+        time = carry.time + jnp.arange(steps)[:, None]
+        x, after = self._embed(inputs, time), []
+        for layer, window in zip(self.stack, carry.windows, strict=True):
+            window, read = attend_each(window, carry.time, *layer.project(x, time))
+            x = layer.finish(x, read)
+            after.append(window)
+        return Memory(carry.time + steps, tuple(after)), self.head(x)
+
+
+def make(
+    observation_space: Space,
+    action_space: Space,
+    *,
+    window: int,
+    layers: int = 2,
+    size: int = 64,
+    heads: int = 4,
+    positions: Literal["rotary", "learned"] = "rotary",
+) -> Policy:
+    """A gated causal transformer as an actor-critic. Its carry is a ``Memory``.
+
+    Args:
+        observation_space: what the environment shows.
+        action_space: what it takes.
+        window: how many steps of a trial a layer looks back at, the last among them.
+        layers: of attention and rectified units.
+        size: of what passes from layer to layer.
+        heads: of each attention; they share ``size``.
+        positions: how a layer knows when things were: "rotary", by distance, or "learned", one vector for each step
+            of a trial, the last of which stands for all that come after.
+
+    Raises:
+        ValueError: for a size that is not a positive whole number, heads that do not divide it (for rotary positions:
+            into even parts), or an unknown kind of positions.
+    """
+    window, layers = positive_int("window", window), positive_int("layers", layers)
+    size, heads = positive_int("size", size), positive_int("heads", heads)
+    rotary = choice("rotary", "learned")("positions", positions) == "rotary"
+    parts = 2 * heads if rotary else heads
+    if size % parts:
+        raise ValueError(f"size ({size}) must be a multiple of {parts} for {heads} heads with {positions} positions")
+    network = TransformerActorCritic(observation_space, action_space, layers, size, heads, window, rotary)
+
+    def initial_carry() -> Memory:
+        return Memory(jnp.int32(0), (empty_window(window, heads, size // heads, size // heads),) * layers)
+
+    return remembering_policy(network, initial_carry, observation_space, action_space)

@@ -1,0 +1,220 @@
+"""Rings, delays and attention over a window, against what they are by definition."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax.networks import linear_recurrence, snail, transformer, windows
+from metarl_jax.types import Box, Discrete, Inputs, Policy
+
+ROWS, HEADS, KEY, VALUE = 4, 2, 3, 5
+
+
+def written(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Query, key and value of each step."""
+    rng = np.random.default_rng(0)
+    return (
+        rng.normal(size=(steps, HEADS, KEY)).astype(np.float32),
+        rng.normal(size=(steps, HEADS, KEY)).astype(np.float32),
+        rng.normal(size=(steps, HEADS, VALUE)).astype(np.float32),
+    )
+
+
+def by_definition(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Softmax attention of each step over the last ROWS, itself among them."""
+    read = np.zeros_like(value)
+    for t in range(len(query)):
+        seen = slice(max(0, t + 1 - ROWS), t + 1)
+        for head in range(HEADS):
+            scores = np.exp(key[seen, head] @ query[t, head] / KEY**0.5)
+            read[t, head] = scores / scores.sum() @ value[seen, head]
+    return read
+
+
+@pytest.mark.parametrize("time", [0, 1, 3, 4, 5, 11])
+def test_a_ring_is_the_last_steps(time: int) -> None:
+    steps = np.zeros((20, 2), np.float32)
+    steps[:time] = np.arange(1, 2 * time + 1).reshape(time, 2)
+    line = jnp.concatenate([jnp.zeros((ROWS, 2)), steps[:time]])
+    ring = windows.ring_of(line, jnp.int32(time), ROWS)
+    np.testing.assert_array_equal(windows.in_order(ring, jnp.int32(time)), line[-ROWS:])
+    for t in range(max(0, time - ROWS), time):
+        np.testing.assert_array_equal(ring[t % ROWS], steps[t])
+
+
+def test_a_delay_gives_back_what_was_written_as_many_steps_ago() -> None:
+    line = jnp.arange(1.0, 23.0).reshape(11, 1, 2) * jnp.array([1.0, -1.0])[None, :, None]
+    ring, got, time = jnp.zeros((2, ROWS, 2)), [], jnp.zeros(2, jnp.int32)
+    for part in (line[:3], line[3:4], line[4:]):
+        ring, arrived = windows.delay(ring, time, part)
+        time += len(part)
+        got.append(arrived)
+    expected = np.concatenate([np.zeros((ROWS, 2, 2)), line[:-ROWS]])
+    np.testing.assert_array_equal(jnp.concatenate(got), expected)
+
+
+@pytest.mark.parametrize("cut", [0, 2, 7])
+def test_attention_is_over_the_last_steps(cut: int) -> None:
+    """Step by step, for a while; then the rest at once."""
+    query, key, value = written(13)
+    window, read = windows.empty_window(ROWS, HEADS, KEY, VALUE), []
+    for t in range(cut):
+        window, one = windows.attend(window, jnp.int32(t), query[t], key[t], value[t])
+        read.append(one)
+    many = jax.tree.map(lambda x: x[None], window)
+    rest = (jnp.asarray(x[cut:, None]) for x in (query, key, value))
+    after, each = windows.attend_each(many, jnp.array([cut]), *rest)
+    got = np.concatenate([np.array(read).reshape(cut, HEADS, VALUE), each[:, 0]])
+    np.testing.assert_allclose(got, by_definition(query, key, value), rtol=1e-4, atol=1e-6)
+    for t in range(13 - ROWS, 13):
+        np.testing.assert_array_equal(after.keys[0, t % ROWS], key[t])
+        np.testing.assert_array_equal(after.values[0, t % ROWS], value[t])
+
+
+def test_windows_of_trials_that_began_at_other_times() -> None:
+    query, key, value = written(9)
+    begun = [0, 5]
+    opened = []
+    for begin in begun:
+        window = windows.empty_window(ROWS, HEADS, KEY, VALUE)
+        for t in range(begin):
+            window, _ = windows.attend(window, jnp.int32(t), query[t], key[t], value[t])
+        opened.append(window)
+    both = jax.tree.map(lambda *x: jnp.stack(x), *opened)
+    parts = (np.stack([x[b : b + 4] for b in begun], axis=1) for x in (query, key, value))
+    _, read = windows.attend_each(both, jnp.array(begun), *map(jnp.asarray, parts))
+    for trial, begin in enumerate(begun):
+        expected = by_definition(query, key, value)[begin : begin + 4]
+        np.testing.assert_allclose(read[:, trial], expected, rtol=1e-4, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------- the networks on top
+
+OBSERVATIONS, ACTIONS = Box(-1.0, 1.0, (2,)), Discrete(3)
+
+
+def trial(steps: int) -> Inputs:
+    keys = jax.random.split(jax.random.key(0), 3)
+    return Inputs(
+        obs=jax.random.normal(keys[0], (steps, 2)),
+        prev_action=jax.random.randint(keys[1], (steps,), 0, 3),
+        prev_reward=jax.random.normal(keys[2], (steps,)),
+        prev_done=jnp.zeros(steps),
+        first=jnp.arange(steps) == 0,
+    )
+
+
+def away_from_the_start(policy: Policy) -> Any:
+    """Parameters none of which is zero."""
+    flat, structure = jax.flatten_util.ravel_pytree(policy.init(jax.random.key(1)))
+    return structure(flat + 0.3 * jax.random.normal(jax.random.key(2), flat.shape))
+
+
+def values(policy: Policy, inputs: Inputs) -> np.ndarray:
+    params = away_from_the_start(policy)
+    return np.asarray(jax.jit(policy.unroll)(params, policy.initial_carry(params), inputs)[1].value)
+
+
+def reach(policy: Policy, steps: int) -> int:
+    """How many steps back the earliest reward lies that the last value depends on."""
+    inputs = trial(steps)
+    params = away_from_the_start(policy)
+
+    def last_value(reward: jax.Array) -> jax.Array:
+        seen = inputs._replace(prev_reward=reward)
+        return policy.unroll(params, policy.initial_carry(params), seen)[1].value[-1]
+
+    matters = np.flatnonzero(jax.jit(jax.grad(last_value))(inputs.prev_reward))
+    return steps - 1 - int(matters[0])
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        # Convolutions reach back 1 + 2 + 4; and attention from there 6 - 1.
+        (snail.make(OBSERVATIONS, ACTIONS, window=6, blocks=1, filters=4, key_size=3, value_size=3), 7 + 5),
+        (snail.make(OBSERVATIONS, ACTIONS, window=4, blocks=2, filters=4, key_size=3, value_size=3), 3 + 3 + 3),
+        (transformer.make(OBSERVATIONS, ACTIONS, window=4, layers=1, size=8, heads=1), 3),
+        (transformer.make(OBSERVATIONS, ACTIONS, window=4, layers=3, size=8, heads=1), 3 * 3),
+    ],
+)
+def test_how_far_a_memory_reaches_back(policy: Policy, expected: int) -> None:
+    assert reach(policy, 18) == expected
+
+
+def test_snail_s_convolutions_are_xla_s() -> None:
+    """One convolution of kernel 2 and dilation 2, without the attention, against XLA's own."""
+    steps, channels, filters = 7, 3, 4
+    module = snail._Convolution(filters)
+    x = jax.random.normal(jax.random.key(0), (steps, channels))
+    params = jax.tree.map(lambda p: p + 0.1, module.init(jax.random.key(1), x))
+    now, later = cast("tuple[jax.Array, jax.Array]", module.apply(params, x))
+    _, arrived = windows.delay(jnp.zeros((1, 2, 2 * filters)), jnp.zeros(1, jnp.int32), later[:, None])
+    kernel = params["params"]["products"]["kernel"]
+    kernel = jnp.stack([kernel[:, 2 * filters :], kernel[:, : 2 * filters]])
+    expected = jax.lax.conv_general_dilated(
+        x[None], kernel, (1,), [(2, 0)], rhs_dilation=(2,), dimension_numbers=("NWC", "WIO", "NWC")
+    )[0]
+    np.testing.assert_allclose(now + arrived[:, 0], expected + params["params"]["bias"], rtol=1e-4, atol=1e-5)
+
+
+def test_rotary_products_depend_on_the_distance_alone() -> None:
+    query, key = jax.random.normal(jax.random.key(0), (2, 1, 8))
+    products = [
+        float(jnp.vdot(transformer.rotate(query, jnp.float32(t + 3)), transformer.rotate(key, jnp.float32(t))))
+        for t in (0, 5, 100)
+    ]
+    np.testing.assert_allclose(products, products[0], rtol=1e-4)
+    other = jnp.vdot(transformer.rotate(query, jnp.float32(4)), transformer.rotate(key, jnp.float32(0)))
+    assert abs(float(other) - products[0]) > 1e-3
+    np.testing.assert_array_equal(transformer.rotate(query, jnp.float32(0)), query)
+
+
+def test_the_linear_memory_is_its_recurrence_and_begins_anew_with_a_trial() -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    decay, driven = (jax.lax.complex(*jax.random.normal(k, (2, 9, 2, 3))) for k in keys[:2])
+    decay = (0.9 * decay / jnp.abs(decay)).at[4, 1].set(0)
+    state = jax.lax.complex(*jax.random.normal(keys[2], (2, 2, 3)))
+    got, expected = linear_recurrence.prefix(decay, state, driven), []
+    for t in range(9):
+        state = linear_recurrence.advance(decay[t], state, driven[t])
+        expected.append(state)
+    np.testing.assert_allclose(got, jnp.stack(expected), rtol=1e-4, atol=1e-5)
+    policy = linear_recurrence.make(OBSERVATIONS, ACTIONS, size=6, hidden_size=4)
+    inputs = trial(9)
+    twice = inputs._replace(first=inputs.first.at[5].set(True))
+    alone: Any = jax.tree.map(lambda x: x[5:], twice)
+    np.testing.assert_allclose(values(policy, twice)[5:], values(policy, alone), rtol=1e-4, atol=1e-6)
+    assert np.all(values(policy, inputs)[5:] != values(policy, alone))
+
+
+def test_the_linear_memory_starts_with_the_spans_it_is_given() -> None:
+    policy = linear_recurrence.make(
+        OBSERVATIONS, ACTIONS, size=4, hidden_size=400, least_memory=10.0, longest_memory=100.0
+    )
+    layer = policy.init(jax.random.key(0))["params"]["stack_0"]
+    modulus = np.exp(-np.exp(np.asarray(layer["log_rate"])))
+    assert 0.9 <= modulus.min() < 0.91
+    assert 0.98 < modulus.max() <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("make", "settings", "message"),
+    [
+        (snail.make, {"window": 0}, "window must be a positive whole number, not 0"),
+        (snail.make, {"window": 5, "filters": -1}, "filters must be a positive whole number, not -1"),
+        (transformer.make, {"window": 5, "heads": 3}, r"size \(64\) must be a multiple of 6 for 3 heads with rotary"),
+        (transformer.make, {"window": 5, "positions": "sine"}, "positions must be one of rotary, learned, not 'sine'"),
+        (linear_recurrence.make, {"least_memory": 1.0}, "least_memory must be a finite number above 1, not 1.0"),
+        (linear_recurrence.make, {"longest_memory": 1.5}, "longest_memory must be a finite number above 2.0, not 1.5"),
+    ],
+)
+def test_bad_sizes_are_named(make: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(OBSERVATIONS, ACTIONS, **settings)
