@@ -56,6 +56,8 @@ def random_inputs(key: Key, observation_space: Space, action_space: Space) -> In
 def network(request: pytest.FixtureRequest) -> Network:
     build, (observation_space, action_space) = request.param
     policy = build(observation_space, action_space)
+    # Compiled whole: one operation at a time there would be hundreds of programs.
+    policy = policy._replace(init=jax.jit(policy.init), step=jax.jit(policy.step), unroll=jax.jit(policy.unroll))
     keys = jax.random.split(jax.random.key(0), 4)
     params = policy.init(keys[0])
     # Away from the initial point, where biases are zero and the policy's layer is nearly so.
