@@ -1,4 +1,4 @@
-"""What every policy network shares: how inputs become a vector, and how features become actions and values."""
+"""What policy networks share: how inputs become a vector, features actions and values, and a memory a policy."""
 
 from __future__ import annotations
 

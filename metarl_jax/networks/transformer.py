@@ -1,8 +1,8 @@
 """A causal transformer whose layers are gated (Parisotto et al. 2020, arXiv 1910.06764: GTrXL).
 
-Each layer looks back at a window of the trial, its own part of which it keeps as keys and values: no step is computed
-twice. What a layer adds passes a gate that starts nearly shut, so that a new network is one without memory. Unlike
-GTrXL, keys come from the trial's start on, not from segments, and positions are rotary or learned.
+Each layer looks back at a window of the trial, of which it keeps keys and values: no step is computed twice. What a
+layer adds passes a gate that starts nearly shut, so that a new network has next to no memory. Unlike in GTrXL, trials
+are not cut into segments, and positions are rotary or learned.
 """
 
 from __future__ import annotations

@@ -51,8 +51,6 @@ class Built(NamedTuple):
     """``training.start`` of the poisonable algorithm: ``(key)``."""
     run: Any
     """``training.run`` of it, compiled once: ``(state, iterations, iteration to poison)``."""
-    rate: float
-    """The learning rate of ``algorithm``."""
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[name for name, _ in CASES])
@@ -67,7 +65,6 @@ def built(request: pytest.FixtureRequest) -> Built:
         algorithm=algorithm,
         start=lambda key: training.start(poisonable(algorithm, NEVER), key),
         run=run,
-        rate=case.rate,
     )
 
 
@@ -137,9 +134,11 @@ def test_seeds_and_learning_rates_are_a_vmap_and_one_that_explodes_is_flagged(bu
         return training.run(built.case.make(**{built.case.learning_rate: rate}), start, 1, capacity=1)
 
     sweep = jax.jit(jax.vmap(one))
-    keys = jax.random.split(jax.random.key(3), 3)
+    keys, rate = jax.random.split(jax.random.key(3), 3), built.case.rate
     starts = jax.vmap(lambda key: training.start(built.algorithm, key))(keys)
-    chunks, others = (sweep(starts, jnp.array([built.rate, built.rate, last])) for last in (jnp.inf, 2 * built.rate))
+    chunks, others = (
+        sweep(starts, jnp.array([built.case.rate, built.case.rate, last])) for last in (jnp.inf, 2 * built.case.rate)
+    )
     np.testing.assert_array_equal(chunks.diverged, [False, False, True])
     np.testing.assert_array_equal(chunks.iterations, [1, 1, 0])
     assert_identical(jax.tree.map(lambda x: x[2], chunks.state), jax.tree.map(lambda x: x[2], starts))
