@@ -136,9 +136,7 @@ def test_seeds_and_learning_rates_are_a_vmap_and_one_that_explodes_is_flagged(bu
     sweep = jax.jit(jax.vmap(one))
     keys, rate = jax.random.split(jax.random.key(3), 3), built.case.rate
     starts = jax.vmap(lambda key: training.start(built.algorithm, key))(keys)
-    chunks, others = (
-        sweep(starts, jnp.array([built.case.rate, built.case.rate, last])) for last in (jnp.inf, 2 * built.case.rate)
-    )
+    chunks, others = (sweep(starts, jnp.array([rate, rate, last])) for last in (jnp.inf, 2 * rate))
     np.testing.assert_array_equal(chunks.diverged, [False, False, True])
     np.testing.assert_array_equal(chunks.iterations, [1, 1, 0])
     assert_identical(jax.tree.map(lambda x: x[2], chunks.state), jax.tree.map(lambda x: x[2], starts))
