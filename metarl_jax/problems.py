@@ -1,4 +1,4 @@
-"""What gradient-based algorithms see: ``InnerProblem``, made of a family of tasks and a network."""
+"""What learners see that are not handed an ``EnvFamily``: a problem, made of a family of tasks and a network."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from metarl_jax.types import (
     Carry,
     Discrete,
     EnvFamily,
+    Episode,
     FewShot,
     InnerProblem,
     Inputs,
@@ -30,6 +31,8 @@ from metarl_jax.types import (
     Params,
     Policy,
     Predictor,
+    Reader,
+    ReadingProblem,
     Task,
     TaskDistribution,
     Transition,
@@ -79,8 +82,7 @@ def few_shot(
     """
     for kind in (family,) if heldout is None else (family, heldout):
         width = jax.eval_shape(lambda key, kind=kind: _predictions(key, kind, network), jax.random.key(0)).shape[-1]
-        if width != kind.outputs:
-            raise ValueError(f"the network has {width} outputs, and the tasks ask for {kind.outputs}")
+        _check_outputs(width, kind)
     if batch_size is not None:
         positive_int("batch_size", batch_size)
     if heldout_batch_size is None:
@@ -88,13 +90,8 @@ def few_shot(
     else:
         positive_int("heldout_batch_size", heldout_batch_size)
 
-    def episodes(family: FewShot, draw_task: Callable[[Key], Task], batch_size: int | None) -> Callable[[Key], Drawn]:
-        def sample(key: Key) -> Drawn:
-            key_task, key_draw = jax.random.split(key)
-            episode = family.draw(key_draw, draw_task(key_task))
-            return Drawn(episode.support, episode.query, batch_size)
-
-        return sample
+    def drawn(sample: Callable[[Key], Episode], batch_size: int | None) -> Callable[[Key], Drawn]:
+        return lambda key: Drawn(*sample(key), batch_size)
 
     def support(key: Key, params: Params, task: Drawn) -> Any:
         del params
@@ -121,12 +118,44 @@ def few_shot(
     def score(params: Params, batch: tuple[Array, ...]) -> Array:
         return family.score(predict(params, batch), batch[1])
 
-    test = family if heldout is None else heldout
-    tasks = TaskDistribution(
-        episodes(family, family.tasks.sample, batch_size),
-        episodes(test, test.tasks.sample_heldout, heldout_batch_size),
-    )
+    whole = _episodes(family, heldout)
+    tasks = TaskDistribution(drawn(whole.sample, batch_size), drawn(whole.sample_heldout, heldout_batch_size))
     return InnerProblem(tasks, network.init, support, query, loss, loss, score)
+
+
+def reading(family: FewShot, network: Reader, *, heldout: FewShot | None = None) -> ReadingProblem:
+    """Few-shot supervised learning by a network that reads the support.
+
+    Args:
+        family: training tasks, with their numbers of examples.
+        network: the learner's.
+        heldout: the same family with other numbers of examples, for held-out tasks.
+
+    Raises:
+        ValueError: for a network whose outputs are not the tasks'.
+    """
+    for kind in (family,) if heldout is None else (family, heldout):
+        _check_outputs(network.outputs, kind)
+    return ReadingProblem(_episodes(family, heldout), network, family.loss, family.score)
+
+
+def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
+    """Episodes, drawn whole: support and query are disjoint whatever is asked for later."""
+
+    def episode(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], Episode]:
+        def sample(key: Key) -> Episode:
+            key_task, key_draw = jax.random.split(key)
+            return family.draw(key_draw, draw_task(key_task))
+
+        return sample
+
+    test = family if heldout is None else heldout
+    return TaskDistribution(episode(family, family.tasks.sample), episode(test, test.tasks.sample_heldout))
+
+
+def _check_outputs(outputs: int, family: FewShot) -> None:
+    if outputs != family.outputs:
+        raise ValueError(f"the network has {outputs} outputs, and the tasks ask for {family.outputs}")
 
 
 def _predictions(key: Key, family: FewShot, network: Predictor) -> Array:

@@ -61,16 +61,40 @@ def run(algorithm: Algorithm, state: RunState, iterations: Array | int, capacity
         algorithm_state, metrics = algorithm.step(key_step, state.algorithm)
         return RunState(state.step + 1, key, algorithm_state), metrics
 
-    def unfinished(chunk: Chunk) -> Array:
-        return jnp.logical_and(chunk.iterations < limit, jnp.logical_not(chunk.diverged))
-
-    def body(chunk: Chunk) -> Chunk:
-        new_state, metrics = iterate(chunk.state)
-        finite = _all_finite((new_state, metrics))
-        rows = jax.tree.map(lambda rows, row: rows.at[chunk.iterations].set(row), chunk.metrics, metrics)
-        kept = jax.tree.map(lambda new, old: jax.lax.select(finite, new, old), new_state, chunk.state)
-        return Chunk(kept, rows, chunk.iterations + finite.astype(jnp.int32), jnp.logical_not(finite))
-
     shapes = jax.eval_shape(lambda s: iterate(s)[1], state)
-    rows = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
-    return jax.lax.while_loop(unfinished, body, Chunk(state, rows, jnp.int32(0), jnp.bool_(False)))
+    empty = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
+
+    def iterated(number: Array) -> tuple[RunState, Metrics]:
+        """The state after some iterations from the start, and the metrics of each."""
+
+        def body(i: Array, now: tuple[RunState, Metrics]) -> tuple[RunState, Metrics]:
+            new_state, metrics = iterate(now[0])
+            return new_state, jax.tree.map(lambda rows, row: rows.at[i].set(row), now[1], metrics)
+
+        return jax.lax.fori_loop(0, number, body, (state, empty))
+
+    # Whether all is finite is asked once, not in every iteration, and then no state need be kept from which to go
+    # back: who diverged takes the same iterations again, up to where that was.
+    def attempt(last: _Attempt) -> _Attempt:
+        new_state, rows = iterated(last.next)
+        finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, jax.tree.leaves(rows)), jnp.bool_(True))
+        bad = jnp.logical_and(jnp.logical_not(finite), jnp.arange(capacity) < last.next)
+        # What is not finite in a state may show in the metrics of the next iteration only.
+        good = jnp.where(_all_finite(new_state), last.next, last.next - 1)
+        return _Attempt(new_state, rows, last.next, jnp.where(jnp.any(bad), jnp.argmax(bad), good).astype(jnp.int32))
+
+    def unfinished(last: _Attempt) -> Array:
+        return jnp.logical_and(last.next != last.done, last.next >= 0)
+
+    first = _Attempt(state, empty, jnp.int32(-1), limit.astype(jnp.int32))
+    last = jax.lax.while_loop(unfinished, attempt, first)
+    return Chunk(last.state, last.metrics, last.done, last.done < limit)
+
+
+class _Attempt(NamedTuple):
+    """Iterations done, and how many are to be done instead if anything is not finite."""
+
+    state: RunState
+    metrics: Metrics
+    done: Array
+    next: Array

@@ -150,6 +150,28 @@ class Predictor(NamedTuple):
     """``(params, x [N, ...]) -> prediction [N, ...]``; one whole batch, which may be normalised over N."""
 
 
+class Reader(NamedTuple):
+    """A network that is shown labelled examples and predicts others of the same task from them."""
+
+    init: Callable[[Key], Params]
+    read: Callable[[Params, tuple[Array, Array], Array], Array]
+    """``(params, support (x [N, ...], y [N, ...]), x [Q, ...]) -> prediction [Q, outputs]``: ONE task; queries do not
+    see each other."""
+    outputs: int
+    """Numbers that a prediction has for each example: classes, or the dimension of ``y``."""
+
+
+class ReadingProblem(NamedTuple):
+    """What learning to read examples sees: a task is an ``Episode``, drawn whole."""
+
+    tasks: TaskDistribution
+    reader: Reader
+    loss: Callable[[Array, Array], Array]
+    """``(prediction [Q, outputs], y [Q, ...]) -> scalar``: what is descended on."""
+    score: Callable[[Array, Array], Array]
+    """Of the same: what is reported."""
+
+
 class Inputs(NamedTuple):
     """What a meta-reinforcement-learning policy sees at one step (Duan et al. 2016, section 2.2).
 

@@ -17,7 +17,16 @@ from metarl_jax.checks import did_you_mean
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import Algorithm, Array, EnvFamily, InnerProblem, Policy, Task, TaskDistribution
+    from metarl_jax.types import (
+        Algorithm,
+        Array,
+        EnvFamily,
+        InnerProblem,
+        Policy,
+        ReadingProblem,
+        Task,
+        TaskDistribution,
+    )
 
 
 class Measure(NamedTuple):
@@ -26,8 +35,8 @@ class Measure(NamedTuple):
     title: str = "reward of a trial"
     stage: str = "episode"
     """What each score is of."""
-    setting: str = "episodes"
-    """The setting that says how many of them there are."""
+    setting: str | None = "episodes"
+    """The setting that says how many of them there are; None: there is one."""
     first_stage: int = 1
     """The number of the first score; 0 where it is of no adaptation."""
     total: bool = True
@@ -45,6 +54,8 @@ REWARD_OF_TRIAL = Measure()
 RETURN_BY_STEP = Measure("return of an episode", "gradient step", "adaptation_steps", 0, False, True, "score")
 ACCURACY_BY_STEP = RETURN_BY_STEP._replace(title="accuracy")
 ERROR_BY_STEP = RETURN_BY_STEP._replace(title="mean squared error", higher_is_better=False)
+ACCURACY_OF_READER = ACCURACY_BY_STEP._replace(stage="reading", setting=None, first_stage=1)
+ERROR_OF_READER = ACCURACY_OF_READER._replace(title="mean squared error", higher_is_better=False)
 
 
 class Method(NamedTuple):
@@ -215,7 +226,7 @@ class Network(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def make(self, family: Any) -> Policy | InnerProblem:
+    def make(self, family: Any) -> Policy | InnerProblem | ReadingProblem:
         """The policy, or problem, for what ``Experiment.family`` returned; ValueError for settings out of range."""
         ...
 
@@ -240,6 +251,8 @@ class Problem(NamedTuple):
     """What the experiment's ``family`` returned."""
     inner_problem: InnerProblem | None
     """Of gradient-based learners."""
+    reading_problem: ReadingProblem | None
+    """Of learners that read examples."""
     algorithm: Algorithm
     tasks: TaskDistribution
     optimal_return: Callable[[Task], Array] | None
@@ -318,7 +331,7 @@ class Experiment:
         Raises:
             ValueError: naming the first setting that is out of range.
         """
-        from metarl_jax.types import EnvFamily, InnerProblem
+        from metarl_jax.types import EnvFamily, InnerProblem, Policy, ReadingProblem
 
         module, family = self._module(), self.family()
         own = {field.name for field in dataclasses.fields(self.network)}
@@ -326,15 +339,15 @@ class Experiment:
         module.validate(config)
         network = self.network(**{name: value for name, value in settings.items() if name in own})
         made = network.make(family)
-        inner_problem = made if isinstance(made, InnerProblem) else None
         return Problem(
             family=family,
-            inner_problem=inner_problem,
-            algorithm=module.make(made, config) if inner_problem else module.make(family, made, config),
-            tasks=inner_problem.tasks if inner_problem else family.tasks,
+            inner_problem=made if isinstance(made, InnerProblem) else None,
+            reading_problem=made if isinstance(made, ReadingProblem) else None,
+            algorithm=module.make(family, made, config) if isinstance(made, Policy) else module.make(made, config),
+            tasks=family.tasks if isinstance(made, Policy) else made.tasks,
             optimal_return=family.optimal_return if isinstance(family, EnvFamily) and self.measure.total else None,
             iterations=config.iterations,
-            stages=getattr(config, self.measure.setting),
+            stages=getattr(config, self.measure.setting) if self.measure.setting else 1,
             steps_per_iteration=network.steps_per_iteration(family, config),
         )
 

@@ -1,7 +1,7 @@
-"""Few-shot classification of images: MAML and Reptile on Omniglot, and on made-up glyphs.
+"""Few-shot classification of images: MAML, Reptile and SNAIL on Omniglot, and on made-up glyphs.
 
-Published numbers: accuracies of Finn et al. (2017) and Nichol et al. (2018). Settings that those papers leave open are
-those of their authors' code, and marked so.
+Published numbers: accuracies of Finn et al. (2017), Nichol et al. (2018) and Mishra et al. (2018). Settings that the
+first two leave open are those of their authors' code, and marked so.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from metarl_jax.experiments.base import ACCURACY_BY_STEP, Experiment, Problem
+from metarl_jax.experiments.base import ACCURACY_BY_STEP, ACCURACY_OF_READER, Experiment, Measure, Problem
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import FewShot, InnerProblem, Predictor
+    from metarl_jax.types import FewShot, InnerProblem, Predictor, ReadingProblem
 
 IMAGE_SHAPE = (28, 28, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Settings of few-shot classification, whatever the images."""
+    """Settings of few-shot classification, whatever the images and whoever learns."""
 
     ways: int = 5
     """Classes of a task."""
@@ -33,6 +33,69 @@ class Classification:
     """Examples of a class to adapt on, of a held-out task."""
     heldout_queries: int = 1
     """Examples of a class that adaptation is judged on, of a held-out task."""
+
+    def make(self, family: Any) -> InnerProblem | ReadingProblem:
+        """The problem, of what makes the families of tasks.
+
+        Raises:
+            ValueError: for a setting out of range, or data that are not there or damaged.
+        """
+        from metarl_jax.checks import check_fields, positive_int
+
+        counts = ("ways", "shots", "queries", "heldout_shots", "heldout_queries")
+        check_fields(self, **dict.fromkeys(counts, positive_int))
+        return self.problem(*self.families(family))
+
+    def families(self, family: Any) -> tuple[FewShot, FewShot]:
+        """Of training tasks and of held-out ones."""
+        raise NotImplementedError
+
+    def problem(self, family: FewShot, heldout: FewShot) -> InnerProblem | ReadingProblem:
+        """The problem that they are to a learner."""
+        raise NotImplementedError
+
+    def steps_per_iteration(self, family: Any, config: Any) -> int:
+        """Tasks that one seed meets in one meta-iteration."""
+        del family
+        return config.tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glyphs(Classification):
+    """Settings of made-up glyphs."""
+
+    def families(self, family: Callable[[int, int, int], FewShot]) -> tuple[FewShot, FewShot]:
+        """Of a function of ways, shots and queries."""
+        return (
+            family(self.ways, self.shots, self.queries),
+            family(self.ways, self.heldout_shots, self.heldout_queries),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Omniglot(Classification):
+    """Settings of Omniglot."""
+
+    data_dir: str = "data"
+    """The folder that omniglot.npz is in; metarl_jax.datasets.omniglot.download puts it there."""
+    rotations: bool = True
+    """Whether characters turned by 90, 180 and 270 degrees are classes of their own, in training."""
+    heldout_rotations: bool = True
+    """The same, of held-out tasks."""
+
+    def families(self, family: Callable[[str], Callable[..., FewShot]]) -> tuple[FewShot, FewShot]:
+        """Of a function of the folder that gives one of ways, shots, queries and rotations."""
+        few_shot = family(self.data_dir)
+        return (
+            few_shot(self.ways, self.shots, self.queries, rotations=self.rotations),
+            few_shot(self.ways, self.heldout_shots, self.heldout_queries, rotations=self.heldout_rotations),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent(Classification):
+    """Settings of learners that descend on a task's loss."""
+
     batch_size: int = 0
     """Examples that one inner step sees in training; 0: all."""
     heldout_batch_size: int = 0
@@ -47,13 +110,6 @@ class Classification:
     """Convolutions, each of which halves height and width."""
     features: Literal["average", "all"] = "average"
     """What the linear layer sees of the last convolution: each filter's mean over the image, or the whole map."""
-
-    def check(self) -> None:
-        """Raise ValueError naming the first number of classes or examples that is not positive and whole."""
-        from metarl_jax.checks import check_fields, positive_int
-
-        counts = ("ways", "shots", "queries", "heldout_shots", "heldout_queries")
-        check_fields(self, **dict.fromkeys(counts, positive_int))
 
     def predictor(self) -> Predictor:
         """The network.
@@ -91,52 +147,71 @@ class Classification:
             transductive=self.transductive,
         )
 
-    def steps_per_iteration(self, family: Any, config: Any) -> int:
-        """Tasks that one seed meets in one meta-iteration."""
-        del family
-        return config.tasks
-
 
 @dataclass(frozen=True, kw_only=True)
-class GlyphClassification(Classification):
-    """Settings of few-shot classification of made-up glyphs."""
+class SNAILReading(Classification):
+    """Settings of SNAIL that reads a task's examples (``networks.snail``)."""
 
-    def make(self, family: Callable[[int, int, int], FewShot]) -> InnerProblem:
-        """The problem, of a function of ways, shots and queries.
+    key_size: int = 64
+    """Of the first attention; of the second and third 4 and 8 times it (64, 256, 512 in Mishra et al. 2018). Between
+    them are blocks of temporal convolutions."""
+    value_size: int = 32
+    """The same (32, 128, 256 in Mishra et al. 2018)."""
+    filters: int = 128
+    """Features that each temporal convolution adds (128 in Mishra et al. 2018)."""
+    embedding_size: int = 64
+    """Rectified units that see what convolutions make of an image (64 in Mishra et al. 2018)."""
+    image_filters: int = 64
+    """Of each convolution over an image (64 in Mishra et al. 2018)."""
+    image_blocks: int = 4
+    """Convolutions over an image, each of which halves height and width (4 in Mishra et al. 2018)."""
+    pooling: bool = True
+    """Whether they do so by pooling (published) or, in a quarter of the time, by strides of 2."""
+
+    def problem(self, family: FewShot, heldout: FewShot) -> ReadingProblem:
+        """The problem of training tasks and held-out ones.
 
         Raises:
             ValueError: for a setting out of range.
         """
-        self.check()
-        return self.problem(
-            family(self.ways, self.shots, self.queries),
-            family(self.ways, self.heldout_shots, self.heldout_queries),
+        from metarl_jax import problems
+        from metarl_jax.checks import positive_int
+        from metarl_jax.networks import snail
+
+        sizes = positive_int("key_size", self.key_size), positive_int("value_size", self.value_size)
+        reader = snail.reader(
+            IMAGE_SHAPE,
+            self.ways,
+            classes=True,
+            window=self.ways * max(self.shots, self.heldout_shots) + 1,
+            attentions=[(sizes[0] * n, sizes[1] * n) for n in (1, 4, 8)],
+            filters=self.filters,
+            embedding_size=self.embedding_size,
+            image_filters=self.image_filters,
+            image_blocks=self.image_blocks,
+            pooling=self.pooling,
         )
+        return problems.reading(family, reader, heldout=heldout)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OmniglotClassification(Classification):
-    """Settings of few-shot classification of Omniglot."""
+class GlyphsByDescent(Descent, Glyphs):
+    """Settings of descent on made-up glyphs."""
 
-    data_dir: str = "data"
-    """The folder that omniglot.npz is in; metarl_jax.datasets.omniglot.download puts it there."""
-    rotations: bool = True
-    """Whether characters turned by 90, 180 and 270 degrees are classes of their own, in training."""
-    heldout_rotations: bool = True
-    """The same, of held-out tasks."""
 
-    def make(self, family: Callable[[str], Callable[..., FewShot]]) -> InnerProblem:
-        """The problem, of a function of the folder that gives one of ways, shots, queries and rotations.
+@dataclass(frozen=True, kw_only=True)
+class OmniglotByDescent(Descent, Omniglot):
+    """Settings of descent on Omniglot."""
 
-        Raises:
-            ValueError: for a setting out of range, or data that are not there or damaged.
-        """
-        self.check()
-        few_shot = family(self.data_dir)
-        return self.problem(
-            few_shot(self.ways, self.shots, self.queries, rotations=self.rotations),
-            few_shot(self.ways, self.heldout_shots, self.heldout_queries, rotations=self.heldout_rotations),
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class GlyphsBySNAIL(SNAILReading, Glyphs):
+    """Settings of SNAIL on made-up glyphs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OmniglotBySNAIL(SNAILReading, Omniglot):
+    """Settings of SNAIL on Omniglot."""
 
 
 def _omniglot() -> Callable[[str], Callable[..., FewShot]]:
@@ -154,8 +229,10 @@ def _glyphs() -> Callable[[int, int, int], FewShot]:
 
 
 def _oracles(problem: Problem, steps: int) -> Sequence[Oracle]:
-    from metarl_jax.oracles import from_scratch
+    from metarl_jax.oracles import from_scratch, nearest_example
 
+    if problem.reading_problem is not None:
+        return [nearest_example.make(problem.reading_problem)]
     assert problem.inner_problem is not None
     return [from_scratch.adam(problem.inner_problem, steps, 0.001)]
 
@@ -194,48 +271,82 @@ REPTILE_TABLE: dict[str, dict[tuple[int, int], float]] = {
 }
 
 
-class Method(NamedTuple):
+# Mishra et al. (2018) give the network; the numbers of tasks, and the schedule, are chosen here.
+SNAIL_TABLE: dict[str, dict[tuple[int, int], float]] = {
+    "SNAIL (Mishra et al. 2018)": {(5, 1): 0.9907, (5, 5): 0.9978, (20, 1): 0.9764, (20, 5): 0.9936},
+}
+
+
+def snail_settings(ways: int, shots: int) -> dict[str, Any]:
+    """A query of each class, read by itself."""
+    return {"iterations": 60000, "ways": ways, "shots": shots, "heldout_shots": shots}
+
+
+class Kind(NamedTuple):
     """An algorithm, with what makes a named method of it."""
 
     title: str
+    algorithm: str
     settings: Callable[[int, int], dict[str, Any]]
     """Of ways and shots."""
     of_omniglot: Mapping[str, Any]
     """Settings besides, on Omniglot."""
     published: Mapping[str, Mapping[tuple[int, int], float]]
+    omniglot: type[Omniglot]
+    glyphs: type[Glyphs]
+    measure: Measure
 
 
-METHODS = {
-    "maml": Method("MAML", maml_settings, {}, MAML_TABLE),
+KINDS = {
+    "maml": Kind("MAML", "maml", maml_settings, {}, MAML_TABLE, OmniglotByDescent, GlyphsByDescent, ACCURACY_BY_STEP),
     # In their code, held-out characters are not turned.
-    "reptile": Method("Reptile", reptile_settings, {"heldout_rotations": False}, REPTILE_TABLE),
+    "reptile": Kind(
+        "Reptile",
+        "reptile",
+        reptile_settings,
+        {"heldout_rotations": False},
+        REPTILE_TABLE,
+        OmniglotByDescent,
+        GlyphsByDescent,
+        ACCURACY_BY_STEP,
+    ),
+    "snail": Kind(
+        "SNAIL",
+        "few_shot_sequence",
+        snail_settings,
+        {},
+        SNAIL_TABLE,
+        OmniglotBySNAIL,
+        GlyphsBySNAIL,
+        ACCURACY_OF_READER,
+    ),
 }
 
 
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
-    for name, method in METHODS.items():
+    for name, kind in KINDS.items():
         for ways, shots in ((5, 1), (5, 5), (20, 1), (20, 5)):
             published = {
-                learner: cells[ways, shots] for learner, cells in method.published.items() if (ways, shots) in cells
+                learner: cells[ways, shots] for learner, cells in kind.published.items() if (ways, shots) in cells
             }
             yield _experiment(
                 f"{name}-omniglot-{ways}x{shots}",
-                f"{method.title} on Omniglot, {ways} classes, {shots} example{'s' * (shots > 1)} of each",
-                name,
-                {**method.settings(ways, shots), **method.of_omniglot},
+                f"{kind.title} on Omniglot, {ways} classes, {shots} example{'s' * (shots > 1)} of each",
+                kind,
+                {**kind.settings(ways, shots), **kind.of_omniglot},
                 family=_omniglot,
-                network=OmniglotClassification,
+                network=kind.omniglot,
                 published=published,
             )
-    for name, method in METHODS.items():
+    for name, kind in KINDS.items():
         yield _experiment(
             f"{name}-glyphs-5x1",
-            f"{method.title} on made-up glyphs (no download), 5 classes, 1 example of each",
-            name,
-            method.settings(5, 1),
+            f"{kind.title} on made-up glyphs (no download), 5 classes, 1 example of each",
+            kind,
+            kind.settings(5, 1),
             family=_glyphs,
-            network=GlyphClassification,
+            network=kind.glyphs,
             published={},
         )
 
@@ -243,26 +354,28 @@ def experiments() -> Iterator[Experiment]:
 def _experiment(
     name: str,
     description: str,
-    algorithm: str,
+    kind: Kind,
     settings: dict[str, Any],
     *,
     family: Callable[[], Any],
-    network: type[GlyphClassification | OmniglotClassification],
+    network: type[Classification],
     published: dict[str, float],
 ) -> Experiment:
+    # The stage that is reported, and published: the last.
+    last = settings[kind.measure.setting] if kind.measure.setting else kind.measure.first_stage
     return Experiment(
         name=name,
         description=description,
-        algorithm=algorithm,
+        algorithm=kind.algorithm,
         family=family,
         network=network,
         settings=settings,
-        measure=ACCURACY_BY_STEP,
+        measure=kind.measure,
         unit="tasks",
         heldout_tasks=1000,
         heldout_tasks_in_training=200,
         heldout_batch=50,
         oracles=_oracles,
         paper=published,
-        paper_by_stage={learner: {settings["adaptation_steps"]: score} for learner, score in published.items()},
+        paper_by_stage={learner: {last: score} for learner, score in published.items()},
     )

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metarl_jax.experiments.base import ERROR_BY_STEP, Experiment, Method, Problem
+from metarl_jax.experiments.base import ERROR_BY_STEP, ERROR_OF_READER, Experiment, Method, Problem
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import FewShot, InnerProblem
+    from metarl_jax.types import FewShot, InnerProblem, ReadingProblem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,55 @@ class Regression:
         return config.tasks
 
 
+@dataclass(frozen=True, kw_only=True)
+class RegressionBySNAIL:
+    """Settings of few-shot regression by SNAIL, which reads a task's examples (``networks.snail``)."""
+
+    shots: int = 10
+    """Examples of a task that are read."""
+    queries: int = 10
+    """Examples of a task that are predicted then, in training."""
+    heldout_shots: int = 5
+    """Examples that are read of a held-out task."""
+    heldout_queries: int = 100
+    """Examples that are predicted then, of a held-out task."""
+    embedding_size: int = 32
+    """Rectified units that see x."""
+    key_size: int = 32
+    """Of each of the two attentions, between which is a block of temporal convolutions."""
+    value_size: int = 32
+    """Of each of the two attentions."""
+    filters: int = 32
+    """Features that each convolution adds."""
+
+    def make(self, family: Callable[[int, int], FewShot]) -> ReadingProblem:
+        """The problem, of a function of shots and queries.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number.
+        """
+        from metarl_jax import problems
+        from metarl_jax.networks import snail
+
+        training = family(self.shots, self.queries)
+        heldout = family(self.heldout_shots, self.heldout_queries)
+        reader = snail.reader(
+            (1,),
+            1,
+            classes=False,
+            window=max(self.shots, self.heldout_shots) + 1,
+            attentions=[(self.key_size, self.value_size)] * 2,
+            filters=self.filters,
+            embedding_size=self.embedding_size,
+        )
+        return problems.reading(training, reader, heldout=heldout)
+
+    def steps_per_iteration(self, family: Any, config: Any) -> int:
+        """Tasks that one seed meets in one meta-iteration."""
+        del family
+        return config.tasks
+
+
 def _maml_sinusoid() -> Callable[[int, int], FewShot]:
     from metarl_jax.datasets import sinusoid
 
@@ -69,6 +118,13 @@ def _reptile_sinusoid() -> Callable[[int, int], FewShot]:
     from metarl_jax.datasets import sinusoid
 
     return sinusoid.reptile
+
+
+def _reader_oracles(problem: Problem, steps: int) -> Sequence[Oracle]:
+    from metarl_jax.oracles import nearest_example
+
+    assert problem.reading_problem is not None
+    return [nearest_example.make(problem.reading_problem)]
 
 
 def _regression_oracles(problem: Problem, steps: int) -> Sequence[Oracle]:
@@ -137,4 +193,15 @@ def experiments() -> Iterator[Experiment]:
         measure=ERROR_BY_STEP,
         unit="tasks",
         oracles=_regression_oracles,
+    )
+    yield Experiment(
+        name="snail-sinusoid",
+        description="SNAIL on the sinusoids of Finn et al. (2017), as labelled sequences",
+        algorithm="few_shot_sequence",
+        family=_maml_sinusoid,
+        network=RegressionBySNAIL,
+        settings={"iterations": 15000, "tasks": 64},
+        measure=ERROR_OF_READER,
+        unit="tasks",
+        oracles=_reader_oracles,
     )

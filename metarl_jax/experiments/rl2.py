@@ -1,4 +1,4 @@
-"""RL² on bandits and on random tabular MDPs (Duan et al. 2016, arXiv 1611.02779, sections 3.1 and 3.2).
+"""RL² on bandits and on random tabular MDPs (Duan et al. 2016, arXiv 1611.02779, sections 3.1 and 3.2), in dark rooms.
 
 Published numbers: Table 1 (bandits) and Table 2 (MDPs), the mean total reward of a trial over 1000 trials; exact
 optima by dynamic programming.
@@ -80,6 +80,26 @@ GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     }
 }
 
+# The function in ``environments.dark_room``, and what it is. Fast weights, as on the MDPs.
+_DARK_ROOM = {"minibatches": 8, "discount": 0.95, "value_coefficient": 1.0, "entropy_decay": 0.75}
+DARK_ROOM_SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "dark-room": (
+        "algorithm_distillation",
+        "the dark room of Laskin et al. (2022)",
+        {**_DARK_ROOM, "episodes": 10, "trials": 256, "iterations": 1500},
+    ),
+    "dark-room-10x10": (
+        "decision_pretrained",
+        "the dark room of Lee et al. (2023)",
+        {**_DARK_ROOM, "episodes": 4, "trials": 128, "iterations": 1500},
+    ),
+    "dark-key-to-door": (
+        "key_to_door",
+        "the dark key-to-door of Laskin et al. (2022)",
+        {**_DARK_ROOM, "episodes": 10, "trials": 128, "iterations": 2000},
+    ),
+}
+
 # Other memories than the GRU, by name. Their settings are the GRU's with smaller steps: not tuned.
 _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "snail": (SNAILNetwork, "SNAIL"),
@@ -142,6 +162,21 @@ def _tabular_mdp() -> EnvFamily:
     from metarl_jax.environments import tabular_mdp
 
     return tabular_mdp.make()
+
+
+def _dark_room(function: str) -> Callable[[], EnvFamily]:
+    def family() -> EnvFamily:
+        from metarl_jax.environments import dark_room
+
+        return getattr(dark_room, function)()
+
+    return family
+
+
+def _known_task_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
+    from metarl_jax.oracles import known_task
+
+    return [known_task.optimal(problem.family, episodes)]
 
 
 def _bandit_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
@@ -228,4 +263,15 @@ def experiments() -> Iterator[Experiment]:
             settings={"episodes": episodes, **settings},
             oracles=_mdp_oracles,
             paper=_published(_MDP_LEARNERS, _MDP_TABLE[episodes], "Table 2"),
+        )
+    for name, (function, title, settings) in DARK_ROOM_SETTINGS.items():
+        yield Experiment(
+            name=f"rl2-{name}",
+            description=f"RL² with fast weights in {title}",
+            algorithm="rl2",
+            family=_dark_room(function),
+            network=FastWeightNetwork,
+            settings=settings,
+            heldout_tasks=2000,
+            oracles=_known_task_oracles,
         )

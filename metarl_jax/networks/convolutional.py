@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import choice, positive_int
-from metarl_jax.networks.normalisation import BatchNormalisation
+from metarl_jax.networks.normalisation import BatchNormalisation, ImageNormalisation
 from metarl_jax.types import Array, Key, Params, Predictor
 
 KERNEL = 3
@@ -59,16 +59,17 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
 
 
 class Convolution(nn.Module):
-    """3x3 filters in steps of 2, and a bias."""
+    """3x3 filters, and a bias."""
 
     filters: int
+    stride: int = STRIDE
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (KERNEL, KERNEL, x.shape[-1], self.filters)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         # A normalisation after it takes the bias away again; the published networks have it all the same.
-        return convolve(x, kernel, STRIDE) + self.param("bias", nn.initializers.zeros, (self.filters,))
+        return convolve(x, kernel, self.stride) + self.param("bias", nn.initializers.zeros, (self.filters,))
 
 
 class ConvolutionalClassifier(nn.Module):
@@ -85,6 +86,39 @@ class ConvolutionalClassifier(nn.Module):
             x = nn.relu(BatchNormalisation()(Convolution(self.filters)(x)))
         x = jnp.mean(x, axis=(1, 2)) if self.average else x.reshape(x.shape[0], -1)
         return nn.Dense(self.outputs, name="head")(x)
+
+
+class ImageEmbedding(nn.Module):
+    """Images ``[N, height, width, channels]`` to rectified features ``[N, size]``, each image by itself.
+
+    Blocks of convolution, normalisation over the image, and rectification; each halves height and width.
+    """
+
+    size: int
+    filters: int
+    blocks: int
+    pooling: bool
+    """Whether by maxima of 2x2 (where an odd row or column is left over, it is left out) or by strides of 2."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for _ in range(self.blocks):
+            x = Convolution(self.filters, 1 if self.pooling else STRIDE)(x)
+            x = nn.relu(ImageNormalisation()(x))
+            if self.pooling:
+                x = _largest_of_four(x)
+        return nn.relu(nn.Dense(self.size)(x.reshape(x.shape[0], -1)))
+
+
+def _largest_of_four(x: Array) -> Array:
+    """Maxima of 2x2 of ``[N, height, width, channels]``; of a single row or column, itself."""
+    # Not by jnp.max, whose derivative divides by how often the largest is found again: where XLA computes it twice and
+    # rounds otherwise, never.
+    if x.shape[1] > 1:
+        x = jnp.maximum(x[:, 0 : x.shape[1] - 1 : 2], x[:, 1::2])
+    if x.shape[2] > 1:
+        x = jnp.maximum(x[:, :, 0 : x.shape[2] - 1 : 2], x[:, :, 1::2])
+    return x
 
 
 def classifier(

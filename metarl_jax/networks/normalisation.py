@@ -1,4 +1,4 @@
-"""Normalisation of whole batches."""
+"""Normalisation of batches, and of single images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.types import Array
+
+
+def _standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    centred = x - jnp.mean(x, axis=axes, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=axes, keepdims=True) + epsilon)
+
+
+class ImageNormalisation(nn.Module):
+    """Mean 0 and variance 1 over pixels and features of each image, then a learned scale and shift of each feature."""
+
+    epsilon: float = 1e-3
+    """Added to the variance."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[N, height, width, features]``, of the same shape."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        shift = self.param("shift", nn.initializers.zeros, x.shape[-1:])
+        return _standardise(x, (1, 2, 3), self.epsilon) * scale + shift
 
 
 class BatchNormalisation(nn.Module):
@@ -22,8 +41,6 @@ class BatchNormalisation(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[..., features]``, of the same shape."""
-        features, axes = x.shape[-1:], tuple(range(x.ndim - 1))
-        scale = self.param("scale", nn.initializers.ones, features)
-        shift = self.param("shift", nn.initializers.zeros, features)
-        centred = x - jnp.mean(x, axis=axes)
-        return centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=axes) + self.epsilon) * scale + shift
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        shift = self.param("shift", nn.initializers.zeros, x.shape[-1:])
+        return _standardise(x, tuple(range(x.ndim - 1)), self.epsilon) * scale + shift

@@ -1,34 +1,75 @@
 """SNAIL (Mishra et al. 2018, arXiv 1707.03141): temporal convolutions that gather, and attention that looks up.
 
-Blocks of dilated causal convolutions, each of which adds features to those that it reads, mix the steps of a trial;
-one causal attention over their features then picks single steps. Acting remembers, for every convolution, what it is to
-add to the step as far ahead as it reaches back, and for the attention its keys and values: no step is computed twice.
+Dilated causal convolutions, each of which adds features to those that it reads, mix the steps of a sequence; causal
+attentions between them, which add to the features too, pick single steps. Going on by one step remembers, for every
+convolution, what it is to add to the step as far ahead as it reaches back, and for every attention its keys and values:
+no step is computed twice. A policy's sequence is its trial, a reader's the examples of a task.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from metarl_jax.checks import positive_int
+from metarl_jax.networks.convolutional import ImageEmbedding
 from metarl_jax.networks.heads import ActorCriticHead, dense, encode_inputs, remembering_policy
-from metarl_jax.networks.windows import Window, attend, attend_each, delay, empty_window
-from metarl_jax.types import Array, Inputs, Output, Policy, Space
+from metarl_jax.networks.windows import Window, attend, attend_each, attention, delay, empty_window
+from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Reader, Space
+
+
+class Attention(NamedTuple):
+    """Sizes of one attention."""
+
+    key_size: int
+    value_size: int
+
+
+class Design(NamedTuple):
+    """What a sequence passes through."""
+
+    window: int
+    """Steps that an attention looks back at."""
+    filters: int
+    """Features that each convolution adds."""
+    layers: tuple[int | Attention, ...]
+    """In order: a convolution's dilation, or an attention."""
+
+    @property
+    def dilations(self) -> list[int]:
+        """Of the convolutions."""
+        return [layer for layer in self.layers if not isinstance(layer, Attention)]
+
+    def empty(self) -> Memory:
+        """Before a sequence."""
+        attentions = [layer for layer in self.layers if isinstance(layer, Attention)]
+        windows = tuple(empty_window(self.window, 1, *attention) for attention in attentions)
+        return Memory(jnp.int32(0), jnp.zeros((sum(self.dilations), 2 * self.filters)), windows)
+
+
+def block(window: int) -> tuple[int, ...]:
+    """Dilations of convolutions which together reach back over a window: 1, 2, 4, ...
+
+    As the paper's pseudo-code has it, but from a dilation of 1 on.
+    """
+    return tuple(2**i for i in range(max(1, math.ceil(math.log2(window)))))
 
 
 class Memory(NamedTuple):
-    """What the policy carries from step to step; zeros where a trial begins."""
+    """What is carried from step to step; zeros where a sequence begins."""
 
     time: Array
-    """Steps of the trial so far, ``int32``."""
+    """Steps so far, ``int32``."""
     ahead: Array
     """Rings, one below the other, of what convolutions will add to later steps: ``[sum of dilations, 2 filters]``."""
-    window: Window
-    """What attention looks back at."""
+    windows: tuple[Window, ...]
+    """What each attention looks back at."""
 
 
 class _Convolution(nn.Module):
@@ -51,62 +92,128 @@ def _gate(x: Array) -> Array:
     return jnp.tanh(candidate) * jax.nn.sigmoid(gate)
 
 
+def _alike(attention: Attention) -> nn.initializers.Initializer:
+    """Queries start as keys do: at first a step looks at those that are like it, not at all alike."""
+
+    def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        rows, columns = shape
+        usual = nn.initializers.lecun_normal()(key, (rows, columns - attention.key_size), dtype)
+        return jnp.concatenate([usual[:, : attention.key_size], usual], axis=1)
+
+    return init
+
+
+class Layers(nn.Module):
+    """Features of a sequence's steps to more features."""
+
+    design: Design
+
+    def setup(self) -> None:
+        layers = self.design.layers
+        self.convolutions = [_Convolution(self.design.filters) for _ in self.design.dilations]
+        self.projections = [
+            nn.Dense(2 * a.key_size + a.value_size, use_bias=False, kernel_init=_alike(a))
+            for a in layers
+            if isinstance(a, Attention)
+        ]
+
+    def _project(self, attention: Attention, i: int, features: Array) -> list[Array]:
+        """Query, key and value of the i-th attention's single head."""
+        size = attention.key_size
+        parts = jnp.split(dense(self.projections[i], features), [size, 2 * size], axis=-1)
+        return [part[..., None, :] for part in parts]
+
+    def _rings(self) -> list[int]:
+        """Where each convolution's ring begins."""
+        dilations = self.design.dilations
+        return [sum(dilations[:i]) for i in range(len(dilations))]
+
+    def __call__(self, memory: Memory, features: Array) -> tuple[Memory, Array]:
+        """One step, ``[F]``."""
+        rows = jnp.array(self._rings()) + memory.time % jnp.array(self.design.dilations)
+        arrived, sent, windows = memory.ahead[rows], [], []
+        for layer in self.design.layers:
+            if isinstance(layer, Attention):
+                i = len(windows)
+                window, more = attend(memory.windows[i], memory.time, *self._project(layer, i, features))
+                windows.append(window)
+                more = more[0]
+            else:
+                now, later = self.convolutions[len(sent)](features)
+                more = _gate(now + arrived[len(sent)])
+                sent.append(later)
+            features = jnp.concatenate([features, more], axis=-1)
+        return Memory(memory.time + 1, memory.ahead.at[rows].set(jnp.stack(sent)), tuple(windows)), features
+
+    def unroll(self, memory: Memory, features: Array) -> tuple[Memory, Array]:
+        """Of sequences side by side, ``[T, B, F]``."""
+        steps, begins, rings, windows = features.shape[0], self._rings(), [], []
+        for layer in self.design.layers:
+            if isinstance(layer, Attention):
+                i = len(windows)
+                window, more = attend_each(memory.windows[i], memory.time, *self._project(layer, i, features))
+                windows.append(window)
+                more = more[..., 0, :]
+            else:
+                begin = begins[len(rings)]
+                now, later = self.convolutions[len(rings)](features)
+                ring, arrived = delay(memory.ahead[:, begin : begin + layer], memory.time, later)
+                more = _gate(now + arrived)
+                rings.append(ring)
+            features = jnp.concatenate([features, more], axis=-1)
+        return Memory(memory.time + steps, jnp.concatenate(rings, axis=1), tuple(windows)), features
+
+    def read(self, shown: Array, asked: Array) -> Array:
+        """A sequence ``[N, F]`` from its beginning, and each of ``[Q, F]`` as the step that comes after it.
+
+        Returns:
+            The features of each of the latter.
+        """
+        n, q = shown.shape[0], asked.shape[0]
+        features, attentions, convolutions = jnp.concatenate([shown, asked]), 0, 0
+        position, row = np.minimum(np.arange(n + q), n), np.arange(n + q)
+        back = position[:, None] - position
+        visible = ((back > 0) & (back < self.design.window)) | (row[:, None] == row)
+        for layer in self.design.layers:
+            if isinstance(layer, Attention):
+                query, key, value = self._project(layer, attentions, features)
+                more = attention(query, key, value, visible)[:, 0]
+                attentions += 1
+            else:
+                now, later = self.convolutions[convolutions](features)
+                begun = max(n - layer, 0)
+                last = later[begun] if n >= layer else jnp.zeros_like(later[0])
+                arrived = [jnp.zeros_like(later[: n - begun]), later[:begun], jnp.tile(last, (q, 1))]
+                more = _gate(now + jnp.concatenate(arrived))
+                convolutions += 1
+            features = jnp.concatenate([features, more], axis=-1)
+        return features[n:]
+
+
 class SNAILActorCritic(nn.Module):
     """Inputs -> embedding -> temporal convolutions -> attention -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
-    dilations: tuple[int, ...]
     embedding_size: int
-    filters: int
-    key_size: int
-    value_size: int
+    design: Design
 
     def setup(self) -> None:
         self.embedding = nn.Dense(self.embedding_size)
-        self.convolutions = [_Convolution(self.filters) for _ in self.dilations]
-        self.projection = nn.Dense(2 * self.key_size + self.value_size)
+        self.layers = Layers(self.design)
         self.head = ActorCriticHead(self.action_space)
 
     def _embed(self, inputs: Inputs) -> Array:
         return nn.relu(dense(self.embedding, encode_inputs(self.observation_space, self.action_space, inputs)))
 
-    def _project(self, features: Array) -> list[Array]:
-        """Query, key and value of a single head."""
-        size = self.key_size
-        parts = jnp.split(dense(self.projection, features), [size, 2 * size], axis=-1)
-        return [part[..., None, :] for part in parts]
-
-    def _read(self, features: Array, read: Array) -> Output:
-        return self.head(jnp.concatenate([features, read[..., 0, :]], axis=-1))
-
-    def _rings(self) -> list[int]:
-        """Where each convolution's ring begins."""
-        return [sum(self.dilations[:i]) for i in range(len(self.dilations))]
-
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        features = self._embed(inputs)
-        rows = jnp.array(self._rings()) + carry.time % jnp.array(self.dilations)
-        arrived, sent = carry.ahead[rows], []
-        for i, convolution in enumerate(self.convolutions):
-            now, later = convolution(features)
-            features = jnp.concatenate([features, _gate(now + arrived[i])], axis=-1)
-            sent.append(later)
-        window, read = attend(carry.window, carry.time, *self._project(features))
-        ahead = carry.ahead.at[rows].set(jnp.stack(sent))
-        return Memory(carry.time + 1, ahead, window), self._read(features, read)
+        carry, features = self.layers(carry, self._embed(inputs))
+        return carry, self.head(features)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         """Of trials side by side, ``[T, B, ...]``."""
-        features, rings = self._embed(inputs), []
-        for convolution, dilation, begin in zip(self.convolutions, self.dilations, self._rings(), strict=True):
-            now, later = convolution(features)
-            ring, arrived = delay(carry.ahead[:, begin : begin + dilation], carry.time, later)
-            features = jnp.concatenate([features, _gate(now + arrived)], axis=-1)
-            rings.append(ring)
-        window, read = attend_each(carry.window, carry.time, *self._project(features))
-        time = carry.time + inputs.prev_reward.shape[0]
-        return Memory(time, jnp.concatenate(rings, axis=1), window), self._read(features, read)
+        carry, features = self.layers.unroll(carry, self._embed(inputs))
+        return carry, self.head(features)
 
 
 def make(
@@ -137,21 +244,98 @@ def make(
         ValueError: for a size that is not a positive whole number.
     """
     window = positive_int("window", window)
-    # As the paper's pseudo-code has it, but from a dilation of 1 on.
-    dilations = tuple(2**i for i in range(max(1, math.ceil(math.log2(window)))))
-    dilations = dilations * positive_int("blocks", blocks)
-    network = SNAILActorCritic(
-        observation_space,
-        action_space,
-        dilations,
-        positive_int("embedding_size", embedding_size),
-        positive_int("filters", filters),
-        positive_int("key_size", key_size),
-        positive_int("value_size", value_size),
+    last = Attention(positive_int("key_size", key_size), positive_int("value_size", value_size))
+    layers = (*block(window) * positive_int("blocks", blocks), last)
+    design = Design(window, positive_int("filters", filters), layers)
+    embedding_size = positive_int("embedding_size", embedding_size)
+    network = SNAILActorCritic(observation_space, action_space, embedding_size, design)
+    return remembering_policy(network, design.empty, observation_space, action_space)
+
+
+class SNAILReader(nn.Module):
+    """Examples -> embedding, beside labels -> attentions and temporal convolutions -> predictions."""
+
+    outputs: int
+    classes: bool
+    embedding: nn.Module
+    design: Design
+
+    def setup(self) -> None:
+        self.layers = Layers(self.design)
+        self.head = nn.Dense(self.outputs)
+
+    def _label(self, y: Array) -> Array:
+        return jax.nn.one_hot(y, self.outputs) if self.classes else y
+
+    def __call__(self, support: tuple[Array, Array], x: Array) -> Array:
+        x_support, y_support = support
+        # One batch: nothing passes between examples in the embedding.
+        embedded = self.embedding(jnp.concatenate([x_support, x]))
+        labels = jnp.concatenate([self._label(y_support), jnp.zeros((x.shape[0], self.outputs))])
+        features = jnp.concatenate([embedded, labels], axis=-1)
+        shown = x_support.shape[0]
+        return self.head(self.layers.read(features[:shown], features[shown:]))
+
+
+def reader(
+    input_shape: Sequence[int],
+    outputs: int,
+    *,
+    classes: bool,
+    window: int,
+    attentions: Sequence[tuple[int, int]] = ((64, 32), (256, 128), (512, 256)),
+    filters: int = 128,
+    embedding_size: int = 64,
+    image_filters: int = 64,
+    image_blocks: int = 4,
+    pooling: bool = True,
+) -> Reader:
+    """SNAIL for few-shot learning: it reads the support as a sequence, and each query as what comes after it.
+
+    The published embedding of images normalises over batches; here each image is normalised by itself, so that what is
+    predicted for a query depends on no other.
+
+    Args:
+        input_shape: of x without its examples: ``(features,)``, or ``(height, width, channels)`` of images.
+        outputs: classes, or features of y.
+        classes: whether y are classes.
+        window: steps that are looked back at, the query among them: examples that are read, and 1. Of a longer
+            support, the first are forgotten.
+        attentions: sizes of keys and values of each; between them blocks of convolutions.
+        filters: features that each convolution adds.
+        embedding_size: rectified units that see an example's x.
+        image_filters: of each convolution over an image.
+        image_blocks: of convolutions over an image, each of which halves height and width.
+        pooling: whether they do so by pooling (published) or, in a quarter of the time, by strides of 2.
+
+    Raises:
+        ValueError: for a size that is not a positive whole number, or another number of axes.
+    """
+    shape = tuple(positive_int("input_shape", size) for size in input_shape)
+    if len(shape) not in (1, 3):
+        raise ValueError(f"input_shape must be (features,) or (height, width, channels), not {shape}")
+    embedding_size = positive_int("embedding_size", embedding_size)
+    image = positive_int("image_filters", image_filters), positive_int("image_blocks", image_blocks)
+    window = positive_int("window", window)
+    sizes = [Attention(positive_int("attentions", k), positive_int("attentions", v)) for k, v in attentions]
+    if not sizes:
+        raise ValueError("attentions must be one or more")
+    layers: list[int | Attention] = [sizes[0]]
+    for size in sizes[1:]:
+        layers += [*block(window), size]
+    embedding = (
+        ImageEmbedding(embedding_size, *image, pooling)
+        if len(shape) == 3
+        else nn.Sequential([nn.Dense(embedding_size), nn.relu])
     )
+    design = Design(window, positive_int("filters", filters), tuple(layers))
+    network = SNAILReader(positive_int("outputs", outputs), classes, embedding, design)
 
-    def initial_carry() -> Memory:
-        ahead = jnp.zeros((sum(dilations), 2 * filters))
-        return Memory(jnp.int32(0), ahead, empty_window(window, 1, key_size, value_size))
+    def init(key: Key) -> Params:
+        y = jnp.zeros((1,), jnp.int32) if classes else jnp.zeros((1, outputs))
+        return network.init(key, (jnp.zeros((1, *shape)), y), jnp.zeros((1, *shape)))
 
-    return remembering_policy(network, initial_carry, observation_space, action_space)
+    def read(params: Params, support: tuple[Array, Array], x: Array) -> Array:
+        return network.apply(params, support, x)  # pyright: ignore[reportReturnType]
+
+    return Reader(init, read, outputs)

@@ -56,7 +56,7 @@ def empty_window(rows: int, heads: int, key_size: int, value_size: int) -> Windo
     return Window(jnp.zeros((rows, heads, key_size)), jnp.zeros((rows, heads, value_size)))
 
 
-def _attend(query: Array, keys: Array, values: Array, mask: Array) -> Array:
+def attention(query: Array, keys: Array, values: Array, mask: Array) -> Array:
     """Scaled dot products of ``[T, H, K]`` with ``[S, H, K]``, of which ``mask [T, S]`` may be seen: ``[T, H, V]``."""
     scores = jnp.einsum("thk,shk->hts", query, keys) * keys.shape[-1] ** -0.5
     return jnp.einsum("hts,shv->thv", jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1), values)
@@ -78,7 +78,7 @@ def attend(window: Window, time: Array, query: Array, key: Array, value: Array) 
     rows = window.keys.shape[0]
     row = time % rows
     window = Window(window.keys.at[row].set(key), window.values.at[row].set(value))
-    return window, _attend(query[None], *window, mask=(jnp.arange(rows) <= time)[None])[0]
+    return window, attention(query[None], *window, mask=(jnp.arange(rows) <= time)[None])[0]
 
 
 def attend_each(window: Window, time: Array, query: Array, key: Array, value: Array) -> tuple[Window, Array]:
@@ -110,12 +110,14 @@ def attend_each(window: Window, time: Array, query: Array, key: Array, value: Ar
         return (back >= 0) & (back < rows)
 
     def from_the_start() -> Array:
-        return jax.vmap(_attend, in_axes=(1, 1, 1, None), out_axes=1)(query, key, value, within(0))
+        return jax.vmap(attention, in_axes=(1, 1, 1, None), out_axes=1)(query, key, value, within(0))
 
     def going_on() -> Array:
         begun = jnp.arange(-rows, steps) + time[:, None] >= 0
         keys, values = lines()
-        return jax.vmap(_attend, in_axes=(1, 1, 1, 0), out_axes=1)(query, keys, values, within(-rows) & begun[:, None])
+        return jax.vmap(attention, in_axes=(1, 1, 1, 0), out_axes=1)(
+            query, keys, values, within(-rows) & begun[:, None]
+        )
 
     # Training begins with trials, and half of the products would be with nothing.
     return after, jax.lax.cond(jnp.any(time > 0), going_on, from_the_start)

@@ -133,7 +133,7 @@ def evaluate(
         return summary, np.asarray(evaluation.score, np.float64)
 
     otherwise = "".join(f", {name} {value}" for name, value in changes.items() if name != measure.setting)
-    say(f"measuring on {tasks} held-out tasks, {stages} {measure.stage}s each{otherwise}")
+    say(f"measuring on {tasks} held-out tasks, {stages} {measure.stage}{'s' * (stages != 1)} each{otherwise}")
     name = f"{config.experiment} (ours)"
     ours, scores = test(name, problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds)
     reported, oracles, gains = measure.headline(scores), [], []
@@ -143,7 +143,7 @@ def evaluate(
         summary, scores = test(oracle.name, oracle.adapt, (), 1)
         oracles.append(summary)
         gains.append(_gain(oracle.name, reported, measure.headline(scores), measure))
-    as_published = stages == experiment.fields()[measure.setting].default
+    as_published = measure.setting is None or stages == experiment.fields()[measure.setting].default
     result = {
         "schema": SCHEMA,
         "experiment": config.experiment,

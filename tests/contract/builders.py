@@ -17,7 +17,7 @@ import jax
 from probes import probe_family
 
 from metarl_jax import problems
-from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
+from metarl_jax.algorithms import anil, cavia, few_shot_sequence, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
 from metarl_jax.datasets import sinusoid
 from metarl_jax.environments import bandits, classic_control, dark_room, from_gymnax, point_robot, tabular_mdp
 from metarl_jax.networks import fast_weights, linear_recurrence, mlp, recurrent, snail, transformer
@@ -178,6 +178,17 @@ def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
     return Case(make, problem.tasks, name, rate, lambda state: state.params, 4)
 
 
+def _reading() -> Case:
+    reader = snail.reader((1,), 1, classes=False, window=4, attentions=[(3, 4), (5, 2)], filters=3, embedding_size=6)
+    problem = problems.reading(sinusoid.maml(shots=3, queries=4), reader)
+
+    def make(**settings: Any) -> Algorithm:
+        return few_shot_sequence.make(problem, few_shot_sequence.Config(**({"tasks": 8, "iterations": 50} | settings)))
+
+    rate = few_shot_sequence.Config().learning_rate
+    return Case(make, problem.tasks, "learning_rate", rate, lambda state: state.params, 1)
+
+
 def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Estimator, **own: Any) -> Case:
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(7, 6), history=False, critic=False)
     # Episodes enough to determine the linear baseline: with fewer, rounding decides what it is.
@@ -196,6 +207,7 @@ def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Es
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "anil": {"make": lambda: _few_shot(anil)},
     "cavia": {"make": lambda: _few_shot(cavia, context_size=2, inner_rate=0.1)},
+    "few_shot_sequence": {"make": _reading},
     # A pull strong enough for the system it solves to be definite; and a small step, since Adam makes one of its usual
     # size even of a gradient that is but the solver's rounding.
     "imaml": {"make": lambda: _few_shot(imaml, strength=20.0, learning_rate=1e-4)},

@@ -1,0 +1,93 @@
+"""Learning to read: a task's examples are one sequence, and what a network makes of them is the learner.
+
+So Mishra et al. (2018, arXiv 1707.03141, section 3.1) and Munkhdalai & Yu (2017, arXiv 1703.00837) learn few-shot
+tasks: nothing descends on a task's own loss; the loss of its query, after its support was read, trains the reader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import optax
+
+from metarl_jax.batching import first_task, suits_in_turn, task_batch, task_mean_gradient
+from metarl_jax.checks import check_fields, positive_int, real
+from metarl_jax.types import Adaptation, Algorithm, Array, Episode, Key, Metrics, Params, ReadingProblem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings of learning to read."""
+
+    iterations: int = 20000
+    """Meta-iterations of a whole run."""
+    tasks: int = 32
+    """Tasks per meta-iteration."""
+    learning_rate: float = 1e-3
+    """Adam's step size at the start."""
+    final_learning_rate_fraction: float = 0.0
+    """Where the step size ends, as a fraction of where it starts; in between it falls linearly."""
+    max_gradient_norm: float = 10.0
+    """Longer gradients are scaled down to this norm (10 in the code of Munkhdalai & Yu 2017)."""
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    check_fields(
+        config,
+        iterations=positive_int,
+        tasks=positive_int,
+        learning_rate=real(above=0),
+        final_learning_rate_fraction=real(at_least=0, at_most=1),
+        max_gradient_norm=real(above=0),
+    )
+
+
+class State(NamedTuple):
+    """The reader."""
+
+    params: Params
+    optimizer: optax.OptState
+
+
+def make(problem: ReadingProblem, config: Config) -> Algorithm:
+    """Learning to read the tasks of a problem.
+
+    ``adapt`` scores the query of a held-out task after its support was read: ``[1]``; the learner is the parameters,
+    which no task changes.
+
+    Raises:
+        ValueError: if the configuration is out of range.
+    """
+    validate(config)
+    rate, fraction = config.learning_rate, config.final_learning_rate_fraction
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_gradient_norm),
+        optax.adam(optax.linear_schedule(rate, rate * fraction, config.iterations)),
+    )
+
+    def init(key: Key) -> State:
+        params = problem.reader.init(key)
+        return State(params, optimizer.init(params))
+
+    def loss(params: Params, task: Episode) -> tuple[Array, Metrics]:
+        x, y = task.query
+        prediction = problem.reader.read(params, task.support, x)
+        value = problem.loss(prediction, y)
+        return value, {"loss": value, "score": problem.score(prediction, y)}
+
+    def step(key: Key, state: State) -> tuple[State, Metrics]:
+        tasks = task_batch(problem.tasks.sample)(jax.random.split(key, config.tasks))
+        gradient_of = task_mean_gradient(loss, in_turn=suits_in_turn(first_task(tasks)))
+        (_, metrics), gradient = gradient_of(state.params, tasks)
+        metrics["gradient_norm"] = optax.tree.norm(gradient)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        return State(optax.apply_updates(state.params, updates), optimizer_state), metrics
+
+    def adapt(key: Key, state: State, task: Episode) -> Adaptation:
+        del key
+        return Adaptation(loss(state.params, task)[1]["score"][None], state.params)
+
+    return Algorithm(init, step, adapt)

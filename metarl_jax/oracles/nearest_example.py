@@ -1,0 +1,28 @@
+"""What needs no learning: a query is labelled like the example of the support that is nearest to it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.oracles.base import Oracle
+from metarl_jax.types import Adaptation, Array, Episode, Key, ReadingProblem, State
+
+
+def make(problem: ReadingProblem) -> Oracle:
+    """The nearest example, by the Euclidean distance of x."""
+
+    def adapt(key: Key, state: State, task: Episode) -> Adaptation:
+        del key, state
+        (x_support, y_support), (x, y) = task
+
+        def nearest(x: Array) -> Array:
+            distance = jnp.sum((x_support - x) ** 2, axis=tuple(range(1, x_support.ndim)))
+            return y_support[jnp.argmin(distance)]
+
+        prediction = jax.vmap(nearest)(x)
+        if jnp.issubdtype(prediction.dtype, jnp.integer):
+            prediction = jax.nn.one_hot(prediction, problem.reader.outputs)
+        return Adaptation(problem.score(prediction, y)[None])
+
+    return Oracle("nearest example", adapt)
