@@ -331,7 +331,7 @@ class Experiment:
         Raises:
             ValueError: naming the first setting that is out of range.
         """
-        from metarl_jax.types import EnvFamily, InnerProblem, Policy, ReadingProblem
+        from metarl_jax.types import EnvFamily, InnerProblem, ReadingProblem
 
         module, family = self._module(), self.family()
         own = {field.name for field in dataclasses.fields(self.network)}
@@ -339,12 +339,14 @@ class Experiment:
         module.validate(config)
         network = self.network(**{name: value for name, value in settings.items() if name in own})
         made = network.make(family)
+        # Others are networks, which act in the family's environment.
+        problem = made if isinstance(made, InnerProblem | ReadingProblem) else None
         return Problem(
             family=family,
             inner_problem=made if isinstance(made, InnerProblem) else None,
             reading_problem=made if isinstance(made, ReadingProblem) else None,
-            algorithm=module.make(family, made, config) if isinstance(made, Policy) else module.make(made, config),
-            tasks=family.tasks if isinstance(made, Policy) else made.tasks,
+            algorithm=module.make(made, config) if problem else module.make(family, made, config),
+            tasks=problem.tasks if problem else family.tasks,
             optimal_return=family.optimal_return if isinstance(family, EnvFamily) and self.measure.total else None,
             iterations=config.iterations,
             stages=getattr(config, self.measure.setting) if self.measure.setting else 1,
