@@ -150,6 +150,15 @@ class Predictor(NamedTuple):
     """``(params, x [N, ...]) -> prediction [N, ...]``; one whole batch, which may be normalised over N."""
 
 
+class Reader(NamedTuple):
+    """A network that is shown labelled examples and predicts others of the same task from them."""
+
+    init: Callable[[Key], Params]
+    read: Callable[[Params, tuple[Array, Array], Array], Array]
+    """``(params, support (x [N, ...], y [N]), x [Q, ...]) -> prediction [Q, outputs]``: ONE task; queries do not see
+    each other."""
+
+
 class Inputs(NamedTuple):
     """What a meta-reinforcement-learning policy sees at one step (Duan et al. 2016, section 2.2).
 
