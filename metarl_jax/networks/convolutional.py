@@ -106,11 +106,11 @@ class ImageEmbedding(nn.Module):
             x = Convolution(self.filters, 1 if self.pooling else STRIDE)(x)
             x = nn.relu(ImageNormalisation()(x))
             if self.pooling:
-                x = _largest_of_four(x)
+                x = largest_of_four(x)
         return nn.relu(nn.Dense(self.size)(x.reshape(x.shape[0], -1)))
 
 
-def _largest_of_four(x: Array) -> Array:
+def largest_of_four(x: Array) -> Array:
     """Maxima of 2x2 of ``[N, height, width, channels]``; of a single row or column, itself."""
     # Not by jnp.max, whose derivative divides by how often the largest is found again: where XLA computes it twice and
     # rounds otherwise, never.

@@ -177,7 +177,7 @@ class Layers(nn.Module):
         for layer in self.design.layers:
             if isinstance(layer, Attention):
                 query, key, value = self._project(layer, attentions, features)
-                more = attention(query, key, value, visible)[:, 0]
+                more = attention(query, Window(key, value), jnp.asarray(visible))[:, 0]
                 attentions += 1
             else:
                 now, later = self.convolutions[convolutions](features)

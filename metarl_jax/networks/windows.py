@@ -6,12 +6,13 @@ steps of the trial so far; rows of steps that have not been are zeros.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.types import Array
+from metarl_jax.types import Array, Tree
 
 
 def in_order(ring: Array, time: Array) -> Array:
@@ -56,10 +57,10 @@ def empty_window(rows: int, heads: int, key_size: int, value_size: int) -> Windo
     return Window(jnp.zeros((rows, heads, key_size)), jnp.zeros((rows, heads, value_size)))
 
 
-def attention(query: Array, keys: Array, values: Array, mask: Array) -> Array:
-    """Scaled dot products of ``[T, H, K]`` with ``[S, H, K]``, of which ``mask [T, S]`` may be seen: ``[T, H, V]``."""
-    scores = jnp.einsum("thk,shk->hts", query, keys) * keys.shape[-1] ** -0.5
-    return jnp.einsum("hts,shv->thv", jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1), values)
+def attention(query: Array, window: Window, mask: Array) -> Array:
+    """Scaled dot products of ``[T, H, K]`` with rows ``[S, H, ...]``, those of ``mask [T, S]``: ``[T, H, V]``."""
+    scores = jnp.einsum("thk,shk->hts", query, window.keys) * query.shape[-1] ** -0.5
+    return jnp.einsum("hts,shv->thv", jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1), window.values)
 
 
 def attend(window: Window, time: Array, query: Array, key: Array, value: Array) -> tuple[Window, Array]:
@@ -75,10 +76,70 @@ def attend(window: Window, time: Array, query: Array, key: Array, value: Array) 
     Returns:
         The window after the step, and what was read, ``[H, V]``.
     """
-    rows = window.keys.shape[0]
+    return look_back(attention, window, time, Window(key, value), query)
+
+
+def look_back(read: Callable[..., Tree], rings: Tree, time: Array, written: Tree, query: Tree) -> tuple[Tree, Tree]:
+    """Write one step into rings, and look back from it at the last L, itself among them.
+
+    Args:
+        read: ``(queries [T, ...], rows [S, ...], mask [T, S]) -> [T, ...]``: what T queries make of those rows, of the
+            structure of ``rings``, that each may see.
+        rings: before the step, ``[L, ...]``.
+        time: steps before it, a scalar.
+        written: what the step leaves, ``[...]``, in the structure of ``rings``.
+        query: of the step.
+
+    Returns:
+        The rings after the step, and what was read.
+    """
+    rows = jax.tree.leaves(rings)[0].shape[0]
     row = time % rows
-    window = Window(window.keys.at[row].set(key), window.values.at[row].set(value))
-    return window, attention(query[None], *window, mask=(jnp.arange(rows) <= time)[None])[0]
+    rings = jax.tree.map(lambda ring, x: ring.at[row].set(x), rings, written)
+    seen = read(jax.tree.map(lambda x: x[None], query), rings, (jnp.arange(rows) <= time)[None])
+    return rings, jax.tree.map(lambda x: x[0], seen)
+
+
+def look_back_each(
+    read: Callable[..., Tree], rings: Tree, time: Array, written: Tree, query: Tree
+) -> tuple[Tree, Tree]:
+    """``look_back`` at each of T steps of B trials.
+
+    Args:
+        read: as there, of one trial.
+        rings: of each trial, ``[B, L, ...]``.
+        time: ``[B]``.
+        written: ``[T, B, ...]``.
+        query: ``[T, B, ...]``.
+
+    Returns:
+        The rings after the steps, and what was read, ``[T, B, ...]``.
+    """
+    steps, rows = jax.tree.leaves(written)[0].shape[0], jax.tree.leaves(rings)[0].shape[1]
+
+    def lines() -> Tree:
+        """What was written in the order of time, ``[L + T, B, ...]``."""
+        return jax.tree.map(
+            lambda ring, x: jnp.concatenate([jax.vmap(in_order, out_axes=1)(ring, time), x]), rings, written
+        )
+
+    ring = jax.vmap(lambda line, time: ring_of(line, time, rows), in_axes=(1, 0))
+    after = jax.tree.map(lambda line: ring(line, time + steps), lines())
+
+    def within(first: int) -> Array:
+        """``[T, S]``: which of the steps ``first, ..., T - 1``, counted from now, lie in each step's window."""
+        back = jnp.arange(steps)[:, None] - jnp.arange(first, steps)[None]
+        return (back >= 0) & (back < rows)
+
+    def from_the_start() -> Tree:
+        return jax.vmap(read, in_axes=(1, 1, None), out_axes=1)(query, written, within(0))
+
+    def going_on() -> Tree:
+        begun = jnp.arange(-rows, steps) + time[:, None] >= 0
+        return jax.vmap(read, in_axes=(1, 1, 0), out_axes=1)(query, lines(), within(-rows) & begun[:, None])
+
+    # Training begins with trials, and half of the products would be with nothing.
+    return after, jax.lax.cond(jnp.any(time > 0), going_on, from_the_start)
 
 
 def attend_each(window: Window, time: Array, query: Array, key: Array, value: Array) -> tuple[Window, Array]:
@@ -94,30 +155,4 @@ def attend_each(window: Window, time: Array, query: Array, key: Array, value: Ar
     Returns:
         The windows after the steps, and what was read, ``[T, B, H, V]``.
     """
-    steps, rows = key.shape[0], window.keys.shape[1]
-
-    def lines() -> tuple[Array, Array]:
-        """Keys and values in the order of time, ``[L + T, B, ...]``."""
-        old = Window(*(jax.vmap(in_order, out_axes=1)(ring, time) for ring in window))
-        return jnp.concatenate([old.keys, key]), jnp.concatenate([old.values, value])
-
-    ring = jax.vmap(lambda line, time: ring_of(line, time, rows), in_axes=(1, 0))
-    after = Window(*(ring(line, time + steps) for line in lines()))
-
-    def within(first: int) -> Array:
-        """``[T, S]``: which of the steps ``first, ..., T - 1``, counted from now, lie in each step's window."""
-        back = jnp.arange(steps)[:, None] - jnp.arange(first, steps)[None]
-        return (back >= 0) & (back < rows)
-
-    def from_the_start() -> Array:
-        return jax.vmap(attention, in_axes=(1, 1, 1, None), out_axes=1)(query, key, value, within(0))
-
-    def going_on() -> Array:
-        begun = jnp.arange(-rows, steps) + time[:, None] >= 0
-        keys, values = lines()
-        return jax.vmap(attention, in_axes=(1, 1, 1, 0), out_axes=1)(
-            query, keys, values, within(-rows) & begun[:, None]
-        )
-
-    # Training begins with trials, and half of the products would be with nothing.
-    return after, jax.lax.cond(jnp.any(time > 0), going_on, from_the_start)
+    return look_back_each(attention, window, time, Window(key, value), query)

@@ -20,7 +20,7 @@ from metarl_jax import problems
 from metarl_jax.algorithms import anil, cavia, few_shot_sequence, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
 from metarl_jax.datasets import sinusoid
 from metarl_jax.environments import bandits, classic_control, dark_room, from_gymnax, point_robot, tabular_mdp
-from metarl_jax.networks import fast_weights, linear_recurrence, mlp, recurrent, snail, transformer
+from metarl_jax.networks import fast_weights, linear_recurrence, meta_network, mlp, recurrent, snail, transformer
 from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
 
 
@@ -103,6 +103,11 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
         ),
     },
     "linear_recurrence": {"make": lambda obs, act: linear_recurrence.make(obs, act, size=7, hidden_size=5)},
+    "meta_network": {
+        "make": lambda obs, act: meta_network.make(
+            obs, act, window=4, embedding_size=7, hidden_size=8, key_size=3, readout_size=6, generator_size=8
+        ),
+    },
     "mlp": {"make": lambda obs, act: mlp.make(obs, act, hidden_sizes=(7, 6))},
     "recurrent": {
         "make[gru]": lambda obs, act: recurrent.make(obs, act, cell="gru", hidden_size=6, embedding_size=9),

@@ -1,0 +1,375 @@
+"""Meta Networks against slow, plain implementations, and what they must and must not depend on."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax.networks import meta_network
+from metarl_jax.types import Array, Discrete, Inputs, Reader
+
+WAYS, SHAPE = 3, (5, 3, 1)
+SIZES: dict[str, Any] = {"filters": 4, "hidden_size": 5, "generator_size": 4}
+
+
+def example(shots: int = 1, queries: int = 4) -> tuple[tuple[Array, Array], Array, Array]:
+    """Support, and the query's images and labels."""
+    keys = jax.random.split(jax.random.key(5), 2)
+    support = jax.random.normal(keys[0], (WAYS * shots, *SHAPE))
+    query = jax.random.normal(keys[1], (queries, *SHAPE))
+    return (support, jnp.arange(WAYS * shots, dtype=jnp.int32) % WAYS), query, jnp.arange(queries) % WAYS
+
+
+@functools.cache
+def network(steps: int = WAYS, blocks: int = 1) -> tuple[Reader, Any]:
+    """A reader, compiled, and parameters away from where generators make next to nothing."""
+    reader = meta_network.reader(SHAPE, WAYS, steps=steps, blocks=blocks, **SIZES)
+    return reader._replace(read=jax.jit(reader.read)), drawn_as(reader.init)
+
+
+def drawn_as(init: Any) -> Any:
+    """Parameters in the shapes of a network's, with nothing to compile."""
+    rng = np.random.default_rng(0)
+
+    def drawn(path: Any, leaf: Any) -> Array:
+        scale = 0.1 if path[-1].key == "bias" else 0.5
+        return jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree.map_with_path(
+        lambda path, leaf: drawn([k for k in path if hasattr(k, "key")], leaf), jax.eval_shape(init, jax.random.key(0))
+    )
+
+
+# ------------------------------------------------------------------------------------- the same, slowly and plainly
+
+
+def presented(gradient: Any) -> np.ndarray:
+    """``[..., 2]``, one number at a time."""
+
+    def of(x: float) -> tuple[float, float]:
+        if abs(x) >= math.exp(-7):
+            return math.log(abs(x)) / 7, math.copysign(1.0, x)
+        return -1.0, math.exp(7) * x
+
+    gradient = np.asarray(gradient, np.float64)
+    return np.array([of(x) for x in gradient.reshape(-1)]).reshape(*gradient.shape, 2)
+
+
+def pointwise(params: Any, gradient: Any) -> np.ndarray:
+    x = presented(gradient)
+    for name in ("first", "second"):
+        x = np.maximum(x @ np.asarray(params[name]["kernel"]).T + np.asarray(params[name]["bias"]), 0)
+    return x @ np.asarray(params["output"]["kernel"]) + float(params["output"]["bias"])
+
+
+def sequential(params: Any, gradients: list[Any]) -> np.ndarray:
+    def sigmoid(x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-x))
+
+    weights = {name: np.asarray(params[name], np.float64) for name in ("input", "recurrent", "bias")}
+    hidden = cell = np.zeros((*np.shape(gradients[0]), weights["bias"].shape[1]))
+    for gradient in gradients:
+        write, forget, read, candidate = (
+            presented(gradient) @ weights["input"][gate].T
+            + hidden @ weights["recurrent"][gate].T
+            + weights["bias"][gate]
+            for gate in range(4)
+        )
+        cell = sigmoid(forget) * cell + sigmoid(write) * np.tanh(candidate)
+        hidden = sigmoid(read) * np.tanh(cell)
+    return hidden @ np.asarray(params["output"]["kernel"]) + float(params["output"]["bias"])
+
+
+def convolved(image: Array, kernel: Array) -> Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=layout)
+
+
+def layers_of(slow: Any, fast: Any, image: Array) -> tuple[Array, Array]:
+    """Features of ONE image, and the layer behind them before rectification, slow and fast: ``[2, H]``."""
+    x = image[None]
+    for block in range(len(slow["convolutions"])):
+        kernels = [weights["convolutions"][block] for weights in (slow, fast) if weights is not None]
+        x = sum(jnp.maximum(convolved(x, kernel), 0) for kernel in kernels)
+        # 5x3 becomes 3x2 becomes 2x1: an odd edge is a window of its own.
+        height, width = -(-x.shape[1] // 2), -(-x.shape[2] // 2)  # pyright: ignore[reportAttributeAccessIssue]
+        rows = [
+            [jnp.max(x[0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2], axis=(0, 1)) for j in range(width)]  # pyright: ignore[reportIndexIssue]
+            for i in range(height)
+        ]
+        x = jnp.stack([jnp.stack(row) for row in rows])[None]
+    features = x.reshape(-1)  # pyright: ignore[reportAttributeAccessIssue]
+    none = jnp.zeros(slow["hidden"].shape[1])
+    return features, jnp.stack([features @ slow["hidden"], none if fast is None else features @ fast["hidden"]])
+
+
+def loss_of(logits: Array, label: Array) -> Array:
+    return jnp.log(jnp.sum(jnp.exp(logits))) - logits[label]
+
+
+def plain(params: Any, support: tuple[Array, Array], images: Array, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of each query, one example and one number at a time; and what they were if all were attended to alike."""
+    x, y = support
+    slow, representation = params["base"], params["representation"]
+    drawn = np.random.RandomState(0).normal(size=(SIZES["hidden_size"], WAYS)) / SIZES["hidden_size"] ** 0.5
+
+    def representation_loss(weights: Any, part: int) -> Array:
+        size = len(x) // steps
+        losses = [
+            loss_of(jnp.maximum(layers_of(weights, None, x[i])[1][0], 0) @ jnp.float32(drawn), y[i])
+            for i in range(part * size, (part + 1) * size)
+        ]
+        return sum(losses[1:], start=losses[0]) / size
+
+    def base_loss(weights: Any, image: Array, label: Array) -> Array:
+        return loss_of(jnp.maximum(layers_of(weights, None, image)[1][0], 0) @ weights["output"], label)
+
+    def generated(generator: Any, generators: Any, gradients: list[Any]) -> Any:
+        def kind(path: Any) -> Any:
+            return generators["convolution" if path[0].key == "convolutions" else "dense"]
+
+        return jax.tree.map_with_path(lambda path, *leaves: generator(kind(path), list(leaves)), *gradients)
+
+    # Compiled, for speed, but nothing is batched.
+    of_representation = jax.jit(jax.grad(representation_loss), static_argnums=1)
+    of_base = jax.jit(jax.grad(base_loss))
+    task_fast = generated(
+        sequential, params["task"], [of_representation(representation, part) for part in range(steps)]
+    )
+    memory = [
+        generated(lambda p, g: pointwise(p, g[0]), params["example"], [of_base(slow, a, b)])
+        for a, b in zip(x, y, strict=True)
+    ]
+    both = jax.jit(lambda slow, fast, image: layers_of(slow, fast, image)[1])
+
+    def key_of(image: Array) -> np.ndarray:
+        return np.asarray(both(representation, task_fast, image).sum(0), np.float64)
+
+    keys, logits = [key_of(image) for image in x], []
+    for image in images:
+        key = key_of(image)
+        scores = np.exp([key @ k / np.sqrt((key @ key) * (k @ k) + 1e-6) for k in keys])
+        for attention in (scores / scores.sum(), np.full(len(x), 1 / len(x))):
+            fast = jax.tree.map(
+                lambda *leaves, a=attention: sum(w * leaf for w, leaf in zip(a, leaves, strict=True)), *memory
+            )
+            hidden = np.maximum(both(slow, fast, image), 0).sum(0)
+            logits.append(hidden @ np.asarray(slow["output"]) + hidden @ fast["output"])
+    return np.array(logits[::2]), np.array(logits[1::2])
+
+
+# ------------------------------------------------------------------------------------------------------ generators
+
+
+def test_gradients_are_presented_by_the_published_rule() -> None:
+    size, sign = meta_network.preprocess(jnp.array([math.exp(-3.5), -1.0, 0.0, 1e-4, -1e-5, math.exp(2.0)]))
+    np.testing.assert_allclose(size, [-0.5, 0.0, -1.0, -1.0, -1.0, 2 / 7], atol=1e-6)
+    np.testing.assert_allclose(sign, [1.0, -1.0, 0.0, 1e-4 * math.exp(7), -1e-5 * math.exp(7), 1.0], rtol=1e-5)
+    at_edge = meta_network.preprocess(jnp.array([math.exp(-7) * 1.0001, math.exp(-7) * 0.9999]))
+    np.testing.assert_allclose(at_edge, [[-1, -1], [1, 1]], atol=2e-4)
+
+
+@pytest.mark.parametrize("chunk", [5, 100])
+def test_generators_written_out_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(meta_network, "CHUNK", chunk)
+    _, params = network()
+    gradients = jnp.exp(jax.random.uniform(jax.random.key(2), (3, 14), minval=-12.0, maxval=1.0))
+    gradients *= jax.random.rademacher(jax.random.key(3), gradients.shape)
+    generators = params["example"]["dense"], params["task"]["dense"]
+    each = jax.jit(meta_network._generate_each)(generators[0], gradients)
+    np.testing.assert_allclose(each, pointwise(generators[0], gradients), rtol=1e-4, atol=1e-5)
+    one = jax.jit(meta_network._generate_one)(generators[1], gradients)
+    np.testing.assert_allclose(one, sequential(generators[1], list(gradients)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_lstm_s_derivative_is_that_of_its_definition() -> None:
+    kernel = jax.random.normal(jax.random.key(0), (4, 5, 8))
+    gradients = 0.1 * jax.random.normal(jax.random.key(1), (3, 7))
+    weight = jax.random.normal(jax.random.key(2), (5, 7))
+    written = jax.jit(jax.grad(lambda k, g: jnp.sum(weight * meta_network._last_hidden(k, g)), (0, 1)))(
+        kernel, gradients
+    )
+    expected = jax.jit(jax.grad(lambda k: jnp.sum(weight * meta_network._unroll(k, gradients)[0])))(kernel)
+    np.testing.assert_allclose(written[0], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(written[1], 0)
+
+
+# -------------------------------------------------------------------------------------------------- classification
+
+
+def test_the_reader_written_out() -> None:
+    """Of two blocks, and two steps with three examples each."""
+    reader, params = network(steps=2, blocks=2)
+    support, images, _ = example(shots=2)
+    expected, alike = plain(params, support, images, steps=2)
+    got = reader.read(params, support, images)
+    error = float(np.max(np.abs(got - expected)))
+    assert error < 1e-3 * np.max(np.abs(expected))
+    assert error < 0.1 * np.max(np.abs(alike - expected)), "attention matters, to more than rounding"
+
+
+def test_sizes_are_the_published_ones() -> None:
+    shapes = jax.eval_shape(meta_network.reader((28, 28, 1), 5).init, jax.random.key(0))
+    count = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes.items()}
+    kernels = 9 * 64 + 4 * 9 * 64 * 64
+    assert count["representation"] == kernels + 64 * 64
+    assert count["base"] == kernels + 64 * 64 + 64 * 5
+    # 2 -> 20 -> 20 -> 1, and an LSTM of 2 -> 20, then -> 1; one of each for kernels, one for the rest.
+    assert count["example"] == 2 * (3 * 20 + 21 * 20 + 21)
+    assert count["task"] == 2 * (4 * 20 * (2 + 20 + 1) + 21)
+
+
+def test_order_matters_only_between_steps_of_the_lstm() -> None:
+    support, images, _ = example(shots=2)
+
+    def read(steps: int, order: list[int]) -> Array:
+        reader, params = network(steps)
+        return reader.read(params, jax.tree.map(lambda z: z[jnp.array(order)], support), images)
+
+    kept, swapped, across = list(range(6)), [2, 0, 1, 5, 4, 3], [3, 1, 2, 0, 4, 5]
+    np.testing.assert_allclose(read(2, swapped), read(2, kept), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(read(1, across), read(1, kept), rtol=1e-4, atol=1e-5)
+    assert float(jnp.max(jnp.abs(read(2, [3, 4, 5, 0, 1, 2]) - read(2, kept)))) > 1e-4
+
+
+def test_queries_do_not_see_each_other() -> None:
+    reader, params = network()
+    support, images, _ = example()
+    together = reader.read(params, support, images)
+    for i in range(len(images)):
+        np.testing.assert_allclose(
+            reader.read(params, support, images[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5
+        )
+    poisoned = reader.read(params, support, images.at[1].set(jnp.nan))
+    np.testing.assert_allclose(poisoned[jnp.array([0, 2, 3])], together[jnp.array([0, 2, 3])], rtol=1e-5)
+
+
+def test_labels_are_read() -> None:
+    reader, params = network()
+    (x, y), images, _ = example()
+    assert float(
+        jnp.max(jnp.abs(reader.read(params, (x, (y + 1) % WAYS), images) - reader.read(params, (x, y), images)))
+    )
+
+
+def test_every_weight_is_learned_and_nothing_through_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss has the derivative that it has if what generators are given is recorded, and then given as constants."""
+    _, params = network()
+    reader = meta_network.reader(SHAPE, WAYS, steps=WAYS, blocks=1, **SIZES)
+    support, images, labels = example()
+
+    def loss(params: Any) -> Array:
+        return jnp.mean(jax.vmap(loss_of)(reader.read(params, support, images), labels))
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        assert bool(jnp.any(leaf != 0)), f"{jax.tree_util.keystr(path)} has no gradient"
+
+    generate_all, recorded = meta_network._make_fast, []
+
+    def record(generate: Any, generators: Any, gradients: Any) -> Any:
+        recorded.append(gradients)
+        return generate_all(generate, generators, gradients)
+
+    def recording(params: Any) -> Any:
+        loss(params)
+        return recorded
+
+    monkeypatch.setattr(meta_network, "_make_fast", record)
+    constants = iter(jax.jit(recording)(params))
+    monkeypatch.setattr(
+        meta_network, "_make_fast", lambda generate, generators, _: generate_all(generate, generators, next(constants))
+    )
+    expected = jax.jit(jax.grad(loss))(params)
+    for got, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ reinforcement learning
+
+
+def test_factors_are_those_of_the_gradient() -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    layer, outcome = jax.random.normal(keys[0], (4, 6)), jax.random.normal(keys[1], (6, 3))
+    situation, happened = jax.random.normal(keys[2], (5, 4)), jax.random.normal(keys[3], (5, 3))
+
+    def loss(layer: Array, situation: Array, happened: Array) -> Array:
+        return 0.5 * jnp.sum((jnp.maximum(situation @ layer, 0) @ outcome - happened) ** 2)
+
+    inner, outer = meta_network.gradient_factors(layer, outcome, situation, happened)
+    for i in range(5):
+        expected = jax.grad(loss)(layer, situation[i], happened[i])
+        np.testing.assert_allclose(jnp.outer(inner[i], outer[i]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_memory_written_out() -> None:
+    """Fast weights as whole matrices, from a gradient for each step by itself, averaged by a softmax of cosines."""
+    states, actions, steps, window = 4, 3, 9, 3
+    policy = meta_network.make(
+        Discrete(states), Discrete(actions), window=window, embedding_size=6, hidden_size=5, key_size=3, readout_size=7
+    )
+    params = drawn_as(policy.init)
+    keys = jax.random.split(jax.random.key(2), 4)
+    inputs = Inputs(
+        obs=jax.random.randint(keys[0], (steps,), 0, states),
+        prev_action=jax.random.randint(keys[1], (steps,), 0, actions),
+        prev_reward=jax.random.normal(keys[2], (steps,)),
+        prev_done=jax.random.bernoulli(keys[3], 0.3, (steps,)).astype(jnp.float32),
+        first=jnp.arange(steps) == 0,
+    )
+    carry, output = jax.jit(policy.unroll)(params, policy.initial_carry(params), inputs)
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), params["params"])
+
+    def situation(state: int, action: int | None) -> np.ndarray:
+        x = np.concatenate([np.eye(states)[state], np.zeros(actions) if action is None else np.eye(actions)[action]])
+        return np.append(np.maximum(x @ p["embedding"]["kernel"] + p["embedding"]["bias"], 0), 1.0)
+
+    def found(query: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        cosines = [query @ key / np.sqrt((query @ query) * (key @ key) + 1e-6) for key in keys]
+        scores = np.exp(np.exp(p["sharpness"]) * np.array(cosines))
+        return scores / scores.sum()
+
+    # The first step of a trial leaves nothing behind it.
+    memory: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(3), np.zeros((7, 5)))]
+    for t in range(steps):
+        obs, action = int(inputs.obs[t]), int(inputs.prev_action[t])
+        reward, done = float(inputs.prev_reward[t]), float(inputs.prev_done[t])
+        if t:
+            x = situation(int(inputs.obs[t - 1]), action)
+            units = x @ p["layer"]
+            error = np.maximum(units, 0) @ p["outcome"] - np.concatenate([[reward, done], np.eye(states)[obs]])
+            errors = np.where(units > 0, p["outcome"] @ error, 0)
+            fast = np.outer(pointwise(p["of_features"], x), pointwise(p["of_errors"], errors)) / len(x)
+            memory.append((x @ p["representation"]["kernel"], fast))
+        x, seen = situation(obs, None), memory[-window:]
+        attention = found(x @ p["representation"]["kernel"], np.stack([key for key, _ in seen]))
+        fast = np.einsum("s,seh->eh", attention, np.stack([weights for _, weights in seen]))
+        hidden = np.maximum(x @ p["layer"], 0) + np.maximum(x @ fast, 0)
+        now = np.concatenate([np.eye(states)[obs], np.eye(actions)[action] * (t > 0), [reward, done]])
+        features = np.concatenate([now, hidden, hidden @ p["outcome"]])
+        features = np.maximum(features @ p["readout"]["kernel"] + p["readout"]["bias"], 0)
+        value = features @ p["head"]["value"]["kernel"][:, 0] + p["head"]["value"]["bias"][0]
+        np.testing.assert_allclose(output.value[t], value, rtol=1e-3, atol=1e-3)
+    assert carry.time == steps
+    assert carry.examples.keys.shape == (window, 3)
+
+
+def test_bad_sizes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"image_shape must be \(height, width, channels\), not \(28, 28\)"):
+        meta_network.reader((28, 28), 5)
+    for name in ("ways", "filters", "blocks", "hidden_size", "generator_size", "steps"):
+        with pytest.raises(ValueError, match=f"{name} must be a positive whole number, not 0"):
+            meta_network.reader(**{"image_shape": SHAPE, "ways": WAYS, name: 0})
+    for name in ("window", "embedding_size", "hidden_size", "key_size", "readout_size", "generator_size"):
+        with pytest.raises(ValueError, match=f"{name} must be a positive whole number, not 0"):
+            meta_network.make(Discrete(2), Discrete(2), **{"window": 3, name: 0})
+    reader, params = network(steps=2)
+    support, images, _ = example()
+    with pytest.raises(ValueError, match=r"a support of 3 examples cannot be divided into 2 equal parts \(steps\)"):
+        reader.read(params, support, images)
