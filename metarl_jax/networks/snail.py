@@ -15,7 +15,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import positive_int
-from metarl_jax.networks.heads import ActorCriticHead, dense, encode_inputs, remembering_policy
+from metarl_jax.networks.heads import (
+    ActorCriticHead,
+    ObservationEncoder,
+    dense,
+    encode_inputs,
+    remembering_policy,
+)
 from metarl_jax.networks.windows import Window, attend, attend_each, delay, empty_window
 from metarl_jax.types import Array, Inputs, Output, Policy, Space
 
@@ -63,13 +69,14 @@ class SNAILActorCritic(nn.Module):
     value_size: int
 
     def setup(self) -> None:
+        self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.embedding_size)
         self.convolutions = [_Convolution(self.filters) for _ in self.dilations]
         self.projection = nn.Dense(2 * self.key_size + self.value_size)
         self.head = ActorCriticHead(self.action_space)
 
     def _embed(self, inputs: Inputs) -> Array:
-        return nn.relu(dense(self.embedding, encode_inputs(self.observation_space, self.action_space, inputs)))
+        return nn.relu(dense(self.embedding, encode_inputs(self.see(inputs.obs), self.action_space, inputs)))
 
     def _project(self, features: Array) -> list[Array]:
         """Query, key and value of a single head."""
