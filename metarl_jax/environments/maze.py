@@ -22,6 +22,7 @@ a learner stores of a trial is frames, and these take a quarter of the memory of
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -116,6 +117,7 @@ def distances(walls: Array, position: Array, directions: Array) -> Array:
     return jnp.min(jnp.where(inside & (wall == 1), far, jnp.inf), axis=-1)
 
 
+@jax.jit
 def render(walls: Array, target: Array, position: Array, heading: Array) -> Array:
     """What is seen.
 
@@ -162,6 +164,7 @@ def _within(walls: Array, position: Array, axis: int) -> tuple[Array, Array]:
     return jnp.where(closed[0], at + CLEARANCE, at - 1), jnp.where(closed[1], at + 1 - CLEARANCE, at + 2)
 
 
+@jax.jit
 def move(walls: Array, position: Array, by: Array) -> tuple[Array, Array]:
     """Go, first along x and then along y, and slide along walls.
 
@@ -220,6 +223,7 @@ class Maze(Environment):
         return Box(0.0, 255.0, (HEIGHT, WIDTH, 3))
 
 
+@functools.partial(jax.jit, static_argnames="size")
 def layout(key: Key, size: int) -> Array:
     """A maze: a random spanning tree of openings (Prim's, with random weights), and ``LOOPS`` more.
 

@@ -59,6 +59,8 @@ class XLand(Environment):
         from xminigrid.core.constants import DIRECTIONS, NUM_COLORS, NUM_TILES
 
         self.env = env
+        # Outside of a program, hundreds of small ones would be compiled.
+        self._first, self._next = jax.jit(env.reset), jax.jit(env.step)
         self.defaults = defaults
         self.classes = (NUM_TILES, NUM_COLORS)
         self.directions = len(DIRECTIONS)
@@ -72,7 +74,7 @@ class XLand(Environment):
         return jnp.concatenate([*cells, looks])
 
     def reset_env(self, key: Key, params: XLandParams) -> tuple[Array, XLandState]:
-        first = self.env.reset(self.defaults.replace(ruleset=params.ruleset), key)
+        first = self._first(self.defaults.replace(ruleset=params.ruleset), key)
         return self._see(first), XLandState(first.state.grid, first.state.agent, jnp.int32(0))
 
     def step_env(
@@ -91,7 +93,7 @@ class XLand(Environment):
             carry=EnvCarry(),
         )
         timestep = TimeStep(before, StepType.MID, jnp.float32(0), jnp.float32(1), jnp.zeros(()))  # pyright: ignore
-        after = self.env.step(self.defaults.replace(ruleset=params.ruleset), timestep, action)
+        after = self._next(self.defaults.replace(ruleset=params.ruleset), timestep, action)
         new = XLandState(after.state.grid, after.state.agent, state.time + 1)
         return self._see(after), new, after.reward.astype(jnp.float32), after.discount == 0, {}
 
