@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax.environments import maze
+from metarl_jax.environments import bandits, maze
+from metarl_jax.oracles import maze as oracles
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, Inputs, Key
 
@@ -251,6 +252,44 @@ def test_the_first_frame_is_that_of_the_start() -> None:
     task = jax.jit(maze.small().tasks.sample)(jax.random.key(4))
     seen = jax.jit(maze.render)(task.walls, task.target, task.start, task.heading)
     np.testing.assert_array_equal(task.first_view, seen)
+
+
+def test_the_guide_knows_how_far_it_is(layouts: np.ndarray) -> None:
+    size, target = layouts.shape[-1] - 1, (2, 1)
+    got = jax.jit(jax.vmap(lambda walls: oracles.cells_to_target(walls, jnp.array(target) + 0.5)))(layouts[:5])
+    for walls, distances in zip(layouts[:5], np.asarray(got), strict=True):
+        expected, border = {target: 0}, [target]
+        while border:
+            x, y = border.pop(0)
+            for other in ((x + 1, y), (x - 1, y), (x, y + 1), (x, y - 1)):
+                if other not in expected and not is_wall(walls, (x, y), other):
+                    expected[other] = expected[x, y] + 1
+                    border.append(other)
+        np.testing.assert_array_equal(distances, [[expected[x, y] for y in range(size)] for x in range(size)])
+
+
+def test_the_guide_finds_every_target() -> None:
+    """In both episodes alike, and no faster than straight ahead through all walls."""
+    family = maze.small()
+    guide = oracles.guide(family, 2)
+
+    @jax.jit
+    @jax.vmap
+    def one(key: Key) -> tuple[Array, Array]:
+        task = family.tasks.sample_heldout(key)
+        return guide.adapt(key, (), task).score, jnp.linalg.norm(task.target - task.start)
+
+    score, distance = map(np.asarray, one(jax.random.split(jax.random.key(0), 200)))
+    np.testing.assert_array_equal(score[:, 0], score[:, 1])
+    # Who arrives after fewer than a hundred steps has something left of the 1 for arriving.
+    assert np.all(score > 0)
+    fewest = np.ceil((distance - maze.REACH) / maze.STRIDE)
+    assert np.all(score[:, 0] <= 1 - 0.01 * fewest + 1e-6)
+
+
+def test_oracles_are_of_mazes() -> None:
+    with pytest.raises(ValueError, match=r"environments\.maze, not one of Bandit"):
+        oracles.random(bandits.bernoulli(2), 2)
 
 
 @pytest.mark.parametrize("make", [maze.small, maze.large])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import io_callback
 
 from metarl_jax import experiments
 from metarl_jax.runs import train
@@ -70,7 +71,7 @@ class _Watched:
 
     def reset(self, key: Key, params: Task) -> tuple[Array, State]:
         obs, state = self._env.reset(key, params)
-        jax.experimental.io_callback(self._began, None, obs, ordered=True)
+        io_callback(self._began, None, obs, ordered=True)
         return obs, state
 
     def step(
@@ -78,7 +79,7 @@ class _Watched:
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
         obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
         seen = info["final_observation"], reward, terminated | truncated, obs
-        jax.experimental.io_callback(self._stepped, None, *seen, ordered=True)
+        io_callback(self._stepped, None, *seen, ordered=True)
         return obs, state, reward, terminated, truncated, info
 
     def action_space(self, params: Task) -> Any:
@@ -157,7 +158,8 @@ def record(folder: RunFolder, seed: int) -> Path:
     family, frames = watched(family, train.build(config).stages)
     problem = dataclasses.replace(experiment, family=lambda: family).build(config.settings)
     checkpoint = train.load_states(folder, problem)
-    key_task, key_play = jax.random.split(jax.random.fold_in(jax.random.key(_RECORD_TAG), seed))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _RECORD_TAG), seed)
+    key_task, key_play = jax.random.split(key)
     state = jax.tree.map(lambda x: x[0], checkpoint.state.algorithm)
     frames = play(problem.algorithm, frames, key_play, state, problem.tasks.sample_heldout(key_task))
     path = folder.path / f"trial-iteration{checkpoint.iteration}-seed{seed}.gif"
