@@ -35,8 +35,8 @@ def test_is_a_stack_of_strided_convolutions(shape: tuple[int, ...]) -> None:
     space = Box(-1.0, 3.0, shape)
     encoder = ObservationEncoder(space)
     images = jax.random.uniform(jax.random.key(0), (2, 3, *shape), minval=-1, maxval=3)
-    params = encoder.init(jax.random.key(1), images)
-    got = encoder.apply(params, images)
+    params: Any = encoder.init(jax.random.key(1), images)
+    got = jnp.asarray(encoder.apply(params, images))
     x = (images.reshape(6, *shape) + 1) / 4
     for layer, (size, filters) in enumerate(FILTERS):
         weights = params["params"][f"Dense_{layer}"]

@@ -31,7 +31,7 @@ def test_a_video_is_of_the_trial_that_is_played() -> None:
     key_task, key_init, key = jax.random.split(jax.random.key(5), 3)
     task = jax.jit(family.tasks.sample_heldout)(key_task)
     # One step ahead stands the target, so that episodes can end before their limit.
-    task = maze.task(task.walls, task.start, task.heading, task.start + np.float32([0.0, 0.6]), 9)
+    task = maze.task(task.walls, task.start, task.heading, task.start + np.array([0.0, 0.6], np.float32), 9)
     watched, frames = record.watched(family, EPISODES)
     state = algorithm(family).init(key_init)
     score = jax.jit(algorithm(family).adapt)(key, state, task).score

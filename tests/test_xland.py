@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import xminigrid
 from xminigrid.benchmarks import Benchmark
 from xminigrid.core.constants import TILES_REGISTRY, Colors, Tiles
 from xminigrid.core.goals import AgentHoldGoal
 from xminigrid.core.rules import EmptyRule
+from xminigrid.registration import make
 from xminigrid.types import RuleSet
 
 from metarl_jax.environments import xland
@@ -38,7 +38,7 @@ def test_steps_are_xminigrids(benchmark: Benchmark) -> None:
     family = xland.make(benchmark, ENVIRONMENT, horizon=horizon)
     assert family.horizon == horizon
     assert isinstance(family.observation_space, Box)
-    env, params = xminigrid.make(ENVIRONMENT)
+    env, params = make(ENVIRONMENT)
     task = family.tasks.sample(jax.random.key(1))
     params = params.replace(ruleset=task.ruleset, max_steps=horizon)
     first, reset, after = jax.jit(env.reset), jax.jit(family.env.reset), jax.jit(env.step)

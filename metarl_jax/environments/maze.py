@@ -64,7 +64,7 @@ _FOCAL = WIDTH / 2
 # Distance of each row from the horizon in pixels.
 _ROWS = np.arange(HEIGHT, dtype=np.float32) + 0.5 - HEIGHT / 2
 _SKY, _GROUND, _TARGET = (60, 70, 110), (90, 80, 70), (255, 255, 255)
-_BACKGROUND = np.where(_ROWS[:, None, None] < 0, np.uint8(_SKY), np.uint8(_GROUND))
+_BACKGROUND = np.where(_ROWS[:, None, None] < 0, _SKY, _GROUND).astype(np.uint8)
 
 
 @struct.dataclass

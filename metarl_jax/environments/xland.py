@@ -131,16 +131,16 @@ def make(
         TypeError: for what are no rulesets.
     """
     try:
-        import xminigrid
+        from xminigrid import registration
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("XLand-MiniGrid is not installed: pip install 'metarl-jax[xland]'") from error
 
-    names = [name for name in xminigrid.registered_environments() if name.startswith("XLand-MiniGrid")]
+    names = [name for name in registration.registered_environments() if name.startswith("XLand-MiniGrid")]
     if environment not in names:
         raise ValueError(
             f"there is no environment with rulesets named {environment!r}{did_you_mean(environment, names)}"
         )
-    env, defaults = xminigrid.make(environment)
+    env, defaults = registration.make(environment)
     if horizon is not None:
         defaults = defaults.replace(max_steps=positive_int("horizon", horizon))
     steps: int = defaults.max_steps  # pyright: ignore[reportAssignmentType]

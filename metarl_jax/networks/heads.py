@@ -61,7 +61,7 @@ class ObservationEncoder(nn.Module):
         if not isinstance(self.space, Box) or len(self.space.shape) != 3:
             return encode(self.space, observation)
         low, high, shape = self.space
-        if not np.all(np.isfinite([low, high])):
+        if not np.all(np.isfinite(np.asarray(low)) & np.isfinite(np.asarray(high))):
             raise ValueError(f"images need finite bounds to be scaled by, not {low} to {high}")
         images = observation.reshape(-1, *shape)
         for layer, (size, filters) in enumerate(FILTERS):
