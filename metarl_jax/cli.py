@@ -1,4 +1,4 @@
-"""``metarl-jax list | train NAME | evaluate RUN | report RUN``.
+"""``metarl-jax list | train NAME | evaluate RUN | report RUN | record RUN``.
 
 Exit codes: 0 done, 2 a mistake in what was asked for, 3 diverged, 4 the disk refused, 130 and 143 stopped by Ctrl-C
 and SIGTERM. JAX is imported only by the commands that compute.
@@ -287,6 +287,19 @@ def _report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _record(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="metarl-jax record", description="A video of a trial, where the learner sees images.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the held-out task; default: 0")
+    options = parser.parse(arguments)
+
+    from metarl_jax.runs import record
+    from metarl_jax.runs.folder import RunFolder
+
+    print(f"wrote {record.record(RunFolder(options.run), options.seed)}")
+    return 0
+
+
 def _report_on(folder: Any) -> None:
     from metarl_jax.runs import evaluate, report
 
@@ -308,6 +321,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train an experiment, or go on with a run"),
     "evaluate": (_evaluate, "measure a run on held-out tasks"),
     "report": (_report, "tables and figures of a run"),
+    "record": (_record, "a video of a trial of a run whose learner sees images"),
 }
 
 

@@ -36,7 +36,10 @@ class Discrete(NamedTuple):
 
 
 class Box(NamedTuple):
-    """Real vectors of the given shape; bounds are scalars or arrays that broadcast to the shape."""
+    """Real vectors of the given shape; bounds are scalars or arrays that broadcast to the shape.
+
+    Observations that are whole numbers from 0 to 255 may be ``uint8``, which is what then is stored of a trial.
+    """
 
     low: float | Array
     high: float | Array

@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 from metarl_jax.networks import gated, recurrent
-from metarl_jax.networks.heads import encode_inputs
+from metarl_jax.networks.heads import encode, encode_inputs
 from metarl_jax.types import Array, Box, Discrete, Inputs
 
 STATES, ACTIONS, HIDDEN, STEPS = Discrete(4), Discrete(3), 5, 6
@@ -70,7 +70,7 @@ def test_the_memory_is_that_of_flaxs_cell(cell: gated.Cell) -> None:
     params, inputs = _noisy(policy.init(jax.random.key(2))), _inputs()
     _, output = policy.unroll(params, policy.initial_carry(params), inputs)
     weights = params["params"]
-    expected = _reference(cell, weights, encode_inputs(STATES, ACTIONS, inputs))
+    expected = _reference(cell, weights, encode_inputs(encode(STATES, inputs.obs), ACTIONS, inputs))
     value = weights["head"]["value"]
     np.testing.assert_allclose(output.value, (expected @ value["kernel"] + value["bias"])[:, 0], rtol=1e-5, atol=1e-6)
 

@@ -16,10 +16,10 @@ from flax import linen as nn
 from metarl_jax.checks import positive_int
 from metarl_jax.networks.heads import (
     ActorCriticHead,
+    ObservationEncoder,
     dense,
-    encode,
     encode_inputs,
-    example_inputs,
+    observation_features,
     remembering_policy,
 )
 from metarl_jax.types import Array, Inputs, Output, Policy, Space
@@ -48,14 +48,15 @@ class FastWeightActorCritic(nn.Module):
     readout_size: int
 
     def setup(self) -> None:
+        self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.embedding_size)
         self.projection = nn.Dense(2 * self.key_size + self.value_size)
         self.scale = self.param("scale", nn.initializers.constant(0.1), (self.value_size,))
         self.readout = nn.Dense(self.readout_size)
         self.head = ActorCriticHead(self.action_space)
 
-    def _project(self, inputs: Inputs, previous: Array) -> tuple[Array, Array, Array, Array]:
-        features = encode_inputs(self.observation_space, self.action_space, inputs)
+    def _project(self, seen: Array, inputs: Inputs, previous: Array) -> tuple[Array, Array, Array, Array]:
+        features = encode_inputs(seen, self.action_space, inputs)
         features = nn.relu(dense(self.embedding, jnp.concatenate([features, previous], axis=-1)))
         size = self.key_size
         key, query, value = jnp.split(dense(self.projection, features), [size, 2 * size], axis=-1)
@@ -65,19 +66,19 @@ class FastWeightActorCritic(nn.Module):
         return self.head(nn.relu(dense(self.readout, jnp.concatenate([features, self.scale * read], axis=-1))))
 
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        features, key, query, value = self._project(inputs, carry.observation)
+        seen = self.see(inputs.obs)
+        features, key, query, value = self._project(seen, inputs, carry.observation)
         weights = carry.weights + jnp.outer(key, value)
-        observation = encode(self.observation_space, inputs.obs)
-        return Memory(weights, observation), self._read(features, query @ weights)
+        return Memory(weights, seen), self._read(features, query @ weights)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         """Of trials side by side, ``[T, B, ...]``."""
-        observation = encode(self.observation_space, inputs.obs)
-        previous = jnp.concatenate([carry.observation[None], observation[:-1]])
-        features, key, query, value = self._project(inputs, previous)
+        seen = self.see(inputs.obs)
+        previous = jnp.concatenate([carry.observation[None], seen[:-1]])
+        features, key, query, value = self._project(seen, inputs, previous)
         attend = jax.vmap(_attend, in_axes=(0, 1, 1, 1), out_axes=(0, 1))
         weights, read = attend(carry.weights, key, query, value)
-        return Memory(weights, observation[-1]), self._read(features, read)
+        return Memory(weights, seen[-1]), self._read(features, read)
 
 
 def _attend(weights: Array, key: Array, query: Array, value: Array) -> tuple[Array, Array]:
@@ -129,8 +130,7 @@ def make(
         positive_int("value_size", value_size),
         positive_int("readout_size", readout_size),
     )
-    example = example_inputs(observation_space, action_space)
-    seen = encode(observation_space, example.obs).shape[-1]
+    seen = observation_features(observation_space)
 
     def initial_carry() -> Memory:
         return Memory(jnp.zeros((key_size, value_size)), jnp.zeros(seen))

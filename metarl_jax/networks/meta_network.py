@@ -23,7 +23,15 @@ from flax import linen as nn
 
 from metarl_jax.checks import positive_int
 from metarl_jax.networks.convolutional import KERNEL, largest_of_four, patches
-from metarl_jax.networks.heads import ActorCriticHead, dense, encode, encode_inputs, example_inputs, remembering_policy
+from metarl_jax.networks.heads import (
+    ActorCriticHead,
+    ObservationEncoder,
+    dense,
+    encode,
+    encode_inputs,
+    observation_features,
+    remembering_policy,
+)
 from metarl_jax.networks.windows import look_back, look_back_each
 from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Reader, Space, Tree
 
@@ -394,7 +402,8 @@ class MetaNetworkActorCritic(nn.Module):
     generator_size: int
 
     def setup(self) -> None:
-        seen = encode(self.observation_space, example_inputs(self.observation_space, self.action_space).obs).shape[-1]
+        seen = observation_features(self.observation_space)
+        self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.embedding_size)
         self.representation = nn.Dense(self.key_size, use_bias=False)
         self.layer = self.param("layer", _rectified, (self.embedding_size + 1, self.hidden_size))
@@ -410,11 +419,10 @@ class MetaNetworkActorCritic(nn.Module):
         units = nn.relu(dense(self.embedding, jnp.concatenate([observation, action], axis=-1)))
         return jnp.concatenate([units, jnp.ones_like(units[..., :1])], axis=-1)
 
-    def _learn(self, inputs: Inputs, previous: Array) -> Examples:
+    def _learn(self, seen: Array, inputs: Inputs, previous: Array) -> Examples:
         """What the step before these inputs leaves in memory, ``[...]``; where there was none: zeros."""
         action = encode(self.action_space, inputs.prev_action)
         situation = self._situation(previous, action)
-        seen = encode(self.observation_space, inputs.obs)
         happened = jnp.concatenate([jnp.stack([inputs.prev_reward, inputs.prev_done], axis=-1), seen], axis=-1)
         features, errors = jax.lax.stop_gradient(gradient_factors(self.layer, self.outcome, situation, happened))
         example = Examples(
@@ -424,11 +432,10 @@ class MetaNetworkActorCritic(nn.Module):
         )
         return jax.tree.map(lambda x: jnp.where(inputs.first[..., None], 0.0, x), example)
 
-    def _ask(self, inputs: Inputs) -> tuple[Array, Array]:
+    def _ask(self, seen: Array, inputs: Inputs) -> tuple[Array, Array]:
         """The situation that the policy is in, and its key."""
-        observation = encode(self.observation_space, inputs.obs)
         nothing = jnp.zeros_like(encode(self.action_space, inputs.prev_action))
-        situation = self._situation(observation, nothing)
+        situation = self._situation(seen, nothing)
         return situation, dense(self.representation, situation)
 
     def _look(self, query: tuple[Array, Array], examples: Examples, mask: Array) -> Array:
@@ -439,29 +446,29 @@ class MetaNetworkActorCritic(nn.Module):
         # A mean of outer products, times the situation.
         return (attention * (situation @ examples.features.T)) @ examples.errors / situation.shape[-1]
 
-    def _act(self, inputs: Inputs, situation: Array, fast: Array) -> Output:
+    def _act(self, seen: Array, inputs: Inputs, situation: Array, fast: Array) -> Output:
         rows = situation.reshape(-1, situation.shape[-1])
         hidden = nn.relu((rows @ self.layer).reshape(fast.shape)) + nn.relu(fast)
         expected = (hidden.reshape(-1, self.hidden_size) @ self.outcome).reshape(*hidden.shape[:-1], -1)
-        inputs_now = encode_inputs(self.observation_space, self.action_space, inputs)
+        inputs_now = encode_inputs(seen, self.action_space, inputs)
         features = jnp.concatenate([inputs_now, hidden, expected], axis=-1)
         return self.head(nn.relu(dense(self.readout, features)))
 
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        query = self._ask(inputs)
-        written = self._learn(inputs, carry.observation)
+        seen = self.see(inputs.obs)
+        query = self._ask(seen, inputs)
+        written = self._learn(seen, inputs, carry.observation)
         examples, fast = look_back(self._look, carry.examples, carry.time, written, query)
-        observation = encode(self.observation_space, inputs.obs)
-        return Memory(carry.time + 1, examples, observation), self._act(inputs, query[0], fast)
+        return Memory(carry.time + 1, examples, seen), self._act(seen, inputs, query[0], fast)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         """Of trials side by side, ``[T, B, ...]``."""
-        observation = encode(self.observation_space, inputs.obs)
-        query = self._ask(inputs)
-        written = self._learn(inputs, jnp.concatenate([carry.observation[None], observation[:-1]]))
+        seen = self.see(inputs.obs)
+        query = self._ask(seen, inputs)
+        written = self._learn(seen, inputs, jnp.concatenate([carry.observation[None], seen[:-1]]))
         examples, fast = look_back_each(self._look, carry.examples, carry.time, written, query)
         time = carry.time + inputs.prev_reward.shape[0]
-        return Memory(time, examples, observation[-1]), self._act(inputs, query[0], fast)
+        return Memory(time, examples, seen[-1]), self._act(seen, inputs, query[0], fast)
 
 
 def gradient_factors(layer: Array, outcome: Array, situation: Array, happened: Array) -> tuple[Array, Array]:
@@ -535,7 +542,7 @@ def make(
         positive_int("readout_size", readout_size),
         positive_int("generator_size", generator_size),
     )
-    seen = encode(observation_space, example_inputs(observation_space, action_space).obs).shape[-1]
+    seen = observation_features(observation_space)
 
     def initial_carry() -> Memory:
         sizes = (key_size, embedding_size + 1, hidden_size)

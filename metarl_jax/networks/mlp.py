@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import choice, natural_int, positive_int
-from metarl_jax.networks.heads import ActorCriticHead, dense, encode, encode_inputs, example_inputs
+from metarl_jax.networks.heads import ActorCriticHead, ObservationEncoder, dense, encode_inputs, example_inputs
 from metarl_jax.networks.normalisation import BatchNormalisation
 from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Predictor, Space
 
@@ -28,10 +28,9 @@ class MLPActorCritic(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Inputs) -> Output:
+        features = ObservationEncoder(self.observation_space, name="see")(inputs.obs)
         if self.history:
-            features = encode_inputs(self.observation_space, self.action_space, inputs)
-        else:
-            features = encode(self.observation_space, inputs.obs)
+            features = encode_inputs(features, self.action_space, inputs)
         for size in self.hidden_sizes:
             layer = nn.Dense(size, kernel_init=nn.initializers.orthogonal(2**0.5))
             features = self.activation(dense(layer, features))

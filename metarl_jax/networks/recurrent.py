@@ -15,10 +15,10 @@ from metarl_jax.checks import natural_int, positive_int
 from metarl_jax.networks import gated
 from metarl_jax.networks.heads import (
     ActorCriticHead,
+    ObservationEncoder,
     dense,
-    encode,
     encode_inputs,
-    example_inputs,
+    observation_features,
     remembering_policy,
 )
 from metarl_jax.types import Array, Inputs, Key, Output, Policy, Space
@@ -71,6 +71,7 @@ class RecurrentActorCritic(nn.Module):
     previous_observation: bool
 
     def setup(self) -> None:
+        self.see = ObservationEncoder(self.observation_space)
         if self.embedding_size:
             self.embedding = nn.Dense(self.embedding_size)
         gates = gated.GATES[self.cell]
@@ -83,13 +84,12 @@ class RecurrentActorCritic(nn.Module):
             self.readout = nn.Dense(self.readout_size)
         self.head = ActorCriticHead(self.action_space)
 
-    def _observation(self, inputs: Inputs) -> Array:
+    def _kept(self, seen: Array) -> Array:
         """What the next step is to know of this one's observation."""
-        observation = encode(self.observation_space, inputs.obs)
-        return observation if self.previous_observation else observation[..., :0]
+        return seen if self.previous_observation else seen[..., :0]
 
-    def _embed(self, inputs: Inputs, previous: Array) -> Array:
-        features = encode_inputs(self.observation_space, self.action_space, inputs)
+    def _embed(self, seen: Array, inputs: Inputs, previous: Array) -> Array:
+        features = encode_inputs(seen, self.action_space, inputs)
         features = jnp.concatenate([features, previous], axis=-1)
         return nn.relu(dense(self.embedding, features)) if self.embedding_size else features
 
@@ -99,18 +99,20 @@ class RecurrentActorCritic(nn.Module):
         return self.head(hidden)
 
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        features = self._embed(inputs, carry.observation)
+        seen = self.see(inputs.obs)
+        features = self._embed(seen, inputs, carry.observation)
         gates = self.input_projection(features)
         state = gated.advance(self.cell, self.recurrent_kernel, self.recurrent_bias, carry.state, gates)
-        return Memory(state, self._observation(inputs)), self._read(features, gated.hidden_of(state))
+        return Memory(state, self._kept(seen)), self._read(features, gated.hidden_of(state))
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         """Of trials side by side, ``[T, B, ...]``."""
-        observation = self._observation(inputs)
-        features = self._embed(inputs, jnp.concatenate([carry.observation[None], observation[:-1]]))
+        seen = self.see(inputs.obs)
+        kept = jnp.concatenate([carry.observation[None], self._kept(seen)])
+        features = self._embed(seen, inputs, kept[:-1])
         gates = self.input_projection(features)
         state, hidden = gated.unroll(self.cell, self.recurrent_kernel, self.recurrent_bias, carry.state, gates)
-        return Memory(state, observation[-1]), self._read(features, hidden)
+        return Memory(state, kept[-1]), self._read(features, hidden)
 
 
 def make(
@@ -153,8 +155,7 @@ def make(
     network = RecurrentActorCritic(
         observation_space, action_space, cell, hidden_size, embedding_size, readout_size, previous_observation
     )
-    example = example_inputs(observation_space, action_space)
-    seen = encode(observation_space, example.obs).shape[-1] if previous_observation else 0
+    seen = observation_features(observation_space) if previous_observation else 0
 
     def initial_carry() -> Memory:
         zeros = jnp.zeros(hidden_size)

@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from metarl_jax.checks import positive_int
 from metarl_jax.networks.convolutional import ImageEmbedding
-from metarl_jax.networks.heads import ActorCriticHead, dense, encode_inputs, remembering_policy
+from metarl_jax.networks.heads import ActorCriticHead, ObservationEncoder, dense, encode_inputs, remembering_policy
 from metarl_jax.networks.windows import Window, attend, attend_each, attention, delay, empty_window
 from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Reader, Space
 
@@ -199,12 +199,13 @@ class SNAILActorCritic(nn.Module):
     design: Design
 
     def setup(self) -> None:
+        self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.embedding_size)
         self.layers = Layers(self.design)
         self.head = ActorCriticHead(self.action_space)
 
     def _embed(self, inputs: Inputs) -> Array:
-        return nn.relu(dense(self.embedding, encode_inputs(self.observation_space, self.action_space, inputs)))
+        return nn.relu(dense(self.embedding, encode_inputs(self.see(inputs.obs), self.action_space, inputs)))
 
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         carry, features = self.layers(carry, self._embed(inputs))

@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import choice, positive_int
-from metarl_jax.networks.heads import ActorCriticHead, dense, encode_inputs, remembering_policy
+from metarl_jax.networks.heads import (
+    ActorCriticHead,
+    ObservationEncoder,
+    dense,
+    encode_inputs,
+    remembering_policy,
+)
 from metarl_jax.networks.windows import Window, attend, attend_each, empty_window
 from metarl_jax.types import Array, Inputs, Output, Policy, Space
 
@@ -102,6 +108,7 @@ class TransformerActorCritic(nn.Module):
     rotary: bool
 
     def setup(self) -> None:
+        self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.size)
         if not self.rotary:
             self.positions = self.param("positions", nn.initializers.normal(0.02), (self.window, self.size))
@@ -109,7 +116,7 @@ class TransformerActorCritic(nn.Module):
         self.head = ActorCriticHead(self.action_space)
 
     def _embed(self, inputs: Inputs, time: Array) -> Array:
-        features = nn.relu(dense(self.embedding, encode_inputs(self.observation_space, self.action_space, inputs)))
+        features = nn.relu(dense(self.embedding, encode_inputs(self.see(inputs.obs), self.action_space, inputs)))
         if self.rotary:
             return features
         return features + self.positions[jnp.minimum(time, self.window - 1)]

@@ -14,12 +14,22 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from probes import probe_family
 
 from metarl_jax import problems
 from metarl_jax.algorithms import anil, cavia, few_shot_sequence, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
 from metarl_jax.datasets import sinusoid
-from metarl_jax.environments import bandits, classic_control, dark_room, from_gymnax, point_robot, tabular_mdp
+from metarl_jax.environments import (
+    bandits,
+    classic_control,
+    dark_room,
+    from_gymnax,
+    maze,
+    point_robot,
+    tabular_mdp,
+    xland,
+)
 from metarl_jax.networks import fast_weights, linear_recurrence, meta_network, mlp, recurrent, snail, transformer
 from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
 
@@ -74,6 +84,24 @@ def _pendulum() -> EnvFamily:
     return from_gymnax.make(env, sample, sample, horizon=12)
 
 
+def _xland() -> EnvFamily:
+    """Pick up an object, of which there are two: in each ruleset other ones."""
+    from xminigrid.core.constants import TILES_REGISTRY, Colors, Tiles
+    from xminigrid.core.goals import AgentHoldGoal
+    from xminigrid.core.rules import EmptyRule
+    from xminigrid.types import RuleSet
+
+    shapes, colours = (Tiles.BALL, Tiles.SQUARE, Tiles.STAR), (Colors.RED, Colors.GREEN, Colors.BLUE)
+    tiles = [TILES_REGISTRY[shape, colour] for shape in shapes for colour in colours]
+    rulesets = [
+        RuleSet(AgentHoldGoal(tile).encode(), EmptyRule().encode()[None], jnp.stack([tile, other]))
+        for tile in tiles
+        for other in tiles
+    ]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *rulesets)
+    return xland.make(stacked, "XLand-MiniGrid-R1-9x9", horizon=12)
+
+
 NOT_ENVIRONMENTS = {"base"}
 CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
 POINT_ROBOTS = ("maml", "promp", "pearl_dense", "pearl_sparse", "varibad")
@@ -83,12 +111,14 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
         **{name: getattr(dark_room, name) for name in ("decision_pretrained", "algorithm_distillation")},
         "key_to_door": lambda: dark_room.key_to_door(3, 12),
     },
+    "maze": {"small": lambda: maze.small(12), "large": lambda: maze.large(9)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "tabular_mdp": {"make": lambda: tabular_mdp.make(states=4, actions=3, horizon=5)},
     "classic_control": {
         **{name: partial(getattr(classic_control, name), "in_range", 30) for name in CLASSIC_CONTROL},
         "cartpole[out of range]": lambda: classic_control.cartpole("out_of_range", 30),
     },
+    "xland": {"make": _xland},
     "from_gymnax": {"make[CartPole]": _cartpole, "make[Pendulum]": _pendulum},
 }
 
@@ -139,6 +169,7 @@ SPACES: dict[str, tuple[Space, Space]] = {
     "nothing seen, discrete actions": (Box(0.0, 1.0, (0,)), Discrete(5)),
     "matrix seen, vector actions": (Box(-1.0, 1.0, (2, 3)), Box(-1.0, 1.0, (2,))),
     "index seen, one real action": (Discrete(4), Box(-2.0, 2.0, (1,))),
+    "image seen, discrete actions": (Box(-1.0, 1.0, (6, 7, 2)), Discrete(3)),
 }
 
 # --------------------------------------------------------------------------------------------------- algorithms

@@ -135,7 +135,7 @@ def test_observations_lie_in_the_declared_space(family: EnvFamily, played: tuple
                 assert bool(jnp.all((seen >= 0) & (seen < n)))
             case Box(low=low, high=high, shape=shape):
                 assert seen.shape[2:] == shape
-                assert jnp.issubdtype(seen.dtype, jnp.floating)
+                assert jnp.issubdtype(seen.dtype, jnp.floating) or seen.dtype == jnp.uint8
                 assert bool(jnp.all((seen >= low) & (seen <= high)))
     assert transitions.reward.dtype == jnp.float32
     assert bool(jnp.all(jnp.isfinite(transitions.reward)))
