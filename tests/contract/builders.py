@@ -19,7 +19,7 @@ from probes import probe_family
 from metarl_jax import problems
 from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
 from metarl_jax.datasets import sinusoid
-from metarl_jax.environments import bandits, classic_control, dark_room, from_gymnax, point_robot, tabular_mdp
+from metarl_jax.environments import bandits, classic_control, dark_room, from_gymnax, gridnavi, point_robot, tabular_mdp
 from metarl_jax.networks import fast_weights, linear_recurrence, mlp, recurrent, snail, transformer
 from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
 
@@ -83,6 +83,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
         **{name: getattr(dark_room, name) for name in ("decision_pretrained", "algorithm_distillation")},
         "key_to_door": lambda: dark_room.key_to_door(3, 12),
     },
+    "gridnavi": {"make": lambda: gridnavi.make(3, 6)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "tabular_mdp": {"make": lambda: tabular_mdp.make(states=4, actions=3, horizon=5)},
     "classic_control": {
