@@ -64,10 +64,10 @@ BEAM = 300
 def best_walk(size: int, horizon: int, episodes: int) -> Walk:
     """The Bayes-optimal walk, by exhaustive search with bounds.
 
-    Of walks of a length, only the best for each last cell and set of cells seen can matter. Nor can one for which even a
-    goal found at the earliest possible step, for every goal not yet seen on its own, comes to no more than a
-    walk that is known, from a first search that keeps a few of each length. (5x5 cells, 15 steps, 4 episodes: some 65,000
-    walks. Staying in place is never tried: who left it out would be ahead.)
+    Of walks of a length, only the best for each last cell and set of cells seen can matter. Nor can one matter that
+    comes to less than a walk that is known (from a first search that keeps a few of each length) even if every goal
+    not yet seen were found at the earliest step possible for it alone. For 5x5 cells, 15 steps and 4 episodes that
+    leaves some 65,000 walks. Staying in place is never tried: who left it out would be ahead.
 
     Args:
         size: cells along each side.
