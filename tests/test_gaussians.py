@@ -24,7 +24,7 @@ def test_the_divergence_from_the_standard_gaussian_is_its_closed_form() -> None:
 
 
 def test_samples_are_reparameterised() -> None:
-    """d sample / d mean = 1 and d sample / d log_std = sample - mean, draw by draw."""
+    """D sample / d mean = 1 and d sample / d log_std = sample - mean, draw by draw."""
     belief, key = DiagonalGaussian(jnp.array([1.0, -2.0]), jnp.array([0.3, -0.7])), jax.random.key(0)
     gradient = jax.jacobian(lambda b: b.sample(key))(belief)
     np.testing.assert_allclose(gradient.mean, np.eye(2), atol=1e-6)
