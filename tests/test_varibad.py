@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax import training
 from metarl_jax.algorithms import varibad
 from metarl_jax.environments import gridnavi
 from metarl_jax.networks import belief
@@ -34,21 +33,30 @@ def make(**settings: Any) -> Algorithm:
 
 
 ALGORITHM = make()
-START = jax.jit(ALGORITHM.init)(jax.random.key(0))
-STEP = jax.jit(ALGORITHM.step)
+STEP, ADAPT = jax.jit(ALGORITHM.step), jax.jit(ALGORITHM.adapt)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(quick_compilation: None) -> None:
+    """These tests run small programs a few times."""
+
+
+@pytest.fixture(scope="module")
+def start(compile_quickly: None) -> varibad.State:
+    return jax.jit(ALGORITHM.init)(jax.random.key(0))
 
 
 def same(a: Any, b: Any) -> bool:
     return all(bool(jnp.all(x == y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def test_no_gradient_of_the_policy_reaches_the_encoder_nor_of_the_model_the_policy() -> None:
+def test_no_gradient_of_the_policy_reaches_the_encoder_nor_of_the_model_the_policy(start: varibad.State) -> None:
     """Whatever the policy's objective, encoder and decoder learn the same; and the other way round."""
 
     @jax.jit
     def after(learning_rate: jax.Array, model_rate: jax.Array) -> varibad.State:
         algorithm = make(learning_rate=learning_rate, model_learning_rate=model_rate, entropy_coefficient=0.3)
-        return algorithm.step(jax.random.key(1), START)[0]
+        return algorithm.step(jax.random.key(1), start)[0]
 
     one = after(jnp.float32(1e-3), jnp.float32(1e-3))
     other = after(jnp.float32(1e-1), jnp.float32(1e-3))
@@ -60,9 +68,9 @@ def test_no_gradient_of_the_policy_reaches_the_encoder_nor_of_the_model_the_poli
     assert not same(one.model, third.model)
 
 
-def test_the_buffer_is_a_ring_of_the_newest_trials() -> None:
+def test_the_buffer_is_a_ring_of_the_newest_trials(start: varibad.State) -> None:
     """Twelve places and four trials an iteration: the fourth iteration writes where the first one did."""
-    states = [START]
+    states = [start]
     for i in range(4):
         states.append(STEP(jax.random.key(i), states[-1])[0])
     rows = [jax.tree.leaves(state.buffer) for state in states]
@@ -78,12 +86,12 @@ def test_the_buffer_is_a_ring_of_the_newest_trials() -> None:
     np.testing.assert_array_equal(buffer.inputs.prev_reward[:, 1:], buffer.reward[:, :-1])
 
 
-def test_only_trials_that_were_played_are_learnt_from() -> None:
+def test_only_trials_that_were_played_are_learnt_from(start: varibad.State) -> None:
     """What lies where none was written yet does not matter."""
-    poisoned = START._replace(
-        buffer=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x, START.buffer)
+    poisoned = start._replace(
+        buffer=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x, start.buffer)
     )
-    clean, dirty = (STEP(jax.random.key(1), state)[0] for state in (START, poisoned))
+    clean, dirty = (STEP(jax.random.key(1), state)[0] for state in (start, poisoned))
     assert same(clean.model, dirty.model)
     # And what was played does.
     later = STEP(jax.random.key(2), clean)[0]
@@ -91,11 +99,11 @@ def test_only_trials_that_were_played_are_learnt_from() -> None:
     assert not same(later.model, STEP(jax.random.key(2), changed)[0].model)
 
 
-def test_adapting_sees_nothing_but_what_the_deployed_policy_collected() -> None:
+def test_adapting_sees_nothing_but_what_the_deployed_policy_collected(start: varibad.State) -> None:
     """Neither the buffer nor anything else of training: poison in all but networks' weights changes nothing; and
     two tasks that answer alike are met alike.
     """
-    trained = STEP(jax.random.key(1), START)[0]
+    trained = STEP(jax.random.key(1), start)[0]
 
     def poison(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x + 7, tree)
@@ -107,47 +115,38 @@ def test_adapting_sees_nothing_but_what_the_deployed_policy_collected() -> None:
         model=trained.model._replace(decoder=poison(trained.model.decoder)),
         iteration=trained.iteration + 5,
     )
-    adapt = jax.jit(ALGORITHM.adapt)
     task = FAMILY.tasks.sample_heldout(jax.random.key(2))
     for seed in range(3):
         key = jax.random.key(seed)
-        one, other = adapt(key, trained, task), adapt(key, poisoned, task)
+        one, other = ADAPT(key, trained, task), ADAPT(key, poisoned, task)
         assert same(one, other)
         # A goal that was not met is no different from any other that was not.
         if float(jnp.max(one.score)) < -0.39:
             unreachable = task.replace(goals=task.goals + 50)
-            assert same(one, adapt(key, trained, unreachable))
+            assert same(one, ADAPT(key, trained, unreachable))
     # Not vacuous: the belief depends on what was seen.
-    found = [adapt(jax.random.key(0), trained, task.replace(goals=jnp.array([[x, y]]))) for x, y in gridnavi.goals(3)]
+    found = [ADAPT(jax.random.key(0), trained, task.replace(goals=jnp.array([[x, y]]))) for x, y in gridnavi.goals(3)]
     assert any(not same(found[0].learner, other.learner) for other in found[1:])
 
 
-def test_more_episodes_are_the_same_trial_gone_on_with() -> None:
+def test_more_episodes_are_the_same_trial_gone_on_with(start: varibad.State) -> None:
     longer = make(adaptation_episodes=6)
     task = FAMILY.tasks.sample_heldout(jax.random.key(2))
     assert jax.eval_shape(longer.init, jax.random.key(0)) == jax.eval_shape(ALGORITHM.init, jax.random.key(0))
-    score = jax.jit(longer.adapt)(jax.random.key(0), START, task).score
+    score = jax.jit(longer.adapt)(jax.random.key(0), start, task).score
     assert score.shape == (6,)
     assert bool(jnp.all(jnp.isfinite(score)))
 
 
-def test_training_compiles_once_and_nothing_passes_between_host_and_device() -> None:
-    """Two chunks of one compiled program, of several seeds at once, under a guard that forbids transfers."""
-
-    def one(state: Any, n: jax.Array) -> training.Chunk:
-        return training.run(ALGORITHM, state, n, capacity=2)
-
-    run = jax.jit(jax.vmap(one, in_axes=(0, None)))
-    starts = jax.jit(jax.vmap(lambda key: training.start(ALGORITHM, key)))(jax.random.split(jax.random.key(0), 2))
-    two, one_more = jnp.int32(2), jnp.int32(1)
-    compiled = run.lower(starts, two).compile()
+def test_nothing_passes_between_host_and_device(start: varibad.State) -> None:
+    """A meta-iteration under a guard that forbids transfers."""
+    key, state = jax.random.key(1), STEP(jax.random.key(0), start)[0]
     with jax.transfer_guard("disallow"):
-        chunk = compiled(starts, two)
-        chunk = compiled(chunk.state, one_more)
-        jax.block_until_ready(chunk)
+        after, metrics = STEP(key, state)
+        jax.block_until_ready((after, metrics))
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-            compiled(starts, np.int32(2))
-    np.testing.assert_array_equal(chunk.state.step, 3)
+            STEP(key, state._replace(iteration=np.int32(1)))
+    assert int(after.iteration) == 2
 
 
 @pytest.mark.parametrize(
