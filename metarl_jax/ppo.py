@@ -142,6 +142,8 @@ class Learning(NamedTuple):
     """``(what the policy was shown, trial, what it recorded, iteration) ->`` the trial for learning, ``[T, ...]``."""
     update: Callable[[Key, Params, optax.OptState, Batch, Array], tuple[Params, optax.OptState, Metrics]]
     """``(key, params, optimiser's state, batch [T, B, ...], iteration) -> (params, optimiser's state, metrics)``."""
+    rate_fraction: Callable[[Array], Array]
+    """What fraction of the starting step size is in force at an iteration."""
 
 
 def make(policy: Policy, steps: int, config: Config) -> Learning:
@@ -157,9 +159,8 @@ def make(policy: Policy, steps: int, config: Config) -> Learning:
     def progress_at(iteration: Array) -> Array:
         return jnp.clip(iteration / config.iterations, 0, 1)
 
-    # What fraction of the starting step size is in force.
-    def schedule(progress: Array) -> Array:
-        final = config.final_learning_rate_fraction
+    def rate_fraction(iteration: Array) -> Array:
+        progress, final = progress_at(iteration), config.final_learning_rate_fraction
         match config.learning_rate_schedule:
             case "constant":
                 return jnp.ones_like(progress)
@@ -225,8 +226,7 @@ def make(policy: Policy, steps: int, config: Config) -> Learning:
     def update(
         key: Key, params: Params, optimizer_state: optax.OptState, batch: Batch, iteration: Array
     ) -> tuple[Params, optax.OptState, Metrics]:
-        progress = progress_at(iteration)
-        fraction = schedule(progress)
+        progress, fraction = progress_at(iteration), rate_fraction(iteration)
         entropy_coefficient = config.entropy_coefficient * jnp.maximum(0, 1 - progress / config.entropy_decay)
         if config.normalise_advantages:
             mean = masked_mean(batch.advantage, batch.weight)
@@ -251,4 +251,4 @@ def make(policy: Policy, steps: int, config: Config) -> Learning:
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
         return params, optimizer_state, {**metrics, "learning_rate": config.learning_rate * fraction}
 
-    return Learning(optimizer.init, prepare, update)
+    return Learning(optimizer.init, prepare, update, rate_fraction)

@@ -11,7 +11,7 @@ the encoder. Encoder and decoder have an optimiser and a buffer of their own, of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,25 +115,27 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
     )
 
-    def play(key: Key, state: State, task: Task, episodes: int) -> tuple[Carry, Transition]:
-        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Played]:
-            (memory, policy_memory) = carry
-            memory, belief = encoder.step(state.model.encoder, memory, inputs)
+    def play(key: Key, params: Params, encoder_params: Params, task: Task, episodes: int) -> tuple[Carry, Transition]:
+        def act(key: Key, carry: tuple[Carry, Carry], inputs: Inputs) -> tuple[tuple[Carry, Carry], Array, Played]:
+            memory, policy_memory = carry
+            memory, belief = encoder.step(encoder_params, memory, inputs)
             shown = networks.show(inputs.obs, belief)
-            policy_memory, output = policy.step(state.policy, policy_memory, inputs._replace(obs=shown))
+            policy_memory, output = policy.step(params, policy_memory, inputs._replace(obs=shown))
             action = output.distribution.sample(key)
             return (memory, policy_memory), action, Played(shown, ppo.record(output, action))
 
-        carry = encoder.initial_carry(state.model.encoder), policy.initial_carry(state.policy)
+        carry = encoder.initial_carry(encoder_params), policy.initial_carry(params)
         (memory, _), transitions = trial(key, act, carry, family, task, episodes)
         return memory, transitions
 
-    def collect(key: Key, state: State) -> tuple[ppo.Batch, Transition, Array]:
+    def collect(
+        key: Key, params: Params, encoder_params: Params, iteration: Array
+    ) -> tuple[ppo.Batch, Transition, Array]:
         """One trial of a fresh task, for the policy and for the buffer, and its total reward."""
         key_task, key_trial = jax.random.split(key)
-        _, t = play(key_trial, state, family.tasks.sample(key_task), config.episodes)
+        _, t = play(key_trial, params, encoder_params, family.tasks.sample(key_task), config.episodes)
         shown = t.inputs._replace(obs=t.output.shown)
-        batch = learning.prepare(shown, t, t.output.record, state.iteration)
+        batch = learning.prepare(shown, t, t.output.record, iteration)
         return batch, t._replace(output=()), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
     def model_loss(model: Model, key: Key, trials: Transition) -> tuple[Array, Metrics]:
@@ -153,11 +155,16 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         decoded = jnp.sum(weight * expected)
         return loss, {"model_loss": loss, "log_likelihood": decoded}
 
-    def update_model(key: Key, state: State, buffer: Transition, rate: Array) -> tuple[Model, optax.OptState, Metrics]:
-        filled = jnp.minimum((state.iteration + 1) * config.trials, config.buffer_trials)
+    def update_model(
+        key: Key, model: Model, optimizer_state: optax.OptState, buffer: Transition, iteration: Array
+    ) -> tuple[Model, optax.OptState, Metrics]:
+        filled = jnp.minimum((iteration + 1) * config.trials, config.buffer_trials)
+        rate = config.model_learning_rate * learning.rate_fraction(iteration)
 
-        def gradient_step(loop: Any, key: Key) -> tuple[Any, Metrics]:
-            model, optimizer_state = loop
+        def gradient_step(
+            carry: tuple[Model, optax.OptState], key: Key
+        ) -> tuple[tuple[Model, optax.OptState], Metrics]:
+            model, optimizer_state = carry
             key_draw, key_loss = jax.random.split(key)
             which = jax.random.randint(key_draw, (config.model_trials,), 0, filled)
             trials = jax.tree.map(lambda x: jnp.moveaxis(x[which], 0, 1), buffer)
@@ -165,39 +172,39 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
             updates, optimizer_state = model_optimizer.update(gradient, optimizer_state, model)
             return (jax.tree.map(lambda p, u: p - rate * u, model, updates), optimizer_state), metrics
 
-        loop, metrics = jax.lax.scan(
-            gradient_step, (state.model, state.model_optimizer), jax.random.split(key, config.model_updates)
-        )
-        return *loop, jax.tree.map(jnp.mean, metrics)
+        keys = jax.random.split(key, config.model_updates)
+        (model, optimizer_state), metrics = jax.lax.scan(gradient_step, (model, optimizer_state), keys)
+        return model, optimizer_state, jax.tree.map(jnp.mean, metrics)
 
     def init(key: Key) -> State:
         key_policy, key_encoder, key_decoder = jax.random.split(key, 3)
-        params = policy.init(key_policy)
+        params, iteration = policy.init(key_policy), jnp.int32(0)
         model = Model(encoder.init(key_encoder), decoder.init(key_decoder))
-        state = State(params, learning.init(params), model, model_optimizer.init(model), (), jnp.int32(0))  # pyright: ignore[reportArgumentType]
-        shapes = jax.eval_shape(lambda: collect(key, state)[1])
+        shapes = jax.eval_shape(lambda: collect(key, params, model.encoder, iteration)[1])
         buffer = jax.tree.map(lambda x: jnp.zeros((config.buffer_trials, *x.shape), x.dtype), shapes)
-        return state._replace(buffer=buffer)
+        return State(params, learning.init(params), model, model_optimizer.init(model), buffer, iteration)
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_policy, key_model = jax.random.split(key, 3)
-        collected = task_batch(collect, in_axes=(0, None), out_axes=(1, 0, 0))
-        acting = state._replace(buffer=())
-        batch, trials, trial_reward = collected(jax.random.split(key_collect, config.trials), acting)
+        iteration = state.iteration
+        collected = task_batch(collect, in_axes=(0, None, None, None), out_axes=(1, 0, 0))
+        keys = jax.random.split(key_collect, config.trials)
+        batch, trials, trial_reward = collected(keys, state.policy, state.model.encoder, iteration)
         params, policy_optimizer, metrics = learning.update(
-            key_policy, state.policy, state.policy_optimizer, batch, state.iteration
+            key_policy, state.policy, state.policy_optimizer, batch, iteration
         )
-        place = state.iteration * config.trials % config.buffer_trials
+        place = iteration * config.trials % config.buffer_trials
         buffer = jax.tree.map(
             lambda ring, new: jax.lax.dynamic_update_slice_in_dim(ring, new, place, axis=0), state.buffer, trials
         )
-        rate = config.model_learning_rate * metrics["learning_rate"] / config.learning_rate
-        model, optimizer, model_metrics = update_model(key_model, state, buffer, rate)
-        after = State(params, policy_optimizer, model, optimizer, buffer, state.iteration + 1)
+        model, optimizer_state, model_metrics = update_model(
+            key_model, state.model, state.model_optimizer, buffer, iteration
+        )
+        after = State(params, policy_optimizer, model, optimizer_state, buffer, iteration + 1)
         return after, {**metrics, **model_metrics, "trial_reward": jnp.mean(trial_reward)}
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
-        memory, transitions = play(key, state, task, config.adaptation_episodes)
+        memory, transitions = play(key, state.policy, state.model.encoder, task, config.adaptation_episodes)
         return Adaptation(episode_returns(transitions, config.adaptation_episodes), memory)
 
     return Algorithm(init, step, adapt)
