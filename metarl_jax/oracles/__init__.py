@@ -2,6 +2,6 @@
 
 An oracle (``base.Oracle``) is a name and an ``adapt`` with the signature of ``Algorithm.adapt``, whose state is
 ``()``; so ``meta_test`` scores oracles and algorithms alike. Factories are in ``bandits``, ``tabular_mdp`` and
-``gridnavi`` and take ``(family, episodes)`` and, some, settings. ``bandits.bayes_optimal_value`` is the exact optimum of
-small bandits, ``gridnavi.best_walk`` that of GridNavi.
+``gridnavi`` and take ``(family, episodes)`` and, some, settings. ``bandits.bayes_optimal_value`` is the exact optimum
+of small bandits, ``gridnavi.best_walk`` that of GridNavi.
 """
