@@ -37,7 +37,7 @@ def report(learner: str, evaluation: dict[str, Any], longer: bool) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     config = json.loads((folder / "config.json").read_text())
     stages = evaluation["stages"]
-    what = {"reward of a trial": (ours["score"], ours["ci95"], ours["per_seed"], None)}
+    what: dict[str, tuple[Any, ...]] = {"reward of a trial": (ours["score"], ours["ci95"], ours["per_seed"], None)}
     for stage in range(stages):
         by_seed = [scores[stage] for scores in ours["per_seed_by_stage"]]
         estimate = ours["score_by_stage"][stage], ours["ci95_by_stage"][stage], by_seed, stage
@@ -83,6 +83,7 @@ def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> No
     from metarl_jax.rollout import trial
     from metarl_jax.runs import train
     from metarl_jax.runs.folder import RunFolder
+    from metarl_jax.types import BeliefNetworks
 
     run = RunFolder(folder)
     problem = train.build(run.config)
@@ -90,6 +91,7 @@ def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> No
     experiment = experiments.get(run.config.experiment)
     own = {name: run.config.settings[name] for name in experiment.network.__dataclass_fields__}
     networks = experiment.network(**own).make(family)
+    assert isinstance(networks, BeliefNetworks)
     states = train.load_states(run, problem).state.algorithm
     posterior = Belief(family)
     cells = len(posterior.prior)
