@@ -217,6 +217,40 @@ class Policy(NamedTuple):
     """Whether the outputs' value is a critic's; otherwise it means nothing."""
 
 
+class BeliefEncoder(NamedTuple):
+    """A memory that says what it believes about the task. All but ``unroll`` is of one trial, as in ``Policy``."""
+
+    init: Callable[[Key], Params]
+    initial_carry: Callable[[Params], Carry]
+    """The memory at the first step of a trial."""
+    step: Callable[[Params, Carry, Inputs], tuple[Carry, Any]]
+    """The belief, an ``ops.distributions.DiagonalGaussian`` over latent variables ``[M]``."""
+    unroll: Callable[[Params, Carry, Inputs], tuple[Carry, Any]]
+    """``step`` over ``[T, ...]``, or over trials side by side, ``[T, B, ...]``."""
+
+
+class TrialDecoder(NamedTuple):
+    """What a latent variable makes of a trial."""
+
+    init: Callable[[Key], Params]
+    log_likelihood: Callable[[Params, Array, Transition], Array]
+    """``(params, latents [N, B, M], trials [T, B, ...]) -> [N, B]``: the log-probability of all that is decoded of a
+    trial, given each of N latent variables. Steps that are not valid do not count."""
+
+
+class BeliefNetworks(NamedTuple):
+    """What acts on a belief, and what the belief is learnt with."""
+
+    encoder: BeliefEncoder
+    decoder: TrialDecoder
+    policy: Policy
+    """Its observation is what ``show`` makes."""
+    show: Callable[[Array, Any], Array]
+    """``(observation, belief) ->`` what the policy is shown."""
+    latent_size: int
+    """M."""
+
+
 class Transition(NamedTuple):
     """One environment step as the learner saw it; a trial is a tree of these with a leading axis ``[T]``."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,18 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compile with little optimisation, here and in child processes: for modules that run small programs once."""
+    option = "jax_disable_most_optimizations"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(option.upper(), "1")
+        before = jax.config.read(option)
+        jax.config.update(option, True)
+        yield
+        jax.config.update(option, before)
 
 
 @pytest.fixture(scope="session")

@@ -27,11 +27,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"ops", "batching"},
     "problems": {"ops", "rollout"},
     "meta_gradient": {"ops", "batching"},
-    "algorithms": {"ops", "rollout", "problems", "meta_gradient", "batching"},
+    "ppo": {"ops", "batching"},
+    "algorithms": {"ops", "rollout", "problems", "meta_gradient", "ppo", "batching"},
     "oracles": {"ops", "rollout", "environments"},
     "experiments": {
         *("ops", "environments", "datasets", "networks", "rollout", "batching", "training", "evaluation", "problems"),
-        *("meta_gradient", "algorithms", "oracles"),
+        *("meta_gradient", "ppo", "algorithms", "oracles"),
     },
 }
 EVERYTHING = {"runs", "cli", "__main__", "__init__"}

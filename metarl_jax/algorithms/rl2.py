@@ -9,16 +9,14 @@ estimation run on across the ends of episodes, and stop only where the trial doe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import sum_in_turn, task_batch
-from metarl_jax.checks import boolean, check_fields, choice, positive_int, real
-from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean
-from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
+from metarl_jax import ppo
+from metarl_jax.batching import task_batch
 from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import (
     Adaptation,
@@ -37,90 +35,13 @@ from metarl_jax.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings of RL². Defaults without a source were chosen here, on tasks that no reported result uses."""
-
-    episodes: int = 10
-    """Episodes per trial."""
-    iterations: int = 600
-    """Meta-iterations of a whole run; the learning rate's schedule ends here."""
-    trials: int = 512
-    """Trials (tasks) collected per meta-iteration."""
-    epochs: int = 2
-    """Passes over the collected trials."""
-    minibatches: int = 4
-    """Gradient steps per pass; each takes trials / minibatches whole trials."""
-    accumulation: int = 1
-    """Parts in which a gradient is computed, one after another: the same gradient from less memory, and on a CPU
-    faster where a part fits its cache and the whole does not."""
-    learning_rate: float = 3e-3
-    """Adam's step size at the start."""
-    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the step size goes to ``final_learning_rate_fraction`` of its start."""
-    final_learning_rate_fraction: float = 0.0
-    """Step size at the end of training, as a fraction of the start."""
-    adam_epsilon: float = 1e-5
-    """Adam's epsilon."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
-    discount: float = 1.0
-    """Per step, across episode ends. Trials are finite and scored by their undiscounted reward, hence 1 (0.99 in
-    Duan et al. 2016)."""
-    gae_lambda: float = 0.6
-    """Lambda of the advantage estimator at the start (0.3 in Duan et al. 2016)."""
-    gae_lambda_rise: float = 0.0
-    """How much of what it lacks to 1 lambda gains by the end of training, linearly. A critic's errors bias what a
-    small lambda teaches; early on less than its noise harms learning, late it is what keeps a policy from the best."""
-    clip: float = 0.2
-    """PPO's clipping radius of the probability ratio."""
-    entropy_coefficient: float = 0.05
-    """Weight of the entropy bonus, in nats per step, at the start; it decays linearly to zero."""
-    entropy_decay: float = 1.0
-    """Share of training after which the bonus is zero. A policy becomes no surer of itself while there is a bonus to
-    gain by hesitating, nor when there is no step size left to learn with; above 1 some of the bonus stays."""
-    value_coefficient: float = 50.0
-    """Weight of the critic's loss. A mean reward per step varies by a tenth or so between memories, its square by a
-    hundredth: hence a weight well above one in the unit "remaining_horizon"."""
-    value_unit: Literal["remaining_horizon", "reward"] = "remaining_horizon"
-    """Unit of the critic's output. "reward": the return itself. "remaining_horizon": the return divided by the
-    discounted number of steps left in the trial, i.e. a mean reward per step; keeps the loss of long trials from
-    swamping the policy's gradient, and spares the critic from counting time."""
-    normalise_advantages: bool = True
-    """Whether advantages are scaled to mean 0 and variance 1 over the batch of trials."""
+class Config(ppo.Config):
+    """Settings of RL²: those of PPO."""
 
 
 def validate(config: Config) -> None:
     """Raise ValueError naming the first field that is out of range."""
-    check_fields(
-        config,
-        episodes=positive_int,
-        iterations=positive_int,
-        trials=positive_int,
-        epochs=positive_int,
-        minibatches=positive_int,
-        accumulation=positive_int,
-        learning_rate=real(above=0),
-        learning_rate_schedule=choice("constant", "linear", "cosine"),
-        final_learning_rate_fraction=real(at_least=0, at_most=1),
-        adam_epsilon=real(above=0),
-        max_grad_norm=real(above=0),
-        discount=real(at_least=0, at_most=1),
-        gae_lambda=real(at_least=0, at_most=1),
-        gae_lambda_rise=real(at_least=0, at_most=1),
-        clip=real(above=0),
-        entropy_coefficient=real(at_least=0),
-        entropy_decay=real(above=0),
-        value_coefficient=real(at_least=0),
-        value_unit=choice("remaining_horizon", "reward"),
-        normalise_advantages=boolean,
-    )
-    if config.trials % config.minibatches:
-        raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")
-    minibatch = config.trials // config.minibatches
-    if minibatch % config.accumulation:
-        raise ValueError(
-            f"the trials of a minibatch ({minibatch}) must be a multiple of accumulation ({config.accumulation})"
-        )
+    ppo.validate(config)
 
 
 class State(NamedTuple):
@@ -130,26 +51,6 @@ class State(NamedTuple):
     optimizer: optax.OptState
     iteration: Array
     """Meta-iterations done, ``int32``."""
-
-
-class _Record(NamedTuple):
-    """What acting leaves behind for learning."""
-
-    log_prob: Array
-    value: Array
-
-
-class _Batch(NamedTuple):
-    """Trials ready for learning; every leaf ``[T, B, ...]``."""
-
-    inputs: Inputs
-    action: Array
-    log_prob: Array
-    advantage: Array
-    value_target: Array
-    """In the critic's unit."""
-    weight: Array
-    """What each step counts for in a mean over the batch: 0 after the trial's end."""
 
 
 def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
@@ -162,131 +63,33 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         ValueError: if the configuration is out of range.
     """
     validate(config)
-    steps = config.episodes * family.horizon
-    trials_per_minibatch = config.trials // config.minibatches
-
-    def progress_at(iteration: Array) -> Array:
-        return jnp.clip(iteration / config.iterations, 0, 1)
-
-    # What fraction of the starting step size is in force.
-    def schedule(progress: Array) -> Array:
-        final = config.final_learning_rate_fraction
-        match config.learning_rate_schedule:
-            case "constant":
-                return jnp.ones_like(progress)
-            case "linear":
-                return 1 + (final - 1) * progress
-            case "cosine":
-                return final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
-    )
-    if config.value_unit == "remaining_horizon":
-        value_scale = remaining_horizon(steps, config.discount)
-    else:
-        value_scale = jnp.ones(steps)
+    learning = ppo.make(policy, config.episodes * family.horizon, config)
 
     def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:
-        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, _Record]:
+        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:
             carry, output = policy.step(params, carry, inputs)
             action = output.distribution.sample(key)
-            return carry, action, _Record(output.distribution.log_prob(action), output.value)
+            return carry, action, ppo.record(output, action)
 
         return trial(key, act, policy.initial_carry(params), family, task, config.episodes)
 
-    def collect(key: Key, params: Params, gae_lambda: Array) -> tuple[_Batch, Array]:
+    def collect(key: Key, params: Params, iteration: Array) -> tuple[ppo.Batch, Array]:
         """One trial of a fresh task, as a learner needs it, and its total reward."""
         key_task, key_trial = jax.random.split(key)
         _, t = play(key_trial, params, family.tasks.sample(key_task))
-        value = t.output.value * value_scale
-        # The trial is the unit: what follows its last step, and only that, is worth nothing.
-        next_value = jnp.append(value[1:], 0.0)
-        last = jnp.logical_not(jnp.append(t.valid[1:], False))
-        discount = jnp.where(last, 0.0, config.discount)
-        advantage = generalised_advantages(t.reward, discount, value, next_value, gae_lambda)
-        batch = _Batch(
-            t.inputs,
-            t.action,
-            t.output.log_prob,
-            advantage,
-            (advantage + value) / value_scale,
-            t.valid.astype(jnp.float32),
-        )
-        return batch, jnp.sum(jnp.where(t.valid, t.reward, 0.0))
-
-    def loss(params: Params, batch: _Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
-        """A sum over the batch's steps by their weights, so that parts of a batch add up."""
-
-        def total(x: Array) -> Array:
-            return jnp.sum(batch.weight * x)
-
-        trials = batch.action.shape[1]
-        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
-        output = policy.unroll(params, carry, batch.inputs)[1]
-        log_ratio = output.distribution.log_prob(batch.action) - batch.log_prob
-        surrogate = total(clipped_surrogate(log_ratio, batch.advantage, config.clip))
-        value_loss = 0.5 * total((output.value - batch.value_target) ** 2)
-        entropy = total(output.distribution.entropy())
-        objective = -surrogate + config.value_coefficient * value_loss - entropy_coefficient * entropy
-        metrics = {
-            "loss": objective,
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "approximate_kl": total(approximate_kl(log_ratio)),
-            "clip_fraction": total((jnp.abs(jnp.expm1(log_ratio)) > config.clip).astype(jnp.float32)),
-        }
-        return objective, metrics
-
-    def loss_gradient(params: Params, batch: _Batch, entropy_coefficient: Array) -> tuple[Params, Metrics]:
-        batch = batch._replace(weight=batch.weight / jnp.maximum(jnp.sum(batch.weight), 1))
-        gradient = jax.grad(loss, has_aux=True)
-        if config.accumulation == 1:
-            return gradient(params, batch, entropy_coefficient)
-
-        def split(x: Array) -> Array:
-            size = trials_per_minibatch // config.accumulation
-            return jnp.moveaxis(x.reshape(steps, config.accumulation, size, *x.shape[2:]), 1, 0)
-
-        return sum_in_turn(lambda part: gradient(params, part, entropy_coefficient), jax.tree.map(split, batch))
+        return learning.prepare(t.inputs, t, t.output, iteration), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
     def init(key: Key) -> State:
         params = policy.init(key)
-        return State(params, optimizer.init(params), jnp.int32(0))
+        return State(params, learning.init(params), jnp.int32(0))
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_shuffle = jax.random.split(key)
-        progress = progress_at(state.iteration)
-        fraction = schedule(progress)
-        entropy_coefficient = config.entropy_coefficient * jnp.maximum(0, 1 - progress / config.entropy_decay)
-        gae_lambda = config.gae_lambda + config.gae_lambda_rise * progress * (1 - config.gae_lambda)
         collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 0))
-        batch, trial_reward = collected(jax.random.split(key_collect, config.trials), state.params, gae_lambda)
-        if config.normalise_advantages:
-            mean = masked_mean(batch.advantage, batch.weight)
-            variance = masked_mean((batch.advantage - mean) ** 2, batch.weight)
-            batch = batch._replace(advantage=(batch.advantage - mean) * jax.lax.rsqrt(variance + 1e-8))
-
-        def gradient_step(
-            carry: tuple[Params, optax.OptState], indices: Array
-        ) -> tuple[tuple[Params, optax.OptState], Metrics]:
-            params, optimizer_state = carry
-            minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
-            gradient, metrics = loss_gradient(params, minibatch, entropy_coefficient)
-            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-            rate = config.learning_rate * fraction
-            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
-            return (params, optimizer_state), {**metrics, "gradient_norm": optax.tree.norm(gradient)}
-
-        orders = jax.vmap(lambda k: jax.random.permutation(k, config.trials))(
-            jax.random.split(key_shuffle, config.epochs)
-        )
-        (params, optimizer_state), metrics = jax.lax.scan(
-            gradient_step, (state.params, state.optimizer), orders.reshape(-1, trials_per_minibatch)
-        )
-        metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-        metrics |= {"trial_reward": jnp.mean(trial_reward), "learning_rate": config.learning_rate * fraction}
-        return State(params, optimizer_state, state.iteration + 1), metrics
+        keys = jax.random.split(key_collect, config.trials)
+        batch, trial_reward = collected(keys, state.params, state.iteration)
+        params, optimizer, metrics = learning.update(key_shuffle, state.params, state.optimizer, batch, state.iteration)
+        return State(params, optimizer, state.iteration + 1), {**metrics, "trial_reward": jnp.mean(trial_reward)}
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         memory, transitions = play(key, state.params, task)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metarl_jax.types import (
         Algorithm,
         Array,
+        BeliefNetworks,
         EnvFamily,
         InnerProblem,
         Policy,
@@ -226,8 +227,8 @@ class Network(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def make(self, family: Any) -> Policy | InnerProblem | ReadingProblem:
-        """The policy, or problem, for what ``Experiment.family`` returned; ValueError for settings out of range."""
+    def make(self, family: Any) -> Policy | InnerProblem | ReadingProblem | BeliefNetworks:
+        """What the algorithm takes, for what ``Experiment.family`` returned; ValueError for settings out of range."""
         ...
 
     def steps_per_iteration(self, family: Any, config: Any) -> int:
@@ -276,7 +277,8 @@ class Experiment:
     family: Callable[[], Any]
     """Returns an ``EnvFamily``, or whatever else ``network`` makes a problem of."""
     network: type[Network] = RecurrentNetwork
-    """A dataclass of settings, whose ``make(family)`` gives a policy, or the problem of a gradient-based learner."""
+    """A dataclass of settings, whose ``make(family)`` gives a policy, the problem of a gradient-based learner, or the
+    networks of one that has several."""
     measure: Measure = REWARD_OF_TRIAL
     unit: str = "environment steps"
     """What progress is counted in."""

@@ -82,7 +82,11 @@ class RecurrentActorCritic(nn.Module):
         self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, shape[:2])
         if self.readout_size:
             self.readout = nn.Dense(self.readout_size)
-        self.head = ActorCriticHead(self.action_space)
+        self.head = self._head()
+
+    def _head(self) -> nn.Module:
+        """What is made of the memory."""
+        return ActorCriticHead(self.action_space)
 
     def _kept(self, seen: Array) -> Array:
         """What the next step is to know of this one's observation."""
@@ -96,7 +100,7 @@ class RecurrentActorCritic(nn.Module):
     def _read(self, features: Array, hidden: Array) -> Output:
         if self.readout_size:
             hidden = nn.relu(dense(self.readout, jnp.concatenate([features, hidden], axis=-1)))
-        return self.head(hidden)
+        return self.head(hidden)  # pyright: ignore[reportCallIssue]
 
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         seen = self.see(inputs.obs)

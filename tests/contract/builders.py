@@ -18,20 +18,53 @@ import jax.numpy as jnp
 from probes import probe_family
 
 from metarl_jax import problems
-from metarl_jax.algorithms import anil, cavia, few_shot_sequence, imaml, maml, meta_sgd, multi_task, promp, reptile, rl2
+from metarl_jax.algorithms import (
+    anil,
+    cavia,
+    few_shot_sequence,
+    imaml,
+    maml,
+    meta_sgd,
+    multi_task,
+    promp,
+    reptile,
+    rl2,
+    varibad,
+)
 from metarl_jax.datasets import sinusoid
 from metarl_jax.environments import (
     bandits,
     classic_control,
     dark_room,
     from_gymnax,
+    gridnavi,
     maze,
     point_robot,
     tabular_mdp,
     xland,
 )
-from metarl_jax.networks import fast_weights, linear_recurrence, meta_network, mlp, recurrent, snail, transformer
-from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
+from metarl_jax.networks import (
+    belief,
+    fast_weights,
+    linear_recurrence,
+    meta_network,
+    mlp,
+    recurrent,
+    snail,
+    transformer,
+)
+from metarl_jax.types import (
+    Algorithm,
+    Box,
+    Discrete,
+    EnvFamily,
+    Key,
+    Policy,
+    Space,
+    Task,
+    TaskDistribution,
+    TrialDecoder,
+)
 
 
 def modules(package: ModuleType) -> set[str]:
@@ -111,6 +144,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
         **{name: getattr(dark_room, name) for name in ("decision_pretrained", "algorithm_distillation")},
         "key_to_door": lambda: dark_room.key_to_door(3, 12),
     },
+    "gridnavi": {"make": lambda: gridnavi.make(3, 6)},
     "maze": {"small": lambda: maze.small(12), "large": lambda: maze.large(9)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "tabular_mdp": {"make": lambda: tabular_mdp.make(states=4, actions=3, horizon=5)},
@@ -125,7 +159,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 # ----------------------------------------------------------------------------------------------------- networks
 
 # Parts of networks, and networks for supervised tasks alone, which have tests of their own.
-NOT_NETWORKS = {"heads", "normalisation", "convolutional", "gated", "windows"}
+NOT_NETWORKS = {"belief", "heads", "normalisation", "convolutional", "gated", "windows"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(
@@ -201,6 +235,20 @@ def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes:
     return Case(make, family.tasks, "learning_rate", rate, lambda state: state.params, episodes)
 
 
+def _varibad(family: EnvFamily, decoder: Callable[[Space, Space], TrialDecoder]) -> Case:
+    spaces = family.observation_space, family.action_space
+    encoder = belief.encoder(*spaces, latent_size=2, hidden_size=5, embedding_size=6)
+    networks = belief.make(*spaces, encoder, decoder(*spaces), latent_size=2, hidden_sizes=(7,))
+
+    def make(**settings: Any) -> Algorithm:
+        sizes: dict[str, Any] = {"episodes": 2, "trials": 8, "minibatches": 2, "iterations": 50}
+        sizes |= {"adaptation_episodes": 3, "model_trials": 4, "model_updates": 2, "buffer_trials": 16}
+        return varibad.make(family, networks, varibad.Config(**(sizes | settings)))
+
+    rate = varibad.Config().learning_rate
+    return Case(make, family.tasks, "learning_rate", rate, lambda state: (state.policy, state.model), 3)
+
+
 def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
     network = mlp.predictor(1, 1, hidden_sizes=(6, 5), context_size=context_size)
     problem = problems.few_shot(sinusoid.maml(shots=3, queries=4), network, batch_size=2)
@@ -272,6 +320,15 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "rl2": {
         "make[bandit]": lambda: _rl2(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"], 4),
         "make[continuous]": lambda: _rl2(probe_family(), NETWORKS["recurrent"]["make[lstm]"], 2),
+    },
+    "varibad": {
+        "make[cells]": lambda: _varibad(
+            gridnavi.make(3, 4), lambda obs, act: belief.cell_decoder(obs, latent_size=2, hidden_sizes=(6,))
+        ),
+        "make[steps]": lambda: _varibad(
+            probe_family(),
+            lambda obs, act: belief.step_decoder(obs, act, latent_size=2, hidden_sizes=(6,), transitions=True),
+        ),
     },
 }
 

@@ -37,6 +37,12 @@ SMALL = {
     "layers": 1,
     "size": 4,
     "heads": 2,
+    "adaptation_episodes": 2,
+    "model_trials": 2,
+    "buffer_trials": 8,
+    "latent_size": 2,
+    "decoder_units": 4,
+    "policy_units": 4,
 }
 
 
@@ -95,7 +101,7 @@ def test_every_kind_of_preset_builds_and_runs_two_steps(name: str, omniglot_fold
     # Two episodes for each inner step and for the query; multi-task training has but the query, and Reptile two of them
     # for its metrics.
     batches = {"multi_task": 1, "reptile": 4}.get(experiment.algorithm, 3)
-    if experiment.algorithm == "rl2":
+    if experiment.algorithm in ("rl2", "varibad"):
         assert problem.steps_per_iteration == 4 * 2 * family.horizon
     elif horizon is None:
         assert problem.steps_per_iteration == 4

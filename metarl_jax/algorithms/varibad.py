@@ -1,0 +1,210 @@
+"""VariBAD (Zintgraf et al. 2020, arXiv 1910.08348): act on a learnt belief about the task.
+
+An encoder turns what was seen of a trial into a belief, a Gaussian over latent variables m, at every step. A decoder
+says what m makes of a trial. Both are learnt with a variational bound: at every step the belief must explain the
+whole trial, what is past and what is still to come, at the cost of its divergence from the belief before. So the belief
+at a step comes to hold what can then be known about the task. The policy sees the observation and the belief, and
+is trained with PPO for the return of the whole trial; beliefs are data to it, and no gradient of the policy reaches
+the encoder. Encoder and decoder have an optimiser and a buffer of their own, of trials that policies played before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax import ppo
+from metarl_jax.batching import task_batch
+from metarl_jax.checks import check_fields, positive_int, real
+from metarl_jax.ops.gaussians import sequential_elbo, standard
+from metarl_jax.rollout import episode_returns, trial
+from metarl_jax.types import (
+    Adaptation,
+    Algorithm,
+    Array,
+    BeliefNetworks,
+    Carry,
+    EnvFamily,
+    Inputs,
+    Key,
+    Metrics,
+    Params,
+    Task,
+    Transition,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ppo.Config):
+    """Settings of VariBAD: those of PPO, and of learning the belief (defaults: Zintgraf et al. 2020 on GridNavi)."""
+
+    adaptation_episodes: int = 4
+    """Episodes per trial on a held-out task."""
+    model_updates: int = 3
+    """Gradient steps of encoder and decoder per meta-iteration."""
+    model_trials: int = 25
+    """Trials, drawn from the buffer, that each of them sees."""
+    buffer_trials: int = 8192
+    """Trials kept, the newest ones; a multiple of ``trials`` (100,000 as published)."""
+    model_learning_rate: float = 1e-3
+    """Adam's step size for encoder and decoder; its schedule is that of ``learning_rate``."""
+    kl_weight: float = 0.01
+    """Weight of a belief's divergence from the one before it, against the log-likelihood of a whole trial."""
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    ppo.validate(config)
+    check_fields(
+        config,
+        adaptation_episodes=positive_int,
+        model_updates=positive_int,
+        model_trials=positive_int,
+        buffer_trials=positive_int,
+        model_learning_rate=real(above=0),
+        kl_weight=real(at_least=0),
+    )
+    if config.buffer_trials % config.trials:
+        raise ValueError(f"buffer_trials ({config.buffer_trials}) must be a multiple of trials ({config.trials})")
+
+
+class Model(NamedTuple):
+    """What the belief is learnt with."""
+
+    encoder: Params
+    decoder: Params
+
+
+class State(NamedTuple):
+    """The slow learner."""
+
+    policy: Params
+    policy_optimizer: optax.OptState
+    model: Model
+    model_optimizer: optax.OptState
+    buffer: Transition
+    """``[buffer_trials, T, ...]``, a ring: iteration i wrote where ``i * trials`` modulo its size begins."""
+    iteration: Array
+    """Meta-iterations done, ``int32``."""
+
+
+class Played(NamedTuple):
+    """What acting leaves behind: what the policy was shown, and what PPO asks for."""
+
+    shown: Array
+    record: ppo.Record
+
+
+def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorithm:
+    """VariBAD on a family of tasks.
+
+    ``adapt`` plays one trial of ``config.adaptation_episodes`` episodes, sampling actions as in training, and returns
+    the return of each; the learner is the encoder's memory at the end.
+
+    Raises:
+        ValueError: if the configuration is out of range.
+    """
+    validate(config)
+    encoder, decoder, policy = networks.encoder, networks.decoder, networks.policy
+    learning = ppo.make(policy, config.episodes * family.horizon, config)
+    model_optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
+    )
+
+    def play(key: Key, params: Params, encoder_params: Params, task: Task, episodes: int) -> tuple[Carry, Transition]:
+        def act(key: Key, carry: tuple[Carry, Carry], inputs: Inputs) -> tuple[tuple[Carry, Carry], Array, Played]:
+            memory, policy_memory = carry
+            memory, belief = encoder.step(encoder_params, memory, inputs)
+            shown = networks.show(inputs.obs, belief)
+            policy_memory, output = policy.step(params, policy_memory, inputs._replace(obs=shown))
+            action = output.distribution.sample(key)
+            return (memory, policy_memory), action, Played(shown, ppo.record(output, action))
+
+        carry = encoder.initial_carry(encoder_params), policy.initial_carry(params)
+        (memory, _), transitions = trial(key, act, carry, family, task, episodes)
+        return memory, transitions
+
+    def collect(
+        key: Key, params: Params, encoder_params: Params, iteration: Array
+    ) -> tuple[ppo.Batch, Transition, Array]:
+        """One trial of a fresh task, for the policy and for the buffer, and its total reward."""
+        key_task, key_trial = jax.random.split(key)
+        _, t = play(key_trial, params, encoder_params, family.tasks.sample(key_task), config.episodes)
+        shown = t.inputs._replace(obs=t.output.shown)
+        batch = learning.prepare(shown, t, t.output.record, iteration)
+        return batch, t._replace(output=()), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
+
+    def model_loss(model: Model, key: Key, trials: Transition) -> tuple[Array, Metrics]:
+        """Minus the mean bound of trials ``[T, B, ...]``."""
+        number = trials.reward.shape[1]
+        memory = encoder.initial_carry(model.encoder)
+        memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), memory)
+        beliefs = encoder.unroll(model.encoder, memory, trials.inputs)[1]
+
+        def log_likelihood(latent: Array) -> Array:
+            return decoder.log_likelihood(model.decoder, latent, trials)
+
+        prior = standard((number, networks.latent_size))
+        expected, bound = sequential_elbo(key, beliefs, log_likelihood, prior, config.kl_weight)
+        weight = trials.valid / jnp.sum(trials.valid)
+        loss = -jnp.sum(weight * bound)
+        decoded = jnp.sum(weight * expected)
+        return loss, {"model_loss": loss, "log_likelihood": decoded}
+
+    def update_model(
+        key: Key, model: Model, optimizer_state: optax.OptState, buffer: Transition, iteration: Array
+    ) -> tuple[Model, optax.OptState, Metrics]:
+        filled = jnp.minimum((iteration + 1) * config.trials, config.buffer_trials)
+        rate = config.model_learning_rate * learning.rate_fraction(iteration)
+
+        def gradient_step(
+            carry: tuple[Model, optax.OptState], key: Key
+        ) -> tuple[tuple[Model, optax.OptState], Metrics]:
+            model, optimizer_state = carry
+            key_draw, key_loss = jax.random.split(key)
+            which = jax.random.randint(key_draw, (config.model_trials,), 0, filled)
+            trials = jax.tree.map(lambda x: jnp.moveaxis(x[which], 0, 1), buffer)
+            gradient, metrics = jax.grad(model_loss, has_aux=True)(model, key_loss, trials)
+            updates, optimizer_state = model_optimizer.update(gradient, optimizer_state, model)
+            return (jax.tree.map(lambda p, u: p - rate * u, model, updates), optimizer_state), metrics
+
+        keys = jax.random.split(key, config.model_updates)
+        (model, optimizer_state), metrics = jax.lax.scan(gradient_step, (model, optimizer_state), keys)
+        return model, optimizer_state, jax.tree.map(jnp.mean, metrics)
+
+    def init(key: Key) -> State:
+        key_policy, key_encoder, key_decoder = jax.random.split(key, 3)
+        params, iteration = policy.init(key_policy), jnp.int32(0)
+        model = Model(encoder.init(key_encoder), decoder.init(key_decoder))
+        shapes = jax.eval_shape(lambda: collect(key, params, model.encoder, iteration)[1])
+        buffer = jax.tree.map(lambda x: jnp.zeros((config.buffer_trials, *x.shape), x.dtype), shapes)
+        return State(params, learning.init(params), model, model_optimizer.init(model), buffer, iteration)
+
+    def step(key: Key, state: State) -> tuple[State, Metrics]:
+        key_collect, key_policy, key_model = jax.random.split(key, 3)
+        iteration = state.iteration
+        collected = task_batch(collect, in_axes=(0, None, None, None), out_axes=(1, 0, 0))
+        keys = jax.random.split(key_collect, config.trials)
+        batch, trials, trial_reward = collected(keys, state.policy, state.model.encoder, iteration)
+        params, policy_optimizer, metrics = learning.update(
+            key_policy, state.policy, state.policy_optimizer, batch, iteration
+        )
+        place = iteration * config.trials % config.buffer_trials
+        buffer = jax.tree.map(
+            lambda ring, new: jax.lax.dynamic_update_slice_in_dim(ring, new, place, axis=0), state.buffer, trials
+        )
+        model, optimizer_state, model_metrics = update_model(
+            key_model, state.model, state.model_optimizer, buffer, iteration
+        )
+        after = State(params, policy_optimizer, model, optimizer_state, buffer, iteration + 1)
+        return after, {**metrics, **model_metrics, "trial_reward": jnp.mean(trial_reward)}
+
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        memory, transitions = play(key, state.policy, state.model.encoder, task, config.adaptation_episodes)
+        return Adaptation(episode_returns(transitions, config.adaptation_episodes), memory)
+
+    return Algorithm(init, step, adapt)

@@ -1,0 +1,72 @@
+"""GridNavi (Zintgraf et al. 2020, section 5.1, as in their code): search a grid for a goal that does not show.
+
+A walker starts in the corner (0, 0); the goal is any cell but the four of that corner. Every step that ends on the goal
+pays 1, every other one -0.1; episodes last 15 steps, a trial of the paper 4 of them. Steps are those of ``dark_room``:
+stay, up, right, down, left; walls stop. Their code shows the cell as its coordinates, here it is an index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.checks import positive_int
+from metarl_jax.environments.dark_room import DarkRoom, RoomParams, RoomState
+from metarl_jax.types import Array, EnvFamily, Key, TaskDistribution
+
+FOUND, NOT_FOUND = 1.0, -0.1
+"""What a step pays that ends on the goal, and any other."""
+
+
+class GridNavi(DarkRoom):
+    """The grid; a task has one goal."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size, (0, 0), stays=True)
+
+    def step_env(
+        self, key: Key, state: RoomState, action: Array, params: RoomParams
+    ) -> tuple[Array, RoomState, Array, Array, dict[Any, Any]]:
+        cell, state, paid, terminated, info = super().step_env(key, state, action, params)
+        return cell, state, jnp.where(paid > 0, FOUND, NOT_FOUND), terminated, info
+
+
+def goals(size: int) -> list[tuple[int, int]]:
+    """The cells (x, y) where a goal may be."""
+    return [(x, y) for x in range(size) for y in range(size) if max(x, y) > 1]
+
+
+def make(size: int = 5, horizon: int = 15) -> EnvFamily:
+    """The family; goals are uniform, and held-out ones are not kept apart.
+
+    Args:
+        size: cells along each side, three or more.
+        horizon: steps of an episode.
+
+    Raises:
+        ValueError: for a size or horizon that is not a positive whole number, or a grid without a cell for the goal.
+    """
+    size, horizon = positive_int("size", size), positive_int("horizon", horizon)
+    if size < 3:
+        raise ValueError(f"size must be at least 3, not {size}: the goal lies outside the corner's four cells")
+    env = GridNavi(size)
+    cells = jnp.array(goals(size), jnp.int32)
+
+    def sample(key: Key) -> RoomParams:
+        return RoomParams(jax.random.choice(key, cells)[None], horizon)
+
+    def optimal_return(task: RoomParams) -> Array:
+        """The shortest way there; the step that arrives pays, and so does every later one."""
+        paid = jnp.maximum(horizon + 1 - jnp.sum(task.goals[0]), 0)
+        return FOUND * paid + NOT_FOUND * (horizon - paid)
+
+    return EnvFamily(
+        env=env,
+        tasks=TaskDistribution(sample, sample),
+        horizon=horizon,
+        observation_space=env.observation_space(),
+        action_space=env.action_space(),
+        optimal_return=optimal_return,
+    )

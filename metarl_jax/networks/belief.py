@@ -1,0 +1,238 @@
+"""Networks of VariBAD: an encoder that believes, decoders that say what a belief means, a policy that acts on it.
+
+The belief is about a latent variable m of M numbers. A decoder is asked for the log-probability of whole trials under
+many m at once (the bound of every step decodes the whole trial), and can be the faster for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from metarl_jax.checks import boolean, natural_int, positive_int, real
+from metarl_jax.networks import mlp
+from metarl_jax.networks.heads import dense, encode, example_inputs, observation_features, remembering_policy
+from metarl_jax.networks.recurrent import Memory, RecurrentActorCritic
+from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
+from metarl_jax.types import (
+    Array,
+    BeliefEncoder,
+    BeliefNetworks,
+    Box,
+    Discrete,
+    Key,
+    Params,
+    Policy,
+    Space,
+    Transition,
+    TrialDecoder,
+)
+
+SPREAD = 5.0
+"""Beliefs' log standard deviations are kept from minus this to this."""
+
+
+class _BeliefHead(nn.Module):
+    """Features ``[..., F]`` to a Gaussian ``[..., M]``."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, features: Array) -> DiagonalGaussian:
+        mean = dense(nn.Dense(self.size, name="mean"), features)
+        log_std = dense(nn.Dense(self.size, name="log_std"), features)
+        return DiagonalGaussian(mean, jnp.clip(log_std, -SPREAD, SPREAD))
+
+
+class RecurrentEncoder(RecurrentActorCritic):
+    """Inputs -> embedding -> memory -> readout -> belief."""
+
+    latent_size: int
+
+    def _head(self) -> nn.Module:
+        return _BeliefHead(self.latent_size)
+
+
+def encoder(
+    observation_space: Space,
+    action_space: Space,
+    *,
+    latent_size: int = 5,
+    hidden_size: int = 64,
+    embedding_size: int = 40,
+    readout_size: int = 0,
+) -> BeliefEncoder:
+    """A GRU that sees what recurrent policies see, and the previous observation, and ends in a belief.
+
+    Args:
+        observation_space: what the environment shows.
+        action_space: what it takes.
+        latent_size: numbers M of the latent variable.
+        hidden_size: units of the memory (64 in Zintgraf et al. 2020, on GridNavi).
+        embedding_size: rectified units between the inputs and the memory (40 there); 0 for none.
+        readout_size: rectified units between the memory, beside the embedded inputs, and the belief; 0 for none.
+
+    Raises:
+        ValueError: for a size that is not a positive whole number (of embedding and readout: or 0).
+    """
+    hidden_size = positive_int("hidden_size", hidden_size)
+    network = RecurrentEncoder(
+        observation_space,
+        action_space,
+        "gru",
+        hidden_size,
+        natural_int("embedding_size", embedding_size),
+        natural_int("readout_size", readout_size),
+        True,
+        positive_int("latent_size", latent_size),
+    )
+    seen = observation_features(observation_space)
+
+    def initial_carry() -> Memory:
+        return Memory(jnp.zeros(hidden_size), jnp.zeros(seen))
+
+    made = remembering_policy(network, initial_carry, observation_space, action_space)
+    return BeliefEncoder(made.init, made.initial_carry, made.step, made.unroll)
+
+
+def cell_decoder(
+    observation_space: Space, *, latent_size: int = 5, hidden_sizes: Sequence[int] = (32, 32), threshold: float = 0.0
+) -> TrialDecoder:
+    """For each observation there is, the probability that a step which leads there pays more than ``threshold``.
+
+    A head for each (the multi-head Bernoulli decoder of Zintgraf et al. 2020 on GridNavi). What it makes of a trial
+    depends on how often which observation paid, not on when: every m is decoded once, whatever the trial's length.
+
+    Args:
+        observation_space: discrete.
+        latent_size: M.
+        hidden_sizes: rectified units of each layer.
+        threshold: in the rewards' unit.
+
+    Raises:
+        ValueError: for another space, a size that is not a positive whole number, or a threshold that is not finite.
+    """
+    if not isinstance(observation_space, Discrete):
+        raise ValueError(f"a decoder with a head for each observation needs discrete ones, not {observation_space!r}")
+    cells, threshold = observation_space.n, real()("threshold", threshold)
+    network = mlp.predictor(positive_int("latent_size", latent_size), cells, hidden_sizes)
+
+    def log_likelihood(params: Params, latent: Array, trials: Transition) -> Array:
+        logits = network.apply(params, latent.reshape(-1, latent_size)).reshape(*latent.shape[:-1], cells)
+        there = jax.nn.one_hot(trials.final_obs, cells) * trials.valid[..., None]
+        paid = (trials.reward > threshold)[..., None]
+        often, seldom = (jnp.sum(jnp.where(which, there, 0.0), axis=0) for which in (paid, jnp.logical_not(paid)))
+        # log(1 - p) = log p - logit.
+        return jnp.sum((often + seldom) * jax.nn.log_sigmoid(logits) - seldom * logits, axis=-1)
+
+    return TrialDecoder(network.init, log_likelihood)
+
+
+class _StepDecoder(nn.Module):
+    """m and steps to what they pay and where they lead, for every pair of them."""
+
+    hidden_sizes: tuple[int, ...]
+    outputs: int
+
+    @nn.compact
+    def __call__(self, latent: Array, steps: Array) -> Array:
+        """``[N, B, M]``, ``[T, B, F] -> [N, T, B, outputs]``."""
+        first, *others = self.hidden_sizes
+        # The first layer on both side by side is the sum of one on each.
+        x = dense(nn.Dense(first), latent)[:, None] + dense(nn.Dense(first, use_bias=False), steps)[None]
+        for size in others:
+            x = dense(nn.Dense(size), nn.relu(x))
+        return dense(nn.Dense(self.outputs, name="head"), nn.relu(x))
+
+
+def step_decoder(
+    observation_space: Space,
+    action_space: Space,
+    *,
+    latent_size: int = 5,
+    hidden_sizes: Sequence[int] = (64, 32),
+    transitions: bool = False,
+) -> TrialDecoder:
+    """The reward of a step from m, observation, action and next observation; and from the first three the next.
+
+    Rewards, and observations that are vectors, are Gaussians of variance one (up to a constant); discrete observations
+    are categorical. Every step is decoded for every m.
+
+    Args:
+        observation_space: what the environment shows.
+        action_space: what it takes.
+        latent_size: M.
+        hidden_sizes: rectified units of each layer (64 and 32 in Zintgraf et al. 2020).
+        transitions: whether next observations are decoded too.
+
+    Raises:
+        ValueError: for a size that is not a positive whole number, or no layer.
+    """
+    sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
+    if not sizes:
+        raise ValueError("hidden_sizes must name one layer at least")
+    latent_size, transitions = positive_int("latent_size", latent_size), boolean("transitions", transitions)
+    example = example_inputs(observation_space, action_space)
+    shown, acted = encode(observation_space, example.obs), encode(action_space, example.prev_action)
+    reward = _StepDecoder(sizes, 1)
+    following = _StepDecoder(sizes, shown.size)
+
+    def init(key: Key) -> Params:
+        key_reward, key_following = jax.random.split(key)
+        latent, size = jnp.zeros((1, 1, latent_size)), shown.size + acted.size
+        params = {"reward": reward.init(key_reward, latent, jnp.zeros((1, 1, size + shown.size)))}
+        if transitions:
+            params["following"] = following.init(key_following, latent, jnp.zeros((1, 1, size)))
+        return params
+
+    def log_likelihood(params: Params, latent: Array, trials: Transition) -> Array:
+        before = encode(observation_space, trials.inputs.obs)
+        after = encode(observation_space, trials.final_obs)
+        step = jnp.concatenate([before, encode(action_space, trials.action)], axis=-1)
+        predicted = reward.apply(params["reward"], latent, jnp.concatenate([step, after], axis=-1))
+        result = -0.5 * (trials.reward - predicted[..., 0]) ** 2  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+        if transitions:
+            predicted = following.apply(params["following"], latent, step)
+            match observation_space:
+                case Discrete():
+                    result += Categorical(predicted).log_prob(trials.final_obs)  # pyright: ignore[reportArgumentType]
+                case Box():
+                    result += -0.5 * jnp.sum((after - predicted) ** 2, axis=-1)  # pyright: ignore[reportOperatorIssue]
+        return jnp.sum(jnp.where(trials.valid, result, 0.0), axis=1)
+
+    return TrialDecoder(init, log_likelihood)
+
+
+def make(
+    observation_space: Space,
+    action_space: Space,
+    encoder: BeliefEncoder,
+    decoder: TrialDecoder,
+    *,
+    latent_size: int = 5,
+    hidden_sizes: Sequence[int] = (32,),
+) -> BeliefNetworks:
+    """Encoder and decoder with a policy on the observation and the belief's mean and log standard deviation.
+
+    Args:
+        observation_space: what the environment shows.
+        action_space: what it takes.
+        encoder: gives the belief.
+        decoder: what it is learnt with.
+        latent_size: M, of both.
+        hidden_sizes: units of each layer of the policy (one of 32 in Zintgraf et al. 2020, on GridNavi); tanh.
+
+    Raises:
+        ValueError: for a size that is not a positive whole number.
+    """
+    size = encode(observation_space, example_inputs(observation_space, action_space).obs).size
+    shown = Box(-jnp.inf, jnp.inf, (size + 2 * positive_int("latent_size", latent_size),))
+    policy: Policy = mlp.make(shown, action_space, hidden_sizes=hidden_sizes, history=False)
+
+    def show(obs: Array, belief: DiagonalGaussian) -> Array:
+        return jnp.concatenate([encode(observation_space, obs), belief.mean, belief.log_std], axis=-1)
+
+    return BeliefNetworks(encoder, decoder, policy, show, latent_size)

@@ -1,0 +1,64 @@
+"""Beliefs about a latent variable: independent Gaussians, their products, and the bounds that they are learnt from.
+
+A belief is a ``DiagonalGaussian``, whose ``sample`` is reparameterised and whose ``kl`` is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.ops.distributions import DiagonalGaussian
+from metarl_jax.types import Array, Key
+
+
+def standard(shape: tuple[int, ...]) -> DiagonalGaussian:
+    """N(0, I), with mean and log standard deviation of that shape."""
+    return DiagonalGaussian(jnp.zeros(shape), jnp.zeros(shape))
+
+
+def product(factors: DiagonalGaussian, weight: Array | None = None) -> DiagonalGaussian:
+    """The normalised product of N Gaussians: precisions add up, and weigh the means (Rakelly et al. 2019, section 4.1).
+
+    Args:
+        factors: ``[N, ..., D]``.
+        weight: ``[N, ...]``, the power of each factor: 0 leaves it out; 1 if not given. One at least is positive.
+
+    Returns:
+        ``[..., D]``.
+    """
+    precision = jnp.exp(-2 * factors.log_std)
+    if weight is not None:
+        precision = precision * weight[..., None]
+    total = jnp.sum(precision, axis=0)
+    return DiagonalGaussian(jnp.sum(precision * factors.mean, axis=0) / total, -0.5 * jnp.log(total))
+
+
+def sequential_elbo(
+    key: Key,
+    beliefs: DiagonalGaussian,
+    log_likelihood: Callable[[Array], Array],
+    prior: DiagonalGaussian,
+    kl_weight: float | Array = 1.0,
+) -> tuple[Array, Array]:
+    """A bound for each of a sequence of beliefs, its prior the belief before it (Zintgraf et al. 2020, section 3.1).
+
+    At step t it is E[log p(data | m)] - KL(q_t || q_{t-1}), the mean over m ~ q_t by one reparameterised sample. With
+    weight 1 that is at most log E[p(data | m)] over m ~ q_{t-1}, with equality if q_t is the posterior. Where the
+    data at step t are that step's alone and every belief is exact, the bounds add up to the log-evidence of all.
+
+    Args:
+        key: random key.
+        beliefs: q_t, ``[T, ..., D]``.
+        log_likelihood: ``m [T, ..., D] -> [T, ...]``: log p(data of step t | m_t).
+        prior: before the first belief, ``[..., D]``.
+        kl_weight: of the divergence.
+
+    Returns:
+        The expected log-likelihoods, and the bounds, ``[T, ...]`` each, in nats.
+    """
+    before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), prior, beliefs)
+    expected = log_likelihood(beliefs.sample(key))
+    return expected, expected - kl_weight * beliefs.kl(before)

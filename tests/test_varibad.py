@@ -1,0 +1,163 @@
+"""What makes VariBAD VariBAD: whose gradient reaches what, what is kept, and what a held-out task is met with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax.algorithms import varibad
+from metarl_jax.environments import gridnavi
+from metarl_jax.networks import belief
+from metarl_jax.types import Algorithm, BeliefNetworks
+
+FAMILY = gridnavi.make(3, 4)
+SIZES: dict[str, Any] = {
+    "episodes": 2, "trials": 4, "minibatches": 2, "epochs": 1, "iterations": 50, "buffer_trials": 12,
+    "model_trials": 5, "model_updates": 1, "adaptation_episodes": 2,
+}  # fmt: skip
+
+
+def networks() -> BeliefNetworks:
+    spaces = FAMILY.observation_space, FAMILY.action_space
+    encoder = belief.encoder(*spaces, latent_size=2, hidden_size=5, embedding_size=6)
+    decoder = belief.cell_decoder(FAMILY.observation_space, latent_size=2, hidden_sizes=(6,))
+    return belief.make(*spaces, encoder, decoder, latent_size=2, hidden_sizes=(7,))
+
+
+def make(**settings: Any) -> Algorithm:
+    return varibad.make(FAMILY, networks(), varibad.Config(**(SIZES | settings)))
+
+
+ALGORITHM = make()
+STEP, ADAPT = jax.jit(ALGORITHM.step), jax.jit(ALGORITHM.adapt)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(quick_compilation: None) -> None:
+    """These tests run small programs a few times."""
+
+
+@pytest.fixture(scope="module")
+def start(compile_quickly: None) -> varibad.State:
+    return jax.jit(ALGORITHM.init)(jax.random.key(0))
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(bool(jnp.all(x == y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_no_gradient_of_the_policy_reaches_the_encoder_nor_of_the_model_the_policy(start: varibad.State) -> None:
+    """Whatever the policy's objective, encoder and decoder learn the same; and the other way round."""
+
+    @jax.jit
+    def after(learning_rate: jax.Array, model_rate: jax.Array) -> varibad.State:
+        algorithm = make(learning_rate=learning_rate, model_learning_rate=model_rate, entropy_coefficient=0.3)
+        return algorithm.step(jax.random.key(1), start)[0]
+
+    one = after(jnp.float32(1e-3), jnp.float32(1e-3))
+    other = after(jnp.float32(1e-1), jnp.float32(1e-3))
+    assert same(one.model, other.model)
+    assert not same(one.policy, other.policy)
+    third = after(jnp.float32(1e-3), jnp.float32(1e-1))
+    assert same(one.policy, third.policy)
+    assert not same(one.model, third.model)
+
+
+def test_the_buffer_is_a_ring_of_the_newest_trials(start: varibad.State) -> None:
+    """Twelve places and four trials an iteration: the fourth iteration writes where the first one did."""
+    states = [start]
+    for i in range(4):
+        states.append(STEP(jax.random.key(i), states[-1])[0])
+    rows = [jax.tree.leaves(state.buffer) for state in states]
+    for number, row in enumerate(rows[1:]):
+        place = slice(4 * number % 12, 4 * number % 12 + 4)
+        others = np.setdiff1d(np.arange(12), np.arange(12)[place])
+        assert any(bool(jnp.any(new[place] != old[place])) for new, old in zip(row, rows[number], strict=True))
+        for new, old in zip(row, rows[number], strict=True):
+            np.testing.assert_array_equal(new[others], old[others])
+    buffer = states[3].buffer
+    assert bool(jnp.all(buffer.valid))
+    np.testing.assert_array_equal(buffer.inputs.first, np.broadcast_to(np.arange(8) == 0, (12, 8)))
+    np.testing.assert_array_equal(buffer.inputs.prev_reward[:, 1:], buffer.reward[:, :-1])
+
+
+def test_only_trials_that_were_played_are_learnt_from(start: varibad.State) -> None:
+    """What lies where none was written yet does not matter."""
+    poisoned = start._replace(
+        buffer=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x, start.buffer)
+    )
+    clean, dirty = (STEP(jax.random.key(1), state)[0] for state in (start, poisoned))
+    assert same(clean.model, dirty.model)
+    # And what was played does.
+    later = STEP(jax.random.key(2), clean)[0]
+    changed = clean._replace(buffer=clean.buffer._replace(reward=1 - clean.buffer.reward))
+    assert not same(later.model, STEP(jax.random.key(2), changed)[0].model)
+
+
+def test_adapting_sees_nothing_but_what_the_deployed_policy_collected(start: varibad.State) -> None:
+    """Neither the buffer nor anything else of training: poison in all but networks' weights changes nothing; and
+    two tasks that answer alike are met alike.
+    """
+    trained = STEP(jax.random.key(1), start)[0]
+
+    def poison(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x + 7, tree)
+
+    poisoned = trained._replace(
+        buffer=poison(trained.buffer),
+        policy_optimizer=poison(trained.policy_optimizer),
+        model_optimizer=poison(trained.model_optimizer),
+        model=trained.model._replace(decoder=poison(trained.model.decoder)),
+        iteration=trained.iteration + 5,
+    )
+    task = FAMILY.tasks.sample_heldout(jax.random.key(2))
+    for seed in range(3):
+        key = jax.random.key(seed)
+        one, other = ADAPT(key, trained, task), ADAPT(key, poisoned, task)
+        assert same(one, other)
+        # A goal that was not met is no different from any other that was not.
+        if float(jnp.max(one.score)) < -0.39:
+            unreachable = task.replace(goals=task.goals + 50)
+            assert same(one, ADAPT(key, trained, unreachable))
+    # Not vacuous: the belief depends on what was seen.
+    found = [ADAPT(jax.random.key(0), trained, task.replace(goals=jnp.array([[x, y]]))) for x, y in gridnavi.goals(3)]
+    assert any(not same(found[0].learner, other.learner) for other in found[1:])
+
+
+def test_more_episodes_are_the_same_trial_gone_on_with(start: varibad.State) -> None:
+    longer = make(adaptation_episodes=6)
+    task = FAMILY.tasks.sample_heldout(jax.random.key(2))
+    assert jax.eval_shape(longer.init, jax.random.key(0)) == jax.eval_shape(ALGORITHM.init, jax.random.key(0))
+    score = jax.jit(longer.adapt)(jax.random.key(0), start, task).score
+    assert score.shape == (6,)
+    assert bool(jnp.all(jnp.isfinite(score)))
+
+
+def test_nothing_passes_between_host_and_device(start: varibad.State) -> None:
+    """A meta-iteration under a guard that forbids transfers."""
+    key, state = jax.random.key(1), STEP(jax.random.key(0), start)[0]
+    with jax.transfer_guard("disallow"):
+        after, metrics = STEP(key, state)
+        jax.block_until_ready((after, metrics))
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            STEP(key, state._replace(iteration=np.int32(1)))
+    assert int(after.iteration) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model_updates", 0), ("model_trials", -1), ("buffer_trials", 1.5), ("model_learning_rate", 0.0),
+     ("kl_weight", -0.1), ("kl_weight", float("nan")), ("adaptation_episodes", 0), ("discount", 1.5)],
+)  # fmt: skip
+def test_settings_out_of_range_are_named(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        make(**{field: value})
+
+
+def test_the_ring_must_hold_whole_iterations() -> None:
+    with pytest.raises(ValueError, match=r"buffer_trials \(10\) must be a multiple of trials \(4\)"):
+        make(buffer_trials=10)
