@@ -63,7 +63,6 @@ from metarl_jax.types import (
     Space,
     Task,
     TaskDistribution,
-    TrialDecoder,
 )
 
 
@@ -235,10 +234,12 @@ def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes:
     return Case(make, family.tasks, "learning_rate", rate, lambda state: state.params, episodes)
 
 
-def _varibad(family: EnvFamily, decoder: Callable[[Space, Space], TrialDecoder]) -> Case:
+def _varibad() -> Case:
+    family = gridnavi.make(3, 4)
     spaces = family.observation_space, family.action_space
     encoder = belief.encoder(*spaces, latent_size=2, hidden_size=5, embedding_size=6)
-    networks = belief.make(*spaces, encoder, decoder(*spaces), latent_size=2, hidden_sizes=(7,))
+    decoder = belief.cell_decoder(family.observation_space, latent_size=2, hidden_sizes=(6,))
+    networks = belief.make(*spaces, encoder, decoder, latent_size=2, hidden_sizes=(7,))
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"episodes": 2, "trials": 8, "minibatches": 2, "iterations": 50}
@@ -321,15 +322,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
         "make[bandit]": lambda: _rl2(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"], 4),
         "make[continuous]": lambda: _rl2(probe_family(), NETWORKS["recurrent"]["make[lstm]"], 2),
     },
-    "varibad": {
-        "make[cells]": lambda: _varibad(
-            gridnavi.make(3, 4), lambda obs, act: belief.cell_decoder(obs, latent_size=2, hidden_sizes=(6,))
-        ),
-        "make[steps]": lambda: _varibad(
-            probe_family(),
-            lambda obs, act: belief.step_decoder(obs, act, latent_size=2, hidden_sizes=(6,), transitions=True),
-        ),
-    },
+    "varibad": {"make": _varibad},
 }
 
 
