@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gradient_cells import Cell, main
+from stage_cells import Cell, main
 from results_file import provenance, write_row
 
 EPISODES = 200

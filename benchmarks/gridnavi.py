@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gradient_cells import Cell, measure
+from stage_cells import Cell, measure
 from results_file import provenance, write_row
 
 NAME = "gridnavi"

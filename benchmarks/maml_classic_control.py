@@ -7,7 +7,7 @@ what learning from scratch with the same episodes gets; gains are task by task.
     python benchmarks/maml_classic_control.py --cells maml-cartpole
 """
 
-from gradient_cells import Cell, main
+from stage_cells import Cell, main
 
 METHODS = ("maml", "promp", "reptile", "multi-task")
 OTHERS = ("pendulum", "acrobot", "mountain-car", "mountain-car-continuous")

@@ -4,7 +4,7 @@ python benchmarks/maml_navigation.py                # everything, three seeds ea
 python benchmarks/maml_navigation.py --cells maml
 """
 
-from gradient_cells import Cell, main
+from stage_cells import Cell, main
 
 # As published: twice the episodes for each step on a held-out task.
 TESTING = {"episodes": 40}

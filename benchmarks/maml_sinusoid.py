@@ -6,7 +6,7 @@ Trained with 10 points, tested with 5.
     python benchmarks/maml_sinusoid.py --cells maml
 """
 
-from gradient_cells import Cell, main
+from stage_cells import Cell, main
 
 CELLS = {
     "maml": Cell("maml-sinusoid", {1: 0.67, 5: 0.38}, "MAML (Finn et al. 2017"),

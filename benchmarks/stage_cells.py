@@ -1,4 +1,4 @@
-"""Train and test gradient-based meta-learners; shared by ``maml_sinusoid.py``, ``maml_navigation.py`` and others.
+"""Train and test learners that are scored by stage, such as the gradient step; shared by ``maml_sinusoid.py`` and others.
 
 Every experiment is one run, whose seeds train side by side in one program. A run that was interrupted goes on where it
 stopped; a run that is done is not trained again.
@@ -20,7 +20,7 @@ class Cell(NamedTuple):
 
     experiment: str
     targets: Mapping[int, float]
-    """The acceptance bar by gradient step; empty: reported whatever it gives."""
+    """The acceptance bar by gradient step (or reading); empty: reported whatever it gives."""
     source: str = ""
     """Of the published numbers beside it."""
     settings: Mapping[str, Any] = {}
@@ -58,25 +58,27 @@ def measure(
 
 
 def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Write a row for each gradient step with a bar or a published number, for the first and for the last."""
+    """Write a row for each stage with a bar or a published number, for the first two and for the last."""
     folder = Path(evaluation["folder"])
     summary = json.loads((folder / "summary.json").read_text())
     config = json.loads((folder / "config.json").read_text())
     measure, ours = evaluation["measure"], evaluation["ours"]
     published = next((scores for learner, scores in evaluation["paper_by_stage"].items() if cell.source in learner), {})
     published = published if cell.source else {}
-    last = measure["first_stage"] + evaluation["stages"]
+    first = measure["first_stage"]
+    last = first + len(ours["score_by_stage"]) - 1
     better = 1 if measure["higher_is_better"] else -1
     rows = []
-    for stage in sorted({0, 1, last, *cell.targets, *map(int, published)}):
-        by_seed = [scores[stage] for scores in ours["per_seed_by_stage"]]
+    for stage in sorted({first, 1, last, *cell.targets, *map(int, published)}):
+        at = stage - first
+        by_seed = [scores[at] for scores in ours["per_seed_by_stage"]]
         target = cell.targets.get(stage)
         row = {
             "experiment": cell.experiment,
             "variant": ", ".join(filter(None, (cell.variant, cell.tested))),
-            "metric": f"{measure['title']} after {stage} gradient step{'s' * (stage != 1)}",
-            "ours": ours["score_by_stage"][stage],
-            "ci95": ours["ci95_by_stage"][stage],
+            "metric": f"{measure['title']} after {stage} {measure['stage']}{'s' * (stage != 1)}",
+            "ours": ours["score_by_stage"][at],
+            "ci95": ours["ci95_by_stage"][at],
             "by_seed": by_seed,
             "target": target,
             "reached": None
@@ -85,7 +87,7 @@ def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, 
             "paper": published.get(str(stage)),
             "source": cell.source or None,
             "gains": {g["over"]: [g["mean"], *g["ci95"]] for g in evaluation["gains"]} if stage == last else None,
-            "references": {o["name"]: o["score_by_stage"][stage] for o in evaluation["oracles"]},
+            "references": {o["name"]: o["score_by_stage"][at] for o in evaluation["oracles"]},
             "seeds": len(by_seed),
             "heldout_tasks": evaluation["tasks"],
             "steps": summary["steps"],
