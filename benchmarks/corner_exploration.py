@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from stage_cells import Cell, main
 from results_file import provenance, write_row
+from stage_cells import Cell, main
 
 EPISODES = 200
 CELLS = {name: Cell(f"{name}-corners", {}) for name in ("maml", "lvc", "e-maml", "promp")}

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from stage_cells import Cell, measure
 from results_file import provenance, write_row
+from stage_cells import Cell, measure
 
 NAME = "gridnavi"
 LEARNERS = ("varibad", "rl2", "belief-oracle")

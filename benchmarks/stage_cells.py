@@ -1,4 +1,4 @@
-"""Train and test learners that are scored by stage, such as the gradient step; shared by ``maml_sinusoid.py`` and others.
+"""Train and test learners that are scored by stage, as by gradient step; shared by ``maml_sinusoid.py`` and others.
 
 Every experiment is one run, whose seeds train side by side in one program. A run that was interrupted goes on where it
 stopped; a run that is done is not trained again.
