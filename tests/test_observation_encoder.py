@@ -75,7 +75,8 @@ def test_images_without_bounds_are_refused() -> None:
         observation_features(Box(-np.inf, np.inf, (5, 5, 3)))
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
+# The others meet images in the contract.
+@pytest.mark.parametrize("name", sorted(set(SMALL) - {"mlp", "snail"}))
 def test_every_memory_sees_them(name: str) -> None:
     """``unroll`` of bytes equals ``step`` after ``step``, and its gradient reaches the filters."""
     policy: Policy = SMALL[name](IMAGES)
