@@ -309,15 +309,9 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "meta_sgd": {"make": lambda: _few_shot(meta_sgd)},
     "multi_task": {"make": lambda: _few_shot(multi_task)},
     "promp": {
-        "make": lambda: _reinforcement(promp, probe_family(), "likelihood_ratio"),
-        "make[adaptive]": lambda: _reinforcement(
-            promp, probe_family(), "likelihood_ratio", adaptive_weight=True, inner_steps=1
-        ),
+        "make": lambda: _reinforcement(promp, probe_family(), "likelihood_ratio", adaptive_weight=True, inner_steps=1),
     },
-    "reptile": {
-        "make[adam]": lambda: _few_shot(reptile),
-        "make[sgd]": lambda: _few_shot(reptile, inner_optimizer="sgd"),
-    },
+    "reptile": {"make": lambda: _few_shot(reptile)},
     "rl2": {
         "make[bandit]": lambda: _rl2(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"], 4),
         "make[continuous]": lambda: _rl2(probe_family(), NETWORKS["recurrent"]["make[lstm]"], 2),
