@@ -298,7 +298,6 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "imaml": {"make": lambda: _few_shot(imaml, strength=20.0, learning_rate=1e-4)},
     "maml": {
         "make[exact, rematerialised]": lambda: _few_shot(maml, rematerialise=True),
-        "make[first order]": lambda: _few_shot(maml, first_order=True),
         "make[trust region]": lambda: _reinforcement(
             maml, probe_family(), "dice", outer_update="trust_region", damping=0.1
         ),
