@@ -92,22 +92,18 @@ def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> No
     own = {name: run.config.settings[name] for name in experiment.network.__dataclass_fields__}
     networks = experiment.network(**own).make(family)
     assert isinstance(networks, BeliefNetworks)
+    pays = networks.decoder.pays
+    assert pays is not None
     states = train.load_states(run, problem).state.algorithm
     posterior = Belief(family)
-    cells = len(posterior.prior)
 
     def one(key: jax.Array, state: Any) -> _Seen:
         key_task, key_trial = jax.random.split(key)
 
         def probability(key: jax.Array, belief: Any) -> jax.Array:
-            """Of a reward in each cell: what the decoder makes of a trial of one step that paid there."""
+            """Of a reward in each cell."""
             latent = jax.vmap(belief.sample)(jax.random.split(key, samples))
-            latent = jnp.broadcast_to(latent[:, None], (samples, cells, latent.shape[-1]))
-            paid = jax.tree.map(lambda x: jnp.broadcast_to(x[0], (1, cells, *x.shape[2:])), state.buffer)
-            paid = paid._replace(
-                final_obs=jnp.arange(cells)[None], reward=jnp.ones((1, cells)), valid=jnp.ones((1, cells), bool)
-            )
-            return jnp.mean(jnp.exp(networks.decoder.log_likelihood(state.model.decoder, latent, paid)), axis=0)
+            return jnp.mean(pays(state.model.decoder, latent), axis=0)
 
         def act(key: jax.Array, memory: Any, inputs: Any) -> Any:
             memory, possible, cell = memory

@@ -288,7 +288,7 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _record(arguments: Sequence[str]) -> int:
-    parser = _Parser(prog="metarl-jax record", description="A video of a trial, where the learner sees images.")
+    parser = _Parser(prog="metarl-jax record", description="A video of a trial: of images seen, points or rooms.")
     parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the held-out task; default: 0")
     options = parser.parse(arguments)
@@ -321,7 +321,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (_train, "train an experiment, or go on with a run"),
     "evaluate": (_evaluate, "measure a run on held-out tasks"),
     "report": (_report, "tables and figures of a run"),
-    "record": (_record, "a video of a trial of a run whose learner sees images"),
+    "record": (_record, "a video of a trial on a held-out task: of images seen, points or rooms"),
 }
 
 

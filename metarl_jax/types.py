@@ -90,6 +90,9 @@ class EnvFamily(NamedTuple):
     action_space: Space
     optimal_return: Callable[[Task], Array] | None = None
     """The expected return per episode of the policy that is best for a *known* task; regret is measured from it."""
+    training_reward: Callable[[Task, Transition], Array] | None = None
+    """``(task, one step) -> scalar``: a denser reward for the same aim, from which critics may learn on training tasks
+    (Rakelly et al. 2019, section 6.3). No learner is shown it."""
 
 
 class Episode(NamedTuple):
@@ -236,6 +239,9 @@ class TrialDecoder(NamedTuple):
     log_likelihood: Callable[[Params, Array, Transition], Array]
     """``(params, latents [N, B, M], trials [T, B, ...]) -> [N, B]``: the log-probability of all that is decoded of a
     trial, given each of N latent variables. Steps that are not valid do not count."""
+    pays: Callable[[Params, Array], Array] | None = None
+    """``(params, latents [N, M]) -> [N, K]``: the probability that a step to each of K observations pays; None: it is
+    no such decoder."""
 
 
 class BeliefNetworks(NamedTuple):
@@ -247,6 +253,58 @@ class BeliefNetworks(NamedTuple):
     """Its observation is what ``show`` makes."""
     show: Callable[[Array, Any], Array]
     """``(observation, belief) ->`` what the policy is shown."""
+    latent_size: int
+    """M."""
+
+
+class Experience(NamedTuple):
+    """Steps of one task in no order, ``[N, ...]``: what a belief is inferred from, and what critics learn from."""
+
+    obs: Array
+    action: Array
+    reward: Array
+    next_obs: Array
+    """The observation after the action, before any reset."""
+    terminated: Array
+    """The episode ended by its own rules."""
+    valid: Array
+    """What is not valid is not there."""
+
+
+class ContextEncoder(NamedTuple):
+    """What experience of a task says about it."""
+
+    init: Callable[[Key], Params]
+    infer: Callable[[Params, Experience], Any]
+    """The belief, an ``ops.distributions.DiagonalGaussian`` over latent variables ``[M]``, given experience ``[N, *]``
+    of ONE task in whatever order; given none, the standard Gaussian."""
+
+
+class Actor(NamedTuple):
+    """What acts, given a latent variable."""
+
+    init: Callable[[Key], Params]
+    distribution: Callable[[Params, Array, Array], Any]
+    """``(params, observation [..., *], latent [..., M]) ->`` a distribution over actions (``ops.distributions``)."""
+
+
+class TwinCritic(NamedTuple):
+    """Two estimates of what an action is worth, of which the smaller one counts."""
+
+    init: Callable[[Key], Params]
+    values: Callable[[Params, Array, Array, Array], tuple[Array, Array]]
+    """``(params, observation [N, *], latent [N, M], action [N, *]) ->`` both, ``[N]`` each."""
+    expected: Callable[[Params, Key, Array, Array, Any], tuple[Array, Array]]
+    """``(params, key, observation [N, *], latent [N, M], distribution [N])``: the mean over its actions of the smaller
+    value, and its entropy in nats, ``[N]`` each. Exact for discrete actions, else by one reparameterised sample."""
+
+
+class ContextNetworks(NamedTuple):
+    """What infers a task from context, and acts on it."""
+
+    encoder: ContextEncoder
+    actor: Actor
+    critic: TwinCritic
     latent_size: int
     """M."""
 

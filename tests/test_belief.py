@@ -93,6 +93,8 @@ def test_the_cell_decoder_counts_what_a_loop_over_steps_adds_up() -> None:
     weights = params["params"]
     hidden = np.maximum(np.asarray(latent) @ weights["Dense_0"]["kernel"] + weights["Dense_0"]["bias"], 0)
     probability = 1 / (1 + np.exp(-(hidden @ weights["head"]["kernel"] + weights["head"]["bias"])))
+    assert decoder.pays is not None
+    np.testing.assert_allclose(decoder.pays(params, latent[:, 0]), probability[:, 0], rtol=1e-4)
     expected = np.zeros((LATENTS, TRIALS))
     for i in range(TRIALS):
         for step in range(trials.reward.shape[0]):

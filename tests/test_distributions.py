@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
+from metarl_jax.ops.distributions import Categorical, DiagonalGaussian, SquashedGaussian
 
 DRAWS = 100_000
 
@@ -124,3 +124,41 @@ def test_expected_score_is_zero(kind: str) -> None:
         )(actions)
         for score in scores:
             np.testing.assert_allclose(weights @ np.asarray(score), 0, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- squashed Gaussians
+
+
+def squashed() -> SquashedGaussian:
+    bounds = jnp.array([-2.0, 0.0]), jnp.array([1.0, 0.5])
+    return SquashedGaussian(jnp.array([0.3, -0.8]), jnp.array([-0.5, -0.7]), *bounds)
+
+
+def test_squashed_samples_lie_within_their_bounds_and_their_density_is_one_in_all() -> None:
+    distribution = squashed()
+    draws, log_prob = jax.vmap(distribution.sample_with_log_prob)(jax.random.split(jax.random.key(0), 2000))
+    assert bool(jnp.all((draws > distribution.low) & (draws < distribution.high)))
+    np.testing.assert_allclose(jax.vmap(distribution.log_prob)(draws), log_prob, atol=2e-3)
+    bounds = zip(np.asarray(distribution.low), np.asarray(distribution.high), strict=True)
+    inside = [np.linspace(low, high, 402)[1:-1] for low, high in bounds]
+    grid = jnp.asarray(np.stack(np.meshgrid(*inside, indexing="ij"), axis=-1), jnp.float32)
+    cell = float(np.prod([points[1] - points[0] for points in inside]))
+    assert float(jnp.sum(jnp.exp(distribution.log_prob(grid)))) * cell == pytest.approx(1, abs=5e-3)
+
+
+def test_squashed_densities_are_finite_where_the_tangent_is_flat() -> None:
+    """The exact log density of action tanh(x): that of x minus log(1 - tanh(x)^2) = -2 log cosh x."""
+    x = jnp.array([12.0])
+    certain = SquashedGaussian(x, jnp.array([-20.0]), jnp.array([-1.0]), jnp.array([1.0]))
+    action, log_prob = certain.sample_with_log_prob(jax.random.key(0))
+    assert float(action[0]) == 1
+    normal = DiagonalGaussian(x, jnp.array([-20.0]))
+    expected = float(normal.log_prob(normal.sample(jax.random.key(0)))) + 2 * (12 - np.log(2))
+    assert float(log_prob) == pytest.approx(expected, rel=1e-5)
+    assert bool(jnp.all(jnp.isfinite(jax.grad(lambda m: certain._replace(mean=m).log_prob(action))(x))))
+
+
+def test_the_squashed_middle_is_where_half_of_the_draws_lie_below() -> None:
+    distribution = squashed()
+    draws = jax.vmap(distribution.sample)(jax.random.split(jax.random.key(1), DRAWS))
+    np.testing.assert_allclose(jnp.mean(draws < distribution.mode(), axis=0), 0.5, atol=0.01)

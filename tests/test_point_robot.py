@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metarl_jax.environments import point_robot
+from metarl_jax.oracles import point_robot as oracles
 from metarl_jax.types import EnvFamily
 
 NEAR = 1 - 0.1
@@ -90,3 +91,44 @@ def test_best_play_of_known_goals() -> None:
         np.testing.assert_allclose(best, expected, atol=1e-6)
     tasks = jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 20_000))
     np.testing.assert_allclose(jnp.mean(jax.vmap(family.optimal_return)(tasks)), -0.5, atol=0.03)
+
+
+# ---------------------------------------------------------------------------------------- who knows, and who searches
+
+
+def test_who_knows_the_goal_gets_what_it_is_worth() -> None:
+    """Of the families where that is known exactly; and no straight line does better from anywhere."""
+    for family in (point_robot.maml(), point_robot.pearl_sparse(), point_robot.varibad()):
+        task = family.tasks.sample(jax.random.key(0))
+        assert family.optimal_return is not None
+        score = jax.jit(oracles.goal_known(family, 2).adapt)(jax.random.key(1), (), task).score
+        # Two roundings of a place on the edge of what pays may differ.
+        np.testing.assert_allclose(score, family.optimal_return(task), rtol=1e-3, atol=0.05)
+
+
+def test_posterior_sampling_finds_the_goal_and_then_knows_it() -> None:
+    family = point_robot.pearl_sparse()
+    oracle = oracles.posterior_sampling(family, 8)
+    keys = jax.random.split(jax.random.key(0), (2, 400))
+    tasks = jax.vmap(family.tasks.sample_heldout)(keys[0])
+    scores = np.asarray(jax.jit(jax.vmap(oracle.adapt, (0, None, 0)))(keys[1], jnp.zeros(1), tasks).score)
+    best = np.asarray(jax.vmap(family.optimal_return)(tasks))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    found = scores > 0
+    # Once found it is found in every later episode, the more so as one visit pins it down.
+    assert np.all(found[:, 1:] >= found[:, :-1])
+    assert np.all(np.diff(found.mean(axis=0)) >= 0)
+    assert found[:, 0].mean() < 0.8
+    assert found[:, -1].mean() > 0.95
+    late = found[:, 5]
+    assert (scores[late, -1] / best[late]).mean() > 0.9
+
+
+def test_oracles_of_points_refuse_what_they_do_not_know() -> None:
+    with pytest.raises(ValueError, match="the best play is known"):
+        oracles.goal_known(point_robot.promp(), 2)
+    with pytest.raises(ValueError, match="paid near the goal alone"):
+        oracles.posterior_sampling(point_robot.maml(), 2)
+    with pytest.raises(ValueError, match="episodes"):
+        oracles.goal_known(point_robot.maml(), 0)
+    with pytest.raises(ValueError, match="goals"):
+        oracles.posterior_sampling(point_robot.varibad(), 2, goals=-1)

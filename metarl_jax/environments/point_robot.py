@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution
+from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution, Transition
 
 
 @struct.dataclass
@@ -94,7 +94,11 @@ class PointRobot(Environment):
 
 
 def _family(
-    rules: Rules, horizon: int, goal: Callable[[Key], Array], heldout_goal: Callable[[Key], Array] | None = None
+    rules: Rules,
+    horizon: int,
+    goal: Callable[[Key], Array],
+    heldout_goal: Callable[[Key], Array] | None = None,
+    training_reward: Callable[[PointParams, Transition], Array] | None = None,
 ) -> EnvFamily:
     env = PointRobot(rules)
 
@@ -117,6 +121,7 @@ def _family(
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=None if rules.start else optimal_return,
+        training_reward=training_reward,
     )
 
 
@@ -159,7 +164,7 @@ def pearl_sparse() -> EnvFamily:
     """Rakelly et al. (2019), section 6.3: 100 goals on the unit half-circle, 80 for training and 20 held out.
 
     Start at the origin; 1 - distance within 0.2 of the goal, else 0; 20 steps. Which goals are held out is drawn once
-    and for all.
+    and for all. Critics may learn from minus the distance on training tasks, as there.
     """
     order = np.random.default_rng(0).permutation(100)
     angles = jnp.asarray(np.linspace(0, math.pi, 100)[order], jnp.float32)
@@ -167,7 +172,10 @@ def pearl_sparse() -> EnvFamily:
     def among(angles: Array) -> Callable[[Key], Array]:
         return lambda key: _on_circle(jax.random.choice(key, angles))
 
-    return _family(Rules("near", radius=0.2), 20, among(angles[:80]), among(angles[80:]))
+    def minus_distance(task: PointParams, step: Transition) -> Array:
+        return -jnp.linalg.norm(step.final_obs - task.goal)
+
+    return _family(Rules("near", radius=0.2), 20, among(angles[:80]), among(angles[80:]), minus_distance)
 
 
 def varibad() -> EnvFamily:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from metarl_jax.checks import did_you_mean
-from metarl_jax.experiments import control, exploration, few_shot, maze, regression, rl2
+from metarl_jax.experiments import control, exploration, few_shot, maze, point_robot, recommendation, regression, rl2
 from metarl_jax.experiments.base import Experiment
 
 _EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for module in (rl2, maze, regression, control, few_shot, exploration)
+    for module in (rl2, maze, regression, control, few_shot, exploration, point_robot, recommendation)
     for experiment in module.experiments()
 }
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Algorithm,
         Array,
         BeliefNetworks,
+        ContextNetworks,
         EnvFamily,
         InnerProblem,
         Policy,
@@ -52,6 +53,9 @@ class Measure(NamedTuple):
 
 
 REWARD_OF_TRIAL = Measure()
+RETURN_BY_EPISODE = Measure(
+    "return of the last episode", "episode", "adaptation_episodes", 1, False, True, "posterior_return"
+)
 RETURN_BY_STEP = Measure("return of an episode", "gradient step", "adaptation_steps", 0, False, True, "score")
 ACCURACY_BY_STEP = RETURN_BY_STEP._replace(title="accuracy")
 ERROR_BY_STEP = RETURN_BY_STEP._replace(title="mean squared error", higher_is_better=False)
@@ -222,12 +226,51 @@ class LinearRecurrentNetwork(TrialNetwork):
         return linear_recurrence.make(family.observation_space, family.action_space, **dataclasses.asdict(self))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContextNetwork:
+    """Settings of PEARL's networks (``networks.context``; defaults: the code of Rakelly et al. 2019)."""
+
+    latent_size: int = 5
+    """Numbers of the latent variable."""
+    encoder_units: int = 200
+    """Rectified units of each of the encoder's layers."""
+    units: int = 300
+    """Rectified units of each layer of the actor and of each critic."""
+    layers: int = 3
+    """Of each network, before the last."""
+    next_observation: bool = False
+    """Whether the encoder sees where a step led."""
+
+    def make(self, family: EnvFamily) -> ContextNetworks:
+        """The networks for a family of tasks.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number, or actions that are neither discrete nor vectors
+                between finite bounds.
+        """
+        from metarl_jax.checks import positive_int
+        from metarl_jax.networks import context
+
+        spaces, layers = (family.observation_space, family.action_space), positive_int("layers", self.layers)
+        encoder = context.encoder(
+            *spaces,
+            latent_size=self.latent_size,
+            hidden_sizes=(self.encoder_units,) * layers,
+            next_observation=self.next_observation,
+        )
+        return context.make(*spaces, encoder, latent_size=self.latent_size, hidden_sizes=(self.units,) * layers)
+
+    def steps_per_iteration(self, family: EnvFamily, config: Any) -> int:
+        """Environment steps that one seed takes in one meta-iteration (those before the first one come on top)."""
+        return config.tasks * (config.prior_episodes + config.posterior_episodes) * family.horizon
+
+
 class Network(Protocol):
     """A dataclass of settings of a network, and of what makes a problem of it."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def make(self, family: Any) -> Policy | InnerProblem | ReadingProblem | BeliefNetworks:
+    def make(self, family: Any) -> Policy | InnerProblem | ReadingProblem | BeliefNetworks | ContextNetworks:
         """What the algorithm takes, for what ``Experiment.family`` returned; ValueError for settings out of range."""
         ...
 

@@ -128,7 +128,10 @@ def cell_decoder(
         # log(1 - p) = log p - logit.
         return jnp.sum((often + seldom) * jax.nn.log_sigmoid(logits) - seldom * logits, axis=-1)
 
-    return TrialDecoder(network.init, log_likelihood)
+    def pays(params: Params, latent: Array) -> Array:
+        return jax.nn.sigmoid(network.apply(params, latent))
+
+    return TrialDecoder(network.init, log_likelihood, pays)
 
 
 class _StepDecoder(nn.Module):

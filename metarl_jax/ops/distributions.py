@@ -25,6 +25,11 @@ class Categorical(NamedTuple):
         action = jnp.sum(threshold[..., None] >= cumulative, axis=-1, dtype=jnp.int32)
         return jnp.minimum(action, self.logits.shape[-1] - 1)
 
+    def sample_with_log_prob(self, key: Key) -> tuple[Array, Array]:
+        """Draw ``[...]`` int32 actions, with their log-probabilities."""
+        action = self.sample(key)
+        return action, self.log_prob(action)
+
     def mode(self) -> Array:
         """The likeliest action ``[...]``, int32."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
@@ -80,4 +85,46 @@ class DiagonalGaussian(NamedTuple):
         return 0.5 * jnp.sum(variance_ratio + shift - 1 - jnp.log(variance_ratio), axis=-1)
 
 
-Distribution: TypeAlias = Categorical | DiagonalGaussian
+class SquashedGaussian(NamedTuple):
+    """Real action vectors between bounds: independent Gaussians through a hyperbolic tangent (Haarnoja et al. 2018,
+    appendix C), scaled. There is no closed form of its entropy.
+    """
+
+    mean: Array
+    """``[..., D]``, before squashing."""
+    log_std: Array
+    """``[..., D]``, before squashing."""
+    low: Array
+    """``[D]``."""
+    high: Array
+    """``[D]``."""
+
+    def _squash(self, x: Array) -> Array:
+        return self.low + (self.high - self.low) * (jnp.tanh(x) + 1) / 2
+
+    def _log_density(self, x: Array) -> Array:
+        """Of the action that ``x`` is squashed to. log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x))."""
+        slope = 2 * (math.log(2) - x - jax.nn.softplus(-2 * x)) + jnp.log((self.high - self.low) / 2)
+        return DiagonalGaussian(self.mean, self.log_std).log_prob(x) - jnp.sum(slope, axis=-1)
+
+    def sample(self, key: Key) -> Array:
+        """Draw ``[..., D]``."""
+        return self._squash(DiagonalGaussian(self.mean, self.log_std).sample(key))
+
+    def sample_with_log_prob(self, key: Key) -> tuple[Array, Array]:
+        """Draw ``[..., D]``, with its log density ``[...]``, which stays exact where the tangent is flat."""
+        x = DiagonalGaussian(self.mean, self.log_std).sample(key)
+        return self._squash(x), self._log_density(x)
+
+    def mode(self) -> Array:
+        """Where the Gaussian's mean is squashed to (the median of each entry, not its mode)."""
+        return self._squash(self.mean)
+
+    def log_prob(self, action: Array) -> Array:
+        """Log density, ``[...]``; of an action on a bound, that of one a rounding error within."""
+        unit = 2 * (action - self.low) / (self.high - self.low) - 1
+        edge = 1 - jnp.finfo(action.dtype).eps
+        return self._log_density(jnp.arctanh(jnp.clip(unit, -edge, edge)))
+
+
+Distribution: TypeAlias = Categorical | DiagonalGaussian | SquashedGaussian

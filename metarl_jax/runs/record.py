@@ -1,17 +1,22 @@
-"""Videos: what a trained learner sees on a held-out task, where that is images."""
+"""Videos of a trained learner on a held-out task: what it sees, where that is images, or where it is."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from jax.experimental import io_callback
+from PIL import Image, ImageDraw
 
 from metarl_jax import experiments
+from metarl_jax.environments.dark_room import DarkRoom
+from metarl_jax.environments.point_robot import PointRobot, Rules
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.files import write_atomically
@@ -20,6 +25,8 @@ from metarl_jax.types import Algorithm, Array, Box, EnvFamily, Key, State, Task
 
 SCALE = 8
 """Pixels of the video along each side of a pixel seen."""
+SIZE = 240
+"""Pixels along each side of a picture from above."""
 CAPTION = 16
 """Rows of the video under what is seen, for words."""
 MILLISECONDS = 100
@@ -29,10 +36,10 @@ _RECORD_TAG = 0x5245434F
 
 
 class Frame(NamedTuple):
-    """One frame of a video."""
+    """One moment of a trial."""
 
-    image: np.ndarray
-    """``[height, width, channels]`` uint8."""
+    observation: np.ndarray
+    """As the environment gave it."""
     episode: int
     step: int
     """Of the episode: 0 at its beginning."""
@@ -46,19 +53,18 @@ class _Watched:
     """An environment, every step of which is also told to the host."""
 
     def __init__(self, family: EnvFamily, episodes: int, frames: list[Frame]) -> None:
-        assert isinstance(family.observation_space, Box)
         self._env = family.env
-        self._bounds = family.observation_space.low, family.observation_space.high
         self._episodes = episodes
         self._frames = frames
 
     def _keep(self, observation: Any, total: float, step: int, last: bool) -> None:
-        low, high = self._bounds
-        image = np.round(255 * (np.asarray(observation, np.float32) - low) / (high - low)).astype(np.uint8)
         ended = sum(frame.last for frame in self._frames)
-        self._frames.append(Frame(image, ended, step, total, last))
+        self._frames.append(Frame(np.asarray(observation), ended, step, total, last))
 
     def _began(self, observation: Any) -> None:
+        if self._frames and self._frames[-1].step == 0:
+            # The step that ended an episode has begun another, and now the learner begins one itself.
+            del self._frames[-1]
         self._keep(observation, 0.0, 0, False)
 
     def _stepped(self, final_observation: Any, reward: Any, done: Any, observation: Any) -> None:
@@ -93,7 +99,7 @@ def watched(family: EnvFamily, episodes: int) -> tuple[EnvFamily, list[Frame]]:
     """A family, and a list that one trial of it fills: the frames of as many episodes, each from its start to its end.
 
     Args:
-        family: one whose observations are images.
+        family: the family.
         episodes: of the trial.
     """
     frames: list[Frame] = []
@@ -119,14 +125,89 @@ def play(algorithm: Algorithm, frames: list[Frame], key: Key, state: State, task
     return frames[:-1]
 
 
-def gif(frames: list[Frame]) -> bytes:
-    """The video, with a caption under every frame."""
-    from PIL import Image, ImageDraw
+Draw: TypeAlias = Callable[[list[Frame]], Image.Image]
+"""Of an episode's frames so far, the picture of the last one."""
 
+
+def _seen(space: Box) -> Draw:
+    """The image that is seen."""
+    low, high = (np.asarray(bound, np.float32) for bound in (space.low, space.high))
+
+    def draw(frames: list[Frame]) -> Image.Image:
+        image = np.round(255 * (frames[-1].observation.astype(np.float32) - low) / (high - low)).astype(np.uint8)
+        image = image.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+        return Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).convert("RGB")
+
+    return draw
+
+
+def _plane(rules: Rules, goal: np.ndarray) -> Draw:
+    """From above: the goal, with the circle inside which it pays, if it is such a one, and the way so far."""
+    reach = 1.25 * max(1.0, float(np.abs(goal).max()))
+
+    def pixel(place: np.ndarray) -> tuple[float, float]:
+        x, y = (np.asarray(place, float) / reach + 1) / 2 * SIZE
+        return x, SIZE - y
+
+    def circle(canvas: ImageDraw.ImageDraw, place: np.ndarray, radius: float, colour: str) -> None:
+        x, y = pixel(place)
+        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+    def draw(frames: list[Frame]) -> Image.Image:
+        picture = Image.new("RGB", (SIZE, SIZE), "white")
+        canvas = ImageDraw.Draw(picture)
+        if rules.reward == "near":
+            circle(canvas, goal, rules.radius / reach / 2 * SIZE, "palegreen")
+        circle(canvas, goal, 4, "green")
+        way = [pixel(frame.observation) for frame in frames]
+        if len(way) > 1:
+            canvas.line(way, fill="royalblue", width=2)
+        circle(canvas, frames[-1].observation, 5, "navy")
+        return picture
+
+    return draw
+
+
+def _grid(size: int, goals: np.ndarray) -> Draw:
+    """From above: the goals, the cells that were visited in this episode, and the walker."""
+    side = SIZE // size
+
+    def draw(frames: list[Frame]) -> Image.Image:
+        picture = Image.new("RGB", (side * size, side * size), "white")
+        canvas = ImageDraw.Draw(picture)
+
+        def fill(cell: tuple[int, int], colour: str, margin: int) -> None:
+            left, top = cell[0] * side + margin, (size - 1 - cell[1]) * side + margin
+            right, bottom = left + side - 1 - 2 * margin, top + side - 1 - 2 * margin
+            canvas.rectangle((left, top, right, bottom), fill=colour, outline="lightgrey")
+
+        cells = [divmod(int(frame.observation), size) for frame in frames]
+        for x, y in itertools.product(range(size), repeat=2):
+            fill((x, y), "lightsteelblue" if (x, y) in cells else "white", 0)
+        for place in goals:
+            fill((int(place[0]), int(place[1])), "green", side // 5)
+        fill(cells[-1], "navy", side // 3)
+        return picture
+
+    return draw
+
+
+def scene(family: EnvFamily, task: Task) -> Draw | None:
+    """How to draw what happens on a task; None if nobody knows."""
+    space = family.observation_space
+    match family.env:
+        case PointRobot(rules=rules):
+            return _plane(rules, np.asarray(task.goal))
+        case DarkRoom(size=size):
+            return _grid(size, np.asarray(task.goals))
+    return _seen(space) if isinstance(space, Box) and len(space.shape) == 3 else None
+
+
+def gif(frames: list[Frame], draw: Draw) -> bytes:
+    """The video, with a caption under every frame."""
     pictures = []
-    for frame in frames:
-        image = frame.image.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-        seen = Image.fromarray(image if image.shape[-1] == 3 else image[..., 0]).convert("RGB")
+    for at, frame in enumerate(frames):
+        seen = draw(frames[at - frame.step : at + 1])
         picture = Image.new("RGB", (seen.width, seen.height + CAPTION))
         picture.paste(seen)
         words = f"episode {frame.episode + 1}, step {frame.step}, reward {frame.total:.2f}"
@@ -146,25 +227,30 @@ def record(folder: RunFolder, seed: int) -> Path:
         seed: of the task and of the learner's randomness.
 
     Raises:
-        UserError: if the run's learner sees no images, or no checkpoint can be used.
+        UserError: if the run's learner plays no trials that can be drawn, or no checkpoint can be used.
         StorageError: if the video cannot be written.
     """
     config = folder.config
     experiment = experiments.get(config.experiment)
-    family = experiment.family()
-    space = family.observation_space if isinstance(family, EnvFamily) else None
-    if not isinstance(space, Box) or len(space.shape) != 3:
-        raise UserError(f"{folder.path} is a run of {config.experiment}, whose learner sees no images")
-    family, frames = watched(family, train.build(config).stages)
-    problem = dataclasses.replace(experiment, family=lambda: family).build(config.settings)
-    checkpoint = train.load_states(folder, problem)
+    family, built = experiment.family(), train.build(config)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _RECORD_TAG), seed)
     key_task, key_play = jax.random.split(key)
+    if not isinstance(family, EnvFamily) or built.inner_problem is not None:
+        raise UserError(f"{folder.path} is a run of {config.experiment}, whose learner plays no trials")
+    task = family.tasks.sample_heldout(key_task)
+    draw = scene(family, task)
+    if draw is None:
+        raise UserError(
+            f"{folder.path} is a run of {config.experiment}: there are pictures of images seen, points and rooms only"
+        )
+    family, frames = watched(family, built.stages)
+    problem = dataclasses.replace(experiment, family=lambda: family).build(config.settings)
+    checkpoint = train.load_states(folder, built)
     state = jax.tree.map(lambda x: x[0], checkpoint.state.algorithm)
-    frames = play(problem.algorithm, frames, key_play, state, problem.tasks.sample_heldout(key_task))
+    frames = play(problem.algorithm, frames, key_play, state, task)
     path = folder.path / f"trial-iteration{checkpoint.iteration}-seed{seed}.gif"
     try:
-        write_atomically(path, gif(frames))
+        write_atomically(path, gif(frames, draw))
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return path

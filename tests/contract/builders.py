@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from probes import probe_family
 
 from metarl_jax import problems
@@ -26,6 +29,7 @@ from metarl_jax.algorithms import (
     maml,
     meta_sgd,
     multi_task,
+    pearl,
     promp,
     reptile,
     rl2,
@@ -40,11 +44,13 @@ from metarl_jax.environments import (
     gridnavi,
     maze,
     point_robot,
+    recommendation,
     tabular_mdp,
     xland,
 )
 from metarl_jax.networks import (
     belief,
+    context,
     fast_weights,
     linear_recurrence,
     meta_network,
@@ -134,6 +140,15 @@ def _xland() -> EnvFamily:
     return xland.make(stacked, "XLand-MiniGrid-R1-9x9", horizon=12)
 
 
+def _from_ratings() -> EnvFamily:
+    stars = np.random.default_rng(0).integers(1, 6, (20, 4))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ratings.csv"
+        rows = [f"{user},{item},{rating}" for (user, item), rating in np.ndenumerate(stars)]
+        path.write_text("\n".join(["user,item,rating", *rows]))
+        return recommendation.from_ratings(path, least=2)
+
+
 NOT_ENVIRONMENTS = {"base"}
 CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
 POINT_ROBOTS = ("maml", "promp", "pearl_dense", "pearl_sparse", "varibad")
@@ -146,6 +161,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     "gridnavi": {"make": lambda: gridnavi.make(3, 6)},
     "maze": {"small": lambda: maze.small(12), "large": lambda: maze.large(9)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
+    "recommendation": {"made_up": lambda: recommendation.made_up(6), "from_ratings": _from_ratings},
     "tabular_mdp": {"make": lambda: tabular_mdp.make(states=4, actions=3, horizon=5)},
     "classic_control": {
         **{name: partial(getattr(classic_control, name), "in_range", 30) for name in CLASSIC_CONTROL},
@@ -158,7 +174,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 # ----------------------------------------------------------------------------------------------------- networks
 
 # Parts of networks, and networks for supervised tasks alone, which have tests of their own.
-NOT_NETWORKS = {"belief", "heads", "normalisation", "convolutional", "gated", "windows"}
+NOT_NETWORKS = {"belief", "context", "heads", "normalisation", "convolutional", "gated", "windows"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(
@@ -250,6 +266,21 @@ def _varibad() -> Case:
     return Case(make, family.tasks, "learning_rate", rate, lambda state: (state.policy, state.model), 3)
 
 
+def _pearl(family: EnvFamily) -> Case:
+    spaces = family.observation_space, family.action_space
+    encoder = context.encoder(*spaces, latent_size=2, hidden_sizes=(6,))
+    networks = context.make(*spaces, encoder, latent_size=2, hidden_sizes=(7,))
+
+    def make(**settings: Any) -> Algorithm:
+        sizes: dict[str, Any] = {"training_tasks": 6, "tasks": 2, "prior_episodes": 2, "posterior_episodes": 1}
+        sizes |= {"initial_episodes": 3, "replay_episodes": 6, "gradient_steps": 2, "meta_batch": 4, "batch_size": 5}
+        sizes |= {"context_size": 8, "automatic_temperature": True, "adaptation_episodes": 3, "iterations": 50}
+        return pearl.make(family, networks, pearl.Config(**(sizes | settings)))
+
+    rate = pearl.Config().learning_rate
+    return Case(make, family.tasks, "learning_rate", rate, lambda state: state.learned, 3)
+
+
 def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
     network = mlp.predictor(1, 1, hidden_sizes=(6, 5), context_size=context_size)
     problem = problems.few_shot(sinusoid.maml(shots=3, queries=4), network, batch_size=2)
@@ -307,6 +338,10 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     },
     "meta_sgd": {"make": lambda: _few_shot(meta_sgd)},
     "multi_task": {"make": lambda: _few_shot(multi_task)},
+    "pearl": {
+        "make[continuous]": lambda: _pearl(probe_family()),
+        "make[discrete]": lambda: _pearl(tabular_mdp.make(states=4, actions=3, horizon=5)),
+    },
     "promp": {
         "make": lambda: _reinforcement(promp, probe_family(), "likelihood_ratio", adaptive_weight=True, inner_steps=1),
     },

@@ -43,6 +43,15 @@ SMALL = {
     "latent_size": 2,
     "decoder_units": 4,
     "policy_units": 4,
+    "encoder_units": 4,
+    "training_tasks": 6,
+    "prior_episodes": 1,
+    "posterior_episodes": 1,
+    "initial_episodes": 2,
+    "replay_episodes": 4,
+    "gradient_steps": 2,
+    "meta_batch": 2,
+    "batch_size": 3,
 }
 
 
@@ -105,7 +114,7 @@ def test_every_kind_of_preset_builds_and_runs_two_steps(name: str, omniglot_fold
     # Two episodes for each inner step and for the query; multi-task training has but the query, and Reptile two of them
     # for its metrics.
     batches = {"multi_task": 1, "reptile": 4}.get(experiment.algorithm, 3)
-    if experiment.algorithm in ("rl2", "varibad"):
+    if experiment.algorithm in ("rl2", "varibad", "pearl"):
         assert problem.steps_per_iteration == 4 * 2 * family.horizon
     elif horizon is None:
         assert problem.steps_per_iteration == 4

@@ -1,0 +1,80 @@
+"""Cold start: RL² and PEARL with new users, beside popularity, Thompson sampling for each user alone and among others.
+
+python benchmarks/cold_start.py                  # both learners, three seeds each; call again after an interruption
+python benchmarks/cold_start.py --cells rl2
+
+What counts is the mean reward of the interactions after the tenth, on held-out users: the same for every learner, so
+that differences are taken user by user.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from results_file import provenance, write_row
+from stage_cells import Cell, main
+
+NAME = "cold_start"
+AFTER = 10
+# Beginnings of the names of those that are to be beaten.
+TO_BEAT = ("popularity", "Thompson sampling, each user alone")
+
+
+def late_rewards(cell: Cell, evaluation: dict[str, Any]) -> None:
+    """Write the row of the interactions after the tenth, and by how much each other recommender is beaten."""
+    from metarl_jax import experiments
+    from metarl_jax.evaluation import meta_test
+    from metarl_jax.ops.statistics import mean_with_interval
+    from metarl_jax.runs import train
+    from metarl_jax.runs.folder import RunFolder
+
+    run = RunFolder(Path(evaluation["folder"]))
+    problem, seeds, users = train.build(run.config), run.config.seeds, evaluation["tasks"]
+
+    def late(adapt: Any, states: Any, number: int) -> np.ndarray:
+        """``[number, users]``."""
+
+        @jax.jit
+        def test(key: jax.Array, states: Any) -> jax.Array:
+            return meta_test(key, adapt, states, problem.tasks, num_tasks=users, num_seeds=number).score
+
+        return np.asarray(test(jax.random.key(2**31 + 5), states), np.float64)[..., AFTER:].mean(axis=-1)
+
+    ours = late(problem.algorithm.adapt, train.load_states(run, problem).state.algorithm, seeds)
+    mean, over = mean_with_interval(ours.mean(axis=0)), {}
+    for oracle in experiments.get(cell.experiment).oracles(problem, problem.stages):
+        others = late(oracle.adapt, (), 1)
+        gain = mean_with_interval((ours - others).mean(axis=0))
+        worst = min(mean_with_interval(each - others[0]).low for each in ours)
+        over[oracle.name] = {
+            "theirs": float(others.mean()),
+            "gain": gain.mean,
+            "ci95": [gain.low, gain.high],
+            "lower end of the worst seed": worst,
+        }
+        print(f"  over {oracle.name} ({others.mean():.4f}): {gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})")
+    beaten = [gain["lower end of the worst seed"] > 0 for name, gain in over.items() if name.startswith(TO_BEAT)]
+    row = {
+        "experiment": cell.experiment,
+        "variant": cell.variant,
+        "metric": f"mean reward of an interaction after {AFTER}",
+        "ours": mean.mean,
+        "ci95": [mean.low, mean.high],
+        "by_seed": ours.mean(axis=1).tolist(),
+        "gains": over,
+        "reached": all(beaten),
+        "seeds": seeds,
+        "heldout_tasks": users,
+        **provenance(),
+    }
+    write_row(NAME, row, ("experiment", "variant", "metric"))
+    print(f"{cell.experiment}: {row['metric']} {mean.mean:.4f}, beats who does not compare users: {row['reached']}")
+
+
+CELLS = {name: Cell(f"{name}-cold-start", {}) for name in ("rl2", "pearl")}
+
+if __name__ == "__main__":
+    main(NAME, __doc__ or "", CELLS, also=late_rewards)

@@ -1,0 +1,395 @@
+"""PEARL (Rakelly et al. 2019, arXiv 1903.08254): infer the task from experience of it, and act off-policy given that.
+
+An encoder makes a belief about a latent variable of whatever steps of a task have been seen. An actor and critics are
+given a sample of it. Critics learn what is worth what from replay, and it is through them that the encoder learns;
+the belief pays for its divergence from the prior. On a new task the learner draws a latent variable, plays an
+episode by it, looks at all that it has seen and draws again: posterior sampling.
+
+Two kinds of data of a training task are kept apart. Critics and actor learn from a long replay. Contexts are drawn from
+what the latest policy collected before it knew the task, as it would on a new one. On a held-out task nothing counts
+but what was played there: ``adapt`` does not look at the buffers.
+
+The learner of actor and critics is soft actor-critic (Haarnoja et al. 2018) with twin critics and targets of both. The
+published code learns a state value instead of the critics' targets.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax.batching import task_batch
+from metarl_jax.checks import boolean, check_fields, natural_int, positive_int, real
+from metarl_jax.ops.gaussians import standard
+from metarl_jax.rollout import Act, episode, episode_returns
+from metarl_jax.types import (
+    Adaptation,
+    Algorithm,
+    Array,
+    Carry,
+    ContextNetworks,
+    Discrete,
+    EnvFamily,
+    Experience,
+    Inputs,
+    Key,
+    Metrics,
+    Params,
+    Task,
+    Transition,
+    Tree,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Settings. Defaults: the published code's of most tasks, in episodes instead of steps, unless said otherwise."""
+
+    iterations: int = 500
+    """Meta-iterations of a whole run."""
+    training_tasks: int = 100
+    """Tasks with a replay each, drawn once at the start of a run."""
+    tasks: int = 5
+    """Training tasks that are played in an iteration."""
+    prior_episodes: int = 2
+    """Episodes of each, every one with a latent variable drawn from the prior; contexts are drawn from them."""
+    posterior_episodes: int = 3
+    """Episodes of each besides, with latent variables drawn from what the former say of the task."""
+    initial_episodes: int = 10
+    """Episodes of every training task before the first iteration, as ``prior_episodes``."""
+    replay_episodes: int = 1000
+    """Episodes of each training task that are kept, the newest ones."""
+    gradient_steps: int = 2000
+    """Per iteration."""
+    meta_batch: int = 16
+    """Training tasks of a gradient step."""
+    batch_size: int = 256
+    """Steps of each, drawn from its replay."""
+    context_size: int = 64
+    """Steps of each, at most, that its belief is inferred from."""
+    learning_rate: float = 3e-4
+    """Adam's step size, of all networks."""
+    discount: float = 0.99
+    """Per step, within an episode."""
+    target_rate: float = 0.005
+    """Share of the critics that their targets take over in each gradient step."""
+    reward_scale: float = 5.0
+    """What rewards are multiplied by before critics see them."""
+    kl_weight: float = 0.1
+    """Weight of the mean over tasks of a belief's divergence from the prior, in nats, against the critics' mean squared
+    error. The published code sums over the tasks of a meta-batch: 0.1 there is 1.6 here."""
+    temperature: float = 1.0
+    """Weight of the entropy, in nats, against scaled rewards; where it is learnt, at the start."""
+    automatic_temperature: bool = False
+    """Whether the temperature is learnt (Haarnoja et al. 2018b, section 5): it rises while the entropy is too low."""
+    target_entropy: float = -1.0
+    """What a learnt temperature aims at. Real actions: nats per number of an action. Discrete: minus the share of the
+    largest entropy."""
+    adaptation_episodes: int = 4
+    """Episodes on a held-out task."""
+    exploration_episodes: int = 2
+    """How many of them play by the prior, before the first that goes by what has been seen."""
+    deterministic: bool = True
+    """Whether actions on a held-out task are the likeliest ones instead of samples."""
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    check_fields(
+        config,
+        iterations=positive_int,
+        training_tasks=positive_int,
+        tasks=positive_int,
+        prior_episodes=positive_int,
+        posterior_episodes=natural_int,
+        initial_episodes=positive_int,
+        replay_episodes=positive_int,
+        gradient_steps=positive_int,
+        meta_batch=positive_int,
+        batch_size=positive_int,
+        context_size=positive_int,
+        learning_rate=real(above=0),
+        discount=real(at_least=0, at_most=1),
+        target_rate=real(above=0, at_most=1),
+        reward_scale=real(above=0),
+        kl_weight=real(at_least=0),
+        temperature=real(above=0),
+        automatic_temperature=boolean,
+        target_entropy=real(),
+        adaptation_episodes=positive_int,
+        exploration_episodes=positive_int,
+        deterministic=boolean,
+    )
+    if config.tasks > config.training_tasks:
+        raise ValueError(f"tasks ({config.tasks}) must be at most training_tasks ({config.training_tasks})")
+    if config.initial_episodes < config.prior_episodes:
+        raise ValueError(
+            f"initial_episodes ({config.initial_episodes}) must be at least prior_episodes"
+            f" ({config.prior_episodes}): the first contexts are drawn from them"
+        )
+    largest = max(config.initial_episodes, config.prior_episodes + config.posterior_episodes)
+    if config.replay_episodes < largest:
+        raise ValueError(
+            f"replay_episodes ({config.replay_episodes}) must be at least {largest}, which are played at a time"
+        )
+
+
+class Learned(NamedTuple):
+    """All that gradients reach."""
+
+    encoder: Params
+    actor: Params
+    critic: Params
+    log_temperature: Array
+
+
+class State(NamedTuple):
+    """The slow learner, and what it learns from."""
+
+    learned: Learned
+    target_critic: Params
+    optimizer: optax.OptState
+    tasks: Task
+    """``[training_tasks, ...]``."""
+    replay: Experience
+    """``[training_tasks, replay_episodes * horizon, ...]``, a ring for each task; rewards are those that critics learn
+    from."""
+    episodes: Array
+    """``[training_tasks]`` int32: how many each has played."""
+    context: Experience
+    """``[training_tasks, prior_episodes * horizon, ...]``, of the latest time that the task was played."""
+
+
+class Beliefs(NamedTuple):
+    """What a learner believed when it drew the latent variable of each episode on a task."""
+
+    mean: Array
+    """``[E, M]``."""
+    std: Array
+    """``[E, M]``."""
+
+
+def _steps(played: Transition) -> Experience:
+    """As the learner saw them."""
+    return Experience(
+        played.inputs.obs, played.action, played.reward, played.final_obs, played.terminated, played.valid
+    )
+
+
+def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algorithm:
+    """PEARL on a family of tasks.
+
+    ``adapt`` plays ``config.adaptation_episodes`` episodes on the task and returns the return of each; the learner is
+    the belief behind each (``Beliefs``). It starts from the prior, and sees what it plays there and nothing else.
+
+    Raises:
+        ValueError: if the configuration is out of range.
+    """
+    validate(config)
+    horizon, latent_size = family.horizon, networks.latent_size
+    encoder, actor, critic = networks.encoder, networks.actor, networks.critic
+    optimizer = optax.scale_by_adam()
+    prior = standard((latent_size,))
+    match family.action_space:
+        case Discrete(n=n):
+            target_entropy = -config.target_entropy * math.log(n)
+        case _:
+            target_entropy = config.target_entropy * math.prod(family.action_space.shape)
+
+    def play(key: Key, learned: Learned, task: Task, latent: Array, deterministic: bool) -> Transition:
+        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+            distribution = actor.distribution(learned.actor, inputs.obs, latent)
+            return carry, distribution.mode() if deterministic else distribution.sample(key), ()
+
+        chosen: Act = act
+        return episode(key, chosen, (), family, task)[1]
+
+    def explore(key: Key, learned: Learned, task: Task, belief: Tree, episodes: int) -> Transition:
+        """Episodes ``[episodes, horizon, ...]``, each with a latent variable of its own."""
+
+        def one(key: Key) -> Transition:
+            key_latent, key_play = jax.random.split(key)
+            return play(key_play, learned, task, belief.sample(key_latent), False)
+
+        return jax.vmap(one)(jax.random.split(key, episodes))
+
+    def flat(played: Transition) -> Transition:
+        """Episodes ``[E, horizon, ...]`` as steps ``[E * horizon, ...]``."""
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), played)
+
+    def for_replay(task: Task, played: Transition) -> Experience:
+        """Steps ``[N, ...]`` with the rewards that critics learn from."""
+        steps = _steps(flat(played))
+        if family.training_reward is None:
+            return steps
+        reward = jax.vmap(family.training_reward, (None, 0))(task, flat(played))
+        return steps._replace(reward=jnp.asarray(reward, jnp.float32))
+
+    def mean_return(played: Transition) -> Array:
+        return jnp.mean(jnp.sum(jnp.where(played.valid, played.reward, 0.0), axis=-1))
+
+    def collect(key: Key, learned: Learned, task: Task) -> tuple[Experience, Experience, Metrics]:
+        """What one training task adds to its replay, its new context, and returns."""
+        key_prior, key_posterior = jax.random.split(key)
+        played = explore(key_prior, learned, task, prior, config.prior_episodes)
+        context, metrics = _steps(flat(played)), {"prior_return": mean_return(played)}
+        if config.posterior_episodes:
+            belief = encoder.infer(learned.encoder, context)
+            informed = explore(key_posterior, learned, task, belief, config.posterior_episodes)
+            metrics["posterior_return"] = mean_return(informed)
+            played = jax.tree.map(lambda *x: jnp.concatenate(x), played, informed)
+        return for_replay(task, played), context, metrics
+
+    def draw_context(key: Key, context: Experience) -> Experience:
+        """As many as ``context_size`` of a task's steps, at random; all, if they are no more."""
+        total = config.prior_episodes * horizon
+        if total <= config.context_size:
+            return context
+        # Those that are there come first, in random order.
+        order = jnp.argsort(jax.random.uniform(key, (total,)) + jnp.logical_not(context.valid))
+        return jax.tree.map(lambda x: x[order[: config.context_size]], context)
+
+    def loss(
+        learned: Learned, target_critic: Params, task: tuple[Key, Experience, Experience]
+    ) -> tuple[Array, Metrics]:
+        """Of one task, with steps ``[batch_size, ...]`` of its replay, and its context. What each part teaches is that
+        of which no gradient is stopped.
+        """
+        key, steps, context = task
+        key_latent, key_next, key_now = jax.random.split(key, 3)
+        belief = encoder.infer(learned.encoder, context)
+        drawn = jnp.broadcast_to(belief.sample(key_latent), (config.batch_size, latent_size))
+        latent, fixed_critic = jax.lax.stop_gradient((drawn, learned.critic))
+        temperature = jnp.exp(learned.log_temperature)
+        fixed_temperature = jax.lax.stop_gradient(temperature)
+        weight = steps.valid / jnp.maximum(jnp.sum(steps.valid), 1)
+
+        def mean(x: Array) -> Array:
+            return jnp.sum(weight * x)
+
+        following = actor.distribution(learned.actor, steps.next_obs, latent)
+        value, entropy = critic.expected(target_critic, key_next, steps.next_obs, latent, following)
+        later = jnp.where(steps.terminated, 0.0, value + fixed_temperature * entropy)
+        target = jax.lax.stop_gradient(config.reward_scale * steps.reward + config.discount * later)
+        # The encoder learns from this alone, and from its divergence.
+        estimates = critic.values(learned.critic, steps.obs, drawn, steps.action)
+        critic_loss = sum(mean((estimate - target) ** 2) for estimate in estimates)
+        divergence = belief.kl(prior)
+        now = actor.distribution(learned.actor, steps.obs, latent)
+        value, entropy = critic.expected(fixed_critic, key_now, steps.obs, latent, now)
+        gained, entropy = mean(value), mean(entropy)
+        total = critic_loss + config.kl_weight * divergence - gained - fixed_temperature * entropy
+        if config.automatic_temperature:
+            total += learned.log_temperature * (jax.lax.stop_gradient(entropy) - target_entropy)
+        return total, {
+            "critic_loss": jnp.asarray(critic_loss),
+            "value": gained / config.reward_scale,
+            "entropy": entropy,
+            "belief_divergence": divergence,
+            "temperature": temperature,
+        }
+
+    def gradient_step(
+        key: Key, learned: Learned, target_critic: Params, optimizer_state: optax.OptState, state: State
+    ) -> tuple[Learned, Params, optax.OptState, Metrics]:
+        key_tasks, key_steps, key_context, key_loss = jax.random.split(key, 4)
+        which = jax.random.randint(key_tasks, (config.meta_batch,), 0, config.training_tasks)
+        filled = jnp.minimum(state.episodes[which], config.replay_episodes) * horizon
+        steps = jax.random.randint(key_steps, (config.meta_batch, config.batch_size), 0, filled[:, None])
+        steps = jax.tree.map(lambda x: x[which[:, None], steps], state.replay)
+        keys = jax.random.split(key_context, config.meta_batch)
+        context = task_batch(draw_context)(keys, jax.tree.map(lambda x: x[which], state.context))
+
+        def mean_loss(learned: Learned) -> tuple[Array, Metrics]:
+            tasks = jax.random.split(key_loss, config.meta_batch), steps, context
+            return jax.tree.map(jnp.mean, task_batch(loss, (None, None, 0))(learned, target_critic, tasks))
+
+        gradient, metrics = jax.grad(mean_loss, has_aux=True)(learned)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, learned)
+        learned = jax.tree.map(lambda p, u: p - config.learning_rate * u, learned, updates)
+        target_critic = optax.incremental_update(learned.critic, target_critic, config.target_rate)
+        return learned, target_critic, optimizer_state, metrics
+
+    def store(state: State, which: Array, new: Experience, episodes: int, context: Experience) -> State:
+        """Put ``episodes`` episodes of each of some tasks, ``new [K, episodes * horizon, ...]``, into the rings."""
+        start = state.episodes[which][:, None] * horizon
+        places = (start + jnp.arange(episodes * horizon)) % (config.replay_episodes * horizon)
+        return state._replace(
+            replay=jax.tree.map(lambda ring, x: ring.at[which[:, None], places].set(x), state.replay, new),
+            episodes=state.episodes.at[which].add(episodes),
+            context=jax.tree.map(lambda kept, x: kept.at[which].set(x), state.context, context),
+        )
+
+    def init(key: Key) -> State:
+        key_encoder, key_actor, key_critic, key_tasks, key_play = jax.random.split(key, 5)
+        learned = Learned(
+            encoder.init(key_encoder),
+            actor.init(key_actor),
+            critic.init(key_critic),
+            jnp.log(jnp.float32(config.temperature)),
+        )
+        tasks = jax.vmap(family.tasks.sample)(jax.random.split(key_tasks, config.training_tasks))
+
+        def begin(key: Key, task: Task) -> tuple[Experience, Experience]:
+            played = explore(key, learned, task, prior, config.initial_episodes)
+            first = jax.tree.map(lambda x: x[: config.prior_episodes], played)
+            return for_replay(task, played), _steps(flat(first))
+
+        first, context = task_batch(begin)(jax.random.split(key_play, config.training_tasks), tasks)
+        steps, initial = config.replay_episodes * horizon, config.initial_episodes * horizon
+        replay = jax.tree.map(
+            lambda x: jnp.zeros((config.training_tasks, steps, *x.shape[2:]), x.dtype).at[:, :initial].set(x), first
+        )
+        episodes = jnp.full(config.training_tasks, config.initial_episodes, jnp.int32)
+        # The targets are arrays of their own: what a run takes over it takes once.
+        target = jax.tree.map(jnp.copy, learned.critic)
+        return State(learned, target, optimizer.init(learned), tasks, replay, episodes, context)
+
+    def step(key: Key, state: State) -> tuple[State, Metrics]:
+        key_tasks, key_play, key_learn = jax.random.split(key, 3)
+        which = jax.random.permutation(key_tasks, config.training_tasks)[: config.tasks]
+        tasks = jax.tree.map(lambda x: x[which], state.tasks)
+        keys = jax.random.split(key_play, config.tasks)
+        new, context, returns = task_batch(collect, (0, None, 0))(keys, state.learned, tasks)
+        state = store(state, which, new, config.prior_episodes + config.posterior_episodes, context)
+
+        def learn(
+            carry: tuple[Learned, Params, optax.OptState], key: Key
+        ) -> tuple[tuple[Learned, Params, optax.OptState], Metrics]:
+            *after, metrics = gradient_step(key, *carry, state)
+            return tuple(after), metrics  # pyright: ignore[reportReturnType]
+
+        start = state.learned, state.target_critic, state.optimizer
+        keys = jax.random.split(key_learn, config.gradient_steps)
+        (learned, target, optimizer_state), metrics = jax.lax.scan(learn, start, keys)
+        state = state._replace(learned=learned, target_critic=target, optimizer=optimizer_state)
+        return state, jax.tree.map(jnp.mean, {**metrics, **returns})
+
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        episodes, learned = config.adaptation_episodes, state.learned
+
+        def one(seen: Experience, now: tuple[Key, Array]) -> tuple[Experience, tuple[Array, Beliefs]]:
+            key, index = now
+            key_latent, key_play = jax.random.split(key)
+            usable = jnp.logical_and(seen.valid, index >= config.exploration_episodes)
+            belief = encoder.infer(learned.encoder, seen._replace(valid=usable))
+            played = play(key_play, learned, task, belief.sample(key_latent), config.deterministic)
+            seen = jax.tree.map(
+                lambda so_far, new: jax.lax.dynamic_update_slice_in_dim(so_far, new, index * horizon, 0),
+                seen,
+                _steps(played),
+            )
+            return seen, (episode_returns(played, 1)[0], Beliefs(belief.mean, jnp.exp(belief.log_std)))
+
+        shapes = jax.eval_shape(lambda: _steps(play(key, learned, task, prior.mean, config.deterministic)))
+        nothing = jax.tree.map(lambda x: jnp.zeros((episodes * horizon, *x.shape[1:]), x.dtype), shapes)
+        keys = jax.random.split(key, episodes)
+        _, (returns, beliefs) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes)))
+        return Adaptation(returns, beliefs)
+
+    return Algorithm(init, step, adapt)

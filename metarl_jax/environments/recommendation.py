@@ -1,0 +1,270 @@
+"""Cold start: recommend items to a user of whom nothing is known but a group, and learn the taste on the way.
+
+A task is a user. Every interaction recommends one item of a catalogue and pays how much the user likes it, from 0 to 1,
+give or take some noise; what was liked once is liked again. Tastes have a low rank: users are of a few types, each with
+a deviation of its own, and what an item is worth to a user is an inner product of a few numbers. So a few answers tell
+much about all other items. The observation is the user's group, which says something about the type, as age or
+country would. An interaction is an episode of one step, as a pull of a bandit's arm is.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from metarl_jax.checks import natural_int, positive_int, positive_number, real
+from metarl_jax.environments.base import Environment
+from metarl_jax.types import Array, Discrete, EnvFamily, Key, TaskDistribution
+
+
+@struct.dataclass
+class User:
+    """A task."""
+
+    likes: Array
+    """``[items]`` float32 in [0, 1]: the mean reward of each item."""
+    group: Array
+    """``int32``."""
+    max_steps_in_episode: int = 1
+
+
+@struct.dataclass
+class InteractionState:
+    time: Array
+    """Interactions in this episode, ``int32``."""
+
+
+class Recommendation(Environment):
+    """A catalogue.
+
+    Args:
+        items: how many.
+        groups: of users.
+        noise: standard deviation of a reward around the user's mean for the item.
+    """
+
+    def __init__(self, items: int, groups: int, noise: float) -> None:
+        self.items = items
+        self.groups = groups
+        self.noise = noise
+
+    def reset_env(self, key: Key, params: User) -> tuple[Array, InteractionState]:
+        del key
+        return params.group, InteractionState(jnp.int32(0))
+
+    def step_env(
+        self, key: Key, state: InteractionState, action: Array, params: User
+    ) -> tuple[Array, InteractionState, Array, Array, dict[Any, Any]]:
+        reward = params.likes[action] + self.noise * jax.random.normal(key)
+        return params.group, InteractionState(state.time + 1), reward, jnp.bool_(True), {}
+
+    def action_space(self, params: User | None = None) -> Discrete:
+        del params
+        return Discrete(self.items)
+
+    def observation_space(self, params: User | None = None) -> Discrete:
+        del params
+        return Discrete(self.groups)
+
+
+def _family(env: Recommendation, tasks: TaskDistribution) -> EnvFamily:
+    return EnvFamily(
+        env=env,
+        tasks=tasks,
+        horizon=1,
+        observation_space=env.observation_space(),
+        action_space=env.action_space(),
+        optimal_return=lambda user: jnp.max(user.likes),
+    )
+
+
+def made_up(
+    items: int = 50,
+    types: int = 5,
+    groups: int = 3,
+    rank: int = 4,
+    *,
+    spread: float = 0.5,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> EnvFamily:
+    """A catalogue and kinds of users drawn at random, once; every user is new, so held-out ones are not kept apart.
+
+    An item is a vector v of ``rank`` numbers, N(0, 1 / rank), and a quality b, N(0, 1 / 4). A type is a vector of
+    N(0, 1) numbers; a user's, u, is that of one of the types plus N(0, spread^2). The user likes the item by
+    ``sigmoid(b + 2 u . v)``. Each group has shares of the types of its own, Dirichlet(1/2).
+
+    Args:
+        items: of the catalogue, two or more.
+        types: of users.
+        groups: of users.
+        rank: numbers of a taste.
+        spread: of the users of a type.
+        noise: standard deviation of a reward.
+        seed: of the catalogue, the types and the groups.
+
+    Raises:
+        ValueError: for a setting out of range.
+    """
+    items, types, groups = positive_int("items", items), positive_int("types", types), positive_int("groups", groups)
+    rank, seed = positive_int("rank", rank), natural_int("seed", seed)
+    spread, noise = real(at_least=0)("spread", spread), positive_number("noise", noise)
+    if items < 2:
+        raise ValueError(f"items must be at least 2, not {items}")
+    random = np.random.default_rng(seed)
+    features = jnp.asarray(random.normal(size=(items, rank)) / np.sqrt(rank), jnp.float32)
+    quality = jnp.asarray(0.5 * random.normal(size=items), jnp.float32)
+    centres = jnp.asarray(random.normal(size=(types, rank)), jnp.float32)
+    shares = jnp.asarray(random.dirichlet(np.full(types, 0.5), size=groups), jnp.float32)
+
+    def sample(key: Key) -> User:
+        key_group, key_type, key_taste = jax.random.split(key, 3)
+        group = jax.random.randint(key_group, (), 0, groups)
+        kind = jax.random.choice(key_type, types, p=shares[group])
+        taste = centres[kind] + spread * jax.random.normal(key_taste, (rank,))
+        return User(jax.nn.sigmoid(quality + 2 * features @ taste), group)
+
+    return _family(Recommendation(items, groups, noise), TaskDistribution(sample, sample))
+
+
+class Ratings(NamedTuple):
+    """What a file says, as a table with gaps."""
+
+    users: list[str]
+    items: list[str]
+    value: np.ndarray
+    """``[users, items]`` float64; NaN where there is no rating."""
+
+
+def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Ratings:
+    """Read a CSV file of ratings.
+
+    Its first line names its columns; those called ``user`` (or ``userId``), ``item`` (or ``itemId``, ``movieId``) and
+    ``rating`` are read. Of an item that a user rated more than once the last rating counts.
+
+    Args:
+        path: of the file.
+        items: how many to keep, those rated most often.
+        least: users with fewer ratings of those items are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a column is missing, a row has no number for a rating, or too little is left to learn from.
+    """
+    path, items, least = Path(path), positive_int("items", items), positive_int("least", least)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no ratings file {path}")
+    found: dict[tuple[str, str], float] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        named = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+        columns = []
+        for choices in (("user", "userid"), ("item", "itemid", "movieid"), ("rating",)):
+            column = next((named[choice] for choice in choices if choice in named), None)
+            if column is None:
+                raise ValueError(f"{path} has no column {' or '.join(choices)}; it has {', '.join(named) or 'none'}")
+            columns.append(column)
+        for row in rows:
+            user, item, text = (row[column] for column in columns)
+            try:
+                value = float(text)
+            except (TypeError, ValueError):
+                value = np.nan
+            if not user or not item or not np.isfinite(value):
+                raise ValueError(f"{path}, line {rows.line_num}: {text!r} is no rating of {item!r} by {user!r}")
+            found[user, item] = value
+    popularity: dict[str, int] = {}
+    for _, item in found:
+        popularity[item] = popularity.get(item, 0) + 1
+    kept = sorted(popularity, key=lambda item: (-popularity[item], item))[:items]
+    column_of = {item: column for column, item in enumerate(kept)}
+    by_user: dict[str, dict[int, float]] = {}
+    for (user, item), value in found.items():
+        if item in column_of:
+            by_user.setdefault(user, {})[column_of[item]] = value
+    users = sorted(user for user, rated in by_user.items() if len(rated) >= least)
+    if len(kept) < 2 or len(users) < 10:
+        raise ValueError(
+            f"{path} has {len(users)} users with {least} ratings or more of the {len(kept)} most rated items: "
+            "10 users and 2 items are the least to learn from"
+        )
+    table = np.full((len(users), len(kept)), np.nan)
+    for row, user in enumerate(users):
+        for column, value in by_user[user].items():
+            table[row, column] = value
+    return Ratings(users, kept, table)
+
+
+def complete(table: np.ndarray, rank: int, penalty: float = 1.0, rounds: int = 30) -> np.ndarray:
+    """Fill the gaps of a table by its best approximation of low rank: alternating ridge regressions.
+
+    Args:
+        table: ``[users, items]``, NaN where unknown.
+        rank: of what is added to the items' means.
+        penalty: of the squares of both factors.
+        rounds: of alternation.
+
+    Returns:
+        ``[users, items]``: the approximation, everywhere.
+    """
+    known = np.isfinite(table)
+    means = np.nanmean(table, axis=0)
+    residual = np.where(known, table - means, 0.0)
+    item_factors = 0.1 * np.random.default_rng(0).normal(size=(table.shape[1], rank))
+    user_factors = np.zeros((table.shape[0], rank))
+
+    def regress(factors: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:
+        gram = np.einsum("ri,ia,ib->rab", where.astype(float), factors, factors) + penalty * np.eye(rank)
+        return np.linalg.solve(gram, (values @ factors)[..., None])[..., 0]
+
+    for _ in range(rounds):
+        user_factors = regress(item_factors, known, residual)
+        item_factors = regress(user_factors, known.T, residual.T)
+    return means + user_factors @ item_factors.T
+
+
+def from_ratings(
+    path: str | Path, *, items: int = 50, rank: int = 8, heldout: float = 0.2, least: int = 5, seed: int = 0
+) -> EnvFamily:
+    """Users of a ratings file: what a user would say of items not rated is what a completion of low rank says.
+
+    Ratings are scaled to 0 .. 1 by the file's lowest and highest. The noise is the root of the mean squared difference
+    between the ratings and their completion. There is one group. A share of the users is held out; the items' factors
+    are learnt from all.
+
+    Args:
+        path: as for ``read_ratings``.
+        items: as there.
+        rank: of the completion.
+        heldout: share of users that no training task is of.
+        least: as there.
+        seed: of which users are held out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a setting out of range, or a file that cannot be learnt from.
+    """
+    rank, heldout = positive_int("rank", rank), real(above=0, below=1)("heldout", heldout)
+    seed = natural_int("seed", seed)
+    table = read_ratings(path, items=items, least=least).value
+    low, high = np.nanmin(table), np.nanmax(table)
+    if high <= low:
+        raise ValueError(f"all ratings in {path} are {low:g}: there is nothing to learn")
+    table = (table - low) / (high - low)
+    likes = np.clip(complete(table, rank), 0.0, 1.0)
+    noise = max(float(np.sqrt(np.nanmean((table - likes) ** 2))), 1e-3)
+    order = np.random.default_rng(seed).permutation(len(likes))
+    number = max(1, round(heldout * len(likes)))
+
+    def among(users: np.ndarray) -> Any:
+        rows = jnp.asarray(likes[users], jnp.float32)
+        return lambda key: User(rows[jax.random.randint(key, (), 0, len(rows))], jnp.int32(0))
+
+    tasks = TaskDistribution(among(order[number:]), among(order[:number]))
+    return _family(Recommendation(likes.shape[1], 1, noise), tasks)

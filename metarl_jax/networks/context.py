@@ -1,0 +1,220 @@
+"""Networks of PEARL: an encoder that infers the task from experience in no order, and an actor and critics given that.
+
+Actions are discrete, or vectors between finite bounds. Observations are encoded as for every other network, images
+through filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from metarl_jax.checks import boolean, positive_int
+from metarl_jax.networks.heads import ObservationEncoder, dense, encode, zeros_like
+from metarl_jax.ops.distributions import Categorical, DiagonalGaussian, Distribution, SquashedGaussian
+from metarl_jax.ops.gaussians import product
+from metarl_jax.types import (
+    Actor,
+    Array,
+    Box,
+    ContextEncoder,
+    ContextNetworks,
+    Discrete,
+    Experience,
+    Key,
+    Params,
+    Space,
+    TwinCritic,
+)
+
+NARROWEST, WIDEST = -10.0, 5.0
+"""Log standard deviations of what one step says are kept from one to the other."""
+AT_FIRST = 2.0
+"""What they are before training: hundreds of steps together say little then."""
+SUREST, VAGUEST = -5.0, 2.0
+"""The same of an actor's actions, before they are squashed."""
+
+
+class _Layers(nn.Module):
+    """Rectified layers, then a linear one."""
+
+    hidden_sizes: tuple[int, ...]
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for size in self.hidden_sizes:
+            x = nn.relu(dense(nn.Dense(size), x))
+        return dense(nn.Dense(self.outputs, name="head"), x)
+
+
+class _Factors(nn.Module):
+    """Steps ``[N, ...]`` to what each says of the task: Gaussians ``[N, M]``."""
+
+    observation_space: Space
+    action_space: Space
+    latent_size: int
+    hidden_sizes: tuple[int, ...]
+    next_observation: bool
+
+    @nn.compact
+    def __call__(self, steps: Experience) -> DiagonalGaussian:
+        see = ObservationEncoder(self.observation_space, name="see")
+        features = [see(steps.obs), encode(self.action_space, steps.action), steps.reward[..., None]]
+        if self.next_observation:
+            features.append(see(steps.next_obs))
+        both = _Layers(self.hidden_sizes, 2 * self.latent_size, name="say")(jnp.concatenate(features, axis=-1))
+        mean, log_std = jnp.split(both, 2, axis=-1)
+        return DiagonalGaussian(mean, jnp.clip(AT_FIRST + log_std, NARROWEST, WIDEST))
+
+
+class _Actor(nn.Module):
+    """Observations and latent variables to distributions over actions."""
+
+    observation_space: Space
+    action_space: Space
+    hidden_sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, observation: Array, latent: Array) -> Distribution:
+        seen = ObservationEncoder(self.observation_space, name="see")(observation)
+        seen = jnp.concatenate([seen, latent], axis=-1)
+        match self.action_space:
+            case Discrete(n=n):
+                return Categorical(_Layers(self.hidden_sizes, n, name="act")(seen))
+            case Box(low=low, high=high, shape=shape):
+                both = _Layers(self.hidden_sizes, 2 * shape[0], name="act")(seen)
+                mean, log_std = jnp.split(both, 2, axis=-1)
+                bounds = (jnp.broadcast_to(jnp.asarray(bound, jnp.float32), shape) for bound in (low, high))
+                return SquashedGaussian(mean, jnp.clip(log_std, SUREST, VAGUEST), *bounds)
+
+
+class _Critic(nn.Module):
+    """Observations, latent variables and, unless they are discrete, actions to values: of discrete ones ``[N, K]``."""
+
+    observation_space: Space
+    action_space: Space
+    hidden_sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, observation: Array, latent: Array, action: Array | None) -> Array:
+        seen = [ObservationEncoder(self.observation_space, name="see")(observation), latent]
+        match self.action_space, action:
+            case Discrete(n=n), None:
+                return _Layers(self.hidden_sizes, n, name="judge")(jnp.concatenate(seen, axis=-1))
+            case Box(), jax.Array():
+                seen.append(encode(self.action_space, action))
+                return _Layers(self.hidden_sizes, 1, name="judge")(jnp.concatenate(seen, axis=-1))[..., 0]
+            case _:
+                raise TypeError("a critic is given actions if, and only if, they are not discrete")
+
+
+def encoder(
+    observation_space: Space,
+    action_space: Space,
+    *,
+    latent_size: int = 5,
+    hidden_sizes: Sequence[int] = (200, 200, 200),
+    next_observation: bool = False,
+) -> ContextEncoder:
+    """The product of the prior and a Gaussian for every step of the context (Rakelly et al. 2019, section 4.1).
+
+    Their code leaves the prior out where there is context. With it the belief goes over into the prior as context
+    vanishes, and steps that say nothing leave it as it was.
+
+    Args:
+        observation_space: what the environment shows.
+        action_space: what it takes.
+        latent_size: numbers M of the latent variable.
+        hidden_sizes: rectified units of each layer (three of 200 there).
+        next_observation: whether it sees where a step led (for tasks that differ in more than reward).
+
+    Raises:
+        ValueError: for a size that is not a positive whole number.
+    """
+    sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
+    latent_size = positive_int("latent_size", latent_size)
+    network = _Factors(
+        observation_space, action_space, latent_size, sizes, boolean("next_observation", next_observation)
+    )
+
+    def init(key: Key) -> Params:
+        obs, action, nothing = zeros_like(observation_space), zeros_like(action_space), jnp.zeros(())
+        step = Experience(obs, action, nothing, obs, nothing, nothing)
+        return network.init(key, jax.tree.map(lambda x: x[None], step))
+
+    def infer(params: Params, experience: Experience) -> DiagonalGaussian:
+        factors: DiagonalGaussian = network.apply(params, experience)  # pyright: ignore[reportAssignmentType]
+        factors = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros((1, latent_size)), x]), factors)
+        return product(factors, jnp.concatenate([jnp.ones(1), experience.valid.astype(jnp.float32)]))
+
+    return ContextEncoder(init, infer)
+
+
+def make(
+    observation_space: Space,
+    action_space: Space,
+    encoder: ContextEncoder,
+    *,
+    latent_size: int = 5,
+    hidden_sizes: Sequence[int] = (300, 300, 300),
+) -> ContextNetworks:
+    """An encoder with an actor and twin critics that are given the latent variable.
+
+    Args:
+        observation_space: what the environment shows.
+        action_space: what it takes: discrete, or vectors between finite bounds.
+        encoder: gives the belief.
+        latent_size: M, of the encoder.
+        hidden_sizes: rectified units of each layer of the actor and of each critic (three of 300 there, in code).
+
+    Raises:
+        ValueError: for a size that is not a positive whole number, or actions of another kind.
+    """
+    sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
+    latent_size = positive_int("latent_size", latent_size)
+    if isinstance(action_space, Box):
+        bounds = np.asarray(action_space.low), np.asarray(action_space.high)
+        if len(action_space.shape) != 1 or not all(np.all(np.isfinite(bound)) for bound in bounds):
+            raise ValueError(f"actions must be discrete, or vectors between finite bounds, not {action_space!r}")
+    act, judge = (kind(observation_space, action_space, sizes) for kind in (_Actor, _Critic))
+    observation, action, latent = zeros_like(observation_space), zeros_like(action_space), jnp.zeros(latent_size)
+
+    def init_critics(key: Key) -> Params:
+        judged = None if isinstance(action_space, Discrete) else action
+        return tuple(judge.init(k, observation, latent, judged) for k in jax.random.split(key))
+
+    def both(params: Params, *arguments: Array | None) -> tuple[Array, Array]:
+        first, second = (judge.apply(each, *arguments) for each in params)
+        return first, second  # pyright: ignore[reportReturnType]
+
+    def values(params: Params, observation: Array, latent: Array, action: Array) -> tuple[Array, Array]:
+        if not isinstance(action_space, Discrete):
+            return both(params, observation, latent, action)
+        chosen = jax.nn.one_hot(action, action_space.n)
+        first, second = (jnp.sum(chosen * each, axis=-1) for each in both(params, observation, latent, None))
+        return first, second
+
+    def expected(
+        params: Params, key: Key, observation: Array, latent: Array, distribution: Distribution
+    ) -> tuple[Array, Array]:
+        match distribution:
+            case Categorical(logits=logits):
+                smaller = jnp.minimum(*both(params, observation, latent, None))
+                return jnp.sum(jax.nn.softmax(logits) * smaller, axis=-1), distribution.entropy()
+            case SquashedGaussian():
+                action, log_prob = distribution.sample_with_log_prob(key)
+                return jnp.minimum(*both(params, observation, latent, action)), -log_prob
+            case _:
+                raise TypeError(f"no actor here gives a {type(distribution).__name__}")
+
+    return ContextNetworks(
+        encoder,
+        Actor(lambda key: act.init(key, observation, latent), lambda *arguments: act.apply(*arguments)),
+        TwinCritic(init_critics, values, expected),
+        latent_size,
+    )
