@@ -13,7 +13,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = {path.stem: path for path in (Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb")}
-NAMES = ["01_rl2_on_a_bandit", "02_inner_and_outer_loops"]
+NAMES = ["01_rl2_on_a_bandit", "02_inner_and_outer_loops", "03_belief_and_exploration"]
 
 
 def _execute(path: Path, folder: Path) -> Any:
@@ -82,3 +82,15 @@ def test_the_wave_notebook_adapts(executed: Callable[[str], Any]) -> None:
         assert errors[name][0] > 2.9
     assert errors["MAML"][1] < 1.0
     assert errors["multi-task training"][1] > 2.0
+
+
+def test_the_belief_notebook_believes_and_finds(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("03_belief_and_exploration"))
+    rewards = {name: float(mean) for name, mean in re.findall(r"^(.*): (\d+\.\d\d) \(", printed, flags=re.MULTILINE)}
+    optimum = re.search(r"best possible reward of 3 walks: (\d+\.\d\d)", printed)
+    assert optimum is not None
+    assert rewards["best possible"] == pytest.approx(float(optimum[1]), abs=0.5)
+    assert rewards["posterior sampling"] < rewards["VariBAD"] < float(optimum[1]) + 0.5
+    correlation = re.search(r"correlation of learned and exact belief: (\d\.\d+)", printed)
+    assert correlation is not None
+    assert float(correlation[1]) > 0.5

@@ -136,7 +136,7 @@ def test_real_actions_are_drawn_in_proportion_to_the_exponent_of_their_value() -
 
 def test_a_learnt_temperature_goes_where_the_entropy_is_the_wanted_one() -> None:
     algorithm = make(
-        gradient_steps=1500, learning_rate=3e-3, automatic_temperature=True, discount=0.5, target_entropy=-0.5
+        gradient_steps=1000, learning_rate=5e-3, automatic_temperature=True, discount=0.0, target_entropy=-0.5
     )
     step = jax.jit(algorithm.step)
     state, metrics = algorithm.init(jax.random.key(0)), {}
@@ -161,8 +161,9 @@ def test_the_encoder_learns_from_the_critics_and_its_divergence_alone(compiled: 
     assert same(one.learned.encoder, other.learned.encoder)
     assert same(one.learned.critic, other.learned.critic)
     assert not same(one.learned.encoder, start.learned.encoder)
-    for name in ("encoder", "critic"):
-        assert not same(getattr(after(reward_scale=50.0).learned, name), getattr(one.learned, name))
+    scaled = after(reward_scale=50.0).learned
+    assert not same(scaled.encoder, one.learned.encoder)
+    assert not same(scaled.critic, one.learned.critic)
     moved = jax.tree.map(
         lambda new, old, target: jnp.allclose(target, 0.005 * new + 0.995 * old, atol=1e-7),
         one.learned.critic, start.target_critic, one.target_critic,

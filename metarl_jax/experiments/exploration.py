@@ -137,6 +137,8 @@ _PPO: dict[str, Any] = {
 }
 _VARIBAD = {
     **_PPO,
+    # Which of 21 cells are out is more than the published five numbers can say.
+    "latent_size": 16,
     "policy_units": 128,
     "model_learning_rate": 2e-3,
     "model_trials": 32,

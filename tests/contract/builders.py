@@ -339,8 +339,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "meta_sgd": {"make": lambda: _few_shot(meta_sgd)},
     "multi_task": {"make": lambda: _few_shot(multi_task)},
     "pearl": {
-        "make[continuous]": lambda: _pearl(probe_family()),
-        "make[discrete]": lambda: _pearl(tabular_mdp.make(states=4, actions=3, horizon=5)),
+        "make": lambda: _pearl(probe_family()),
     },
     "promp": {
         "make": lambda: _reinforcement(promp, probe_family(), "likelihood_ratio", adaptive_weight=True, inner_steps=1),
