@@ -120,10 +120,9 @@ def test_real_actions_are_drawn_in_proportion_to_the_exponent_of_their_value() -
         return -jnp.sum((action - target) ** 2, axis=-1), -log_prob
 
     made = made._replace(critic=made.critic._replace(expected=expected))
-    config = pearl.Config(**SIZES)
-    config = dataclasses.replace(
-        config, gradient_steps=2000, learning_rate=2e-3, batch_size=64, temperature=temperature
-    )
+    # The belief is held at the prior, which the latent variable below is the middle of.
+    config = dataclasses.replace(pearl.Config(**SIZES), temperature=temperature, kl_weight=100.0, batch_size=64)
+    config = dataclasses.replace(config, gradient_steps=2000, learning_rate=2e-3)
     algorithm = pearl.make(FAMILY, made, config)
     state, metrics = jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))
     actor = made.actor.distribution(state.learned.actor, jnp.zeros(2), jnp.zeros(1))
@@ -291,7 +290,7 @@ def test_nothing_passes_between_host_and_device(compiled: Compiled) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("training_tasks", 0), ("prior_episodes", 0), ("posterior_episodes", -1), ("gradient_steps", 0),
+    [("training_tasks", 0), ("prior_episodes", 0), ("posterior_episodes", 0), ("gradient_steps", 0),
      ("discount", 1.5), ("target_rate", 0.0), ("reward_scale", 0.0), ("kl_weight", -1.0), ("temperature", 0.0),
      ("target_entropy", float("nan")), ("automatic_temperature", 1), ("exploration_episodes", 0)],
 )  # fmt: skip

@@ -72,7 +72,7 @@ def test_the_command_writes_a_video(
 
 def test_a_point_is_drawn_from_above_episode_after_episode(tmp_path: Path) -> None:
     """Of a learner that begins its episodes itself. The goal is green and the point, at first in the middle, navy."""
-    sizes = {"training_tasks": 2, "tasks": 1, "units": 4, "encoder_units": 4, "replay_episodes": 25}
+    sizes = {"training_tasks": 2, "tasks": 1, "replay_episodes": 45, "units": 4, "encoder_units": 4}
     new_run(tmp_path / "run", "pearl-point-robot-sparse", **sizes, adaptation_episodes=3)
     assert cli.main(["record", str(tmp_path / "run")]) == 0
     with Image.open(tmp_path / "run" / "trial-iteration0-seed0.gif") as video:

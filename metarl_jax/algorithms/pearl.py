@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax.batching import task_batch
-from metarl_jax.checks import boolean, check_fields, natural_int, positive_int, real
+from metarl_jax.checks import boolean, check_fields, positive_int, real
 from metarl_jax.ops.gaussians import standard
-from metarl_jax.rollout import Act, episode, episode_returns
+from metarl_jax.rollout import episode, episode_returns
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -106,7 +106,7 @@ def validate(config: Config) -> None:
         training_tasks=positive_int,
         tasks=positive_int,
         prior_episodes=positive_int,
-        posterior_episodes=natural_int,
+        posterior_episodes=positive_int,
         initial_episodes=positive_int,
         replay_episodes=positive_int,
         gradient_steps=positive_int,
@@ -206,8 +206,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             distribution = actor.distribution(learned.actor, inputs.obs, latent)
             return carry, distribution.mode() if deterministic else distribution.sample(key), ()
 
-        chosen: Act = act
-        return episode(key, chosen, (), family, task)[1]
+        return episode(key, act, (), family, task)[1]
 
     def explore(key: Key, learned: Learned, task: Task, belief: Tree, episodes: int) -> Transition:
         """Episodes ``[episodes, horizon, ...]``, each with a latent variable of its own."""
@@ -237,12 +236,11 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         """What one training task adds to its replay, its new context, and returns."""
         key_prior, key_posterior = jax.random.split(key)
         played = explore(key_prior, learned, task, prior, config.prior_episodes)
-        context, metrics = _steps(flat(played)), {"prior_return": mean_return(played)}
-        if config.posterior_episodes:
-            belief = encoder.infer(learned.encoder, context)
-            informed = explore(key_posterior, learned, task, belief, config.posterior_episodes)
-            metrics["posterior_return"] = mean_return(informed)
-            played = jax.tree.map(lambda *x: jnp.concatenate(x), played, informed)
+        context = _steps(flat(played))
+        belief = encoder.infer(learned.encoder, context)
+        informed = explore(key_posterior, learned, task, belief, config.posterior_episodes)
+        metrics = {"prior_return": mean_return(played), "posterior_return": mean_return(informed)}
+        played = jax.tree.map(lambda *x: jnp.concatenate(x), played, informed)
         return for_replay(task, played), context, metrics
 
     def draw_context(key: Key, context: Experience) -> Experience:
@@ -257,8 +255,9 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     def loss(
         learned: Learned, target_critic: Params, task: tuple[Key, Experience, Experience]
     ) -> tuple[Array, Metrics]:
-        """Of one task, with steps ``[batch_size, ...]`` of its replay, and its context. What each part teaches is that
-        of which no gradient is stopped.
+        """Of one task, with steps ``[batch_size, ...]`` of its replay, and its context.
+
+        Each part teaches what it does not take as fixed.
         """
         key, steps, context = task
         key_latent, key_next, key_now = jax.random.split(key, 3)
