@@ -60,6 +60,7 @@ PRESETS = {
             "target_entropy": -0.1,
             "adaptation_episodes": INTERACTIONS,
             "exploration_episodes": 1,
+            "deterministic": False,
         },
         REWARD_OF_TRIAL._replace(setting="adaptation_episodes", training_metric="posterior_return"),
     ),
