@@ -16,6 +16,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # The same goes for the tests' own programs; tests run as many small ones, often the same, also in child processes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["METARL_JAX_CACHE_DIR"])
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Most programs run once, and compiling them is most of the time.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import jax
 
@@ -32,15 +34,14 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compile with little optimisation, here and in child processes: for modules that run small programs once."""
+def full_optimisation() -> Iterator[None]:
+    """Compile as users do, here and in child processes: for modules whose programs run for long."""
     option = "jax_disable_most_optimizations"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(option.upper(), "1")
-        before = jax.config.read(option)
-        jax.config.update(option, True)
+        patch.setenv(option.upper(), "0")
+        jax.config.update(option, False)
         yield
-        jax.config.update(option, before)
+        jax.config.update(option, True)
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,6 @@ GRID, PROBE = gridnavi.make(3, 4), probe_family()
 TRIALS, EPISODES, LATENTS, SIZE = 3, 2, 4, 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly(quick_compilation: None) -> None:
-    """These tests run small programs once."""
-
-
 def random_trials(family: EnvFamily) -> Transition:
     """Of random play, ``[T, TRIALS, ...]``; the probe's end early."""
 

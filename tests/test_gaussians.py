@@ -148,3 +148,17 @@ def test_beliefs_that_stand_still_cost_nothing() -> None:
     np.testing.assert_array_equal(expected, bound)
     _, weighed = sequential_elbo(jax.random.key(0), believed, log_likelihood, standard((2,)), 0.5)
     np.testing.assert_allclose(expected - weighed, [0.5 * float(first.kl(standard((2,)))), 0, 0, 0], atol=1e-6)
+
+
+def test_the_bounds_of_some_steps_are_those_among_all() -> None:
+    """Beliefs so sure that samples are their means: what is drawn does not matter."""
+    means = jax.random.normal(jax.random.key(1), (6, 3, 2))
+    beliefs, steps = DiagonalGaussian(means, jnp.full((6, 3, 2), -20.0)), jnp.array([4, 0, 3])
+
+    def log_likelihood(latent: Array) -> Array:
+        return -jnp.sum(latent**2, axis=-1)
+
+    every = sequential_elbo(jax.random.key(0), beliefs, log_likelihood, standard((3, 2)), 0.1)
+    some = sequential_elbo(jax.random.key(0), beliefs, log_likelihood, standard((3, 2)), 0.1, steps)
+    for all_steps, chosen in zip(every, some, strict=True):
+        np.testing.assert_allclose(chosen, all_steps[steps], rtol=1e-5)

@@ -12,6 +12,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.usefixtures("full_optimisation")
+
 NOTEBOOKS = {path.stem: path for path in (Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb")}
 NAMES = ["01_rl2_on_a_bandit", "02_inner_and_outer_loops", "03_belief_and_exploration"]
 

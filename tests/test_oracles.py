@@ -17,6 +17,8 @@ from metarl_jax.oracles import bandits, tabular_mdp
 from metarl_jax.oracles.base import Oracle, beta, gamma
 from metarl_jax.types import EnvFamily
 
+pytestmark = pytest.mark.usefixtures("full_optimisation")
+
 # Dynamic programming done once by other code, to six decimals: (arms, pulls) -> value.
 EXACT = {
     (2, 1): 0.5,

@@ -41,11 +41,6 @@ def make(**settings: Any) -> Algorithm:
 ALGORITHM = make()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly(quick_compilation: None) -> None:
-    """These tests run small programs a few times."""
-
-
 class Compiled(NamedTuple):
     start: pearl.State
     step: Any
@@ -53,7 +48,7 @@ class Compiled(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def compiled(compile_quickly: None) -> Compiled:
+def compiled() -> Compiled:
     start = jax.jit(ALGORITHM.init)(jax.random.key(0))
     return Compiled(start, jax.jit(ALGORITHM.step), jax.jit(ALGORITHM.adapt))
 

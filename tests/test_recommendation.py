@@ -19,11 +19,6 @@ from metarl_jax.types import EnvFamily
 INTERACTIONS = 20
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly(quick_compilation: None) -> None:
-    """These tests run small programs a few times."""
-
-
 def test_a_recommendation_pays_what_the_user_thinks_of_the_item_give_or_take_noise() -> None:
     family = recommendation.made_up(items=7, noise=0.3)
     user = family.tasks.sample(jax.random.key(0))

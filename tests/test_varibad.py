@@ -36,13 +36,8 @@ ALGORITHM = make()
 STEP, ADAPT = jax.jit(ALGORITHM.step), jax.jit(ALGORITHM.adapt)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly(quick_compilation: None) -> None:
-    """These tests run small programs a few times."""
-
-
 @pytest.fixture(scope="module")
-def start(compile_quickly: None) -> varibad.State:
+def start() -> varibad.State:
     return jax.jit(ALGORITHM.init)(jax.random.key(0))
 
 

@@ -19,7 +19,7 @@ import optax
 
 from metarl_jax import ppo
 from metarl_jax.batching import task_batch
-from metarl_jax.checks import check_fields, positive_int, real
+from metarl_jax.checks import check_fields, natural_int, positive_int, real
 from metarl_jax.ops.gaussians import sequential_elbo, standard
 from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import (
@@ -52,6 +52,9 @@ class Config(ppo.Config):
     """Trials kept, the newest ones; a multiple of ``trials`` (100,000 as published)."""
     model_learning_rate: float = 1e-3
     """Adam's step size for encoder and decoder; its schedule is that of ``learning_rate``."""
+    bound_steps: int = 0
+    """Steps of a trial, drawn at random, at which the bound is taken (50 as published, on MuJoCo); 0: all of them. At
+    each the whole trial is decoded."""
     kl_weight: float = 0.01
     """Weight of a belief's divergence from the one before it, against the log-likelihood of a whole trial."""
 
@@ -66,6 +69,7 @@ def validate(config: Config) -> None:
         model_trials=positive_int,
         buffer_trials=positive_int,
         model_learning_rate=real(above=0),
+        bound_steps=natural_int,
         kl_weight=real(at_least=0),
     )
     if config.buffer_trials % config.trials:
@@ -149,8 +153,15 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
             return decoder.log_likelihood(model.decoder, latent, trials)
 
         prior = standard((number, networks.latent_size))
-        expected, bound = sequential_elbo(key, beliefs, log_likelihood, prior, config.kl_weight)
-        weight = trials.valid / jnp.sum(trials.valid)
+        key_steps, key_bound = jax.random.split(key)
+        steps = trials.reward.shape[0]
+        if 0 < config.bound_steps < steps:
+            chosen = jax.random.choice(key_steps, steps, (config.bound_steps,), replace=False)
+        else:
+            chosen = jnp.arange(steps)
+        expected, bound = sequential_elbo(key_bound, beliefs, log_likelihood, prior, config.kl_weight, chosen)
+        valid = trials.valid[chosen]
+        weight = valid / jnp.maximum(jnp.sum(valid), 1)
         loss = -jnp.sum(weight * bound)
         decoded = jnp.sum(weight * expected)
         return loss, {"model_loss": loss, "log_likelihood": decoded}

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from metarl_jax.checks import did_you_mean
-from metarl_jax.experiments import control, exploration, few_shot, maze, point_robot, recommendation, regression, rl2
+from metarl_jax.experiments import (
+    control,
+    exploration,
+    few_shot,
+    locomotion,
+    maze,
+    point_robot,
+    recommendation,
+    regression,
+    rl2,
+)
 from metarl_jax.experiments.base import Experiment
 
 _EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for module in (rl2, maze, regression, control, few_shot, exploration, point_robot, recommendation)
+    for module in (rl2, maze, regression, control, few_shot, exploration, point_robot, recommendation, locomotion)
     for experiment in module.experiments()
 }
 

@@ -265,6 +265,46 @@ class ContextNetwork:
         return config.tasks * (config.prior_episodes + config.posterior_episodes) * family.horizon
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepBeliefNetwork(TrialNetwork):
+    """Settings of VariBAD's networks where rewards are real numbers (defaults: Zintgraf et al. 2020 on MuJoCo)."""
+
+    latent_size: int = 5
+    """Numbers of the latent variable."""
+    hidden_size: int = 128
+    """Units of the encoder's memory."""
+    embedding_size: int = 64
+    """Rectified units between the inputs and the memory; 0 for none."""
+    decoder_units: int = 64
+    """Rectified units of the decoder's first layer; its second has half as many."""
+    policy_units: int = 128
+    """Units of each of the policy's two hidden layers."""
+    decode_transitions: bool = False
+    """Whether the decoder says where steps lead, too, and not only what they pay."""
+
+    def make(self, family: EnvFamily) -> BeliefNetworks:
+        """The networks for a family of tasks.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number (of the embedding: or 0), or a
+                decoder of less than two units.
+        """
+        from metarl_jax.networks import belief
+
+        spaces = family.observation_space, family.action_space
+        encoder = belief.encoder(
+            *spaces, latent_size=self.latent_size, hidden_size=self.hidden_size, embedding_size=self.embedding_size
+        )
+        decoder = belief.step_decoder(
+            *spaces,
+            latent_size=self.latent_size,
+            hidden_sizes=(self.decoder_units, self.decoder_units // 2),
+            transitions=self.decode_transitions,
+        )
+        sizes = (self.policy_units, self.policy_units)
+        return belief.make(*spaces, encoder, decoder, latent_size=self.latent_size, hidden_sizes=sizes)
+
+
 class Network(Protocol):
     """A dataclass of settings of a network, and of what makes a problem of it."""
 

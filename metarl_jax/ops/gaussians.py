@@ -42,6 +42,7 @@ def sequential_elbo(
     log_likelihood: Callable[[Array], Array],
     prior: DiagonalGaussian,
     kl_weight: float | Array = 1.0,
+    steps: Array | None = None,
 ) -> tuple[Array, Array]:
     """A bound for each of a sequence of beliefs, its prior the belief before it (Zintgraf et al. 2020, section 3.1).
 
@@ -52,13 +53,16 @@ def sequential_elbo(
     Args:
         key: random key.
         beliefs: q_t, ``[T, ..., D]``.
-        log_likelihood: ``m [T, ..., D] -> [T, ...]``: log p(data of step t | m_t).
+        log_likelihood: ``m [K, ..., D] -> [K, ...]``: log p(data of step t | m_t).
         prior: before the first belief, ``[..., D]``.
         kl_weight: of the divergence.
+        steps: ``[K]`` int32, the steps whose bound is wanted; None: all, in order.
 
     Returns:
-        The expected log-likelihoods, and the bounds, ``[T, ...]`` each, in nats.
+        The expected log-likelihoods, and the bounds, ``[K, ...]`` each, in nats.
     """
     before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), prior, beliefs)
+    if steps is not None:
+        beliefs, before = jax.tree.map(lambda x: x[steps], (beliefs, before))
     expected = log_likelihood(beliefs.sample(key))
     return expected, expected - kl_weight * beliefs.kl(before)

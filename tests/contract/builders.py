@@ -42,6 +42,7 @@ from metarl_jax.environments import (
     dark_room,
     from_gymnax,
     gridnavi,
+    locomotion,
     maze,
     point_robot,
     recommendation,
@@ -149,8 +150,9 @@ def _from_ratings() -> EnvFamily:
         return recommendation.from_ratings(path, least=2)
 
 
-NOT_ENVIRONMENTS = {"base"}
+NOT_ENVIRONMENTS = {"base", "physics"}
 CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
+ROBOTS = ("half_cheetah_direction", "half_cheetah_velocity", "ant_direction", "ant_goal", "humanoid_direction")
 POINT_ROBOTS = ("maml", "promp", "pearl_dense", "pearl_sparse", "varibad")
 ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     "bandits": {"bernoulli": lambda: bandits.bernoulli(4), "gaussian": lambda: bandits.gaussian(3, noise=0.5)},
@@ -159,6 +161,13 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
         "key_to_door": lambda: dark_room.key_to_door(3, 12),
     },
     "gridnavi": {"make": lambda: gridnavi.make(3, 6)},
+    "locomotion": {
+        **{name: partial(getattr(locomotion, name), horizon=6, engine="c") for name in ROBOTS},
+        **{
+            name: partial(getattr(locomotion, name), tasks=3, heldout_tasks=2, horizon=6, engine="c")
+            for name in ("hopper_parameters", "walker_parameters")
+        },
+    },
     "maze": {"small": lambda: maze.small(12), "large": lambda: maze.large(9)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "recommendation": {"made_up": lambda: recommendation.made_up(6), "from_ratings": _from_ratings},

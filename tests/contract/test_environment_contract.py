@@ -87,10 +87,12 @@ def test_is_an_environment(family: EnvFamily) -> None:
 @pytest.mark.parametrize("which", ["sample", "sample_heldout"])
 def test_tasks_differ_and_are_functions_of_the_key(family: EnvFamily, which: str) -> None:
     sample = getattr(family.tasks, which)
-    one, again, other = sample(jax.random.key(1)), sample(jax.random.key(1)), sample(jax.random.key(2))
+    one, again = sample(jax.random.key(1)), sample(jax.random.key(1))
     assert_same(one, again)
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+    # Some families have two tasks: among many at least two differ.
+    many = jax.vmap(sample)(jax.random.split(jax.random.key(2), SEEDS))
+    assert jax.tree.structure(one) == jax.tree.structure(many)
+    assert any(not np.all(leaf == leaf[0]) for leaf in map(np.asarray, jax.tree.leaves(many)))
 
 
 def test_the_task_decides_what_happens(family: EnvFamily) -> None:
@@ -105,9 +107,9 @@ def test_the_task_decides_what_happens(family: EnvFamily) -> None:
 
         return jax.lax.scan(step, state, jax.random.split(key, 40))[1]
 
-    keys = jax.random.split(jax.random.key(5))
-    starts = [one_step(family, seed)[:3] for seed in range(20)]
-    pairs = [(outcome(*start, keys[0]), outcome(*start, keys[1])) for start in starts]
+    keys = jax.random.split(jax.random.key(5), SEEDS + 1)
+    starts = [one_step(family, seed)[:3] for seed in range(SEEDS)]
+    pairs = [(outcome(*start, keys[0]), outcome(*start, key)) for start, key in zip(starts, keys[1:], strict=True)]
     assert any(not np.array_equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
 
 
@@ -208,7 +210,8 @@ def test_steps_and_resets_as_gymnax_does(family: EnvFamily) -> None:
     from gymnax.environments.environment import Environment as Reference
 
     key, state, _, task = one_step(family)
-    assert_same(Reference.reset(family.env, key, task), family.env.reset(key, task))  # pyright: ignore
+    # Compiled as gymnax's is: physics tell numbers apart that rounding does not.
+    assert_same(Reference.reset(family.env, key, task), jax.jit(family.env.reset)(key, task))  # pyright: ignore
     ours = jax.jit(family.env.step)
     for step in range(family.horizon + 3):
         key_step, key_action = jax.random.split(jax.random.key(step))

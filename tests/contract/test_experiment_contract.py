@@ -91,12 +91,11 @@ def test_every_preset_traces_at_its_own_size(name: str, omniglot_folder: Path) -
 LEARNERS = {few_shot.Descent, few_shot.SNAILReading, few_shot.MetaNetworkReading}
 
 
-def kind(name: str) -> tuple[str, str, str]:
-    """What makes programs differ, besides sizes and numbers; families of tasks have a contract of their own."""
+def kind(name: str) -> tuple[str, str]:
+    """What makes programs differ most; families of tasks have a contract of their own, and settings tests."""
     experiment = experiments.get(name)
-    choices = {key: value for key, value in experiment.settings.items() if isinstance(value, str | bool)}
     network = next((base for base in experiment.network.__bases__ if base in LEARNERS), experiment.network)
-    return experiment.algorithm, network.__name__, str(sorted(choices.items()))
+    return experiment.algorithm, network.__name__
 
 
 KINDS = {kind(name): name for name in reversed(experiments.names())}

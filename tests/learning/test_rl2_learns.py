@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 
 from metarl_jax import training
 from metarl_jax.algorithms import rl2
@@ -12,6 +13,8 @@ from metarl_jax.evaluation import meta_test
 from metarl_jax.networks import mlp, recurrent
 from metarl_jax.ops.statistics import Estimate, mean_with_interval
 from metarl_jax.types import EnvFamily, Policy
+
+pytestmark = pytest.mark.usefixtures("full_optimisation")
 
 PULLS = 10
 # Two arms, ten pulls: random; win-stay, lose-shift, which needs only the last pull (simulated, +-0.004); the exact

@@ -1,0 +1,48 @@
+"""Dark Room and Dark Key-to-Door: the return of each episode of a trial, beside that of who knows where things are.
+
+    python benchmarks/dark_rooms.py                        # all three, three seeds each
+    python benchmarks/dark_rooms.py --cells rl2-dark-room  # one; call again after an interruption to go on
+
+What counts is the last episode: at least 95 % of what a known goal is worth, which is exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from results_file import provenance, write_row
+from stage_cells import Cell, main
+
+NAME = "dark_rooms"
+TARGET = 0.95
+KNOWN = "best play, goal known"
+
+
+def share_of_best(cell: Cell, evaluation: dict[str, Any]) -> None:
+    """Write the row of the last episode's return, as a share of the best."""
+    best = next(oracle["score_by_stage"][-1] for oracle in evaluation["oracles"] if oracle["name"] == KNOWN)
+    ours = evaluation["ours"]
+    by_seed = [scores[-1] / best for scores in ours["per_seed_by_stage"]]
+    row = {
+        "experiment": cell.experiment,
+        "variant": cell.variant,
+        "metric": "share of the known goal's return in the last episode",
+        "ours": ours["score_by_stage"][-1] / best,
+        "ci95": [end / best for end in ours["ci95_by_stage"][-1]],
+        "by_seed": by_seed,
+        "score_by_stage": ours["score_by_stage"],
+        "optimum": best,
+        "target": TARGET,
+        "reached": min(by_seed) >= TARGET,
+        "seeds": len(by_seed),
+        "heldout_tasks": evaluation["tasks"],
+        **provenance(),
+    }
+    write_row(NAME, row, ("experiment", "variant", "metric"))
+    print(f"{cell.experiment}: {row['ours']:.3f} {row['ci95']} of the known goal's {best:.3f}", flush=True)
+
+
+CELLS = {name: Cell(name, {}) for name in ("rl2-dark-room", "rl2-dark-room-10x10", "rl2-dark-key-to-door")}
+
+if __name__ == "__main__":
+    main(NAME, __doc__ or "", CELLS, also=share_of_best)

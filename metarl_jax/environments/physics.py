@@ -1,0 +1,417 @@
+"""One MuJoCo model, two engines: C MuJoCo on CPU threads behind a host callback, and MJX, which is JAX throughout.
+
+Nothing physical is written here: models are Gymnasium's, every step is MuJoCo's. Both engines hold the same models and
+show the same ``Readings``; which one is used is chosen by the platform unless said. Needs the extra
+``metarl-jax[mujoco]``; MuJoCo is imported when an engine is made and not before.
+
+The C engine's state is the whole of what MuJoCo integrates, in double precision and with the solver's warm start, so
+that a trajectory is bit for bit what the C library makes of it, whatever precision JAX computes in. (MuJoCo's own batch
+rollout gives back neither the warm start nor contact forces.) The bits travel through JAX as ``uint32``.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metarl_jax.checks import choice
+from metarl_jax.types import Array
+
+EngineName: TypeAlias = Literal["auto", "c", "mjx"]
+INSTALL = "pip install 'metarl-jax[mujoco]'"
+
+
+class Readings(NamedTuple):
+    """What is measured of a robot after a control step."""
+
+    observation: Array
+    """As Gymnasium's v5 environment shows it."""
+    position: Array
+    """``[2]``, metres: where on the floor it is, measured as there."""
+    velocity: Array
+    """``[2]``, metres a second: by how much the position changed over the control step."""
+    impact: Array
+    """The sum of squares of the external forces on all bodies, as far as the robot's ``impact`` says; 0 without one."""
+    healthy: Array
+    """Whether it still stands, as Gymnasium has it."""
+
+
+class Robot(NamedTuple):
+    """A body, and how Gymnasium's v5 environment looks at it.
+
+    The functions get ``numpy`` or ``jax.numpy``, a model and its data, of either engine, which name things alike.
+    """
+
+    name: str
+    file: str
+    """Of Gymnasium's MuJoCo assets."""
+    frame_skip: int
+    """Physics steps of a control step."""
+    position: Callable[[Any, Any, Any], Any]
+    observe: Callable[[Any, Any, Any], Any]
+    healthy: Callable[[Any, Any], Any] | None
+    """``(xp, data) -> bool``; None: always."""
+    noise: float
+    """Of positions and velocities at the start of an episode: uniform in +- noise ..."""
+    normal_velocity: bool
+    """... or, of velocities, normal with that standard deviation."""
+    impact: Callable[[Any, Any], Any] | None = None
+    """``(xp, data) -> scalar``, of ``data.cfrc_ext``."""
+
+
+class Engine(Protocol):
+    """What advances a robot; all of ONE robot, to be batched by ``vmap``.
+
+    ``model`` is the index of the model (an ``int32`` scalar), among those that the engine was made of.
+    """
+
+    def reset(self, model: Array, qpos: Array, qvel: Array) -> tuple[Any, Readings]:
+        """Begin with these positions ``[nq]`` and velocities ``[nv]``."""
+        ...
+
+    def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
+        """One control step under ``control [nu]``."""
+        ...
+
+    def step_or_reset(
+        self, model: Array, state: Any, control: Array, over: Array, qpos: Array, qvel: Array
+    ) -> tuple[Any, Readings, Array]:
+        """One control step, and then a reset if it is ``over`` or the robot is not healthy.
+
+        Returns:
+            The state afterwards; the readings of the step; the observation to go on from.
+        """
+        ...
+
+
+def model_path(robot: Robot) -> Path:
+    """Where Gymnasium keeps the robot's model.
+
+    Raises:
+        ImportError: without Gymnasium.
+    """
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise ImportError(f"the models of robots are Gymnasium's, which is not installed: {INSTALL}") from error
+    return Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / robot.file
+
+
+def load(robot: Robot) -> Any:
+    """The robot's model, an ``mujoco.MjModel``.
+
+    Raises:
+        ImportError: without MuJoCo or Gymnasium.
+    """
+    mujoco = library()
+    before = mujoco.get_mju_user_warning()
+    # By default MuJoCo writes what it thinks of a model's style into a file in whatever folder this runs in.
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        return mujoco.MjModel.from_xml_path(str(model_path(robot)))
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def make(robot: Robot, models: Sequence[Any], engine: EngineName = "auto") -> Engine:
+    """An engine for models (``mujoco.MjModel``) that differ in numbers only.
+
+    Args:
+        robot: whose models they are.
+        models: at least one.
+        engine: "c" or "mjx"; "auto": "c" where JAX computes on a CPU, else "mjx".
+
+    Raises:
+        ValueError: for an unknown engine, or no model.
+        ImportError: for an engine that is not installed, with what to install.
+    """
+    choice("auto", "c", "mjx")("engine", engine)
+    if not models:
+        raise ValueError("models must be at least one")
+    if engine == "auto":
+        engine = "c" if jax.default_backend() == "cpu" else "mjx"
+    return CEngine(robot, models) if engine == "c" else MJXEngine(robot, models)
+
+
+def library() -> Any:
+    """MuJoCo; ImportError, saying what to install, without it."""
+    try:
+        import mujoco
+    except ImportError as error:
+        raise ImportError(f"robots need MuJoCo, which is not installed: {INSTALL}") from error
+    return mujoco
+
+
+def _threads() -> ThreadPoolExecutor:
+    """One pool for all engines: a thread for each core."""
+    global _POOL
+    if _POOL is None:
+        _POOL = ThreadPoolExecutor(_cores(), thread_name_prefix="physics")
+    return _POOL
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_POOL: ThreadPoolExecutor | None = None
+ROBOTS_OF_A_THREAD = 8
+"""The fewest robots that are worth a thread of their own."""
+
+
+class CEngine:
+    """C MuJoCo. Robots side by side are dealt out to threads, one for each core; MuJoCo runs outside Python's lock."""
+
+    def __init__(self, robot: Robot, models: Sequence[Any]) -> None:
+        mujoco = library()
+        self._robot, self._models, self._mujoco = robot, list(models), mujoco
+        self._seconds = models[0].opt.timestep * robot.frame_skip
+        self._what = int(mujoco.mjtState.mjSTATE_FULLPHYSICS | mujoco.mjtState.mjSTATE_WARMSTART)
+        self._size = mujoco.mj_stateSize(models[0], self._what)
+        if any(mujoco.mj_stateSize(model, self._what) != self._size for model in models):
+            raise ValueError("models must differ in numbers only: their states differ in size")
+        self._data = [mujoco.MjData(models[0]) for _ in range(_cores())]
+        mujoco.mj_forward(models[0], self._data[0])
+        self._observations = np.size(robot.observe(np, models[0], self._data[0]))
+
+    def _shapes(self) -> tuple[Any, Readings]:
+        real = _real()
+
+        def shape(*dimensions: int, dtype: Any = real) -> Any:
+            return jax.ShapeDtypeStruct(dimensions, dtype)
+
+        # The bits of doubles: MuJoCo's state, and the position that velocity is measured from.
+        state = shape(2 * (self._size + 2), dtype=np.uint32)
+        return state, Readings(shape(self._observations), shape(2), shape(2), shape(), shape(dtype=np.bool_))
+
+    def reset(self, model: Array, qpos: Array, qvel: Array) -> tuple[Any, Readings]:
+        return jax.pure_callback(
+            partial(self._host_reset, _real()),
+            self._shapes(),
+            *(jnp.int32(model), qpos, qvel),
+            vmap_method="broadcast_all",
+        )
+
+    def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
+        return jax.pure_callback(
+            partial(self._host_step, _real()),
+            self._shapes(),
+            *(jnp.int32(model), state, control),
+            vmap_method="broadcast_all",
+        )
+
+    def step_or_reset(
+        self, model: Array, state: Any, control: Array, over: Array, qpos: Array, qvel: Array
+    ) -> tuple[Any, Readings, Array]:
+        state_shape, readings = self._shapes()
+        return jax.pure_callback(
+            partial(self._host_step, _real()),
+            (state_shape, readings, readings.observation),
+            *(jnp.int32(model), state, control, over, qpos, qvel),
+            vmap_method="broadcast_all",
+        )
+
+    # ----------------------------------------------------------------------------------------- on the host, in NumPy
+
+    def _buffers(self, robots: int) -> tuple[np.ndarray, Any]:
+        """States and readings, a row for each robot."""
+        rows: Any = [np.zeros((robots, width)) for width in (self._observations, 2, 2)]
+        rows += [np.zeros(robots), np.ones(robots, np.bool_)]
+        return np.zeros((robots, self._size + 2)), Readings(*rows)
+
+    def _read(self, model: Any, data: Any, state: np.ndarray, readings: Any, row: int) -> None:
+        """Write what there is to be read into a row of ``readings``, and the position into the state."""
+        robot = self._robot
+        before, position = state[self._size :], robot.position(np, model, data)
+        readings.velocity[row] = (position - before) / self._seconds
+        readings.position[row] = before[:] = position
+        readings.observation[row] = robot.observe(np, model, data)
+        if robot.impact is not None:
+            readings.impact[row] = robot.impact(np, data)
+        if robot.healthy is not None:
+            readings.healthy[row] = robot.healthy(np, data)
+
+    def _begin(self, model: Any, data: Any, state: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
+        """As Gymnasium does: reset all, set positions and velocities, and compute what follows from them."""
+        mujoco = self._mujoco
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:] = qpos, qvel
+        mujoco.mj_forward(model, data)
+        mujoco.mj_getState(model, data, state[: self._size], self._what)
+
+    def _host_reset(self, real: np.dtype[Any], model: Any, qpos: Any, qvel: Any) -> tuple[np.ndarray, Readings]:
+        batch = np.shape(model)
+        which, qpos, qvel = np.ravel(model), _rows(qpos, len(batch)), _rows(qvel, len(batch))
+        states, readings = self._buffers(len(which))
+
+        def work(data: Any, rows: range) -> None:
+            for row in rows:
+                model = self._models[which[row]]
+                self._begin(model, data, states[row], qpos[row], qvel[row])
+                self._read(model, data, states[row], readings, row)
+                readings.velocity[row] = 0.0
+
+        self._deal(work, len(which))
+        return _as_bits(states, batch), _reshaped(readings, batch, real)
+
+    def _host_step(self, real: np.dtype[Any], model: Any, state: Any, control: Any, *reset: Any) -> tuple[Any, ...]:
+        """Step, and with ``reset`` (over, qpos, qvel) begin again what has ended."""
+        mujoco, size, what, skip = self._mujoco, self._size, self._what, self._robot.frame_skip
+        batch = np.shape(model)
+        which, controls = np.ravel(model), _rows(control, len(batch))
+        states = np.array(_rows(state, len(batch))).view(np.float64)
+        _, readings = self._buffers(len(which))
+        over, qpos, qvel, nexts = (np.zeros(0),) * 4
+        if reset:
+            over, qpos, qvel = np.ravel(reset[0]), _rows(reset[1], len(batch)), _rows(reset[2], len(batch))
+            nexts = np.zeros_like(readings.observation)
+
+        def work(data: Any, rows: range) -> None:
+            for row in rows:
+                model, physics = self._models[which[row]], states[row, :size]
+                mujoco.mj_setState(model, data, physics, what)
+                data.ctrl[:] = controls[row]
+                mujoco.mj_step(model, data, nstep=skip)
+                if self._robot.impact is not None:
+                    mujoco.mj_rnePostConstraint(model, data)
+                mujoco.mj_getState(model, data, physics, what)
+                self._read(model, data, states[row], readings, row)
+                if not reset:
+                    continue
+                if over[row] or not readings.healthy[row]:
+                    self._begin(model, data, states[row], qpos[row], qvel[row])
+                    states[row, size:] = self._robot.position(np, model, data)
+                    nexts[row] = self._robot.observe(np, model, data)
+                else:
+                    nexts[row] = readings.observation[row]
+
+        self._deal(work, len(which))
+        results = _as_bits(states, batch), _reshaped(readings, batch, real)
+        return (*results, _reshaped(nexts, batch, real)) if reset else results
+
+    def _deal(self, work: Callable[[Any, range], None], robots: int) -> None:
+        """Deal the rows out to threads, each with data of its own."""
+        threads = max(1, min(len(self._data), robots // ROBOTS_OF_A_THREAD))
+        if threads == 1:
+            work(self._data[0], range(robots))
+            return
+        bounds = np.linspace(0, robots, threads + 1).astype(int)
+        parts = [range(*pair) for pair in itertools.pairwise(bounds)]
+        for _ in _threads().map(work, self._data, parts):
+            pass
+
+
+def _rows(x: Any, batch_dimensions: int) -> np.ndarray:
+    """``[*batch, N] -> [robots, N]``."""
+    x = np.asarray(x)
+    return x.reshape(-1, *x.shape[batch_dimensions:])
+
+
+def _as_bits(states: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
+    return states.view(np.uint32).reshape((*batch, -1))
+
+
+def _reshaped(tree: Any, batch: tuple[int, ...], real: np.dtype[Any]) -> Any:
+    """Rows as ``[*batch, ...]``, reals in JAX's precision."""
+
+    def one(x: np.ndarray) -> np.ndarray:
+        return x.reshape((*batch, *x.shape[1:])).astype(x.dtype if x.dtype == np.bool_ else real)
+
+    return jax.tree.map(one, tree)
+
+
+def _real() -> np.dtype[Any]:
+    """JAX's precision, which is asked for while tracing: the callback's thread may have other settings."""
+    return np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
+
+
+class MJXState(NamedTuple):
+    """What MJX integrates."""
+
+    qpos: Array
+    qvel: Array
+    warm_start: Array
+    """``[nv]``: the solver's."""
+    position: Array
+    """``[2]``: what velocity is measured from."""
+
+
+class MJXEngine:
+    """MuJoCo in JAX. MJX has no projected Gauss-Seidel: models that ask for it are solved by Newton's method."""
+
+    def __init__(self, robot: Robot, models: Sequence[Any]) -> None:
+        mujoco = library()
+        try:
+            from mujoco import mjx
+        except ImportError as error:
+            raise ImportError(f"the engine 'mjx' needs mujoco-mjx, which is not installed: {INSTALL}") from error
+        self._robot, self._mjx = robot, mjx
+        self._seconds = models[0].opt.timestep * robot.frame_skip
+
+        def put(model: Any) -> Any:
+            if model.opt.solver == mujoco.mjtSolver.mjSOL_PGS:
+                model = copy.copy(model)
+                model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+            return mjx.put_model(model)
+
+        put_models = [put(model) for model in models]
+        leaves = [jax.tree.leaves(model) for model in put_models]
+        self._structure = jax.tree.structure(put_models[0])
+        if any(jax.tree.structure(model) != self._structure for model in put_models):
+            raise ValueError("models must differ in numbers only: their structures differ")
+        # What is the same in all is not held once for each.
+        self._shared = [all(np.array_equal(leaf, column[0]) for leaf in column) for column in zip(*leaves, strict=True)]
+        self._leaves = [
+            column[0] if shared else jnp.stack([jnp.asarray(leaf) for leaf in column])
+            for shared, column in zip(self._shared, zip(*leaves, strict=True), strict=True)
+        ]
+        self._template = mjx.make_data(put_models[0])
+
+    def _model(self, index: Array) -> Any:
+        leaves = [leaf if shared else leaf[index] for shared, leaf in zip(self._shared, self._leaves, strict=True)]
+        return jax.tree.unflatten(self._structure, leaves)
+
+    def _read(self, model: Any, data: Any, before: Array | None) -> tuple[MJXState, Readings]:
+        robot = self._robot
+        position = robot.position(jnp, model, data)
+        velocity = jnp.zeros(2) if before is None else (position - before) / self._seconds
+        impact = jnp.zeros(()) if robot.impact is None else robot.impact(jnp, data)
+        healthy = jnp.bool_(True) if robot.healthy is None else robot.healthy(jnp, data)
+        state = MJXState(data.qpos, data.qvel, data.qacc_warmstart, position)
+        return state, Readings(robot.observe(jnp, model, data), position, velocity, impact, healthy)
+
+    def reset(self, model: Array, qpos: Array, qvel: Array) -> tuple[Any, Readings]:
+        one = self._model(model)
+        data = self._mjx.forward(one, self._template.replace(qpos=qpos, qvel=qvel))
+        return self._read(one, data, None)
+
+    def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
+        one, mjx = self._model(model), self._mjx
+        data = self._template.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warm_start, ctrl=control)
+        data = jax.lax.fori_loop(0, self._robot.frame_skip, lambda _, data: mjx.step(one, data), data)
+        if self._robot.impact is not None:
+            data = mjx.rne_postconstraint(one, data)
+        return self._read(one, data, state.position)
+
+    def step_or_reset(
+        self, model: Array, state: Any, control: Array, over: Array, qpos: Array, qvel: Array
+    ) -> tuple[Any, Readings, Array]:
+        stepped, readings = self.step(model, state, control)
+        begun, first = self.reset(model, qpos, qvel)
+        again = jnp.logical_or(over, jnp.logical_not(readings.healthy))
+        next_state, observation = jax.tree.map(
+            lambda reset, step: jnp.where(again, reset, step),
+            (begun, first.observation),
+            (stepped, readings.observation),
+        )
+        return next_state, readings, observation

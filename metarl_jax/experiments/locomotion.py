@@ -1,0 +1,172 @@
+"""Robots with real physics: every family of algorithms on the tasks that their papers share.
+
+Published results are figures, of other bodies (rllab's, older Gym's) and of far more steps than what is run here; none
+is beside ours. What adaptation is worth is measured against play before it. A half cheetah that does not adapt cannot
+do well in both directions: whatever it gains in one it loses in the other, and its mean return is below zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metarl_jax.experiments.base import (
+    RETURN_BY_EPISODE,
+    RETURN_BY_STEP,
+    REWARD_OF_TRIAL,
+    ContextNetwork,
+    Experiment,
+    Measure,
+    Network,
+    Problem,
+    RecurrentNetwork,
+    StepBeliefNetwork,
+)
+from metarl_jax.experiments.control import PolicyGradient
+
+if TYPE_CHECKING:
+    from metarl_jax.oracles.base import Oracle
+    from metarl_jax.types import EnvFamily
+
+
+class _Method(NamedTuple):
+    title: str
+    algorithm: str
+    network: type[Network]
+    settings: dict[str, Any]
+    measure: Measure = RETURN_BY_STEP
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The settings of every preset. Chosen on tasks that no reported result uses.
+
+# As published (Rothfuss et al. 2019): 40 tasks of 20 episodes, one inner step of 0.1, 64 units; 1001 iterations there.
+_GRADIENT: dict[str, Any] = {
+    "iterations": 100,
+    "tasks": 40,
+    "inner_rate": 0.1,
+    "adaptation_steps": 2,
+    "units": 64,
+    "activation": "tanh",
+}
+# Trials of two episodes, as VariBAD's; 1e8 steps there.
+_TRIALS: dict[str, Any] = {
+    "episodes": 2,
+    "trials": 32,
+    "epochs": 4,
+    "minibatches": 4,
+    "learning_rate": 1e-3,
+    "discount": 0.97,
+    "gae_lambda": 0.9,
+    "entropy_coefficient": 0.01,
+    "value_coefficient": 0.5,
+    "max_grad_norm": 0.5,
+    "hidden_size": 128,
+    "iterations": 400,
+}
+# Networks and batches are smaller than published, and so are gradient steps.
+_PEARL: dict[str, Any] = {
+    "iterations": 100,
+    "training_tasks": 20,
+    "tasks": 5,
+    "prior_episodes": 2,
+    "posterior_episodes": 3,
+    "initial_episodes": 10,
+    "replay_episodes": 200,
+    "gradient_steps": 300,
+    "meta_batch": 4,
+    "batch_size": 256,
+    "encoder_units": 64,
+    "units": 128,
+    "layers": 2,
+    "learning_rate": 1e-3,
+    "automatic_temperature": True,
+    "exploration_episodes": 1,
+    "adaptation_episodes": 3,
+}
+
+METHODS = {
+    "maml": _Method("MAML-TRPO", "maml", PolicyGradient, {**_GRADIENT, "outer_update": "trust_region"}),
+    "promp": _Method("ProMP", "promp", PolicyGradient, {**_GRADIENT, "clip": 0.3}),
+    "rl2": _Method("RL²", "rl2", RecurrentNetwork, _TRIALS, REWARD_OF_TRIAL),
+    "varibad": _Method(
+        "VariBAD",
+        "varibad",
+        StepBeliefNetwork,
+        {
+            **_TRIALS,
+            "adaptation_episodes": 2,
+            "model_trials": 8,
+            "model_updates": 3,
+            "buffer_trials": 1024,
+            "bound_steps": 50,
+            "kl_weight": 0.1,
+        },
+        REWARD_OF_TRIAL._replace(setting="adaptation_episodes"),
+    ),
+    "pearl": _Method("PEARL", "pearl", ContextNetwork, _PEARL, RETURN_BY_EPISODE),
+}
+
+
+class _Task(NamedTuple):
+    description: str
+    family: str
+    """The function of ``environments.locomotion``."""
+    horizon: int
+    methods: Sequence[str]
+
+
+TASKS = {
+    "half-cheetah-direction": _Task(
+        "a half cheetah that runs forth or back", "half_cheetah_direction", 200, tuple(METHODS)
+    ),
+    "half-cheetah-velocity": _Task(
+        "a half cheetah that runs at a speed", "half_cheetah_velocity", 200, ("maml", "rl2", "varibad", "pearl")
+    ),
+    "ant-direction": _Task("an ant that walks forth or back", "ant_direction", 200, ("promp", "varibad")),
+    "ant-goal": _Task("an ant that goes to a place", "ant_goal", 200, ("promp", "pearl")),
+    "walker-parameters": _Task("walkers with bodies of their own", "walker_parameters", 200, ("promp", "pearl")),
+    "hopper-parameters": _Task("hoppers with bodies of their own", "hopper_parameters", 200, ("promp", "pearl")),
+    "humanoid-direction": _Task(
+        "a humanoid that walks in some direction", "humanoid_direction", 200, ("promp", "pearl")
+    ),
+}
+
+
+def _robots(name: str, horizon: int) -> Callable[[], EnvFamily]:
+    def family() -> EnvFamily:
+        from metarl_jax.environments import locomotion
+
+        return getattr(locomotion, name)(horizon=horizon)
+
+    return family
+
+
+def _oracles(problem: Problem, stages: int) -> Sequence[Oracle]:
+    from metarl_jax.oracles import at_random, from_scratch
+
+    if problem.inner_problem is not None:
+        return [from_scratch.gradient_descent(problem.inner_problem, stages, _GRADIENT["inner_rate"])]
+    return [at_random.uniform(problem.family, stages)]
+
+
+def experiments() -> Iterator[Experiment]:
+    """Every preset of this file."""
+    for task, what in TASKS.items():
+        for name in what.methods:
+            method = METHODS[name]
+            # Rothfuss et al. (2019) have episodes of 100 steps there.
+            shorter = task == "half-cheetah-direction" and method.network is PolicyGradient
+            yield Experiment(
+                name=f"{name}-{task}",
+                description=f"{method.title} on {what.description}",
+                algorithm=method.algorithm,
+                family=_robots(what.family, 100 if shorter else what.horizon),
+                network=method.network,
+                settings=method.settings,
+                measure=method.measure,
+                heldout_tasks=200,
+                heldout_tasks_in_training=20,
+                heldout_batch=100,
+                oracles=_oracles,
+            )

@@ -1,0 +1,402 @@
+"""Robots: the same physics as Gymnasium's, whatever the engine; rewards and ends as each paper has them."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax.environments import locomotion, physics
+from metarl_jax.environments.locomotion import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER, Locomotion, LocomotionParams
+from metarl_jax.environments.physics import CEngine, Engine, MJXEngine, Robot
+from metarl_jax.rollout import trial
+from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key
+
+# Its functions are made when it is imported, where types are not looked for.
+mujoco: Any = importlib.import_module("mujoco")
+
+GYMNASIUM = {
+    "HalfCheetah-v5": HALF_CHEETAH,
+    "Hopper-v5": HOPPER,
+    "Walker2d-v5": WALKER,
+    "Ant-v5": ANT,
+    "Humanoid-v5": HUMANOID,
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gymnasium lets MuJoCo write what it thinks of a model's style into a file where it runs."""
+    monkeypatch.chdir(tmp_path)
+
+
+def robots(family: EnvFamily) -> Locomotion:
+    assert isinstance(family.env, Locomotion)
+    return family.env
+
+
+def reference(name: str, model: Any = None) -> Any:
+    """Gymnasium's environment, with another model if there is one."""
+    env: Any = gymnasium.make(name).unwrapped
+    if model is not None:
+        env.model, env.data = model, mujoco.MjData(model)
+    return env
+
+
+def begin(env: Any, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    mujoco.mj_resetData(env.model, env.data)
+    env.set_state(qpos, qvel)
+
+
+def beginning(robot: Robot, model: Any, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return (
+        model.qpos0 + random.uniform(-robot.noise, robot.noise, model.nq),
+        random.uniform(-robot.noise, robot.noise, model.nv),
+    )
+
+
+def controls(model: Any, steps: int, seed: int) -> np.ndarray:
+    low, high = model.actuator_ctrlrange.T
+    return np.random.default_rng(seed).uniform(low, high, (steps, model.nu))
+
+
+@pytest.mark.parametrize("randomised", [False, True])
+@pytest.mark.parametrize("name", list(GYMNASIUM))
+def test_the_c_engine_is_gymnasium(name: str, randomised: bool) -> None:
+    """Over 200 control steps from one state: observations, velocities, impacts and falls, to 1e-9."""
+    robot = GYMNASIUM[name]
+    model = locomotion.randomised(robot, np.random.default_rng(1)) if randomised else physics.load(robot)
+    env = reference(name, model if randomised else None)
+    with jax.enable_x64(True):
+        engine = CEngine(robot, [model])
+        start = beginning(robot, model, 0)
+        begin(env, *start)
+        state, readings = engine.reset(jnp.int32(0), *map(jnp.asarray, start))
+        np.testing.assert_allclose(readings.observation, env._get_obs(), rtol=0, atol=1e-9)
+        step = jax.jit(engine.step)
+        for control in controls(model, 200, 1):
+            state, readings = step(jnp.int32(0), state, jnp.asarray(control))
+            observation, _, terminated, _, info = env.step(control)
+            np.testing.assert_allclose(readings.observation, observation, rtol=0, atol=1e-9)
+            velocity = [info["x_velocity"], info.get("y_velocity", 0.0)]
+            np.testing.assert_allclose(readings.velocity, velocity, rtol=0, atol=1e-9)
+            assert bool(readings.healthy) == (not terminated)
+            if name == "Ant-v5":
+                np.testing.assert_allclose(-5e-4 * readings.impact, info["reward_contact"], rtol=0, atol=1e-9)
+            if name == "Humanoid-v5":
+                cost = min(5e-7 * float(readings.impact), 10.0)
+                np.testing.assert_allclose(-cost, info["reward_contact"], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "target"),
+    [
+        ("HalfCheetah-v5", locomotion.half_cheetah_direction, 1.0),
+        ("Ant-v5", locomotion.ant_direction, [1.0, 0.0]),
+        ("Humanoid-v5", locomotion.humanoid_direction, [1.0, 0.0]),
+        ("Walker2d-v5", locomotion.walker_parameters, 0.0),
+        ("Hopper-v5", locomotion.hopper_parameters, 0.0),
+    ],
+)
+def test_rewards_are_gymnasiums_up_to_the_task(name: str, family: Any, target: Any) -> None:
+    """Forwards, with the bonuses and costs that the papers keep; the half cheetah's action costs half of Gymnasium's.
+
+    Where the papers give a bonus, Gymnasium gives it as long as the robot stands.
+    """
+    made = family(engine="c", **({"tasks": 1, "heldout_tasks": 1} if "parameters" in family.__name__ else {}))
+    robot = made.env.robot
+    model = physics.load(robot)
+    env = reference(name)
+    with jax.enable_x64(True):
+        engine = CEngine(robot, [model])
+        start = beginning(robot, model, 0)
+        begin(env, *start)
+        state, _ = engine.reset(jnp.int32(0), *map(jnp.asarray, start))
+        for i, control in enumerate(controls(model, 20, 1)):
+            state, readings = engine.step(jnp.int32(0), state, jnp.asarray(control))
+            _, expected, terminated, _, info = env.step(control)
+            if terminated:
+                assert i > 5
+                break
+            if name == "HalfCheetah-v5":
+                expected -= 0.5 * info["reward_ctrl"]
+            got = made.env.reward(readings, jnp.asarray(control), jnp.asarray(target))
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
+def test_single_precision_leaves_the_physics_as_they_are() -> None:
+    """What single precision shows of a trajectory is what double precision computes of it, rounded."""
+    robot, model = HALF_CHEETAH, physics.load(HALF_CHEETAH)
+    start = np.float32(model.qpos0), np.zeros(model.nv, np.float32)
+    actions = np.float32(controls(model, 200, 3))
+
+    def observations() -> np.ndarray:
+        engine = CEngine(robot, [model])
+
+        def step(state: Array, control: Array) -> tuple[Array, Array]:
+            state, readings = engine.step(jnp.int32(0), state, control)
+            return state, readings.observation
+
+        state, _ = engine.reset(jnp.int32(0), *map(jnp.asarray, start))
+        return np.asarray(jax.jit(lambda state, actions: jax.lax.scan(step, state, actions)[1])(state, actions))
+
+    single = observations()
+    with jax.enable_x64(True):
+        double = observations()
+    assert single.dtype == np.float32
+    assert double.dtype == np.float64
+    np.testing.assert_array_equal(single, np.float32(double))
+
+
+def test_threads_do_not_mix_robots_up() -> None:
+    """Many robots with bodies of their own, dealt out to threads, fare as each does alone."""
+    models = [locomotion.randomised(HOPPER, np.random.default_rng(seed)) for seed in range(3)]
+    engine = CEngine(HOPPER, models)
+    engine._data = [mujoco.MjData(models[0]) for _ in range(4)]
+    number = 8 * physics.ROBOTS_OF_A_THREAD
+    which = jnp.arange(number) % 3
+    qpos, qvel = (jnp.stack(x) for x in zip(*(beginning(HOPPER, models[0], i) for i in range(number)), strict=True))
+    actions = jnp.asarray(controls(models[0], number, 5))
+    states, _ = jax.vmap(engine.reset)(which, qpos, qvel)
+    _, together = jax.jit(jax.vmap(engine.step))(which, states, actions)
+    for i in range(number):
+        state, _ = engine.reset(which[i], qpos[i], qvel[i])
+        _, alone = engine.step(which[i], state, actions[i])
+        np.testing.assert_array_equal(together.observation[i], alone.observation)
+    same_start = [engine.reset(jnp.int32(m), qpos[0], qvel[0])[0] for m in range(3)]
+    seen = [engine.step(jnp.int32(m), same_start[m], actions[0])[1].observation for m in range(3)]
+    assert not np.array_equal(seen[0], seen[1])
+    assert not np.array_equal(seen[1], seen[2])
+
+
+def test_a_fall_begins_an_episode_anew_and_nothing_else_does() -> None:
+    family = locomotion.hopper_parameters(tasks=2, heldout_tasks=1, horizon=100)
+    env = family.env
+    step, task = jax.jit(env.step), family.tasks.sample(jax.random.key(0))
+    obs, state = env.reset(jax.random.key(1), task)
+    ends = 0
+    for i in range(120):
+        key = jax.random.key(i)
+        obs, state, _, terminated, truncated, info = step(key, state, jnp.ones(3), task)
+        if bool(terminated | truncated):
+            ends += int(terminated)
+            first, begun = env.reset(jax.random.split(key)[1], task)
+            np.testing.assert_array_equal(obs, first)
+            np.testing.assert_array_equal(state.physics, begun.physics)
+            assert int(state.time) == 0
+            assert not np.array_equal(obs, info["final_observation"])
+            height, angle = info["final_observation"][:2]
+            assert bool(truncated) or height <= 0.7 or abs(angle) >= 0.2
+        else:
+            np.testing.assert_array_equal(obs, info["final_observation"])
+    assert ends > 1
+
+
+def test_random_parameters_have_constants_of_their_own() -> None:
+    """What MuJoCo derives from masses and inertias follows from the mass matrix of the body that has them."""
+    model, usual = locomotion.randomised(WALKER, np.random.default_rng(3)), physics.load(WALKER)
+    data, matrix = mujoco.MjData(model), np.zeros((model.nv, model.nv))
+    mujoco.mj_forward(model, data)
+    for row, unit in zip(matrix, np.eye(model.nv), strict=True):
+        mujoco.mj_mulM(model, data, row, unit)
+    inverse = np.linalg.inv(matrix)
+    weights = np.zeros((model.nbody, 2))
+    for body in range(1, model.nbody):
+        there, about = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+        mujoco.mj_jacBodyCom(model, data, there, about, body)
+        weights[body] = [np.trace(jacobian @ inverse @ jacobian.T) / 3 for jacobian in (there, about)]
+    masses = np.array(model.body_mass)
+    for body in range(model.nbody - 1, 0, -1):
+        masses[model.body_parentid[body]] += masses[body]
+    expected = {
+        "dof_M0": np.diag(matrix),
+        "dof_invweight0": np.diag(inverse),
+        "body_invweight0": weights,
+        "body_subtreemass": masses,
+    }
+    for derived, value in expected.items():
+        np.testing.assert_allclose(getattr(model, derived), value, rtol=1e-6, atol=1e-12, err_msg=derived)
+        assert not np.allclose(getattr(usual, derived), value, rtol=1e-2), derived
+    for changed, base in (("body_mass", 1.5), ("body_inertia", 1.5), ("dof_damping", 1.3), ("geom_friction", 1.5)):
+        there = np.asarray(getattr(usual, changed)) > 0
+        factors = np.asarray(getattr(model, changed))[there] / np.asarray(getattr(usual, changed))[there]
+        assert len(np.unique(factors)) == factors.size, "each element has a factor of its own"
+        assert np.all(np.abs(np.log(factors)) <= 3 * np.log(base) + 1e-9)
+
+
+def test_heldout_bodies_are_others() -> None:
+    family = locomotion.walker_parameters(tasks=3, heldout_tasks=2)
+
+    def bodies(sample: Any) -> set[int]:
+        return {int(sample(jax.random.key(i)).model) for i in range(50)}
+
+    assert bodies(family.tasks.sample) == {0, 1, 2}
+    assert bodies(family.tasks.sample_heldout) == {3, 4}
+    masses = {model.body_mass.tobytes() for model in robots(family).models}
+    assert len(masses) == 5
+
+
+# Over 50 control steps. Rounding alone makes trajectories part, tenfold every five steps or so: in single precision
+# they are those of the same physics for some twenty steps, in double precision for all of them.
+MJX_TOLERANCE = 1e-4
+
+
+def test_mjx_is_the_same_physics() -> None:
+    """50 control steps of the half cheetah, which touches the ground meanwhile, as it is and with another body.
+
+    The other robots, which take a minute each to compile, are in ``benchmarks/physics_speed.py``.
+    """
+    models = [physics.load(HALF_CHEETAH), locomotion.randomised(HALF_CHEETAH, np.random.default_rng(0))]
+
+    def observations(engine: Engine) -> np.ndarray:
+        actions = jnp.asarray(controls(models[0], 50, 2))
+        qpos, qvel = map(jnp.asarray, beginning(HALF_CHEETAH, models[0], 0))
+
+        @jax.jit
+        def run(model: Array) -> tuple[Array, Array]:
+            def step(state: Any, control: Array) -> tuple[Any, Array]:
+                state, readings = engine.step(model, state, control)
+                return state, jnp.concatenate([readings.observation, readings.position, readings.velocity])
+
+            state, first = engine.reset(model, qpos, qvel)
+            return first.observation, jax.lax.scan(step, state, actions)[1]
+
+        return np.stack([np.concatenate([x.ravel() for x in run(jnp.int32(model))]) for model in range(2)])
+
+    with jax.enable_x64(True):
+        expected = observations(CEngine(HALF_CHEETAH, models))
+        got = observations(MJXEngine(HALF_CHEETAH, models))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=MJX_TOLERANCE)
+    assert np.max(np.abs(expected[0] - expected[1])) > 1, "the other body moves otherwise"
+
+
+def test_tasks_are_as_published() -> None:
+    def targets(family: Any) -> np.ndarray:
+        return np.asarray(jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 2000)).target)
+
+    assert set(targets(locomotion.half_cheetah_direction())) == {-1.0, 1.0}
+    speeds = targets(locomotion.half_cheetah_velocity(2.0))
+    assert (speeds.min() >= 0) & (speeds.max() <= 2)
+    assert abs(speeds.mean() - 1) < 0.05
+    assert set(map(tuple, targets(locomotion.ant_direction()))) == {(-1.0, 0.0), (1.0, 0.0)}
+    for planar in (targets(locomotion.ant_direction(planar=True)), targets(locomotion.humanoid_direction())):
+        np.testing.assert_allclose(np.linalg.norm(planar, axis=1), 1, rtol=1e-5)
+        assert np.all(np.abs(planar.mean(axis=0)) < 0.06)
+    distance = np.linalg.norm(targets(locomotion.ant_goal()), axis=1)
+    assert distance.max() <= 3
+    # Uniform over the disc: the square of the distance is uniform.
+    assert abs(np.mean(distance**2) - 4.5) < 0.2
+
+
+def test_an_ant_on_its_way_to_a_goal_never_ends() -> None:
+    family = locomotion.ant_goal(horizon=10)
+    task = family.tasks.sample(jax.random.key(0))
+    _, state = family.env.reset(jax.random.key(1), task)
+    low = jnp.asarray(physics.load(ANT).qpos0).at[2].set(0.1)
+    physics_state, readings = robots(family).engine.reset(jnp.int32(0), low, jnp.zeros(14))
+    assert bool(readings.healthy)
+    state = state.replace(physics=physics_state)
+    assert not bool(family.env.step(jax.random.key(2), state, jnp.zeros(8), task)[3])
+    assert not bool(robots(locomotion.ant_direction()).engine.reset(jnp.int32(0), low, jnp.zeros(14))[1].healthy)
+
+
+def test_actions_out_of_range_are_clipped_before_they_cost_anything() -> None:
+    family = locomotion.half_cheetah_direction()
+    task = family.tasks.sample(jax.random.key(0))
+    _, state = family.env.reset(jax.random.key(1), task)
+    far, near = (family.env.step(jax.random.key(2), state, x * jnp.ones(6), task) for x in (50.0, 1.0))
+    for a, b in zip(jax.tree.leaves(far), jax.tree.leaves(near), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_engine_that_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco.mjx", None)
+    monkeypatch.delattr(mujoco, "mjx", raising=False)
+    with pytest.raises(ImportError, match=r"mujoco-mjx, which is not installed: pip install 'metarl-jax\[mujoco\]'"):
+        locomotion.half_cheetah_direction(engine="mjx")
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(ImportError, match=r"robots need MuJoCo, .*metarl-jax\[mujoco\]"):
+        locomotion.half_cheetah_direction()
+
+
+def test_bad_arguments_are_named() -> None:
+    for family in (locomotion.half_cheetah_direction, locomotion.walker_parameters):
+        with pytest.raises(ValueError, match="engine must be one of"):
+            family(engine="warp")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="horizon"):
+        locomotion.ant_goal(horizon=0)
+    with pytest.raises(ValueError, match="fastest"):
+        locomotion.half_cheetah_velocity(-1.0)
+    with pytest.raises(ValueError, match="heldout_tasks"):
+        locomotion.hopper_parameters(heldout_tasks=0)
+    with pytest.raises(ValueError, match="at least one"):
+        physics.make(HOPPER, [], "c")
+    with pytest.raises(ValueError, match="numbers only"):
+        CEngine(HOPPER, [physics.load(HOPPER), physics.load(ANT)])
+
+
+ENDLESS = """
+import jax
+from metarl_jax.environments import locomotion
+
+env = locomotion.half_cheetah_direction(engine="c").env
+task = locomotion.LocomotionParams(jax.numpy.ones(()), jax.numpy.int32(0), 200)
+
+@jax.jit
+@jax.vmap
+def run(key):
+    obs, state = env.reset(key, task)
+    def step(state, key):
+        obs, state, reward, *_ = env.step(key, state, jax.random.uniform(key, (6,)), task)
+        return state, reward
+    return jax.lax.scan(step, state, jax.random.split(key, 50))[1].sum()
+
+print("begun", flush=True)
+for i in range(1_000_000):
+    run(jax.random.split(jax.random.key(i), 64)).block_until_ready()
+    if i == 0:
+        print("running", flush=True)
+"""
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends(which: signal.Signals) -> None:
+    """Threads and callbacks keep nobody alive."""
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines == [b"begun\n", b"running\n"]
+        process.send_signal(which)
+        process.wait(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode != 0
+
+
+def test_thousands_of_robots_at_once_do_not_lock() -> None:
+    """A host callback that asked JAX for anything would wait for the program that waits for it."""
+    family = locomotion.half_cheetah_direction(horizon=2)
+
+    def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+        del inputs
+        return carry, jax.random.uniform(key, (6,), minval=-1, maxval=1), ()
+
+    @jax.jit
+    @jax.vmap
+    def play(key: Key) -> Array:
+        task = LocomotionParams(jnp.ones(()), jnp.int32(0), 2)
+        return jnp.sum(trial(key, act, (), family, task, 2)[1].reward)
+
+    assert bool(jnp.all(jnp.isfinite(play(jax.random.split(jax.random.key(0), 4096)))))
