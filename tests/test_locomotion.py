@@ -339,6 +339,8 @@ def test_bad_arguments_are_named() -> None:
         locomotion.half_cheetah_velocity(-1.0)
     with pytest.raises(ValueError, match="heldout_tasks"):
         locomotion.hopper_parameters(heldout_tasks=0)
+    with pytest.raises(ValueError, match="must leave some of the 1 models"):
+        locomotion.make(HOPPER, 5, "c", lambda *_: jnp.zeros(()), lambda _: jnp.zeros(()), models=[0], heldout_models=1)
     with pytest.raises(ValueError, match="at least one"):
         physics.make(HOPPER, [], "c")
     with pytest.raises(ValueError, match="numbers only"):

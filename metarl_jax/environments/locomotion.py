@@ -208,7 +208,7 @@ class Locomotion(Environment):
         return self._observations
 
 
-def _family(
+def make(
     robot: Robot,
     horizon: int,
     engine: EngineName,
@@ -218,8 +218,26 @@ def _family(
     models: list[Any] | None = None,
     heldout_models: int = 0,
 ) -> EnvFamily:
-    """A family of tasks; the last ``heldout_models`` of the models are those of the held-out tasks."""
+    """A family of tasks of a robot: one of the papers' below, or your own.
+
+    Args:
+        robot: the body.
+        horizon: control steps of an episode.
+        engine: "c", "mjx", or "auto": by the platform.
+        reward: ``(readings, control [nu], target) -> scalar``.
+        target: draws what a task asks for.
+        models: ``mujoco.MjModel`` that differ in numbers only, of which a task has one; the robot's own if None.
+        heldout_models: how many of them, the last ones, are those of held-out tasks; 0: all are anybody's.
+
+    Raises:
+        ValueError: for a horizon that is not a positive whole number, an unknown engine, or no models to train on.
+        ImportError: without the engine or Gymnasium.
+    """
     steps = positive_int("horizon", horizon)
+    if heldout_models and heldout_models >= len(models or ()):
+        raise ValueError(
+            f"heldout_models ({heldout_models}) must leave some of the {len(models or ())} models to train on"
+        )
     env = Locomotion(robot, [physics.load(robot)] if models is None else models, engine, reward)
     number = len(env.models)
 
@@ -275,7 +293,7 @@ def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto") -> E
     def reward(readings: Readings, control: Array, direction: Array) -> Array:
         return direction * readings.velocity[0] - 0.05 * jnp.sum(control**2)
 
-    return _family(HALF_CHEETAH, horizon, engine, reward, _forth_or_back)
+    return make(HALF_CHEETAH, horizon, engine, reward, _forth_or_back)
 
 
 def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
@@ -298,7 +316,7 @@ def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: Engi
     def reward(readings: Readings, control: Array, speed: Array) -> Array:
         return -jnp.abs(readings.velocity[0] - speed) - 0.05 * jnp.sum(control**2)
 
-    return _family(HALF_CHEETAH, horizon, engine, reward, lambda key: jax.random.uniform(key, maxval=fastest))
+    return make(HALF_CHEETAH, horizon, engine, reward, lambda key: jax.random.uniform(key, maxval=fastest))
 
 
 def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
@@ -324,7 +342,7 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
     def forth_or_back(key: Key) -> Array:
         return jnp.stack([_forth_or_back(key), jnp.float32(0)])
 
-    return _family(ANT, horizon, engine, reward, _all_around if planar else forth_or_back)
+    return make(ANT, horizon, engine, reward, _all_around if planar else forth_or_back)
 
 
 def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
@@ -349,7 +367,7 @@ def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
         key_angle, key_distance = jax.random.split(key)
         return 3.0 * jnp.sqrt(jax.random.uniform(key_distance)) * _all_around(key_angle)
 
-    return _family(ANT._replace(healthy=None), horizon, engine, reward, goal)
+    return make(ANT._replace(healthy=None), horizon, engine, reward, goal)
 
 
 def humanoid_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
@@ -371,7 +389,7 @@ def humanoid_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFa
         costs = 0.1 * jnp.sum(control**2) + jnp.minimum(5e-7 * readings.impact, 10.0)
         return 1.25 * jnp.dot(readings.velocity, direction) + 5.0 - costs
 
-    return _family(HUMANOID, horizon, engine, reward, _all_around)
+    return make(HUMANOID, horizon, engine, reward, _all_around)
 
 
 def hopper_parameters(
@@ -419,9 +437,7 @@ def _with_parameters(
         return readings.velocity[0] + 1.0 - 1e-3 * jnp.sum(control**2)
 
     models = [randomised(robot, random) for _ in range(number)]
-    return _family(
-        robot, horizon, engine, reward, lambda key: jnp.zeros(()), models=models, heldout_models=heldout_tasks
-    )
+    return make(robot, horizon, engine, reward, lambda key: jnp.zeros(()), models=models, heldout_models=heldout_tasks)
 
 
 def randomised(robot: Robot, random: np.random.Generator) -> Any:

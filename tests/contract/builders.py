@@ -162,6 +162,13 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     },
     "gridnavi": {"make": lambda: gridnavi.make(3, 6)},
     "locomotion": {
+        "make": lambda: locomotion.make(
+            locomotion.WALKER,
+            5,
+            "c",
+            lambda readings, control, height: -jnp.abs(readings.observation[0] - height),
+            lambda key: jax.random.uniform(key, minval=0.9, maxval=1.3),
+        ),
         **{name: partial(getattr(locomotion, name), horizon=6, engine="c") for name in ROBOTS},
         **{
             name: partial(getattr(locomotion, name), tasks=3, heldout_tasks=2, horizon=6, engine="c")

@@ -1,0 +1,171 @@
+"""What physics cost: control steps a second by engine, robot and number of robots, and how far the engines lie apart.
+
+    python benchmarks/physics_speed.py                             # C MuJoCo, every robot
+    python benchmarks/physics_speed.py --engines mjx --robots "half cheetah" --batches 64 256
+    python benchmarks/physics_speed.py --fidelity                  # MJX against C, every robot; minutes to compile
+
+Speed is that of a compiled loop in which actions are drawn at random and episodes begin anew, tasks' bodies all
+different where "--bodies" says so; medians over repeats, warm. Fidelity is the largest difference of observations over
+50 control steps from one state, each in units of one more than how large the observation gets: in double precision
+along whole trajectories, in single precision of one step from the C engine's states. Rounding alone makes trajectories
+part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from results_file import provenance, write_row
+
+from metarl_jax.environments import locomotion, physics
+from metarl_jax.environments.physics import CEngine, MJXEngine, MJXState, Robot
+from metarl_jax.rollout import trial
+from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key
+
+NAME = "physics_speed"
+ROBOTS = {
+    robot.name: robot
+    for robot in (
+        locomotion.HALF_CHEETAH,
+        locomotion.HOPPER,
+        locomotion.WALKER,
+        locomotion.ANT,
+        locomotion.HUMANOID,
+    )
+}
+EPISODES = 2
+
+
+def family(robot: Robot, engine: physics.EngineName, bodies: int, horizon: int) -> EnvFamily:
+    """Forwards is paid, with one body or several."""
+    random = np.random.default_rng(0)
+    models = [locomotion.randomised(robot, random) for _ in range(bodies)] if bodies > 1 else None
+    return locomotion.make(
+        robot,
+        horizon,
+        engine,
+        lambda readings, control, target: readings.velocity[0],
+        lambda key: jnp.zeros(()),
+        models=models,
+    )
+
+
+def speed(made: EnvFamily, robots: int, repeats: int) -> list[float]:
+    """Control steps a second, in each repeat."""
+    space = made.action_space
+
+    def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+        del inputs
+        return carry, jax.random.uniform(key, space.shape, minval=space.low, maxval=space.high), ()  # pyright: ignore
+
+    @jax.jit
+    @jax.vmap
+    def play(key: Key) -> Array:
+        key_task, key_trial = jax.random.split(key)
+        return jnp.sum(trial(key_trial, act, (), made, made.tasks.sample(key_task), EPISODES)[1].reward)
+
+    keys = jax.random.split(jax.random.key(0), robots)
+    jax.block_until_ready(play(keys))
+    rates = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(play(keys))
+        rates.append(robots * EPISODES * made.horizon / (time.perf_counter() - begin))
+    return rates
+
+
+def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
+    """How far MJX lies from C: the body as it is, and one with other parameters."""
+    usual, random = physics.load(robot), np.random.default_rng(2)
+    models = [usual, locomotion.randomised(robot, np.random.default_rng(0))]
+    low, high = usual.actuator_ctrlrange.T
+    controls = random.uniform(low, high, (steps, usual.nu))
+    qpos = usual.qpos0 + random.uniform(-robot.noise, robot.noise, usual.nq)
+    qvel = random.uniform(-robot.noise, robot.noise, usual.nv)
+
+    def trajectory(engine: Any, model: int) -> tuple[Array, Array]:
+        """Observations ``[steps, *]``, and the states they came from."""
+
+        @jax.jit
+        def run(controls: Array, qpos: Array, qvel: Array) -> tuple[Array, Array]:
+            def step(state: Any, control: Array) -> tuple[Any, tuple[Array, Any]]:
+                after, readings = engine.step(jnp.int32(model), state, control)
+                return after, (readings.observation, state)
+
+            return jax.lax.scan(step, engine.reset(jnp.int32(model), qpos, qvel)[0], controls)[1]
+
+        return run(*map(jnp.asarray, (controls, qpos, qvel)))
+
+    def as_mjx(states: np.ndarray) -> MJXState:
+        numbers = states.view(np.float64)
+        parts = np.split(numbers, np.cumsum([1, usual.nq, usual.nv, usual.nv]), axis=1)
+        return MJXState(*(jnp.asarray(part) for part in (*parts[1:4], numbers[:, -2:])))
+
+    result: dict[str, Any] = {"trajectory": [], "one_step": []}
+    for double in (True, False):
+        with jax.enable_x64(double):
+            c, mjx = CEngine(robot, models), MJXEngine(robot, models)
+            step = jax.jit(mjx.step)
+            for model in range(2):
+                expected, states = map(np.asarray, trajectory(c, model))
+                scale = 1 + np.max(np.abs(expected), axis=0)
+                if double:
+                    got = np.asarray(trajectory(mjx, model)[0])
+                else:
+                    ours = [
+                        step(jnp.int32(model), state, control)[1].observation
+                        for state, control in zip(
+                            map(MJXState._make, zip(*as_mjx(states), strict=True)), jnp.asarray(controls), strict=True
+                        )
+                    ]
+                    got = np.stack(ours)
+                result["trajectory" if double else "one_step"].append(float(np.max(np.abs(got - expected) / scale)))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--robots", nargs="+", choices=list(ROBOTS), default=list(ROBOTS))
+    parser.add_argument("--engines", nargs="+", choices=["c", "mjx"], default=["c"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256, 1024], help="robots side by side")
+    parser.add_argument("--bodies", nargs="+", type=int, default=[1, 64], help="how many bodies differ")
+    parser.add_argument("--horizon", type=int, default=50, help="control steps of an episode")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--fidelity", action="store_true", help="measure how far engines lie apart instead")
+    arguments = parser.parse_args()
+    for name in arguments.robots:
+        if arguments.fidelity:
+            row = {"experiment": name, "metric": "MJX against C", "engine": "mjx", **fidelity(ROBOTS[name])}
+            print(f"{name}: trajectories {row['trajectory']} (double), one step {row['one_step']} (single)", flush=True)
+            write_row(NAME, {**row, **provenance()})
+            continue
+        for engine in arguments.engines:
+            for bodies in arguments.bodies:
+                made = family(ROBOTS[name], engine, bodies, arguments.horizon)
+                for robots in arguments.batches:
+                    rates = speed(made, robots, arguments.repeats)
+                    row = {
+                        "experiment": name,
+                        "metric": f"control steps/s, {engine}, {bodies} bodies, {robots} robots",
+                        "engine": engine,
+                        "bodies": bodies,
+                        "robots": robots,
+                        "ours": statistics.median(rates),
+                        "range": [min(rates), max(rates)],
+                        **provenance(),
+                    }
+                    write_row(NAME, row)
+                    print(
+                        f"{name}: {row['metric']} {row['ours']:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()
