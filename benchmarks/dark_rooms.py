@@ -1,6 +1,6 @@
 """Dark Room and Dark Key-to-Door: the return of each episode of a trial, beside that of who knows where things are.
 
-    python benchmarks/dark_rooms.py                        # all three, three seeds each
+    python benchmarks/dark_rooms.py                        # all, three seeds each
     python benchmarks/dark_rooms.py --cells rl2-dark-room  # one; call again after an interruption to go on
 
 What counts is the last episode: at least 95 % of what a known goal is worth, which is exact.
@@ -42,7 +42,13 @@ def share_of_best(cell: Cell, evaluation: dict[str, Any]) -> None:
     print(f"{cell.experiment}: {row['ours']:.3f} {row['ci95']} of the known goal's {best:.3f}", flush=True)
 
 
-CELLS = {name: Cell(name, {}) for name in ("rl2-dark-room", "rl2-dark-room-10x10", "rl2-dark-key-to-door")}
+EXPERIMENTS = (
+    "rl2-dark-room",
+    "rl2-dark-room-new-goals",
+    "rl2-dark-room-10x10",
+    "rl2-dark-key-to-door",
+)
+CELLS = {name: Cell(name, {}) for name in EXPERIMENTS}
 
 if __name__ == "__main__":
     main(NAME, __doc__ or "", CELLS, also=share_of_best)

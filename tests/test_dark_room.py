@@ -20,7 +20,9 @@ def play(family: EnvFamily, goals: list[tuple[int, int]], actions: list[int]) ->
     cells, rewards = [], []
     for action in actions:
         obs, state, reward, *_ = family.env.step(jax.random.key(0), state, jnp.int32(action), task)
-        cells.append(int(obs))
+        column, row = np.asarray(obs).reshape(2, -1)
+        assert column.sum() == row.sum() == 1
+        cells.append(int(column.argmax() * len(row) + row.argmax()))
         rewards.append(float(reward))
     return cells, rewards
 
@@ -54,6 +56,15 @@ def test_a_fifth_of_the_goals_is_held_out(family: EnvFamily, tasks: int) -> None
     assert not train & heldout
 
 
+def test_none_held_out_all_are_met() -> None:
+    family = dark_room.key_to_door(3, heldout_share=0.0)
+    for sample in family.tasks:
+        goals = np.asarray(jax.vmap(sample)(jax.random.split(jax.random.key(0), 2000)).goals)
+        assert len({str(pair) for pair in goals.tolist()}) == 72
+    with pytest.raises(ValueError, match="heldout_share"):
+        dark_room.decision_pretrained(1.0)
+
+
 def best_return(family: EnvFamily, task: dark_room.RoomParams) -> float:
     """By dynamic programming over cells and goals reached, on the environment's own steps."""
     env, goals = family.env, task.goals.shape[0]
@@ -64,8 +75,8 @@ def best_return(family: EnvFamily, task: dark_room.RoomParams) -> float:
     def outcomes(position: jax.Array, reached: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         def one(position: jax.Array, reached: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             state = dark_room.RoomState(position, reached, jnp.int32(0))
-            cell, after, reward, *_ = env.step_env(jax.random.key(0), state, action, task)
-            return cell, after.reached, reward
+            _, after, reward, *_ = env.step_env(jax.random.key(0), state, action, task)
+            return after.position[0] * env.size + after.position[1], after.reached, reward
 
         over_actions = jax.vmap(one, in_axes=(None, None, 0))
         over_reached = jax.vmap(over_actions, in_axes=(None, 0, None))

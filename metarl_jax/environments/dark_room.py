@@ -2,8 +2,13 @@
 
 Several papers use rooms of this name. Here are those of the Decision-Pretrained Transformer (Lee et al. 2023, arXiv
 2306.14892) and of Algorithm Distillation (Laskin et al. 2022, arXiv 2210.14215), each under its own name. In all of
-them the observation is the cell, there are five actions (stay, up, right, down, left; walls stop), and episodes last
-as long as they may. Which goals are held out is drawn once and for all: a fifth of them.
+them the observation is the column and the row, one-hot each, there are five actions (stay, up, right, down, left; walls
+stop), and episodes last as long as they may. (One-hot cells would hide from a learner what a new goal has in common
+with those that it was trained on.)
+
+Which goals are held out is drawn once and for all: a fifth of them, or none ("heldout_share"). That matters: who was
+trained online on some of the goals has learnt that nothing is to be found in the other cells, and the better it learns
+this the less it looks there.
 """
 
 from __future__ import annotations
@@ -16,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from metarl_jax.checks import positive_int
+from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Array, Discrete, EnvFamily, Key, Task, TaskDistribution
+from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Task, TaskDistribution
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 """Of each action, along x and y."""
-TRAINED_SHARE = 0.8
-"""Of the goals; the others are held out."""
+HELDOUT_SHARE = 0.2
+"""Of the goals."""
 
 
 @struct.dataclass
@@ -59,13 +64,13 @@ class DarkRoom(Environment):
         self.start = start
         self.stays = stays
 
-    def _cell(self, position: Array) -> Array:
-        return position[0] * self.size + position[1]
+    def _show(self, position: Array) -> Array:
+        return jax.nn.one_hot(position, self.size).reshape(-1)
 
     def reset_env(self, key: Key, params: RoomParams) -> tuple[Array, RoomState]:
         del key, params
         position = jnp.array(self.start, jnp.int32)
-        return self._cell(position), RoomState(position, jnp.int32(0), jnp.int32(0))
+        return self._show(position), RoomState(position, jnp.int32(0), jnp.int32(0))
 
     def step_env(
         self, key: Key, state: RoomState, action: Array, params: RoomParams
@@ -78,21 +83,24 @@ class DarkRoom(Environment):
         paid = there if self.stays else jnp.logical_and(there, state.reached <= last)
         reached = jnp.where(there, jnp.minimum(state.reached + 1, last + (not self.stays)), state.reached)
         after = RoomState(position, reached, state.time + 1)
-        return self._cell(position), after, paid.astype(jnp.float32), jnp.bool_(False), {}
+        return self._show(position), after, paid.astype(jnp.float32), jnp.bool_(False), {}
 
     def action_space(self, params: RoomParams | None = None) -> Discrete:
         del params
         return Discrete(len(MOVES))
 
-    def observation_space(self, params: RoomParams | None = None) -> Discrete:
+    def observation_space(self, params: RoomParams | None = None) -> Box:
         del params
-        return Discrete(self.size**2)
+        return Box(0.0, 1.0, (2 * self.size,))
 
 
-def _family(env: DarkRoom, horizon: int, goals: np.ndarray, optimal_return: Callable[[Task], Array]) -> EnvFamily:
-    """A family with each of ``goals [N, G, 2]`` as a task."""
+def _family(
+    env: DarkRoom, horizon: int, goals: np.ndarray, optimal_return: Callable[[Task], Array], heldout_share: float
+) -> EnvFamily:
+    """A family with each of ``goals [N, G, 2]`` as a task; with none held out, tests are on all."""
+    real(at_least=0, at_most=0.9)("heldout_share", heldout_share)
     order = np.random.default_rng(0).permutation(len(goals))
-    cut = round(TRAINED_SHARE * len(goals))
+    cut = len(goals) - round(heldout_share * len(goals))
 
     def among(indices: np.ndarray) -> Callable[[Key], RoomParams]:
         some = jnp.asarray(goals[indices], jnp.int32)
@@ -100,7 +108,7 @@ def _family(env: DarkRoom, horizon: int, goals: np.ndarray, optimal_return: Call
 
     return EnvFamily(
         env=env,
-        tasks=TaskDistribution(among(order[:cut]), among(order[cut:])),
+        tasks=TaskDistribution(among(order[:cut]), among(order[cut:] if cut < len(goals) else order)),
         horizon=horizon,
         observation_space=env.observation_space(),
         action_space=env.action_space(),
@@ -113,26 +121,40 @@ def _cells(size: int) -> np.ndarray:
     return np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def _room(size: int, start: tuple[int, int], horizon: int) -> EnvFamily:
+def _room(size: int, start: tuple[int, int], horizon: int, heldout_share: float) -> EnvFamily:
     def optimal_return(task: RoomParams) -> Array:
         """The shortest way there; the step that arrives pays, and so does every later one."""
         steps = jnp.sum(jnp.abs(task.goals[0] - jnp.array(start)))
         return jnp.maximum(horizon + 1 - jnp.maximum(steps, 1), 0).astype(jnp.float32)
 
-    return _family(DarkRoom(size, start, stays=True), horizon, _cells(size)[:, None], optimal_return)
+    return _family(DarkRoom(size, start, stays=True), horizon, _cells(size)[:, None], optimal_return, heldout_share)
 
 
-def decision_pretrained() -> EnvFamily:
-    """Lee et al. (2023), as in their code: 10x10 cells, start in a corner, 100 steps, each on the goal pays 1."""
-    return _room(10, (0, 0), 100)
+def decision_pretrained(heldout_share: float = HELDOUT_SHARE) -> EnvFamily:
+    """Lee et al. (2023), as in their code: 10x10 cells, start in a corner, 100 steps, each on the goal pays 1.
+
+    Args:
+        heldout_share: of the goals; 0: tests are on all goals, as training is.
+
+    Raises:
+        ValueError: for a share below 0 or above 0.9.
+    """
+    return _room(10, (0, 0), 100, heldout_share)
 
 
-def algorithm_distillation() -> EnvFamily:
-    """Laskin et al. (2022): 9x9 cells, start in the middle, 20 steps, each on the goal pays 1 (arriving included)."""
-    return _room(9, (4, 4), 20)
+def algorithm_distillation(heldout_share: float = HELDOUT_SHARE) -> EnvFamily:
+    """Laskin et al. (2022): 9x9 cells, start in the middle, 20 steps, each on the goal pays 1 (arriving included).
+
+    Args:
+        heldout_share: of the goals; 0: tests are on all goals, as training is.
+
+    Raises:
+        ValueError: for a share below 0 or above 0.9.
+    """
+    return _room(9, (4, 4), 20, heldout_share)
 
 
-def key_to_door(size: int = 9, horizon: int = 50) -> EnvFamily:
+def key_to_door(size: int = 9, horizon: int = 50, heldout_share: float = HELDOUT_SHARE) -> EnvFamily:
     """Laskin et al. (2022): a hidden key pays 1 when found, and then a hidden door, in another cell, pays 1; 50 steps.
 
     Here episodes start in the middle, and go on after the door is found.
@@ -140,9 +162,11 @@ def key_to_door(size: int = 9, horizon: int = 50) -> EnvFamily:
     Args:
         size: cells along each side, two or more.
         horizon: steps of an episode.
+        heldout_share: of the pairs of key and door; 0: tests are on all pairs, as training is.
 
     Raises:
-        ValueError: for a size or horizon that is not a positive whole number, or a room without a cell for the door.
+        ValueError: for a size or horizon that is not a positive whole number, a room without a cell for the door, or a
+            share below 0 or above 0.9.
     """
     size, horizon = positive_int("size", size), positive_int("horizon", horizon)
     if size < 2:
@@ -157,4 +181,4 @@ def key_to_door(size: int = 9, horizon: int = 50) -> EnvFamily:
         to_door = to_key + jnp.sum(jnp.abs(task.goals[1] - task.goals[0]))
         return (to_key <= horizon).astype(jnp.float32) + (to_door <= horizon)
 
-    return _family(DarkRoom(size, start, stays=False), horizon, pairs, optimal_return)
+    return _family(DarkRoom(size, start, stays=False), horizon, pairs, optimal_return, heldout_share)

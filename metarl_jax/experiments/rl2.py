@@ -80,23 +80,29 @@ GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     }
 }
 
-# The function in ``environments.dark_room``, and what it is. Fast weights, as on the MDPs.
+# The function in ``environments.dark_room``, which share of the goals is held out, and what it is. Fast weights, as on
+# the MDPs. What is learnt online is where goals are: with some held out it is that they are not there.
 _DARK_ROOM = {"minibatches": 8, "discount": 0.95, "value_coefficient": 1.0, "entropy_decay": 0.75}
-DARK_ROOM_SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "dark-room": (
+_DARK_ROOM_SHORT = {**_DARK_ROOM, "episodes": 10, "trials": 256, "iterations": 600}
+DARK_ROOM_SETTINGS: dict[str, tuple[str, float, str, dict[str, Any]]] = {
+    "dark-room": ("algorithm_distillation", 0.0, "the dark room of Laskin et al. (2022)", _DARK_ROOM_SHORT),
+    "dark-room-new-goals": (
         "algorithm_distillation",
-        "the dark room of Laskin et al. (2022)",
-        {**_DARK_ROOM, "episodes": 10, "trials": 256, "iterations": 1500},
+        0.2,
+        "the dark room of Laskin et al. (2022), tested on goals that it was not trained on",
+        _DARK_ROOM_SHORT,
     ),
     "dark-room-10x10": (
         "decision_pretrained",
+        0.0,
         "the dark room of Lee et al. (2023)",
-        {**_DARK_ROOM, "episodes": 4, "trials": 128, "iterations": 1500},
+        {**_DARK_ROOM, "episodes": 4, "trials": 128, "iterations": 600},
     ),
     "dark-key-to-door": (
         "key_to_door",
-        "the dark key-to-door of Laskin et al. (2022)",
-        {**_DARK_ROOM, "episodes": 10, "trials": 128, "iterations": 2000},
+        0.2,
+        "the dark key-to-door of Laskin et al. (2022), tested on pairs of places that it was not trained on",
+        {**_DARK_ROOM, "episodes": 10, "trials": 128, "iterations": 600},
     ),
 }
 
@@ -164,11 +170,11 @@ def _tabular_mdp() -> EnvFamily:
     return tabular_mdp.make()
 
 
-def _dark_room(function: str) -> Callable[[], EnvFamily]:
+def _dark_room(function: str, heldout_share: float) -> Callable[[], EnvFamily]:
     def family() -> EnvFamily:
         from metarl_jax.environments import dark_room
 
-        return getattr(dark_room, function)()
+        return getattr(dark_room, function)(heldout_share=heldout_share)
 
     return family
 
@@ -264,12 +270,12 @@ def experiments() -> Iterator[Experiment]:
             oracles=_mdp_oracles,
             paper=_published(_MDP_LEARNERS, _MDP_TABLE[episodes], "Table 2"),
         )
-    for name, (function, title, settings) in DARK_ROOM_SETTINGS.items():
+    for name, (function, heldout_share, title, settings) in DARK_ROOM_SETTINGS.items():
         yield Experiment(
             name=f"rl2-{name}",
             description=f"RL² with fast weights in {title}",
             algorithm="rl2",
-            family=_dark_room(function),
+            family=_dark_room(function, heldout_share),
             network=FastWeightNetwork,
             settings=settings,
             heldout_tasks=2000,

@@ -181,7 +181,7 @@ def _grid(size: int, goals: np.ndarray) -> Draw:
             right, bottom = left + side - 1 - 2 * margin, top + side - 1 - 2 * margin
             canvas.rectangle((left, top, right, bottom), fill=colour, outline="lightgrey")
 
-        cells = [divmod(int(frame.observation), size) for frame in frames]
+        cells = [tuple(frame.observation.reshape(2, size).argmax(axis=1).tolist()) for frame in frames]
         for x, y in itertools.product(range(size), repeat=2):
             fill((x, y), "lightsteelblue" if (x, y) in cells else "white", 0)
         for place in goals:
