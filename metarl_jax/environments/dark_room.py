@@ -23,7 +23,7 @@ from flax import struct
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Task, TaskDistribution
+from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Space, Task, TaskDistribution
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 """Of each action, along x and y."""
@@ -67,6 +67,11 @@ class DarkRoom(Environment):
     def _show(self, position: Array) -> Array:
         return jax.nn.one_hot(position, self.size).reshape(-1)
 
+    def place(self, observation: np.ndarray) -> tuple[int, int]:
+        """The cell (x, y) that an observation shows."""
+        x, y = observation.reshape(2, self.size).argmax(axis=1)
+        return int(x), int(y)
+
     def reset_env(self, key: Key, params: RoomParams) -> tuple[Array, RoomState]:
         del key, params
         position = jnp.array(self.start, jnp.int32)
@@ -89,7 +94,7 @@ class DarkRoom(Environment):
         del params
         return Discrete(len(MOVES))
 
-    def observation_space(self, params: RoomParams | None = None) -> Box:
+    def observation_space(self, params: RoomParams | None = None) -> Space:
         del params
         return Box(0.0, 1.0, (2 * self.size,))
 

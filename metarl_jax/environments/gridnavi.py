@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.dark_room import DarkRoom, RoomParams, RoomState
-from metarl_jax.types import Array, EnvFamily, Key, TaskDistribution
+from metarl_jax.types import Array, Discrete, EnvFamily, Key, TaskDistribution
 
 FOUND, NOT_FOUND = 1.0, -0.1
 """What a step pays that ends on the goal, and any other."""
@@ -25,6 +26,17 @@ class GridNavi(DarkRoom):
 
     def __init__(self, size: int) -> None:
         super().__init__(size, (0, 0), stays=True)
+
+    def _show(self, position: Array) -> Array:
+        return position[0] * self.size + position[1]
+
+    def place(self, observation: np.ndarray) -> tuple[int, int]:
+        """The cell (x, y) that an observation shows."""
+        return divmod(int(observation), self.size)
+
+    def observation_space(self, params: RoomParams | None = None) -> Discrete:
+        del params
+        return Discrete(self.size**2)
 
     def step_env(
         self, key: Key, state: RoomState, action: Array, params: RoomParams

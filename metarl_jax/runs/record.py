@@ -168,8 +168,9 @@ def _plane(rules: Rules, goal: np.ndarray) -> Draw:
     return draw
 
 
-def _grid(size: int, goals: np.ndarray) -> Draw:
+def _grid(room: DarkRoom, goals: np.ndarray) -> Draw:
     """From above: the goals, the cells that were visited in this episode, and the walker."""
+    size = room.size
     side = SIZE // size
 
     def draw(frames: list[Frame]) -> Image.Image:
@@ -181,7 +182,7 @@ def _grid(size: int, goals: np.ndarray) -> Draw:
             right, bottom = left + side - 1 - 2 * margin, top + side - 1 - 2 * margin
             canvas.rectangle((left, top, right, bottom), fill=colour, outline="lightgrey")
 
-        cells = [tuple(frame.observation.reshape(2, size).argmax(axis=1).tolist()) for frame in frames]
+        cells = [room.place(frame.observation) for frame in frames]
         for x, y in itertools.product(range(size), repeat=2):
             fill((x, y), "lightsteelblue" if (x, y) in cells else "white", 0)
         for place in goals:
@@ -198,8 +199,8 @@ def scene(family: EnvFamily, task: Task) -> Draw | None:
     match family.env:
         case PointRobot(rules=rules):
             return _plane(rules, np.asarray(task.goal))
-        case DarkRoom(size=size):
-            return _grid(size, np.asarray(task.goals))
+        case DarkRoom() as room:
+            return _grid(room, np.asarray(task.goals))
     return _seen(space) if isinstance(space, Box) and len(space.shape) == 3 else None
 
 
