@@ -111,7 +111,7 @@ def test_a_room_is_drawn_from_above() -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("rl2-bandit-10x5", "there are pictures of images seen, points and rooms only"),
+    [("rl2-bandit-10x5", "there are pictures of images seen, points, rooms and robots only"),
      ("maml-navigation", "whose learner plays no trials"), ("snail-sinusoid", "whose learner plays no trials")],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(

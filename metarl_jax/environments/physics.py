@@ -65,6 +65,8 @@ class Robot(NamedTuple):
     """Of positions and velocities at the start of an episode: uniform in +- noise ..."""
     normal_velocity: bool
     """... or, of velocities, normal with that standard deviation."""
+    planar: bool = False
+    """Whether it goes anywhere on the floor, and not along a line."""
     impact: Callable[[Any, Any], Any] | None = None
     """``(xp, data) -> scalar``, of ``data.cfrc_ext``."""
 
@@ -81,6 +83,10 @@ class Engine(Protocol):
 
     def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
         """One control step under ``control [nu]``."""
+        ...
+
+    def pose(self, state: Any) -> Array:
+        """Where all of it is: MuJoCo's positions, ``[nq]``."""
         ...
 
     def step_or_reset(
@@ -220,6 +226,16 @@ class CEngine:
             *(jnp.int32(model), state, control, over, qpos, qvel),
             vmap_method="broadcast_all",
         )
+
+    def pose(self, state: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((self._models[0].nq,), _real())
+
+        def host(real: np.dtype[Any], bits: Any) -> np.ndarray:
+            # MuJoCo's state begins with the time.
+            numbers = np.ascontiguousarray(np.asarray(bits)).view(np.float64)
+            return numbers[..., 1 : 1 + shape.shape[0]].astype(real)
+
+        return jax.pure_callback(partial(host, _real()), shape, state, vmap_method="expand_dims")
 
     # ----------------------------------------------------------------------------------------- on the host, in NumPy
 
@@ -389,6 +405,9 @@ class MJXEngine:
         healthy = jnp.bool_(True) if robot.healthy is None else robot.healthy(jnp, data)
         state = MJXState(data.qpos, data.qvel, data.qacc_warmstart, position)
         return state, Readings(robot.observe(jnp, model, data), position, velocity, impact, healthy)
+
+    def pose(self, state: MJXState) -> Array:
+        return state.qpos
 
     def reset(self, model: Array, qpos: Array, qvel: Array) -> tuple[Any, Readings]:
         one = self._model(model)

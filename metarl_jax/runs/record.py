@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -16,6 +17,8 @@ from PIL import Image, ImageDraw
 
 from metarl_jax import experiments
 from metarl_jax.environments.dark_room import DarkRoom
+from metarl_jax.environments.locomotion import Locomotion
+from metarl_jax.environments.physics import library
 from metarl_jax.environments.point_robot import PointRobot, Rules
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import StorageError, UserError
@@ -31,6 +34,8 @@ CAPTION = 16
 """Rows of the video under what is seen, for words."""
 MILLISECONDS = 100
 """Of each frame; the last of an episode stays for ten."""
+CAPSULE = 3
+"""MuJoCo's number of the shape that most robots' limbs have."""
 _RECORD_TAG = 0x5245434F
 """As ``train._HELDOUT_TAG``: no ``split`` of a training key gives this one."""
 
@@ -40,6 +45,8 @@ class Frame(NamedTuple):
 
     observation: np.ndarray
     """As the environment gave it."""
+    pose: np.ndarray
+    """Of a robot: its positions ``[nq]``, as MuJoCo has them. Empty of anything else."""
     episode: int
     step: int
     """Of the episode: 0 at its beginning."""
@@ -57,34 +64,39 @@ class _Watched:
         self._episodes = episodes
         self._frames = frames
 
-    def _keep(self, observation: Any, total: float, step: int, last: bool) -> None:
-        ended = sum(frame.last for frame in self._frames)
-        self._frames.append(Frame(np.asarray(observation), ended, step, total, last))
+    def _pose(self, state: State) -> Any:
+        return self._env.engine.pose(state.physics) if isinstance(self._env, Locomotion) else ()
 
-    def _began(self, observation: Any) -> None:
+    def _keep(self, observation: Any, pose: Any, total: float, step: int, last: bool) -> None:
+        ended = sum(frame.last for frame in self._frames)
+        self._frames.append(Frame(np.asarray(observation), np.asarray(pose), ended, step, total, last))
+
+    def _began(self, observation: Any, pose: Any) -> None:
         if self._frames and self._frames[-1].step == 0:
             # The step that ended an episode has begun another, and now the learner begins one itself.
             del self._frames[-1]
-        self._keep(observation, 0.0, 0, False)
+        self._keep(observation, pose, 0.0, 0, False)
 
-    def _stepped(self, final_observation: Any, reward: Any, done: Any, observation: Any) -> None:
+    def _stepped(self, final_observation: Any, reward: Any, done: Any, observation: Any, pose: Any) -> None:
         before = self._frames[-1]
         if before.episode == self._episodes:
             return
-        self._keep(final_observation, before.total + float(reward), before.step + 1, bool(done))
+        # Where an episode ends, the pose is the next one's already.
+        now = before.pose if done else pose
+        self._keep(final_observation, now, before.total + float(reward), before.step + 1, bool(done))
         if done:
-            self._began(observation)
+            self._began(observation, pose)
 
     def reset(self, key: Key, params: Task) -> tuple[Array, State]:
         obs, state = self._env.reset(key, params)
-        io_callback(self._began, None, obs, ordered=True)
+        io_callback(self._began, None, obs, self._pose(state), ordered=True)
         return obs, state
 
     def step(
         self, key: Key, state: State, action: Array, params: Task
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
         obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
-        seen = info["final_observation"], reward, terminated | truncated, obs
+        seen = info["final_observation"], reward, terminated | truncated, obs, self._pose(state)
         io_callback(self._stepped, None, *seen, ordered=True)
         return obs, state, reward, terminated, truncated, info
 
@@ -193,6 +205,55 @@ def _grid(room: DarkRoom, goals: np.ndarray) -> Draw:
     return draw
 
 
+def _robot(env: Locomotion, task: Any) -> Draw:
+    """From the side, or from above if it walks in the plane: MuJoCo's shapes as thick lines on a floor that goes by."""
+    mujoco, model = library(), env.models[int(task.model)]
+    data, planar = mujoco.MjData(model), env.robot.planar
+    metres = 2.0 * float(model.stat.extent)
+    scale = SIZE / metres
+
+    def draw(frames: list[Frame]) -> Image.Image:
+        data.qpos[:] = frames[-1].pose
+        mujoco.mj_kinematics(model, data)
+        middle = np.array(data.xpos[1])
+        across = (0, 1) if planar else (0, 2)
+        # The picture follows the robot; what it looks down on, or along, is the third axis.
+        lowest = middle[1] - metres / 2 if planar else -0.2 * metres
+
+        def pixel(place: np.ndarray) -> tuple[float, float]:
+            x, y = place[list(across)]
+            return (x - middle[0] + metres / 2) * scale, SIZE - (y - lowest) * scale
+
+        picture = Image.new("RGB", (SIZE, SIZE), "white")
+        canvas = ImageDraw.Draw(picture)
+        top = 0.0 if planar else pixel(np.zeros(3))[1]
+        canvas.rectangle((0, top, SIZE, SIZE), fill="whitesmoke")
+        # A mark for every metre, in the plane along both axes.
+        first = math.floor(middle[0] - metres / 2)
+        for mark in range(first, first + math.ceil(metres) + 2):
+            x = pixel(np.array([mark, 0.0, 0.0]))[0]
+            canvas.line((x, top, x, SIZE), fill="silver")
+        if planar:
+            first = math.floor(lowest)
+            for mark in range(first, first + math.ceil(metres) + 2):
+                y = pixel(np.array([0.0, mark, 0.0]))[1]
+                canvas.line((0, y, SIZE, y), fill="silver")
+        for geom in np.argsort(data.geom_xpos[:, 1 if not planar else 2]):
+            kind, size = model.geom_type[geom], model.geom_size[geom]
+            if kind == mujoco.mjtGeom.mjGEOM_PLANE:
+                continue
+            along = np.array(data.geom_xmat[geom]).reshape(3, 3)[:, 2] * (size[1] if kind == CAPSULE else 0.0)
+            ends = [pixel(data.geom_xpos[geom] + sign * along) for sign in (-1, 1)]
+            radius = max(1.0, float(size[0]) * scale)
+            colour = "navy" if model.geom_bodyid[geom] == 1 else "royalblue"
+            canvas.line((*ends[0], *ends[1]), fill=colour, width=round(2 * radius))
+            for x, y in ends:
+                canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        return picture
+
+    return draw
+
+
 def scene(family: EnvFamily, task: Task) -> Draw | None:
     """How to draw what happens on a task; None if nobody knows."""
     space = family.observation_space
@@ -201,6 +262,8 @@ def scene(family: EnvFamily, task: Task) -> Draw | None:
             return _plane(rules, np.asarray(task.goal))
         case DarkRoom() as room:
             return _grid(room, np.asarray(task.goals))
+        case Locomotion() as env:
+            return _robot(env, task)
     return _seen(space) if isinstance(space, Box) and len(space.shape) == 3 else None
 
 
@@ -242,7 +305,8 @@ def record(folder: RunFolder, seed: int) -> Path:
     draw = scene(family, task)
     if draw is None:
         raise UserError(
-            f"{folder.path} is a run of {config.experiment}: there are pictures of images seen, points and rooms only"
+            f"{folder.path} is a run of {config.experiment}: there are pictures of images seen, points, rooms and robots"
+            " only"
         )
     family, frames = watched(family, built.stages)
     problem = dataclasses.replace(experiment, family=lambda: family).build(config.settings)
