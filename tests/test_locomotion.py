@@ -179,6 +179,16 @@ def test_threads_do_not_mix_robots_up() -> None:
     assert not np.array_equal(seen[1], seen[2])
 
 
+@pytest.mark.parametrize("make", [CEngine, MJXEngine])
+def test_a_pose_is_where_all_of_it_is(make: Any) -> None:
+    engine, model = make(HALF_CHEETAH, [physics.load(HALF_CHEETAH)]), physics.load(HALF_CHEETAH)
+    qpos, qvel = (jnp.stack(x) for x in zip(*(beginning(HALF_CHEETAH, model, i) for i in range(3)), strict=True))
+    states, readings = jax.jit(jax.vmap(engine.reset, (None, 0, 0)))(jnp.int32(0), qpos, qvel)
+    poses = jax.jit(jax.vmap(engine.pose))(states)
+    np.testing.assert_allclose(poses, qpos, rtol=1e-6)
+    np.testing.assert_array_equal(poses[:, 1:], readings.observation[:, :8])
+
+
 def test_a_fall_begins_an_episode_anew_and_nothing_else_does() -> None:
     family = locomotion.hopper_parameters(tasks=2, heldout_tasks=1, horizon=100)
     env = family.env

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from PIL import Image
 
 from metarl_jax import cli, experiments
 from metarl_jax.algorithms import rl2
-from metarl_jax.environments import gridnavi, maze
+from metarl_jax.environments import gridnavi, locomotion, maze
 from metarl_jax.networks import recurrent
 from metarl_jax.runs import record, train
 from metarl_jax.runs.folder import RunConfig
@@ -107,6 +108,28 @@ def test_a_room_is_drawn_from_above() -> None:
         np.testing.assert_array_equal(picture[row, column], (0, 0, 128))
         if (x, y) != (3, 0):
             np.testing.assert_array_equal(picture[3 * side + side // 2, 3 * side + side // 2], (0, 128, 0))
+
+
+def test_a_robot_is_drawn_from_the_side_and_followed() -> None:
+    family = locomotion.half_cheetah_direction(horizon=4, engine="c")
+    watched, frames = record.watched(family, EPISODES)
+    learner = algorithm(watched)
+    task = family.tasks.sample(jax.random.key(0))
+    shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
+    assert [frame.step for frame in shown] == [*range(5), *range(5)]
+    for before, frame in itertools.pairwise(shown):
+        # What ends an episode begins another: its last pose is not to be had.
+        np.testing.assert_array_equal(frame.pose[1:], (before if frame.last else frame).observation[:8])
+    draw = record.scene(family, task)
+    assert draw is not None
+    for moved in (0.0, 0.5):
+        there = shown[0]._replace(pose=shown[0].pose + np.eye(9)[0] * moved)
+        picture = np.asarray(draw([there]))
+        torso = np.argwhere((picture == (0, 0, 128)).all(axis=-1))
+        assert torso[:, 1].mean() == pytest.approx(record.SIZE / 2, abs=0.1 * record.SIZE)
+        assert tuple(picture[0, 0]) == (255, 255, 255)
+        # Above the ground, of which there is some.
+        assert tuple(picture[-1, 1]) in {(245, 245, 245), (192, 192, 192)}
 
 
 @pytest.mark.parametrize(

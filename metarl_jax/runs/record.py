@@ -305,8 +305,8 @@ def record(folder: RunFolder, seed: int) -> Path:
     draw = scene(family, task)
     if draw is None:
         raise UserError(
-            f"{folder.path} is a run of {config.experiment}: there are pictures of images seen, points, rooms and robots"
-            " only"
+            f"{folder.path} is a run of {config.experiment}: "
+            "there are pictures of images seen, points, rooms and robots only"
         )
     family, frames = watched(family, built.stages)
     problem = dataclasses.replace(experiment, family=lambda: family).build(config.settings)
