@@ -95,7 +95,7 @@ ANT = Robot(
     _ant_stands,
     0.1,
     normal_velocity=True,
-    planar=True,
+    from_above=True,
     impact=lambda xp, data: xp.sum(xp.clip(data.cfrc_ext, -1, 1) ** 2),
 )
 HUMANOID = Robot(
@@ -107,7 +107,6 @@ HUMANOID = Robot(
     _humanoid_stands,
     1e-2,
     normal_velocity=False,
-    planar=True,
     impact=lambda xp, data: xp.sum(data.cfrc_ext**2),
 )
 

@@ -65,8 +65,8 @@ class Robot(NamedTuple):
     """Of positions and velocities at the start of an episode: uniform in +- noise ..."""
     normal_velocity: bool
     """... or, of velocities, normal with that standard deviation."""
-    planar: bool = False
-    """Whether it goes anywhere on the floor, and not along a line."""
+    from_above: bool = False
+    """Whether pictures of it are from above, and not from the side."""
     impact: Callable[[Any, Any], Any] | None = None
     """``(xp, data) -> scalar``, of ``data.cfrc_ext``."""
 

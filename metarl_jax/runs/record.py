@@ -206,19 +206,21 @@ def _grid(room: DarkRoom, goals: np.ndarray) -> Draw:
 
 
 def _robot(env: Locomotion, task: Any) -> Draw:
-    """From the side, or from above if it walks in the plane: MuJoCo's shapes as thick lines on a floor that goes by."""
+    """From the side or from above: MuJoCo's shapes as thick lines, on a floor that goes by."""
     mujoco, model = library(), env.models[int(task.model)]
-    data, planar = mujoco.MjData(model), env.robot.planar
-    metres = 2.0 * float(model.stat.extent)
+    data, above = mujoco.MjData(model), env.robot.from_above
+    mujoco.mj_kinematics(model, data)
+    limbs = np.flatnonzero(model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE)
+    metres = 2.5 * float(np.ptp(data.geom_xpos[limbs], axis=0).max())
     scale = SIZE / metres
 
     def draw(frames: list[Frame]) -> Image.Image:
         data.qpos[:] = frames[-1].pose
         mujoco.mj_kinematics(model, data)
         middle = np.array(data.xpos[1])
-        across = (0, 1) if planar else (0, 2)
+        across = (0, 1) if above else (0, 2)
         # The picture follows the robot; what it looks down on, or along, is the third axis.
-        lowest = middle[1] - metres / 2 if planar else -0.2 * metres
+        lowest = middle[1] - metres / 2 if above else -0.2 * metres
 
         def pixel(place: np.ndarray) -> tuple[float, float]:
             x, y = place[list(across)]
@@ -226,22 +228,22 @@ def _robot(env: Locomotion, task: Any) -> Draw:
 
         picture = Image.new("RGB", (SIZE, SIZE), "white")
         canvas = ImageDraw.Draw(picture)
-        top = 0.0 if planar else pixel(np.zeros(3))[1]
+        top = 0.0 if above else pixel(np.zeros(3))[1]
         canvas.rectangle((0, top, SIZE, SIZE), fill="whitesmoke")
         # A mark for every metre, in the plane along both axes.
         first = math.floor(middle[0] - metres / 2)
         for mark in range(first, first + math.ceil(metres) + 2):
             x = pixel(np.array([mark, 0.0, 0.0]))[0]
             canvas.line((x, top, x, SIZE), fill="silver")
-        if planar:
+        if above:
             first = math.floor(lowest)
             for mark in range(first, first + math.ceil(metres) + 2):
                 y = pixel(np.array([0.0, mark, 0.0]))[1]
                 canvas.line((0, y, SIZE, y), fill="silver")
-        for geom in np.argsort(data.geom_xpos[:, 1 if not planar else 2]):
+        # What is nearer covers what is farther away.
+        nearer = data.geom_xpos[limbs, 2] if above else -data.geom_xpos[limbs, 1]
+        for geom in limbs[np.argsort(nearer)]:
             kind, size = model.geom_type[geom], model.geom_size[geom]
-            if kind == mujoco.mjtGeom.mjGEOM_PLANE:
-                continue
             along = np.array(data.geom_xmat[geom]).reshape(3, 3)[:, 2] * (size[1] if kind == CAPSULE else 0.0)
             ends = [pixel(data.geom_xpos[geom] + sign * along) for sign in (-1, 1)]
             radius = max(1.0, float(size[0]) * scale)
