@@ -290,6 +290,32 @@ def test_mjx_is_the_same_physics() -> None:
     assert np.max(np.abs(expected[0] - expected[1])) > 1, "the other body moves otherwise"
 
 
+def test_both_engines_begin_anew_what_is_over() -> None:
+    model = physics.load(HALF_CHEETAH)
+    actions, over = jnp.asarray(controls(model, 2, 4)), jnp.array([False, True])
+
+    def after(engine: Engine) -> tuple[np.ndarray, ...]:
+        starts = [tuple(map(jnp.asarray, beginning(HALF_CHEETAH, model, seed))) for seed in (0, 1)]
+
+        @jax.jit
+        @jax.vmap
+        def run(control: Array, over: Array) -> tuple[Array, Array, Array]:
+            state, _ = engine.reset(jnp.int32(0), *starts[0])
+            state, readings, seen = engine.step_or_reset(jnp.int32(0), state, control, over, *starts[1])
+            return readings.observation, seen, engine.pose(state)
+
+        return tuple(map(np.asarray, run(actions, over)))
+
+    with jax.enable_x64(True):
+        expected, got = after(CEngine(HALF_CHEETAH, [model])), after(MJXEngine(HALF_CHEETAH, [model]))
+    for ours, theirs in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    observed, seen, pose = expected
+    np.testing.assert_array_equal(seen[0], observed[0])
+    np.testing.assert_allclose(seen[1, :8], beginning(HALF_CHEETAH, model, 1)[0][1:], rtol=1e-12)
+    np.testing.assert_allclose(pose[1], beginning(HALF_CHEETAH, model, 1)[0], rtol=1e-12)
+
+
 def test_tasks_are_as_published() -> None:
     def targets(family: Any) -> np.ndarray:
         return np.asarray(jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 2000)).target)
