@@ -6,6 +6,7 @@ import importlib
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,23 @@ def test_threads_do_not_mix_robots_up() -> None:
     seen = [engine.step(jnp.int32(m), same_start[m], actions[0])[1].observation for m in range(3)]
     assert not np.array_equal(seen[0], seen[1])
     assert not np.array_equal(seen[1], seen[2])
+
+
+def test_programs_that_step_at_the_same_time_do_not_mix_robots_up() -> None:
+    engine, model = CEngine(ANT, [physics.load(ANT)]), physics.load(ANT)
+    step = jax.jit(jax.vmap(engine.step, (None, 0, 0)))
+
+    def play(seed: int) -> np.ndarray:
+        qpos, qvel = (jnp.stack(x) for x in zip(*(beginning(ANT, model, seed + i) for i in range(20)), strict=True))
+        states, readings = jax.vmap(engine.reset, (None, 0, 0))(jnp.int32(0), qpos, qvel)
+        for control in controls(model, 30, seed):
+            states, readings = step(jnp.int32(0), states, jnp.broadcast_to(jnp.asarray(control), (20, 8)))
+        return np.asarray(readings.observation)
+
+    alone = [play(100 * i) for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(play, [100 * i for i in range(4)]))
+    np.testing.assert_array_equal(together, alone)
 
 
 @pytest.mark.parametrize("make", [CEngine, MJXEngine])

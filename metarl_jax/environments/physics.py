@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -188,6 +189,8 @@ class CEngine:
             raise ValueError("models must differ in numbers only: their states differ in size")
         self._data = [mujoco.MjData(models[0]) for _ in range(_cores())]
         mujoco.mj_forward(models[0], self._data[0])
+        # Programs on several devices may step at the same time: there is data for one of them.
+        self._lock = threading.Lock()
         self._observations = np.size(robot.observe(np, models[0], self._data[0]))
 
     def _shapes(self) -> tuple[Any, Readings]:
@@ -318,13 +321,14 @@ class CEngine:
     def _deal(self, work: Callable[[Any, range], None], robots: int) -> None:
         """Deal the rows out to threads, each with data of its own."""
         threads = max(1, min(len(self._data), robots // ROBOTS_OF_A_THREAD))
-        if threads == 1:
-            work(self._data[0], range(robots))
-            return
-        bounds = np.linspace(0, robots, threads + 1).astype(int)
-        parts = [range(*pair) for pair in itertools.pairwise(bounds)]
-        for _ in _threads().map(work, self._data, parts):
-            pass
+        with self._lock:
+            if threads == 1:
+                work(self._data[0], range(robots))
+                return
+            bounds = np.linspace(0, robots, threads + 1).astype(int)
+            parts = [range(*pair) for pair in itertools.pairwise(bounds)]
+            for _ in _threads().map(work, self._data, parts):
+                pass
 
 
 def _rows(x: Any, batch_dimensions: int) -> np.ndarray:
