@@ -452,7 +452,7 @@ def randomised(robot: Robot, random: np.random.Generator) -> Any:
         An ``mujoco.MjModel``, with what MuJoCo derives from these (``mj_setConst``) computed anew: changing masses
         alone would leave the inverse inertias, which contacts are solved with, those of the old body.
     """
-    mujoco, model = physics.library(), physics.load(robot)
+    mujoco, model = physics.import_mujoco(), physics.load(robot)
     for field, base in (("body_mass", 1.5), ("body_inertia", 1.5), ("dof_damping", 1.3), ("geom_friction", 1.5)):
         values = getattr(model, field)
         values *= base ** random.uniform(-3, 3, values.shape)

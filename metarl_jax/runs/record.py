@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from metarl_jax import experiments
 from metarl_jax.environments.dark_room import DarkRoom
 from metarl_jax.environments.locomotion import Locomotion
-from metarl_jax.environments.physics import library
+from metarl_jax.environments.physics import import_mujoco
 from metarl_jax.environments.point_robot import PointRobot, Rules
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import StorageError, UserError
@@ -207,7 +207,7 @@ def _grid(room: DarkRoom, goals: np.ndarray) -> Draw:
 
 def _robot(env: Locomotion, task: Any) -> Draw:
     """From the side or from above: MuJoCo's shapes as thick lines, on a floor that goes by."""
-    mujoco, model = library(), env.models[int(task.model)]
+    mujoco, model = import_mujoco(), env.models[int(task.model)]
     data, above = mujoco.MjData(model), env.robot.from_above
     mujoco.mj_kinematics(model, data)
     limbs = np.flatnonzero(model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE)
