@@ -92,7 +92,7 @@ _DARK_ROOM: dict[str, Any] = {
     "gae_lambda": 0.95,
     "entropy_coefficient": 0.2,
     "entropy_decay": 0.9,
-    "iterations": 3600,
+    "iterations": 6000,
 }
 DARK_ROOM_SETTINGS: dict[str, tuple[str, float, str, dict[str, Any]]] = {
     "dark-room": ("algorithm_distillation", 0.0, "the dark room of Laskin et al. (2022)", _DARK_ROOM),
