@@ -151,7 +151,8 @@ def test_squashed_densities_are_finite_where_the_tangent_is_flat() -> None:
     x = jnp.array([12.0])
     certain = SquashedGaussian(x, jnp.array([-20.0]), jnp.array([-1.0]), jnp.array([1.0]))
     action, log_prob = certain.sample_with_log_prob(jax.random.key(0))
-    assert float(action[0]) == 1
+    # To rounding, which depends on how this is compiled.
+    assert float(action[0]) == pytest.approx(1, abs=1e-6)
     normal = DiagonalGaussian(x, jnp.array([-20.0]))
     expected = float(normal.log_prob(normal.sample(jax.random.key(0)))) + 2 * (12 - np.log(2))
     assert float(log_prob) == pytest.approx(expected, rel=1e-5)

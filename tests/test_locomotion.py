@@ -402,9 +402,12 @@ def test_bad_arguments_are_named() -> None:
 
 
 ENDLESS = """
+import signal
 import jax
 from metarl_jax.environments import locomotion
 
+# Who starts tests in the background may have had interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 env = locomotion.half_cheetah_direction(engine="c").env
 task = locomotion.LocomotionParams(jax.numpy.ones(()), jax.numpy.int32(0), 200)
 
