@@ -369,6 +369,9 @@ class MJXState(NamedTuple):
 class MJXEngine:
     """MuJoCo in JAX. MJX has no projected Gauss-Seidel: models that ask for it are solved by Newton's method.
 
+    Half cheetah, hopper and walker are C's to rounding; the ant, of MJX 3.17, is not where its feet touch the ground
+    (``benchmarks/physics_speed.py --fidelity``).
+
     For accelerators. On a CPU it is several times slower than C, and compiles in half the time with
     ``XLA_FLAGS=--xla_cpu_use_fusion_emitters=false``.
     """
