@@ -155,12 +155,12 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         prior = standard((number, networks.latent_size))
         key_steps, key_bound = jax.random.split(key)
         steps = trials.reward.shape[0]
+        chosen = None
+        valid = trials.valid
         if 0 < config.bound_steps < steps:
             chosen = jax.random.choice(key_steps, steps, (config.bound_steps,), replace=False)
-        else:
-            chosen = jnp.arange(steps)
+            valid = valid[chosen]
         expected, bound = sequential_elbo(key_bound, beliefs, log_likelihood, prior, config.kl_weight, chosen)
-        valid = trials.valid[chosen]
         weight = valid / jnp.maximum(jnp.sum(valid), 1)
         loss = -jnp.sum(weight * bound)
         decoded = jnp.sum(weight * expected)
