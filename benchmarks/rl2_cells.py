@@ -1,4 +1,4 @@
-"""Train and test RL² on the cells of a published table; shared by ``rl2_bandits.py`` and ``rl2_tabular_mdp.py``.
+"""Train and test RL² on the cells of a published table; shared by ``rl2_bandits.py`` and others.
 
 Every (cell, seed) is a run of its own, made by ``metarl-jax train`` in a process pinned to one core: at the sizes of
 these networks two runs on a core each do more than one run on both. A run that was interrupted goes on where it
@@ -26,12 +26,14 @@ class Cell(NamedTuple):
     """One cell of a table."""
 
     experiment: str
-    target: float
-    """The acceptance bar."""
-    paper: float
-    """Published RL²."""
+    target: float | None
+    """The acceptance bar; None: reported whatever it gives."""
+    paper: float | None
+    """Published for this memory."""
     oracle: float | None
     """The best value known: exact, or simulated to the standard error given in the documentation."""
+    source: str = "Duan et al. 2016"
+    """Of the published number."""
 
 
 def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -> Path | None:
@@ -102,9 +104,9 @@ def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int)
         "ci95": [mean - 1.96 * error, mean + 1.96 * error],
         "by_seed": means.tolist(),
         "target": cell.target,
-        "reached": bool(np.min(means) >= cell.target),
+        "reached": None if cell.target is None else bool(np.min(means) >= cell.target),
         "paper": cell.paper,
-        "source": "Duan et al. 2016",
+        "source": None if cell.paper is None else cell.source,
         "oracle": cell.oracle,
         "seeds": len(results),
         "heldout_tasks": trials,

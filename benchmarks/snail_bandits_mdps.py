@@ -1,0 +1,25 @@
+"""SNAIL on Bernoulli bandits and on random tabular MDPs (Mishra et al. 2018, Tables 3 and 4), beside other memories.
+
+    python benchmarks/snail_bandits_mdps.py                    # every cell, three seeds
+    python benchmarks/snail_bandits_mdps.py --cells snail-10   # one; call again after an interruption to go on
+
+The bars are of SNAIL alone; what other memories do in the same task is reported whatever it gives. The GRU's cells are
+in ``rl2_bandits.py`` and ``rl2_tabular_mdp.py``, where fast weights learn the MDPs.
+"""
+
+from rl2_cells import Cell, main
+
+SOURCE = "Mishra et al. 2018"
+# Oracles: as in the files named above.
+CELLS = {
+    "snail-100x5": Cell("rl2-snail-bandit-100x5", target=78.5, paper=79.1, oracle=78.60, source=SOURCE),
+    "snail-100x10": Cell("rl2-snail-bandit-100x10", target=83.5, paper=83.5, oracle=83.81, source=SOURCE),
+    "snail-10": Cell("rl2-snail-tabular-mdp-10", target=159.1, paper=159.1, oracle=218.3, source=SOURCE),
+    **{
+        f"{memory}-100x5": Cell(f"rl2-{memory}-bandit-100x5", target=None, paper=None, oracle=78.60)
+        for memory in ("transformer", "linear", "lstm", "fast-weights")
+    },
+}
+
+if __name__ == "__main__":
+    main("snail_bandits_mdps", __doc__ or "", CELLS)
