@@ -308,6 +308,45 @@ def test_mjx_is_the_same_physics() -> None:
     assert np.max(np.abs(expected[0] - expected[1])) > 1, "the other body moves otherwise"
 
 
+@pytest.mark.parametrize("lean", [0.0, 0.05, 2.0])
+def test_a_leg_on_the_ground_has_the_same_friction_in_both_engines(lean: float) -> None:
+    """Upright, steeper than 60 degrees, and flatter: MJX's own contact frames are C's in the last case only."""
+    mujoco = physics.import_mujoco()
+    model = mujoco.MjModel.from_xml_string(
+        f"""
+        <mujoco>
+          <option timestep="0.01" solver="Newton"/>
+          <worldbody>
+            <geom type="plane" size="5 5 1" friction="0.3"/>
+            <body pos="0 0 0.29">
+              <freejoint/>
+              <geom type="capsule" fromto="{-lean} {-lean / 2} -0.2 {lean} {lean / 2} 0.2" size="0.1" friction="0.3"/>
+              <body><joint name="wheel"/><geom type="sphere" size="0.01" contype="0" conaffinity="0"/></body>
+            </body>
+          </worldbody>
+          <actuator><motor joint="wheel"/></actuator>
+        </mujoco>
+        """
+    )
+    leg = HALF_CHEETAH._replace(observe=lambda xp, model, data: data.qvel, frame_skip=1)
+
+    def after(engine: Engine) -> np.ndarray:
+        @jax.jit
+        def run() -> Array:
+            state, _ = engine.reset(jnp.int32(0), qpos, qvel)
+            return engine.step(jnp.int32(0), state, jnp.zeros(1))[1].observation
+
+        return np.asarray(run())
+
+    with jax.enable_x64(True):
+        # Fast enough along the ground that friction is at its limit, a pyramid whose corners then matter.
+        falling = np.random.default_rng(0).normal(size=model.nv) + np.array([5, 2, -2, 0, 0, 0, 0])
+        qpos, qvel = jnp.asarray(model.qpos0), jnp.asarray(falling)
+        expected, got = after(CEngine(leg, [model])), after(MJXEngine(leg, [model]))
+    assert np.max(np.abs(expected - np.asarray(qvel))) > 0.5, "it touches the ground"
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
+
+
 def test_both_engines_begin_anew_what_is_over() -> None:
     model = physics.load(HALF_CHEETAH)
     actions, over = jnp.asarray(controls(model, 2, 4)), jnp.array([False, True])

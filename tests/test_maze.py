@@ -15,7 +15,7 @@ from metarl_jax.oracles import maze as oracles
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, Inputs, Key
 
-SIZES = {"small": maze.SMALL, "large": maze.LARGE}
+SIZES = {"tiny": maze.TINY, "small": maze.SMALL, "large": maze.LARGE}
 
 
 def between(walls: np.ndarray, axis: int, line: int, along: int) -> bool:
@@ -292,7 +292,7 @@ def test_oracles_are_of_mazes() -> None:
         oracles.random(bandits.bernoulli(2), 2)
 
 
-@pytest.mark.parametrize("make", [maze.small, maze.large])
+@pytest.mark.parametrize("make", [maze.tiny, maze.small, maze.large])
 @pytest.mark.parametrize("horizon", [0, 2.5])
 def test_horizons_are_positive_whole_numbers(make: Any, horizon: Any) -> None:
     with pytest.raises(ValueError, match="horizon must be a positive whole number"):

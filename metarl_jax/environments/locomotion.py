@@ -330,7 +330,7 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
     Args:
         planar: whether directions are uniform on the circle, and not two.
         horizon: control steps of an episode.
-        engine: "c", "mjx" (whose contacts differ from C's, in MJX 3.17), or by the platform.
+        engine: "c", "mjx", or by the platform.
 
     Raises:
         As ``half_cheetah_direction``.
@@ -354,7 +354,7 @@ def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
 
     Args:
         horizon: control steps of an episode.
-        engine: "c", "mjx" (whose contacts differ from C's, in MJX 3.17), or by the platform.
+        engine: "c", "mjx", or by the platform.
 
     Raises:
         As ``half_cheetah_direction``.

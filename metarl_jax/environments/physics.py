@@ -11,11 +11,13 @@ rollout gives back neither the warm start nor contact forces.) The bits travel t
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
 import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,8 @@ from metarl_jax.types import Array
 
 EngineName: TypeAlias = Literal["auto", "c", "mjx"]
 INSTALL = "pip install 'metarl-jax[mujoco]'"
+_NO_LENGTH = 1e-15
+"""MuJoCo's: shorter vectors have no direction."""
 
 
 class Readings(NamedTuple):
@@ -366,11 +370,43 @@ class MJXState(NamedTuple):
     """``[2]``: what velocity is measured from."""
 
 
+@contextlib.contextmanager
+def _frames_as_in_c() -> Iterator[None]:
+    """While a program is traced, lay the contact frames of a capsule on a plane along its axis, however steep it is.
+
+    Friction pyramids have corners, so that it matters how they are turned. C MuJoCo turns them with the capsule; MJX
+    (3.17) does so only where that makes less than 60 degrees with the plane. The legs of an ant make more.
+    """
+    from mujoco.mjx._src import collision_driver
+    from mujoco.mjx._src.types import GeomType
+
+    functions, pair = collision_driver._COLLISION_FUNC, (GeomType.PLANE, GeomType.CAPSULE)
+    original = functions[pair]
+
+    @functools.wraps(original)
+    def turned(model: Any, data: Any, key: Any, geoms: Array) -> tuple[Array, Array, Array]:
+        """Two contacts of each pair of ``geoms [N, 2]``."""
+        distance, position, _ = original(model, data, key, geoms)
+        normal, axis = (data.geom_xmat[geom, :, 2] for geom in geoms.T)
+        along = axis - normal * jnp.sum(normal * axis, axis=-1, keepdims=True)
+        length = jnp.linalg.norm(along, axis=-1, keepdims=True)
+        upright = length < _NO_LENGTH
+        along = jnp.where(upright, jnp.array([1.0, 0.0, 0.0]), along / jnp.where(upright, 1.0, length))
+        frame = jnp.stack([normal, along, jnp.cross(normal, along)], axis=1)
+        return distance, position, jnp.repeat(frame, 2, axis=0)
+
+    functions[pair] = turned
+    try:
+        yield
+    finally:
+        functions[pair] = original
+
+
 class MJXEngine:
     """MuJoCo in JAX. MJX has no projected Gauss-Seidel: models that ask for it are solved by Newton's method.
 
-    Half cheetah, hopper and walker are C's to rounding; the ant, of MJX 3.17, is not where its feet touch the ground
-    (``benchmarks/physics_speed.py --fidelity``).
+    How near it is to C: ``benchmarks/physics_speed.py --fidelity``. Contacts of capsules with a plane are turned as C
+    turns them, which MJX's own are not.
 
     For accelerators. On a CPU it is several times slower than C, and compiles in half the time with
     ``XLA_FLAGS=--xla_cpu_use_fusion_emitters=false``.
@@ -422,13 +458,15 @@ class MJXEngine:
 
     def reset(self, model: Array, qpos: Array, qvel: Array) -> tuple[Any, Readings]:
         one = self._model(model)
-        data = self._mjx.forward(one, self._template.replace(qpos=qpos, qvel=qvel))
+        with _frames_as_in_c():
+            data = self._mjx.forward(one, self._template.replace(qpos=qpos, qvel=qvel))
         return self._read(one, data, None)
 
     def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
         one, mjx = self._model(model), self._mjx
         data = self._template.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warm_start, ctrl=control)
-        data = jax.lax.fori_loop(0, self._robot.frame_skip, lambda _, data: mjx.step(one, data), data)
+        with _frames_as_in_c():
+            data = jax.lax.fori_loop(0, self._robot.frame_skip, lambda _, data: mjx.step(one, data), data)
         if self._robot.impact is not None:
             data = mjx.rne_postconstraint(one, data)
         return self._read(one, data, state.position)

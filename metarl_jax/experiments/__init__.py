@@ -13,12 +13,24 @@ from metarl_jax.experiments import (
     recommendation,
     regression,
     rl2,
+    shared_families,
 )
 from metarl_jax.experiments.base import Experiment
 
 _EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for module in (rl2, maze, regression, control, few_shot, exploration, point_robot, recommendation, locomotion)
+    for module in (
+        rl2,
+        maze,
+        regression,
+        control,
+        few_shot,
+        exploration,
+        point_robot,
+        recommendation,
+        locomotion,
+        shared_families,
+    )
     for experiment in module.experiments()
 }
 

@@ -10,31 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metarl_jax.experiments.base import (
-    RETURN_BY_EPISODE,
-    RETURN_BY_STEP,
-    REWARD_OF_TRIAL,
-    ContextNetwork,
-    Experiment,
-    Measure,
-    Network,
-    Problem,
-    RecurrentNetwork,
-    StepBeliefNetwork,
-)
+from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.experiments.control import PolicyGradient
+from metarl_jax.experiments.methods import TRIAL_METHODS, TrialMethod
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
     from metarl_jax.types import EnvFamily
-
-
-class _Method(NamedTuple):
-    title: str
-    algorithm: str
-    network: type[Network]
-    settings: dict[str, Any]
-    measure: Measure = RETURN_BY_STEP
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -51,63 +33,10 @@ _GRADIENT: dict[str, Any] = {
     "units": 64,
     "activation": "tanh",
 }
-# Trials of two episodes, as VariBAD's; 1e8 steps there.
-_TRIALS: dict[str, Any] = {
-    "episodes": 2,
-    "trials": 32,
-    "epochs": 4,
-    "minibatches": 4,
-    "learning_rate": 1e-3,
-    "discount": 0.97,
-    "gae_lambda": 0.9,
-    "entropy_coefficient": 0.01,
-    "value_coefficient": 0.5,
-    "max_grad_norm": 0.5,
-    "hidden_size": 128,
-    "iterations": 400,
-}
-# Networks and batches are smaller than published, and so are gradient steps.
-_PEARL: dict[str, Any] = {
-    "iterations": 100,
-    "training_tasks": 20,
-    "tasks": 5,
-    "prior_episodes": 2,
-    "posterior_episodes": 3,
-    "initial_episodes": 10,
-    "replay_episodes": 200,
-    "gradient_steps": 300,
-    "meta_batch": 4,
-    "batch_size": 256,
-    "encoder_units": 64,
-    "units": 128,
-    "layers": 2,
-    "learning_rate": 1e-3,
-    "automatic_temperature": True,
-    "exploration_episodes": 1,
-    "adaptation_episodes": 3,
-}
-
 METHODS = {
-    "maml": _Method("MAML-TRPO", "maml", PolicyGradient, {**_GRADIENT, "outer_update": "trust_region"}),
-    "promp": _Method("ProMP", "promp", PolicyGradient, {**_GRADIENT, "clip": 0.3}),
-    "rl2": _Method("RL²", "rl2", RecurrentNetwork, _TRIALS, REWARD_OF_TRIAL),
-    "varibad": _Method(
-        "VariBAD",
-        "varibad",
-        StepBeliefNetwork,
-        {
-            **_TRIALS,
-            "adaptation_episodes": 2,
-            "model_trials": 8,
-            "model_updates": 8,
-            "model_learning_rate": 2e-3,
-            "buffer_trials": 1024,
-            "bound_steps": 50,
-            "kl_weight": 0.1,
-        },
-        REWARD_OF_TRIAL._replace(setting="adaptation_episodes"),
-    ),
-    "pearl": _Method("PEARL", "pearl", ContextNetwork, _PEARL, RETURN_BY_EPISODE),
+    "maml": TrialMethod("MAML-TRPO", "maml", PolicyGradient, {**_GRADIENT, "outer_update": "trust_region"}),
+    "promp": TrialMethod("ProMP", "promp", PolicyGradient, {**_GRADIENT, "clip": 0.3}),
+    **TRIAL_METHODS,
 }
 
 

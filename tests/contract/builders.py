@@ -175,7 +175,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
             for name in ("hopper_parameters", "walker_parameters")
         },
     },
-    "maze": {"small": lambda: maze.small(12), "large": lambda: maze.large(9)},
+    "maze": {"tiny": lambda: maze.tiny(9), "small": lambda: maze.small(12), "large": lambda: maze.large(9)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "recommendation": {"made_up": lambda: recommendation.made_up(6), "from_ratings": _from_ratings},
     "tabular_mdp": {"make": lambda: tabular_mdp.make(states=4, actions=3, horizon=5)},
