@@ -79,7 +79,7 @@ GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
         "previous_observation": True,
     }
 }
-SNAIL_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**_MDP, "filters": 16}}
+SNAIL_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**_MDP, "filters": 16, "iterations": 1500}}
 
 # The function in ``environments.dark_room``, which share of the goals is held out, and what it is. To search all of a
 # room takes a bonus for entropy that is large and slowly withdrawn, as in ``experiments.exploration``.
