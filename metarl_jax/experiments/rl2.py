@@ -130,7 +130,13 @@ _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidde
 _SNAIL = {**_ANY_MEMORY, "filters": 16, "learning_rate": 3e-3, "iterations": 1500}
 MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
-    ("snail", 100, 10): {**_SNAIL, "entropy_coefficient": 0.06},
+    ("snail", 100, 10): {
+        **_SNAIL,
+        "iterations": 1100,
+        "entropy_coefficient": 0.06,
+        "entropy_decay": 0.75,
+        "gae_lambda_rise": 0.85,
+    },
     ("transformer", 100, 5): _ANY_MEMORY,
     ("linear", 100, 5): _ANY_MEMORY,
     ("lstm", 100, 5): {**_LONG, "cell": "lstm"},

@@ -1,0 +1,254 @@
+"""Every published number that is claimed here, one row each: the paper's, the bar, ours, and where ours came from.
+
+    python benchmarks/reproduce.py                     # the table, from benchmarks/results
+    python benchmarks/reproduce.py --readme            # put it into the README
+    python benchmarks/reproduce.py --run missing       # run what has no number yet; or all, or rows by number
+    python benchmarks/reproduce.py --run 3 --minutes 60
+
+Nothing is typed by hand but what is published and what counts as reached: our numbers, intervals, seeds, devices, times
+and commits are read from the files that the benchmarks write. A bar is reached if every seed reaches it, and "on
+average" if only the mean of the seeds does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from results_file import read_rows
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- benchmarks/reproduce.py: begin -->\n", "<!-- benchmarks/reproduce.py: end -->\n"
+
+
+class Claim(NamedTuple):
+    """One number that somebody published, or that is exact, and what reproduces it."""
+
+    task: str
+    learner: str
+    source: str
+    published: float | None
+    """None: only figures were published, and the bar is a share of what is exact."""
+    bar: float
+    """What has to be reached."""
+    results: str
+    """The file in ``benchmarks/results``."""
+    experiment: str
+    metric: str
+    command: tuple[str, ...]
+    """The benchmark and its arguments."""
+    higher_is_better: bool = True
+    data: bool = False
+    """Whether it reads the folder with Omniglot."""
+
+    def row(self) -> dict[str, Any] | None:
+        """What was measured; None if nothing yet. What was trained as published goes before what was cut short."""
+        found = [
+            row
+            for row in read_rows(self.results)
+            if (row["experiment"], row["metric"]) == (self.experiment, self.metric)
+        ]
+        return min(found, key=lambda row: bool(row.get("variant")), default=None)
+
+    def reached(self, row: dict[str, Any]) -> str:
+        """Whether every seed reaches the bar, or their mean."""
+        sign = 1 if self.higher_is_better else -1
+        if all(sign * score >= sign * self.bar for score in row["by_seed"]):
+            return "yes"
+        return "on average" if sign * row["ours"] >= sign * self.bar else "no"
+
+
+def _rl2(task: str, learner: str, paper: float, bar: float, file: str, experiment: str, cell: str) -> Claim:
+    source = "Mishra et al. 2018" if learner == "SNAIL" else "Duan et al. 2016"
+    return Claim(task, learner, source, paper, bar, file, experiment, "trial_reward", (f"{file}.py", "--cells", cell))
+
+
+def _omniglot(
+    learner: str, experiment: str, source: str, step: str, published: dict[tuple[int, int], float]
+) -> list[Claim]:
+    small = (5, 1)
+    return [
+        Claim(
+            f"Omniglot, {classes} classes, {shots} example{'s' * (shots > 1)}: accuracy",
+            learner,
+            source,
+            accuracy,
+            accuracy,
+            "fewshot_omniglot",
+            f"{experiment}-omniglot-{classes}x{shots}",
+            f"accuracy after {step}",
+            ("fewshot_omniglot.py", "--cells", experiment if (classes, shots) == small else "paper"),
+            data=True,
+        )
+        for (classes, shots), accuracy in published.items()
+    ]
+
+
+def _gridnavi(what: str, bar: float, metric: str) -> Claim:
+    command = ("gridnavi.py", "--cells", "varibad")
+    source = "exact: Zintgraf et al. 2020"
+    return Claim(f"GridNavi: {what}", "VariBAD", source, None, bar, "gridnavi", "varibad-gridnavi", metric, command)
+
+
+def _after(
+    task: str, published: dict[int, tuple[float, float]], file: str, experiment: str, measure: str
+) -> list[Claim]:
+    return [
+        Claim(
+            f"{task}, after {steps} gradient step{'s' * (steps != 1)}",
+            "MAML",
+            "Finn et al. 2017",
+            paper,
+            bar,
+            file,
+            experiment,
+            f"{measure} after {steps} gradient step{'s' * (steps != 1)}",
+            (f"{file}.py",),
+            higher_is_better=measure != "mean squared error",
+        )
+        for steps, (paper, bar) in published.items()
+    ]
+
+
+BANDIT, MDP = "Bernoulli bandit, {} pulls, {} arms: reward of a trial", "random MDP, {} episodes: reward of a trial"
+CLAIMS: tuple[Claim, ...] = (
+    _rl2(BANDIT.format(10, 5), "RL²", 6.7, 6.62, "rl2_bandits", "rl2-bandit-10x5", "10x5"),
+    _rl2(BANDIT.format(100, 5), "RL²", 78.7, 78.2, "rl2_bandits", "rl2-bandit-100x5", "100x5"),
+    _rl2(BANDIT.format(100, 10), "RL²", 83.5, 83.2, "rl2_bandits", "rl2-bandit-100x10", "100x10"),
+    _rl2(BANDIT.format(100, 50), "RL²", 84.9, 84.9, "rl2_bandits", "rl2-bandit-100x50", "100x50"),
+    _rl2(BANDIT.format(500, 5), "RL²", 401.6, 401.6, "rl2_bandits", "rl2-bandit-500x5", "500x5"),
+    _rl2(MDP.format(10), "RL²", 156.2, 156.2, "rl2_tabular_mdp", "rl2-tabular-mdp-10", "10"),
+    _rl2(MDP.format(25), "RL²", 445.7, 445.7, "rl2_tabular_mdp", "rl2-tabular-mdp-25", "25"),
+    *(
+        _rl2(task, "SNAIL", paper, bar, "snail_bandits_mdps", f"rl2-snail-{experiment}", f"snail-{cell}")
+        for task, paper, bar, experiment, cell in (
+            (BANDIT.format(100, 5), 79.1, 78.5, "bandit-100x5", "100x5"),
+            (BANDIT.format(100, 10), 83.5, 83.5, "bandit-100x10", "100x10"),
+            (MDP.format(10), 159.1, 159.1, "tabular-mdp-10", "10"),
+        )
+    ),
+    _gridnavi("reward of 4 episodes (37.21 at best)", 36.0, "reward of a trial"),
+    _gridnavi("reward of episode 1 (4.00 at best over all)", 3.5, "reward of episode 1"),
+    _gridnavi("reward of episode 3 (11.07 at best)", 10.8, "reward of episode 3"),
+    _gridnavi("reward of episode 4 (11.07 at best)", 10.8, "reward of episode 4"),
+    *_after(
+        "sinusoid, 5 points: mean squared error",
+        {1: (0.67, 0.67), 5: (0.38, 0.38), 10: (0.35, 0.35)},
+        "maml_sinusoid",
+        "maml-sinusoid",
+        "mean squared error",
+    ),
+    *_after(
+        "point navigation: return",
+        # The bars allow for the noise of 40 tasks in the published ones.
+        {1: (-11.68, -11.7), 3: (-3.23, -3.5)},
+        "maml_navigation",
+        "maml-navigation",
+        "return of an episode",
+    ),
+    *_omniglot(
+        "MAML",
+        "maml",
+        "Finn et al. 2017",
+        "3 gradient steps",
+        {(5, 1): 0.987, (5, 5): 0.999, (20, 1): 0.958, (20, 5): 0.989},
+    ),
+    *_omniglot(
+        "Reptile",
+        "reptile",
+        "Nichol et al. 2018",
+        "50 gradient steps",
+        {(5, 1): 0.9768, (5, 5): 0.9948, (20, 1): 0.8943, (20, 5): 0.9712},
+    ),
+    *_omniglot("SNAIL", "snail", "Mishra et al. 2018", "1 reading", {(5, 1): 0.9907}),
+    *_omniglot("Meta Network", "meta-network", "Munkhdalai & Yu 2017", "1 reading", {(5, 1): 0.9895}),
+)
+HEADER = ("", "task", "learner", "published", "bar", "here (95 %)", "reached", "seeds", "minutes", "device", "commit")
+
+
+def _number(x: float) -> str:
+    return f"{x:.4g}" if abs(x) < 1 else f"{x:.2f}"
+
+
+def cells(number: int, claim: Claim) -> tuple[str, ...]:
+    """A row of the table."""
+    published = "a figure" if claim.published is None else _number(claim.published)
+    known = str(number), claim.task, claim.learner, f"{published} ({claim.source})", _number(claim.bar)
+    row = claim.row()
+    if row is None:
+        return (*known, "not yet", "", "", "", "", "")
+    low, high = row["ci95"]
+    ours = f"**{_number(row['ours'])}** ({_number(low)} to {_number(high)})"
+    ours += f", {row['variant']}" if row.get("variant") else ""
+    minutes = f"{row['train_wall_s'] / 60:.0f}"
+    return (*known, ours, claim.reached(row), str(row["seeds"]), minutes, row["device"], row["commit"])
+
+
+def table(claims: Sequence[Claim] = CLAIMS) -> str:
+    """Markdown."""
+    rows = [HEADER, ("---",) * len(HEADER), *(cells(i, claim) for i, claim in enumerate(claims, 1))]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def with_table(readme: str) -> str:
+    """The README with the table as it is now."""
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+def chosen(asked: Sequence[str]) -> list[Claim]:
+    """The claims that were asked for.
+
+    Raises:
+        ValueError: for what is neither "all" nor "missing" nor the number of a row.
+    """
+    if list(asked) == ["all"]:
+        return list(CLAIMS)
+    if list(asked) == ["missing"]:
+        return [claim for claim in CLAIMS if claim.row() is None]
+    numbers = {str(number): claim for number, claim in enumerate(CLAIMS, 1)}
+    for number in asked:
+        if number not in numbers:
+            raise ValueError(f'--run takes "all", "missing", or numbers from 1 to {len(CLAIMS)}, not {number!r}')
+    return [numbers[number] for number in asked]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--list", action="store_true", help="show the table, which is also what is done without options"
+    )
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--run", nargs="+", metavar="ROW", help="all, missing, or numbers of rows")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of each benchmark; call again to go on")
+    parser.add_argument("--data-dir", help="where omniglot.npz is, for rows that need it")
+    arguments = parser.parse_args()
+    try:
+        claims = chosen(arguments.run or [])
+    except ValueError as error:
+        parser.error(str(error))
+    if any(claim.data for claim in claims) and not arguments.data_dir:
+        parser.error("these rows read Omniglot: say where it is with --data-dir")
+    # Rows of one table often come from one command.
+    commands = dict.fromkeys((claim.command, claim.data) for claim in claims)
+    failed = []
+    for (script, *options), data in commands:
+        command = [sys.executable, str(HERE / script), *options, "--minutes", str(arguments.minutes)]
+        command += ["--data-dir", arguments.data_dir] * data
+        print(f"== {script} {' '.join(options)}", flush=True)
+        if subprocess.run(command, cwd=HERE, check=False).returncode:
+            failed.append(script)
+    if arguments.readme:
+        README.write_text(with_table(README.read_text()))
+    print(table())
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The table of what is reproduced is made of results files, and the README shows it as it is."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from metarl_jax import experiments
+
+
+@pytest.fixture(scope="module")
+def reproduce(root: Path) -> Iterator[ModuleType]:
+    """The program, as it is imported where it lies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "benchmarks"))
+        spec = importlib.util.spec_from_file_location("reproduce", root / "benchmarks" / "reproduce.py")
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "reproduce", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+def test_the_readme_shows_the_table(reproduce: ModuleType, root: Path) -> None:
+    readme = (root / "README.md").read_text()
+    assert reproduce.with_table(readme) == readme, "run benchmarks/reproduce.py --readme"
+
+
+def test_every_claim_can_be_run(reproduce: ModuleType, root: Path) -> None:
+    for claim in reproduce.CLAIMS:
+        assert experiments.get(claim.experiment).name == claim.experiment
+        script, *options = claim.command
+        text = (root / "benchmarks" / script).read_text()
+        assert f'"{claim.results}"' in text or script == "fewshot_omniglot.py"
+        for option in options:
+            assert option.startswith("--") or re.search(rf'"{re.escape(option)}"|{{memory}}-100x5', text), option
+
+
+def test_what_is_reached_depends_on_every_seed(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: dict[str, Any] = {
+        "experiment": "rl2-bandit-10x5",
+        "metric": "trial_reward",
+        "variant": "",
+        "ci95": [6.6, 6.7],
+        "seeds": 2,
+        "train_wall_s": 90.0,
+        "device": "a device",
+        "commit": "abc",
+    }
+    claim = reproduce.CLAIMS[0]
+    assert claim.bar == 6.62
+    for by_seed, verdict in (([6.63, 6.64], "yes"), ([6.60, 6.66], "on average"), ([6.5, 6.6], "no")):
+        row = {**measured, "by_seed": by_seed, "ours": sum(by_seed) / 2}
+        monkeypatch.setattr(reproduce, "read_rows", lambda name, row=row: [{**row, "variant": "shorter"}, row])
+        cells = reproduce.cells(1, claim)
+        assert cells[5].endswith("(6.60 to 6.70)"), "what was cut short does not stand for the published setting"
+        assert cells[6:] == (verdict, "2", "2", "a device", "abc")
+    lower = claim._replace(higher_is_better=False)
+    assert lower.reached({**measured, "by_seed": [6.5, 6.6], "ours": 6.55}) == "yes"
+    monkeypatch.setattr(reproduce, "read_rows", lambda name: [])
+    assert reproduce.cells(1, claim)[5:] == ("not yet", "", "", "", "", "")
+    assert reproduce.chosen(["missing"]) == list(reproduce.CLAIMS)
+
+
+def test_rows_that_are_not_there_are_named(reproduce: ModuleType) -> None:
+    assert reproduce.chosen(["1", "3"]) == [reproduce.CLAIMS[0], reproduce.CLAIMS[2]]
+    with pytest.raises(ValueError, match=f'"all", "missing", or numbers from 1 to {len(reproduce.CLAIMS)}, not \'0\''):
+        reproduce.chosen(["0"])
