@@ -27,7 +27,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""
     return ROOT
