@@ -19,11 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from results_file import read_rows
+from results_file import README, read_rows, table, with_block
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
-BEGIN, END = "<!-- benchmarks/reproduce.py: begin -->\n", "<!-- benchmarks/reproduce.py: end -->\n"
 
 
 class Claim(NamedTuple):
@@ -189,16 +187,14 @@ def cells(number: int, claim: Claim) -> tuple[str, ...]:
     return (*known, ours, claim.reached(row), str(row["seeds"]), minutes, row["device"], row["commit"])
 
 
-def table(claims: Sequence[Claim] = CLAIMS) -> str:
-    """Markdown."""
-    rows = [HEADER, ("---",) * len(HEADER), *(cells(i, claim) for i, claim in enumerate(claims, 1))]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def shown() -> str:
+    """The table, in Markdown."""
+    return table(HEADER, (cells(number, claim) for number, claim in enumerate(CLAIMS, 1)))
 
 
 def with_table(readme: str) -> str:
     """The README with the table as it is now."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+    return with_block(readme, "reproduce.py", shown())
 
 
 def chosen(asked: Sequence[str]) -> list[Claim]:
@@ -245,7 +241,7 @@ def main() -> None:
             failed.append(script)
     if arguments.readme:
         README.write_text(with_table(README.read_text()))
-    print(table())
+    print(shown())
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

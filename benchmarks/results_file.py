@@ -7,10 +7,12 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent / "results"
+README = Path(__file__).resolve().parent.parent / "README.md"
 SCHEMA = 1
 
 
@@ -53,3 +55,22 @@ def write_row(name: str, row: dict[str, Any], identity: tuple[str, ...] = ("expe
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps({"schema": SCHEMA, "rows": rows}, indent=1) + "\n")
     os.replace(temporary, path)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def with_block(readme: str, program: str, text: str) -> str:
+    """The README with another text between the two marks of a program.
+
+    Raises:
+        ValueError: if the marks are not there.
+    """
+    begin, end = (f"<!-- benchmarks/{program}: {mark} -->\n" for mark in ("begin", "end"))
+    if begin not in readme or end not in readme:
+        raise ValueError(f"the README has no place for what benchmarks/{program} writes")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"

@@ -33,6 +33,21 @@ def test_the_readme_shows_the_table(reproduce: ModuleType, root: Path) -> None:
     assert reproduce.with_table(readme) == readme, "run benchmarks/reproduce.py --readme"
 
 
+def test_the_readme_shows_the_comparison(root: Path) -> None:
+    readme = (root / "README.md").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "benchmarks"))
+        import compare  # pyright: ignore[reportMissingImports]
+        import results_file  # pyright: ignore[reportMissingImports]
+
+        for family, learners in compare.FAMILIES.items():
+            for learner in learners:
+                assert experiments.get(f"{learner}-{family}")
+        assert results_file.with_block(readme, "compare.py", compare.shown()) == readme
+        with pytest.raises(ValueError, match=r"no place for what benchmarks/other\.py writes"):
+            results_file.with_block(readme, "other.py", "")
+
+
 def test_every_claim_can_be_run(reproduce: ModuleType, root: Path) -> None:
     for claim in reproduce.CLAIMS:
         assert experiments.get(claim.experiment).name == claim.experiment

@@ -1,0 +1,139 @@
+"""Every kind of learner on the families that all of them meet, at equal environment steps.
+
+    python benchmarks/compare.py                              # everything, one seed, a million steps each
+    python benchmarks/compare.py --families cartpole --seeds 3
+    python benchmarks/compare.py --readme                     # put the table into the README
+
+What is compared is the return of an episode on held-out tasks, before a learner has adapted and after each stage of
+adapting: an episode, or a gradient step, which sees several. Settings are the presets', but for the number of
+iterations. A run that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from results_file import README, provenance, read_rows, table, with_block, write_row
+from stage_cells import Cell, measure
+
+NAME = "compare"
+_TRIALS = ("rl2", "varibad", "pearl")
+# What applies where; a half-circle that pays only near the goal gives gradients nothing to go by before it is met.
+FAMILIES = {
+    "navigation": ("maml", "promp", "multi-task", *_TRIALS),
+    "cartpole": ("maml", "promp", "reptile", "multi-task", *_TRIALS),
+    "half-circle": _TRIALS,
+    "half-cheetah-direction": ("maml", "promp", *_TRIALS),
+}
+STEPS = 1_000_000
+HEADER = (
+    "family",
+    "learner",
+    "first",
+    "after one",
+    "last",
+    "stages",
+    "episodes seen before the last",
+    "seeds",
+    "steps",
+    "minutes",
+)
+
+
+def compared(family: str, learner: str, steps: int, seeds: int, folder: Path, minutes: float) -> dict[str, Any] | None:
+    """Train and test one learner on one family; None if time ran out before."""
+    from metarl_jax import experiments
+
+    experiment = experiments.get(f"{learner}-{family}")
+    usual = experiment.with_overrides({})
+    iterations = max(1, round(steps / experiment.build(usual).steps_per_iteration))
+    cell = Cell(experiment.name, {}, settings={"iterations": iterations}, variant=f"{iterations} iterations")
+    evaluation = measure(cell, seeds, None, folder, minutes, 1)
+    if evaluation is None:
+        return None
+    summary = json.loads((Path(evaluation["folder"]) / "summary.json").read_text())
+    what, ours = evaluation["measure"], evaluation["ours"]
+    stages = len(ours["score_by_stage"])
+    # A gradient step sees several episodes; where stages are episodes, each is one.
+    episodes = usual["episodes"] if what["stage"] == "gradient step" else 1
+    return {
+        "family": family,
+        "learner": learner,
+        "metric": "return of an episode by stage",
+        "stage": what["stage"],
+        "ours": ours["score_by_stage"],
+        "ci95": ours["ci95_by_stage"],
+        "by_seed": ours["per_seed_by_stage"],
+        "episodes_before_last": episodes * (stages - 1),
+        "references": {oracle["name"]: oracle["score_by_stage"] for oracle in evaluation["oracles"]},
+        "seeds": len(ours["per_seed_by_stage"]),
+        "heldout_tasks": evaluation["tasks"],
+        "steps": summary["steps"],
+        "train_wall_s": summary["train_wall_s"],
+        "settings": cell.settings,
+        **provenance(),
+    }
+
+
+def shown() -> str:
+    """The table, in Markdown."""
+
+    def cells(row: dict[str, Any]) -> tuple[str, ...]:
+        scores, intervals = row["ours"], row["ci95"]
+        number = (lambda x: f"{x:.2f}") if max(map(abs, scores)) < 100 else (lambda x: f"{x:.0f}")
+        low, high = intervals[-1]
+        return (
+            row["family"],
+            row["learner"],
+            number(scores[0]),
+            number(scores[1]),
+            f"**{number(scores[-1])}** ({number(low)} to {number(high)})",
+            f"{len(scores)} ({row['stage']}s)",
+            str(row["episodes_before_last"]),
+            str(row["seeds"]),
+            f"{row['steps'] / row['seeds'] / 1e6:.1f} million",
+            f"{row['train_wall_s'] / 60:.1f}",
+        )
+
+    order = {(family, learner): i for i, (family, learners) in enumerate(FAMILIES.items()) for learner in learners}
+    rows = sorted(read_rows(NAME), key=lambda row: order[row["family"], row["learner"]])
+    return table(HEADER, map(cells, rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--learners", nargs="+", help="default: all that apply")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help="environment steps of each seed, rounded to iterations"
+    )
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
+    parser.add_argument("--readme", action="store_true", help="run nothing; put the table into README.md")
+    arguments = parser.parse_args()
+    if arguments.readme:
+        README.write_text(with_block(README.read_text(), "compare.py", shown()))
+        return
+    known = {learner for learners in FAMILIES.values() for learner in learners}
+    if unknown := set(arguments.learners or ()) - known:
+        parser.error(f"there is no learner {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    for family in arguments.families:
+        for learner in FAMILIES[family]:
+            if arguments.learners and learner not in arguments.learners:
+                continue
+            row = compared(family, learner, arguments.steps, arguments.seeds, arguments.folder, arguments.minutes)
+            if row is None:
+                print(f"{learner} on {family}: time ran out; call again to go on", flush=True)
+                continue
+            write_row(NAME, row, ("family", "learner", "metric"))
+            scores = ", ".join(f"{score:.2f}" for score in row["ours"])
+            print(f"{learner} on {family}: {scores}; {row['train_wall_s']:.0f} s", flush=True)
+    print(shown())
+
+
+if __name__ == "__main__":
+    main()
