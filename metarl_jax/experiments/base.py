@@ -201,6 +201,34 @@ class TransformerNetwork(TrialNetwork):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetaNetworkMemory(TrialNetwork):
+    """Settings of the Meta Network's fast weights as a memory (``networks.meta_network``); the paper has none."""
+
+    window: int = 100
+    """How many steps of a trial it looks up."""
+    embedding_size: int = 32
+    """Rectified units that see an observation and an action."""
+    hidden_size: int = 32
+    """Units of the layer that fast weights augment."""
+    key_size: int = 16
+    """Of the representation by which steps are looked up."""
+    readout_size: int = 64
+    """Rectified units between what is foretold and the heads."""
+    generator_size: int = 8
+    """Units of each layer of the generators of fast weights (20 in Munkhdalai & Yu 2017)."""
+
+    def make(self, family: EnvFamily) -> Policy:
+        """The policy for a family of tasks.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number.
+        """
+        from metarl_jax.networks import meta_network
+
+        return meta_network.make(family.observation_space, family.action_space, **dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
 class LinearRecurrentNetwork(TrialNetwork):
     """Settings of the linear recurrent memory (``networks.linear_recurrence``)."""
 

@@ -13,6 +13,7 @@ from metarl_jax.experiments.base import (
     Experiment,
     FastWeightNetwork,
     LinearRecurrentNetwork,
+    MetaNetworkMemory,
     Network,
     Problem,
     RecurrentNetwork,
@@ -125,6 +126,7 @@ _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "linear": (LinearRecurrentNetwork, "a linear recurrent memory"),
     "lstm": (RecurrentNetwork, "an LSTM"),
     "fast-weights": (FastWeightNetwork, "fast weights"),
+    "meta-network": (MetaNetworkMemory, "a Meta Network's fast weights"),
 }
 _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidden_size"}, "learning_rate": 1e-3}
 _SNAIL = {**_ANY_MEMORY, "filters": 16, "learning_rate": 3e-3, "iterations": 1500}
@@ -141,6 +143,7 @@ MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("linear", 100, 5): _ANY_MEMORY,
     ("lstm", 100, 5): {**_LONG, "cell": "lstm"},
     ("fast-weights", 100, 5): _ANY_MEMORY,
+    ("meta-network", 100, 5): _ANY_MEMORY,
 }
 
 # ---------------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ SMALL = {
     "key_size": 3,
     "value_size": 4,
     "readout_size": 4,
+    "generator_size": 4,
     "inner_steps": 2,
     "adaptation_steps": 2,
     "filters": 4,
