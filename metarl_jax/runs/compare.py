@@ -25,7 +25,7 @@ def _table(runs: Sequence[Run]) -> Html:
         of = ""
         if run.evaluations:
             evaluation = run.evaluations[0]
-            places, ours = sections.decimals(evaluation), evaluation["ours"]
+            places, ours = sections.decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
             score = [number(ours["score"], places), tag("small", sections.interval(ours["ci95"], places))]
             of = sections.measure_of(evaluation).title
             of += f", {sections.changes(evaluation)}" if evaluation["changes"] else ""
@@ -39,7 +39,7 @@ def _table(runs: Sequence[Run]) -> Html:
             tag("td", short(float(run.lines[-1]["steps"])) if run.lines else "", class_="number"),
             tag("td", "" if wall is None else sections.span(wall), class_="number"),
             tag("td", versions.get("device", "")),
-            tag("td", versions.get("commit", "").replace("None", "not known")),
+            tag("td", sections.commit(versions)),
         ]
         rows.append(tag("tr", cells))
     numbers = {"score", "seeds", "steps a seed", "wall time"}
@@ -113,5 +113,6 @@ def section(runs: Sequence[Run]) -> Html:
         warning = tag("p", words, class_="under")
     incomplete = [f"{run.label}: {problem}" for run in runs for problem in run.problems]
     notes = tag("ul", [tag("li", text) for text in incomplete], class_="notes") if incomplete else None
-    columns = tag("div", figures, class_="columns") if figures else None
-    return tag("section", _table(runs), warning, notes, columns, _settings(runs), aria_label="Comparison")
+    return tag(
+        "section", _table(runs), warning, notes, sections.columns(figures), _settings(runs), aria_label="Comparison"
+    )

@@ -69,7 +69,7 @@ def number(value: Value, decimals: int) -> str:
 def short(value: float) -> str:
     """A number of few characters: 1.5M."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if size <= abs(value) < 1000 * size and (abs(value) >= 1e4 or value % 1000 == 0):
+        if abs(value) >= max(size, 1e4):
             return f"{value / size:.4g}{unit}".replace("-", "−")
     return f"{value:.4g}".replace("-", "−")
 

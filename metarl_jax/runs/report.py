@@ -98,30 +98,32 @@ def show(evaluation: dict[str, Any]) -> None:
     """Print the table."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("learner", title=_title(evaluation), title_justify="left")
+    # As Text: a name from elsewhere may look like rich's own markup.
+    table = Table("learner", title=Text(_title(evaluation)), title_justify="left")
     table.add_column("score", justify="right")
     table.add_column("95 % interval", justify="right")
     for name, value, interval in rows(evaluation):
-        table.add_row(name, value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
+        table.add_row(Text(name), value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
     console = Console()
     console.print(table)
     gains = Table("better, task by task, than")
     for title in ("by", "95 % interval"):
         gains.add_column(title, justify="right")
     for gain in evaluation["gains"]:
-        gains.add_row(gain["over"], _number(gain["mean"]), _interval(gain["ci95"]))
+        gains.add_row(Text(gain["over"]), _number(gain["mean"]), _interval(gain["ci95"]))
     console.print(gains)
     stages, learners = stage_rows(evaluation)
     if stages:
-        by_stage = Table(f"after {evaluation['measure']['stage']}")
+        by_stage = Table(Text(f"after {evaluation['measure']['stage']}"))
         for stage in stages:
             by_stage.add_column(str(stage), justify="right")
         for name, scores in learners:
-            by_stage.add_row(name, *scores)
+            by_stage.add_row(Text(name), *scores)
         console.print(by_stage)
     for line in _over_seeds(evaluation)[1:]:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
 
 
 def write(folder: RunFolder, evaluations: Sequence[dict[str, Any]]) -> Path:

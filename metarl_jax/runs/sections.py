@@ -39,12 +39,12 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def decimals(evaluation: Evaluation) -> int:
-    """So many that the half width of our interval has two digits."""
-    low, high = evaluation["ours"]["ci95"]
+def decimals(ends: Sequence[Value]) -> int:
+    """Digits after the point that an interval calls for: it is at least 6 units of the last one wide."""
+    low, high = ends
     if low is None or high is None or not high > low:
         return 3
-    return max(0, min(4, 1 - math.floor(math.log10((high - low) / 2))))
+    return max(0, min(4, -math.floor(math.log10((high - low) / 6))))
 
 
 def interval(ends: Sequence[Value], places: int) -> str:
@@ -131,7 +131,7 @@ def notes(run: Run) -> Child:
 
 def lead(evaluation: Evaluation) -> Html:
     """The result in a sentence or three."""
-    measure, ours, places = measure_of(evaluation), evaluation["ours"], decimals(evaluation)
+    measure, ours, places = measure_of(evaluation), evaluation["ours"], decimals(evaluation["ours"]["ci95"])
     otherwise = f", {changes(evaluation)}" if evaluation["changes"] else ""
     within = interval(ours["ci95"], places)
     meant = f"mean of {counted(evaluation['training_seeds'], 'seed')}" if evaluation["training_seeds"] > 1 else "1 seed"
@@ -228,6 +228,13 @@ def _axis(measure: Measure) -> str:
     return measure.stage if measure.first_stage else f"{measure.stage}s"
 
 
+def columns(figures: Sequence[Child]) -> Child:
+    """Figures side by side where there is room."""
+    shown = [figure for figure in figures if figure is not None]
+    names = {1: "columns one", 3: "columns three"}
+    return tag("div", shown, class_=names.get(len(shown), "columns")) if shown else None
+
+
 def scroll(table: Html, label: str) -> Html:
     """A table that scrolls by itself where it does not fit."""
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
@@ -235,7 +242,7 @@ def scroll(table: Html, label: str) -> Html:
 
 def table(evaluation: Evaluation) -> Html:
     """Ours against published learners and references."""
-    measure, places, ours = measure_of(evaluation), decimals(evaluation), evaluation["ours"]
+    measure, places, ours = measure_of(evaluation), decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
     gains = {gain["over"]: gain for gain in evaluation["gains"]}
     sign = 1 if measure.higher_is_better else -1
     rows = [*references(evaluation), (ours["name"], ours["score"], ours["ci95"], "this run")]
@@ -243,12 +250,13 @@ def table(evaluation: Evaluation) -> Html:
     body = []
     for name, value, ends, kind in rows:
         gain = gains.get(name) if kind == "reference, here" else None
-        by = f"{number(gain['mean'], places)}" if gain else ""
+        finer = decimals(gain["ci95"]) if gain else places
+        by = number(gain["mean"], finer) if gain else ""
         score = f"{value:g}".replace("-", "−") if kind == "published" and value is not None else number(value, places)
         cells = [
             tag("th", name, tag("small", kind), scope="row"),
             tag("td", score, tag("small", interval(ends, places)) if ends else None, class_="number"),
-            tag("td", by, tag("small", interval(gain["ci95"], places)) if gain else None, class_="number"),
+            tag("td", by, tag("small", interval(gain["ci95"], finer)) if gain else None, class_="number"),
         ]
         body.append(tag("tr", cells, class_="ours" if kind == "this run" else None))
     titles = [
@@ -261,10 +269,10 @@ def table(evaluation: Evaluation) -> Html:
 
 def _under(evaluation: Evaluation) -> Html:
     """What the table's numbers mean."""
-    places, ours = decimals(evaluation), evaluation["ours"]
+    places, ours = decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
     words = (
-        f"Small: 95 % intervals, of the luck of {counted(evaluation['tasks'], 'held-out task')}, which all learners "
-        "here share; by how much ours is better is taken task by task."
+        f"In small print 95 % intervals, of the luck of {counted(evaluation['tasks'], 'held-out task')}, which all "
+        "learners here share; by how much ours is better is taken task by task."
     )
     if evaluation["training_seeds"] > 1:
         words += f" Each seed: {', '.join(number(value, places) for value in ours['per_seed'])}"
@@ -273,14 +281,15 @@ def _under(evaluation: Evaluation) -> Html:
         words += "."
     unchanged = next((g for g in evaluation["gains"] if g["over"] == "no adaptation"), None)
     if unchanged:
-        words += f" Better than before adapting by {number(unchanged['mean'], places)}"
-        words += f" ({interval(unchanged['ci95'], places)})."
+        finer = decimals(unchanged["ci95"])
+        words += f" Better than before adapting by {number(unchanged['mean'], finer)}"
+        words += f" ({interval(unchanged['ci95'], finer)})."
     return tag("p", words, class_="under")
 
 
 def stage_table(evaluation: Evaluation) -> Child:
     """Scores by stage; ours with intervals."""
-    numbers, measure, places = stages(evaluation), measure_of(evaluation), decimals(evaluation)
+    numbers, measure, places = stages(evaluation), measure_of(evaluation), decimals(evaluation["ours"]["ci95"])
     if len(numbers) < 2:
         return None
     shown = [n for n in numbers if n in SHOWN_STAGES or n == numbers[-1]]
@@ -303,6 +312,13 @@ def stage_table(evaluation: Evaluation) -> Child:
     return scroll(tag("table", tag("caption", title), tag("thead", tag("tr", titles)), tag("tbody", rows)), title)
 
 
+def _tables(evaluation: Evaluation) -> Html:
+    """Both tables, with what the numbers mean."""
+    beside = sum(stage in SHOWN_STAGES for stage in stages(evaluation)) <= 5
+    both = tag("div", table(evaluation), _under(evaluation)), stage_table(evaluation)
+    return tag("div", both, class_="columns tables" if beside else None)
+
+
 def _data(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
@@ -313,13 +329,12 @@ def film(run: Run, animation: Animation) -> Html:
     size = {"width": width, "height": height}
     stills = []
     for n, still in enumerate(animation.stills, 1):
-        picture = tag("img", src=_data("png", still), alt=f"How episode {n} of the trial ended", **size)
-        stills.append(tag("div", picture))
+        stills.append(tag("img", src=_data("png", still), alt=f"How episode {n} of the trial ended", **size))
     name = "Adaptation to a held-out task"
     moving = tag("img", src=_data("gif", animation.video), alt=f"{name}: {run.config.experiment}, animated", **size)
     # Who does not want it to move can fold it away.
     playing = tag("details", tag("summary", "Animation"), moving, open=True, class_="playing")
-    ended = tag("div", tag("strong", "How each episode ended"), tag("div", stills, class_="stills"))
+    ended = tag("div", tag("p", "How each episode ended"), tag("div", stills, class_="stills"), class_="ended")
     caption = f"{animation.caption} The first seed after iteration {animation.iteration:,}."
     shown = tag("div", playing, ended if stills else None, class_="film")
     return tag("figure", tag("h4", name), shown, tag("figcaption", caption), aria_label=name)
@@ -361,6 +376,16 @@ def settings(run: Run) -> Html:
     return tag("details", tag("summary", f"Settings: {words}"), scroll(written, "Settings"))
 
 
+_APART = {"from_iteration", "device", "commit"}
+"""What of the versions has a row of its own."""
+
+
+def commit(versions: dict[str, str]) -> str:
+    """The package's commit; it is None where git does not know it."""
+    known = versions.get("commit", "None")
+    return "not known" if known == "None" else known
+
+
 def provenance(run: Run) -> list[Child]:
     """What ran it, and how to run it again."""
     config, rows = run.config, [("experiment", run.config.experiment)]
@@ -373,20 +398,21 @@ def provenance(run: Run) -> list[Child]:
     if (wall := wall_s(run)) is not None:
         rows.append(("wall time of training", f"{span(wall)}, all seeds together"))
     for n, entry in enumerate(run.versions):
-        if len(run.versions) > 1:
+        others = ", ".join(f"{name} {value}" for name, value in entry.items() if name not in _APART)
+        device, known = entry.get("device", "not known"), commit(entry)
+        if len(run.versions) == 1:
+            rows += [("device", device), ("commit", known), ("software", others)]
+        else:
             until = run.versions[n + 1].get("from_iteration", "?") if n + 1 < len(run.versions) else "the end"
-            rows.append((f"part {n + 1}", f"after iteration {entry.get('from_iteration', '?')} until {until}"))
-        for name, value in entry.items():
-            if name != "from_iteration":
-                known = "not known" if name == "commit" and value == "None" else value
-                rows.append((name, known))
+            part = f"after iteration {entry.get('from_iteration', '?')}, until {until}"
+            rows.append((part, f"{device}, commit {known}, {others}"))
     if run.evaluations and run.evaluations[0]["versions"].get("device"):
         measured = run.evaluations[0]["versions"]
         rows.append(("measured on", f"{measured['device']}, commit {measured.get('commit') or 'not known'}"))
     body = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in rows]
     again = command(run)
     shown = [tag("p", "To train it again:"), tag("pre", tag("code", again))] if again else []
-    return [tag("table", tag("tbody", body)), shown]
+    return [tag("div", tag("table", tag("tbody", body), class_="facts"), tag("div", shown), class_="columns")]
 
 
 def _others(run: Run) -> Child:
@@ -395,8 +421,7 @@ def _others(run: Run) -> Child:
     for evaluation in run.evaluations[1:]:
         otherwise = changes(evaluation) or f"at iteration {evaluation['iteration']:,}"
         title = f"Measured with {otherwise}, on {counted(evaluation['tasks'], 'held-out task')}"
-        figures = tag("div", adaptation(evaluation), class_="columns")
-        inside = [lead(evaluation), figures, table(evaluation), _under(evaluation), stage_table(evaluation)]
+        inside = [lead(evaluation), columns(adaptation(evaluation)), _tables(evaluation)]
         found.append(tag("details", tag("summary", title), inside))
     return found
 
@@ -423,10 +448,9 @@ def run(run: Run) -> list[Child]:
     if run.evaluations:
         parts.append(lead(run.evaluations[0]))
         figures += adaptation(run.evaluations[0])
-    parts += [notes(run), tag("div", figures, class_="columns")]
+    parts += [notes(run), columns(figures)]
     if run.evaluations:
-        parts += [tag("h3", "Against the literature and references"), table(run.evaluations[0])]
-        parts += [_under(run.evaluations[0]), stage_table(run.evaluations[0])]
+        parts += [tag("h3", "Beside references"), _tables(run.evaluations[0])]
     if run.animation:
         parts += [tag("h3", "A trial"), film(run, run.animation)]
     parts += [_others(run), tag("h3", "How it was made"), provenance(run), settings(run), _curves(run)]
