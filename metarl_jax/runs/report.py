@@ -116,7 +116,8 @@ def show(evaluation: dict[str, Any]) -> None:
     console.print(gains)
     stages, learners = stage_rows(evaluation)
     if stages:
-        by_stage = Table(Text(f"after {evaluation['measure']['stage']}"))
+        by_stage = Table()
+        by_stage.add_column(Text(f"after {evaluation['measure']['stage']}"))
         for stage in stages:
             by_stage.add_column(str(stage), justify="right")
         for name, scores in learners:

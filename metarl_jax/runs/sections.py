@@ -173,12 +173,17 @@ def by_stage(name: str, learner: dict[str, Any], numbers: range, style: int) -> 
     return Series(name, numbers, _drawn(learner["score_by_stage"]), style, low, high)
 
 
+def _comparable(measure: Measure) -> bool:
+    """Whether training's metric is of the size of what is reported: some know an episode's return, not a trial's."""
+    return measure.training_metric == "trial_reward" or not measure.total
+
+
 def learning(run: Run) -> Child:
     """The figure of training and of the held-out score during it."""
     measure = run.measure
     title = measure.title if measure else "score"
     curves = [run.curve("heldout_score", "held-out tasks", 0)]
-    if measure:
+    if measure and _comparable(measure):
         curves.append(run.curve(measure.training_metric, "training tasks", TRAINING))
     series = [curve for curve in curves if curve is not None]
     if not series:
@@ -367,7 +372,7 @@ def settings(run: Run) -> Html:
         default = tag("small", f"default: {field.default}") if field and name in changed else None
         cells = [
             tag("td", tag("strong", value) if default else value, default),
-            tag("td", field.description if field else ""),
+            tag("td", field.description.replace("``", "") if field else ""),
         ]
         rows.append(tag("tr", tag("th", tag("code", name), scope="row"), cells))
     titles = [tag("th", title, scope="col") for title in ("setting", "value", "meaning")]
@@ -396,7 +401,7 @@ def provenance(run: Run) -> list[Child]:
         rows.append(("iterations", f"{run.iteration:,}" + (f" of {of:,}" if isinstance(of, int) else "")))
         rows.append(("steps", f"{short(float(run.lines[-1]['steps']))} {run.unit} a seed"))
     if (wall := wall_s(run)) is not None:
-        rows.append(("wall time of training", f"{span(wall)}, all seeds together"))
+        rows.append(("wall time", f"{span(wall)} of training{', all seeds together' * (config.seeds > 1)}"))
     for n, entry in enumerate(run.versions):
         others = ", ".join(f"{name} {value}" for name, value in entry.items() if name not in _APART)
         device, known = entry.get("device", "not known"), commit(entry)
@@ -428,7 +433,8 @@ def _others(run: Run) -> Child:
 
 def _curves(run: Run) -> Child:
     """Every other metric of training."""
-    shown = {"heldout_score", run.measure.training_metric if run.measure else ""}
+    measure = run.measure
+    shown = {"heldout_score", measure.training_metric if measure and _comparable(measure) else ""}
     figures = []
     for metric in run.metrics:
         curve = run.curve(metric, metric.replace("_", " "), 0) if metric not in shown else None
