@@ -1,4 +1,4 @@
-"""``metarl-jax list | train NAME | evaluate RUN | report RUN | record RUN``.
+"""``metarl-jax list | train NAME | evaluate RUN | report RUN... | record RUN``.
 
 Exit codes: 0 done, 2 a mistake in what was asked for, 3 diverged, 4 the disk refused, 130 and 143 stopped by Ctrl-C
 and SIGTERM. JAX is imported only by the commands that compute.
@@ -21,7 +21,7 @@ from metarl_jax.checks import did_you_mean
 from metarl_jax.runs.errors import Interrupted, Stop, UserError
 
 if TYPE_CHECKING:
-    from metarl_jax.runs.folder import RunConfig
+    from metarl_jax.runs.folder import RunConfig, RunFolder
 
 
 class _Parser(argparse.ArgumentParser):
@@ -203,7 +203,7 @@ def _refuse_contradictions(stored: RunConfig, options: argparse.Namespace, overr
 
 
 def _run_training(experiment: experiments.Experiment, options: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from metarl_jax.runs import compilation_cache, devices, evaluate, train
+    from metarl_jax.runs import compilation_cache, devices, evaluate, page, train
     from metarl_jax.runs.folder import RunConfig, RunFolder
 
     compilation_cache.enable()
@@ -235,7 +235,9 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
     if outcome.finished:
         try:
             evaluate.evaluate(folder, options.evaluation_tasks, {}, 0, _say)
-            _report_on(folder)
+            output = folder.path / "report.html"
+            page.check_destination(output, overwrite=False)
+            _report_on([folder], output, play=True, keep=True)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; the trained run is saved: metarl-jax evaluate {folder.path}") from None
     return outcome.exit_code
@@ -277,13 +279,23 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
 
 def _report(arguments: Sequence[str]) -> int:
-    parser = _Parser(prog="metarl-jax report", description="Tables and figures of a run.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder")
+    parser = _Parser(prog="metarl-jax report", description="Tables of runs, and a page of them that opens anywhere.")
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder; several are compared")
+    add("--output", type=Path, metavar="PAGE", help="default: report.html in the run's folder; here, of several runs")
+    add("--overwrite", action="store_true", help="even a file that is no report")
+    add("--no-record", action="store_true", help="play no trial for an animation; show what was recorded before")
     options = parser.parse(arguments)
 
-    from metarl_jax.runs.folder import RunFolder
+    from metarl_jax.runs import compilation_cache, page
+    from metarl_jax.runs.collect import unique
 
-    _report_on(RunFolder(options.run))
+    folders = unique(options.runs)
+    alone = len(folders) == 1 and options.output is None
+    output: Path = options.output or (folders[0].path if alone else Path()) / "report.html"
+    page.check_destination(output, options.overwrite)
+    compilation_cache.enable()
+    _report_on(folders, output, play=not options.no_record, keep=alone)
     return 0
 
 
@@ -296,20 +308,28 @@ def _record(arguments: Sequence[str]) -> int:
     from metarl_jax.runs import record
     from metarl_jax.runs.folder import RunFolder
 
-    print(f"wrote {record.record(RunFolder(options.run), options.seed)}")
+    folder = RunFolder(options.run)
+    print(f"wrote {record.save(folder, record.render(folder, options.seed), options.seed)}")
     return 0
 
 
-def _report_on(folder: Any) -> None:
-    from metarl_jax.runs import evaluate, report
+def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: bool) -> None:
+    """Print tables and write a page; with ``keep``, also what belongs into the folder of a run."""
+    from metarl_jax.runs import animation, collect, page, report
 
-    evaluations = evaluate.read_all(folder)
-    for evaluation in evaluations:
-        report.show(evaluation)
-    if not evaluations:
-        print(f"not measured yet: metarl-jax evaluate {folder.path}")
-    for path in report.write(folder, evaluations):
-        print(f"wrote {path}")
+    runs = []
+    for folder, label in zip(folders, collect.labels([folder.path for folder in folders]), strict=True):
+        shown, problems = animation.of_run(folder, play=play, keep=keep)
+        run = collect.collect(folder, label, shown, problems)
+        for evaluation in run.evaluations:
+            report.show(evaluation)
+        if not run.evaluations:
+            print(f"not measured yet: metarl-jax evaluate {folder.path}")
+        elif keep:
+            print(f"wrote {report.write(folder, run.evaluations)}")
+        runs.append(run)
+    page.write(output, runs)
+    print(f"wrote {output}")
 
 
 def _say(text: str) -> None:
@@ -320,7 +340,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "list": (_list, "name every experiment"),
     "train": (_train, "train an experiment, or go on with a run"),
     "evaluate": (_evaluate, "measure a run on held-out tasks"),
-    "report": (_report, "tables and figures of a run"),
+    "report": (_report, "a page about a run, or several side by side"),
     "record": (_record, "a video of a trial on a held-out task: of images seen, points or rooms"),
 }
 

@@ -193,6 +193,74 @@ def _changed(
     return problem
 
 
+_LEARNER: dict[str, Any] = {
+    "name": str,
+    "score": float,
+    "ci95": [float],
+    "per_seed": [float],
+    "score_by_stage": [float],
+    "ci95_by_stage": [[float]],
+}
+_SHAPE: dict[str, Any] = {
+    "experiment": str,
+    "iteration": int,
+    "tasks": int,
+    "stages": int,
+    "changes": dict,
+    "seed": int,
+    "measure": {name: type(value) for name, value in Measure()._asdict().items() if name != "setting"},
+    "training_seeds": int,
+    "ours": _LEARNER,
+    "oracles": [_LEARNER],
+    "gains": [{"over": str, "mean": float, "ci95": [float]}],
+    "paper": {str: float},
+    "paper_by_stage": {str: {str: float}},
+    "optimum": float,
+    "versions": dict,
+}
+"""What an evaluation has at least; numbers may be None."""
+
+
+def _check(value: Any, shape: Any, where: str) -> None:
+    """ValueError, naming the first place where a value is not of a shape."""
+    match shape:
+        case [inner]:
+            if not isinstance(value, list):
+                raise ValueError(f"{where} is no list")
+            for index, item in enumerate(value):
+                _check(item, inner, f"{where}[{index}]")
+        case dict():
+            if not isinstance(value, dict):
+                raise ValueError(f"{where or 'it'} is no dictionary")
+            for name, inner in (dict.fromkeys(value, shape[str]) if str in shape else shape).items():
+                if name not in value:
+                    raise ValueError(f"{where}{'.' * bool(where)}{name} is missing")
+                _check(value[name], inner, f"{where}{'.' * bool(where)}{name}")
+        case type() if shape is float:
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{where} is no number")
+            if value is not None and not abs(value) < float("inf"):
+                raise ValueError(f"{where} is not finite")
+        case _:
+            if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
+                raise ValueError(f"{where} is of another type than {shape.__name__}")
+
+
+def _check_learner(learner: dict[str, Any], stages: int) -> None:
+    intervals = [learner["ci95"], *learner["ci95_by_stage"]]
+    by_stage = [learner["score_by_stage"], learner["ci95_by_stage"]]
+    if "cumulative_regret" in learner:
+        _check(learner["cumulative_regret"], [float], "cumulative_regret")
+        by_stage.append(learner["cumulative_regret"])
+    if "over_seeds" in learner:
+        _check(learner["over_seeds"], {"iqm": float, "ci95": [float]}, "over_seeds")
+        intervals.append(learner["over_seeds"]["ci95"])
+    if any(len(interval) != 2 for interval in intervals):
+        raise ValueError(f"an interval of {learner['name']} has not two ends")
+    if not stages or any(len(values) != stages for values in by_stage):
+        raise ValueError(f"{learner['name']} has not one value for each stage")
+
+
 def read(path: Path) -> dict[str, Any]:
     """Read an evaluation.
 
@@ -202,14 +270,28 @@ def read(path: Path) -> dict[str, Any]:
     try:
         result = json.loads(path.read_text())
         schema = result["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if schema == SCHEMA:
+            _check(result, _SHAPE, "")
+            for learner in (result["ours"], *result["oracles"]):
+                _check_learner(learner, len(result["ours"]["score_by_stage"]))
+            if any(len(gain["ci95"]) != 2 for gain in result["gains"]):
+                raise ValueError("the interval of a gain has not two ends")
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if schema != SCHEMA:
         raise UserError(f"{path} has schema {schema}, this program has {SCHEMA}")
     return result
 
 
-def read_all(folder: RunFolder) -> list[dict[str, Any]]:
-    """Every evaluation in a run folder, that of the latest iteration and of the most tasks first."""
-    found = [read(path) for path in sorted(folder.path.glob("evaluation-*.json"))]
-    return sorted(found, key=lambda r: (r["iteration"], r["tasks"]), reverse=True)
+def read_all(folder: RunFolder) -> tuple[list[dict[str, Any]], list[UserError]]:
+    """Every evaluation in a run folder, and what is wrong with those that cannot be read.
+
+    That of the latest iteration comes first; of these, those as it was trained; of these, that of the most tasks.
+    """
+    found, wrong = [], []
+    for path in sorted(folder.path.glob("evaluation-*.json")):
+        try:
+            found.append(read(path))
+        except UserError as error:
+            wrong.append(error)
+    return sorted(found, key=lambda r: (r["iteration"], not r["changes"], r["tasks"]), reverse=True), wrong

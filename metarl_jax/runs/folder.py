@@ -1,7 +1,8 @@
 """The run folder.
 
 ``config.json`` (what was asked for), ``versions.json`` (what ran it, a list: one entry more per resume),
-``metrics.jsonl``, ``events/`` (TensorBoard), ``checkpoints/``, ``summary.json``, ``evaluation-*.json``, ``*.png``.
+``metrics.jsonl``, ``events/`` (TensorBoard), ``checkpoints/``, ``summary.json``, ``evaluation-*.json``,
+``trial-*.gif``, ``report.md``, ``report.html``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,18 @@ class RunConfig:
     evaluate_every: int
     """Iterations between held-out evaluations."""
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """TypeError for a value of another type, as in a file from elsewhere."""
+        for name, kind in (
+            ("experiment", str),
+            ("settings", dict),
+            ("seed", int),
+            ("seeds", int),
+            ("evaluate_every", int),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is of another type than {kind.__name__}")
 
     def hash(self) -> str:
         """Identifies the configuration in checkpoints."""

@@ -23,7 +23,7 @@ from metarl_jax.environments.point_robot import PointRobot, Rules
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.files import write_atomically
-from metarl_jax.runs.folder import RunFolder
+from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.types import Algorithm, Array, Box, EnvFamily, Key, State, Task
 
 SCALE = 8
@@ -33,7 +33,9 @@ SIZE = 240
 CAPTION = 16
 """Rows of the video under what is seen, for words."""
 MILLISECONDS = 100
-"""Of each frame; the last of an episode stays for ten."""
+"""Of each frame."""
+LAST_MILLISECONDS = 10 * MILLISECONDS
+"""Of the last one of an episode."""
 CAPSULE = 3
 """MuJoCo's number of the shape that most robots' limbs have."""
 _RECORD_TAG = 0x5245434F
@@ -269,6 +271,18 @@ def scene(family: EnvFamily, task: Task) -> Draw | None:
     return _seen(space) if isinstance(space, Box) and len(space.shape) == 3 else None
 
 
+def described(env: Any) -> str:
+    """What the picture that ``scene`` draws shows."""
+    match env:
+        case PointRobot():
+            return "From above. Green: the goal, paler where it pays; blue: the way so far in this episode."
+        case DarkRoom():
+            return "From above. Green: where it pays; dark: the agent; blue: the cells visited in this episode."
+        case Locomotion():
+            return "The picture follows the robot; the marks on the floor are a metre apart."
+    return "What the agent sees."
+
+
 def gif(frames: list[Frame], draw: Draw) -> bytes:
     """The video, with a caption under every frame."""
     pictures = []
@@ -280,13 +294,32 @@ def gif(frames: list[Frame], draw: Draw) -> bytes:
         ImageDraw.Draw(picture).text((4, seen.height + 2), words, fill="white")
         pictures.append(picture)
     buffer = io.BytesIO()
-    durations = [MILLISECONDS * (10 if frame.last else 1) for frame in frames]
+    durations = [LAST_MILLISECONDS if frame.last else MILLISECONDS for frame in frames]
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return buffer.getvalue()
 
 
-def record(folder: RunFolder, seed: int) -> Path:
-    """Write ``trial-iterationI-seedS.gif``: the newest checkpoint's first seed on a held-out task.
+class Video(NamedTuple):
+    """A trial, drawn."""
+
+    iteration: int
+    """Of the checkpoint."""
+    content: bytes
+    """A GIF."""
+
+
+def can_draw(config: RunConfig) -> bool:
+    """Whether ``scene`` knows how to draw the tasks of a run, and its learner plays them."""
+    family = experiments.get(config.experiment).family()
+    if not isinstance(family, EnvFamily) or train.build(config).inner_problem is not None:
+        return False
+    space = family.observation_space
+    seen = isinstance(space, Box) and len(space.shape) == 3
+    return seen or isinstance(family.env, PointRobot | DarkRoom | Locomotion)
+
+
+def render(folder: RunFolder, seed: int) -> Video:
+    """The newest checkpoint's first seed on a held-out task.
 
     Args:
         folder: the run.
@@ -294,7 +327,6 @@ def record(folder: RunFolder, seed: int) -> Path:
 
     Raises:
         UserError: if the run's learner plays no trials that can be drawn, or no checkpoint can be used.
-        StorageError: if the video cannot be written.
     """
     config = folder.config
     experiment = experiments.get(config.experiment)
@@ -314,10 +346,18 @@ def record(folder: RunFolder, seed: int) -> Path:
     problem = dataclasses.replace(experiment, family=lambda: family).build(config.settings)
     checkpoint = train.load_states(folder, built)
     state = jax.tree.map(lambda x: x[0], checkpoint.state.algorithm)
-    frames = play(problem.algorithm, frames, key_play, state, task)
-    path = folder.path / f"trial-iteration{checkpoint.iteration}-seed{seed}.gif"
+    return Video(checkpoint.iteration, gif(play(problem.algorithm, frames, key_play, state, task), draw))
+
+
+def save(folder: RunFolder, video: Video, seed: int) -> Path:
+    """Write ``trial-iterationI-seedS.gif``.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    path = folder.path / f"trial-iteration{video.iteration}-seed{seed}.gif"
     try:
-        write_atomically(path, gif(frames, draw))
+        write_atomically(path, video.content)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return path

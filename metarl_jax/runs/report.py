@@ -1,15 +1,12 @@
-"""Tables and figures of a run."""
+"""Tables of a run, as text."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl_jax import experiments
-from metarl_jax.experiments.base import Experiment
-from metarl_jax.runs import metrics
 from metarl_jax.runs.errors import StorageError
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunFolder
@@ -101,120 +98,44 @@ def show(evaluation: dict[str, Any]) -> None:
     """Print the table."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("learner", title=_title(evaluation), title_justify="left")
+    # As Text: a name from elsewhere may look like rich's own markup.
+    table = Table("learner", title=Text(_title(evaluation)), title_justify="left")
     table.add_column("score", justify="right")
     table.add_column("95 % interval", justify="right")
     for name, value, interval in rows(evaluation):
-        table.add_row(name, value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
+        table.add_row(Text(name), value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
     console = Console()
     console.print(table)
     gains = Table("better, task by task, than")
     for title in ("by", "95 % interval"):
         gains.add_column(title, justify="right")
     for gain in evaluation["gains"]:
-        gains.add_row(gain["over"], _number(gain["mean"]), _interval(gain["ci95"]))
+        gains.add_row(Text(gain["over"]), _number(gain["mean"]), _interval(gain["ci95"]))
     console.print(gains)
     stages, learners = stage_rows(evaluation)
     if stages:
-        by_stage = Table(f"after {evaluation['measure']['stage']}")
+        by_stage = Table()
+        by_stage.add_column(Text(f"after {evaluation['measure']['stage']}"))
         for stage in stages:
             by_stage.add_column(str(stage), justify="right")
         for name, scores in learners:
-            by_stage.add_row(name, *scores)
+            by_stage.add_row(Text(name), *scores)
         console.print(by_stage)
     for line in _over_seeds(evaluation)[1:]:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, markup=False)
 
 
-def write(folder: RunFolder, evaluations: Iterable[dict[str, Any]]) -> list[Path]:
-    """Write ``report.md``, ``learning_curve.png`` and, from the first evaluation, ``adaptation.png``.
-
-    Returns:
-        The files written.
+def write(folder: RunFolder, evaluations: Sequence[dict[str, Any]]) -> Path:
+    """Write the tables as ``report.md``.
 
     Raises:
-        StorageError: if they cannot be.
+        StorageError: if that cannot be done.
     """
-    evaluations, experiment = list(evaluations), experiments.get(folder.config.experiment)
-    written: list[Path] = []
+    path = folder.path / "report.md"
     try:
-        lines = metrics.read(folder.metrics)
-        if lines:
-            written.append(_learning_curve(folder.path / "learning_curve.png", experiment, lines, evaluations))
-        if evaluations:
-            written.append(_adaptation(folder.path / "adaptation.png", evaluations[0]))
-            text = "\n".join(markdown(evaluation) for evaluation in evaluations)
-            write_atomically(folder.path / "report.md", text.encode())
-            written.append(folder.path / "report.md")
+        write_atomically(path, "\n".join(markdown(evaluation) for evaluation in evaluations).encode())
     except OSError as error:
-        raise StorageError(f"cannot write the report into {folder.path}: {error.strerror}") from error
-    return written
-
-
-def _figure(columns: int) -> tuple[Any, list[Any]]:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5 * columns, 4), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
-def _save(figure: Any, path: Path) -> Path:
-    import io
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    write_atomically(path, buffer.getvalue())
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return path
-
-
-def _seed_curves(lines: list[dict[str, Any]], name: str) -> list[tuple[list[int], list[float]]]:
-    """``(steps, values)`` of each seed, where there are values."""
-    having = [line for line in lines if name in line]
-    seeds = len(having[0][name]) if having else 0
-    pairs = [[(line["steps"], line[name][s]) for line in having if line[name][s] is not None] for s in range(seeds)]
-    return [([x for x, _ in seed], [y for _, y in seed]) for seed in pairs]
-
-
-def _learning_curve(
-    path: Path, experiment: Experiment, lines: list[dict[str, Any]], evaluations: list[dict[str, Any]]
-) -> Path:
-    figure, (axes,) = _figure(1)
-    for seed, (steps, values) in enumerate(_seed_curves(lines, experiment.measure.training_metric)):
-        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="training" if seed == 0 else None)
-    for seed, (steps, values) in enumerate(_seed_curves(lines, "heldout_score")):
-        axes.plot(steps, values, color="tab:orange", marker=".", label="held-out" if seed == 0 else None)
-    if evaluations and evaluations[0]["measure"]["total"]:
-        best = max(evaluations[0]["oracles"], key=_not_omniscient, default=None)
-        if best is not None and _not_omniscient(best) > float("-inf"):
-            axes.axhline(best["score"], color="grey", linestyle="--", label=best["name"])
-    axes.set(xlabel=f"{experiment.unit} of a seed", ylabel=experiment.measure.title)
-    axes.legend()
-    return _save(figure, path)
-
-
-def _not_omniscient(oracle: dict[str, Any]) -> float:
-    """Reward of an oracle that has to learn; minus infinity for one that knows the task (its regret is zero)."""
-    regret = oracle.get("cumulative_regret")
-    omniscient = regret is not None and abs(regret[-1]) < 0.01 * abs(oracle["score"])
-    return float("-inf") if omniscient else oracle["score"]
-
-
-def _adaptation(path: Path, evaluation: dict[str, Any]) -> Path:
-    learners = [evaluation["ours"], *evaluation["oracles"]]
-    measure = evaluation["measure"]
-    panels = ["score_by_stage"] + ["cumulative_regret"] * ("cumulative_regret" in evaluation["ours"])
-    figure, axes = _figure(len(panels))
-    for panel, (ax, name) in enumerate(zip(axes, panels, strict=True)):
-        for index, learner in enumerate(learners):
-            values = [math.nan if value is None else value for value in learner[name]]
-            style = {"color": "black", "linewidth": 2.5, "zorder": 3} if index == 0 else {"linewidth": 1.2}
-            x = range(measure["first_stage"], measure["first_stage"] + len(values))
-            ax.plot(x, values, label=learner["name"] if panel == 0 else None, **style)
-        score = "reward" if measure["total"] else measure["title"]
-        ax.set(xlabel=measure["stage"], ylabel=score if name == "score_by_stage" else "cumulative regret")
-    figure.legend(loc="outside right upper", fontsize="small")
-    return _save(figure, path)

@@ -103,3 +103,11 @@ def test_killed_at_random_moments() -> None:
     command = [sys.executable, str(script), "--kills", "3", "--iterations", "4000", "--longest", "0.3"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_run_ends_with_its_report(finished) -> None:
+    report = (finished.path / "report.html").read_text()
+    assert report.startswith("<!doctype html>")
+    assert "<h4>Learning</h4>" in report and "<h4>Adaptation</h4>" in report
+    assert "Training is not finished" not in report
+    assert "--iterations 20 " in report

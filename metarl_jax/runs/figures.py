@@ -1,0 +1,236 @@
+"""Line charts as SVG: real text, colours from the page's style sheet, one drawing for phones and one for desktops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from metarl_jax.runs.markup import Html, join, tag
+
+COLOURS = 8
+"""In the style sheet, ``.c0`` .. ``.c7``."""
+DASHES = 5
+"""In the style sheet, ``.d0`` .. ``.d4``: who sees no colours tells lines apart by these."""
+MOST_DOTS = 40
+"""A line of more points is drawn without a dot for each."""
+LARGEST = 1e100
+"""What is farther from 0 is left out: nothing can be drawn to such a scale."""
+WIDE, NARROW = (560.0, 330.0), (340.0, 250.0)
+"""Width and height in pixels, on a desktop and on a phone."""
+
+Value = float | None
+
+
+class Series(NamedTuple):
+    """One line of a chart, or its points."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[Value]
+    style: int
+    """Says colour and dashes; 0 is drawn thick and on top."""
+    low: Sequence[Value] = ()
+    high: Sequence[Value] = ()
+    """With ``low``, the edges of a band; empty: none."""
+    kind: Literal["line", "points"] = "line"
+
+
+class Level(NamedTuple):
+    """A horizontal line."""
+
+    name: str
+    value: float
+    style: int
+
+
+class Chart(NamedTuple):
+    """What is drawn."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    levels: Sequence[Level] = ()
+    whole_x: bool = False
+    """Whether there is nothing between whole numbers."""
+
+
+def number(value: Value, decimals: int) -> str:
+    """As it is read: thousands apart, and a minus sign; None is the mean of scores one of which diverged."""
+    if value is None:
+        return "diverged"
+    if abs(value) >= 1e7:
+        return f"{value:.2e}".replace("-", "−")
+    text = f"{value:,.{decimals}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) else text.removeprefix("-")
+
+
+def short(value: float) -> str:
+    """A number of few characters: 1.5M."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(size, 1e4):
+            return f"{value / size:.4g}{unit}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−")
+
+
+def drawable(value: object) -> Value:
+    """The number, if it is one that can be drawn."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < LARGEST else None  # false of what is not a number, too
+
+
+def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
+    """Round numbers from ``low`` to ``high``, at most about ``most``.
+
+    Args:
+        low: the least.
+        high: the largest, above ``low``.
+        most: how many there is room for.
+        whole: whether only whole numbers will do.
+    """
+    rough = (high - low) / most
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
+    step = max(1.0, step) if whole else step
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(n * step, 12 - math.floor(math.log10(step))) for n in range(first, last + 1)]
+
+
+def _range(values: list[float], margin: float) -> tuple[float, float]:
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    space = (high - low) * margin
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        space = 0.5 * abs(low) or 0.5
+    return low - space, high + space
+
+
+class _Frame:
+    """Where numbers are in a drawing of some size."""
+
+    def __init__(self, chart: Chart, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        xs = [x for s in chart.series for x, y in zip(s.x, s.y, strict=True) if y is not None]
+        ys = [level.value for level in chart.levels]
+        for series in chart.series:
+            ys += [y for values in (series.y, series.low, series.high) for y in values if y is not None]
+        self.x_range, self.y_range = _range(xs, 0.0), _range(ys, 0.06)
+        self.x_ticks = ticks(*self.x_range, most=8 if width > 400 else 5, whole=chart.whole_x)
+        self.y_ticks = ticks(*self.y_range, most=6 if height > 300 else 5)
+        # A character of the ticks is about 6.5 pixels wide.
+        self.left = 12 + 6.5 * max(len(short(tick)) for tick in [*self.y_ticks, 0.0])
+        self.right, self.top, self.bottom = width - 16, 30.0, height - 44
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        return self.left + (value - low) / (high - low) * (self.right - self.left)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        return self.bottom - (value - low) / (high - low) * (self.bottom - self.top)
+
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        return "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
+
+
+def _pieces(*columns: Sequence[Value]) -> Iterator[list[tuple[float, ...]]]:
+    """Rows of the columns in a row without a gap."""
+    piece: list[tuple[float, ...]] = []
+    for row in zip(*columns, strict=True):
+        if None not in row:
+            piece.append(row)  # type: ignore[arg-type]
+        elif piece:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+def _style(style: int) -> str:
+    # Styles of one colour differ in their dashes: after 8 colours the dashes go on by 3, and 24 is 4 modulo 5.
+    return f"c{style % COLOURS} d{style % DASHES}{' first' if style == 0 else ''}"
+
+
+def _drawn_series(frame: _Frame, series: Series, chart: Chart) -> Html:
+    parts: list[Html] = []
+    if series.low:
+        for piece in _pieces(series.x, series.low, series.high):
+            edge = [(x, high) for x, _, high in piece] + [(x, low) for x, low, _ in reversed(piece)]
+            parts.append(tag("path", class_="band", d=frame.path(edge) + "Z"))
+    pieces = list(_pieces(series.x, series.y))
+    if series.kind == "line":
+        parts += [tag("path", class_="line", d=frame.path([(x, y) for x, y in piece])) for piece in pieces]
+    if series.kind == "points" or sum(map(len, pieces)) <= MOST_DOTS:
+        for x, y in (point for piece in pieces for point in piece):
+            said = tag("title", f"{series.name}: {short(y)} at {chart.x_label} {short(x)}")
+            where = {"cx": f"{frame.x(x):.1f}", "cy": f"{frame.y(y):.1f}", "r": 4 if series.kind == "points" else 3}
+            parts.append(tag("circle", said, class_="dot", **where))
+    return tag("g", parts, class_=_style(series.style))
+
+
+def _drawing(chart: Chart, size: tuple[float, float], which: str) -> Html:
+    frame = _Frame(chart, *size)
+    parts: list[Html] = []
+    for tick in frame.y_ticks:
+        y = f"{frame.y(tick):.1f}"
+        parts.append(tag("line", class_="grid", x1=f"{frame.left:.1f}", x2=frame.right, y1=y, y2=y))
+        where = {"x": f"{frame.left - 6:.1f}", "y": f"{frame.y(tick) + 4:.1f}"}
+        parts.append(tag("text", short(tick), class_="tick", text_anchor="end", **where))
+    for tick in frame.x_ticks:
+        x = f"{frame.x(tick):.1f}"
+        parts.append(tag("line", class_="mark", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 4))
+        parts.append(tag("text", short(tick), class_="tick", text_anchor="middle", x=x, y=frame.bottom + 17))
+    parts.append(tag("line", class_="mark", x1=f"{frame.left:.1f}", x2=frame.right, y1=frame.bottom, y2=frame.bottom))
+    parts.append(tag("text", chart.y_label, class_="axis", x=4, y=16))
+    parts.append(tag("text", chart.x_label, class_="axis", text_anchor="end", x=frame.right, y=frame.height - 8))
+    for level in chart.levels:
+        y = f"{frame.y(level.value):.1f}"
+        said = tag("title", f"{level.name}: {short(level.value)}")
+        line = tag("line", said, class_="level", x1=f"{frame.left:.1f}", x2=frame.right, y1=y, y2=y)
+        parts.append(tag("g", line, class_=_style(level.style)))
+    # What is first is drawn last, on top.
+    parts += [_drawn_series(frame, series, chart) for series in reversed(chart.series)]
+    box = f"0 0 {size[0]:g} {size[1]:g}"
+    return tag("svg", parts, class_=which, viewBox=box, role="img", aria_label=_described(chart))
+
+
+def _ends(chart: Chart) -> Iterator[tuple[Series | Level, Value]]:
+    for series in chart.series:
+        yield series, next((y for y in reversed(series.y) if y is not None), None)
+    for level in chart.levels:
+        yield level, level.value
+
+
+def _described(chart: Chart) -> str:
+    """The chart in words, for who does not see it."""
+    ends = "; ".join(f"{line.name} {'has none' if y is None else short(y)}" for line, y in _ends(chart))
+    return f"{chart.title}: {chart.y_label} against {chart.x_label}. At the end: {ends}."
+
+
+def _legend(chart: Chart) -> Html:
+    items = []
+    for line, end in _ends(chart):
+        swatch = [tag("line", class_="level" if isinstance(line, Level) else "line", x1=1, x2=29, y1=6, y2=6)]
+        if isinstance(line, Series) and line.kind == "points":
+            swatch = [tag("circle", class_="dot", cx=15, cy=6, r=4)]
+        drawn = tag("svg", swatch, viewBox="0 0 30 12", aria_hidden="true")
+        value = tag("span", "no value" if end is None else short(end), class_="value")
+        items.append(tag("li", drawn, tag("span", line.name), " ", value, class_=_style(line.style)))
+    return tag("ul", items, class_="legend")
+
+
+def figure(chart: Chart, caption: str, *, small: bool = False) -> Html:
+    """The chart with its title, a legend with the last value of each line, and a caption.
+
+    Args:
+        chart: what to draw.
+        caption: stands below.
+        small: whether the drawing for phones will do everywhere, without a legend.
+    """
+    drawings = [_drawing(chart, NARROW, "any" if small else "narrow")]
+    if not small:
+        drawings.append(_drawing(chart, WIDE, "wide"))
+    head = [tag("h4", chart.title), None if small else _legend(chart)]
+    below = tag("figcaption", caption) if caption else None
+    return tag("figure", head, join(drawings), below, aria_label=chart.title)

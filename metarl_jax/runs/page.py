@@ -1,0 +1,95 @@
+"""One HTML page about runs: nothing is fetched, nothing is run, and it opens without a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import metarl_jax
+from metarl_jax.runs import compare, sections
+from metarl_jax.runs.collect import Run
+from metarl_jax.runs.errors import StorageError, UserError
+from metarl_jax.runs.files import write_atomically
+from metarl_jax.runs.markup import Child, Html, tag
+
+MARK = b'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="generator" content="metarl-jax report'
+"""How every page begins."""
+
+
+def check_destination(path: Path, overwrite: bool) -> None:
+    """See that a page may be written.
+
+    Raises:
+        UserError: if there is no such folder, or something is there that is no report; ``overwrite`` allows any file.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} for the report")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; --output names a file")
+    if overwrite or not (path.exists() or path.is_symlink()):
+        return
+    try:
+        with open(path, "rb") as file:
+            ours = file.read(len(MARK)) == MARK
+    except OSError:
+        ours = False
+    if not ours:
+        raise UserError(f"{path} exists already and is no report; choose another --output, or --overwrite it")
+
+
+def _document(title: str, body: Child) -> bytes:
+    style = resources.files("metarl_jax.runs").joinpath("page.css").read_text()
+    # Only this style sheet applies, nothing runs, and nothing is loaded but pictures that are in the page.
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    head = [
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("title", title),
+        tag("link", rel="icon", href="data:,"),
+        tag("style", Html(style)),
+    ]
+    rest = "".join([f' {metarl_jax.__version__}">', *head, "</head>", tag("body", body), "</html>\n"])
+    # A name from elsewhere may have half of a character in it.
+    return MARK + rest.encode(errors="replace")
+
+
+def html(runs: Sequence[Run], date: str) -> bytes:
+    """The page.
+
+    Args:
+        runs: at least one.
+        date: on which it is written.
+    """
+    if len(runs) == 1:
+        title, introduction = runs[0].config.experiment, sections.subtitle(runs[0])
+        main: list[Child] = [sections.run(runs[0])]
+    else:
+        title = f"{len(runs)} runs compared"
+        links = [tag("li", tag("a", run.label, href=f"#run-{n}")) for n, run in enumerate(runs, 1)]
+        introduction = tag("nav", tag("ul", links), aria_label="Runs")
+        main = [compare.section(runs)]
+        for n, run in enumerate(runs, 1):
+            main.append(tag("section", tag("h2", run.label), sections.subtitle(run), sections.run(run), id=f"run-{n}"))
+    footer = tag("footer", f"Written on {date} by metarl_jax {metarl_jax.__version__}.")
+    return _document(
+        f"{title} – metarl_jax", [tag("header", tag("h1", title), introduction), tag("main", main), footer]
+    )
+
+
+def write(path: Path, runs: Sequence[Run]) -> None:
+    """Write the page of the runs.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    try:
+        write_atomically(path, html(runs, time.strftime("%Y-%m-%d", time.gmtime())))
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error

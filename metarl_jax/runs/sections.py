@@ -1,0 +1,463 @@
+"""The parts of a report about one run."""
+
+from __future__ import annotations
+
+import base64
+import math
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from metarl_jax.experiments.base import Measure
+from metarl_jax.runs import train
+from metarl_jax.runs.animation import Animation
+from metarl_jax.runs.collect import Run
+from metarl_jax.runs.figures import Chart, Level, Series, Value, drawable, figure, number, short
+from metarl_jax.runs.markup import Child, Html, tag
+
+TRAINING = 15
+"""The style of training's curve: grey, without dashes."""
+SHOWN_STAGES = (0, 1, 2, 3, 4, 5, 10, 20, 50)
+"""Of a table by stage; and the last one."""
+Evaluation = dict[str, Any]
+
+
+def counted(count: int, what: str) -> str:
+    """3 seeds; 1 seed."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def span(seconds: float) -> str:
+    """A time as people say it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def capital(text: str) -> str:
+    """With a capital letter."""
+    return text[:1].upper() + text[1:]
+
+
+def decimals(ends: Sequence[Value]) -> int:
+    """Digits after the point that an interval calls for: it is at least 6 units of the last one wide."""
+    low, high = ends
+    if low is None or high is None or not high > low:
+        return 3
+    return max(0, min(4, -math.floor(math.log10((high - low) / 6))))
+
+
+def interval(ends: Sequence[Value], places: int) -> str:
+    """``low to high``; nothing where there is none."""
+    return "" if None in ends else f"{number(ends[0], places)} to {number(ends[1], places)}"
+
+
+def measure_of(evaluation: Evaluation) -> Measure:
+    """What the evaluation reports."""
+    known = evaluation["measure"]
+    return Measure(**{name: known[name] for name in Measure._fields if name in known})
+
+
+def of_stage(measure: Measure) -> str:
+    """What the score of one stage is called."""
+    return "return of an episode" if measure.total else measure.title.replace("the last", "an")
+
+
+def stages(evaluation: Evaluation) -> range:
+    """The numbers of the stages that have a score."""
+    first = measure_of(evaluation).first_stage
+    return range(first, first + len(evaluation["ours"]["score_by_stage"]))
+
+
+def changes(evaluation: Evaluation) -> str:
+    """What is otherwise than in training; nothing if nothing is."""
+    return ", ".join(f"{name} {value}" for name, value in evaluation["changes"].items())
+
+
+def styles(evaluation: Evaluation) -> dict[str, int]:
+    """The style of each learner, the same in all figures; that of the run itself is 0."""
+    names = [oracle["name"] for oracle in evaluation["oracles"]]
+    names += [*evaluation["paper"], *evaluation["paper_by_stage"], _OPTIMUM]
+    return {name: style for style, name in enumerate(dict.fromkeys(names), 1)}
+
+
+_OPTIMUM = "exact optimum"
+
+
+def references(evaluation: Evaluation) -> list[tuple[str, Value, Sequence[Value], str]]:
+    """What the run is measured against, best first: ``(name, score, interval or nothing, which kind)``."""
+    found: list[tuple[str, Value, Sequence[Value], str]] = [
+        (oracle["name"], oracle["score"], oracle["ci95"], "reference, here") for oracle in evaluation["oracles"]
+    ]
+    found += [(name, value, (), "published") for name, value in evaluation["paper"].items()]
+    if evaluation["optimum"] is not None:
+        found.append((_OPTIMUM, evaluation["optimum"], (), "computed"))
+    sign = -1 if measure_of(evaluation).higher_is_better else 1
+    return sorted(found, key=lambda row: math.inf if row[1] is None else sign * row[1])
+
+
+def _knows_the_task(oracle: dict[str, Any]) -> bool:
+    """Whether its regret is nothing, so that no learner can be expected to reach it."""
+    regret = oracle.get("cumulative_regret")
+    last = regret[-1] if regret else None
+    return last is not None and oracle["score"] is not None and abs(last) < 0.01 * abs(oracle["score"])
+
+
+def subtitle(run: Run) -> Html:
+    """What was run, in a line or two."""
+    config, parts = run.config, []
+    parts.append(counted(config.seeds, "seed"))
+    if run.lines:
+        parts.append(counted(run.iteration, "iteration"))
+        parts.append(f"{short(float(run.lines[-1]['steps']))} {run.unit} a seed")
+    if (wall := wall_s(run)) is not None:
+        parts.append(span(wall))
+    if run.versions:
+        parts.append(f"on {run.versions[-1].get('device', 'an unknown device')}")
+    description = run.experiment.description if run.experiment else ""
+    words = f"{capital(description.rstrip('.'))}. " if description else ""
+    return tag("p", f"{words}{', '.join(parts)}.", class_="soft")
+
+
+def wall_s(run: Run) -> float | None:
+    """Seconds of training, of all seeds together."""
+    return drawable(run.lines[-1].get("wall_s")) if run.lines else None
+
+
+def notes(run: Run) -> Child:
+    """What is damaged or missing."""
+    return tag("ul", [tag("li", problem) for problem in run.problems], class_="notes") if run.problems else None
+
+
+def lead(evaluation: Evaluation) -> Html:
+    """The result in a sentence or three."""
+    measure, ours, places = measure_of(evaluation), evaluation["ours"], decimals(evaluation["ours"]["ci95"])
+    otherwise = f", {changes(evaluation)}" if evaluation["changes"] else ""
+    within = interval(ours["ci95"], places)
+    meant = f"mean of {counted(evaluation['training_seeds'], 'seed')}" if evaluation["training_seeds"] > 1 else "1 seed"
+    words = (
+        f" {measure.title} on {counted(evaluation['tasks'], 'held-out task')}{otherwise} "
+        f"({meant}{f'; 95 % interval {within}' if within else ''})"
+    )
+    published = [f"{name} {value:g}" for name, value, _, kind in references(evaluation) if kind == "published"]
+    others = [
+        f"{name} {number(value, places)}" for name, value, _, kind in references(evaluation) if kind != "published"
+    ]
+    against = "; ".join(
+        [
+            *([f"published: {', '.join(published)}"] if published else []),
+            *([f"here: {', '.join(others)}"] if others else []),
+        ]
+    )
+    numbers, scores = stages(evaluation), ours["score_by_stage"]
+    course = ""
+    if len(numbers) > 1:
+        shown = [n for n in numbers if n in {numbers[0], numbers[1], numbers[-1]}]
+        each = ", ".join(f"{number(scores[n - numbers[0]], places)} {_when(measure, n)}" for n in shown)
+        course = f" {capital(of_stage(measure))}: {each}."
+    compared = f" To compare, {against}." if against else ""
+    return tag("p", tag("strong", number(ours["score"], places)), f"{words}.{course}{compared}", class_="lead")
+
+
+def _when(measure: Measure, stage: int) -> str:
+    return f"in {measure.stage} {stage}" if measure.first_stage else f"after {counted(stage, measure.stage)}"
+
+
+def _drawn(values: Sequence[Value]) -> list[Value]:
+    return [drawable(value) for value in values]
+
+
+def by_stage(name: str, learner: dict[str, Any], numbers: range, style: int) -> Series:
+    """A learner's line in a figure of adaptation."""
+    low, high = ([drawable(ends[side]) for ends in learner["ci95_by_stage"]] for side in (0, 1))
+    return Series(name, numbers, _drawn(learner["score_by_stage"]), style, low, high)
+
+
+def _comparable(measure: Measure) -> bool:
+    """Whether training's metric is of the size of what is reported: some know an episode's return, not a trial's."""
+    return measure.training_metric == "trial_reward" or not measure.total
+
+
+def learning(run: Run) -> Child:
+    """The figure of training and of the held-out score during it."""
+    measure = run.measure
+    title = measure.title if measure else "score"
+    curves = [run.curve("heldout_score", "held-out tasks", 0)]
+    if measure and _comparable(measure):
+        curves.append(run.curve(measure.training_metric, "training tasks", TRAINING))
+    series = [curve for curve in curves if curve is not None]
+    if not series:
+        return None
+    levels = []
+    if run.evaluations and not run.evaluations[0]["changes"]:
+        evaluation, style = run.evaluations[0], styles(run.evaluations[0])
+        omniscient = {oracle["name"] for oracle in evaluation["oracles"] if _knows_the_task(oracle)}
+        kinds = set()
+        for name, value, _, kind in references(evaluation):
+            # The best of each kind.
+            if kind not in kinds and name not in omniscient and drawable(value) is not None:
+                kinds.add(kind)
+                levels.append(Level(name, float(value or 0.0), style[name]))
+    bands = " Bands: from the least to the largest seed." if run.config.seeds > 1 else ""
+    points = f" Each point of training is the mean of about {run.averaged()} iterations." if run.averaged() > 1 else ""
+    chart = Chart("Learning", f"{run.unit} of each seed", title, series, levels)
+    return figure(chart, f"{capital(title)} during training.{bands}{points}")
+
+
+def adaptation(evaluation: Evaluation) -> list[Child]:
+    """The figures of scores, and of regret, by stage."""
+    measure, numbers, style = measure_of(evaluation), stages(evaluation), styles(evaluation)
+    if len(numbers) < 2:
+        return []
+    learners = [(evaluation["ours"], 0), *((o, style[o["name"]]) for o in evaluation["oracles"])]
+    series = [by_stage(learner["name"], learner, numbers, number) for learner, number in learners]
+    for name, scores in evaluation["paper_by_stage"].items():
+        y = [drawable(scores.get(str(stage))) for stage in numbers]
+        series.append(Series(f"{name}, published", numbers, y, style[name], kind="points"))
+    label = of_stage(measure)
+    chart = Chart("Adaptation", _axis(measure), label, series, whole_x=True)
+    tasks = counted(evaluation["tasks"], "held-out task")
+    found: list[Child] = [figure(chart, f"{capital(label)}, mean of {tasks}. Bands: 95 % intervals of that mean.")]
+    if "cumulative_regret" in evaluation["ours"]:
+        regrets = [
+            Series(learner["name"], numbers, _drawn(learner["cumulative_regret"]), number)
+            for learner, number in learners
+            if "cumulative_regret" in learner
+        ]
+        chart = Chart("Cumulative regret", _axis(measure), "regret so far", regrets, whole_x=True)
+        found.append(figure(chart, "What best play with the task known would have collected more; less is better."))
+    return found
+
+
+def _axis(measure: Measure) -> str:
+    return measure.stage if measure.first_stage else f"{measure.stage}s"
+
+
+def columns(figures: Sequence[Child]) -> Child:
+    """Figures side by side where there is room."""
+    shown = [figure for figure in figures if figure is not None]
+    names = {1: "columns one", 3: "columns three"}
+    return tag("div", shown, class_=names.get(len(shown), "columns")) if shown else None
+
+
+def scroll(table: Html, label: str) -> Html:
+    """A table that scrolls by itself where it does not fit."""
+    return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
+
+
+def table(evaluation: Evaluation) -> Html:
+    """Ours against published learners and references."""
+    measure, places, ours = measure_of(evaluation), decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
+    gains = {gain["over"]: gain for gain in evaluation["gains"]}
+    sign = 1 if measure.higher_is_better else -1
+    rows = [*references(evaluation), (ours["name"], ours["score"], ours["ci95"], "this run")]
+    rows.sort(key=lambda row: math.inf if row[1] is None else -sign * row[1])
+    body = []
+    for name, value, ends, kind in rows:
+        gain = gains.get(name) if kind == "reference, here" else None
+        finer = decimals(gain["ci95"]) if gain else places
+        by = number(gain["mean"], finer) if gain else ""
+        score = f"{value:g}".replace("-", "−") if kind == "published" and value is not None else number(value, places)
+        cells = [
+            tag("th", name, tag("small", kind), scope="row"),
+            tag("td", score, tag("small", interval(ends, places)) if ends else None, class_="number"),
+            tag("td", by, tag("small", interval(gain["ci95"], finer)) if gain else None, class_="number"),
+        ]
+        body.append(tag("tr", cells, class_="ours" if kind == "this run" else None))
+    titles = [
+        tag("th", "learner", scope="col"),
+        tag("th", measure.title, scope="col", class_="number"),
+        tag("th", "ours is better by", scope="col", class_="number"),
+    ]
+    return tag("table", tag("thead", tag("tr", titles)), tag("tbody", body))
+
+
+def _under(evaluation: Evaluation) -> Html:
+    """What the table's numbers mean."""
+    places, ours = decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
+    words = (
+        f"In small print 95 % intervals, of the luck of {counted(evaluation['tasks'], 'held-out task')}, which all "
+        "learners here share; by how much ours is better is taken task by task."
+    )
+    if evaluation["training_seeds"] > 1:
+        words += f" Each seed: {', '.join(number(value, places) for value in ours['per_seed'])}"
+        if seeds := ours.get("over_seeds"):
+            words += f"; interquartile mean {number(seeds['iqm'], places)} ({interval(seeds['ci95'], places)})"
+        words += "."
+    unchanged = next((g for g in evaluation["gains"] if g["over"] == "no adaptation"), None)
+    if unchanged:
+        finer = decimals(unchanged["ci95"])
+        words += f" Better than before adapting by {number(unchanged['mean'], finer)}"
+        words += f" ({interval(unchanged['ci95'], finer)})."
+    return tag("p", words, class_="under")
+
+
+def stage_table(evaluation: Evaluation) -> Child:
+    """Scores by stage; ours with intervals."""
+    numbers, measure, places = stages(evaluation), measure_of(evaluation), decimals(evaluation["ours"]["ci95"])
+    if len(numbers) < 2:
+        return None
+    shown = [n for n in numbers if n in SHOWN_STAGES or n == numbers[-1]]
+    titles = [tag("th", f"{measure.stage}{'' if measure.first_stage else 's'}", scope="col")]
+    titles += [tag("th", f"{n:,}", scope="col", class_="number") for n in shown]
+    rows = []
+    for learner in (evaluation["ours"], *evaluation["oracles"]):
+        ours = learner is evaluation["ours"]
+        cells = [tag("th", learner["name"], scope="row")]
+        for n in shown:
+            ends = learner["ci95_by_stage"][n - numbers[0]]
+            small = tag("small", interval(ends, places)) if ours else None
+            cells.append(tag("td", number(learner["score_by_stage"][n - numbers[0]], places), small, class_="number"))
+        rows.append(tag("tr", cells, class_="ours" if ours else None))
+    for name, scores in evaluation["paper_by_stage"].items():
+        known = [scores.get(str(n)) for n in shown]
+        cells = [tag("td", "" if v is None else f"{v:g}".replace("-", "−"), class_="number") for v in known]
+        rows.append(tag("tr", tag("th", f"{name}, published", scope="row"), cells))
+    title = f"{capital(of_stage(measure))}, by {measure.stage}"
+    return scroll(tag("table", tag("caption", title), tag("thead", tag("tr", titles)), tag("tbody", rows)), title)
+
+
+def _tables(evaluation: Evaluation) -> Html:
+    """Both tables, with what the numbers mean."""
+    beside = sum(stage in SHOWN_STAGES for stage in stages(evaluation)) <= 5
+    both = tag("div", table(evaluation), _under(evaluation)), stage_table(evaluation)
+    return tag("div", both, class_="columns tables" if beside else None)
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def film(run: Run, animation: Animation) -> Html:
+    """The animation, and how each episode ended."""
+    width, height = animation.size
+    size = {"width": width, "height": height}
+    stills = []
+    for n, still in enumerate(animation.stills, 1):
+        stills.append(tag("img", src=_data("png", still), alt=f"How episode {n} of the trial ended", **size))
+    name = "Adaptation to a held-out task"
+    moving = tag("img", src=_data("gif", animation.video), alt=f"{name}: {run.config.experiment}, animated", **size)
+    # Who does not want it to move can fold it away.
+    playing = tag("details", tag("summary", "Animation"), moving, open=True, class_="playing")
+    ended = tag("div", tag("p", "How each episode ended"), tag("div", stills, class_="stills"), class_="ended")
+    caption = f"{animation.caption} The first seed after iteration {animation.iteration:,}."
+    shown = tag("div", playing, ended if stills else None, class_="film")
+    return tag("figure", tag("h4", name), shown, tag("figcaption", caption), aria_label=name)
+
+
+def command(run: Run) -> str | None:
+    """What to type to train it again."""
+    if run.experiment is None:
+        return None
+    config, fields = run.config, run.experiment.fields()
+    words = ["metarl-jax", "train", config.experiment]
+    for name, value in config.settings.items():
+        if name in fields and value != fields[name].default:
+            words += [f"--{name.replace('_', '-')}", str(value).lower() if isinstance(value, bool) else str(value)]
+    asked = {"seed": (config.seed, 0), "seeds": (config.seeds, 1)}
+    asked["evaluate_every"] = (config.evaluate_every, train.default_evaluate_every(config.settings))
+    for name, (value, default) in asked.items():
+        if value != default:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def settings(run: Run) -> Html:
+    """Every setting; those changed first."""
+    fields = run.experiment.fields() if run.experiment else {}
+    changed = {n for n, v in run.config.settings.items() if n in fields and v != fields[n].default}
+    rows = []
+    for name in sorted(run.config.settings, key=lambda name: name not in changed):
+        value, field = str(run.config.settings[name]), fields.get(name)
+        default = tag("small", f"default: {field.default}") if field and name in changed else None
+        cells = [
+            tag("td", tag("strong", value) if default else value, default),
+            tag("td", field.description.replace("``", "") if field else ""),
+        ]
+        rows.append(tag("tr", tag("th", tag("code", name), scope="row"), cells))
+    titles = [tag("th", title, scope="col") for title in ("setting", "value", "meaning")]
+    words = f"{counted(len(rows), 'setting')}" + (f", {len(changed)} changed" if fields else "")
+    written = tag("table", tag("thead", tag("tr", titles)), tag("tbody", rows))
+    return tag("details", tag("summary", f"Settings: {words}"), scroll(written, "Settings"))
+
+
+_APART = {"from_iteration", "device", "commit"}
+"""What of the versions has a row of its own."""
+
+
+def commit(versions: dict[str, str]) -> str:
+    """The package's commit; it is None where git does not know it."""
+    known = versions.get("commit", "None")
+    return "not known" if known == "None" else known
+
+
+def provenance(run: Run) -> list[Child]:
+    """What ran it, and how to run it again."""
+    config, rows = run.config, [("experiment", run.config.experiment)]
+    seeds = f"{config.seed}" if config.seeds == 1 else f"{config.seed} to {config.seed + config.seeds - 1}"
+    rows.append(("seeds" if config.seeds > 1 else "seed", seeds))
+    if run.lines:
+        of = config.settings.get("iterations")
+        rows.append(("iterations", f"{run.iteration:,}" + (f" of {of:,}" if isinstance(of, int) else "")))
+        rows.append(("steps", f"{short(float(run.lines[-1]['steps']))} {run.unit} a seed"))
+    if (wall := wall_s(run)) is not None:
+        rows.append(("wall time", f"{span(wall)} of training{', all seeds together' * (config.seeds > 1)}"))
+    for n, entry in enumerate(run.versions):
+        others = ", ".join(f"{name} {value}" for name, value in entry.items() if name not in _APART)
+        device, known = entry.get("device", "not known"), commit(entry)
+        if len(run.versions) == 1:
+            rows += [("device", device), ("commit", known), ("software", others)]
+        else:
+            until = run.versions[n + 1].get("from_iteration", "?") if n + 1 < len(run.versions) else "the end"
+            part = f"after iteration {entry.get('from_iteration', '?')}, until {until}"
+            rows.append((part, f"{device}, commit {known}, {others}"))
+    if run.evaluations and run.evaluations[0]["versions"].get("device"):
+        measured = run.evaluations[0]["versions"]
+        rows.append(("measured on", f"{measured['device']}, commit {measured.get('commit') or 'not known'}"))
+    body = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in rows]
+    again = command(run)
+    shown = [tag("p", "To train it again:"), tag("pre", tag("code", again))] if again else []
+    return [tag("div", tag("table", tag("tbody", body), class_="facts"), tag("div", shown), class_="columns")]
+
+
+def _others(run: Run) -> Child:
+    """The evaluations besides the one that is reported."""
+    found = []
+    for evaluation in run.evaluations[1:]:
+        otherwise = changes(evaluation) or f"at iteration {evaluation['iteration']:,}"
+        title = f"Measured with {otherwise}, on {counted(evaluation['tasks'], 'held-out task')}"
+        inside = [lead(evaluation), columns(adaptation(evaluation)), _tables(evaluation)]
+        found.append(tag("details", tag("summary", title), inside))
+    return found
+
+
+def _curves(run: Run) -> Child:
+    """Every other metric of training."""
+    measure = run.measure
+    shown = {"heldout_score", measure.training_metric if measure and _comparable(measure) else ""}
+    figures = []
+    for metric in run.metrics:
+        curve = run.curve(metric, metric.replace("_", " "), 0) if metric not in shown else None
+        if curve:
+            chart = Chart(capital(curve.name), f"{run.unit} of each seed", curve.name, [curve])
+            figures.append(figure(chart, "", small=True))
+    if not figures:
+        return None
+    inside = tag("div", figures, class_="columns small")
+    return tag("details", tag("summary", f"{counted(len(figures), 'other metric')} of training"), inside)
+
+
+def run(run: Run) -> list[Child]:
+    """All about a run."""
+    figures: list[Child] = [learning(run)]
+    parts: list[Child] = []
+    if run.evaluations:
+        parts.append(lead(run.evaluations[0]))
+        figures += adaptation(run.evaluations[0])
+    parts += [notes(run), columns(figures)]
+    if run.evaluations:
+        parts += [tag("h3", "Beside references"), _tables(run.evaluations[0])]
+    if run.animation:
+        parts += [tag("h3", "A trial"), film(run, run.animation)]
+    parts += [_others(run), tag("h3", "How it was made"), provenance(run), settings(run), _curves(run)]
+    return parts
