@@ -8,6 +8,7 @@ from metarl_jax.experiments import (
     exploration,
     few_shot,
     locomotion,
+    manipulation,
     maze,
     point_robot,
     recommendation,
@@ -18,7 +19,10 @@ from metarl_jax.experiments.base import Experiment
 
 _EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for module in (rl2, maze, regression, control, few_shot, exploration, point_robot, recommendation, locomotion)
+    for module in (
+        *(rl2, maze, regression, control, few_shot, exploration, point_robot, recommendation),
+        *(locomotion, manipulation),
+    )
     for experiment in module.experiments()
 }
 
