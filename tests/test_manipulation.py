@@ -26,6 +26,8 @@ sawyer: Any = importlib.import_module("metaworld.sawyer_xyz_env")
 
 POLICIES = {"reach": "SawyerReachV3Policy", "push": "SawyerPushV3Policy", "pick-place": "SawyerPickPlaceV3Policy"}
 SEED = 7
+# Of programs that run once: the compiler's optimisations do not pay.
+QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
 @pytest.fixture(autouse=True)
@@ -165,16 +167,28 @@ def test_a_preset_trains_and_its_successes_are_counted() -> None:
         states = jax.tree.map(lambda x: x[None], chunk.state.algorithm)
         return chunk, meta_test(key, problem.algorithm.adapt, states, problem.tasks, num_tasks=3)
 
-    # It runs once: the compiler's optimisations do not pay.
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
     key = jax.random.key(0)
-    chunk, found = jax.jit(run).lower(key).compile(options)(key)
+    chunk, found = jax.jit(run).lower(key).compile(QUICK)(key)
     assert not bool(chunk.diverged)
     assert found.success is not None
     assert found.success.shape == found.score.shape == (1, 3, 2)
     assert set(np.unique(found.success)) <= {0.0, 1.0}
     # Within the horizon an untrained hand is paid for being somewhere, and never in full.
     assert np.all((found.score > 0) & (found.score < 10 * presets.HORIZON))
+
+
+def test_reaching_traces_on_mjx() -> None:
+    """How far MJX lies from C, which takes a minute to compile, is in ``benchmarks/physics_speed.py``."""
+
+    def shapes(engine: Any) -> Any:
+        family = manipulation.ml1("reach", engine=engine)
+        env, key, task = scene(family), jax.random.key(0), family.tasks.sample(jax.random.key(0))
+        obs, state = jax.eval_shape(env.reset, key, task)
+        next_obs, next_state, reward, *_ = jax.eval_shape(env.step_env, key, state, jnp.zeros(4), task)
+        assert next_state == state
+        return obs, next_obs, reward
+
+    assert shapes("mjx") == shapes("c")
 
 
 def test_bad_arguments_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,11 +198,13 @@ def test_bad_arguments_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         manipulation.ml1("pick_place")  # pyright: ignore[reportArgumentType]
     for name in ("horizon", "tasks", "heldout_tasks"):
         with pytest.raises(ValueError, match=f"{name} must be a positive whole number"):
-            manipulation.ml1("reach", **{name: 0})
+            manipulation.ml1("reach", **{name: 0})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="seed"):
         manipulation.ml1("reach", seed=-1)
     with pytest.raises(ValueError, match="engine must be one of"):
         manipulation.ml1("reach", engine="warp")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="engine 'mjx' has no collisions of cylinders with boxes, which push needs"):
+        manipulation.ml1("push", engine="mjx")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         ImportError, match=r"Meta-World's, which is not installed: pip install 'metarl-jax\[metaworld\]'"

@@ -403,6 +403,8 @@ class MJXState(NamedTuple):
     """``[nv]``: the solver's."""
     position: Array
     """``[2]``: what velocity is measured from."""
+    mocap: Array
+    """``[nmocap, 3]``: where mocap bodies are."""
 
 
 class MJXEngine:
@@ -441,7 +443,10 @@ class MJXEngine:
             column[0] if shared else jnp.stack([jnp.asarray(leaf) for leaf in column])
             for shared, column in zip(self._shared, zip(*leaves, strict=True), strict=True)
         ]
-        self._template = mjx.make_data(put_models[0])
+        # Models that settle are one: what they have come to is the first's.
+        self._template = (
+            mjx.make_data(put_models[0]) if robot.settle is None else mjx.put_data(models[0], settled(robot, models[0]))
+        )
 
     def _model(self, index: Array) -> Any:
         leaves = [leaf if shared else leaf[index] for shared, leaf in zip(self._shared, self._leaves, strict=True)]
@@ -453,7 +458,7 @@ class MJXEngine:
         velocity = jnp.zeros(2) if before is None else (position - before) / self._seconds
         impact = jnp.zeros(()) if robot.impact is None else robot.impact(jnp, data)
         healthy = jnp.bool_(True) if robot.healthy is None else robot.healthy(jnp, data)
-        state = MJXState(data.qpos, data.qvel, data.qacc_warmstart, position)
+        state = MJXState(data.qpos, data.qvel, data.qacc_warmstart, position, data.mocap_pos)
         return state, Readings(robot.observe(jnp, model, data), position, velocity, impact, healthy)
 
     def pose(self, state: MJXState) -> Array:
@@ -465,10 +470,16 @@ class MJXEngine:
         return self._read(one, data, None)
 
     def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
-        one, mjx = self._model(model), self._mjx
-        data = self._template.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warm_start, ctrl=control)
-        data = jax.lax.fori_loop(0, self._robot.frame_skip, lambda _, data: mjx.step(one, data), data)
-        if self._robot.impact is not None:
+        one, mjx, robot = self._model(model), self._mjx, self._robot
+        data = self._template.replace(
+            qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warm_start, mocap_pos=state.mocap
+        )
+        mocap, control = (state.mocap, control) if robot.drive is None else robot.drive(jnp, data, control)
+        data = data.replace(mocap_pos=mocap, ctrl=control)
+        data = jax.lax.fori_loop(0, robot.frame_skip, lambda _, data: mjx.step(one, data), data)
+        if robot.read_afresh:
+            data = mjx.forward(one, data)
+        if robot.impact is not None:
             data = mjx.rne_postconstraint(one, data)
         return self._read(one, data, state.position)
 
