@@ -3,6 +3,8 @@
     python benchmarks/physics_speed.py                             # C MuJoCo, every robot
     python benchmarks/physics_speed.py --engines mjx --robots "half cheetah" --batches 64 256
     python benchmarks/physics_speed.py --fidelity                  # MJX against C, every robot; minutes to compile
+    python benchmarks/physics_speed.py --robots reach push         # Meta-World's scenes
+    python benchmarks/physics_speed.py --robots reach --fidelity   # MJX without contacts against C with them
 
 Speed is that of a compiled loop in which actions are drawn at random and episodes begin anew, tasks' bodies all
 different where "--bodies" says so; medians over repeats, warm. Fidelity is the largest difference of observations over
@@ -23,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from results_file import provenance, write_row
 
-from metarl_jax.environments import locomotion, physics
+from metarl_jax.environments import locomotion, manipulation, physics
 from metarl_jax.environments.physics import CEngine, MJXEngine, MJXState, Robot
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key
@@ -42,8 +44,11 @@ ROBOTS = {
 EPISODES = 2
 
 
-def family(robot: Robot, engine: physics.EngineName, bodies: int, horizon: int) -> EnvFamily:
-    """Forwards is paid, with one body or several."""
+def family(name: str, engine: Any, bodies: int, horizon: int) -> EnvFamily:
+    """Forwards is paid, with one body or several; of scenes, there is one."""
+    if name in manipulation.SKILLS:
+        return manipulation.ml1(name, horizon, engine=engine)  # pyright: ignore[reportArgumentType]
+    robot = ROBOTS[name]
     random = np.random.default_rng(0)
     models = [locomotion.randomised(robot, random) for _ in range(bodies)] if bodies > 1 else None
     return locomotion.make(
@@ -105,7 +110,8 @@ def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
     def as_mjx(states: np.ndarray) -> MJXState:
         numbers = states.view(np.float64)
         parts = np.split(numbers, np.cumsum([1, usual.nq, usual.nv, usual.nv]), axis=1)
-        return MJXState(*(jnp.asarray(part) for part in (*parts[1:4], numbers[:, -2:])))
+        none = np.zeros((len(numbers), 0, 3))
+        return MJXState(*(jnp.asarray(part) for part in (*parts[1:4], numbers[:, -2:], none)))
 
     result: dict[str, Any] = {"trajectory": [], "one_step": []}
     for double in (True, False):
@@ -129,9 +135,38 @@ def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
     return result
 
 
+def reaching(steps: int = 50) -> dict[str, Any]:
+    """How far MJX's arm, which touches nothing, lies from C's: metres, of hand and fingertips."""
+
+    def arm(engine: Any) -> np.ndarray:
+        made = manipulation.ml1("reach", steps, engine=engine)
+        env: Any = made.env
+
+        @jax.jit
+        def run(key: Key) -> Array:
+            task = made.tasks.sample(key)
+            actions = jax.random.uniform(key, (steps, 4), minval=-1, maxval=1)
+
+            def step(state: Any, action: Array) -> tuple[Any, Array]:
+                after, readings = env.engine.step(jnp.int32(0), state, action)
+                return after, readings.observation
+
+            return jax.lax.scan(step, env.reset(key, task)[1].physics, actions)[1]
+
+        numbers = np.asarray(run(jax.random.key(0))).reshape(steps, -1, 3)
+        return numbers[:, [0, 6, 7]]
+
+    result: dict[str, Any] = {}
+    for double in (True, False):
+        with jax.enable_x64(double):
+            far = float(np.max(np.abs(arm("mjx") - arm("c"))))
+        result["trajectory" if double else "single_precision"] = [far]
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--robots", nargs="+", choices=list(ROBOTS), default=list(ROBOTS))
+    parser.add_argument("--robots", nargs="+", choices=[*ROBOTS, *manipulation.SKILLS], default=list(ROBOTS))
     parser.add_argument("--engines", nargs="+", choices=["c", "mjx"], default=["c"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256, 1024], help="robots side by side")
     parser.add_argument("--bodies", nargs="+", type=int, default=[1, 64], help="how many bodies differ")
@@ -141,13 +176,14 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.robots:
         if arguments.fidelity:
-            row = {"experiment": name, "metric": "MJX against C", "engine": "mjx", **fidelity(ROBOTS[name])}
-            print(f"{name}: trajectories {row['trajectory']} (double), one step {row['one_step']} (single)", flush=True)
+            far = reaching() if name in manipulation.SKILLS else fidelity(ROBOTS[name])
+            row = {"experiment": name, "metric": "MJX against C", "engine": "mjx", **far}
+            print(f"{name}: {far}", flush=True)
             write_row(NAME, {**row, **provenance()})
             continue
         for engine in arguments.engines:
-            for bodies in arguments.bodies:
-                made = family(ROBOTS[name], engine, bodies, arguments.horizon)
+            for bodies in (1,) if name in manipulation.SKILLS else arguments.bodies:
+                made = family(name, engine, bodies, arguments.horizon)
                 for robots in arguments.batches:
                     rates = speed(made, robots, arguments.repeats)
                     row = {

@@ -29,6 +29,8 @@ class Cell(NamedTuple):
     """Changed besides, where held-out tasks are met."""
     variant: str = ""
     """What the changed settings amount to: names run and rows, where an experiment has several."""
+    success_targets: Mapping[int, float] = {}
+    """The acceptance bar of the success rate by stage, where tasks know success."""
     tested: str = ""
     """What the changes in testing amount to: names the rows, where one run is tested in several ways."""
 
@@ -58,7 +60,10 @@ def measure(
 
 
 def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Write a row for each stage with a bar or a published number, for the first two and for the last."""
+    """Write a row for each stage with a bar or a published number, for the first two and for the last.
+
+    Where tasks know success, its rate has rows of its own.
+    """
     folder = Path(evaluation["folder"])
     summary = json.loads((folder / "summary.json").read_text())
     config = json.loads((folder / "config.json").read_text())
@@ -67,27 +72,35 @@ def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, 
     published = published if cell.source else {}
     first = measure["first_stage"]
     last = first + len(ours["score_by_stage"]) - 1
+    # What is measured; the prefix of its names; its bars; which way is better; what is published.
     better = 1 if measure["higher_is_better"] else -1
+    measured = [(measure["title"], "score", "", cell.targets, better, published)]
+    if "success_by_stage" in ours:
+        measured.append(("success rate", "success", "success_", cell.success_targets, 1, {}))
     rows = []
-    for stage in sorted({first, 1, last, *cell.targets, *map(int, published)}):
+    for (title, name_by, prefix, targets, better, paper), stage in (
+        (one, stage) for one in measured for stage in sorted({first, 1, last, *one[3], *map(int, one[5])})
+    ):
         at = stage - first
-        by_seed = [scores[at] for scores in ours["per_seed_by_stage"]]
-        target = cell.targets.get(stage)
+        by_seed = [scores[at] for scores in ours[f"per_seed_{prefix}by_stage"]]
+        target = targets.get(stage)
         row = {
             "experiment": cell.experiment,
             "variant": ", ".join(filter(None, (cell.variant, cell.tested))),
-            "metric": f"{measure['title']} after {stage} {measure['stage']}{'s' * (stage != 1)}",
-            "ours": ours["score_by_stage"][at],
-            "ci95": ours["ci95_by_stage"][at],
+            "metric": f"{title} after {stage} {measure['stage']}{'s' * (stage != 1)}",
+            "ours": ours[f"{name_by}_by_stage"][at],
+            "ci95": ours[f"{prefix}ci95_by_stage"][at],
             "by_seed": by_seed,
             "target": target,
             "reached": None
             if target is None
             else all(score is not None and better * (score - target) >= 0 for score in by_seed),
-            "paper": published.get(str(stage)),
+            "paper": paper.get(str(stage)),
             "source": cell.source or None,
-            "gains": {g["over"]: [g["mean"], *g["ci95"]] for g in evaluation["gains"]} if stage == last else None,
-            "references": {o["name"]: o["score_by_stage"][at] for o in evaluation["oracles"]},
+            "gains": {g["over"]: [g["mean"], *g["ci95"]] for g in evaluation["gains"]}
+            if stage == last and name_by == "score"
+            else None,
+            "references": {o["name"]: o[f"{name_by}_by_stage"][at] for o in evaluation["oracles"]},
             "seeds": len(by_seed),
             "heldout_tasks": evaluation["tasks"],
             "steps": summary["steps"],

@@ -20,6 +20,8 @@ class Evaluation(NamedTuple):
     """``[S, N, E]``: return (or accuracy) of each adaptation episode."""
     regret: Array | None
     """``[S, N, E]``: cumulative regret after each episode, where the tasks' optimum is known."""
+    success: Array | None = None
+    """``[S, N, E]``: the share of each stage's episodes that are a success, where the learner says so."""
 
 
 def meta_test(
@@ -55,14 +57,15 @@ def meta_test(
     batch_size = min(batch_size, num_tasks)
     batches = -(-num_tasks // batch_size)
 
-    def one_task(key: Key, state: State) -> tuple[Array, Array]:
+    def one_task(key: Key, state: State) -> tuple[Array, Array, Array | None]:
         key_task, key_adapt = key
         task = tasks.sample_heldout(key_task)
-        score = adapt(key_adapt, state, task).score
-        return score, optimal_return(task) if optimal_return is not None else jnp.float32(jnp.nan)
+        adaptation = adapt(key_adapt, state, task)
+        best = optimal_return(task) if optimal_return is not None else jnp.float32(jnp.nan)
+        return adaptation.score, best, adaptation.success
 
-    def one_seed(key: Key, state: State) -> tuple[Array, Array]:
-        def one_batch(keys: tuple[Key, Key]) -> tuple[Array, Array]:
+    def one_seed(key: Key, state: State) -> tuple[Array, Array, Array | None]:
+        def one_batch(keys: tuple[Key, Key]) -> tuple[Array, Array, Array | None]:
             return task_batch(one_task, in_axes=(0, None))(keys, state)
 
         adapt_keys = jax.random.split(key, (batches, batch_size))
@@ -71,7 +74,9 @@ def meta_test(
     key_tasks, key_seeds = jax.random.split(key)
     task_keys = jax.random.split(key_tasks, (batches, batch_size))
     # One seed after another: the batch of tasks already fills the device.
-    score, best = jax.lax.map(lambda x: one_seed(*x), (jax.random.split(key_seeds, num_seeds), states))
-    score, best = (x.reshape(num_seeds, batches * batch_size, *x.shape[3:])[:, :num_tasks] for x in (score, best))
+    found = jax.lax.map(lambda x: one_seed(*x), (jax.random.split(key_seeds, num_seeds), states))
+    score, best, success = jax.tree.map(
+        lambda x: x.reshape(num_seeds, batches * batch_size, *x.shape[3:])[:, :num_tasks], found
+    )
     regret = jnp.cumsum(best[..., None] - score, axis=-1) if optimal_return is not None else None
-    return Evaluation(score, regret)
+    return Evaluation(score, regret, success)

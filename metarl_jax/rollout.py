@@ -121,3 +121,22 @@ def episode_returns(transitions: Transition, episodes: int) -> Array:
     """
     rewards = jnp.where(transitions.valid, transitions.reward, 0.0)
     return jax.ops.segment_sum(rewards, transitions.episode, num_segments=episodes)
+
+
+def episode_successes(transitions: Transition, family: EnvFamily, task: Task, episodes: int) -> Array | None:
+    """Whether each episode of a trial is a success: at any step.
+
+    Args:
+        transitions: ``[T, ...]``, of one trial.
+        family: of which the task is.
+        task: the task.
+        episodes: E.
+
+    Returns:
+        ``[E]`` float32, 0 or 1; None if the family knows no success.
+    """
+    if family.success is None:
+        return None
+    reached = jax.vmap(family.success, (None, 0))(task, transitions)
+    reached = jnp.logical_and(reached, transitions.valid).astype(jnp.float32)
+    return jnp.zeros(episodes).at[transitions.episode].max(reached, mode="drop")

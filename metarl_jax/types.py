@@ -93,6 +93,9 @@ class EnvFamily(NamedTuple):
     training_reward: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> scalar``: a denser reward for the same aim, from which critics may learn on training tasks
     (Rakelly et al. 2019, section 6.3). No learner is shown it."""
+    success: Callable[[Task, Transition], Array] | None = None
+    """``(task, one step) -> bool``: whether the step does what is to be done; an episode with such a step is a success.
+    None: the tasks are not of that kind."""
 
 
 class Episode(NamedTuple):
@@ -336,6 +339,9 @@ class Adaptation(NamedTuple):
     """``[E]``: the return (or accuracy) of each adaptation episode (or gradient step)."""
     learner: Any = ()
     """What adaptation produced: adapted parameters, a recurrent carry, a posterior."""
+    success: Array | None = None
+    """``[E]``: the share of each stage's episodes that are a success (``EnvFamily.success``); None where there is no
+    such thing."""
 
 
 class Algorithm(NamedTuple):

@@ -58,4 +58,11 @@ def probe_family() -> EnvFamily:
     def sample(key: Key) -> ProbeParams:
         return ProbeParams(jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0))
 
-    return EnvFamily(env, TaskDistribution(sample, sample), env.horizon, env.observation_space(), env.action_space())
+    return EnvFamily(
+        env=env,
+        tasks=TaskDistribution(sample, sample),
+        horizon=env.horizon,
+        observation_space=env.observation_space(),
+        action_space=env.action_space(),
+        success=lambda task, step: jnp.all((step.action > 0) == (task.target > 0)),
+    )

@@ -72,6 +72,18 @@ def test_regret_accumulates_against_the_tasks_best() -> None:
     assert meta_test(jax.random.key(0), adapt, STATES[:1], TASKS, num_tasks=10).regret is None
 
 
+def test_successes_come_with_the_scores_they_belong_to() -> None:
+    def counting(key: Key, state: State, task: Task) -> Adaptation:
+        adaptation = adapt(key, state, task)
+        return adaptation._replace(success=(adaptation.score > 10.5).astype(jnp.float32))
+
+    result = meta_test(jax.random.key(0), counting, STATES, TASKS, num_tasks=9, num_seeds=3, batch_size=4)
+    assert result.success is not None
+    np.testing.assert_array_equal(result.success, result.score > 10.5)
+    assert 0 < float(jnp.mean(result.success[1])) < 1
+    assert meta_test(jax.random.key(0), adapt, STATES[:1], TASKS, num_tasks=3).success is None
+
+
 def test_the_interval_over_tasks_covers_the_mean() -> None:
     inside = 0
     for seed in range(40):

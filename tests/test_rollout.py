@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from metarl_jax.environments.base import Environment
-from metarl_jax.rollout import episode, episode_returns, no_action, trial
+from metarl_jax.rollout import episode, episode_returns, episode_successes, no_action, trial
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Inputs, Key, TaskDistribution, Transition
 
 HORIZON = 5
@@ -121,6 +121,22 @@ def test_episode_returns_add_up_each_episode(trials: tuple[Array, Transition]) -
             if index < EPISODES:
                 expected[i, index] += reward
     np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_an_episode_is_a_success_if_any_of_its_steps_is(trials: tuple[Array, Transition]) -> None:
+    _, t = trials
+    knowing = family()._replace(success=lambda task, step: step.reward > task)
+    task = jnp.float32(22.5)
+    got = jax.vmap(lambda x: episode_successes(x, knowing, task, EPISODES))(t)
+    expected = np.zeros((30, EPISODES))
+    for i in range(30):
+        for reward, index in zip(t.reward[i], t.episode[i], strict=True):
+            if index < EPISODES and reward > task:
+                expected[i, index] = 1
+    np.testing.assert_array_equal(got, expected)
+    assert 0.1 < expected.mean() < 0.9
+    assert np.any((t.reward > task) & ~t.valid), "what follows the last episode does not count"
+    assert episode_successes(jax.tree.map(lambda x: x[0], t), family(), task, EPISODES) is None
 
 
 def test_an_episode_is_a_trial_of_one() -> None:

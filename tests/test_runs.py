@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from metarl_jax import experiments
+from metarl_jax.evaluation import Evaluation
 from metarl_jax.runs import checkpoints, compilation_cache, evaluate, files, folder, metrics, report, train
 from metarl_jax.runs.errors import UserError
 
@@ -187,6 +189,38 @@ def test_the_table_is_ordered_and_marks_ours() -> None:
     text = report.markdown(json.loads(json.dumps(evaluation)))
     assert "| **ours** | **2.000** | 1.000 to 3.000 |" in text
     assert "| random | 1.000 | 0.500 to 1.500 |" in text
+
+
+def test_success_rates_are_reported_by_stage() -> None:
+    measure = experiments.get("rl2-bandit-10x5").measure
+    # Two seeds, three tasks, two episodes.
+    success = np.array([[[0, 1], [0, 1], [0, 1]], [[0, 1], [1, 1], [0, 0]]])
+    ours = evaluate._summary("ours", Evaluation(10.0 * success, None, success), measure)  # pyright: ignore[reportArgumentType]
+    np.testing.assert_allclose(ours["success_by_stage"], [1 / 6, 5 / 6])
+    assert ours["per_seed_success_by_stage"] == [[0, 1], pytest.approx([1 / 3, 2 / 3])]
+    # Over tasks, of which each is the mean of two seeds: 1, 1 and 0.5 with Student's 4.3027 for two degrees of freedom.
+    margin = 4.30265 * math.sqrt(1 / 12 / 3)
+    np.testing.assert_allclose(ours["success_ci95_by_stage"][1], [5 / 6 - margin, 5 / 6 + margin], rtol=1e-5)
+    other = evaluate._summary("random", Evaluation(success, None), measure)  # pyright: ignore[reportArgumentType]
+    assert not any("success" in name for name in other)
+    evaluation = {
+        "experiment": "e",
+        "iteration": 3,
+        "tasks": 3,
+        "stages": 2,
+        "measure": measure._asdict(),
+        "training_seeds": 2,
+        "ours": ours,
+        "oracles": [other],
+        "changes": {},
+        "gains": [],
+        "paper": {},
+        "paper_by_stage": {},
+        "optimum": None,
+    }
+    assert report.success_rows(evaluation) == ([1, 2], [("ours", ["16.7%", "83.3%"])])
+    assert "| success by episode | 1 | 2 |\n|---|---:|---:|\n| ours | 16.7% | 83.3% |" in report.markdown(evaluation)
+    assert report.success_rows({**evaluation, "ours": other}) == ([], [])
 
 
 @pytest.mark.parametrize("better", [1, -1])

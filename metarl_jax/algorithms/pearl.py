@@ -26,7 +26,7 @@ import optax
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import boolean, check_fields, positive_int, real
 from metarl_jax.ops.gaussians import standard
-from metarl_jax.rollout import episode, episode_returns
+from metarl_jax.rollout import episode, episode_returns, episode_successes
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -372,7 +372,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         episodes, learned = config.adaptation_episodes, state.learned
 
-        def one(seen: Experience, now: tuple[Key, Array]) -> tuple[Experience, tuple[Array, Beliefs]]:
+        def one(seen: Experience, now: tuple[Key, Array]) -> tuple[Experience, tuple[Array, Beliefs, Array | None]]:
             key, index = now
             key_latent, key_play = jax.random.split(key)
             usable = jnp.logical_and(seen.valid, index >= config.exploration_episodes)
@@ -383,12 +383,13 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
                 seen,
                 _steps(played),
             )
-            return seen, (episode_returns(played, 1)[0], Beliefs(belief.mean, jnp.exp(belief.log_std)))
+            success = episode_successes(played, family, task, 1)
+            return seen, (episode_returns(played, 1), Beliefs(belief.mean, jnp.exp(belief.log_std)), success)
 
         shapes = jax.eval_shape(lambda: _steps(play(key, learned, task, prior.mean, config.deterministic)))
         nothing = jax.tree.map(lambda x: jnp.zeros((episodes * horizon, *x.shape[1:]), x.dtype), shapes)
         keys = jax.random.split(key, episodes)
-        _, (returns, beliefs) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes)))
-        return Adaptation(returns, beliefs)
+        _, (returns, beliefs, success) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes)))
+        return Adaptation(returns[:, 0], beliefs, None if success is None else success[:, 0])
 
     return Algorithm(init, step, adapt)

@@ -17,7 +17,7 @@ import optax
 
 from metarl_jax import ppo
 from metarl_jax.batching import task_batch
-from metarl_jax.rollout import episode_returns, trial
+from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -93,6 +93,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         memory, transitions = play(key, state.params, task)
-        return Adaptation(episode_returns(transitions, config.episodes), memory)
+        success = episode_successes(transitions, family, task, config.episodes)
+        return Adaptation(episode_returns(transitions, config.episodes), memory, success)
 
     return Algorithm(init, step, adapt)

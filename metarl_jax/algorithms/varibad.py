@@ -21,7 +21,7 @@ from metarl_jax import ppo
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import check_fields, natural_int, positive_int, real
 from metarl_jax.ops.gaussians import sequential_elbo, standard
-from metarl_jax.rollout import episode_returns, trial
+from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -216,6 +216,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         memory, transitions = play(key, state.policy, state.model.encoder, task, config.adaptation_episodes)
-        return Adaptation(episode_returns(transitions, config.adaptation_episodes), memory)
+        success = episode_successes(transitions, family, task, config.adaptation_episodes)
+        return Adaptation(episode_returns(transitions, config.adaptation_episodes), memory, success)
 
     return Algorithm(init, step, adapt)

@@ -1,7 +1,7 @@
 """One MuJoCo model, two engines: C MuJoCo on CPU threads behind a host callback, and MJX, which is JAX throughout.
 
-Nothing physical is written here: models are Gymnasium's, every step is MuJoCo's. Both engines hold the same models and
-show the same ``Readings``; which one is used is chosen by the platform unless said. Needs the extra
+Nothing physical is written here: models are Gymnasium's or Meta-World's, every step is MuJoCo's. Both engines hold the
+same models and show the same ``Readings``; which one is used is chosen by the platform unless said. Needs the extra
 ``metarl-jax[mujoco]``; MuJoCo is imported when an engine is made and not before.
 
 The C engine's state is the whole of what MuJoCo integrates, in double precision and with the solver's warm start, so
@@ -74,6 +74,14 @@ class Robot(NamedTuple):
     """Whether pictures of it are from above, and not from the side."""
     impact: Callable[[Any, Any], Any] | None = None
     """``(xp, data) -> scalar``, of ``data.cfrc_ext``."""
+    drive: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
+    """``(xp, data, control) ->`` where the mocap bodies are to be ``[nmocap, 3]``, and what the actuators get ``[nu]``,
+    for a control step; None: the actuators get the control."""
+    settle: Callable[[Any, Any, Any], None] | None = None
+    """``(mujoco, model, data)`` lets what is in ``data`` go on to where episodes begin; None: they begin at once."""
+    read_afresh: bool = False
+    """Whether all that follows from positions is computed anew after a control step. MuJoCo itself leaves places as
+    they were before its last step."""
 
 
 class Engine(Protocol):
@@ -124,14 +132,28 @@ def load(robot: Robot) -> Any:
     Raises:
         ImportError: without MuJoCo or Gymnasium.
     """
+    return load_file(model_path(robot))
+
+
+def load_file(path: Path) -> Any:
+    """The ``mujoco.MjModel`` that a file describes; ImportError without MuJoCo."""
     mujoco = import_mujoco()
     before = mujoco.get_mju_user_warning()
     # By default MuJoCo writes what it thinks of a model's style into a file in whatever folder this runs in.
     mujoco.set_mju_user_warning(lambda message: None)
     try:
-        return mujoco.MjModel.from_xml_path(str(model_path(robot)))
+        return mujoco.MjModel.from_xml_path(str(path))
     finally:
         mujoco.set_mju_user_warning(before)
+
+
+def settled(robot: Robot, model: Any) -> Any:
+    """``mujoco.MjData`` as every episode begins, but for the positions and velocities that it is given."""
+    mujoco = import_mujoco()
+    data = mujoco.MjData(model)
+    if robot.settle is not None:
+        robot.settle(mujoco, model, data)
+    return data
 
 
 def make(robot: Robot, models: Sequence[Any], engine: EngineName = "auto") -> Engine:
@@ -187,11 +209,20 @@ class CEngine:
         mujoco = import_mujoco()
         self._robot, self._models, self._mujoco = robot, list(models), mujoco
         self._seconds = models[0].opt.timestep * robot.frame_skip
-        self._what = int(mujoco.mjtState.mjSTATE_FULLPHYSICS | mujoco.mjtState.mjSTATE_WARMSTART)
+        kinds = mujoco.mjtState
+        self._what = int(
+            kinds.mjSTATE_FULLPHYSICS | kinds.mjSTATE_WARMSTART | kinds.mjSTATE_MOCAP_POS | kinds.mjSTATE_MOCAP_QUAT
+        )
         self._size = mujoco.mj_stateSize(models[0], self._what)
         if any(mujoco.mj_stateSize(model, self._what) != self._size for model in models):
             raise ValueError("models must differ in numbers only: their states differ in size")
         self._data = [mujoco.MjData(models[0]) for _ in range(_cores())]
+        # Of robots that settle: what they have come to, and what their actuators did last.
+        self._settled: list[tuple[np.ndarray, np.ndarray]] = []
+        for model in models if robot.settle is not None else ():
+            data, state = settled(robot, model), np.zeros(self._size)
+            mujoco.mj_getState(model, data, state, self._what)
+            self._settled.append((state, np.array(data.ctrl)))
         mujoco.mj_forward(models[0], self._data[0])
         # Programs on several devices may step at the same time: there is data for one of them.
         self._lock = threading.Lock()
@@ -264,10 +295,13 @@ class CEngine:
         if robot.healthy is not None:
             readings.healthy[row] = robot.healthy(np, data)
 
-    def _begin(self, model: Any, data: Any, state: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    def _begin(self, which: int, data: Any, state: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """As Gymnasium does: reset all, set positions and velocities, and compute what follows from them."""
-        mujoco = self._mujoco
+        mujoco, model = self._mujoco, self._models[which]
         mujoco.mj_resetData(model, data)
+        if self._settled:
+            before, data.ctrl[:] = self._settled[which]
+            mujoco.mj_setState(model, data, before, self._what)
         data.qpos[:], data.qvel[:] = qpos, qvel
         mujoco.mj_forward(model, data)
         mujoco.mj_getState(model, data, state[: self._size], self._what)
@@ -280,7 +314,7 @@ class CEngine:
         def work(data: Any, rows: range) -> None:
             for row in rows:
                 model = self._models[which[row]]
-                self._begin(model, data, states[row], qpos[row], qvel[row])
+                self._begin(which[row], data, states[row], qpos[row], qvel[row])
                 self._read(model, data, states[row], readings, row)
                 readings.velocity[row] = 0.0
 
@@ -289,7 +323,7 @@ class CEngine:
 
     def _host_step(self, real: np.dtype[Any], model: Any, state: Any, control: Any, *reset: Any) -> tuple[Any, ...]:
         """Step, and with ``reset`` (over, qpos, qvel) begin again what has ended."""
-        mujoco, size, what, skip = self._mujoco, self._size, self._what, self._robot.frame_skip
+        mujoco, size, what, robot = self._mujoco, self._size, self._what, self._robot
         batch = np.shape(model)
         which, controls = np.ravel(model), _rows(control, len(batch))
         states = np.array(_rows(state, len(batch))).view(np.float64)
@@ -303,18 +337,23 @@ class CEngine:
             for row in rows:
                 model, physics = self._models[which[row]], states[row, :size]
                 mujoco.mj_setState(model, data, physics, what)
-                data.ctrl[:] = controls[row]
-                mujoco.mj_step(model, data, nstep=skip)
-                if self._robot.impact is not None:
+                if robot.drive is None:
+                    data.ctrl[:] = controls[row]
+                else:
+                    data.mocap_pos[:], data.ctrl[:] = robot.drive(np, data, controls[row])
+                mujoco.mj_step(model, data, nstep=robot.frame_skip)
+                if robot.read_afresh:
+                    mujoco.mj_forward(model, data)
+                if robot.impact is not None:
                     mujoco.mj_rnePostConstraint(model, data)
                 mujoco.mj_getState(model, data, physics, what)
                 self._read(model, data, states[row], readings, row)
                 if not reset:
                     continue
                 if over[row] or not readings.healthy[row]:
-                    self._begin(model, data, states[row], qpos[row], qvel[row])
-                    states[row, size:] = self._robot.position(np, model, data)
-                    nexts[row] = self._robot.observe(np, model, data)
+                    self._begin(which[row], data, states[row], qpos[row], qvel[row])
+                    states[row, size:] = robot.position(np, model, data)
+                    nexts[row] = robot.observe(np, model, data)
                 else:
                     nexts[row] = readings.observation[row]
 
@@ -368,6 +407,8 @@ class MJXState(NamedTuple):
     """``[nv]``: the solver's."""
     position: Array
     """``[2]``: what velocity is measured from."""
+    mocap: Array
+    """``[nmocap, 3]``: where mocap bodies are."""
 
 
 @contextlib.contextmanager
@@ -438,7 +479,10 @@ class MJXEngine:
             column[0] if shared else jnp.stack([jnp.asarray(leaf) for leaf in column])
             for shared, column in zip(self._shared, zip(*leaves, strict=True), strict=True)
         ]
-        self._template = mjx.make_data(put_models[0])
+        # Models that settle are one: what they have come to is the first's.
+        self._template = (
+            mjx.make_data(put_models[0]) if robot.settle is None else mjx.put_data(models[0], settled(robot, models[0]))
+        )
 
     def _model(self, index: Array) -> Any:
         leaves = [leaf if shared else leaf[index] for shared, leaf in zip(self._shared, self._leaves, strict=True)]
@@ -450,7 +494,7 @@ class MJXEngine:
         velocity = jnp.zeros(2) if before is None else (position - before) / self._seconds
         impact = jnp.zeros(()) if robot.impact is None else robot.impact(jnp, data)
         healthy = jnp.bool_(True) if robot.healthy is None else robot.healthy(jnp, data)
-        state = MJXState(data.qpos, data.qvel, data.qacc_warmstart, position)
+        state = MJXState(data.qpos, data.qvel, data.qacc_warmstart, position, data.mocap_pos)
         return state, Readings(robot.observe(jnp, model, data), position, velocity, impact, healthy)
 
     def pose(self, state: MJXState) -> Array:
@@ -463,11 +507,17 @@ class MJXEngine:
         return self._read(one, data, None)
 
     def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
-        one, mjx = self._model(model), self._mjx
-        data = self._template.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warm_start, ctrl=control)
+        one, mjx, robot = self._model(model), self._mjx, self._robot
+        data = self._template.replace(
+            qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warm_start, mocap_pos=state.mocap
+        )
+        mocap, control = (state.mocap, control) if robot.drive is None else robot.drive(jnp, data, control)
+        data = data.replace(mocap_pos=mocap, ctrl=control)
         with _frames_as_in_c():
-            data = jax.lax.fori_loop(0, self._robot.frame_skip, lambda _, data: mjx.step(one, data), data)
-        if self._robot.impact is not None:
+            data = jax.lax.fori_loop(0, robot.frame_skip, lambda _, data: mjx.step(one, data), data)
+            if robot.read_afresh:
+                data = mjx.forward(one, data)
+        if robot.impact is not None:
             data = mjx.rne_postconstraint(one, data)
         return self._read(one, data, state.position)
 

@@ -8,6 +8,7 @@ from metarl_jax.experiments import (
     exploration,
     few_shot,
     locomotion,
+    manipulation,
     maze,
     point_robot,
     recommendation,
@@ -30,6 +31,7 @@ _EXPERIMENTS: dict[str, Experiment] = {
         recommendation,
         locomotion,
         shared_families,
+        manipulation,
     )
     for experiment in module.experiments()
 }

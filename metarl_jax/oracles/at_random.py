@@ -8,7 +8,7 @@ import numpy as np
 
 from metarl_jax.checks import positive_int
 from metarl_jax.oracles.base import Oracle
-from metarl_jax.rollout import episode_returns, trial
+from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import Adaptation, Array, Carry, Discrete, EnvFamily, Inputs, Key, State, Task
 
 
@@ -34,6 +34,7 @@ def uniform(family: EnvFamily, episodes: int) -> Oracle:
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         del state
-        return Adaptation(episode_returns(trial(key, act, (), family, task, episodes)[1], episodes))
+        played = trial(key, act, (), family, task, episodes)[1]
+        return Adaptation(episode_returns(played, episodes), (), episode_successes(played, family, task, episodes))
 
     return Oracle("random", adapt)

@@ -28,7 +28,8 @@ _EVALUATION_TAG = 0x4556414C
 
 
 def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
-    """What is reported, with its 95 % interval over tasks and IQM over seeds; and the mean score of each stage.
+    """What is reported, with its 95 % interval over tasks and IQM over seeds; and the mean score of each stage, and how
+    often its episodes are a success.
 
     A mean that is not finite, because adaptation diverged on a task, is None.
     """
@@ -50,6 +51,12 @@ def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, A
     if len(per_seed) > 1:
         over_seeds = stratified_bootstrap(per_seed[:, None])
         summary["over_seeds"] = {"iqm": over_seeds.mean, "ci95": [over_seeds.low, over_seeds.high]}
+    if evaluation.success is not None:
+        success = np.asarray(evaluation.success, np.float64)
+        intervals = [mean_with_interval(success[..., stage].mean(axis=0)) for stage in range(success.shape[-1])]
+        summary["success_by_stage"] = [stage.mean for stage in intervals]
+        summary["success_ci95_by_stage"] = [[stage.low, stage.high] for stage in intervals]
+        summary["per_seed_success_by_stage"] = success.mean(axis=1).tolist()
     if evaluation.regret is not None:
         summary["cumulative_regret"] = np.asarray(evaluation.regret, np.float64).mean(axis=(0, 1)).tolist()
     return finite(summary)
@@ -129,7 +136,9 @@ def evaluate(
 
         evaluation = run(key, states)
         summary = _summary(name, evaluation, measure)
-        say(f"  {name}: {'diverged' if summary['score'] is None else format(summary['score'], '.3f')}")
+        succeeded = "".join(f"{rate:9.1%}" for rate in summary.get("success_by_stage", ()))
+        words = f", success by {measure.stage}:{succeeded}" if succeeded else ""
+        say(f"  {name}: {'diverged' if summary['score'] is None else format(summary['score'], '.3f')}{words}")
         return summary, np.asarray(evaluation.score, np.float64)
 
     otherwise = "".join(f", {name} {value}" for name, value in changes.items() if name != measure.setting)

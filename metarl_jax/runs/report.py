@@ -66,6 +66,16 @@ def stage_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, l
     return stages, found
 
 
+def success_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, list[str]]]]:
+    """Success rates by stage, where tasks know success: the stages, and ``(learner, a rate for each)``."""
+    learners = [e for e in (evaluation["ours"], *evaluation["oracles"]) if "success_by_stage" in e]
+    if not learners:
+        return [], []
+    first = evaluation["measure"]["first_stage"]
+    stages = range(first, first + len(learners[0]["success_by_stage"]))
+    return list(stages), [(e["name"], [f"{rate:.1%}" for rate in e["success_by_stage"]]) for e in learners]
+
+
 def markdown(evaluation: dict[str, Any]) -> str:
     """The table as markdown; ours is in bold."""
     lines = [f"{_title(evaluation)}", "", "| learner | score | 95 % interval |", "|---|---:|---:|"]
@@ -76,11 +86,11 @@ def markdown(evaluation: dict[str, Any]) -> str:
     lines += [
         f"| {gain['over']} | {_number(gain['mean'])} | {_interval(gain['ci95'])} |" for gain in evaluation["gains"]
     ]
-    stages, learners = stage_rows(evaluation)
-    if stages:
-        stage = evaluation["measure"]["stage"]
-        lines += ["", f"| after {stage} | {' | '.join(map(str, stages))} |", "|---|" + "---:|" * len(stages)]
-        lines += [f"| {name} | {' | '.join(scores)} |" for name, scores in learners]
+    stage = evaluation["measure"]["stage"]
+    for title, (stages, learners) in (("after", stage_rows(evaluation)), ("success by", success_rows(evaluation))):
+        if stages:
+            lines += ["", f"| {title} {stage} | {' | '.join(map(str, stages))} |", "|---|" + "---:|" * len(stages)]
+            lines += [f"| {name} | {' | '.join(scores)} |" for name, scores in learners]
     return "\n".join([*lines, *_over_seeds(evaluation)]) + "\n"
 
 
@@ -114,15 +124,15 @@ def show(evaluation: dict[str, Any]) -> None:
     for gain in evaluation["gains"]:
         gains.add_row(Text(gain["over"]), _number(gain["mean"]), _interval(gain["ci95"]))
     console.print(gains)
-    stages, learners = stage_rows(evaluation)
-    if stages:
-        by_stage = Table()
-        by_stage.add_column(Text(f"after {evaluation['measure']['stage']}"))
-        for stage in stages:
-            by_stage.add_column(str(stage), justify="right")
-        for name, scores in learners:
-            by_stage.add_row(Text(name), *scores)
-        console.print(by_stage)
+    for title, (stages, learners) in (("after", stage_rows(evaluation)), ("success by", success_rows(evaluation))):
+        if stages:
+            by_stage = Table()
+            by_stage.add_column(Text(f"{title} {evaluation['measure']['stage']}"))
+            for stage in stages:
+                by_stage.add_column(str(stage), justify="right")
+            for name, scores in learners:
+                by_stage.add_row(Text(name), *scores)
+            console.print(by_stage)
     for line in _over_seeds(evaluation)[1:]:
         console.print(line, highlight=False, markup=False)
 

@@ -14,10 +14,10 @@ from metarl_jax.runs.animation import Animation
 from metarl_jax.runs.collect import Run
 from metarl_jax.runs.figures import Chart, Level, Series, Value, drawable, figure, number, short
 from metarl_jax.runs.markup import Child, Html, tag
+from metarl_jax.runs.report import SHOWN_STAGES, success_rows
 
 TRAINING = 15
 """The style of training's curve: grey, without dashes."""
-SHOWN_STAGES = (0, 1, 2, 3, 4, 5, 10, 20, 50)
 """Of a table by stage; and the last one."""
 Evaluation = dict[str, Any]
 
@@ -317,10 +317,25 @@ def stage_table(evaluation: Evaluation) -> Child:
     return scroll(tag("table", tag("caption", title), tag("thead", tag("tr", titles)), tag("tbody", rows)), title)
 
 
+def success_table(evaluation: Evaluation) -> Child:
+    """How often each stage is a success, where tasks say what that is."""
+    numbers, learners = success_rows(evaluation)
+    if not numbers:
+        return None
+    title = f"Success rate, by {measure_of(evaluation).stage}"
+    heads = [tag("th", f"{n:,}", scope="col", class_="number") for n in numbers]
+    rows = [
+        tag("tr", tag("th", name, scope="row"), [tag("td", rate, class_="number") for rate in rates])
+        for name, rates in learners
+    ]
+    head = tag("tr", tag("th", measure_of(evaluation).stage, scope="col"), heads)
+    return scroll(tag("table", tag("caption", title), tag("thead", head), tag("tbody", rows)), title)
+
+
 def _tables(evaluation: Evaluation) -> Html:
-    """Both tables, with what the numbers mean."""
+    """The tables, with what the numbers mean."""
     beside = sum(stage in SHOWN_STAGES for stage in stages(evaluation)) <= 5
-    both = tag("div", table(evaluation), _under(evaluation)), stage_table(evaluation)
+    both = tag("div", table(evaluation), _under(evaluation)), stage_table(evaluation), success_table(evaluation)
     return tag("div", both, class_="columns tables" if beside else None)
 
 

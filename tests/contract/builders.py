@@ -43,6 +43,7 @@ from metarl_jax.environments import (
     from_gymnax,
     gridnavi,
     locomotion,
+    manipulation,
     maze,
     point_robot,
     recommendation,
@@ -174,6 +175,9 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
             name: partial(getattr(locomotion, name), tasks=3, heldout_tasks=2, horizon=6, engine="c")
             for name in ("hopper_parameters", "walker_parameters")
         },
+    },
+    "manipulation": {
+        "ml1": lambda: manipulation.ml1("push", horizon=6, tasks=3, heldout_tasks=2, engine="c"),
     },
     "maze": {"tiny": lambda: maze.tiny(9), "small": lambda: maze.small(12), "large": lambda: maze.large(9)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},

@@ -198,6 +198,9 @@ def test_a_task_adapts_alike_in_any_company(built: Built) -> None:
     adapt = jax.jit(jax.vmap(built.algorithm.adapt, in_axes=(0, None, 0)))
     together = adapt(jnp.stack([keys[i] for i in order]), state, batch)
     assert together.score.shape == (len(order), built.case.adaptation_scores)
+    if together.success is not None:
+        assert together.success.shape == together.score.shape
+        assert bool(jnp.all((together.success >= 0) & (together.success <= 1)))
     alone = [jax.jit(built.algorithm.adapt)(key, state, task) for key, task in zip(keys, tasks, strict=True)]
     for row, i in enumerate(order):
         assert_close(jax.tree.map(lambda x, row=row: x[row], together), alone[i], 1e-4)
