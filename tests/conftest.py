@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,10 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["METARL_JAX_CACHE_
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 # Most programs run once, and compiling them is most of the time.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# XLA's older way of making loops for a CPU compiles in two thirds of the time. Of other versions it may be gone, and
+# XLA takes no flag that it does not know.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import jax
 

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 pytestmark = pytest.mark.usefixtures("full_optimisation")
 
 NOTEBOOKS = {path.stem: path for path in (Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb")}
-NAMES = ["01_rl2_on_a_bandit", "02_inner_and_outer_loops", "03_belief_and_exploration"]
+NAMES = ["01_rl2_on_a_bandit", "02_inner_and_outer_loops", "04_belief_and_exploration"]
 
 
 def _execute(path: Path, folder: Path) -> Any:
@@ -87,7 +87,7 @@ def test_the_wave_notebook_adapts(executed: Callable[[str], Any]) -> None:
 
 
 def test_the_belief_notebook_believes_and_finds(executed: Callable[[str], Any]) -> None:
-    printed = _printed(executed("03_belief_and_exploration"))
+    printed = _printed(executed("04_belief_and_exploration"))
     rewards = {name: float(mean) for name, mean in re.findall(r"^(.*): (\d+\.\d\d) \(", printed, flags=re.MULTILINE)}
     optimum = re.search(r"best possible reward of 3 walks: (\d+\.\d\d)", printed)
     assert optimum is not None

@@ -49,6 +49,7 @@ def _title(evaluation: dict[str, Any]) -> str:
 
 
 SHOWN_STAGES = (0, 1, 2, 3, 4, 5, 10, 20, 50)
+"""Of a table by stage; and the last one."""
 
 
 def stage_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, list[str]]]]:

@@ -18,7 +18,6 @@ from metarl_jax.runs.report import SHOWN_STAGES, success_rows
 
 TRAINING = 15
 """The style of training's curve: grey, without dashes."""
-"""Of a table by stage; and the last one."""
 Evaluation = dict[str, Any]
 
 
