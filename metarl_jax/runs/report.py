@@ -24,20 +24,20 @@ def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
     sign = -1 if evaluation["measure"]["higher_is_better"] else 1
     ordered = sorted(measured + published, key=lambda row: math.inf if row[0] is None else sign * row[0])
     return [
-        (name, _number(value) if interval or name.startswith("exact") else f"{value:g}", _interval(interval))
+        (name, number_text(value) if interval or name.startswith("exact") else f"{value:g}", interval_text(interval))
         for value, name, interval in ordered
     ]
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
     """To three digits after the point; None is the mean over tasks on one of which adaptation diverged."""
     if value is None:
         return "diverged"
     return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def _interval(interval: list[float | None] | None) -> str:
-    return " to ".join(map(_number, interval)) if interval and None not in interval else ""
+def interval_text(interval: list[float | None] | None) -> str:
+    return " to ".join(map(number_text, interval)) if interval and None not in interval else ""
 
 
 def _title(evaluation: dict[str, Any]) -> str:
@@ -63,7 +63,7 @@ def stage_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, l
     stages = sorted({stage for stage in SHOWN_STAGES if first <= stage <= last} | {last})
     found = []
     for learner in (evaluation["ours"], *evaluation["oracles"]):
-        found.append((learner["name"], [_number(learner["score_by_stage"][stage - first]) for stage in stages]))
+        found.append((learner["name"], [number_text(learner["score_by_stage"][stage - first]) for stage in stages]))
     for name, scores in evaluation["paper_by_stage"].items():
         found.append((name, [f"{scores[str(stage)]:g}" if str(stage) in scores else "" for stage in stages]))
     return stages, found
@@ -77,7 +77,8 @@ def markdown(evaluation: dict[str, Any]) -> str:
         lines.append(f"| {mark}{name}{mark} | {mark}{value}{mark} | {interval} |")
     lines += ["", "| better, task by task, than | by | 95 % interval |", "|---|---:|---:|"]
     lines += [
-        f"| {gain['over']} | {_number(gain['mean'])} | {_interval(gain['ci95'])} |" for gain in evaluation["gains"]
+        f"| {gain['over']} | {number_text(gain['mean'])} | {interval_text(gain['ci95'])} |"
+        for gain in evaluation["gains"]
     ]
     stages, learners = stage_rows(evaluation)
     if stages:
@@ -92,9 +93,9 @@ def _over_seeds(evaluation: dict[str, Any]) -> list[str]:
     ours = evaluation["ours"]
     if "over_seeds" not in ours:
         return []
-    each = ", ".join(map(_number, ours["per_seed"]))
+    each = ", ".join(map(number_text, ours["per_seed"]))
     seeds = ours["over_seeds"]
-    return ["", f"Each seed: {each}; interquartile mean {_number(seeds['iqm'])} ({_interval(seeds['ci95'])})"]
+    return ["", f"Each seed: {each}; interquartile mean {number_text(seeds['iqm'])} ({interval_text(seeds['ci95'])})"]
 
 
 def show(evaluation: dict[str, Any]) -> None:
@@ -113,7 +114,7 @@ def show(evaluation: dict[str, Any]) -> None:
     for title in ("by", "95 % interval"):
         gains.add_column(title, justify="right")
     for gain in evaluation["gains"]:
-        gains.add_row(gain["over"], _number(gain["mean"]), _interval(gain["ci95"]))
+        gains.add_row(gain["over"], number_text(gain["mean"]), interval_text(gain["ci95"]))
     console.print(gains)
     stages, learners = stage_rows(evaluation)
     if stages:
@@ -152,17 +153,17 @@ def write(folder: RunFolder, evaluations: Iterable[dict[str, Any]]) -> list[Path
     return written
 
 
-def _figure(columns: int) -> tuple[Any, list[Any]]:
+def new_figure(columns: int, height: float = 4.0) -> tuple[Any, list[Any]]:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * columns, 4), layout="constrained")
+    figure = Figure(figsize=(5.5 * columns, height), layout="constrained")
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
     import io
 
     buffer = io.BytesIO()
@@ -182,7 +183,7 @@ def _seed_curves(lines: list[dict[str, Any]], name: str) -> list[tuple[list[int]
 def _learning_curve(
     path: Path, experiment: Experiment, lines: list[dict[str, Any]], evaluations: list[dict[str, Any]]
 ) -> Path:
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = new_figure(1)
     for seed, (steps, values) in enumerate(_seed_curves(lines, experiment.measure.training_metric)):
         axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="training" if seed == 0 else None)
     for seed, (steps, values) in enumerate(_seed_curves(lines, "heldout_score")):
@@ -193,7 +194,7 @@ def _learning_curve(
             axes.axhline(best["score"], color="grey", linestyle="--", label=best["name"])
     axes.set(xlabel=f"{experiment.unit} of a seed", ylabel=experiment.measure.title)
     axes.legend()
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _not_omniscient(oracle: dict[str, Any]) -> float:
@@ -207,7 +208,7 @@ def _adaptation(path: Path, evaluation: dict[str, Any]) -> Path:
     learners = [evaluation["ours"], *evaluation["oracles"]]
     measure = evaluation["measure"]
     panels = ["score_by_stage"] + ["cumulative_regret"] * ("cumulative_regret" in evaluation["ours"])
-    figure, axes = _figure(len(panels))
+    figure, axes = new_figure(len(panels))
     for panel, (ax, name) in enumerate(zip(axes, panels, strict=True)):
         for index, learner in enumerate(learners):
             values = [math.nan if value is None else value for value in learner[name]]
@@ -217,4 +218,4 @@ def _adaptation(path: Path, evaluation: dict[str, Any]) -> Path:
         score = "reward" if measure["total"] else measure["title"]
         ax.set(xlabel=measure["stage"], ylabel=score if name == "score_by_stage" else "cumulative regret")
     figure.legend(loc="outside right upper", fontsize="small")
-    return _save(figure, path)
+    return save_figure(figure, path)
