@@ -30,10 +30,10 @@ def line(
     heldout: float | None,
 ) -> str:
     """Where a run is; arguments as for ``Progress.update``."""
-    to_go = (iterations - iteration) / max(iterations_per_s, 1e-9)
+    to_go = duration((iterations - iteration) / iterations_per_s) if iterations_per_s > 0 else "?"
     measured = "" if heldout is None else f", held-out {heldout:.3f}"
     return (
-        f"iteration {iteration}/{iterations}, {steps_per_s:,.0f} {unit}/s, {duration(to_go)} to go, "
+        f"iteration {iteration}/{iterations}, {steps_per_s:,.0f} {unit}/s, {to_go} to go, "
         f"{title} {score:.3f}{measured}"
     )
 
