@@ -1,7 +1,7 @@
 """``metarl-jax list | train NAME | study NAME | watch RUN | evaluate RUN | report RUN | record RUN``.
 
-Exit codes: 0 done, 2 a mistake in what was asked for, 3 diverged, 4 the disk refused, 130 and 143 stopped by Ctrl-C
-and SIGTERM. JAX is imported only by the commands that compute.
+Exit codes: 0 done, 2 a mistake in what was asked for, 3 diverged, 4 the disk refused, 5 another process of the same run
+is gone, 130 and 143 stopped by Ctrl-C and SIGTERM. JAX is imported only by the commands that compute.
 """
 
 from __future__ import annotations

@@ -70,8 +70,13 @@ class Placement(NamedTuple):
         return 1 if self.training is None else self.training.shape[SEED_AXIS]
 
 
+def _same(tree: Tree) -> Tree:
+    return tree
+
+
 def _everywhere(columns: Tree, whole: NamedSharding) -> Tree:
-    return jax.jit(lambda tree: tree, out_shardings=whole)(columns)
+    # One function for all calls, so that it is compiled once.
+    return jax.jit(_same, out_shardings=whole)(columns)
 
 
 def _local(whole: Tree) -> Tree:

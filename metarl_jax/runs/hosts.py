@@ -49,6 +49,8 @@ def join(text: str) -> int | None:
             raise UserError(
                 f"--distributed must be auto or HOST:PORT,INDEX,PROCESSES with an INDEX from 0, not {text!r}"
             ) from None
+    # Signals are ours (``interrupts``).
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(address, processes, index, shutdown_timeout_seconds=_WAIT_S)
     except (RuntimeError, ValueError) as error:

@@ -185,7 +185,7 @@ def needed_bytes(compiled: Any) -> int | None:
 def free_bytes() -> int | None:
     """The memory of a device that is free, of the one with the least; None if that is not known."""
     # Processes must come to the same program. In KiB, which fit into 32 bits.
-    least = hosts.agree((_free_bytes_here() or 0) // 1024).min()
+    least = hosts.agree(min((_free_bytes_here() or 0) // 1024, 2**31 - 1)).min()
     return 1024 * int(least) or None
 
 

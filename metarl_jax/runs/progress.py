@@ -33,8 +33,7 @@ def line(
     to_go = duration((iterations - iteration) / iterations_per_s) if iterations_per_s > 0 else "?"
     measured = "" if heldout is None else f", held-out {heldout:.3f}"
     return (
-        f"iteration {iteration}/{iterations}, {steps_per_s:,.0f} {unit}/s, {to_go} to go, "
-        f"{title} {score:.3f}{measured}"
+        f"iteration {iteration}/{iterations}, {steps_per_s:,.0f} {unit}/s, {to_go} to go, {title} {score:.3f}{measured}"
     )
 
 

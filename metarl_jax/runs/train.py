@@ -21,7 +21,7 @@ from metarl_jax import experiments, training
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import checkpoints, devices, hosts, programs
-from metarl_jax.runs.errors import Diverged, StorageError, UserError
+from metarl_jax.runs.errors import Diverged, Lost, StorageError, UserError
 from metarl_jax.runs.files import finite, write_json
 from metarl_jax.runs.folder import RunConfig, RunFolder, create
 from metarl_jax.runs.interrupts import Interrupts
@@ -109,9 +109,7 @@ def new_runs(paths: Sequence[Path], configs: Sequence[RunConfig], problem: Probl
 
         def fill(folder: RunFolder, index: int = index, config: RunConfig = config) -> None:
             states = start({name: each[index] for name, each in values.items()}, jnp.uint32(config.seed))
-            checkpoints.save(
-                folder.checkpoints, states, 0, config.hash(), {"wall_s": 0.0, "diverged": {}, "best": None}
-            )
+            checkpoints.save(folder.checkpoints, states, 0, config.hash(), {"wall_s": 0.0, "diverged": {}})
 
         found.append(create(path, config, fill))
     return found
@@ -182,13 +180,13 @@ class _Run:
     """None: it is not in training, or not this process writes."""
 
     def take(self, chunk: training.Chunk, problem: Problem, chunk_s: float) -> list[Line]:
-        """Note what a chunk brought.
+        """Note what a chunk, on the host, brought.
 
         Returns:
             A line for each iteration that any seed finished; a seed that diverged has null.
         """
-        counts, diverged = (np.asarray(x[self.columns]) for x in (chunk.iterations, chunk.diverged))
-        metrics = {name: np.asarray(x[self.columns]) for name, x in chunk.metrics.items()}
+        counts, diverged = chunk.iterations[self.columns], chunk.diverged[self.columns]
+        metrics = {name: rows[self.columns] for name, rows in chunk.metrics.items()}
         rows, lines = int(counts.max()), []
         for row in range(rows):
             line: Line = {
@@ -252,6 +250,7 @@ def train(folder: RunFolder, options: Options) -> Outcome:
         UserError: if another process trains this run, no checkpoint can be used, or there are fewer devices.
         Diverged: if numbers are not finite; each seed's last finite state is saved.
         StorageError: if the folder cannot be written; the last checkpoint is whole.
+        Lost: if one of several processes is gone; the last checkpoint is whole.
     """
     outcome = train_together([folder], options, resume_command(folder))
     if outcome.diverged:
@@ -271,7 +270,7 @@ def train_together(folders: Sequence[RunFolder], options: Options, again: str) -
 
     Raises:
         UserError: as for ``train``.
-        StorageError: as for ``train``.
+        StorageError, Lost: as for ``train``.
         programs.TooLarge: if one program cannot train so many runs in the memory that there is; not for one run.
     """
     with contextlib.ExitStack() as locks:
@@ -280,6 +279,10 @@ def train_together(folders: Sequence[RunFolder], options: Options, again: str) -
             return _train(folders, options, again)
         except BrokenPipeError:
             raise
+        except jax.errors.JaxRuntimeError as error:
+            if hosts.number() == 1:
+                raise
+            raise Lost(f"another process is gone ({str(error).splitlines()[0]}); go on with: {again}") from error
         except OSError as error:
             saved = checkpoints.paths(folders[0].checkpoints)
             last = f"the last good state is {saved[0].name}" if saved else "no state was saved"
@@ -300,7 +303,7 @@ def _load(folders: Sequence[RunFolder], problem: Problem) -> tuple[RunState, lis
     for index, (folder, (_, iteration, extra)) in enumerate(zip(folders, found, strict=True)):
         seeds = folder.config.seeds
         columns = slice(index * seeds, (index + 1) * seeds)
-        runs.append(_Run(folder, columns, iteration, extra["wall_s"], extra["diverged"], extra["best"]))
+        runs.append(_Run(folder, columns, iteration, extra["wall_s"], extra["diverged"], extra.get("best")))
         if hosts.first() and not extra["diverged"]:
             checkpoints.set_aside_damaged(folder.checkpoints, iteration)
             folder.add_versions(iteration)
@@ -378,7 +381,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
             chunk_begin = time.monotonic()
             chunk = jax.block_until_ready(compiled(states, of_columns, placement.put(missing)))
             chunk_s = time.monotonic() - chunk_begin
-            states, found = chunk.state, placement.fetch(chunk._replace(state=()))
+            states, found = chunk.state, jax.tree.map(np.asarray, placement.fetch(chunk._replace(state=())))
             rate = (goal - iteration) / chunk_s
             # Grows at most fourfold, so that one lucky measurement cannot make Ctrl-C wait.
             length = int(np.clip(CHUNK_SECONDS * rate, 1, min(CHUNK_CAPACITY, 4 * length)))
@@ -389,9 +392,10 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
             if going_well and (iteration % config.evaluate_every == 0 or iteration == total):
                 evaluate_begin = time.monotonic()
                 scores = np.asarray(heldout(states, heldout_key, values), np.float64)
+                evaluate_s = time.monotonic() - evaluate_begin
                 for run in going_well:
                     own = scores[runs.index(run)]
-                    run.wall_s += time.monotonic() - evaluate_begin
+                    run.wall_s += evaluate_s
                     # Adaptation may diverge on a held-out task though training goes well.
                     lines[moving.index(run)][-1]["heldout_score"] = finite(own.tolist())
                     if options.keep_best and run.improves(float(own.mean()), measure.higher_is_better):
