@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -48,19 +48,29 @@ class Follower:
         """Take in whole new lines; return how many seconds ago something was written."""
         with open(self._path, "rb") as file:
             status = os.fstat(file.fileno())
-            if status.st_size < self._offset:
+            if status.st_size < self._offset or not self._take(file):
                 # A resumed run has dropped lines, to write them again.
                 self._forget()
-            file.seek(self._offset)
-            new = file.read()
+                self._take(file)
+        return max(0.0, time.time() - status.st_mtime)
+
+    def _take(self, file: BinaryIO) -> bool:
+        """Read on; return whether what is new goes on where the last lines ended."""
+        file.seek(self._offset)
+        new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
         for text in whole.splitlines():
-            line = json.loads(text)
+            try:
+                line: Line = json.loads(text)
+            except ValueError:
+                return False
+            if self._recent and line["iteration"] != self._recent[-1]["iteration"] + 1:
+                return False
             if "heldout_score" in line and None not in line["heldout_score"]:
                 self._heldout = float(np.mean(line["heldout_score"]))
             self._recent.append(line)
-        return max(0.0, time.time() - status.st_mtime)
+        self._offset += len(whole)
+        return True
 
     def status(self) -> Status:
         """Where the run is now."""
