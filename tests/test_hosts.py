@@ -90,6 +90,6 @@ def test_what_says_nothing_about_processes_is_refused(text: str) -> None:
 
 
 def test_alone_all_agree() -> None:
-    assert hosts.agree(3, 4).tolist() == [[3, 4]]
+    assert hosts.agree(3, 2**40).tolist() == [[3, 2**40]]
     assert hosts.share_text("runs/a") == "runs/a"
     assert hosts.on_first(lambda: 5) == 5

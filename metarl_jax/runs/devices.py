@@ -44,11 +44,16 @@ class Placement(NamedTuple):
             return jax.jit(function)
         whole = NamedSharding(self.evaluating, PartitionSpec())
         jitted = jax.jit(function, in_shardings=whole, out_shardings=whole)
+        compiled: list[Any] = []
 
         def call(columns: Tree, *others: Tree) -> Any:
             columns, others = _everywhere(columns, whole), _put(others, whole)
             with jax.set_mesh(self.evaluating):
-                return _local(jitted(columns, *others))
+                if not compiled:
+                    compiled.append(jitted.lower(columns, *others).compile())
+                # Programs in which devices wait for each other are begun together: they do not wait for long.
+                hosts.agree()
+                return _local(compiled[0](columns, *others))
 
         return call
 

@@ -6,19 +6,20 @@ depends on clocks, signals and files, it decides for all.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from metarl_jax.runs.errors import Stop, UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 T = TypeVar("T")
-_LONGEST_TEXT = 4096
 _WAIT_S = 86400
-"""How long processes that are done wait for the first one, which measures the result."""
+"""How long processes wait for each other; that one is gone is noticed within minutes."""
 
 
 def join(text: str) -> int | None:
@@ -78,24 +79,41 @@ def first() -> bool:
     return jax.process_index() == 0
 
 
-def agree(*values: int) -> np.ndarray:
-    """What all processes say, ``[processes, values]`` (``int32``); each waits for the others."""
-    own = np.asarray(values, np.int32)
-    if number() == 1:
-        return own[None]
-    from jax.experimental import multihost_utils
+_turn = 0
 
-    return np.asarray(multihost_utils.process_allgather(own))
+
+def _exchange(own: str) -> list[str]:
+    """What each process says, in their order; each waits for the others, for however long.
+
+    Not by a program that sums over devices: on CPUs such a program gives up when a process is half a minute late, as
+    they are that compile on a busy machine, and the first one while it writes.
+    """
+    global _turn
+    if number() == 1:
+        return [own]
+    import jax
+    from jax._src import distributed  # JAX shows the store of its runtime nowhere else
+
+    client = distributed.global_state.client
+    assert client is not None
+    _turn += 1
+    client.key_value_set(f"metarl_jax/{_turn}/{jax.process_index()}", own)
+    said = [client.blocking_key_value_get(f"metarl_jax/{_turn}/{i}", 1000 * _WAIT_S) for i in range(number())]
+    # Who says something in this turn has read what was said in the last one.
+    client.key_value_delete(f"metarl_jax/{_turn - 1}/{jax.process_index()}")
+    return said
+
+
+def agree(*values: int) -> np.ndarray:
+    """What all processes say, ``[processes, values]``; each waits for the others."""
+    import numpy as np
+
+    return np.asarray([json.loads(said) for said in _exchange(json.dumps([int(value) for value in values]))])
 
 
 def share_text(text: str) -> str:
     """What the first process says."""
-    if number() == 1:
-        return text
-    from jax.experimental import multihost_utils
-
-    content = np.frombuffer(text.encode().ljust(_LONGEST_TEXT, b"\0"), np.uint8)
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(content))).rstrip(b"\0").decode()
+    return json.loads(_exchange(json.dumps(text))[0])
 
 
 def on_first(function: Callable[[], T]) -> T | None:

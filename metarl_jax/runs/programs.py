@@ -184,9 +184,8 @@ def needed_bytes(compiled: Any) -> int | None:
 
 def free_bytes() -> int | None:
     """The memory of a device that is free, of the one with the least; None if that is not known."""
-    # Processes must come to the same program. In KiB, which fit into 32 bits.
-    least = hosts.agree(min((_free_bytes_here() or 0) // 1024, 2**31 - 1)).min()
-    return 1024 * int(least) or None
+    # Processes must come to the same program.
+    return int(hosts.agree(_free_bytes_here() or 0).min()) or None
 
 
 def _free_bytes_here() -> int | None:

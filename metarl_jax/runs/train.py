@@ -298,7 +298,7 @@ def _load(folders: Sequence[RunFolder], problem: Problem) -> tuple[RunState, lis
     if found is None:
         found = [load_states(folder, problem, at=int(at)) for folder, at in zip(folders, newest, strict=True)]
     # From here on the first process may delete some.
-    hosts.agree(0)
+    hosts.agree()
     runs = []
     for index, (folder, (_, iteration, extra)) in enumerate(zip(folders, found, strict=True)):
         seeds = folder.config.seeds
@@ -378,6 +378,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
             missing = np.zeros(columns, np.int32)
             for run in moving:
                 missing[run.columns] = goal - run.iteration
+            hosts.agree()
             chunk_begin = time.monotonic()
             chunk = jax.block_until_ready(compiled(states, of_columns, placement.put(missing)))
             chunk_s = time.monotonic() - chunk_begin
