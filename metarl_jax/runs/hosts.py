@@ -1,8 +1,8 @@
 """Several processes, on one machine or many, that train the same runs together on JAX's own distributed runtime.
 
 Every process runs the same program on the same folder, which all of them see. The first one writes and speaks; what
-depends on clocks, signals and files, it decides for all. Where one is killed, JAX's runtime aborts the others (exit code
-134), within minutes; the last checkpoint is whole, and all of them resume.
+depends on clocks, signals and files, it decides for all. Where one is killed, JAX's runtime aborts the others within
+minutes (exit code 134); the last checkpoint is whole, and all of them resume.
 """
 
 from __future__ import annotations
