@@ -26,7 +26,7 @@ from metarl_jax.environments import maze
 from metarl_jax.ops.statistics import mean_with_interval
 from metarl_jax.rollout import trial
 from metarl_jax.runs import compilation_cache, train
-from metarl_jax.runs.folder import RunConfig, RunFolder
+from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Params, Policy
 
 EPISODES = 2
@@ -82,7 +82,7 @@ def trained(size: str, seed: int, folder: Path, minutes: float, changes: dict[st
         run = RunFolder(path)
     else:
         settings = experiments.get(name).with_overrides(changes)
-        every = train.default_evaluate_every(settings)
+        every = default_evaluate_every(settings)
         run = train.new_run(
             path, RunConfig(experiment=name, settings=settings, seed=seed, seeds=1, evaluate_every=every)
         )

@@ -43,7 +43,7 @@ def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -
     from metarl_jax import experiments
     from metarl_jax.evaluation import meta_test
     from metarl_jax.runs import compilation_cache, files, train
-    from metarl_jax.runs.folder import RunConfig, RunFolder
+    from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
 
     compilation_cache.enable()
     path = folder / f"{cell.experiment}-seed-{seed}"
@@ -51,7 +51,7 @@ def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -
         run = RunFolder(path)
     else:
         settings = experiments.get(cell.experiment).with_overrides({})
-        every = train.default_evaluate_every(settings)
+        every = default_evaluate_every(settings)
         config = RunConfig(experiment=cell.experiment, settings=settings, seed=seed, seeds=1, evaluate_every=every)
         run = train.new_run(path, config)
     if not train.train(run, train.Options(time_limit=minutes)).finished:

@@ -41,7 +41,7 @@ def measure(
     """Train (or go on training) on a number of devices and test; None if time ran out before."""
     from metarl_jax import experiments
     from metarl_jax.runs import compilation_cache, devices, evaluate, train
-    from metarl_jax.runs.folder import RunConfig, RunFolder
+    from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
 
     compilation_cache.enable()
     devices.prepare(number)
@@ -50,7 +50,7 @@ def measure(
         run = RunFolder(path)
     else:
         settings = experiments.get(cell.experiment).with_overrides(cell.settings)
-        every = train.default_evaluate_every(settings)
+        every = default_evaluate_every(settings)
         config = RunConfig(experiment=cell.experiment, settings=settings, seed=0, seeds=seeds, evaluate_every=every)
         run = train.new_run(path, config)
     if not train.train(run, train.Options(time_limit=minutes, devices=number)).finished:

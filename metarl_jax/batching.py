@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from metarl_jax.types import Array, Metrics, Tree
 
 TASK_AXIS = "tasks"
+SEED_AXIS = "seeds"
 
 
 def task_batch(function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable[..., Any]:

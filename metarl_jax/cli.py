@@ -1,7 +1,7 @@
-"""``metarl-jax list | train NAME | evaluate RUN | report RUN... | record RUN``.
+"""``metarl-jax list | train NAME | study NAME | watch RUN | evaluate RUN | report RUN... | record RUN``.
 
-Exit codes: 0 done, 2 a mistake in what was asked for, 3 diverged, 4 the disk refused, 130 and 143 stopped by Ctrl-C
-and SIGTERM. JAX is imported only by the commands that compute.
+Exit codes: 0 done, 2 a mistake in what was asked for, 3 diverged, 4 the disk refused, 5 another process of the same run
+is gone, 130 and 143 stopped by Ctrl-C and SIGTERM. JAX is imported only by the commands that compute.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from metarl_jax.runs.errors import Interrupted, Stop, UserError
 
 if TYPE_CHECKING:
     from metarl_jax.runs.folder import RunConfig, RunFolder
+    from metarl_jax.runs.study_folder import StudyFolder
+    from metarl_jax.runs.train import Options as TrainingOptions
 
 
 class _Parser(argparse.ArgumentParser):
@@ -120,17 +122,35 @@ def _train_parser(experiment: experiments.Experiment | None) -> _Parser:
     add("name", nargs="?", metavar="NAME", help="an experiment (metarl-jax list)")
     add("--run-dir", type=Path, metavar="PATH", help="a new folder for the run; default: runs/NAME-date-time")
     add("--resume", type=Path, metavar="RUN", help="go on with the run in this folder, exactly")
-    add("--seed", type=_seed, metavar="N", help="random seed; default: 0")
     add("--seeds", type=_whole(1), metavar="N", help="train seeds SEED .. SEED+N-1 in one program; default: 1")
+    _add_training_options(parser, experiment)
+    if experiment is not None:
+        defaults = {name: field.default for name, field in experiment.fields().items()}
+        _add_settings(parser, experiment, defaults)
+    return parser
+
+
+def _add_training_options(parser: _Parser, experiment: experiments.Experiment | None) -> None:
+    """The options that ``train`` and ``study`` share."""
+    add = parser.add_argument
+    add("--seed", type=_seed, metavar="N", help="random seed; default: 0")
     add(
         "--devices",
         type=_whole(1),
         metavar="N",
-        default=1,
-        help="spread tasks over N devices, on a CPU its cores (equal to one device up to rounding); default: 1",
+        help="spread seeds and tasks over N devices, on a CPU its cores (equal to one device up to rounding); "
+        "default: 1, with --distributed all",
+    )
+    add(
+        "--distributed",
+        metavar="auto|HOST:PORT,INDEX,PROCESSES",
+        help="one of several processes that train together and see the same folders: its INDEX, from 0, their number, "
+        "and the address of the first; auto where the cluster knows",
     )
     add("--evaluate-every", type=_whole(1), metavar="N", help="iterations between held-out evaluations")
     add("--checkpoint-every", type=_whole(1), metavar="N", help="iterations between checkpoints; default: by time")
+    add("--keep", type=_whole(1), metavar="N", default=3, help="keep the last N checkpoints; default: 3")
+    add("--keep-best", action="store_true", help="keep the state with the best held-out score, too")
     add(
         "--evaluation-tasks",
         type=_whole(2),
@@ -139,10 +159,6 @@ def _train_parser(experiment: experiments.Experiment | None) -> _Parser:
     )
     add("--time-limit", type=_minutes, metavar="MINUTES", help="save and stop after this time")
     add("--no-progress", action="store_true", help="plain lines instead of a live display")
-    if experiment is not None:
-        defaults = {name: field.default for name, field in experiment.fields().items()}
-        _add_settings(parser, experiment, defaults)
-    return parser
 
 
 def _add_settings(parser: _Parser, experiment: experiments.Experiment, defaults: Mapping[str, Any]) -> None:
@@ -203,11 +219,11 @@ def _refuse_contradictions(stored: RunConfig, options: argparse.Namespace, overr
 
 
 def _run_training(experiment: experiments.Experiment, options: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from metarl_jax.runs import compilation_cache, devices, evaluate, page, train
-    from metarl_jax.runs.folder import RunConfig, RunFolder
+    from metarl_jax.runs import compilation_cache, evaluate, hosts, page, train
+    from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
 
     compilation_cache.enable()
-    devices.prepare(options.devices)
+    _prepare(options)
     if options.resume is not None:
         folder = RunFolder(options.resume)
     else:
@@ -218,21 +234,14 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
             settings=settings,
             seed=options.seed or 0,
             seeds=options.seeds or 1,
-            evaluate_every=options.evaluate_every or train.default_evaluate_every(settings),
+            evaluate_every=options.evaluate_every or default_evaluate_every(settings),
         )
-        folder = train.new_run(path, config)
+        path = Path(hosts.share_text(str(path)))
+        hosts.on_first(lambda: train.new_run(path, config))
+        folder = RunFolder(path)
     print(f"run folder: {folder.path}", flush=True)
-    live = sys.stdout.isatty() and not options.no_progress
-    outcome = train.train(
-        folder,
-        train.Options(
-            checkpoint_every=options.checkpoint_every,
-            time_limit=options.time_limit,
-            live=live,
-            devices=options.devices,
-        ),
-    )
-    if outcome.finished:
+    outcome = train.train(folder, _training_options(options))
+    if outcome.finished and hosts.first():
         try:
             evaluate.evaluate(folder, options.evaluation_tasks, {}, 0, _say)
             output = folder.path / "report.html"
@@ -241,6 +250,126 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; the trained run is saved: metarl-jax evaluate {folder.path}") from None
     return outcome.exit_code
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    """Devices, and other processes."""
+    from metarl_jax.runs import devices, hosts
+
+    processes = hosts.join(options.distributed) if options.distributed is not None else 1
+    devices.prepare(options.devices, processes)
+    hosts.speak_once()
+
+
+def _training_options(options: argparse.Namespace) -> TrainingOptions:
+    from metarl_jax.runs import train
+
+    return train.Options(
+        checkpoint_every=options.checkpoint_every,
+        time_limit=options.time_limit,
+        live=sys.stdout.isatty() and not options.no_progress,
+        devices=options.devices,
+        keep=options.keep,
+        keep_best=options.keep_best,
+    )
+
+
+def _study_parser(experiment: experiments.Experiment | None) -> _Parser:
+    """The options of ``study``; with those of the experiment's settings where it is known."""
+    parser = _Parser(
+        prog="metarl-jax study",
+        description="Train an experiment under every combination of some settings, and compare them; "
+        "`metarl-jax study NAME --help` lists settings.",
+    )
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="an experiment (metarl-jax list)")
+    add(
+        "--vary",
+        action="append",
+        metavar="SETTING=VALUE,...",
+        help="values of a setting; the first ones are what others are compared with; may be given several times",
+    )
+    add("--run-dir", type=Path, metavar="PATH", help="a new folder for the study; default: runs/study-NAME-date-time")
+    add("--resume", type=Path, metavar="STUDY", help="go on with the study in this folder; what is trained stays")
+    add("--seeds", type=_whole(1), metavar="N", help="seeds SEED .. SEED+N-1 for each combination; default: 5")
+    _add_training_options(parser, experiment)
+    if experiment is not None:
+        defaults = {name: field.default for name, field in experiment.fields().items()}
+        _add_settings(parser, experiment, defaults)
+    return parser
+
+
+def _varied(
+    experiment: experiments.Experiment, given: Sequence[str], overrides: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """The values of each ``--vary``.
+
+    Raises:
+        UserError: if it is not of the form SETTING=VALUE,..., names no setting or one twice, or a value is of another
+            type.
+    """
+    fields, found = experiment.fields(), dict[str, list[Any]]()
+    for text in given:
+        option, equals, values = text.partition("=")
+        name = option.replace("-", "_")
+        if not equals or not values:
+            raise UserError(f"--vary must be SETTING=VALUE,..., not {text!r}")
+        if name not in fields:
+            raise UserError(f"{experiment.name} has no setting {option!r}{did_you_mean(name, fields)}")
+        if name in found:
+            raise UserError(f"--vary names {name} twice")
+        if name in overrides:
+            raise UserError(f"{name} cannot both vary and be {overrides[name]}")
+        try:
+            found[name] = [_converter(fields[name].annotation)(value) for value in values.split(",")]
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--vary {name}: {error}") from None
+    return found
+
+
+def _study(arguments: Sequence[str]) -> int:
+    finder = _Parser(add_help=False)
+    finder.add_argument("--resume", type=Path)
+    resumed: Path | None = finder.parse_known_args(arguments)[0].resume
+    first = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    name = next((a for a in arguments if a in experiments.names()), first) if resumed is None else None
+    experiment = _experiment(name) if name is not None else None
+    options = _study_parser(experiment).parse(arguments)
+    if resumed is not None:
+        for option in ("name", "vary", "run_dir", "seed", "seeds", "evaluate_every"):
+            if getattr(options, option) is not None:
+                raise UserError(f"--{option.replace('_', '-')} is for new studies; --resume goes on with {resumed}")
+    elif experiment is None:
+        raise UserError("study needs the name of an experiment (metarl-jax list), or --resume STUDY")
+    from metarl_jax.runs import compilation_cache, hosts, study, study_folder
+
+    compilation_cache.enable()
+    _prepare(options)
+    folder = study_folder.StudyFolder(options.resume) if experiment is None else _new_study(experiment, options)
+    print(f"study folder: {folder.path}", flush=True)
+    code = study.run(folder, _training_options(options), options.evaluation_tasks, _say)
+    if code == 0 and hosts.first() and (folder.path / "table.json").exists():
+        study.show(study.read(folder))
+    return code
+
+
+def _new_study(experiment: experiments.Experiment, options: argparse.Namespace) -> StudyFolder:
+    from metarl_jax.runs import hosts, study, study_folder
+
+    overrides = _settings(options)
+    vary = _varied(experiment, options.vary or [], overrides)
+    config = study_folder.StudyConfig(
+        experiment=experiment.name,
+        settings=experiment.with_overrides({**overrides, **{name: values[0] for name, values in vary.items()}}),
+        vary=vary,
+        seed=options.seed or 0,
+        seeds=options.seeds or 5,
+        evaluate_every=options.evaluate_every,
+    )
+    path = options.run_dir or Path("runs") / f"study-{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path(hosts.share_text(str(path)))
+    hosts.on_first(lambda: study.new_study(path, config))
+    return study_folder.StudyFolder(path)
 
 
 def _evaluate_parser(config: RunConfig | None) -> _Parser:
@@ -254,6 +383,7 @@ def _evaluate_parser(config: RunConfig | None) -> _Parser:
         "--evaluation-tasks", type=_whole(2), metavar="N", help="held-out tasks; default: by experiment"
     )
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the held-out tasks; default: 0")
+    parser.add_argument("--best", action="store_true", help="the state that train --keep-best kept, not the last one")
     if config is not None:
         _add_settings(parser, _experiment(config.experiment), config.settings)
     return parser
@@ -274,18 +404,31 @@ def _evaluate(arguments: Sequence[str]) -> int:
     from metarl_jax.runs import compilation_cache, evaluate, report
 
     compilation_cache.enable()
-    report.show(evaluate.evaluate(folder, options.evaluation_tasks, _settings(options), options.seed, _say))
+    changes = _settings(options)
+    report.show(evaluate.evaluate(folder, options.evaluation_tasks, changes, options.seed, _say, best=options.best))
     return 0
 
 
 def _report(arguments: Sequence[str]) -> int:
-    parser = _Parser(prog="metarl-jax report", description="Tables of runs, and a page of them that opens anywhere.")
+    parser = _Parser(
+        prog="metarl-jax report",
+        description="Tables of runs, and a page of them that opens anywhere; tables and figures of a study.",
+    )
     add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder; several are compared")
+    add("runs", nargs="+", type=Path, metavar="RUN", help="a run folder; several are compared; or that of a study")
     add("--output", type=Path, metavar="PAGE", help="default: report.html in the run's folder; here, of several runs")
     add("--overwrite", action="store_true", help="even a file that is no report")
     add("--no-record", action="store_true", help="play no trial for an animation; show what was recorded before")
     options = parser.parse(arguments)
+    if len(options.runs) == 1 and (options.runs[0] / "study.json").exists():
+        from metarl_jax.runs import study, study_folder
+
+        folder = study_folder.StudyFolder(options.runs[0])
+        result = study.read(folder)
+        study.show(result)
+        for path in study.write(folder, result):
+            print(f"wrote {path}")
+        return 0
 
     from metarl_jax.runs import compilation_cache, page
     from metarl_jax.runs.collect import unique
@@ -296,6 +439,28 @@ def _report(arguments: Sequence[str]) -> int:
     page.check_destination(output, options.overwrite)
     compilation_cache.enable()
     _report_on(folders, output, play=not options.no_record, keep=alone)
+    return 0
+
+
+def _watch(arguments: Sequence[str]) -> int:
+    parser = _Parser(prog="metarl-jax watch", description="Where a run or a study is, while it trains.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of a run or a study")
+    parser.add_argument("--once", action="store_true", help="say it once instead of until training is finished")
+    options = parser.parse(arguments)
+
+    from metarl_jax.runs import watch
+
+    followers = watch.followers(options.run)
+    if options.once or not sys.stdout.isatty():
+        while not watch.say(followers, print) and not options.once:
+            sys.stdout.flush()
+            time.sleep(10)
+        return 0
+    from rich.live import Live
+
+    with Live(auto_refresh=False) as live:
+        while not watch.say(followers, lambda text: live.update(text, refresh=True)):
+            time.sleep(1)
     return 0
 
 
@@ -339,8 +504,10 @@ def _say(text: str) -> None:
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "list": (_list, "name every experiment"),
     "train": (_train, "train an experiment, or go on with a run"),
+    "study": (_study, "train an experiment under several settings, and compare them"),
+    "watch": (_watch, "where a run or a study is, from another terminal"),
     "evaluate": (_evaluate, "measure a run on held-out tasks"),
-    "report": (_report, "a page about a run, or several side by side"),
+    "report": (_report, "a page about a run, or several side by side; tables and figures of a study"),
     "record": (_record, "a video of a trial on a held-out task: of images seen, points or rooms"),
 }
 
@@ -360,12 +527,20 @@ def _dispatch(arguments: Sequence[str]) -> int:
     return _COMMANDS[arguments[0]][0](arguments[1:])
 
 
+def _leave(exit_code: int) -> None:
+    """Where there are other processes, end at once."""
+    from metarl_jax.runs import hosts
+
+    hosts.leave(exit_code)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
     except Stop as stop:
         print(f"metarl-jax: error: {' '.join(str(stop).split())}", file=sys.stderr)
+        _leave(stop.exit_code)
         return stop.exit_code
     except KeyboardInterrupt:
         print("metarl-jax: interrupted", file=sys.stderr)

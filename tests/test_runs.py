@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from metarl_jax import experiments
 from metarl_jax.evaluation import Evaluation
-from metarl_jax.runs import checkpoints, compilation_cache, evaluate, files, folder, metrics, report, train
+from metarl_jax.runs import checkpoints, compilation_cache, evaluate, files, folder, metrics, report, train, watch
 from metarl_jax.runs.errors import UserError
 
 
@@ -233,3 +234,47 @@ def test_a_gain_is_of_the_same_tasks_and_positive_where_ours_is_better(better: i
     assert gain["mean"] == pytest.approx(3.0)
     np.testing.assert_allclose(gain["ci95"], 3.0)
     np.testing.assert_allclose(gain["per_seed"], [2.0, 4.0])
+
+
+def test_the_best_state_is_kept_beside_the_last_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out errors of 3, 1, 2, ...: the second evaluation's state stays, also over a resume."""
+    settings = experiments.get("fomaml-sinusoid").with_overrides({"iterations": 4, "tasks": 4, "adaptation_steps": 1})
+    config = folder.RunConfig(experiment="fomaml-sinusoid", settings=settings, seed=0, seeds=1, evaluate_every=1)
+    told = iter([3.0, 1.0, 2.0, float("nan")])
+    monkeypatch.setattr(train, "_heldout", lambda *_: lambda states, key, values: jnp.float32([[next(told)]]))
+    monkeypatch.setattr("metarl_jax.runs.devices.Placement.jit_whole", lambda self, function: function)
+    run = train.new_run(tmp_path / "run", config)
+    options = train.Options(checkpoint_every=1, keep=2, keep_best=True)
+    assert not train.train(run, dataclasses.replace(options, time_limit=0.0)).finished
+    assert train.train(run, options).finished
+    assert [path.name[:9] for path in checkpoints.paths(run.checkpoints)] == ["000000004", "000000003"]
+    problem = train.build(config)
+    assert train.load_states(run, problem, best=True).iteration == 2
+    assert train.load_states(run, problem).extra["best"] == 1.0
+    assert [line["heldout_score"] for line in metrics.read(run.metrics) if "heldout_score" in line][-1] == [None]
+    (tmp_path / "run" / "best.checkpoint").unlink()
+    with pytest.raises(UserError, match=r"best.checkpoint cannot be read: No such file"):
+        train.load_states(run, problem, best=True)
+
+
+def test_a_run_is_watched_by_what_it_writes(tmp_path: Path) -> None:
+    """Without a lock, half lines do not count, and lines dropped by a resume are forgotten."""
+    settings = {**experiments.get("rl2-bandit-10x5").with_overrides({}), "iterations": 4}
+    config = folder.RunConfig(experiment="rl2-bandit-10x5", settings=settings, seed=0, seeds=2, evaluate_every=2)
+
+    def written(iteration: int, **more: Any) -> str:
+        line = {"iteration": iteration, "steps": 10 * iteration, "wall_s": 0.5 * iteration, "trial_reward": [1.0, 3.0]}
+        return json.dumps({**line, **more}) + "\n"
+
+    follower = watch.Follower(tmp_path, config)
+    assert follower.status() == ("nothing written yet", False)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(written(1) + written(2, heldout_score=[5.0, 6.0]) + written(3) + '{"iteration": 4, "st')
+    status = follower.status()
+    expected = "iteration 3/4, 40 environment steps/s, 0:00 to go, reward of a trial 2.000, held-out 5.500; written 0:0"
+    assert status.text.startswith(expected)
+    assert not status.finished
+    path.write_text(written(1))
+    assert "held-out" not in follower.status().text
+    path.write_text("".join(written(i, trial_reward=[None, 7.0]) for i in (1, 2, 3, 4)))
+    assert follower.status() == ("iteration 4/4, finished, reward of a trial 7.000", True)

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
 
-from metarl_jax.ops.statistics import Estimate, interquartile_mean, mean_with_interval, stratified_bootstrap
+from metarl_jax.ops.statistics import (
+    Estimate,
+    interquartile_mean,
+    mean_with_interval,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
 
 # Student's t, 97.5 % point, by degrees of freedom (printed tables).
 STUDENT_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 19: 2.093, 99: 1.984, 10_000: 1.960}
@@ -112,3 +119,46 @@ def test_an_infinite_score_has_no_interval_and_warns_of_nothing() -> None:
     estimate = mean_with_interval([1.0, float("inf"), 2.0])
     assert estimate.mean == float("inf")
     assert np.isnan([estimate.low, estimate.high, estimate.standard_error]).all()
+
+
+def test_probability_of_improvement_is_mann_whitneys() -> None:
+    generator = np.random.default_rng(5)
+    ours, other = generator.integers(0, 6, (7, 4)), generator.integers(0, 6, (5, 4))
+    expected = mannwhitneyu(ours, other, axis=0).statistic.mean() / (7 * 5)
+    assert probability_of_improvement(ours, other).mean == pytest.approx(expected)
+    assert probability_of_improvement(other, ours).mean == pytest.approx(1 - expected)
+    assert probability_of_improvement([[2.0], [3.0]], [[1.0]])[:3] == (1, 1, 1)
+    assert probability_of_improvement([[1.0], [2.0]], [[1.0], [2.0]]).mean == 0.5
+
+
+def test_probability_of_improvement_resamples_the_runs_of_both() -> None:
+    """Its bootstrap is one of the scores themselves, each task's seeds on their own."""
+    generator = np.random.default_rng(6)
+    ours, other = generator.normal(0.5, 1, (6, 3)), generator.normal(0, 1, (8, 3))
+    got = probability_of_improvement(ours, other, repetitions=4000)
+    again = []
+    for _ in range(1000):
+        won = []
+        for task in range(3):
+            x, y = (generator.choice(scores[:, task], len(scores)) for scores in (ours, other))
+            won.append(np.mean([np.sign(a - b) / 2 + 0.5 for a in x for b in y]))
+        again.append(np.mean(won))
+    spread = np.asarray(again)
+    assert got.standard_error == pytest.approx(spread.std(), rel=0.15)
+    assert got.low == pytest.approx(np.quantile(spread, 0.025), abs=0.05)
+    assert got.high == pytest.approx(np.quantile(spread, 0.975), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "expected"),
+    [
+        (np.zeros((2, 3)), np.zeros((2, 2)), "the same tasks, not 3 and 2"),
+        (np.zeros((0, 3)), np.zeros((2, 3)), "there are no scores"),
+        (np.zeros(3), np.zeros((2, 3)), "2 axes"),
+    ],
+)
+def test_probability_of_improvement_refuses_what_it_cannot_compare(
+    ours: np.ndarray, other: np.ndarray, expected: str
+) -> None:
+    with pytest.raises(ValueError, match=expected):
+        probability_of_improvement(ours, other)

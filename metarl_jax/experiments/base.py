@@ -366,6 +366,8 @@ class Problem(NamedTuple):
     reading_problem: ReadingProblem | None
     """Of learners that read examples."""
     algorithm: Algorithm
+    vary: Callable[[Mapping[str, Any]], Algorithm]
+    """The algorithm with other values of settings that are numbers, which may be tracers: many in one program."""
     tasks: TaskDistribution
     optimal_return: Callable[[Task], Array] | None
     """As ``EnvFamily.optimal_return``; None where scores do not add up to a trial's."""
@@ -448,17 +450,24 @@ class Experiment:
 
         module, family = self._module(), self.family()
         own = {field.name for field in dataclasses.fields(self.network)}
-        config = module.Config(**{name: value for name, value in settings.items() if name not in own})
-        module.validate(config)
-        network = self.network(**{name: value for name, value in settings.items() if name in own})
-        made = network.make(family)
-        # Others are networks, which act in the family's environment.
+
+        def assemble(settings: Mapping[str, Any]) -> tuple[Any, Any, Any, Algorithm]:
+            config = module.Config(**{name: value for name, value in settings.items() if name not in own})
+            module.validate(config)
+            network = self.network(**{name: value for name, value in settings.items() if name in own})
+            made = network.make(family)
+            # Others are networks, which act in the family's environment.
+            alone = isinstance(made, InnerProblem | ReadingProblem)
+            return config, network, made, module.make(made, config) if alone else module.make(family, made, config)
+
+        config, network, made, algorithm = assemble(settings)
         problem = made if isinstance(made, InnerProblem | ReadingProblem) else None
         return Problem(
             family=family,
             inner_problem=made if isinstance(made, InnerProblem) else None,
             reading_problem=made if isinstance(made, ReadingProblem) else None,
-            algorithm=module.make(made, config) if problem else module.make(family, made, config),
+            algorithm=algorithm,
+            vary=lambda values: assemble({**settings, **values})[3],
             tasks=problem.tasks if problem else family.tasks,
             optimal_return=family.optimal_return if isinstance(family, EnvFamily) and self.measure.total else None,
             iterations=config.iterations,

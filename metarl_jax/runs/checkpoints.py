@@ -47,8 +47,10 @@ def _flatten(tree: Tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def save(folder: Path, state: Tree, iteration: int, config_hash: str, extra: dict[str, Any]) -> Path:
-    """Write a checkpoint and delete all but the last ``KEEP``.
+def save(
+    folder: Path, state: Tree, iteration: int, config_hash: str, extra: dict[str, Any], *, keep: int = KEEP
+) -> Path:
+    """Write a checkpoint and delete all but the last ``keep``.
 
     Args:
         folder: where checkpoints are.
@@ -56,10 +58,20 @@ def save(folder: Path, state: Tree, iteration: int, config_hash: str, extra: dic
         iteration: names the file.
         config_hash: of the run's configuration; a resume under another is refused.
         extra: plain values to keep beside the state.
+        keep: how many there are to be, this one included.
 
     Raises:
         OSError: if it cannot be written; older checkpoints are untouched.
     """
+    path = path_of(folder, iteration)
+    write(path, state, iteration, config_hash, extra)
+    for old in paths(folder)[keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def write(path: Path, state: Tree, iteration: int, config_hash: str, extra: dict[str, Any]) -> None:
+    """Write one checkpoint; arguments and errors as for ``save``."""
     leaves = _flatten(state)
     keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)}
     arrays = {path: np.asarray(jax.random.key_data(leaf) if path in keys else leaf) for path, leaf in leaves.items()}
@@ -72,11 +84,12 @@ def save(folder: Path, state: Tree, iteration: int, config_hash: str, extra: dic
         "extra": extra,
     }
     payload = serialization.msgpack_serialize({"meta": meta, "leaves": arrays})
-    path = folder / f"{iteration:09d}{SUFFIX}"
     write_atomically(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-    for old in paths(folder)[KEEP:]:
-        old.unlink(missing_ok=True)
-    return path
+
+
+def path_of(folder: Path, iteration: int) -> Path:
+    """Where the checkpoint of an iteration is."""
+    return folder / f"{iteration:09d}{SUFFIX}"
 
 
 def paths(folder: Path) -> list[Path]:
@@ -156,6 +169,18 @@ def load_latest(folder: Path, target: Tree, config_hash: str, warn: Callable[[st
     if found:
         raise UserError(f"no checkpoint in {folder} can be read ({', '.join(p.name for p in found)} are damaged)")
     raise UserError(f"there is no checkpoint in {folder}")
+
+
+def load_named(path: Path, target: Tree, config_hash: str) -> Checkpoint:
+    """As ``load``, of a file that nothing can stand in for.
+
+    Raises:
+        UserError: also if it is damaged or not there.
+    """
+    try:
+        return load(path, target, config_hash)
+    except Unreadable as problem:
+        raise UserError(f"{path} cannot be read: {problem}") from None
 
 
 def set_aside_damaged(folder: Path, after: int) -> None:

@@ -1,53 +1,149 @@
-"""The devices that a run's tasks are spread over."""
+"""The devices that runs are spread over: seeds first, which have nothing to tell each other, then tasks."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from metarl_jax.batching import TASK_AXIS
+from metarl_jax.batching import SEED_AXIS, TASK_AXIS
+from metarl_jax.runs import hosts
 from metarl_jax.runs.errors import UserError
+from metarl_jax.types import Tree
 
 
 class Placement(NamedTuple):
-    """How programs for several devices are compiled and called."""
+    """How programs for several devices are compiled and called; on one device nothing special is done.
 
-    jit_options: dict[str, Any]
-    """Arguments of ``jax.jit`` for programs whose arguments and results every device has whole."""
-    put: Callable[[Any], Any]
-    """Give every device the whole of a tree of arrays."""
+    Columns are what has a leading axis of seeds (of all runs trained together).
+    """
+
+    training: Mesh | None
+    """Columns are spread over "seeds"; the tasks of each over "tasks"."""
+    evaluating: Mesh | None
+    """The same devices, all along "tasks": columns are whole on each, and evaluated in turn."""
+
+    def jit(self, function: Callable[..., Any], **options: Any) -> Any:
+        """``jax.jit`` of a function from columns to columns."""
+        if self.training is None:
+            return jax.jit(function, **options)
+        columns = NamedSharding(self.training, PartitionSpec(SEED_AXIS))
+        return jax.jit(function, in_shardings=columns, out_shardings=columns, **options)
+
+    def jit_whole(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``jax.jit`` of a function of columns, and of what this process has whole, that is spread over tasks.
+
+        What it returns is on one device of this process.
+        """
+        if self.evaluating is None:
+            return jax.jit(function)
+        whole = NamedSharding(self.evaluating, PartitionSpec())
+        jitted = jax.jit(function, in_shardings=whole, out_shardings=whole)
+        compiled: list[Any] = []
+
+        def call(columns: Tree, *others: Tree) -> Any:
+            columns, others = _everywhere(columns, whole), _put(others, whole)
+            with jax.set_mesh(self.evaluating):
+                if not compiled:
+                    compiled.append(jitted.lower(columns, *others).compile())
+                # Programs in which devices wait for each other are begun together: they do not wait for long.
+                hosts.agree()
+                return _local(compiled[0](columns, *others))
+
+        return call
+
+    def put(self, columns: Tree) -> Tree:
+        """Spread columns, which this process has whole, over the devices of all."""
+        if self.training is None:
+            return columns
+        return _put(columns, NamedSharding(self.training, PartitionSpec(SEED_AXIS)))
+
+    def fetch(self, columns: Tree) -> Tree:
+        """All columns, on one device of this process."""
+        if self.evaluating is None:
+            return columns
+        return _local(_everywhere(columns, NamedSharding(self.evaluating, PartitionSpec())))
+
+    @property
+    def seeds(self) -> int:
+        """Over how many devices columns are spread."""
+        return 1 if self.training is None else self.training.shape[SEED_AXIS]
 
 
-def prepare(number: int) -> None:
+def _same(tree: Tree) -> Tree:
+    return tree
+
+
+def _everywhere(columns: Tree, whole: NamedSharding) -> Tree:
+    # One function for all calls, so that it is compiled once.
+    return jax.jit(_same, out_shardings=whole)(columns)
+
+
+def _local(whole: Tree) -> Tree:
+    """What every device has whole, on one device of this process."""
+    return jax.tree.map(lambda x: x.addressable_data(0), whole)
+
+
+def _put(tree: Tree, sharding: NamedSharding) -> Tree:
+    def put(leaf: Any) -> Any:
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        # Each process has the whole, and gives its devices their parts.
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(put, tree)
+
+
+def prepare(number: int | None, processes: int | None = 1) -> None:
     """See to it that there are so many devices: on a CPU each of its cores can be one.
 
     To be called before JAX first computes anything.
+
+    Args:
+        number: of all processes together; None: as many as there are.
+        processes: that share them; None: not known, each has the devices that it has.
     """
-    if number > 1:
+    if number is not None and number > 1 and processes is not None:
         # If JAX has its devices already, ``spread`` says whether they are too few.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", number)
+            jax.config.update("jax_num_cpu_devices", max(1, number // processes))
 
 
 @contextlib.contextmanager
-def spread(number: int) -> Iterator[Placement]:
-    """Within it, ``batching.task_batch`` spreads tasks over so many devices.
+def spread(number: int | None, columns: int) -> Iterator[Placement]:
+    """Within it, programs for training are compiled for so many devices.
+
+    Args:
+        number: devices, of all processes together; None: one, or all if there are several processes.
+        columns: seeds of all runs trained together; as many devices as divide them get seeds of their own, and what is
+            left is for tasks.
 
     Raises:
-        UserError: if there are fewer.
+        UserError: if there are fewer devices, or processes cannot have equally many.
     """
+    processes = hosts.number()
+    number = number or (1 if processes == 1 else jax.device_count())
     if number == 1:
-        yield Placement({}, lambda tree: tree)
+        yield Placement(None, None)
         return
-    if number > jax.device_count():
+    if number % processes:
+        raise UserError(f"{number} devices cannot be shared equally by {processes} processes")
+    each = number // processes
+    if each > jax.local_device_count():
         raise UserError(f"there are {jax.device_count()} devices ({jax.default_backend()}) here, not {number}")
-    some = jax.devices()[:number]
-    mesh = jax.make_mesh((number,), (TASK_AXIS,), axis_types=(AxisType.Auto,), devices=some)
-    whole = NamedSharding(mesh, PartitionSpec())
-    with jax.set_mesh(mesh):
-        options = {"in_shardings": whole, "out_shardings": whole}
-        yield Placement(options, lambda tree: jax.device_put(tree, whole))
+    seeds = math.gcd(number, columns)
+    axes = (SEED_AXIS, TASK_AXIS)
+
+    def mesh(shape: tuple[int, int]) -> Mesh:
+        some = [device for index in range(processes) for device in jax.local_devices(process_index=index)[:each]]
+        return jax.make_mesh(shape, axes, axis_types=(AxisType.Auto, AxisType.Auto), devices=some)
+
+    placement = Placement(mesh((seeds, number // seeds)), mesh((1, number)))
+    with jax.set_mesh(placement.training):
+        yield placement

@@ -31,3 +31,9 @@ class Interrupted(Stop):
     """Ctrl-C after training, when there is nothing left to save."""
 
     exit_code = 130
+
+
+class Lost(Stop):
+    """Another process that trains the same run is gone."""
+
+    exit_code = 5

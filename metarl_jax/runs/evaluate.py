@@ -23,7 +23,7 @@ from metarl_jax.types import Adaptation, Key, State, Task
 Adapt: TypeAlias = Callable[[Key, State, Task], Adaptation]
 
 SCHEMA = 3
-_EVALUATION_TAG = 0x4556414C
+EVALUATION_TAG = 0x4556414C
 """As ``train._HELDOUT_TAG``: no ``split`` of a training key gives this one."""
 
 
@@ -88,7 +88,13 @@ def path_of(folder: RunFolder, iteration: int, tasks: int, changes: Mapping[str,
 
 
 def evaluate(
-    folder: RunFolder, tasks: int | None, changes: Mapping[str, Any], seed: int, say: Callable[[str], None]
+    folder: RunFolder,
+    tasks: int | None,
+    changes: Mapping[str, Any],
+    seed: int,
+    say: Callable[[str], None],
+    *,
+    best: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the newest checkpoint and the oracles; or read the file if that was done before.
 
@@ -99,6 +105,7 @@ def evaluate(
             held-out tasks.
         seed: of the tasks and of every learner's randomness.
         say: gets a line for each learner.
+        best: whether to evaluate the state with the best held-out score in training instead, where it was kept.
 
     Raises:
         UserError: if no checkpoint can be used, or the settings do not fit the learner or are out of range.
@@ -107,7 +114,7 @@ def evaluate(
     config = folder.config
     experiment = experiments.get(config.experiment)
     trained = train.build(config)
-    checkpoint = train.load_states(folder, trained)
+    checkpoint = train.load_states(folder, trained, best=best)
     changes = {name: value for name, value in changes.items() if value != config.settings.get(name)}
     problem = _changed(experiment, trained, config.settings, changes)
     stages = problem.stages
@@ -118,7 +125,7 @@ def evaluate(
         return read(path)
 
     measure = experiment.measure
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _EVALUATION_TAG), seed)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), EVALUATION_TAG), seed)
 
     def test(name: str, adapt: Adapt, states: State, seeds: int) -> tuple[dict[str, Any], np.ndarray]:
         @jax.jit
@@ -304,3 +311,15 @@ def read_all(folder: RunFolder) -> tuple[list[dict[str, Any]], list[UserError]]:
         except UserError as error:
             wrong.append(error)
     return sorted(found, key=lambda r: (r["iteration"], not r["changes"], r["tasks"]), reverse=True), wrong
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file of results holds.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,8 @@ from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.files import TEMPORARY, remove_temporary, write_json
 
 SCHEMA = 1
+EVALUATIONS = 20
+"""Held-out evaluations of a run where ``--evaluate-every`` does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class RunFolder:
         """
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.best = path / "best.checkpoint"
         self.metrics = path / "metrics.jsonl"
         self.events = path / "events"
         file = path / "config.json"
@@ -92,12 +95,7 @@ class RunFolder:
         Raises:
             UserError: if another process trains it.
         """
-        file = open(self.path / "lock", "wb")  # noqa: SIM115 (held open on purpose)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise UserError(f"another process is training {self.path}") from error
+        file = lock(self.path)
         remove_temporary(self.path)
         return file
 
@@ -108,6 +106,27 @@ class RunFolder:
         now = versions()
         if not entries or {**entries[-1], "from_iteration": 0} != {**now, "from_iteration": 0}:
             write_json(path, [*entries, {"from_iteration": iteration, **now}])
+
+
+def default_evaluate_every(settings: Mapping[str, Any]) -> int:
+    """Iterations between held-out evaluations where the user does not say."""
+    iterations = settings.get("iterations")
+    return max(1, iterations // EVALUATIONS) if isinstance(iterations, int) else 1
+
+
+def lock(path: Path) -> IO[bytes]:
+    """Hold a folder against other processes for as long as the returned file is open.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    file = open(path / "lock", "wb")  # noqa: SIM115 (held open on purpose)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise UserError(f"another process is training {path}") from error
+    return file
 
 
 def create(path: Path, config: RunConfig, fill: Callable[[RunFolder], None]) -> RunFolder:

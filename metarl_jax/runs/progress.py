@@ -12,10 +12,29 @@ from metarl_jax.experiments.base import Experiment
 PLAIN_INTERVAL_S = 10.0
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As ``1:02:03`` or ``2:03``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def line(
+    iteration: int,
+    iterations: int,
+    steps_per_s: float,
+    unit: str,
+    iterations_per_s: float,
+    title: str,
+    score: float,
+    heldout: float | None,
+) -> str:
+    """Where a run is; arguments as for ``Progress.update``."""
+    to_go = duration((iterations - iteration) / iterations_per_s) if iterations_per_s > 0 else "?"
+    measured = "" if heldout is None else f", held-out {heldout:.3f}"
+    return (
+        f"iteration {iteration}/{iterations}, {steps_per_s:,.0f} {unit}/s, {to_go} to go, {title} {score:.3f}{measured}"
+    )
 
 
 class Progress:
@@ -71,18 +90,22 @@ class Progress:
             steps_per_s: in the experiment's unit, all seeds together.
             iterations_per_s: for the time to go.
         """
-        to_go = (self._iterations - iteration) / max(iterations_per_s, 1e-9)
-        heldout = "" if self._heldout is None else f", held-out {self._heldout:.3f}"
-        line = (
-            f"iteration {iteration}/{self._iterations}, {steps_per_s:,.0f} {self._unit}/s, {_duration(to_go)} to go, "
-            f"{self._title} {score:.3f}{heldout}"
+        text = line(
+            iteration,
+            self._iterations,
+            steps_per_s,
+            self._unit,
+            iterations_per_s,
+            self._title,
+            score,
+            self._heldout,
         )
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=iteration, description="training", line=line)
+            self._bar.update(self._task, completed=iteration, description="training", line=text)
         elif now - self._last >= PLAIN_INTERVAL_S or iteration == self._iterations:
             self._last = now
-            print(line, flush=True)
+            print(text, flush=True)
 
 
 def warn(text: str) -> None:

@@ -21,20 +21,20 @@ def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
     sign = -1 if evaluation["measure"]["higher_is_better"] else 1
     ordered = sorted(measured + published, key=lambda row: math.inf if row[0] is None else sign * row[0])
     return [
-        (name, _number(value) if interval or name.startswith("exact") else f"{value:g}", _interval(interval))
+        (name, number_text(value) if interval or name.startswith("exact") else f"{value:g}", interval_text(interval))
         for value, name, interval in ordered
     ]
 
 
-def _number(value: float | None) -> str:
+def number_text(value: float | None) -> str:
     """To three digits after the point; None is the mean over tasks on one of which adaptation diverged."""
     if value is None:
         return "diverged"
     return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def _interval(interval: list[float | None] | None) -> str:
-    return " to ".join(map(_number, interval)) if interval and None not in interval else ""
+def interval_text(interval: list[float | None] | None) -> str:
+    return " to ".join(map(number_text, interval)) if interval and None not in interval else ""
 
 
 def _title(evaluation: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def stage_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, l
     stages = sorted({stage for stage in SHOWN_STAGES if first <= stage <= last} | {last})
     found = []
     for learner in (evaluation["ours"], *evaluation["oracles"]):
-        found.append((learner["name"], [_number(learner["score_by_stage"][stage - first]) for stage in stages]))
+        found.append((learner["name"], [number_text(learner["score_by_stage"][stage - first]) for stage in stages]))
     for name, scores in evaluation["paper_by_stage"].items():
         found.append((name, [f"{scores[str(stage)]:g}" if str(stage) in scores else "" for stage in stages]))
     return stages, found
@@ -85,7 +85,8 @@ def markdown(evaluation: dict[str, Any]) -> str:
         lines.append(f"| {mark}{name}{mark} | {mark}{value}{mark} | {interval} |")
     lines += ["", "| better, task by task, than | by | 95 % interval |", "|---|---:|---:|"]
     lines += [
-        f"| {gain['over']} | {_number(gain['mean'])} | {_interval(gain['ci95'])} |" for gain in evaluation["gains"]
+        f"| {gain['over']} | {number_text(gain['mean'])} | {interval_text(gain['ci95'])} |"
+        for gain in evaluation["gains"]
     ]
     stage = evaluation["measure"]["stage"]
     for title, (stages, learners) in (("after", stage_rows(evaluation)), ("success by", success_rows(evaluation))):
@@ -100,9 +101,9 @@ def _over_seeds(evaluation: dict[str, Any]) -> list[str]:
     ours = evaluation["ours"]
     if "over_seeds" not in ours:
         return []
-    each = ", ".join(map(_number, ours["per_seed"]))
+    each = ", ".join(map(number_text, ours["per_seed"]))
     seeds = ours["over_seeds"]
-    return ["", f"Each seed: {each}; interquartile mean {_number(seeds['iqm'])} ({_interval(seeds['ci95'])})"]
+    return ["", f"Each seed: {each}; interquartile mean {number_text(seeds['iqm'])} ({interval_text(seeds['ci95'])})"]
 
 
 def show(evaluation: dict[str, Any]) -> None:
@@ -123,7 +124,7 @@ def show(evaluation: dict[str, Any]) -> None:
     for title in ("by", "95 % interval"):
         gains.add_column(title, justify="right")
     for gain in evaluation["gains"]:
-        gains.add_row(Text(gain["over"]), _number(gain["mean"]), _interval(gain["ci95"]))
+        gains.add_row(Text(gain["over"]), number_text(gain["mean"]), interval_text(gain["ci95"]))
     console.print(gains)
     for title, (stages, learners) in (("after", stage_rows(evaluation)), ("success by", success_rows(evaluation))):
         if stages:

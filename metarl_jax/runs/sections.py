@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from metarl_jax.experiments.base import Measure
-from metarl_jax.runs import train
 from metarl_jax.runs.animation import Animation
 from metarl_jax.runs.collect import Run
 from metarl_jax.runs.figures import Chart, Level, Series, Value, drawable, figure, number, short
+from metarl_jax.runs.folder import default_evaluate_every
 from metarl_jax.runs.markup import Child, Html, tag
 from metarl_jax.runs.report import SHOWN_STAGES, success_rows
 
@@ -369,7 +369,7 @@ def command(run: Run) -> str | None:
         if name in fields and value != fields[name].default:
             words += [f"--{name.replace('_', '-')}", str(value).lower() if isinstance(value, bool) else str(value)]
     asked = {"seed": (config.seed, 0), "seeds": (config.seeds, 1)}
-    asked["evaluate_every"] = (config.evaluate_every, train.default_evaluate_every(config.settings))
+    asked["evaluate_every"] = (config.evaluate_every, default_evaluate_every(config.settings))
     for name, (value, default) in asked.items():
         if value != default:
             words += [f"--{name.replace('_', '-')}", str(value)]

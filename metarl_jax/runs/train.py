@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +20,14 @@ import numpy as np
 from metarl_jax import experiments, training
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
-from metarl_jax.runs import checkpoints, devices
-from metarl_jax.runs.errors import Diverged, StorageError, UserError
+from metarl_jax.runs import checkpoints, devices, hosts, programs
+from metarl_jax.runs.errors import Diverged, Lost, StorageError, UserError
 from metarl_jax.runs.files import finite, write_json
 from metarl_jax.runs.folder import RunConfig, RunFolder, create
 from metarl_jax.runs.interrupts import Interrupts
 from metarl_jax.runs.metrics import Line, Writer
 from metarl_jax.runs.progress import Progress, warn
-from metarl_jax.types import Algorithm, Array, Key, RunState
+from metarl_jax.types import Array, Key, RunState
 
 CHUNK_CAPACITY = 512
 """The most meta-iterations in a chunk."""
@@ -33,8 +35,6 @@ CHUNK_SECONDS = 1.0
 """How long a chunk should take: what Ctrl-C waits for, and what a chunk's overhead is spread over."""
 CHECKPOINT_SECONDS = 15.0
 """How often to save where ``--checkpoint-every`` does not say."""
-EVALUATIONS = 20
-"""Held-out evaluations of a run where ``--evaluate-every`` does not say."""
 _HELDOUT_TAG = 0x48454C44
 """Folded into the first seed's key: beyond the reach of any ``split``, so that training never meets this key."""
 
@@ -49,15 +49,23 @@ class Options:
     """Minutes after which to save and stop."""
     live: bool = False
     """Whether to redraw the progress line in place."""
-    devices: int = 1
-    """Over how many tasks are spread; what they compute then agrees with one device to rounding."""
+    devices: int | None = None
+    """Over how many seeds and tasks are spread; what they compute then agrees with one device to rounding. None: one,
+    or all if there are several processes."""
+    keep: int = checkpoints.KEEP
+    """How many of the last checkpoints to keep."""
+    keep_best: bool = False
+    """Whether to keep the state with the best held-out score, too."""
 
 
 class Outcome(NamedTuple):
     """How training ended."""
 
     finished: bool
+    """Whether nothing is left to do."""
     exit_code: int
+    diverged: dict[Path, dict[str, int]]
+    """The runs that diverged: by seed, in which iteration."""
 
 
 def build(config: RunConfig) -> Problem:
@@ -72,21 +80,6 @@ def build(config: RunConfig) -> Problem:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def start_states(algorithm: Algorithm, seed: Array, seeds: int) -> RunState:
-    """The states of seeds ``seed .. seed + seeds - 1`` before their first iteration, stacked."""
-    ids = seed + jnp.arange(seeds, dtype=jnp.uint32)
-    return jax.vmap(lambda i: training.start(algorithm, jax.random.key(i)))(ids)
-
-
-def run_seeds(algorithm: Algorithm, states: RunState, iterations: Array, capacity: int) -> training.Chunk:
-    """``training.run`` for stacked states; every leaf of the result has a leading axis of seeds."""
-    if states.step.shape[0] > 1:
-        return jax.vmap(lambda state: training.run(algorithm, state, iterations, capacity))(states)
-    # One seed: no batched predicate, so that the loop need not select over its whole carry.
-    chunk = training.run(algorithm, jax.tree.map(lambda x: x[0], states), iterations, capacity)
-    return jax.tree.map(lambda x: x[None], chunk)
-
-
 def new_run(path: Path, config: RunConfig) -> RunFolder:
     """Make the run folder, with a checkpoint of iteration 0 in it.
 
@@ -94,60 +87,146 @@ def new_run(path: Path, config: RunConfig) -> RunFolder:
         UserError: if the configuration is wrong or the folder exists.
         StorageError: if it cannot be written.
     """
-    problem = build(config)
-
-    def fill(folder: RunFolder) -> None:
-        states = jax.jit(start_states, static_argnums=(0, 2))(problem.algorithm, jnp.uint32(config.seed), config.seeds)
-        checkpoints.save(folder.checkpoints, states, 0, config.hash(), {"wall_s": 0.0, "diverged": {}})
-
-    return create(path, config, fill)
+    return new_runs([path], [config], build(config))[0]
 
 
-def load_states(folder: RunFolder, problem: Problem) -> checkpoints.Checkpoint:
+def new_runs(paths: Sequence[Path], configs: Sequence[RunConfig], problem: Problem) -> list[RunFolder]:
+    """As ``new_run``, of runs that one program can train (``programs.groups``), one after another.
+
+    Args:
+        paths: the folders to be.
+        configs: their configurations.
+        problem: of the first.
+
+    Raises:
+        UserError: if a folder exists.
+        StorageError: if one cannot be written.
+    """
+    start = jax.jit(lambda values, seed: programs.start_states(problem, values, seed, configs[0].seeds))
+    values = programs.values_of(configs)
+    found: list[RunFolder] = []
+    for index, (path, config) in enumerate(zip(paths, configs, strict=True)):
+
+        def fill(folder: RunFolder, index: int = index, config: RunConfig = config) -> None:
+            states = start({name: each[index] for name, each in values.items()}, jnp.uint32(config.seed))
+            checkpoints.save(folder.checkpoints, states, 0, config.hash(), {"wall_s": 0.0, "diverged": {}})
+
+        found.append(create(path, config, fill))
+    return found
+
+
+def load_states(
+    folder: RunFolder, problem: Problem, *, best: bool = False, at: int | None = None
+) -> checkpoints.Checkpoint:
     """The newest checkpoint that is whole; damaged ones are named on standard error.
+
+    Args:
+        folder: the run.
+        problem: what ``build`` made of its configuration.
+        best: instead the checkpoint with the best held-out score in training (``Options.keep_best``).
+        at: instead the checkpoint of this iteration.
 
     Raises:
         UserError: if there is none, or it does not belong to this program and configuration.
     """
     config = folder.config
-    target = jax.eval_shape(lambda seed: start_states(problem.algorithm, seed, config.seeds), jnp.uint32(0))
+    target = jax.eval_shape(lambda seed: programs.start_states(problem, {}, seed, config.seeds), jnp.uint32(0))
+    if best or at is not None:
+        path = folder.best if at is None else checkpoints.path_of(folder.checkpoints, at)
+        return checkpoints.load_named(path, target, config.hash())
     return checkpoints.load_latest(folder.checkpoints, target, config.hash(), warn)
 
 
-def _heldout(experiment: Experiment, problem: Problem, seeds: int) -> Callable[[Key, RunState], Array]:
-    """A compiled function of a key and stacked states: what the experiment reports, on held-out tasks, ``[S]``."""
+def _heldout(experiment: Experiment, problem: Problem, seeds: int) -> Callable[[RunState, Key, programs.Values], Array]:
+    """A function of columns, a key and each run's values: what the experiment reports, on held-out tasks, ``[R, S]``.
 
-    @jax.jit
-    def score(key: Key, states: RunState) -> Array:
-        evaluation = meta_test(
-            key,
-            problem.algorithm.adapt,
-            states.algorithm,
-            problem.tasks,
-            num_tasks=experiment.heldout_tasks_in_training,
-            num_seeds=seeds,
-            batch_size=experiment.heldout_batch,
-        )
-        return experiment.measure.headline(evaluation.score).mean(axis=-1)
+    All runs meet the same tasks.
+    """
+
+    def score(states: RunState, key: Key, values: programs.Values) -> Array:
+        def one_run(run: tuple[RunState, programs.Values]) -> Array:
+            states, values = run
+            evaluation = meta_test(
+                key,
+                programs.algorithm(problem, values).adapt,
+                states.algorithm,
+                problem.tasks,
+                num_tasks=experiment.heldout_tasks_in_training,
+                num_seeds=seeds,
+                batch_size=experiment.heldout_batch,
+            )
+            return experiment.measure.headline(evaluation.score).mean(axis=-1)
+
+        runs = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), states)
+        return jax.lax.map(one_run, (runs, values))
 
     return score
 
 
-def _metric_lines(chunk: training.Chunk, first: int, problem: Problem, wall_s: float, previous_s: float) -> list[Line]:
-    """One line for each iteration that any seed finished; a seed that diverged has null."""
-    count, metrics = np.asarray(chunk.iterations), {name: np.asarray(value) for name, value in chunk.metrics.items()}
-    rows = int(count.max())
-    lines: list[Line] = []
-    for row in range(rows):
-        line: Line = {
-            "iteration": first + row + 1,
-            "steps": (first + row + 1) * problem.steps_per_iteration,
-            "wall_s": round(previous_s + (wall_s - previous_s) * (row + 1) / rows, 4),
-        }
-        for name, values in metrics.items():
-            line[name] = [float(v[row]) if row < n else None for v, n in zip(values, count, strict=True)]
-        lines.append(line)
-    return lines
+@dataclass
+class _Run:
+    """A run in training, as the host sees it."""
+
+    folder: RunFolder
+    columns: slice
+    iteration: int
+    wall_s: float
+    """Of the program that trained it, whoever else that trained."""
+    diverged: dict[str, int]
+    """By seed, the iteration that was not finite."""
+    best: float | None
+    """The best held-out score of a kept state, the mean over seeds."""
+    writer: Writer | None = None
+    """None: it is not in training, or not this process writes."""
+
+    def take(self, chunk: training.Chunk, problem: Problem, chunk_s: float) -> list[Line]:
+        """Note what a chunk, on the host, brought.
+
+        Returns:
+            A line for each iteration that any seed finished; a seed that diverged has null.
+        """
+        counts, diverged = chunk.iterations[self.columns], chunk.diverged[self.columns]
+        metrics = {name: rows[self.columns] for name, rows in chunk.metrics.items()}
+        rows, lines = int(counts.max()), []
+        for row in range(rows):
+            line: Line = {
+                "iteration": self.iteration + row + 1,
+                "steps": (self.iteration + row + 1) * problem.steps_per_iteration,
+                "wall_s": round(self.wall_s + chunk_s * (row + 1) / rows, 4),
+            }
+            for name, values in metrics.items():
+                line[name] = [float(v[row]) if row < n else None for v, n in zip(values, counts, strict=True)]
+            lines.append(line)
+        first = self.folder.config.seed
+        for seed in np.flatnonzero(diverged):
+            self.diverged[str(first + seed)] = self.iteration + int(counts[seed]) + 1
+        self.iteration += rows
+        self.wall_s += chunk_s
+        return lines
+
+    def write(self, lines: list[Line]) -> None:
+        if self.writer is not None:
+            self.writer.write(lines)
+
+    def improves(self, score: float, higher_is_better: bool) -> bool:
+        """Whether a held-out score is the best so far, which then it is."""
+        worse = self.best is not None and (score <= self.best if higher_is_better else score >= self.best)
+        if worse or not math.isfinite(score):
+            return False
+        self.best = score
+        return True
+
+    def save(self, columns: RunState, keep: int, path: Path | None = None) -> None:
+        """A checkpoint of its own columns, the newest of ``keep``, or at a path of its own."""
+        if self.writer is None:
+            return
+        state = jax.tree.map(lambda x: x[self.columns], columns)
+        extra = {"wall_s": self.wall_s, "diverged": self.diverged, "best": self.best}
+        arguments = state, self.iteration, self.folder.config.hash(), extra
+        if path is None:
+            checkpoints.save(self.folder.checkpoints, *arguments, keep=keep)
+        else:
+            checkpoints.write(path, *arguments)
 
 
 def resume_command(folder: RunFolder) -> str:
@@ -171,127 +250,202 @@ def train(folder: RunFolder, options: Options) -> Outcome:
         UserError: if another process trains this run, no checkpoint can be used, or there are fewer devices.
         Diverged: if numbers are not finite; each seed's last finite state is saved.
         StorageError: if the folder cannot be written; the last checkpoint is whole.
+        Lost: if one of several processes is gone; the last checkpoint is whole.
     """
-    with folder.lock():
+    outcome = train_together([folder], options, resume_command(folder))
+    if outcome.diverged:
+        _raise_diverged(folder, outcome.diverged[folder.path])
+    return outcome
+
+
+def train_together(folders: Sequence[RunFolder], options: Options, again: str) -> Outcome:
+    """As ``train``, of runs that one program can train (``programs.groups``), all at once.
+
+    A run that diverges is stopped, and the others go on; who is ahead waits for the others.
+
+    Args:
+        folders: the runs, of the same seeds, and evaluated as often.
+        options: of them all.
+        again: what to type to go on with them.
+
+    Raises:
+        UserError: as for ``train``.
+        StorageError, Lost: as for ``train``.
+        programs.TooLarge: if one program cannot train so many runs in the memory that there is; not for one run.
+    """
+    with contextlib.ExitStack() as locks:
+        hosts.on_first(lambda: [locks.enter_context(folder.lock()) for folder in folders])
         try:
-            return _train(folder, options)
+            return _train(folders, options, again)
         except BrokenPipeError:
             raise
+        except jax.errors.JaxRuntimeError as error:
+            if hosts.number() == 1:
+                raise
+            raise Lost(f"another process is gone ({str(error).splitlines()[0]}); go on with: {again}") from error
         except OSError as error:
-            saved = checkpoints.paths(folder.checkpoints)
+            saved = checkpoints.paths(folders[0].checkpoints)
             last = f"the last good state is {saved[0].name}" if saved else "no state was saved"
             raise StorageError(
-                f"cannot write to {folder.path}: {error.strerror or error}; {last}; "
-                f"make room, then: {resume_command(folder)}"
+                f"cannot write to {folders[0].path}: {error.strerror or error}; {last}; make room, then: {again}"
             ) from error
 
 
-def _train(folder: RunFolder, options: Options) -> Outcome:
-    config = folder.config
+def _load(folders: Sequence[RunFolder], problem: Problem) -> tuple[RunState, list[_Run]]:
+    """The columns of all runs, and where each run is."""
+    found = hosts.on_first(lambda: [load_states(folder, problem) for folder in folders])
+    newest = hosts.agree(*(checkpoint.iteration for checkpoint in found) if found else [0] * len(folders))[0]
+    if found is None:
+        found = [load_states(folder, problem, at=int(at)) for folder, at in zip(folders, newest, strict=True)]
+    # From here on the first process may delete some.
+    hosts.agree()
+    runs = []
+    for index, (folder, (_, iteration, extra)) in enumerate(zip(folders, found, strict=True)):
+        seeds = folder.config.seeds
+        columns = slice(index * seeds, (index + 1) * seeds)
+        runs.append(_Run(folder, columns, iteration, extra["wall_s"], extra["diverged"], extra.get("best")))
+        if hosts.first() and not extra["diverged"]:
+            checkpoints.set_aside_damaged(folder.checkpoints, iteration)
+            folder.add_versions(iteration)
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *(checkpoint.state for checkpoint in found)), runs
+
+
+def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[Any, ...], runs: int) -> tuple[Any, str]:
+    """The program that trains columns, and what is to be said about it."""
+    columns = arguments[-1].shape[0] // placement.seeds
+
+    def compile_for(at_a_time: int) -> Any:
+        program = programs.train_columns(problem, CHUNK_CAPACITY, at_a_time)
+        return placement.jit(program, donate_argnums=0).lower(*arguments).compile()
+
+    try:
+        compiled, at_a_time = programs.compile_to_fit(compile_for, columns, programs.free_bytes())
+    except programs.TooLarge:
+        if runs > 1:
+            raise
+        # Less is not possible, and the compiler may have been too careful.
+        compiled, at_a_time = compile_for(1), 1
+    return compiled, f", {at_a_time} of {columns} seeds at a time" if columns > at_a_time > 1 else ""
+
+
+def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcome:
+    config = folders[0].config
     problem, experiment = build(config), experiments.get(config.experiment)
-    seed_ids = list(range(config.seed, config.seed + config.seeds))
-    state, iteration, extra = load_states(folder, problem)
-    if extra["diverged"]:
-        _raise_diverged(folder, extra["diverged"])
-    checkpoints.set_aside_damaged(folder.checkpoints, iteration)
-    folder.add_versions(iteration)
+    total, measure, columns = problem.iterations, experiment.measure, config.seeds * len(folders)
+    states, runs = _load(folders, problem)
+    active = [run for run in runs if not run.diverged and run.iteration < total]
+    # How far all of them are.
+    iteration = min((run.iteration for run in active), default=total)
+
+    def outcome(exit_code: int) -> Outcome:
+        diverged = {run.folder.path: run.diverged for run in runs if run.diverged}
+        return Outcome(not active or iteration == total, exit_code, diverged)
+
+    if not active:
+        return outcome(0)
     if iteration > 0:
         print(f"going on after iteration {iteration}", flush=True)
-    if iteration >= problem.iterations:
-        return Outcome(True, 0)
 
-    wall_s = extra["wall_s"]
     begin = time.monotonic()
     deadline = begin + 60 * options.time_limit if options.time_limit is not None else float("inf")
-    heldout = _heldout(experiment, problem, config.seeds)
     heldout_key = jax.random.fold_in(jax.random.key(config.seed), _HELDOUT_TAG)
+    stopped, received = False, 0
     with (
-        devices.spread(options.devices) as placement,
+        devices.spread(options.devices, columns) as placement,
         Interrupts() as interrupts,
-        Progress(problem.iterations, experiment, options.live) as progress,
-        Writer(folder.metrics, folder.events, seed_ids, iteration) as metrics,
+        Progress(total, experiment, options.live) as progress,
+        contextlib.ExitStack() as writers,
     ):
-        state = placement.put(state)
-        program = jax.jit(
-            lambda states, n: run_seeds(problem.algorithm, states, n, CHUNK_CAPACITY),
-            donate_argnums=0,
-            **placement.jit_options,
-        )
-        compiled = program.lower(state, jnp.int32(0)).compile()
-        progress.say(f"compiled in {time.monotonic() - begin:.1f} s")
-
-        def save(diverged: Mapping[str, int]) -> None:
-            extra = {"wall_s": wall_s, "diverged": dict(diverged)}
-            checkpoints.save(folder.checkpoints, state, iteration, config.hash(), extra)
+        values = programs.values_of([folder.config for folder in folders])
+        of_columns = placement.put({name: np.repeat(each, config.seeds) for name, each in values.items()})
+        states, nothing = placement.put(states), placement.put(np.zeros(columns, np.int32))
+        compiled, note = _compile(problem, placement, (states, of_columns, nothing), len(runs))
+        progress.say(f"compiled in {time.monotonic() - begin:.1f} s{note}")
+        heldout = placement.jit_whole(_heldout(experiment, problem, config.seeds))
+        seed_ids = list(range(config.seed, config.seed + config.seeds))
+        for run in active if hosts.first() else ():
+            run.writer = Writer(run.folder.metrics, run.folder.events, seed_ids, run.iteration)
+            writers.enter_context(run.writer)
 
         saved_at = time.monotonic()
         length = 1
-        while True:
-            goal = min(problem.iterations, _next_multiple(iteration, config.evaluate_every), iteration + length)
+        while active and not stopped and iteration < total:
+            goal = min(total, _next_multiple(iteration, config.evaluate_every), iteration + length)
             if options.checkpoint_every is not None:
                 goal = min(goal, _next_multiple(iteration, options.checkpoint_every))
+            # Who is ahead waits.
+            moving = [run for run in active if run.iteration < goal]
+            missing = np.zeros(columns, np.int32)
+            for run in moving:
+                missing[run.columns] = goal - run.iteration
+            hosts.agree()
             chunk_begin = time.monotonic()
-            chunk = jax.block_until_ready(compiled(state, placement.put(jnp.int32(goal - iteration))))
+            chunk = jax.block_until_ready(compiled(states, of_columns, placement.put(missing)))
             chunk_s = time.monotonic() - chunk_begin
-            state, count = chunk.state, np.asarray(chunk.iterations)
-            lines = _metric_lines(chunk, iteration, problem, wall_s + chunk_s, wall_s)
-            wall_s += chunk_s
-            # Grows at most fourfold, so that one lucky measurement cannot make Ctrl-C wait.
-            length = int(np.clip(CHUNK_SECONDS * (goal - iteration) / chunk_s, 1, min(CHUNK_CAPACITY, 4 * length)))
-            diverged = {
-                str(seed): iteration + int(n) + 1
-                for seed, n, bad in zip(seed_ids, count, np.asarray(chunk.diverged), strict=True)
-                if bad
-            }
-            if diverged:
-                metrics.write(lines)
-                iteration += int(count.max())
-                save(diverged)
-                _raise_diverged(folder, diverged)
+            states, found = chunk.state, jax.tree.map(np.asarray, placement.fetch(chunk._replace(state=())))
             rate = (goal - iteration) / chunk_s
+            # Grows at most fourfold, so that one lucky measurement cannot make Ctrl-C wait.
+            length = int(np.clip(CHUNK_SECONDS * rate, 1, min(CHUNK_CAPACITY, 4 * length)))
             iteration = goal
-            if iteration % config.evaluate_every == 0 or iteration == problem.iterations:
+            lines = [run.take(found, problem, chunk_s) for run in moving]
+            going_well = [run for run in moving if not run.diverged]
+            better = []
+            if going_well and (iteration % config.evaluate_every == 0 or iteration == total):
                 evaluate_begin = time.monotonic()
-                scores = np.asarray(heldout(heldout_key, state))
-                wall_s += time.monotonic() - evaluate_begin
-                # Adaptation may diverge on a held-out task though training goes well.
-                lines[-1]["heldout_score"] = finite(scores.astype(float).tolist())
-                progress.heldout(float(scores.mean()))
-            metrics.write(lines)
-            score = float(np.mean(lines[-1].get(experiment.measure.training_metric, float("nan"))))
-            progress.update(iteration, score, rate * problem.steps_per_iteration * config.seeds, rate)
+                scores = np.asarray(heldout(states, heldout_key, values), np.float64)
+                evaluate_s = time.monotonic() - evaluate_begin
+                for run in going_well:
+                    own = scores[runs.index(run)]
+                    run.wall_s += evaluate_s
+                    # Adaptation may diverge on a held-out task though training goes well.
+                    lines[moving.index(run)][-1]["heldout_score"] = finite(own.tolist())
+                    if options.keep_best and run.improves(float(own.mean()), measure.higher_is_better):
+                        better.append(run)
+                progress.heldout(float(np.mean([scores[runs.index(run)] for run in going_well])))
+            for run, own in zip(moving, lines, strict=True):
+                run.write(own)
+            if going_well:
+                last = [line[-1].get(measure.training_metric) for line in lines if line]
+                score = float(np.mean([x for x in last if x is not None and None not in x] or np.nan))
+                progress.update(iteration, score, rate * problem.steps_per_iteration * config.seeds * len(moving), rate)
 
-            stop = interrupts.received is not None or time.monotonic() >= deadline
             due = (
                 iteration % options.checkpoint_every == 0
                 if options.checkpoint_every is not None
                 else time.monotonic() - saved_at >= CHECKPOINT_SECONDS
             )
-            if stop or due or iteration == problem.iterations:
-                save({})
-                saved_at = time.monotonic()
-            if stop or iteration == problem.iterations:
-                break
+            # Of any process a signal; of the first one what its clock says.
+            said = hosts.agree(interrupts.received or 0, time.monotonic() >= deadline, due, length)
+            received, (_, late, due, length) = int(said[:, 0].max()), map(int, said[0])
+            stopped = bool(received or late)
+            if stopped or due or better or len(going_well) < len(moving) or iteration == total:
+                whole = placement.fetch(states)
+                for run in better:
+                    run.save(whole, options.keep, run.folder.best)
+                everyone = stopped or due or iteration == total
+                for run in active:
+                    if everyone or run.diverged:
+                        run.save(whole, options.keep)
+                saved_at = time.monotonic() if everyone else saved_at
+            active = [run for run in active if not run.diverged]
 
-    steps = iteration * problem.steps_per_iteration * config.seeds
-    summary = {"iteration": iteration, "steps": steps, "train_wall_s": round(wall_s, 3)}
-    write_json(folder.path / "summary.json", summary)
-    if iteration == problem.iterations:
-        print(f"trained {iteration} iterations, {steps:,} {experiment.unit} in {wall_s:.1f} s", flush=True)
-        return Outcome(True, 0)
-    if interrupts.received is None:
-        print(f"time limit: saved at iteration {iteration}; go on with: {resume_command(folder)}", flush=True)
-        return Outcome(False, 0)
-    name = signal.Signals(interrupts.received).name
-    print(f"{name}: saved at iteration {iteration}; go on with: {resume_command(folder)}", file=sys.stderr, flush=True)
-    return Outcome(False, 128 + interrupts.received)
+    for run in runs:
+        steps = run.iteration * problem.steps_per_iteration * config.seeds
+        if run.writer is not None and not run.diverged:
+            summary = {"iteration": run.iteration, "steps": steps, "train_wall_s": round(run.wall_s, 3)}
+            write_json(run.folder.path / "summary.json", summary)
+    if not active or iteration == total:
+        if active:
+            steps = total * problem.steps_per_iteration * config.seeds * len(active)
+            print(f"trained {total} iterations, {steps:,} {experiment.unit} in {active[0].wall_s:.1f} s", flush=True)
+        return outcome(0)
+    if not received:
+        print(f"time limit: saved at iteration {iteration}; go on with: {again}", flush=True)
+        return outcome(0)
+    name = signal.Signals(received).name
+    print(f"{name}: saved at iteration {iteration}; go on with: {again}", file=sys.stderr, flush=True)
+    return outcome(128 + received)
 
 
 def _next_multiple(value: int, of: int) -> int:
     return (value // of + 1) * of
-
-
-def default_evaluate_every(settings: Mapping[str, Any]) -> int:
-    """Iterations between held-out evaluations where the user does not say."""
-    iterations = settings.get("iterations")
-    return max(1, iterations // EVALUATIONS) if isinstance(iterations, int) else 1

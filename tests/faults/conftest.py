@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from metarl_jax import cli, experiments
+from metarl_jax.runs import report
 
 EXPERIMENT = "rl2-bandit-10x5"
 SMALL = [
@@ -31,10 +32,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _small_world(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our cache, and no oracles: they are measured elsewhere."""
+    """Our cache, and neither oracles nor figures: they are tested elsewhere."""
     monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(cache))
     alone = dataclasses.replace(experiments.get(EXPERIMENT), oracles=lambda problem, stages: ())
     monkeypatch.setitem(experiments._EXPERIMENTS, EXPERIMENT, alone)
+    monkeypatch.setattr(report, "write", lambda folder, evaluations: [])
 
 
 class Run:

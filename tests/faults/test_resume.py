@@ -57,9 +57,9 @@ def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys
     def interrupted(experiment, problem, seeds):
         score = evaluated(experiment, problem, seeds)
 
-        def score_and_signal(key, states):
+        def score_and_signal(*arguments):
             os.kill(os.getpid(), number)
-            return score(key, states)
+            return score(*arguments)
 
         return score_and_signal
 

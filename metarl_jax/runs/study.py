@@ -1,0 +1,321 @@
+"""``study``: an experiment under several settings, some seeds of each, compared.
+
+Cells that differ only in numbers that a program can take as arguments are trained by one program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from metarl_jax import experiments
+from metarl_jax.evaluation import meta_test
+from metarl_jax.experiments.base import Experiment, Problem
+from metarl_jax.ops.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from metarl_jax.runs import evaluate, hosts, programs, report, train
+from metarl_jax.runs import study_figures as figures
+from metarl_jax.runs.errors import StorageError, UserError
+from metarl_jax.runs.files import TEMPORARY, finite, write_atomically, write_json
+from metarl_jax.runs.folder import RunFolder, lock
+from metarl_jax.runs.study_folder import CONFIG, SCHEMA, Cell, StudyConfig, StudyFolder, cells
+from metarl_jax.types import Array, RunState
+
+MOST_CELLS = 1000
+
+
+def new_study(path: Path, config: StudyConfig) -> StudyFolder:
+    """Make a study folder; it appears under its name only when it is whole.
+
+    Raises:
+        UserError: if a setting of any cell is out of range, two cells are the same, or the folder exists.
+        StorageError: if it cannot be written.
+    """
+    number = math.prod(len(values) for values in config.vary.values())
+    if number > MOST_CELLS:
+        raise UserError(f"{number} combinations of settings are more than {MOST_CELLS}")
+    found = cells(config)
+    for name, values in config.vary.items():
+        if len({repr(value) for value in values}) < len(values):
+            raise UserError(f"--vary {name} names a value twice: {', '.join(map(str, values))}")
+    if len({cell.name for cell in found}) < len(found):
+        raise UserError("two combinations of settings have the same name: give values that differ in six digits")
+    for cell in found:
+        train.build(cell.config)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already; choose another --run-dir, or go on with --resume {path}")
+    staging = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    try:
+        (staging / "cells").mkdir(parents=True)
+        write_json(staging / CONFIG, dataclasses.asdict(config))
+        os.rename(staging, path)
+    except OSError as error:
+        raise StorageError(f"cannot make the study folder {path}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return StudyFolder(path)
+
+
+def resume_command(study: StudyFolder) -> str:
+    """What to type to go on with a study."""
+    return f"metarl-jax study --resume {shlex.quote(str(study.path))}"
+
+
+def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Callable[[str], None]) -> int:
+    """Train what is not yet trained, measure all cells, and write the table and the figures.
+
+    Args:
+        study: the study.
+        options: of training; a time limit is of all cells together.
+        tasks: held-out tasks; None: as many as the experiment says.
+        say: gets a line now and then.
+
+    Returns:
+        The exit code of training; nothing is measured if it was interrupted.
+
+    Raises:
+        UserError: if another process trains the study or a cell of it, or no checkpoint of a cell can be used.
+        StorageError: if something cannot be written.
+    """
+    with contextlib.ExitStack() as held:
+        hosts.on_first(lambda: held.enter_context(lock(study.path)))
+        experiment = experiments.get(study.config.experiment)
+        grouped = programs.groups(experiment, [cell.config for cell in study.cells], train.build)
+        seeds = study.config.seeds
+        say(f"{len(study.cells)} cells, {seeds} seed(s) each, in {len(grouped)} program(s)")
+        deadline = time.monotonic() + 60 * options.time_limit if options.time_limit is not None else None
+        for number, indices in enumerate(grouped, 1):
+            group = [study.cells[i] for i in indices]
+            say(f"program {number} of {len(grouped)}: {len(group)} cell(s), {len(group) * seeds} runs")
+            if deadline is not None:
+                options = dataclasses.replace(options, time_limit=max(0.0, (deadline - time.monotonic()) / 60))
+            outcome = _train(_folders(study, group), options, resume_command(study), say)
+            if not outcome.finished:
+                return outcome.exit_code
+        if not hosts.first():
+            return 0
+        rows = _measure(study, experiment, [[study.cells[i] for i in indices] for indices in grouped], tasks, say)
+        write(study, table(study, experiment, rows, tasks or experiment.heldout_tasks))
+        return 0
+
+
+def _folders(study: StudyFolder, group: Sequence[Cell]) -> list[RunFolder]:
+    """The run folders of cells that one program can train; those that are missing are made."""
+
+    def make() -> None:
+        missing = [cell for cell in group if not study.cell(cell).exists()]
+        if missing:
+            configs = [cell.config for cell in missing]
+            train.new_runs([study.cell(cell) for cell in missing], configs, train.build(configs[0]))
+
+    hosts.on_first(make)
+    return [RunFolder(study.cell(cell)) for cell in group]
+
+
+def _train(
+    folders: Sequence[RunFolder], options: train.Options, again: str, say: Callable[[str], None]
+) -> train.Outcome:
+    """Train cells at once, or as many at a time as fit."""
+    try:
+        return train.train_together(folders, options, again)
+    except programs.TooLarge as large:
+        fit = max(1, int(len(folders) * programs.MEMORY_SHARE * large.free / large.needed))
+        say(f"{len(folders)} cells do not fit into memory (one program {large}): {fit} at a time")
+    outcome = _train(folders[:fit], options, again, say)
+    return _train(folders[fit:], options, again, say) if outcome.finished else outcome
+
+
+def _measure(
+    study: StudyFolder, experiment: Experiment, grouped: list[list[Cell]], tasks: int | None, say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """What each cell's learners score on held-out tasks, by cell; compiled once for each program that trained.
+
+    The tasks are those of ``metarl-jax evaluate``, and the same for all cells.
+    """
+    tasks = experiment.heldout_tasks if tasks is None else tasks
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), evaluate.EVALUATION_TAG), 0)
+    rows: dict[str, dict[str, Any]] = {}
+    for group in grouped:
+        problem = train.build(group[0].config)
+        values = programs.values_of([cell.config for cell in group])
+        test = _test(experiment, problem, tasks, study.config.seeds)
+        for index, cell in enumerate(group):
+            folder = RunFolder(study.cell(cell))
+            checkpoint = train.load_states(folder, problem)
+            row: dict[str, Any] = {
+                "cell": cell.name,
+                "settings": cell.changes,
+                "iteration": checkpoint.iteration,
+                "diverged": checkpoint.extra["diverged"],
+            }
+            if not row["diverged"]:
+                path = folder.path / f"scores-iteration{checkpoint.iteration}-tasks{tasks}.json"
+                if not path.exists():
+                    own = {name: each[index] for name, each in values.items()}
+                    scores = np.asarray(test(key, checkpoint.state, own), np.float64).mean(axis=1)
+                    write_json(path, {"per_seed_by_stage": finite(scores.tolist())})
+                row |= evaluate.read_json(path)
+            rows[cell.name] = row
+            say(f"  {cell.name}: {_headline(experiment, row)}")
+    return rows
+
+
+def _test(
+    experiment: Experiment, problem: Problem, tasks: int, seeds: int
+) -> Callable[[Array, RunState, Mapping[str, Any]], Array]:
+    """A compiled function of a key, a cell's states and its values: scores ``[S, N, E]``."""
+
+    @jax.jit
+    def test(key: Array, states: RunState, values: Mapping[str, Any]) -> Array:
+        return meta_test(
+            key,
+            programs.algorithm(problem, values).adapt,
+            states.algorithm,
+            problem.tasks,
+            num_tasks=tasks,
+            num_seeds=seeds,
+            batch_size=experiment.heldout_batch,
+        ).score
+
+    return test
+
+
+def _per_seed(experiment: Experiment, row: dict[str, Any]) -> np.ndarray | None:
+    """``[S]``, what is reported of each seed; None if training or adaptation diverged."""
+    scores = np.asarray(row.get("per_seed_by_stage", np.nan), np.float64)
+    if not np.isfinite(scores).all():
+        return None
+    return experiment.measure.headline(scores)
+
+
+def _headline(experiment: Experiment, row: dict[str, Any]) -> str:
+    scores = _per_seed(experiment, row)
+    return "diverged" if scores is None else f"{interquartile_mean(scores):.3f}"
+
+
+def table(study: StudyFolder, experiment: Experiment, rows: dict[str, dict[str, Any]], tasks: int) -> dict[str, Any]:
+    """What ``table.json`` holds: cells, the best first, and how likely each is to do better than each other one."""
+    sign = 1 if experiment.measure.higher_is_better else -1
+    found: list[dict[str, Any]] = []
+    scores = {name: _per_seed(experiment, row) for name, row in rows.items()}
+    for name, row in rows.items():
+        own = scores[name]
+        entry = {**row, "per_seed": None if own is None else own.tolist(), "mean": None, "iqm": None, "ci95": None}
+        if own is not None:
+            estimate = stratified_bootstrap(own[:, None])
+            entry |= {"mean": float(own.mean()), "iqm": estimate.mean}
+            entry["ci95"] = [estimate.low, estimate.high] if len(own) > 1 else None
+        found.append(entry)
+    found.sort(key=lambda entry: math.inf if entry["iqm"] is None else -sign * entry["iqm"])
+    better: dict[str, dict[str, Any]] = {}
+    for name, other in itertools.permutations(rows, 2):
+        ours, theirs = scores[name], scores[other]
+        if ours is not None and theirs is not None:
+            estimate = probability_of_improvement(sign * ours[:, None], sign * theirs[:, None])
+            better.setdefault(name, {})[other] = {"probability": estimate.mean, "ci95": [estimate.low, estimate.high]}
+    return {
+        "schema": SCHEMA,
+        "experiment": study.config.experiment,
+        "measure": experiment.measure._asdict(),
+        "tasks": tasks,
+        "seeds": study.config.seeds,
+        "compared_with": study.cells[0].name,
+        "cells": found,
+        "probability_of_improvement": better,
+        "versions": evaluate.versions(),
+    }
+
+
+def read(study: StudyFolder) -> dict[str, Any]:
+    """The study's table.
+
+    Raises:
+        UserError: if there is none yet, or it is damaged or of another schema.
+    """
+    path = study.path / "table.json"
+    if not path.exists():
+        raise UserError(f"not measured yet: {resume_command(study)}")
+    result = evaluate.read_json(path)
+    if result.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {result.get('schema')}, this program has {SCHEMA}")
+    return result
+
+
+def _title(result: dict[str, Any]) -> str:
+    return (
+        f"{result['experiment']}: {result['measure']['title']}, {result['tasks']} held-out tasks, "
+        f"{result['seeds']} seed(s); interquartile mean over seeds"
+    )
+
+
+def rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table: titles, and a row for each cell."""
+    first = result["compared_with"]
+    titles = ["cell", "IQM", "95 % interval", "mean", "seeds", f"probability of improvement over {first}"]
+    found = []
+    for entry in result["cells"]:
+        if entry["iqm"] is None:
+            found.append([entry["cell"], "diverged", "", "", "", ""])
+            continue
+        better = result["probability_of_improvement"].get(entry["cell"], {}).get(first)
+        found.append(
+            [
+                entry["cell"],
+                report.number_text(entry["iqm"]),
+                report.interval_text(entry["ci95"]),
+                report.number_text(entry["mean"]),
+                ", ".join(map(report.number_text, entry["per_seed"])),
+                f"{better['probability']:.2f} ({better['ci95'][0]:.2f} to {better['ci95'][1]:.2f})" if better else "",
+            ]
+        )
+    return titles, found
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    titles, found = rows(result)
+    kept = [i for i, title in enumerate(titles) if title not in ("mean", "seeds")]
+    shown = Table(title=_title(result), title_justify="left")
+    for i in kept:
+        shown.add_column(titles[i], overflow="fold", justify="left" if i == 0 else "right")
+    for row in found:
+        shown.add_row(*(row[i] for i in kept))
+    Console().print(shown)
+
+
+def write(study: StudyFolder, result: dict[str, Any]) -> list[Path]:
+    """Write ``table.json``, ``table.md``, ``learning_curves.png``, ``scores.png`` and ``improvement.png``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StorageError: if they cannot be.
+    """
+    titles, found = rows(result)
+    lines = [_title(result), "", f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
+    lines += [f"| {' | '.join(row)} |" for row in found]
+    try:
+        write_json(study.path / "table.json", result)
+        write_atomically(study.path / "table.md", ("\n".join(lines) + "\n").encode())
+        measured = [entry for entry in result["cells"] if entry["iqm"] is not None]
+        written = [study.path / "table.json", study.path / "table.md", figures.curves(study, result)]
+        if measured:
+            written += [figures.scores(study, result, measured), figures.improvement(study, result, measured)]
+    except OSError as error:
+        raise StorageError(f"cannot write into {study.path}: {error.strerror}") from error
+    return written

@@ -1,0 +1,80 @@
+"""Figures of a study, as files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metarl_jax import experiments
+from metarl_jax.ops.statistics import stratified_bootstrap
+from metarl_jax.runs import metrics
+from metarl_jax.runs.files import write_atomically
+from metarl_jax.runs.study_folder import StudyFolder
+
+_BAND_REPETITIONS = 200
+"""Resamples for each point of a learning curve, of which there are many."""
+
+
+def _figure(height: float = 4.0) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(figure: Any, path: Path) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    write_atomically(path, buffer.getvalue())
+    return path
+
+
+def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
+    """Held-out score in training by cell: the interquartile mean over seeds, and its interval."""
+    figure, axes = _figure()
+    for cell in study.cells:
+        having = [line for line in metrics.read(study.cell(cell) / "metrics.jsonl") if "heldout_score" in line]
+        points = [(line["steps"], line["heldout_score"]) for line in having if None not in line["heldout_score"]]
+        estimates = [stratified_bootstrap(np.c_[scores], repetitions=_BAND_REPETITIONS) for _, scores in points]
+        steps = [step for step, _ in points]
+        (line,) = axes.plot(steps, [e.mean for e in estimates], label=cell.name)
+        axes.fill_between(
+            steps, [e.low for e in estimates], [e.high for e in estimates], color=line.get_color(), alpha=0.2
+        )
+    unit = experiments.get(study.config.experiment).unit
+    axes.set(xlabel=f"{unit} of a seed", ylabel=f"held-out {result['measure']['title']}")
+    figure.legend(loc="outside lower center", fontsize="x-small")
+    return _save(figure, study.path / "learning_curves.png")
+
+
+def scores(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, Any]]) -> Path:
+    """The interquartile mean of each cell with its interval, and each seed."""
+    figure, axes = _figure(max(4.0, 1.5 + 0.25 * len(measured)))
+    for place, entry in enumerate(reversed(measured)):
+        low, high = entry["ci95"] or [entry["iqm"]] * 2
+        axes.barh(place, high - low, left=low, height=0.6, color="tab:blue", alpha=0.4)
+        axes.plot([entry["iqm"]] * 2, [place - 0.3, place + 0.3], color="black")
+        axes.plot(entry["per_seed"], [place] * len(entry["per_seed"]), ".", color="tab:orange")
+    axes.set_yticks(range(len(measured)), [entry["cell"] for entry in reversed(measured)], fontsize="x-small")
+    axes.set(xlabel=result["measure"]["title"])
+    return _save(figure, study.path / "scores.png")
+
+
+def improvement(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, Any]]) -> Path:
+    """How likely the cell of a row is to do better than that of a column."""
+    figure, axes = _figure(max(4.0, 1.5 + 0.25 * len(measured)))
+    names, better = [entry["cell"] for entry in measured], result["probability_of_improvement"]
+    square = [
+        [better.get(row, {}).get(column, {"probability": 0.5})["probability"] for column in names] for row in names
+    ]
+    image = axes.imshow(np.asarray(square), vmin=0, vmax=1, cmap="RdBu")
+    axes.set_xticks(range(len(names)), [str(i + 1) for i in range(len(names))], fontsize="x-small")
+    axes.set_yticks(range(len(names)), [f"{name}  {i + 1}" for i, name in enumerate(names)], fontsize="x-small")
+    figure.colorbar(image, label="row better than column", shrink=0.8)
+    return _save(figure, study.path / "improvement.png")

@@ -1,0 +1,116 @@
+"""``watch``: where a run or a study is, from another terminal, by the metrics that it writes. Nothing is locked."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from metarl_jax import experiments
+from metarl_jax.runs import progress, study_folder
+from metarl_jax.runs.folder import RunConfig, RunFolder
+from metarl_jax.runs.metrics import Line
+
+_RATE_LINES = 64
+"""Over how many iterations speed is measured."""
+
+
+class Status(NamedTuple):
+    """Where a run is."""
+
+    text: str
+    finished: bool
+
+
+class Follower:
+    """Reads what is new in a run's metrics."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        """Args: the run's folder, which need not exist yet, and its configuration."""
+        self._path = folder / "metrics.jsonl"
+        self._total = int(config.settings["iterations"])
+        self._seeds = config.seeds
+        self._experiment = experiments.get(config.experiment)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._offset = 0
+        self._recent: deque[Line] = deque(maxlen=_RATE_LINES)
+        self._heldout: float | None = None
+
+    def _read(self) -> float:
+        """Take in whole new lines; return how many seconds ago something was written."""
+        with open(self._path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size < self._offset or not self._take(file):
+                # A resumed run has dropped lines, to write them again.
+                self._forget()
+                self._take(file)
+        return max(0.0, time.time() - status.st_mtime)
+
+    def _take(self, file: BinaryIO) -> bool:
+        """Read on; return whether what is new goes on where the last lines ended."""
+        file.seek(self._offset)
+        new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        for text in whole.splitlines():
+            try:
+                line: Line = json.loads(text)
+            except ValueError:
+                return False
+            if self._recent and line["iteration"] != self._recent[-1]["iteration"] + 1:
+                return False
+            if "heldout_score" in line and None not in line["heldout_score"]:
+                self._heldout = float(np.mean(line["heldout_score"]))
+            self._recent.append(line)
+        self._offset += len(whole)
+        return True
+
+    def status(self) -> Status:
+        """Where the run is now."""
+        try:
+            age_s = self._read()
+        except FileNotFoundError:
+            age_s = 0.0
+        if not self._recent:
+            return Status("nothing written yet", False)
+        first, last = self._recent[0], self._recent[-1]
+        iteration = last["iteration"]
+        seconds = last["wall_s"] - first["wall_s"]
+        rate = (iteration - first["iteration"]) / seconds if seconds > 0 else 0.0
+        unit_rate = rate * last["steps"] / iteration * self._seeds
+        measure = self._experiment.measure
+        scores = [score for score in last.get(measure.training_metric, ()) if score is not None]
+        score = float(np.mean(scores)) if scores else float("nan")
+        if iteration >= self._total:
+            held = "" if self._heldout is None else f", held-out {self._heldout:.3f}"
+            return Status(f"iteration {iteration}/{self._total}, finished, {measure.title} {score:.3f}{held}", True)
+        text = progress.line(
+            iteration, self._total, unit_rate, self._experiment.unit, rate, measure.title, score, self._heldout
+        )
+        return Status(f"{text}; written {progress.duration(age_s)} ago", False)
+
+
+def followers(path: Path) -> dict[str, Follower]:
+    """One for the run in a folder, or for each cell of the study in it, by name.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    if not (path / study_folder.CONFIG).exists():
+        return {"": Follower(path, RunFolder(path).config)}
+    found = study_folder.StudyFolder(path)
+    return {cell.name: Follower(found.cell(cell), cell.config) for cell in found.cells}
+
+
+def say(some: dict[str, Follower], write: Callable[[str], object]) -> bool:
+    """Write where all of them are, at once; return whether all are finished."""
+    now = {name: follower.status() for name, follower in some.items()}
+    write("\n".join(f"{name}: {status.text}" if name else status.text for name, status in now.items()))
+    return all(status.finished for status in now.values())

@@ -1,0 +1,95 @@
+"""Several processes that train one run on JAX's distributed runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metarl_jax import experiments
+from metarl_jax.runs import checkpoints, hosts, train
+from metarl_jax.runs.errors import UserError
+from metarl_jax.runs.folder import RunConfig, RunFolder
+
+CHILD = """
+import sys
+from pathlib import Path
+from metarl_jax.runs import devices, hosts, train
+from metarl_jax.runs.folder import RunConfig, RunFolder
+import json
+where, config, path = sys.argv[1:]
+devices.prepare(4, hosts.join(where))
+path = Path(hosts.share_text(path if hosts.first() else "what the first process does not say"))
+assert (hosts.number(), hosts.agree(hosts.first())[:, 0].tolist()) == (2, [1, 0])
+hosts.on_first(lambda: train.new_run(path, RunConfig(**json.loads(config))))
+assert train.train(RunFolder(path), train.Options(checkpoint_every=2)).finished
+"""
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_curve(got: Path, expected: Path) -> None:
+    for one, other in zip(lines(got), lines(expected), strict=True):
+        assert one.keys() == other.keys()
+        for name, values in other.items():
+            if name != "wall_s":
+                np.testing.assert_allclose(one[name], values, rtol=2e-4, err_msg=name)
+
+
+def test_two_processes_of_two_devices_train_as_one_does(tmp_path: Path, root: Path) -> None:
+    """Two seeds over four devices, so that both axes of the mesh are used; and one device goes on with it."""
+    sizes = {"iterations": 6, "tasks": 4, "adaptation_steps": 1, "units": 4}
+    settings = experiments.get("fomaml-sinusoid").with_overrides(sizes)
+    stored = {"experiment": "fomaml-sinusoid", "settings": settings, "seed": 0, "seeds": 2, "evaluate_every": 3}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, f"{address},{index},2", json.dumps(stored), str(together)],
+            env={**os.environ, "PYTHONPATH": str(root)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for index in range(2)
+    ]
+    errors = []
+    try:
+        errors = [process.communicate(timeout=600)[1].decode() for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    assert [process.returncode for process in pair] == [0, 0], "\n".join(errors)
+
+    assert train.train(train.new_run(alone, RunConfig(**stored)), train.Options()).finished
+    assert_same_curve(together, alone)
+    folder = RunFolder(together)
+    assert [path.name[:9] for path in checkpoints.paths(folder.checkpoints)] == ["000000006", "000000004", "000000002"]
+    for later in ("000000006", "000000004"):
+        (folder.checkpoints / f"{later}.checkpoint").unlink()
+    assert train.train(folder, train.Options()).finished
+    assert_same_curve(together, alone)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:1", "host:1,0", "host:1,2,2", "host:1,-1,2", "host:0,0,1", ":5,0,1", "host:x,0,1"]
+)
+def test_what_says_nothing_about_processes_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="must be auto or HOST:PORT,INDEX,PROCESSES"):
+        hosts.join(text)
+
+
+def test_alone_all_agree() -> None:
+    assert hosts.agree(3, 2**40).tolist() == [[3, 2**40]]
+    assert hosts.share_text("runs/a") == "runs/a"
+    assert hosts.on_first(lambda: 5) == 5

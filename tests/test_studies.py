@@ -1,0 +1,187 @@
+"""Studies: cells in one program are what runs of their own are, and no way of stopping loses any."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metarl_jax import cli, experiments
+from metarl_jax.runs import programs, study, study_folder, train
+from metarl_jax.runs.errors import UserError
+from metarl_jax.runs.folder import RunConfig, RunFolder
+
+EXPERIMENT = "fomaml-sinusoid"
+SMALL = [
+    *("--iterations", "6", "--tasks", "4", "--adaptation-steps", "1", "--units", "4"),
+    *("--evaluate-every", "3", "--evaluation-tasks", "16"),
+]
+VARY = ["--vary", "learning_rate=1e-3,1e-2", "--vary", "inner-rate=0.01,1e30", "--seeds", "2", "--seed", "3"]
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def numbers(found: list[dict[str, Any]]) -> list[list[float]]:
+    return [[line["iteration"], *line["loss"], *line.get("heldout_score", [])] for line in found]
+
+
+def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: Any) -> None:
+    """Four cells of two seeds, two of which diverge: stopped at once, with one cell behind, then finished."""
+    path = tmp_path / "study"
+    assert cli.main(["study", EXPERIMENT, *SMALL, *VARY, "--run-dir", str(path), "--time-limit", "1e-9"]) == 0
+    folder = study_folder.StudyFolder(path)
+    cells = {cell.name: folder.cell(cell) for cell in folder.cells}
+    assert list(cells) == [f"learning_rate={r},inner_rate={i}" for r in (0.001, 0.01) for i in (0.01, "1e+30")]
+    good = [cells[f"learning_rate={r},inner_rate=0.01"] for r in (0.001, 0.01)]
+    first = len(lines(good[0]))
+    assert 0 < first < 6
+    # As a kill between two saves leaves it.
+    for checkpoint in (good[1] / "checkpoints").iterdir():
+        if int(checkpoint.name.partition(".")[0]) > 0:
+            checkpoint.unlink()
+    capsys.readouterr()
+    assert cli.main(["study", "--resume", str(path), "--evaluation-tasks", "16"]) == 0
+    assert "4 cells, 2 seed(s) each, in 1 program(s)" in capsys.readouterr().out
+    for cell in good:
+        assert [line["iteration"] for line in lines(cell)] == [1, 2, 3, 4, 5, 6]
+
+    # Each is what a run of one seed alone is; the held-out tasks are drawn by the first seed.
+    for rate, cell in zip((1e-3, 1e-2), good, strict=True):
+        stored = RunFolder(cell).config
+        assert (stored.settings["learning_rate"], stored.seed, stored.seeds) == (rate, 3, 2)
+        alone = [train.new_run(tmp_path / f"{rate}-{s}", dataclasses.replace(stored, seed=s, seeds=1)) for s in (3, 4)]
+        for run in alone:
+            assert train.train(run, train.Options()).finished
+        expected = list(zip(*(lines(run.path) for run in alone), strict=True))
+        for got, (one, two) in zip(lines(cell), expected, strict=True):
+            np.testing.assert_allclose(got["loss"], [*one["loss"], *two["loss"]], rtol=1e-5)
+            assert got["learning_rate"] == pytest.approx([rate, rate]) if "learning_rate" in got else True
+        np.testing.assert_allclose(lines(cell)[-1]["heldout_score"][0], expected[-1][0]["heldout_score"][0], rtol=1e-5)
+
+    result = study.read(folder)
+    by_cell = {entry["cell"]: entry for entry in result["cells"]}
+    assert [by_cell[name]["iqm"] is None for name in cells] == [False, True, False, True]
+    best = result["cells"][0]
+    assert best["iqm"] == min(entry["iqm"] for entry in result["cells"] if entry["iqm"] is not None)
+    better = result["probability_of_improvement"]
+    pair = [path.name for path in good]
+    assert better[pair[0]][pair[1]]["probability"] == 1 - better[pair[1]][pair[0]]["probability"]
+    # What is done stays, and a cell is a run like any other.
+    before = {file: file.read_bytes() for file in path.rglob("*.jsonl")}
+    assert cli.main(["study", "--resume", str(path), "--evaluation-tasks", "16"]) == 0
+    assert {file: file.read_bytes() for file in path.rglob("*.jsonl")} == before
+    assert cli.main(["report", str(path)]) == 0
+    assert {file.name for file in path.glob("*.*")} == {
+        *("study.json", "table.json", "table.md", "learning_curves.png", "scores.png", "improvement.png")
+    }
+    assert cli.main(["train", "--resume", str(good[0]), "--evaluation-tasks", "16"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--vary", "learning_rate"], "must be SETTING=VALUE,..., not 'learning_rate'"),
+        (["--vary", "lerning_rate=1"], "did you mean learning_rate"),
+        (["--vary", "learning_rate=1e-3,x"], "must be a number, not 'x'"),
+        (["--vary", "learning_rate=1e-3,-1"], "learning_rate must be a finite number above 0, not -1.0"),
+        (["--vary", "learning_rate=1e-3,0.001"], "names a value twice"),
+        (["--vary", "learning_rate=1e-3", "--learning-rate", "1"], "cannot both vary and be 1.0"),
+        (["--vary", "tasks=4,0"], "tasks must be a positive whole number, not 0"),
+    ],
+)
+def test_a_study_of_nonsense_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: Any, options: list[str], expected: str
+) -> None:
+    assert cli.main(["study", EXPERIMENT, *options, "--run-dir", str(tmp_path / "study")]) == 2
+    assert expected in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def config(name: str, **changes: Any) -> RunConfig:
+    settings = experiments.get(name).with_overrides(changes)
+    return RunConfig(experiment=name, settings=settings, seed=0, seeds=1, evaluate_every=1)
+
+
+def test_one_program_trains_what_differs_in_arguments() -> None:
+    """Shapes, choices, and whether something is left out are other programs; so is a number that decides a shape."""
+    name = "maml-sinusoid"
+    variants = [
+        {"learning_rate": 1e-3, "max_inner_norm": 0.0},
+        {"learning_rate": 2e-3, "max_inner_norm": 0.0},
+        {"learning_rate": 1e-3, "max_inner_norm": 5.0},
+        {"learning_rate": 2e-3, "max_inner_norm": 7.0},
+        {"learning_rate": 1e-3, "max_inner_norm": 0.0, "units": 8},
+    ]
+    configs = [config(name, **variant) for variant in variants]
+    assert programs.groups(experiments.get(name), configs, train.build) == [[0, 1], [2, 3], [4]]
+    name = "maml-navigation"
+    shares = [
+        config(name, metric_share=share, learning_rate=rate, episodes=2, tasks=2, adaptation_steps=1)
+        for share in (0.5, 1.0)
+        for rate in (1e-3, 2e-3)
+    ]
+    assert programs.groups(experiments.get(name), shares, train.build) == [[0, 1], [2, 3]]
+
+
+class Compiled:
+    """A program that needs 10 bytes, and 5 for each column at a time."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+
+    def memory_analysis(self) -> Any:
+        names = ("argument", "output", "alias", "temp")
+        sizes = {f"{name}_size_in_bytes": size for name, size in zip(names, (6, 6, 2, 5 * self.columns), strict=True)}
+        return type("Analysis", (), sizes)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(None, 12), (100, 12), (70, 6), (45, 6), (40, 4), (17, 1)])
+def test_as_many_columns_as_fit(monkeypatch: pytest.MonkeyPatch, free: int | None, expected: int) -> None:
+    """Of 12 columns, with a tenth of the memory spared."""
+    monkeypatch.setattr(programs, "side_by_side", lambda columns: columns)
+    tried: list[int] = []
+
+    def compile_for(columns: int) -> Compiled:
+        tried.append(columns)
+        return Compiled(columns)
+
+    compiled, at_a_time = programs.compile_to_fit(compile_for, 12, free)
+    assert compiled.columns == at_a_time == expected
+    assert tried == sorted(tried, reverse=True)
+
+
+def test_cells_that_do_not_fit_together_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(programs.TooLarge, match="needs"):
+        programs.compile_to_fit(Compiled, 1, 16)
+    trained: list[int] = []
+
+    def together(folders: list[Any], options: train.Options, again: str) -> train.Outcome:
+        if len(folders) > 3:
+            raise programs.TooLarge(10 * len(folders), 36)
+        trained.append(len(folders))
+        return train.Outcome(True, 0, {})
+
+    monkeypatch.setattr(train, "train_together", together)
+    folders: Any = [object()] * 8
+    assert study._train(folders, train.Options(), "", lambda text: None).finished
+    assert trained == [3, 3, 2]
+
+
+def test_what_is_free_is_measured() -> None:
+    free = programs.free_bytes()
+    assert free is None or 2**20 < free < 2**50
+
+
+def test_two_processes_do_not_run_one_study(tmp_path: Path) -> None:
+    settings = experiments.get(EXPERIMENT).with_overrides({})
+    asked = study_folder.StudyConfig(experiment=EXPERIMENT, settings=settings, vary={}, seed=0, seeds=1)
+    folder = study.new_study(tmp_path / "study", asked)
+    assert [cell.name for cell in folder.cells] == ["as-it-is"]
+    with study.lock(folder.path), pytest.raises(UserError, match="another process"):
+        study.run(folder, train.Options(), None, print)
