@@ -15,7 +15,12 @@ from nbclient import NotebookClient
 pytestmark = pytest.mark.usefixtures("full_optimisation")
 
 NOTEBOOKS = {path.stem: path for path in (Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb")}
-NAMES = ["01_rl2_on_a_bandit", "02_inner_and_outer_loops", "04_belief_and_exploration"]
+NAMES = [
+    "01_rl2_on_a_bandit",
+    "02_inner_and_outer_loops",
+    "03_what_a_memory_holds",
+    "04_belief_and_exploration",
+]
 
 
 def _execute(path: Path, folder: Path) -> Any:
@@ -84,6 +89,23 @@ def test_the_wave_notebook_adapts(executed: Callable[[str], Any]) -> None:
         assert errors[name][0] > 2.9
     assert errors["MAML"][1] < 1.0
     assert errors["multi-task training"][1] > 2.0
+
+
+def test_the_memory_notebook_remembers(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("03_what_a_memory_holds"))
+    # Two things to find; who knows where they are finds both.
+    for name in ("GRU", "SNAIL"):
+        found = re.search(rf"^{name}: (\d\.\d\d), (\d\.\d\d), (\d\.\d\d)$", printed, flags=re.MULTILINE)
+        assert found is not None
+        first, second, third = map(float, found.groups())
+        assert first + 0.2 < second <= third + 0.05
+        assert third <= 2.0
+    shares = re.search(r"after a reward: (\d\.\d+) of the first walk, (\d\.\d+) of the attention", printed)
+    assert shares is not None
+    assert float(shares[2]) > 2 * float(shares[1])
+    explained = re.search(r"key's place that the GRU's state explains: (\d\.\d+)", printed)
+    assert explained is not None
+    assert float(explained[1]) > 0.5
 
 
 def test_the_belief_notebook_believes_and_finds(executed: Callable[[str], Any]) -> None:

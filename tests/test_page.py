@@ -428,9 +428,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def fetched(browser: Any) -> list[str]:
-    """The addresses asked for since the last time."""
+    """The addresses that pages asked for since the last time; the browser's own empty tab is none."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    return [ask["request"]["url"] for ask in asked if not ask["documentURL"].startswith("chrome://")]
 
 
 def emulate(browser: Any, size: str, scheme: str, motion: str = "no-preference") -> None:
