@@ -11,11 +11,11 @@ from stage_cells import Cell, main
 BAR = 0.9
 REACH = {
     f"{name}-ml1-reach": Cell(f"{name}-ml1-reach", {}, success_targets={last: BAR})
-    for name, last in (("rl2", 2), ("pearl", 3))
+    for name, last in (("rl2", 2), ("varibad", 2), ("pearl", 3))
 }
 OTHERS = {
     name: Cell(name, {})
-    for name in (f"{method}-ml1-{skill}" for skill in ("push", "pick-place") for method in ("rl2", "pearl"))
+    for name in (f"{method}-ml1-{skill}" for skill in ("push", "pick-place") for method in ("rl2", "varibad", "pearl"))
 }
 
 

@@ -8,18 +8,10 @@ curves of version 1 of its scenes, which none of ours is beside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from metarl_jax.experiments.base import (
-    RETURN_BY_EPISODE,
-    REWARD_OF_TRIAL,
-    ContextNetwork,
-    Experiment,
-    Measure,
-    Network,
-    Problem,
-    RecurrentNetwork,
-)
+from metarl_jax.experiments.base import Experiment, Problem
+from metarl_jax.experiments.methods import TRIAL_METHODS
 
 if TYPE_CHECKING:
     from metarl_jax.oracles.base import Oracle
@@ -28,56 +20,12 @@ if TYPE_CHECKING:
 HORIZON = 150
 
 
-class _Method(NamedTuple):
-    title: str
-    algorithm: str
-    network: type[Network]
-    settings: dict[str, Any]
-    measure: Measure
-
-
-# ---------------------------------------------------------------------------------------------------------------
-# The settings of every preset, as those of ``experiments.locomotion``: not tuned.
-
-_TRIALS: dict[str, Any] = {
-    "episodes": 2,
-    "trials": 32,
-    "epochs": 4,
-    "minibatches": 4,
-    "learning_rate": 1e-3,
-    "discount": 0.97,
-    "gae_lambda": 0.9,
-    "entropy_coefficient": 0.01,
-    "value_coefficient": 0.5,
-    "max_grad_norm": 0.5,
-    "hidden_size": 128,
-    "iterations": 400,
-}
-# A step pays up to 10, which the published scale of 5 would make 50.
-_PEARL: dict[str, Any] = {
-    "iterations": 100,
-    "training_tasks": 50,
-    "tasks": 5,
-    "prior_episodes": 2,
-    "posterior_episodes": 3,
-    "initial_episodes": 4,
-    "replay_episodes": 100,
-    "gradient_steps": 300,
-    "meta_batch": 4,
-    "batch_size": 256,
-    "encoder_units": 64,
-    "units": 128,
-    "layers": 2,
-    "learning_rate": 1e-3,
-    "reward_scale": 0.5,
-    "automatic_temperature": True,
-    "exploration_episodes": 1,
-    "adaptation_episodes": 3,
-}
-
-METHODS = {
-    "rl2": _Method("RL²", "rl2", RecurrentNetwork, _TRIALS, REWARD_OF_TRIAL),
-    "pearl": _Method("PEARL", "pearl", ContextNetwork, _PEARL, RETURN_BY_EPISODE),
+# What methods have of their own here, besides the settings of ``experiments.methods``: not tuned. A step pays up to 10,
+# which PEARL's published scale of 5 would make 50.
+OWN_SETTINGS: dict[str, dict[str, Any]] = {
+    "rl2": {},
+    "varibad": {},
+    "pearl": {"training_tasks": 50, "initial_episodes": 4, "replay_episodes": 100, "reward_scale": 0.5},
 }
 SKILLS = {
     "reach": "brings its fingertips to a goal in the air",
@@ -104,14 +52,15 @@ def _oracles(problem: Problem, stages: int) -> Sequence[Oracle]:
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
     for skill, what in SKILLS.items():
-        for name, method in METHODS.items():
+        for name, settings in OWN_SETTINGS.items():
+            method = TRIAL_METHODS[name]
             yield Experiment(
                 name=f"{name}-ml1-{skill}",
                 description=f"{method.title} on an arm that {what}",
                 algorithm=method.algorithm,
                 family=_family(skill),
                 network=method.network,
-                settings=method.settings,
+                settings={**method.settings, **settings},
                 measure=method.measure,
                 heldout_tasks=200,
                 heldout_tasks_in_training=20,
