@@ -219,7 +219,8 @@ def _refuse_contradictions(stored: RunConfig, options: argparse.Namespace, overr
 
 
 def _run_training(experiment: experiments.Experiment, options: argparse.Namespace, overrides: dict[str, Any]) -> int:
-    from metarl_jax.runs import compilation_cache, evaluate, hosts, page, train
+    from metarl_jax.reports import page
+    from metarl_jax.runs import compilation_cache, evaluate, hosts, train
     from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
 
     compilation_cache.enable()
@@ -430,8 +431,9 @@ def _report(arguments: Sequence[str]) -> int:
             print(f"wrote {path}")
         return 0
 
-    from metarl_jax.runs import compilation_cache, page
-    from metarl_jax.runs.collect import unique
+    from metarl_jax.reports import page
+    from metarl_jax.reports.collect import unique
+    from metarl_jax.runs import compilation_cache
 
     folders = unique(options.runs)
     alone = len(folders) == 1 and options.output is None
@@ -480,7 +482,8 @@ def _record(arguments: Sequence[str]) -> int:
 
 def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: bool) -> None:
     """Print tables and write a page; with ``keep``, also what belongs into the folder of a run."""
-    from metarl_jax.runs import animation, collect, page, report
+    from metarl_jax.reports import animation, collect, page
+    from metarl_jax.runs import report
 
     runs = []
     for folder, label in zip(folders, collect.labels([folder.path for folder in folders]), strict=True):

@@ -22,9 +22,10 @@ from PIL import Image
 
 from metarl_jax import cli, experiments
 from metarl_jax.oracles import at_random
-from metarl_jax.runs import animation, collect, evaluate, figures, page, record, train
+from metarl_jax.reports import animation, collect, figures, page
+from metarl_jax.reports.markup import Html, tag
+from metarl_jax.runs import evaluate, record, train
 from metarl_jax.runs.folder import RunConfig, RunFolder
-from metarl_jax.runs.markup import Html, tag
 
 NAME = "rl2-gridnavi"
 SMALL = {"episodes": 2, "trials": 4, "minibatches": 1, "hidden_size": 4, "embedding_size": 4, "iterations": 300}

@@ -1,1 +1,1 @@
-"""The host side of a run: folder, checkpoints, metrics, progress, report. Nothing here is traced."""
+"""The host side of a run: folder, checkpoints, metrics, progress, tables, videos. Nothing here is traced."""

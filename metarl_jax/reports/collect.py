@@ -12,10 +12,10 @@ import numpy as np
 
 from metarl_jax import experiments
 from metarl_jax.experiments.base import Experiment, Measure
+from metarl_jax.reports.animation import Animation
+from metarl_jax.reports.figures import Series, drawable
 from metarl_jax.runs import evaluate
-from metarl_jax.runs.animation import Animation
 from metarl_jax.runs.errors import UserError
-from metarl_jax.runs.figures import Series, drawable
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.metrics import Line
 

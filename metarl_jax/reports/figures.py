@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from metarl_jax.runs.markup import Html, join, tag
+from metarl_jax.reports.markup import Html, join, tag
 
 COLOURS = 8
 """In the style sheet, ``.c0`` .. ``.c7``."""

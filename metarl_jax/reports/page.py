@@ -10,11 +10,11 @@ from importlib import resources
 from pathlib import Path
 
 import metarl_jax
-from metarl_jax.runs import compare, sections
-from metarl_jax.runs.collect import Run
+from metarl_jax.reports import compare, sections
+from metarl_jax.reports.collect import Run
+from metarl_jax.reports.markup import Child, Html, tag
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.files import write_atomically
-from metarl_jax.runs.markup import Child, Html, tag
 
 MARK = b'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="generator" content="metarl-jax report'
 """How every page begins."""
@@ -42,7 +42,7 @@ def check_destination(path: Path, overwrite: bool) -> None:
 
 
 def _document(title: str, body: Child) -> bytes:
-    style = resources.files("metarl_jax.runs").joinpath("page.css").read_text()
+    style = resources.files("metarl_jax.reports").joinpath("page.css").read_text()
     # Only this style sheet applies, nothing runs, and nothing is loaded but pictures that are in the page.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from metarl_jax.runs import sections
-from metarl_jax.runs.collect import Run
-from metarl_jax.runs.figures import COLOURS, DASHES, Chart, Series, figure, number, short
-from metarl_jax.runs.markup import Child, Html, tag
+from metarl_jax.reports import sections
+from metarl_jax.reports.collect import Run
+from metarl_jax.reports.figures import COLOURS, DASHES, Chart, Series, figure, number, short
+from metarl_jax.reports.markup import Child, Html, tag
 
 
 def style_of(index: int) -> int:

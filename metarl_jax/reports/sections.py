@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from metarl_jax.experiments.base import Measure
-from metarl_jax.runs.animation import Animation
-from metarl_jax.runs.collect import Run
-from metarl_jax.runs.figures import Chart, Level, Series, Value, drawable, figure, number, short
+from metarl_jax.reports.animation import Animation
+from metarl_jax.reports.collect import Run
+from metarl_jax.reports.figures import Chart, Level, Series, Value, drawable, figure, number, short
+from metarl_jax.reports.markup import Child, Html, tag
 from metarl_jax.runs.folder import default_evaluate_every
-from metarl_jax.runs.markup import Child, Html, tag
 from metarl_jax.runs.report import SHOWN_STAGES, success_rows
 
 TRAINING = 15
