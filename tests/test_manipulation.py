@@ -53,6 +53,7 @@ def scene(family: EnvFamily) -> Manipulation:
 
 
 def places(tasks: list[Any]) -> np.ndarray:
+    """Of Meta-World's own tasks, just made by it: it keeps them pickled."""
     return np.array([pickle.loads(task.data)["rand_vec"] for task in tasks])
 
 
