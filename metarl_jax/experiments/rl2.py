@@ -118,8 +118,8 @@ DARK_ROOM_SETTINGS: dict[str, tuple[str, float, str, dict[str, Any]]] = {
     ),
 }
 
-# Other memories, by name. Their settings are the GRU's with smaller steps, not tuned, but for SNAIL's: with half of the
-# paper's filters a quarter of the time goes into each iteration.
+# Other memories, by name. Their settings are the GRU's with smaller steps, not tuned, and as many iterations as a core
+# does in some ten minutes; but for SNAIL's: with half of the paper's filters a quarter of the time goes into each.
 _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "snail": (SNAILNetwork, "SNAIL"),
     "transformer": (TransformerNetwork, "a gated transformer"),
@@ -139,11 +139,11 @@ MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
         "entropy_decay": 0.75,
         "gae_lambda_rise": 0.85,
     },
-    ("transformer", 100, 5): _ANY_MEMORY,
-    ("linear", 100, 5): _ANY_MEMORY,
+    ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
+    ("linear", 100, 5): {**_ANY_MEMORY, "iterations": 600},
     ("lstm", 100, 5): {**_LONG, "cell": "lstm"},
     ("fast-weights", 100, 5): _ANY_MEMORY,
-    ("meta-network", 100, 5): _ANY_MEMORY,
+    ("meta-network", 100, 5): {**_ANY_MEMORY, "iterations": 700},
 }
 
 # ---------------------------------------------------------------------------------------------------------------
