@@ -13,9 +13,9 @@ from PIL import Image
 
 from metarl_jax import cli, experiments
 from metarl_jax.algorithms import rl2
-from metarl_jax.environments import gridnavi, locomotion, maze
+from metarl_jax.environments import bandits, classic_control, gridnavi, locomotion, maze, tabular_mdp
 from metarl_jax.networks import recurrent
-from metarl_jax.runs import record, train
+from metarl_jax.runs import record, scenes, train
 from metarl_jax.runs.folder import RunConfig
 from metarl_jax.types import Algorithm, EnvFamily
 
@@ -44,12 +44,11 @@ def test_a_video_is_of_the_trial_that_is_played() -> None:
         assert [frame.last for frame in own] == [False] * (len(own) - 1) + [True]
         np.testing.assert_allclose(own[-1].total, score[episode], rtol=1e-5)
     assert shown[-1].episode == EPISODES - 1
-    draw = record.scene(family, task)
-    assert draw is not None
+    draw = scenes.scene(family, task)
     with Image.open(io.BytesIO(record.gif(shown, draw))) as video:
-        assert video.size == (record.SCALE * maze.WIDTH, record.SCALE * maze.HEIGHT + record.CAPTION)
+        assert video.size == (scenes.SCALE * maze.WIDTH, scenes.SCALE * maze.HEIGHT + record.CAPTION)
         assert getattr(video, "n_frames") == len(shown)  # noqa: B009
-        first = np.asarray(video.convert("RGB"))[: -record.CAPTION : record.SCALE, :: record.SCALE]
+        first = np.asarray(video.convert("RGB"))[: -record.CAPTION : scenes.SCALE, :: scenes.SCALE]
     # A GIF has 256 colours.
     assert np.mean(np.abs(first.astype(int) - np.asarray(task.first_view))) < 4
 
@@ -80,14 +79,14 @@ def test_a_point_is_drawn_from_above_episode_after_episode(tmp_path: Path) -> No
         # Pictures that do not change are one, so there may be fewer; the first one of three episodes is the same.
         assert 3 < getattr(video, "n_frames") <= 3 * 21  # noqa: B009
         picture = np.asarray(video.convert("RGB")).astype(int)[: -record.CAPTION]
-    assert picture.shape == (record.SIZE, record.SIZE, 3)
-    middle = picture[record.SIZE // 2, record.SIZE // 2]
+    assert picture.shape == (scenes.SIZE, scenes.SIZE, 3)
+    middle = picture[scenes.SIZE // 2, scenes.SIZE // 2]
     assert middle[2] > 100
     assert middle[:2].max() < 30
     green = np.argwhere((np.abs(picture - (0, 128, 0)) < 30).all(axis=-1)).mean(axis=0)
-    away = np.linalg.norm(green - record.SIZE / 2)
+    away = np.linalg.norm(green - scenes.SIZE / 2)
     # The goals' circle has radius one, the picture's half side is a quarter more.
-    assert away == pytest.approx(record.SIZE / 2 / 1.25, abs=3)
+    assert away == pytest.approx(scenes.SIZE / 2 / 1.25, abs=3)
 
 
 def test_a_room_is_drawn_from_above() -> None:
@@ -98,9 +97,8 @@ def test_a_room_is_drawn_from_above() -> None:
     task = family.tasks.sample(jax.random.key(0)).replace(goals=np.array([[3, 0]]))
     shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
     assert [frame.step for frame in shown] == [*range(6), *range(6)]
-    draw = record.scene(family, task)
-    assert draw is not None
-    side = record.SIZE // 4
+    draw = scenes.scene(family, task)
+    side = scenes.SIZE // 4
     for at in range(6):
         picture = np.asarray(draw(shown[: at + 1]))
         x, y = divmod(int(shown[at].observation), 4)
@@ -120,26 +118,90 @@ def test_a_robot_is_drawn_from_the_side_and_followed() -> None:
     for before, frame in itertools.pairwise(shown):
         # What ends an episode begins another: its last pose is not to be had.
         np.testing.assert_array_equal(frame.pose[1:], (before if frame.last else frame).observation[:8])
-    draw = record.scene(family, task)
-    assert draw is not None
+    draw = scenes.scene(family, task)
     for moved in (0.0, 0.5):
         there = shown[0]._replace(pose=shown[0].pose + np.eye(9)[0] * moved)
         picture = np.asarray(draw([there]))
         torso = np.argwhere((picture == (0, 0, 128)).all(axis=-1))
-        assert torso[:, 1].mean() == pytest.approx(record.SIZE / 2, abs=0.1 * record.SIZE)
+        assert torso[:, 1].mean() == pytest.approx(scenes.SIZE / 2, abs=0.1 * scenes.SIZE)
         assert tuple(picture[0, 0]) == (255, 255, 255)
         # Above the ground, of which there is some.
         assert tuple(picture[-1, 1]) in {(245, 245, 245), (192, 192, 192)}
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("rl2-bandit-10x5", "there are pictures of images seen, points, rooms and robots only"),
-     ("maml-navigation", "whose learner plays no trials"), ("snail-sinusoid", "whose learner plays no trials")],
-)  # fmt: skip
-def test_what_cannot_be_drawn_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
-) -> None:
+def test_arms_are_columns_of_what_they_pay_and_how_often_they_were_pulled() -> None:
+    family = bandits.bernoulli(2)
+    watched, frames = record.watched(family, 8)
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
+    learner = rl2.make(watched, policy, rl2.Config(episodes=8, trials=4, minibatches=1))
+    task = bandits.BanditParams(means=np.array([0.25, 0.75], np.float32))
+    shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
+    pulled = [int(frame.action) for frame in shown if frame.action is not None]
+    assert len(pulled) == 8
+    assert set(pulled) == {0, 1}
+    picture = np.asarray(scenes.scene(family, task)(shown))
+
+    def columns(colour: tuple[int, int, int]) -> list[int]:
+        found = (picture == colour).all(axis=-1)
+        return [int(found[:, arm * scenes.SIZE // 2 + scenes.SIZE // 4].sum()) for arm in range(2)]
+
+    paid, share = columns((152, 251, 152)), columns((65, 105, 225))
+    assert paid[1] / paid[0] == pytest.approx(3, rel=0.05)
+    counts = [pulled.count(arm) for arm in range(2)]
+    assert share[1] / share[0] == pytest.approx(counts[1] / counts[0], rel=0.15)
+    # The last pull is framed, the other arm's column is not.
+    framed = [
+        bool((picture[scenes.SIZE // 2, arm * scenes.SIZE // 2 :][:4] == (0, 0, 128)).all(-1).any()) for arm in (0, 1)
+    ]
+    assert framed == [pulled[-1] == 0, pulled[-1] == 1]
+
+
+def test_a_pole_leans_as_its_angle_says() -> None:
+    family = classic_control.cartpole()
+    task = family.tasks.sample(jax.random.key(0))
+    draw = scenes.scene(family, task)
+    tops = []
+    for angle in (-0.2, 0.0, 0.2):
+        seen = np.array([1.2, 0.0, angle, 0.0], np.float32)
+        picture = np.asarray(draw([scenes.Frame(seen, np.empty(0), None, 0, 0, 0.0, False)]))
+        cart = np.argwhere((picture == (0, 0, 128)).all(axis=-1))
+        # Half the way to where an episode ends, of a picture that shows a tenth more than that.
+        assert cart[:, 1].mean() == pytest.approx(scenes.SIZE / 2 * (1 + 0.5 / 1.1), abs=2)
+        pole = np.argwhere((picture == (65, 105, 225)).all(axis=-1))
+        tops.append(pole[pole[:, 0] == pole[:, 0].min(), 1].mean() - cart[:, 1].mean())
+    assert tops[0] == pytest.approx(-scenes.SIZE / 3 * np.sin(0.2), abs=4)
+    assert abs(tops[1]) < 3
+    assert tops[2] == pytest.approx(scenes.SIZE / 3 * np.sin(0.2), abs=4)
+
+
+def test_what_has_no_picture_is_shown_in_numbers() -> None:
+    """What is seen above, what is done in the middle, what episodes paid below."""
+    family = tabular_mdp.make(states=4, actions=2)
+    task = jax.jit(family.tasks.sample)(jax.random.key(0))
+    frames = [
+        scenes.Frame(np.eye(4)[1], np.empty(0), None, 0, 0, 0.0, False),
+        scenes.Frame(np.eye(4)[3], np.empty(0), np.int32(0), 0, 1, 2.0, True),
+        scenes.Frame(np.eye(4)[1], np.empty(0), None, 1, 0, 0.0, False),
+        scenes.Frame(np.eye(4)[2], np.empty(0), np.int32(1), 1, 1, -1.0, False),
+    ]
+    picture = np.asarray(scenes.scene(family, task)(frames))
+    third = scenes.SIZE // 3
+
+    def where(colour: tuple[int, int, int]) -> np.ndarray:
+        return np.argwhere((picture == colour).all(axis=-1))
+
+    seen, done, paid = where((65, 105, 225)), where((0, 0, 128)), where((0, 128, 0))
+    assert np.unique(seen[seen[:, 0] < third // 2 - 8, 1] * 4 // scenes.SIZE).tolist() == [2]
+    tall = done[done[:, 0] < third + third // 2 - 8]
+    assert np.unique(tall[:, 1] * 2 // scenes.SIZE).tolist() == [1]
+    middle = 2 * third + third / 2
+    first, second = (paid[paid[:, 1] * 2 // scenes.SIZE == episode] for episode in (0, 1))
+    up, down = middle - first[:, 0].min(), second[:, 0].max() - middle
+    assert up == pytest.approx(2 * down, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["maml-navigation", "snail-sinusoid"])
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     new_run(tmp_path / "run", name)
     assert cli.main(["record", str(tmp_path / "run")]) == 2
-    assert words in capsys.readouterr().err
+    assert "whose learner plays no trials" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from PIL import Image, ImageSequence
 
 from metarl_jax import experiments
-from metarl_jax.runs import checkpoints, record
+from metarl_jax.runs import checkpoints, record, scenes
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.folder import RunFolder
 
@@ -102,7 +102,7 @@ def of_run(folder: RunFolder, *, play: bool, keep: bool) -> tuple[Animation | No
     try:
         if folder.config.experiment not in experiments.names() or not record.can_draw(folder.config):
             return None, []
-        caption = record.described(experiments.get(folder.config.experiment).family().env)
+        caption = scenes.described(experiments.get(folder.config.experiment).family())
         if play and saved and (found is None or f"{found[0]:09d}{checkpoints.SUFFIX}" < saved[0].name):
             video = record.render(folder, 0)
             if keep:
