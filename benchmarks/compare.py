@@ -19,6 +19,8 @@ from typing import Any
 from results_file import README, provenance, read_rows, table, with_block, write_row
 from stage_cells import Cell, measure
 
+from metarl_jax.runs.errors import Diverged
+
 NAME = "compare"
 _TRIALS = ("rl2", "varibad", "pearl")
 # What applies where; a half-circle that pays only near the goal gives gradients nothing to go by before it is met.
@@ -125,7 +127,11 @@ def main() -> None:
         for learner in FAMILIES[family]:
             if arguments.learners and learner not in arguments.learners:
                 continue
-            row = compared(family, learner, arguments.steps, arguments.seeds, arguments.folder, arguments.minutes)
+            try:
+                row = compared(family, learner, arguments.steps, arguments.seeds, arguments.folder, arguments.minutes)
+            except Diverged as error:
+                print(f"{learner} on {family}: {error}", flush=True)
+                continue
             if row is None:
                 print(f"{learner} on {family}: time ran out; call again to go on", flush=True)
                 continue

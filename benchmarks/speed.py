@@ -1,150 +1,278 @@
-"""How fast RL² trains here, as a share of this machine's matrix-product rate; everything measured in one run.
+"""How fast every family of learners trains, and how much of this machine that is; everything of a row in one process.
 
-For each hidden size: compile time, acting steps/s, training steps/s, and the update's model FLOP/s (matrix products
-only) beside (a) the rate of a large square float32 product and (b) the rate of the very products that the update
-is made of, at their own shapes, called one after another. Medians over repeats, warm, with ``block_until_ready``.
+    python benchmarks/speed.py                                    # every experiment below, one at a time
+    python benchmarks/speed.py --experiments rl2-bandit-10x5 maml-navigation
+    python benchmarks/speed.py --readme                           # put the table into the README
 
-    python benchmarks/speed.py --hidden 32 64 128 256 --trials 2048
+For each experiment, at its own settings: steps a second of its environment alone under random actions; held-out tasks a
+second that a learner meets and adapts to; steps a second of training; the rate of training's matrix products beside
+that of a large square float32 product on the same cores; training at other numbers of tasks; seconds of compiling; and,
+by the command line in a new process, seconds until the first iteration is done, with nothing compiled before and with
+the persistent cache filled. Medians over repeats, warm, with ``block_until_ready``.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import statistics
+import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from results_file import provenance, write_row
+from jax.extend import core
+from recurrent_speed import median_seconds, product_seconds
+from results_file import README, provenance, read_rows, table, with_block, write_row
 
-from metarl_jax.algorithms import rl2
-from metarl_jax.environments import bandits
-from metarl_jax.networks import recurrent
+from metarl_jax import evaluation, experiments
+from metarl_jax.experiments.base import Experiment, Problem
+from metarl_jax.oracles import at_random
+from metarl_jax.types import Array, EnvFamily
 
-ARMS = 5
-PULLS = 10
-EPOCHS = 5
-EMBEDDING = 64
+NAME = "speed"
+# One or more of each family, and the setting that says how many tasks an iteration has.
+EXPERIMENTS = {
+    "rl2-bandit-10x5": "trials",
+    "rl2-tabular-mdp-10": "trials",
+    "rl2-snail-bandit-100x5": "trials",
+    "rl2-maze-tiny": "trials",
+    "rl2-half-cheetah-direction": "trials",
+    "snail-glyphs-5x1": "tasks",
+    "maml-sinusoid": "tasks",
+    "maml-glyphs-5x1": "tasks",
+    "maml-navigation": "tasks",
+    "promp-navigation": "tasks",
+    "varibad-gridnavi": "trials",
+    "pearl-navigation": "tasks",
+}
+TASKS = (1, 8, 64, 512)
+SETTLED = 30.0
+"""Seconds of repeats after which there are enough, if there were three."""
+HEADER = (
+    "experiment",
+    "environment alone, steps/s",
+    "adapting, tasks/s",
+    "training, a second",
+    "",
+    "products, GFLOP/s",
+    "of the peak",
+    "compiling, s",
+    "to the first iteration, s",
+    "again, s",
+)
 
 
-def median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    """Warm up once, then take the median wall time."""
+def _inner(equation: Any) -> Iterator[core.Jaxpr]:
+    """The programs that an equation calls."""
+    for value in equation.params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(part, core.ClosedJaxpr):
+                yield part.jaxpr
+            elif isinstance(part, core.Jaxpr):
+                yield part
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def product_flops(program: core.Jaxpr) -> float:
+    """Floating-point operations of a program's matrix products and convolutions.
+
+    A loop whose end is not known beforehand counts once, and of alternatives the one with most: with either, the number
+    is no more than a bound (from below, from above).
+    """
+    total = 0.0
+    for equation in program.eqns:
+        name, inner = equation.primitive.name, [product_flops(jaxpr) for jaxpr in _inner(equation)]
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = _shape(equation.invars[0])
+            total += 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = _shape(equation.invars[1])
+            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) / features
+        elif name == "scan":
+            total += equation.params["length"] * sum(inner)
+        elif name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner)
+    return total
+
+
+def seconds_of(function: Callable[[], Any], repeats: int) -> float:
+    """As ``median_seconds``, with fewer repeats of what takes long."""
+    begin = time.perf_counter()
     jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    once = time.perf_counter() - begin
+    return median_seconds(function, min(repeats, max(3, int(SETTLED / once))))
 
 
-def product_seconds(rows: int, inner: int, columns: int, repeats: int, calls: int = 20) -> float:
-    """Seconds of one float32 product ``[rows, inner] @ [inner, columns]``, of ``calls`` in one program."""
-    a = jax.random.normal(jax.random.key(0), (rows, inner)) * 0.01
-    b = jax.random.normal(jax.random.key(1), (inner, columns)) * 0.01
+def built(experiment: Experiment, tasks: str, number: int | None) -> Problem:
+    """The experiment, or what it is with another number of tasks, which are learnt from at once."""
+    if number is None:
+        return experiment.build(experiment.with_overrides({}))
+    at_once = {"minibatches": 1, "accumulation": max(1, number // 128), "training_tasks": max(number, 2)}
+    changes = {name: value for name, value in at_once.items() if name in experiment.fields()}
+    return experiment.build(experiment.with_overrides({**changes, tasks: number}))
+
+
+def training(problem: Problem, repeats: int) -> tuple[float, float, float]:
+    """Seconds of compiling an iteration, seconds of an iteration, and the operations of its products."""
+    state = jax.jit(problem.algorithm.init)(jax.random.key(0))
+    traced = jax.jit(problem.algorithm.step).trace(jax.random.key(1), state)
+    begin = time.perf_counter()
+    step = traced.lower().compile()
+    compiling = time.perf_counter() - begin
+    # What is learnt in one repeat is where the next one begins, as in training.
+    holder = [state]
+
+    def once() -> Any:
+        holder[0] = step(jax.random.key(1), holder[0])[0]
+        return holder[0]
+
+    return compiling, seconds_of(once, repeats), product_flops(traced.jaxpr.jaxpr)
+
+
+def environment_steps(family: EnvFamily, number: int, repeats: int) -> float:
+    """Steps a second of as many environments side by side, random actions included."""
+    oracle = at_random.uniform(family, 2)
 
     @jax.jit
-    def many(a: jax.Array, b: jax.Array) -> jax.Array:
-        def once(scale: jax.Array, _: None) -> tuple[jax.Array, None]:
-            # One entry changes from call to call, so that no product can be hoisted out of the loop.
-            product = a.at[0, 0].set(scale) @ b
-            return product[0, 0], None
+    def play(key: Array) -> Array:
+        keys = jax.random.split(key, number)
+        return jax.vmap(oracle.adapt, (0, None, 0))(keys, (), jax.vmap(family.tasks.sample)(keys)).score
 
-        return jax.lax.scan(once, jnp.float32(0), None, length=calls)[0]
-
-    return median_seconds(lambda: many(a, b), repeats) / calls
+    return number * 2 * family.horizon / seconds_of(lambda: play(jax.random.key(0)), repeats)
 
 
-def recurrent_products(hidden: int, trials: int) -> list[tuple[int, int, int, int]]:
-    """The update's large products over one trial of ``PULLS`` steps, ``(rows, inner, columns, times)``.
+def adapted_tasks(problem: Problem, number: int, repeats: int) -> float:
+    """Held-out tasks a second."""
+    states = jax.tree.map(lambda x: x[None], problem.algorithm.init(jax.random.key(0)))
 
-    A GRU has three gates. Per step: forward [B,H]x[H,3H] and backward to the memory [B,3H]x[3H,H]. The rest is done for
-    the whole trial at once: backward to those weights, and all of the embedding of the inputs (A+2 wide), its
-    projection to the gates, and the heads.
-    """
-    steps = trials * PULLS
+    @jax.jit
+    def test(key: Array, states: Any) -> Array:
+        return evaluation.meta_test(key, problem.algorithm.adapt, states, problem.tasks, num_tasks=number).score
 
-    def dense(inner: int, columns: int) -> list[tuple[int, int, int, int]]:
-        """Forward, backward to the weights, backward to what went in."""
-        return [(steps, inner, columns, 1), (inner, steps, columns, 1), (steps, columns, inner, 1)]
-
-    return [
-        (trials, hidden, 3 * hidden, PULLS),
-        (trials, 3 * hidden, hidden, PULLS),
-        (hidden, steps, 3 * hidden, 1),
-        *dense(ARMS + 2, EMBEDDING)[:2],  # nothing flows back to the inputs
-        *dense(EMBEDDING, 3 * hidden),
-        *dense(hidden, ARMS),
-        *dense(hidden, 1),
-    ]
+    return number / seconds_of(lambda: test(jax.random.key(0), states), repeats)
 
 
-def measure(hidden: int, trials: int, part: int, repeats: int) -> dict[str, float]:
-    """Measure one hidden size; the gradient of all trials is computed in parts of ``part``."""
-    family = bandits.bernoulli(ARMS)
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=hidden, embedding_size=EMBEDDING)
-    one_epoch = rl2.Config(episodes=PULLS, trials=trials, minibatches=1, accumulation=trials // part, epochs=1)
-    seconds = {}
-    compile_seconds = 0.0
-    for epochs in (1, 1 + EPOCHS):
-        algorithm = rl2.make(family, policy, dataclasses.replace(one_epoch, epochs=epochs))
-        state = jax.jit(algorithm.init)(jax.random.key(0))
-        begin = time.perf_counter()
-        step = jax.jit(algorithm.step).lower(jax.random.key(1), state).compile()
-        compile_seconds = time.perf_counter() - begin
-        seconds[epochs] = median_seconds(lambda step=step, state=state: step(jax.random.key(1), state), repeats)
-    act = jax.jit(
-        lambda keys, state: jax.vmap(algorithm.adapt, (0, None, 0))(keys, state, jax.vmap(family.tasks.sample)(keys))
-    )
-    keys = jax.random.split(jax.random.key(2), trials)
-    acting = median_seconds(lambda: act(keys, state).score, repeats)
-    # Two programs that differ only in the number of passes: their difference is the update, without collection.
-    update = (seconds[1 + EPOCHS] - seconds[1]) / EPOCHS
-    parts = trials // part
-    products = [(*shape, parts * times) for *shape, times in recurrent_products(hidden, part)]
-    flops = sum(2 * rows * inner * columns * times for rows, inner, columns, times in products)
-    product_time = sum(
-        product_seconds(rows, inner, columns, repeats) * times for rows, inner, columns, times in products
-    )
-    steps = trials * PULLS
+def start_up(name: str) -> list[float]:
+    """Seconds until a new process has done its first iteration, with an empty cache of programs and with a full one."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "METARL_JAX_CACHE_DIR": str(Path(folder) / "cache"), "PYTHONUNBUFFERED": "1"}
+        for at in range(2):
+            command = [sys.executable, "-m", "metarl_jax", "train", name, "--no-progress", "--iterations", "1"]
+            command += ["--run-dir", str(Path(folder) / f"run{at}")]
+            begin = time.perf_counter()
+            with subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process:
+                assert process.stdout is not None
+                told = ""
+                for line in process.stdout:
+                    told += line
+                    if line.startswith("iteration 1/"):
+                        found.append(time.perf_counter() - begin)
+                        process.terminate()
+                        break
+                else:
+                    raise SystemExit(f"{name} does not train:\n{told}")
+    return found
+
+
+def measured(name: str, repeats: int, peak: float) -> dict[str, Any]:
+    """A row."""
+    experiment, tasks = experiments.get(name), EXPERIMENTS[name]
+    problem = built(experiment, tasks, None)
+    number = int(experiment.fields()[tasks].default)
+    family = problem.family if isinstance(problem.family, EnvFamily) else None
+    compiling, seconds, flops = training(problem, repeats)
+    scaling = {}
+    for others in TASKS:
+        changed = built(experiment, tasks, others)
+        # The product of many tasks and long trials takes minutes and gigabytes, and says nothing more.
+        if others <= 4 * number:
+            scaling[str(others)] = changed.steps_per_iteration / training(changed, repeats)[1]
+    cold, warm = start_up(name)
     return {
-        "compile_s": compile_seconds,
-        "acting_steps_per_s": steps / acting,
-        "training_steps_per_s": steps / seconds[1],
-        "update_flop_per_s": flops / update,
-        "products_flop_per_s": flops / product_time,
-        "share_of_products": product_time / update,
+        "experiment": name,
+        "metric": "speed",
+        "unit": experiment.unit,
+        "tasks": number,
+        "environment_steps_per_s": None if family is None else environment_steps(family, number, repeats),
+        "adapted_tasks_per_s": adapted_tasks(problem, min(64, experiment.heldout_tasks), repeats),
+        "training_per_s": problem.steps_per_iteration / seconds,
+        "iteration_s": seconds,
+        "products_flop_per_s": flops / seconds,
+        "peak_flop_per_s": peak,
+        "share_of_peak": flops / seconds / peak,
+        "training_per_s_by_tasks": scaling,
+        "compile_s": compiling,
+        "first_iteration_s": cold,
+        "first_iteration_again_s": warm,
+        **provenance(),
     }
+
+
+def shown() -> str:
+    """The table, in Markdown."""
+
+    def rate(value: float | None) -> str:
+        return "" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+    order = list(EXPERIMENTS)
+    rows = sorted(read_rows(NAME), key=lambda row: order.index(row["experiment"]))
+    return table(
+        HEADER,
+        (
+            (
+                row["experiment"],
+                rate(row["environment_steps_per_s"]),
+                rate(row["adapted_tasks_per_s"]),
+                rate(row["training_per_s"]),
+                row["unit"],
+                f"{row['products_flop_per_s'] / 1e9:.1f}",
+                f"{row['share_of_peak']:.0%}",
+                f"{row['compile_s']:.1f}",
+                f"{row['first_iteration_s']:.1f}",
+                f"{row['first_iteration_again_s']:.1f}",
+            )
+            for row in rows
+        ),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[32, 64, 128, 256])
-    parser.add_argument("--trials", type=int, default=2048)
-    parser.add_argument("--part", type=int, default=128, help="trials whose gradient is computed at a time")
+    parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--readme", action="store_true", help="measure nothing; put the table into README.md")
     arguments = parser.parse_args()
-    if arguments.trials % arguments.part:
-        parser.error(f"--trials ({arguments.trials}) must be a multiple of --part ({arguments.part})")
+    if arguments.readme:
+        README.write_text(with_block(README.read_text(), "speed.py", shown()))
+        return
     peak = 2 * 2048**3 / product_seconds(2048, 2048, 2048, arguments.repeats, calls=3)
-    print(f"float32 product 2048x2048x2048: {peak / 1e9:.1f} GFLOP/s")
-    print("hidden  compile s  acting steps/s  training steps/s  update GFLOP/s  same products  share  of peak")
-    for hidden in arguments.hidden:
-        result = measure(hidden, arguments.trials, arguments.part, arguments.repeats)
-        result |= {"peak_flop_per_s": peak, "share_of_peak": result["update_flop_per_s"] / peak}
+    print(f"float32 product 2048x2048x2048: {peak / 1e9:.1f} GFLOP/s", flush=True)
+    for name in arguments.experiments:
+        row = measured(name, arguments.repeats, peak)
+        write_row(NAME, row)
+        by_tasks = ", ".join(f"{tasks}: {rate:,.0f}" for tasks, rate in row["training_per_s_by_tasks"].items())
         print(
-            f"{hidden:6d} {result['compile_s']:10.2f} {result['acting_steps_per_s']:15,.0f}"
-            f" {result['training_steps_per_s']:17,.0f} {result['update_flop_per_s'] / 1e9:15.1f}"
-            f" {result['products_flop_per_s'] / 1e9:14.1f} {result['share_of_products']:6.2f}"
-            f" {result['share_of_peak']:8.2f}",
+            f"{name}: {row['training_per_s']:,.0f} {row['unit']}/s, {row['share_of_peak']:.1%} of the peak;"
+            f" by tasks {by_tasks}; first iteration after {row['first_iteration_s']:.1f} s,"
+            f" then {row['first_iteration_again_s']:.1f} s",
             flush=True,
         )
-        experiment = f"rl2-bandit-{PULLS}x{ARMS}-hidden-{hidden}-trials-{arguments.trials}"
-        result["part"] = arguments.part
-        write_row("speed", {"experiment": experiment, "metric": "training_speed", **result, **provenance()})
+    print(shown())
 
 
 if __name__ == "__main__":

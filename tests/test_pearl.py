@@ -294,6 +294,18 @@ def test_settings_out_of_range_are_named(field: str, value: object) -> None:
         make(**{field: value})
 
 
+def test_discrete_actions_are_not_asked_for_all_the_entropy_there_is() -> None:
+    """A learnt temperature would rise for ever."""
+    family = tabular_mdp.make(states=3)
+    spaces = family.observation_space, family.action_space
+    encoder = context.encoder(*spaces, latent_size=2, hidden_sizes=(3,))
+    networks = context.make(*spaces, encoder, latent_size=2, hidden_sizes=(3,))
+    for share in (-1.0, 0.5):
+        with pytest.raises(ValueError, match=r"target_entropy of discrete actions must be .* above -1 "):
+            pearl.make(family, networks, pearl.Config(automatic_temperature=True, target_entropy=share))
+    pearl.make(family, networks, pearl.Config(automatic_temperature=False))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"tasks": 5}, r"tasks \(5\) must be at most training_tasks \(4\)"),

@@ -89,7 +89,7 @@ class Config:
     """Whether the temperature is learnt (Haarnoja et al. 2018b, section 5): it rises while the entropy is too low."""
     target_entropy: float = -1.0
     """What a learnt temperature aims at. Real actions: nats per number of an action. Discrete: minus the share of the
-    largest entropy."""
+    largest entropy, which must be less than all of it: a temperature that cannot get there rises for ever."""
     adaptation_episodes: int = 4
     """Episodes on a held-out task."""
     exploration_episodes: int = 2
@@ -188,7 +188,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     the belief behind each (``Beliefs``). It starts from the prior, and sees what it plays there and nothing else.
 
     Raises:
-        ValueError: if the configuration is out of range.
+        ValueError: if the configuration is out of range, or asks more entropy of discrete actions than they can have.
     """
     validate(config)
     horizon, latent_size = family.horizon, networks.latent_size
@@ -197,6 +197,9 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     prior = standard((latent_size,))
     match family.action_space:
         case Discrete(n=n):
+            if config.automatic_temperature:
+                # All of it is what acting at random has: a temperature that had to get there would rise for ever.
+                real(above=-1, at_most=0)("target_entropy of discrete actions", config.target_entropy)
             target_entropy = -config.target_entropy * math.log(n)
         case _:
             target_entropy = config.target_entropy * math.prod(family.action_space.shape)

@@ -78,7 +78,11 @@ FAMILIES = {
         _cartpole,
         _random,
         # Every step pays the same: what tells one task from another is where steps lead.
-        {"rl2": {}, "varibad": {"decode_transitions": True}, "pearl": {}},
+        {
+            "rl2": {},
+            "varibad": {"decode_transitions": True},
+            "pearl": {"target_entropy": -0.3, "next_observation": True},
+        },
     ),
 }
 
