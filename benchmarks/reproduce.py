@@ -43,6 +43,8 @@ class Claim(NamedTuple):
     higher_is_better: bool = True
     data: bool = False
     """Whether it reads the folder with Omniglot."""
+    limited: bool = True
+    """Whether it takes a limit of time."""
 
     def row(self) -> dict[str, Any] | None:
         """What was measured; None if nothing yet. What was trained as published goes before what was cut short."""
@@ -113,6 +115,11 @@ def _after(
     ]
 
 
+def _speed(task: str, source: str, rate: float, experiment: str, metric: str) -> Claim:
+    command = ("speed.py", "--experiments", experiment)
+    return Claim(task, "RL²", source, rate, rate, "speed", experiment, f"{metric} on gpu", command, limited=False)
+
+
 BANDIT, MDP = "Bernoulli bandit, {} pulls, {} arms: reward of a trial", "random MDP, {} episodes: reward of a trial"
 CLAIMS: tuple[Claim, ...] = (
     _rl2(BANDIT.format(10, 5), "RL²", 6.7, 6.62, "rl2_bandits", "rl2-bandit-10x5", "10x5"),
@@ -165,12 +172,26 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *_omniglot("SNAIL", "snail", "Mishra et al. 2018", "1 reading", {(5, 1): 0.9907}),
     *_omniglot("Meta Network", "meta-network", "Munkhdalai & Yu 2017", "1 reading", {(5, 1): 0.9895}),
+    _speed(
+        "XLand-MiniGrid on one GPU: training steps a second",
+        "Nikulin et al. 2023",
+        0.72e6,
+        "rl2-xland-made-up",
+        "training",
+    ),
+    _speed(
+        "Bernoulli bandits on one GPU: environment steps a second",
+        "Lange 2022",
+        12.5e6,
+        "rl2-bandit-10x5",
+        "environment",
+    ),
 )
 HEADER = ("", "task", "learner", "published", "bar", "here (95 %)", "reached", "seeds", "minutes", "device", "commit")
 
 
 def _number(x: float) -> str:
-    return f"{x:.4g}" if abs(x) < 1 else f"{x:.2f}"
+    return f"{x:.4g}" if abs(x) < 1 else f"{x:.2f}" if abs(x) < 1e4 else f"{x:,.0f}"
 
 
 def cells(number: int, claim: Claim) -> tuple[str, ...]:
@@ -231,10 +252,11 @@ def main() -> None:
     if any(claim.data for claim in claims) and not arguments.data_dir:
         parser.error("these rows read Omniglot: say where it is with --data-dir")
     # Rows of one table often come from one command.
-    commands = dict.fromkeys((claim.command, claim.data) for claim in claims)
+    commands = dict.fromkeys((claim.command, claim.data, claim.limited) for claim in claims)
     failed = []
-    for (script, *options), data in commands:
-        command = [sys.executable, str(HERE / script), *options, "--minutes", str(arguments.minutes)]
+    for (script, *options), data, limited in commands:
+        command = [sys.executable, str(HERE / script), *options]
+        command += ["--minutes", str(arguments.minutes)] * limited
         command += ["--data-dir", arguments.data_dir] * data
         print(f"== {script} {' '.join(options)}", flush=True)
         if subprocess.run(command, cwd=HERE, check=False).returncode:

@@ -6,9 +6,9 @@
 
 For each experiment, at its own settings: steps a second of its environment alone under random actions; held-out tasks a
 second that a learner meets and adapts to; steps a second of training; the rate of training's matrix products beside
-that of a large square float32 product on the same cores; training at other numbers of tasks; seconds of compiling; and,
-by the command line in a new process, seconds until the first iteration is done, with nothing compiled before and with
-the persistent cache filled. Medians over repeats, warm, with ``block_until_ready``.
+that of a large square float32 product on the same cores; training at other numbers of tasks, learnt from at once;
+seconds of compiling; and, by the command line in a new process, seconds until the first iteration is done, with nothing
+compiled before and with the persistent cache filled. Medians over repeats, warm, with ``block_until_ready``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.extend import core
-from recurrent_speed import median_seconds, product_seconds
+from recurrent_speed import product_seconds
 from results_file import README, provenance, read_rows, table, with_block, write_row
 
 from metarl_jax import evaluation, experiments
@@ -41,6 +42,7 @@ EXPERIMENTS = {
     "rl2-tabular-mdp-10": "trials",
     "rl2-snail-bandit-100x5": "trials",
     "rl2-maze-tiny": "trials",
+    "rl2-xland-made-up": "trials",
     "rl2-half-cheetah-direction": "trials",
     "snail-glyphs-5x1": "tasks",
     "maml-sinusoid": "tasks",
@@ -51,19 +53,17 @@ EXPERIMENTS = {
     "pearl-navigation": "tasks",
 }
 TASKS = (1, 8, 64, 512)
-SETTLED = 30.0
-"""Seconds of repeats after which there are enough, if there were three."""
+REPEATS = 6
+"""Between the lowest and the highest of six lies the true median with 97 %."""
 HEADER = (
     "experiment",
-    "environment alone, steps/s",
-    "adapting, tasks/s",
     "training, a second",
-    "",
-    "products, GFLOP/s",
-    "of the peak",
+    "environment alone, steps a second",
+    "held-out tasks adapted to, a second",
+    "training, by tasks",
+    "products, GFLOP/s (of the peak)",
     "compiling, s",
-    "to the first iteration, s",
-    "again, s",
+    "to the first iteration, s; again",
 )
 
 
@@ -107,12 +107,22 @@ def product_flops(program: core.Jaxpr) -> float:
     return total
 
 
-def seconds_of(function: Callable[[], Any], repeats: int) -> float:
-    """As ``median_seconds``, with fewer repeats of what takes long."""
-    begin = time.perf_counter()
+def seconds_of(function: Callable[[], Any]) -> list[float]:
+    """Wall seconds of each repeat, warm, in order of size."""
     jax.block_until_ready(function())
-    once = time.perf_counter() - begin
-    return median_seconds(function, min(repeats, max(3, int(SETTLED / once))))
+    times = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - begin)
+    return sorted(times)
+
+
+def rates(amount: float, seconds: Sequence[float]) -> dict[str, Any]:
+    """The median rate, with its interval."""
+    ours = amount / statistics.median(seconds)
+    interval = [amount / seconds[-1], amount / seconds[0]]
+    return {"ours": ours, "ci95": interval, "by_seed": [ours], "seeds": 1, "train_wall_s": sum(seconds)}
 
 
 def built(experiment: Experiment, tasks: str, number: int | None) -> Problem:
@@ -124,8 +134,8 @@ def built(experiment: Experiment, tasks: str, number: int | None) -> Problem:
     return experiment.build(experiment.with_overrides({**changes, tasks: number}))
 
 
-def training(problem: Problem, repeats: int) -> tuple[float, float, float]:
-    """Seconds of compiling an iteration, seconds of an iteration, and the operations of its products."""
+def training(problem: Problem) -> tuple[float, list[float], float]:
+    """Seconds of compiling an iteration, seconds of iterations, and the operations of one's products."""
     state = jax.jit(problem.algorithm.init)(jax.random.key(0))
     traced = jax.jit(problem.algorithm.step).trace(jax.random.key(1), state)
     begin = time.perf_counter()
@@ -138,11 +148,11 @@ def training(problem: Problem, repeats: int) -> tuple[float, float, float]:
         holder[0] = step(jax.random.key(1), holder[0])[0]
         return holder[0]
 
-    return compiling, seconds_of(once, repeats), product_flops(traced.jaxpr.jaxpr)
+    return compiling, seconds_of(once), product_flops(traced.jaxpr.jaxpr)
 
 
-def environment_steps(family: EnvFamily, number: int, repeats: int) -> float:
-    """Steps a second of as many environments side by side, random actions included."""
+def environment_seconds(family: EnvFamily, number: int) -> list[float]:
+    """Seconds of trials of two episodes in as many environments side by side, random actions included."""
     oracle = at_random.uniform(family, 2)
 
     @jax.jit
@@ -150,18 +160,18 @@ def environment_steps(family: EnvFamily, number: int, repeats: int) -> float:
         keys = jax.random.split(key, number)
         return jax.vmap(oracle.adapt, (0, None, 0))(keys, (), jax.vmap(family.tasks.sample)(keys)).score
 
-    return number * 2 * family.horizon / seconds_of(lambda: play(jax.random.key(0)), repeats)
+    return seconds_of(lambda: play(jax.random.key(0)))
 
 
-def adapted_tasks(problem: Problem, number: int, repeats: int) -> float:
-    """Held-out tasks a second."""
+def adapting_seconds(problem: Problem, number: int) -> list[float]:
+    """Seconds of meeting and adapting to as many held-out tasks."""
     states = jax.tree.map(lambda x: x[None], problem.algorithm.init(jax.random.key(0)))
 
     @jax.jit
     def test(key: Array, states: Any) -> Array:
         return evaluation.meta_test(key, problem.algorithm.adapt, states, problem.tasks, num_tasks=number).score
 
-    return number / seconds_of(lambda: test(jax.random.key(0), states), repeats)
+    return seconds_of(lambda: test(jax.random.key(0), states))
 
 
 def start_up(name: str) -> list[float]:
@@ -189,89 +199,81 @@ def start_up(name: str) -> list[float]:
     return found
 
 
-def measured(name: str, repeats: int, peak: float) -> dict[str, Any]:
-    """A row."""
+def measured(name: str, peak: float) -> list[dict[str, Any]]:
+    """Rows: of training, of adapting, and of the environment alone."""
     experiment, tasks = experiments.get(name), EXPERIMENTS[name]
     problem = built(experiment, tasks, None)
     number = int(experiment.fields()[tasks].default)
-    family = problem.family if isinstance(problem.family, EnvFamily) else None
-    compiling, seconds, flops = training(problem, repeats)
+    compiling, seconds, flops = training(problem)
     scaling = {}
     for others in TASKS:
-        changed = built(experiment, tasks, others)
-        # The product of many tasks and long trials takes minutes and gigabytes, and says nothing more.
+        # Many tasks with long trials take minutes and gigabytes, and say nothing more.
         if others <= 4 * number:
-            scaling[str(others)] = changed.steps_per_iteration / training(changed, repeats)[1]
-    cold, warm = start_up(name)
-    return {
-        "experiment": name,
-        "metric": "speed",
-        "unit": experiment.unit,
-        "tasks": number,
-        "environment_steps_per_s": None if family is None else environment_steps(family, number, repeats),
-        "adapted_tasks_per_s": adapted_tasks(problem, min(64, experiment.heldout_tasks), repeats),
-        "training_per_s": problem.steps_per_iteration / seconds,
-        "iteration_s": seconds,
-        "products_flop_per_s": flops / seconds,
-        "peak_flop_per_s": peak,
-        "share_of_peak": flops / seconds / peak,
-        "training_per_s_by_tasks": scaling,
-        "compile_s": compiling,
-        "first_iteration_s": cold,
-        "first_iteration_again_s": warm,
-        **provenance(),
-    }
+            changed = built(experiment, tasks, others)
+            scaling[str(others)] = rates(changed.steps_per_iteration, training(changed)[1])["ours"]
+    cold, again = start_up(name)
+    rate = flops / statistics.median(seconds)
+    rows: list[dict[str, Any]] = [
+        {
+            "metric": "training",
+            "unit": experiment.unit,
+            "tasks": number,
+            **rates(problem.steps_per_iteration, seconds),
+            "by_tasks": scaling,
+            "products_flop_per_s": rate,
+            "peak_flop_per_s": peak,
+            "share_of_peak": rate / peak,
+            "compile_s": compiling,
+            "first_iteration_s": cold,
+            "first_iteration_again_s": again,
+        }
+    ]
+    heldout = min(64, experiment.heldout_tasks)
+    found = adapting_seconds(problem, heldout)
+    rows.append({"metric": "adapting", "unit": "tasks", "tasks": heldout, **rates(heldout, found)})
+    if isinstance(family := problem.family, EnvFamily):
+        found = environment_seconds(family, number)
+        steps = number * 2 * family.horizon
+        rows.append({"metric": "environment", "unit": "environment steps", "tasks": number, **rates(steps, found)})
+    device = jax.default_backend()
+    return [{"experiment": name, **row, "metric": f"{row['metric']} on {device}", **provenance()} for row in rows]
 
 
 def shown() -> str:
-    """The table, in Markdown."""
+    """The table of what was measured on a CPU, in Markdown."""
+    found = {(row["experiment"], row["metric"]): row for row in read_rows(NAME)}
 
-    def rate(value: float | None) -> str:
-        return "" if value is None else f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+    def cells(name: str) -> tuple[str, ...]:
+        row, alone = found[name, "training on cpu"], found.get((name, "environment on cpu"))
+        return (
+            name,
+            f"{row['ours']:,.0f} {row['unit']}",
+            f"{alone['ours']:,.0f}" if alone else "",
+            f"{found[name, 'adapting on cpu']['ours']:,.0f}",
+            ", ".join(f"{tasks}: {rate:,.0f}" for tasks, rate in row["by_tasks"].items()),
+            f"{row['products_flop_per_s'] / 1e9:.1f} ({row['share_of_peak']:.0%})",
+            f"{row['compile_s']:.1f}",
+            f"{row['first_iteration_s']:.1f}, {row['first_iteration_again_s']:.1f}",
+        )
 
-    order = list(EXPERIMENTS)
-    rows = sorted(read_rows(NAME), key=lambda row: order.index(row["experiment"]))
-    return table(
-        HEADER,
-        (
-            (
-                row["experiment"],
-                rate(row["environment_steps_per_s"]),
-                rate(row["adapted_tasks_per_s"]),
-                rate(row["training_per_s"]),
-                row["unit"],
-                f"{row['products_flop_per_s'] / 1e9:.1f}",
-                f"{row['share_of_peak']:.0%}",
-                f"{row['compile_s']:.1f}",
-                f"{row['first_iteration_s']:.1f}",
-                f"{row['first_iteration_again_s']:.1f}",
-            )
-            for row in rows
-        ),
-    )
+    return table(HEADER, [cells(name) for name in EXPERIMENTS if (name, "training on cpu") in found])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--readme", action="store_true", help="measure nothing; put the table into README.md")
     arguments = parser.parse_args()
     if arguments.readme:
         README.write_text(with_block(README.read_text(), "speed.py", shown()))
         return
-    peak = 2 * 2048**3 / product_seconds(2048, 2048, 2048, arguments.repeats, calls=3)
+    peak = 2 * 2048**3 / product_seconds(2048, 2048, 2048, REPEATS, calls=3)
     print(f"float32 product 2048x2048x2048: {peak / 1e9:.1f} GFLOP/s", flush=True)
     for name in arguments.experiments:
-        row = measured(name, arguments.repeats, peak)
-        write_row(NAME, row)
-        by_tasks = ", ".join(f"{tasks}: {rate:,.0f}" for tasks, rate in row["training_per_s_by_tasks"].items())
-        print(
-            f"{name}: {row['training_per_s']:,.0f} {row['unit']}/s, {row['share_of_peak']:.1%} of the peak;"
-            f" by tasks {by_tasks}; first iteration after {row['first_iteration_s']:.1f} s,"
-            f" then {row['first_iteration_again_s']:.1f} s",
-            flush=True,
-        )
+        rows = measured(name, peak)
+        for row in rows:
+            write_row(NAME, row)
+        print(f"{name}: {rows[0]['ours']:,.0f} {rows[0]['unit']}/s", flush=True)
     print(shown())
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from metarl_jax import experiments
@@ -33,17 +35,19 @@ def test_the_readme_shows_the_table(reproduce: ModuleType, root: Path) -> None:
     assert reproduce.with_table(readme) == readme, "run benchmarks/reproduce.py --readme"
 
 
-def test_the_readme_shows_the_comparison(root: Path) -> None:
+def test_the_readme_shows_the_comparison_and_the_speeds(root: Path) -> None:
     readme = (root / "README.md").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "benchmarks"))
         import compare  # pyright: ignore[reportMissingImports]
         import results_file  # pyright: ignore[reportMissingImports]
+        import speed  # pyright: ignore[reportMissingImports]
 
         for family, learners in compare.FAMILIES.items():
             for learner in learners:
                 assert experiments.get(f"{learner}-{family}")
         assert results_file.with_block(readme, "compare.py", compare.shown()) == readme
+        assert results_file.with_block(readme, "speed.py", speed.shown()) == readme
         with pytest.raises(ValueError, match=r"no place for what benchmarks/other\.py writes"):
             results_file.with_block(readme, "other.py", "")
 
@@ -88,3 +92,27 @@ def test_rows_that_are_not_there_are_named(reproduce: ModuleType) -> None:
     assert reproduce.chosen(["1", "3"]) == [reproduce.CLAIMS[0], reproduce.CLAIMS[2]]
     with pytest.raises(ValueError, match=f'"all", "missing", or numbers from 1 to {len(reproduce.CLAIMS)}, not \'0\''):
         reproduce.chosen(["0"])
+
+
+def test_products_are_counted_through_loops_and_derivatives(root: Path) -> None:
+    def loss(x: jax.Array, w: jax.Array) -> jax.Array:
+        """Five products ``[3, 4] @ [4, 4]``, and the dearer one of two."""
+        x = jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=5)[0]
+        return jax.lax.cond(x[0, 0] > 0, lambda: (x @ w).sum(), lambda: (x @ w @ w).sum())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "benchmarks"))
+        import speed  # pyright: ignore[reportMissingImports]
+
+        one = 2 * 3 * 4 * 4
+        x, w = jnp.ones((3, 4)), jnp.ones((4, 4))
+        assert speed.product_flops(jax.make_jaxpr(loss)(x, w).jaxpr) == 7 * one
+        # Each product's derivative is another one, with respect to what is multiplied and to the weights.
+        assert speed.product_flops(jax.make_jaxpr(jax.jit(jax.grad(loss, 1)))(x, w).jaxpr) == pytest.approx(
+            3 * 7 * one, rel=0.2
+        )
+        images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
+        convolution = jax.make_jaxpr(
+            lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )(images, kernel)
+        assert speed.product_flops(convolution.jaxpr) == 2 * (2 * 6 * 6 * 5) * (3 * 3 * 3)
