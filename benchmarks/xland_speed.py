@@ -3,9 +3,8 @@
 256 trials side by side of 256 steps (four episodes of at most 64, on R1-9x9), a GRU of 128 units and heads of 64, one
 pass over what was collected; rulesets are ``xland.made_up()`` for both. The script is ``training/train_meta_task.py``
 of the repository xland-minigrid, whose folder ``--peer`` names; it is not part of the package, and needs
-orbax-checkpoint, distrax, wandb and pyrallis (and, of the commit that was measured, default factories instead of arrays
-in its ``RolloutStats``, as Python 3.11 demands). Its evaluation is cut to one episode. Without ``--peer``, ours alone is
-measured.
+orbax-checkpoint, distrax, wandb and pyrallis, and Python 3.11 wants default factories instead of arrays in the class
+``RolloutStats`` beside it. Its evaluation is cut to one episode. Without ``--peer``, ours alone is measured.
 
     taskset -c 0 python benchmarks/xland_speed.py --peer ../xland-minigrid --repeats 5
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bz2
+import importlib
+import itertools
 import pickle
 import sys
 from pathlib import Path
@@ -177,3 +179,29 @@ def test_training_says_what_is_missing(
     assert str(tmp_path / "trivial_21k") in benchmark
     assert "pip install 'metarl-jax[xland]'" in extra
     assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmarks_filters_are_xminigrids(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``benchmarks/xland_speed.py`` makes one layer of its embeddings of tile and colour and of the filters on them."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    tiles, colours, looks = rng.integers(0, 13, (3, 5, 5)), rng.integers(0, 12, (3, 5, 5)), np.eye(4)[[0, 2, 3]]
+    embeddings, channels = (draw(13, 4), draw(12, 4)), (8, 16, 32, 64)
+    filters = [draw(2, 2, *sizes) for sizes in itertools.pairwise(channels)]
+    x = jnp.concatenate([embeddings[0][tiles], embeddings[1][colours]], axis=-1)
+    for layer in filters:
+        x = jax.lax.conv_general_dilated(x, layer, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jnp.maximum(x + 0.1, 0)
+
+    both = np.zeros((25, 8), np.float32)
+    both[:13, :4], both[13:, 4:] = embeddings
+    kernels = [(both @ filters[0]).reshape(-1, 16), *(layer.reshape(-1, layer.shape[-1]) for layer in filters[1:])]
+    layers = {f"Dense_{i}": {"kernel": k, "bias": np.full(k.shape[1], 0.1)} for i, k in enumerate(kernels)}
+    seen = np.concatenate([np.eye(13)[tiles].reshape(3, -1), np.eye(12)[colours].reshape(3, -1), looks], axis=-1)
+    view = importlib.import_module("xland_speed").View(5, (13, 12))
+    got = view.apply({"params": layers}, jnp.asarray(seen, jnp.uint8))
+    np.testing.assert_allclose(got, np.concatenate([x.reshape(3, -1), looks], axis=-1), rtol=1e-4, atol=1e-4)
