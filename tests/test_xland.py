@@ -193,7 +193,7 @@ def test_the_benchmarks_filters_are_xminigrids(root: Path, monkeypatch: pytest.M
     embeddings, channels = (draw(13, 4), draw(12, 4)), (8, 16, 32, 64)
     filters = [draw(2, 2, *sizes) for sizes in itertools.pairwise(channels)]
     x = jnp.concatenate([embeddings[0][tiles], embeddings[1][colours]], axis=-1)
-    for layer in filters:
+    for layer in map(jnp.asarray, filters):
         x = jax.lax.conv_general_dilated(x, layer, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         x = jnp.maximum(x + 0.1, 0)
 
