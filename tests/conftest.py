@@ -50,6 +50,21 @@ def full_optimisation() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def xland_benchmark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As if xminigrid had downloaded trivial-21k: 20 rulesets in its file."""
+    from xminigrid import benchmarks
+
+    from metarl_jax.environments import xland
+
+    folder, some = tmp_path_factory.mktemp("xland"), jax.tree.map(lambda x: x[:20], xland.made_up())
+    content = {"goals": some.goal, "rules": some.rules, "init_tiles": some.init_tiles, "num_rules": np.zeros(20, int)}
+    benchmarks.save_bz2_pickle(content, str(folder / "trivial_21k"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmarks, "DATA_PATH", str(folder))
+        yield
+
+
+@pytest.fixture(scope="session")
 def omniglot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an ``omniglot.npz`` of the real one's shape: each character a random 4x4 pattern, held still."""
     folder = tmp_path_factory.mktemp("data")

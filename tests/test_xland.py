@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import importlib
+import itertools
+import pickle
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from xminigrid import benchmarks
 from xminigrid.benchmarks import Benchmark
 from xminigrid.core.constants import TILES_REGISTRY, Colors, Tiles
 from xminigrid.core.goals import AgentHoldGoal
@@ -16,6 +22,7 @@ from xminigrid.core.rules import EmptyRule
 from xminigrid.registration import make
 from xminigrid.types import RuleSet
 
+from metarl_jax import cli
 from metarl_jax.environments import xland
 from metarl_jax.types import Box
 
@@ -102,3 +109,99 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xminigrid", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'metarl-jax\[xland\]'"):
         xland.make(None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'metarl-jax\[xland\]'"):
+        xland.made_up()
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'metarl-jax\[xland\]'"):
+        xland.load("trivial-21k")
+
+
+def test_made_up_rulesets_are_every_choice_once() -> None:
+    made_up = jax.tree.map(np.asarray, xland.made_up())
+    kinds, counts = np.unique(made_up.goal[:, 0], return_counts=True)
+    # AgentHoldGoal and AgentNearGoal; 18 objects to be the one, and 17 * 16 / 2 pairs of others.
+    np.testing.assert_array_equal(kinds, [1, 3])
+    np.testing.assert_array_equal(counts, [18 * 136] * 2)
+    np.testing.assert_array_equal(made_up.goal[:, 1:3], made_up.init_tiles[:, 0])
+    assert not made_up.goal[:, 3:].any()
+    assert not made_up.rules.any()
+    objects = [[tuple(tile) for tile in tiles] for tiles in made_up.init_tiles.tolist()]
+    assert all(len(set(tiles)) == 3 for tiles in objects)
+    choices = {(kind, tiles[0], frozenset(tiles)) for kind, tiles in zip(made_up.goal[:, 0], objects, strict=True)}
+    assert len(choices) == 2 * 18 * 136
+
+
+def test_a_downloaded_benchmark_is_read(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks, "DATA_PATH", str(tmp_path))
+    content = {name: getattr(benchmark, name) for name in ("goals", "rules", "init_tiles", "num_rules")}
+    benchmarks.save_bz2_pickle(content, str(tmp_path / "trivial_21k"))
+    loaded = xland.load("trivial-21k")
+    jax.tree.map(np.testing.assert_array_equal, loaded, benchmark)
+    assert xland.make(loaded, ENVIRONMENT).horizon == 3 * 9 * 9
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no archive", "Invalid data stream"),
+        (bz2.compress(pickle.dumps("a benchmark"))[:20], "ended before"),
+        (bz2.compress(b""), "Ran out of input"),
+        (bz2.compress(b"no pickle"), "invalid load key"),
+        (bz2.compress(pickle.dumps({"goals": 1})), "it has no 'rules'"),
+        (bz2.compress(pickle.dumps(1)), "not subscriptable"),
+    ],
+    ids=["other file", "truncated", "empty", "other archive", "incomplete", "other content"],
+)
+def test_a_damaged_benchmark_is_one_clear_error(
+    content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks, "DATA_PATH", str(tmp_path))
+    (tmp_path / "trivial_21k").write_bytes(content)
+    with pytest.raises(ValueError, match=f"trivial_21k cannot be read as a benchmark: .*{message}"):
+        xland.load("trivial-21k")
+
+
+def test_an_unknown_benchmark_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no benchmark named 'trivial-21' \(did you mean trivial-21k\?\)"):
+        xland.load("trivial-21")
+
+
+def test_training_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line, and nothing is written: without the benchmark, then without the extra."""
+    monkeypatch.setattr(benchmarks, "DATA_PATH", str(tmp_path))
+    command = ["train", "rl2-xland-trivial-21k", "--run-dir", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    monkeypatch.setitem(sys.modules, "xminigrid", None)
+    assert cli.main(command) == 2
+    benchmark, extra = capsys.readouterr().err.splitlines()
+    assert "fetch it with" in benchmark
+    assert str(tmp_path / "trivial_21k") in benchmark
+    assert "pip install 'metarl-jax[xland]'" in extra
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_benchmarks_filters_are_xminigrids(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``benchmarks/xland_speed.py`` makes one layer of its embeddings of tile and colour and of the filters on them."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    tiles, colours, looks = rng.integers(0, 13, (3, 5, 5)), rng.integers(0, 12, (3, 5, 5)), np.eye(4)[[0, 2, 3]]
+    embeddings, channels = (draw(13, 4), draw(12, 4)), (8, 16, 32, 64)
+    filters = [draw(2, 2, *sizes) for sizes in itertools.pairwise(channels)]
+    x = jnp.concatenate([embeddings[0][tiles], embeddings[1][colours]], axis=-1)
+    for layer in map(jnp.asarray, filters):
+        x = jax.lax.conv_general_dilated(x, layer, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jnp.maximum(x + 0.1, 0)
+
+    both = np.zeros((25, 8), np.float32)
+    both[:13, :4], both[13:, 4:] = embeddings
+    kernels = [(both @ filters[0]).reshape(-1, 16), *(layer.reshape(-1, layer.shape[-1]) for layer in filters[1:])]
+    layers = {f"Dense_{i}": {"kernel": k, "bias": np.full(k.shape[1], 0.1)} for i, k in enumerate(kernels)}
+    seen = np.concatenate([np.eye(13)[tiles].reshape(3, -1), np.eye(12)[colours].reshape(3, -1), looks], axis=-1)
+    view = importlib.import_module("xland_speed").View(5, (13, 12))
+    got = view.apply({"params": layers}, jnp.asarray(seen, jnp.uint8))
+    np.testing.assert_allclose(got, np.concatenate([x.reshape(3, -1), looks], axis=-1), rtol=1e-4, atol=1e-4)

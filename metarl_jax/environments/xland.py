@@ -1,18 +1,19 @@
 """XLand-MiniGrid (Nikulin et al. 2023, arXiv 2312.12044): a ruleset, drawn from a benchmark, is the task.
 
-    import xminigrid
     from metarl_jax.environments import xland
 
-    benchmark = xminigrid.load_benchmark("trivial-21k")  # downloads it
-    family = xland.make(benchmark, "XLand-MiniGrid-R1-9x9")
+    family = xland.make(xland.made_up(), "XLand-MiniGrid-R1-9x9")  # or of xland.load("trivial-21k")
 
 Every episode of a trial begins on a new grid, under the same goal, rules and objects. Needs the extra
-``metarl-jax[xland]``; xminigrid is imported by ``make`` and nowhere else.
+``metarl-jax[xland]``; xminigrid is imported where it is needed, not with this module.
 """
 
 from __future__ import annotations
 
+import importlib
+import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -130,10 +131,8 @@ def make(
             positive whole number, or a share that leaves no rulesets to train on or to hold out.
         TypeError: for what are no rulesets.
     """
-    try:
-        from xminigrid import registration
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("XLand-MiniGrid is not installed: pip install 'metarl-jax[xland]'") from error
+    _require()
+    from xminigrid import registration
 
     names = [name for name in registration.registered_environments() if name.startswith("XLand-MiniGrid")]
     if environment not in names:
@@ -171,6 +170,84 @@ def make(
         observation_space=ours.observation_space(),
         action_space=ours.action_space(),
     )
+
+
+def made_up() -> Any:
+    """A benchmark that needs no download: find out which of three objects counts, and what to do with it.
+
+    Every choice of what to do (pick it up, or stand beside it), of the object that counts and of two others, out of 18
+    objects: six shapes in three colours. No rules, as in xminigrid's "trivial-21k", whose goals are of more kinds.
+
+    Returns:
+        A ``RuleSet`` of arrays ``[4896, ...]``.
+
+    Raises:
+        ModuleNotFoundError: if xminigrid is not installed.
+    """
+    _require()
+    from xminigrid.core.constants import TILES_REGISTRY, Colors, Tiles
+    from xminigrid.core.goals import AgentHoldGoal, AgentNearGoal
+    from xminigrid.core.rules import EmptyRule
+    from xminigrid.types import RuleSet
+
+    shapes = (Tiles.BALL, Tiles.SQUARE, Tiles.PYRAMID, Tiles.KEY, Tiles.HEX, Tiles.STAR)
+    objects = np.asarray(TILES_REGISTRY)[np.ix_(shapes, (Colors.RED, Colors.GREEN, Colors.BLUE))].reshape(-1, 2)
+    # The one that counts first; of the others the order means nothing, as every grid has objects at random places.
+    chosen = [
+        (one, *others)
+        for one in range(len(objects))
+        for others in itertools.combinations([other for other in range(len(objects)) if other != one], 2)
+    ]
+    tiles = objects[np.asarray(chosen)]
+    kinds = AgentHoldGoal, AgentNearGoal
+    goals = [jax.vmap(lambda tile, kind=kind: kind(tile).encode())(tiles[:, 0]) for kind in kinds]
+    none = jnp.broadcast_to(EmptyRule().encode(), (len(kinds) * len(tiles), 1, *EmptyRule().encode().shape))
+    return RuleSet(goal=jnp.concatenate(goals), rules=none, init_tiles=jnp.concatenate([tiles, tiles]))
+
+
+def load(name: str) -> Any:
+    """A benchmark that xminigrid has downloaded, from where it keeps them.
+
+    That is ``~/.xland_minigrid``, or the folder that the variable XLAND_MINIGRID_DATA names. xminigrid reads them, and
+    they are pickles, which can run whatever their authors like: put none there of authors that you do not trust.
+
+    Args:
+        name: as xminigrid calls it, such as "trivial-21k".
+
+    Returns:
+        An ``xminigrid`` ``Benchmark``.
+
+    Raises:
+        ModuleNotFoundError: if xminigrid is not installed.
+        ValueError: in one line, for an unknown name (near ones are named), or if there is no such file, which is where
+            to get it from, or it cannot be read.
+    """
+    _require()
+    from xminigrid import benchmarks
+
+    known = benchmarks.NAME2HFFILENAME
+    if name not in known:
+        raise ValueError(f"there is no benchmark named {name!r}{did_you_mean(name, known)}")
+    path = Path(benchmarks.DATA_PATH) / known[name]
+    if not path.is_file():
+        raise ValueError(
+            f"the benchmark {name!r} is not at {path}: copy it there, or fetch it with "
+            f'python -c "import xminigrid; xminigrid.load_benchmark({name!r})"'
+        )
+    try:
+        return benchmarks.load_benchmark_from_path(str(path))
+    except Exception as error:
+        # There is nothing that a damaged pickle cannot raise.
+        what = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as a benchmark: {what}") from error
+
+
+def _require() -> None:
+    """ModuleNotFoundError, saying what to install, without xminigrid."""
+    try:
+        importlib.import_module("xminigrid")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("XLand-MiniGrid is not installed: pip install 'metarl-jax[xland]'") from error
 
 
 def _stacked(name: str, rulesets: Any) -> Any:

@@ -15,6 +15,7 @@ from metarl_jax.experiments import (
     regression,
     rl2,
     shared_families,
+    xland,
 )
 from metarl_jax.experiments.base import Experiment
 
@@ -32,6 +33,7 @@ _EXPERIMENTS: dict[str, Experiment] = {
         locomotion,
         shared_families,
         manipulation,
+        xland,
     )
     for experiment in module.experiments()
 }

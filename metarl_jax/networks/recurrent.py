@@ -71,7 +71,7 @@ class RecurrentActorCritic(nn.Module):
     previous_observation: bool
 
     def setup(self) -> None:
-        self.see = ObservationEncoder(self.observation_space)
+        self.see = self._encoder()
         if self.embedding_size:
             self.embedding = nn.Dense(self.embedding_size)
         gates = gated.GATES[self.cell]
@@ -83,6 +83,10 @@ class RecurrentActorCritic(nn.Module):
         if self.readout_size:
             self.readout = nn.Dense(self.readout_size)
         self.head = self._head()
+
+    def _encoder(self) -> nn.Module:
+        """What is made of an observation."""
+        return ObservationEncoder(self.observation_space)
 
     def _head(self) -> nn.Module:
         """What is made of the memory."""

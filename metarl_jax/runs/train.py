@@ -72,11 +72,12 @@ def build(config: RunConfig) -> Problem:
     """The problem of a run.
 
     Raises:
-        UserError: if the configuration names no experiment, or a setting is unknown or out of range.
+        UserError: if the configuration names no experiment, a setting is unknown or out of range, or what the
+            experiment needs is not installed.
     """
     try:
         return experiments.get(config.experiment).build(config.settings)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
 

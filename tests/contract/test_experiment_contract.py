@@ -75,6 +75,7 @@ def test_names_are_unique_and_found() -> None:
     assert all(experiments.get(name).name == name for name in names)
 
 
+@pytest.mark.usefixtures("xland_benchmark")
 @pytest.mark.parametrize("name", experiments.names())
 def test_every_preset_traces_at_its_own_size(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
