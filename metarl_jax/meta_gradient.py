@@ -248,23 +248,27 @@ def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task:
         rates: step sizes, with leaves ``[K, ...]``.
 
     Returns:
-        Scores ``[K + 1]``, before the first step and after each; the learner is the adapted network's parameters.
+        Scores ``[K + 1]``, before the first step and after each; the learner is the network's parameters then,
+        ``[K + 1, ...]``.
     """
 
     def score(key: Key, adapting: Params) -> Array:
         params = learner.params(meta, adapting)
         return problem.score(params, problem.query(key, params, task))
 
-    def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, Array]:
+    def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, tuple[Array, Params]]:
         key, rate = now
         key_query, key_support = jax.random.split(key)
-        support = problem.support(key_support, learner.params(meta, adapting), task)
-        return inner_step(learner, meta, adapting, support, rate), score(key_query, adapting)
+        params = learner.params(meta, adapting)
+        support = problem.support(key_support, params, task)
+        return inner_step(learner, meta, adapting, support, rate), (score(key_query, adapting), params)
 
     steps = jax.tree.leaves(rates)[0].shape[0]
     key_last, key_steps = jax.random.split(key)
-    adapting, scores = jax.lax.scan(step, learner.start(meta), (jax.random.split(key_steps, steps), rates))
-    return Adaptation(jnp.append(scores, score(key_last, adapting)), learner.params(meta, adapting))
+    adapting, (scores, before) = jax.lax.scan(step, learner.start(meta), (jax.random.split(key_steps, steps), rates))
+    last = learner.params(meta, adapting)
+    params = jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), before, last)
+    return Adaptation(jnp.append(scores, score(key_last, adapting)), params)
 
 
 def adaptation_rates(learner: Learner, meta: Params, config: Config) -> Tree:

@@ -272,16 +272,16 @@ def policy_gradient(
             advantage = advantage * jax.lax.rsqrt(masked_mean(advantage**2, valid) + 1e-8)
         return advantage * valid, returns / steps_left
 
-    def collect(key: Key, params: Params, task: Task) -> Rollouts:
+    def play(key: Key, params: Params, task: Task) -> Transition:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Any]:
             carry, output = policy.step(params, carry, inputs)
             action = output.distribution.sample(key)
             return carry, action, (output.distribution, output.distribution.log_prob(action), output.value)
 
-        def one(key: Key) -> Transition:
-            return episode(key, act, policy.initial_carry(params), family, task)[1]
+        return episode(key, act, policy.initial_carry(params), family, task)[1]
 
-        t = jax.vmap(one)(jax.random.split(key, episodes))
+    def collect(key: Key, params: Params, task: Task) -> Rollouts:
+        t = jax.vmap(lambda key: play(key, params, task))(jax.random.split(key, episodes))
         distribution, log_prob, value = t.output
         reward = jnp.where(t.valid, t.reward, 0.0)
         return Rollouts(t.inputs, t.action, distribution, log_prob, reward, *judge(t, value), t.valid)
@@ -341,6 +341,7 @@ def policy_gradient(
         log_likelihood=log_likelihood,
         part=part,
         critic=baseline == "critic",
+        play=play,
     )
 
 

@@ -149,6 +149,8 @@ class InnerProblem(NamedTuple):
     """About that share of a batch, at random: for what may be estimated roughly."""
     critic: bool = False
     """Whether the losses also teach a critic, of whose changes ``divergence`` knows nothing."""
+    play: Callable[[Key, Params, Task], Transition] | None = None
+    """One episode ``[H, ...]`` of a policy. None: there is no policy."""
 
 
 class Predictor(NamedTuple):

@@ -7,14 +7,15 @@ import itertools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from metarl_jax import cli, experiments
+from metarl_jax import cli, experiments, problems
 from metarl_jax.algorithms import rl2
-from metarl_jax.environments import bandits, classic_control, gridnavi, locomotion, maze, tabular_mdp
-from metarl_jax.networks import recurrent
+from metarl_jax.environments import bandits, classic_control, gridnavi, locomotion, maze, point_robot, tabular_mdp
+from metarl_jax.networks import mlp, recurrent
 from metarl_jax.runs import record, scenes, train
 from metarl_jax.runs.folder import RunConfig
 from metarl_jax.types import Algorithm, EnvFamily
@@ -134,7 +135,7 @@ def test_arms_are_columns_of_what_they_pay_and_how_often_they_were_pulled() -> N
     watched, frames = record.watched(family, 8)
     policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
     learner = rl2.make(watched, policy, rl2.Config(episodes=8, trials=4, minibatches=1))
-    task = bandits.BanditParams(means=np.array([0.25, 0.75], np.float32))
+    task = bandits.BanditParams(means=jnp.array([0.25, 0.75]))
     shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
     pulled = [int(frame.action) for frame in shown if frame.action is not None]
     assert len(pulled) == 8
@@ -180,9 +181,9 @@ def test_what_has_no_picture_is_shown_in_numbers() -> None:
     task = jax.jit(family.tasks.sample)(jax.random.key(0))
     frames = [
         scenes.Frame(np.eye(4)[1], np.empty(0), None, 0, 0, 0.0, False),
-        scenes.Frame(np.eye(4)[3], np.empty(0), np.int32(0), 0, 1, 2.0, True),
+        scenes.Frame(np.eye(4)[3], np.empty(0), np.array(0), 0, 1, 2.0, True),
         scenes.Frame(np.eye(4)[1], np.empty(0), None, 1, 0, 0.0, False),
-        scenes.Frame(np.eye(4)[2], np.empty(0), np.int32(1), 1, 1, -1.0, False),
+        scenes.Frame(np.eye(4)[2], np.empty(0), np.array(1), 1, 1, -1.0, False),
     ]
     picture = np.asarray(scenes.scene(family, task)(frames))
     third = scenes.SIZE // 3
@@ -200,8 +201,41 @@ def test_what_has_no_picture_is_shown_in_numbers() -> None:
     assert up == pytest.approx(2 * down, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["maml-navigation", "snail-sinusoid"])
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    new_run(tmp_path / "run", name)
+def test_who_descends_plays_an_episode_before_and_after_every_step(tmp_path: Path) -> None:
+    sizes = {"tasks": 2, "episodes": 2, "units": 4, "adaptation_steps": 2}
+    new_run(tmp_path / "run", "maml-navigation", **sizes)
+    assert cli.main(["record", str(tmp_path / "run")]) == 0
+    with Image.open(tmp_path / "run" / "trial-iteration0-seed0.gif") as video:
+        durations = []
+        for frame in ImageSequence.Iterator(video):
+            durations.append(int(frame.info["duration"]))
+    assert sum(duration >= record.LAST_MILLISECONDS for duration in durations) == 3
+    horizon = point_robot.maml().horizon
+    assert sum(durations) == 3 * (horizon * record.MILLISECONDS + record.LAST_MILLISECONDS)
+
+
+def test_stages_are_played_with_their_own_parameters() -> None:
+    """A policy that is told its action: frames hold it, stage by stage, and the sum of what was paid."""
+    family = point_robot.maml()._replace(horizon=3)
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(2,), history=False, critic=False)
+    watched, frames = record.watched(family, 2)
+    problem = problems.policy_gradient(watched, policy, episodes=1)
+    first, second = (policy.init(jax.random.key(seed)) for seed in range(2))
+    learners = jax.tree.map(lambda a, b: np.stack([a, b]), first, second)
+    task = family.tasks.sample(jax.random.key(3)).replace(max_steps_in_episode=3)
+    key = jax.random.key(4)
+    shown = record.play_stages(problem, frames, key, learners, task)
+    assert [(frame.episode, frame.step) for frame in shown] == [(e, t) for e in range(2) for t in range(4)]
+    play = problems.policy_gradient(family, policy, episodes=1).play
+    assert play is not None
+    for stage, (own, params) in enumerate(zip(jax.random.split(key, 2), (first, second), strict=True)):
+        alone = play(own, params, task)
+        moved = [frame for frame in shown if frame.episode == stage and frame.action is not None]
+        np.testing.assert_allclose(np.stack([np.asarray(frame.action) for frame in moved]), alone.action, rtol=1e-5)
+        np.testing.assert_allclose(moved[-1].total, alone.reward.sum(), rtol=1e-5)
+
+
+def test_who_does_not_act_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new_run(tmp_path / "run", "snail-sinusoid")
     assert cli.main(["record", str(tmp_path / "run")]) == 2
-    assert "whose learner plays no trials" in capsys.readouterr().err
+    assert "whose learner does not act" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     """Reptile on a problem.
 
     ``adapt`` scores a held-out task before any gradient step and after each: ``[adaptation_steps + 1]``; the learner
-    is the adapted parameters.
+    is the network's parameters then.
 
     Raises:
         ValueError: if the configuration is out of range.

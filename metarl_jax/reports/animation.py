@@ -100,9 +100,11 @@ def of_run(folder: RunFolder, *, play: bool, keep: bool) -> tuple[Animation | No
     saved = checkpoints.paths(folder.checkpoints)
     found, problems = recorded(folder), []
     try:
-        if folder.config.experiment not in experiments.names() or not record.can_draw(folder.config):
+        if folder.config.experiment not in experiments.names():
             return None, []
-        caption = scenes.described(experiments.get(folder.config.experiment).family())
+        if (family := record.environment(folder.config)) is None:
+            return None, []
+        caption = scenes.described(family)
         if play and saved and (found is None or f"{found[0]:09d}{checkpoints.SUFFIX}" < saved[0].name):
             video = record.render(folder, 0)
             if keep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.scenes import Draw, Frame, scene
-from metarl_jax.types import Algorithm, Array, EnvFamily, Key, State, Task
+from metarl_jax.types import Algorithm, Array, EnvFamily, InnerProblem, Key, Params, State, Task
 
 CAPTION = 16
 """Rows of the video under what is seen, for words."""
@@ -115,14 +116,37 @@ def play(algorithm: Algorithm, frames: list[Frame], key: Key, state: State, task
     return frames[:-1]
 
 
-def gif(frames: list[Frame], draw: Draw) -> bytes:
-    """The video, with a caption under every frame."""
+def play_stages(problem: InnerProblem, frames: list[Frame], key: Key, learners: Params, task: Task) -> list[Frame]:
+    """Let a policy play an episode as it was before adapting, and one after each step of it.
+
+    Args:
+        problem: on a family that is ``watched``.
+        frames: what it fills.
+        key: random key.
+        learners: the policy's parameters ``[K + 1, ...]``.
+        task: the task.
+
+    Returns:
+        The frames of ``K + 1`` episodes.
+    """
+    assert problem.play is not None
+    stages = jax.tree.leaves(learners)[0].shape[0]
+    keys = jax.random.split(key, stages)
+    one = jax.jit(problem.play)
+    for stage in range(stages):
+        one(keys[stage], jax.tree.map(lambda x, stage=stage: x[stage], learners), task)
+        jax.effects_barrier()
+    return frames[:-1]
+
+
+def gif(frames: list[Frame], draw: Draw, named: Callable[[int], str] = lambda number: f"episode {number + 1}") -> bytes:
+    """The video, with a caption under every frame, which names its episode."""
     pictures = []
     for at, frame in enumerate(frames):
         seen = draw(frames[: at + 1])
         picture = Image.new("RGB", (seen.width, seen.height + CAPTION))
         picture.paste(seen)
-        words = f"episode {frame.episode + 1}, step {frame.step}, reward {frame.total:.2f}"
+        words = f"{named(frame.episode)}, step {frame.step}, reward {frame.total:.2f}"
         ImageDraw.Draw(picture).text((4, seen.height + 2), words, fill="white")
         pictures.append(picture)
     buffer = io.BytesIO()
@@ -142,37 +166,46 @@ class Video(NamedTuple):
     """A GIF."""
 
 
-def can_draw(config: RunConfig) -> bool:
-    """Whether the learner of a run plays trials."""
-    return (
-        isinstance(experiments.get(config.experiment).family(), EnvFamily) and train.build(config).inner_problem is None
-    )
+def environment(config: RunConfig) -> EnvFamily | None:
+    """What the learner of a run acts in; None if it does not act."""
+    family = experiments.get(config.experiment).family()
+    if not isinstance(family, EnvFamily) and "heldout" in config.settings:
+        # Classic control's, which is made for a kind of held-out tasks.
+        family = family(config.settings["heldout"])
+    return family if isinstance(family, EnvFamily) else None
 
 
 def render(folder: RunFolder, seed: int) -> Video:
-    """The newest checkpoint's first seed on a held-out task.
+    """The newest checkpoint's first seed on a held-out task: a trial, or an episode after each gradient step.
 
     Args:
         folder: the run.
         seed: of the task and of the learner's randomness.
 
     Raises:
-        UserError: if the run's learner plays no trials, or no checkpoint can be used.
+        UserError: if the run's learner does not act, or no checkpoint can be used.
     """
     config = folder.config
-    experiment = experiments.get(config.experiment)
-    family, built = experiment.family(), train.build(config)
+    experiment, family, built = experiments.get(config.experiment), environment(config), train.build(config)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _RECORD_TAG), seed)
     key_task, key_play = jax.random.split(key)
-    if not isinstance(family, EnvFamily) or built.inner_problem is not None:
-        raise UserError(f"{folder.path} is a run of {config.experiment}, whose learner plays no trials")
-    task = family.tasks.sample_heldout(key_task)
+    if family is None:
+        raise UserError(f"{folder.path} is a run of {config.experiment}, whose learner does not act")
+    task = built.tasks.sample_heldout(key_task)
     draw = scene(family, task)
-    family, frames = watched(family, built.stages)
-    problem = dataclasses.replace(experiment, family=lambda: family).build(config.settings)
+    descends = built.inner_problem is not None
+    shown, frames = watched(family, built.stages + descends)
+    own = isinstance(experiment.family(), EnvFamily)
+    problem = dataclasses.replace(experiment, family=lambda: shown if own else lambda heldout: shown).build(
+        config.settings
+    )
     checkpoint = train.load_states(folder, built)
     state = jax.tree.map(lambda x: x[0], checkpoint.state.algorithm)
-    return Video(checkpoint.iteration, gif(play(problem.algorithm, frames, key_play, state, task), draw))
+    if problem.inner_problem is None:
+        return Video(checkpoint.iteration, gif(play(problem.algorithm, frames, key_play, state, task), draw))
+    learners = jax.jit(built.algorithm.adapt)(key_play, state, task).learner
+    played = play_stages(problem.inner_problem, frames, key_play, learners, task)
+    return Video(checkpoint.iteration, gif(played, draw, lambda number: f"gradient step {number}"))
 
 
 def save(folder: RunFolder, video: Video, seed: int) -> Path:
