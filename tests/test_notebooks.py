@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
@@ -20,6 +21,10 @@ NAMES = [
     "02_inner_and_outer_loops",
     "03_what_a_memory_holds",
     "04_belief_and_exploration",
+    "05_your_own_task_family",
+    "06_your_own_algorithm",
+    "07_a_study_with_statistics",
+    "08_choosing_an_algorithm",
 ]
 
 
@@ -118,3 +123,71 @@ def test_the_belief_notebook_believes_and_finds(executed: Callable[[str], Any]) 
     correlation = re.search(r"correlation of learned and exact belief: (\d\.\d+)", printed)
     assert correlation is not None
     assert float(correlation[1]) > 0.5
+
+
+def _rows(printed: str) -> dict[str, list[float]]:
+    """The numbers of each line of the form ``name: 1.2, 3.4 (...)``."""
+    found = re.findall(r"^([^:\n]+): (-?\d+\.\d+(?:[, ]+-?\d+\.\d+)*)", printed, flags=re.MULTILINE)
+    return {name: [float(number) for number in re.findall(r"-?\d+\.\d+", numbers)] for name, numbers in found}
+
+
+def test_the_task_family_notebook_finds_out_what_buttons_do(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("05_your_own_task_family"))
+    assert printed.count("yes: ") == 5
+    assert "NO: " not in printed
+    rows = _rows(printed)
+    # Six steps: who knows the wiring is paid at each, who presses at random nothing on average (standard error 0.07).
+    assert rows["wiring known"] == [6, 6]
+    assert rows["random"] == pytest.approx([0, 0], abs=0.3)
+    first, second = rows["RL²"]
+    # Nobody can know the buttons in the first episode.
+    assert 1 < first < 5.5
+    assert first + 0.5 < second <= 6
+    assert second > 5
+
+
+def test_the_algorithm_notebook_learns_a_prior(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("06_your_own_algorithm"))
+    assert "resumed is uninterrupted: True" in printed
+    rows = {name: mean for name, (mean, *_) in _rows(printed).items()}
+    # The standard error of a mean over 5,000 trials is 0.03. Before training it is the library's Thompson sampling.
+    assert rows["before training"] == pytest.approx(rows["library's Thompson sampling"], abs=0.15)
+    assert rows["before training"] + 0.4 < rows["prior learnt"] < rows["prior known"] + 0.15
+    for kind, mean in (("mostly bad", 0.2), ("middling", 0.5), ("a gamble", 0.5), ("mostly good", 2 / 3)):
+        assert rows[kind] == pytest.approx(mean, abs=0.1)
+
+
+def test_the_study_notebook_says_what_its_seeds_say(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("07_a_study_with_statistics"))
+    rows = _rows(printed)
+    slow, fast = (np.array(rows[f"{name} seeds"]) for name in ("slow", "fast"))
+    for name, scores in (("slow", slow), ("fast", fast)):
+        # Of eight the middle four.
+        assert rows[f"{name} interquartile mean"][0] == pytest.approx(np.sort(scores)[2:6].mean(), abs=2e-4)
+    assert rows["probability of improvement"][0] == pytest.approx((fast[:, None] < slow).mean(), abs=0.02)
+    gaps = fast - slow
+    assert rows["difference, seed by seed"][0] == pytest.approx(gaps.mean(), abs=2e-4)
+    errors = re.search(r"standard error seed by seed: (\d\.\d+), of strangers: (\d\.\d+)", printed)
+    assert errors is not None
+    assert float(errors[1]) == pytest.approx(gaps.std(ddof=1) / 8**0.5, abs=2e-4)
+    # Weights and waves are shared by seed: most of their luck is subtracted.
+    assert float(errors[1]) < float(errors[2])
+    needed = {name: int(number) for name, number in re.findall(r"seeds needed, (\w+): (\d+)", printed)}
+    assert 2 <= needed["pairs"] <= needed["strangers"]
+
+
+def test_the_notebook_of_choosing_compares(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("08_choosing_an_algorithm"))
+    rows = _rows(printed)
+    best = rows["best possible reward of 3 episodes"][0]
+    assert best == pytest.approx(10.74)
+    assert set(rows) >= {"MAML", "RL²", "VariBAD"}
+    for name in ("MAML", "RL²", "VariBAD"):
+        first, second, _ = rows[name]
+        assert first + 0.3 < second, "adapts"
+        # Of six steps the nearest goals are reached by the second.
+        assert max(rows[name]) <= 4.9
+    # A memory searches no better than the best search does (standard error 0.2), and sooner than ten episodes.
+    for name in ("RL²", "VariBAD"):
+        assert sum(rows[name]) < best + 0.8
+    assert rows["RL²"][1] > rows["MAML"][1]

@@ -19,9 +19,6 @@ _BAND_REPETITIONS = 200
 
 
 def _figure(height: float = 4.0) -> tuple[Any, Any]:
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, height), layout="constrained")
