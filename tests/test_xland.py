@@ -136,6 +136,10 @@ def test_a_downloaded_benchmark_is_read(benchmark: Benchmark, tmp_path: Path, mo
     benchmarks.save_bz2_pickle(content, str(tmp_path / "trivial_21k"))
     loaded = xland.load("trivial-21k")
     jax.tree.map(np.testing.assert_array_equal, loaded, benchmark)
+    for protocol in (2, 5):
+        some = jax.tree.map(np.asarray, content)
+        benchmarks.save_bz2_pickle(some, str(tmp_path / "trivial_21k"), protocol)
+        jax.tree.map(np.testing.assert_array_equal, xland.load("trivial-21k"), benchmark)
     assert xland.make(loaded, ENVIRONMENT).horizon == 3 * 9 * 9
 
 
@@ -148,8 +152,9 @@ def test_a_downloaded_benchmark_is_read(benchmark: Benchmark, tmp_path: Path, mo
         (bz2.compress(b"no pickle"), "invalid load key"),
         (bz2.compress(pickle.dumps({"goals": 1})), "it has no 'rules'"),
         (bz2.compress(pickle.dumps(1)), "not subscriptable"),
+        (bz2.compress(pickle.dumps({"goals": print})), "it holds builtins.print, where only arrays belong"),
     ],
-    ids=["other file", "truncated", "empty", "other archive", "incomplete", "other content"],
+    ids=["other file", "truncated", "empty", "other archive", "incomplete", "other content", "a program"],
 )
 def test_a_damaged_benchmark_is_one_clear_error(
     content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
