@@ -107,6 +107,12 @@ def test_the_rule_catches_what_it_should() -> None:
 def test_nothing_is_pickled(path: Path) -> None:
     """Loading a pickle runs whatever its author wrote; ours are NumPy, msgpack and JSON."""
     text = path.read_text()
+    if path == PACKAGE / "environments" / "xland.py":
+        # xminigrid's files are pickles: read by a class of ours that lets arrays through and nothing else.
+        nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute))
+        used = {node.attr for node in nodes if ast.unparse(node.value) == "pickle"}
+        assert used == {"Unpickler", "UnpicklingError"}
+        return
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             assert not {alias.name.partition(".")[0] for alias in node.names} & {"pickle", "cloudpickle", "dill"}
