@@ -114,7 +114,8 @@ DARK_ROOM_SETTINGS: dict[str, tuple[str, float, str, dict[str, Any]]] = {
         "key_to_door",
         0.2,
         "the dark key-to-door of Laskin et al. (2022), tested on pairs of places that it was not trained on",
-        {**_DARK_ROOM, "trials": 32},
+        # An episode pays two at most, not sixteen: a larger bonus is all that is learnt for.
+        {**_DARK_ROOM, "trials": 32, "entropy_coefficient": 0.03},
     ),
 }
 
