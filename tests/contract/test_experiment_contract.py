@@ -1,4 +1,4 @@
-"""Every preset traces as it is, and of each kind one, made small, trains two steps and is measured."""
+"""Every preset builds as it is; each algorithm and each network, made small, trains two steps and is measured."""
 
 from __future__ import annotations
 
@@ -75,40 +75,54 @@ def test_names_are_unique_and_found() -> None:
     assert all(experiments.get(name).name == name for name in names)
 
 
+# Of few-shot classification, whatever the images.
+LEARNERS = {few_shot.Descent, few_shot.SNAILReading, few_shot.MetaNetworkReading}
+
+
+def parts(name: str) -> tuple[str, str]:
+    """The algorithm and the network; families of tasks have a contract of their own, and settings have tests."""
+    experiment = experiments.get(name)
+    network = next((base for base in experiment.network.__bases__ if base in LEARNERS), experiment.network)
+    return experiment.algorithm, network.__name__
+
+
 @pytest.mark.usefixtures("xland_benchmark")
 @pytest.mark.parametrize("name", experiments.names())
-def test_every_preset_traces_at_its_own_size(name: str, omniglot_folder: Path) -> None:
+def test_every_preset_builds_at_its_own_size(name: str, omniglot_folder: Path) -> None:
+    experiment = experiments.get(name)
+    problem = experiment.build(experiment.with_overrides(overrides(name, {}, omniglot_folder)))
+    setting = experiment.measure.setting
+    assert problem.stages == (1 if setting is None else experiment.fields()[setting].default)
+    assert problem.steps_per_iteration > 0
+    assert experiment.oracles(problem, 2)
+
+
+PAIRS = {parts(name): name for name in reversed(experiments.names())}
+
+
+@pytest.mark.parametrize("name", sorted(PAIRS.values()))
+def test_every_pair_of_algorithm_and_network_traces_at_its_own_size(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
     problem = experiment.build(experiment.with_overrides(overrides(name, {}, omniglot_folder)))
     state = jax.eval_shape(problem.algorithm.init, jax.random.key(0))
     after, metrics = jax.eval_shape(problem.algorithm.step, jax.random.key(0), state)
     assert after == state
     assert all(value.shape == () for value in metrics.values())
-    setting = experiment.measure.setting
-    assert problem.stages == (1 if setting is None else experiment.fields()[setting].default)
-    assert experiment.oracles(problem, 2)
 
 
-# Of few-shot classification, whatever the images.
-LEARNERS = {few_shot.Descent, few_shot.SNAILReading, few_shot.MetaNetworkReading}
-
-
-def kinds() -> list[str]:
-    """Presets with every algorithm and every network among them; families of tasks have a contract of their own."""
+def cover() -> list[str]:
+    """Presets with every algorithm and every network among them."""
     met: set[str] = set()
     found = []
     for name in experiments.names():
-        experiment = experiments.get(name)
-        network = next((base for base in experiment.network.__bases__ if base in LEARNERS), experiment.network)
-        parts = {experiment.algorithm, network.__name__}
-        if not parts <= met:
-            met |= parts
+        if not met.issuperset(parts(name)):
+            met.update(parts(name))
             found.append(name)
     return found
 
 
-@pytest.mark.parametrize("name", kinds())
-def test_every_kind_of_preset_builds_and_runs_two_steps(name: str, omniglot_folder: Path) -> None:
+@pytest.mark.parametrize("name", cover())
+def test_every_algorithm_and_every_network_runs_two_steps(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
     problem = experiment.build(experiment.with_overrides(overrides(name, SMALL, omniglot_folder)))
     stages = 1 if experiment.measure.setting is None else 2
