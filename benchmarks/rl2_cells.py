@@ -54,7 +54,11 @@ def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -
         every = default_evaluate_every(settings)
         config = RunConfig(experiment=cell.experiment, settings=settings, seed=seed, seeds=1, evaluate_every=every)
         run = train.new_run(path, config)
-    if not train.train(run, train.Options(time_limit=minutes)).finished:
+    outcome = train.train(run, train.Options(time_limit=minutes))
+    if outcome.exit_code:
+        # A signal: what was to come is not wanted either.
+        raise SystemExit(outcome.exit_code)
+    if not outcome.finished:
         return None
     result = path / f"benchmark-{trials}.json"
     if not result.exists():

@@ -53,7 +53,11 @@ def measure(
         every = default_evaluate_every(settings)
         config = RunConfig(experiment=cell.experiment, settings=settings, seed=0, seeds=seeds, evaluate_every=every)
         run = train.new_run(path, config)
-    if not train.train(run, train.Options(time_limit=minutes, devices=number)).finished:
+    outcome = train.train(run, train.Options(time_limit=minutes, devices=number))
+    if outcome.exit_code:
+        # A signal: what was to come is not wanted either.
+        raise SystemExit(outcome.exit_code)
+    if not outcome.finished:
         return None
     say = lambda text: print(text, flush=True)  # noqa: E731
     return evaluate.evaluate(run, tasks, cell.testing, 0, say) | {"folder": str(path)}
