@@ -18,7 +18,8 @@ from metarl_jax.batching import sum_in_turn
 from metarl_jax.checks import boolean, check_fields, choice, positive_int, real
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean
 from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
-from metarl_jax.types import Array, Inputs, Key, Metrics, Output, Params, Policy, Transition
+from metarl_jax.ops.running_statistics import RunningStatistics, normalise, observe, unseen
+from metarl_jax.types import Array, Box, Carry, Inputs, Key, Metrics, Output, Params, Policy, Space, Transition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,9 @@ class Config:
     swamping the policy's gradient, and spares the critic from counting time."""
     normalise_advantages: bool = True
     """Whether advantages are scaled to mean 0 and variance 1 over the batch of trials."""
+    normalise_observations: bool = False
+    """Whether what the policy is shown is scaled to mean 0 and variance 1 over all iterations before (in Zintgraf et
+    al. 2020, on MuJoCo, observations and beliefs are)."""
 
 
 def validate(config: Config) -> None:
@@ -98,6 +102,7 @@ def validate(config: Config) -> None:
         value_coefficient=real(at_least=0),
         value_unit=choice("remaining_horizon", "reward"),
         normalise_advantages=boolean,
+        normalise_observations=boolean,
     )
     if config.trials % config.minibatches:
         raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")
@@ -133,9 +138,49 @@ class Batch(NamedTuple):
     """What each step counts for in a mean over the batch: 0 after the trial's end."""
 
 
+class Normalised(NamedTuple):
+    """Parameters of a policy whose observations are normalised. Only the network's are descended on."""
+
+    network: Params
+    seen: RunningStatistics
+
+
+FARTHEST = 10.0
+"""Standard deviations from the mean at which observations are cut off, as in Zintgraf et al. (2020)."""
+
+
+def normalised(policy: Policy, observation_space: Space) -> Policy:
+    """The policy, shown observations of mean 0 and variance 1; its parameters are ``Normalised``.
+
+    Raises:
+        ValueError: for observations that are not real numbers.
+    """
+    if not isinstance(observation_space, Box):
+        raise ValueError(f"normalise_observations is for observations that are real numbers, not {observation_space!r}")
+
+    def shown(params: Normalised, inputs: Inputs) -> Inputs:
+        return inputs._replace(obs=normalise(jax.lax.stop_gradient(params.seen), inputs.obs, FARTHEST))
+
+    def init(key: Key) -> Normalised:
+        return Normalised(policy.init(key), unseen(observation_space.shape))
+
+    def initial_carry(params: Normalised) -> Carry:
+        return policy.initial_carry(params.network)
+
+    def step(params: Normalised, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+        return policy.step(params.network, carry, shown(params, inputs))
+
+    def unroll(params: Normalised, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+        return policy.unroll(params.network, carry, shown(params, inputs))
+
+    return Policy(init, initial_carry, step, unroll, policy.critic)
+
+
 class Learning(NamedTuple):
     """How a policy learns from trials."""
 
+    policy: Policy
+    """The policy that acts and learns."""
     init: Callable[[Params], optax.OptState]
     """The optimiser's state."""
     prepare: Callable[[Inputs, Transition, Record, Array], Batch]
@@ -146,14 +191,20 @@ class Learning(NamedTuple):
     """What fraction of the starting step size is in force at an iteration."""
 
 
-def make(policy: Policy, steps: int, config: Config) -> Learning:
+def make(policy: Policy, observation_space: Space, steps: int, config: Config) -> Learning:
     """PPO.
 
     Args:
         policy: whose memory, if any, lasts over a trial.
+        observation_space: of what the policy is shown.
         steps: T, of a trial.
         config: valid settings.
+
+    Raises:
+        ValueError: for observations that are to be normalised and are not real numbers.
     """
+    if config.normalise_observations:
+        policy = normalised(policy, observation_space)
     trials_per_minibatch = config.trials // config.minibatches
 
     def progress_at(iteration: Array) -> Array:
@@ -248,7 +299,10 @@ def make(policy: Policy, steps: int, config: Config) -> Learning:
         (params, optimizer_state), metrics = jax.lax.scan(
             gradient_step, (params, optimizer_state), orders.reshape(-1, trials_per_minibatch)
         )
+        if config.normalise_observations:
+            # Not before: ratios are to the policy as it was when it was shown these.
+            params = params._replace(seen=observe(params.seen, batch.inputs.obs, batch.weight))
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
         return params, optimizer_state, {**metrics, "learning_rate": config.learning_rate * fraction}
 
-    return Learning(optimizer.init, prepare, update, rate_fraction)
+    return Learning(policy, optimizer.init, prepare, update, rate_fraction)

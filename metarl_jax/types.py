@@ -258,6 +258,8 @@ class BeliefNetworks(NamedTuple):
     """Its observation is what ``show`` makes."""
     show: Callable[[Array, Any], Array]
     """``(observation, belief) ->`` what the policy is shown."""
+    shown: Space
+    """Where that lies."""
     latent_size: int
     """M."""
 

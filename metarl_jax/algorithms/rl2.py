@@ -63,7 +63,8 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         ValueError: if the configuration is out of range.
     """
     validate(config)
-    learning = ppo.make(policy, config.episodes * family.horizon, config)
+    learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config)
+    policy = learning.policy
 
     def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:

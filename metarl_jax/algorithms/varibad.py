@@ -113,8 +113,9 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         ValueError: if the configuration is out of range.
     """
     validate(config)
-    encoder, decoder, policy = networks.encoder, networks.decoder, networks.policy
-    learning = ppo.make(policy, config.episodes * family.horizon, config)
+    encoder, decoder = networks.encoder, networks.decoder
+    learning = ppo.make(networks.policy, networks.shown, config.episodes * family.horizon, config)
+    policy = learning.policy
     model_optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
     )

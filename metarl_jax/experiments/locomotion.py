@@ -33,10 +33,19 @@ _GRADIENT: dict[str, Any] = {
     "units": 64,
     "activation": "tanh",
 }
+
+
+def _normalised(method: TrialMethod) -> TrialMethod:
+    """With observations, and beliefs, normalised, as in Zintgraf et al. (2020)."""
+    return method._replace(settings={**method.settings, "normalise_observations": True})
+
+
 METHODS = {
     "maml": TrialMethod("MAML-TRPO", "maml", PolicyGradient, {**_GRADIENT, "outer_update": "trust_region"}),
     "promp": TrialMethod("ProMP", "promp", PolicyGradient, {**_GRADIENT, "clip": 0.3}),
-    **TRIAL_METHODS,
+    "rl2": _normalised(TRIAL_METHODS["rl2"]),
+    "varibad": _normalised(TRIAL_METHODS["varibad"]),
+    "pearl": TRIAL_METHODS["pearl"],
 }
 
 

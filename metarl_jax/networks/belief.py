@@ -238,4 +238,4 @@ def make(
     def show(obs: Array, belief: DiagonalGaussian) -> Array:
         return jnp.concatenate([encode(observation_space, obs), belief.mean, belief.log_std], axis=-1)
 
-    return BeliefNetworks(encoder, decoder, policy, show, latent_size)
+    return BeliefNetworks(encoder, decoder, policy, show, shown, latent_size)
