@@ -26,11 +26,11 @@ def written(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def by_definition(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Softmax attention of each step over the last ROWS, itself among them."""
+def by_definition(query: np.ndarray, key: np.ndarray, value: np.ndarray, rows: int = ROWS) -> np.ndarray:
+    """Softmax attention of each step over the last rows, itself among them."""
     read = np.zeros_like(value)
     for t in range(len(query)):
-        seen = slice(max(0, t + 1 - ROWS), t + 1)
+        seen = slice(max(0, t + 1 - rows), t + 1)
         for head in range(HEADS):
             scores = np.exp(key[seen, head] @ query[t, head] / KEY**0.5)
             read[t, head] = scores / scores.sum() @ value[seen, head]
@@ -77,21 +77,26 @@ def test_attention_is_over_the_last_steps(cut: int) -> None:
         np.testing.assert_array_equal(after.values[0, t % ROWS], value[t])
 
 
-def test_windows_of_trials_that_began_at_other_times() -> None:
-    query, key, value = written(9)
-    begun = [0, 5]
+# With so many steps they look back in parts, of a window's length or longer.
+@pytest.mark.parametrize(("rows", "steps"), [(ROWS, 4), (ROWS, 150), (70, 150), (windows.LEAST_PART, 128)])
+def test_windows_of_trials_that_began_at_other_times(rows: int, steps: int) -> None:
+    begun = [0, 5, rows + 3]
+    query, key, value = written(max(begun) + steps)
     opened = []
     for begin in begun:
-        window = windows.empty_window(ROWS, HEADS, KEY, VALUE)
+        rings = [np.zeros((rows, *x.shape[1:]), np.float32) for x in (key, value)]
         for t in range(begin):
-            window, _ = windows.attend(window, jnp.int32(t), query[t], key[t], value[t])
-        opened.append(window)
-    both = jax.tree.map(lambda *x: jnp.stack(x), *opened)
-    parts = (np.stack([x[b : b + 4] for b in begun], axis=1) for x in (query, key, value))
-    _, read = windows.attend_each(both, jnp.array(begun), *map(jnp.asarray, parts))
+            rings[0][t % rows], rings[1][t % rows] = key[t], value[t]
+        opened.append(windows.Window(*map(jnp.asarray, rings)))
+    together = jax.tree.map(lambda *x: jnp.stack(x), *opened)
+    parts = (np.stack([x[b : b + steps] for b in begun], axis=1) for x in (query, key, value))
+    after, read = windows.attend_each(together, jnp.array(begun), *map(jnp.asarray, parts))
     for trial, begin in enumerate(begun):
-        expected = by_definition(query, key, value)[begin : begin + 4]
+        expected = by_definition(query, key, value, rows)[begin : begin + steps]
         np.testing.assert_allclose(read[:, trial], expected, rtol=1e-4, atol=1e-6)
+        for t in range(begin + steps - min(rows, steps), begin + steps):
+            np.testing.assert_array_equal(after.keys[trial, t % rows], key[t])
+            np.testing.assert_array_equal(after.values[trial, t % rows], value[t])
 
 
 # ------------------------------------------------------------------------------------------- the networks on top

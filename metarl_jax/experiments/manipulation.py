@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 HORIZON = 150
 
 
-# What methods have of their own here, besides the settings of ``experiments.methods``: not tuned. Observations are
-# normalised as on other robots. A step pays up to 10, which PEARL's published scale of 5 would make 50.
+# What methods have of their own here, besides the settings of ``experiments.methods``: not tuned. A step pays up to 10,
+# which PEARL's published scale of 5 would make 50.
 OWN_SETTINGS: dict[str, dict[str, Any]] = {
-    "rl2": {"normalise_observations": True},
-    "varibad": {"normalise_observations": True},
+    "rl2": {},
+    "varibad": {},
     "pearl": {"training_tasks": 50, "initial_episodes": 4, "replay_episodes": 100, "reward_scale": 0.5},
 }
 SKILLS = {

@@ -100,10 +100,14 @@ def look_back(read: Callable[..., Tree], rings: Tree, time: Array, written: Tree
     return rings, jax.tree.map(lambda x: x[0], seen)
 
 
+LEAST_PART = 64
+"""Steps that look back at once, at least: products of fewer are slow."""
+
+
 def look_back_each(
     read: Callable[..., Tree], rings: Tree, time: Array, written: Tree, query: Tree
 ) -> tuple[Tree, Tree]:
-    """``look_back`` at each of T steps of B trials.
+    """``look_back`` at each of T steps of B trials, in time and memory proportional to T (L + LEAST_PART).
 
     Args:
         read: as there, of one trial.
@@ -126,18 +130,43 @@ def look_back_each(
     ring = jax.vmap(lambda line, time: ring_of(line, time, rows), in_axes=(1, 0))
     after = jax.tree.map(lambda line: ring(line, time + steps), lines())
 
-    def within(first: int) -> Array:
-        """``[T, S]``: which of the steps ``first, ..., T - 1``, counted from now, lie in each step's window."""
-        back = jnp.arange(steps)[:, None] - jnp.arange(first, steps)[None]
+    def within(queries: int, first: int) -> Array:
+        """``[queries, S]``: which of the steps ``first, ..., queries - 1`` from now lie in the window of each."""
+        back = jnp.arange(queries)[:, None] - jnp.arange(first, queries)[None]
         return (back >= 0) & (back < rows)
 
     def from_the_start() -> Tree:
-        return jax.vmap(read, in_axes=(1, 1, None), out_axes=1)(query, written, within(0))
+        return jax.vmap(read, in_axes=(1, 1, None), out_axes=1)(query, written, within(steps, 0))
 
     def going_on() -> Tree:
         begun = jnp.arange(-rows, steps) + time[:, None] >= 0
-        return jax.vmap(read, in_axes=(1, 1, 0), out_axes=1)(query, lines(), within(-rows) & begun[:, None])
+        return jax.vmap(read, in_axes=(1, 1, 0), out_axes=1)(query, lines(), within(steps, -rows) & begun[:, None])
 
+    def in_parts() -> Tree:
+        """As ``going_on``; but each part of the steps sees no other rows than its own and a window before them."""
+        number = -(-steps // part)
+
+        def padded(x: Array) -> Array:
+            return jnp.pad(x, [(0, number * part - steps)] + [(0, 0)] * (x.ndim - 1))
+
+        def queries(x: Array) -> Array:
+            return padded(x).reshape(number, part, *x.shape[1:])
+
+        def seen(line: Array) -> Array:
+            own = queries(line[rows:])
+            before = jnp.concatenate([line[None, :rows], own[:-1, part - rows :]])
+            return jnp.concatenate([before, own], axis=1)
+
+        begins = part * jnp.arange(number)
+        begun = jnp.arange(-rows, part) + begins[:, None, None] + time[:, None] >= 0
+        of_trials = jax.vmap(read, in_axes=(1, 1, 0), out_axes=1)
+        mask = within(part, -rows) & begun[:, :, None]
+        found = jax.vmap(of_trials)(jax.tree.map(queries, query), jax.tree.map(seen, lines()), mask)
+        return jax.tree.map(lambda x: x.reshape(number * part, *x.shape[2:])[:steps], found)
+
+    part = max(rows, LEAST_PART)
+    if steps > part:
+        return after, in_parts()
     # Training begins with trials, and half of the products would be with nothing.
     return after, jax.lax.cond(jnp.any(time > 0), going_on, from_the_start)
 
