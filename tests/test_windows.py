@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 import jax
@@ -182,15 +183,39 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 
 
 def test_the_linear_memory_is_its_recurrence_and_begins_anew_with_a_trial() -> None:
-    keys = jax.random.split(jax.random.key(0), 4)
-    decay, driven = (jax.lax.complex(*jax.random.normal(k, (2, 9, 2, 3))) for k in keys[:2])
-    decay = (0.9 * decay / jnp.abs(decay)).at[4, 1].set(0)
-    state = jax.lax.complex(*jax.random.normal(keys[2], (2, 2, 3)))
-    got, expected = linear_recurrence.prefix(decay, state, driven), []
+    drawn = np.random.default_rng(0).normal(size=(3, 2, 9, 2, 3)).astype(np.float32)
+    driven, state, decay = (
+        drawn[0, 0] + 1j * drawn[0, 1],
+        drawn[1, 0, 0] + 1j * drawn[1, 1, 0],
+        np.exp(1j * drawn[2, 0, 0, 0]),
+    )
+    decay, first = 0.9 * decay, np.zeros((9, 2), bool)
+    first[4, 1] = True
+    begin, expected = state, []
     for t in range(9):
-        state = linear_recurrence.advance(decay[t], state, driven[t])
+        state = decay * np.where(first[t][:, None], 0, state) + driven[t]
         expected.append(state)
-    np.testing.assert_allclose(got, jnp.stack(expected), rtol=1e-4, atol=1e-5)
+
+    def parts(x: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        return jnp.asarray(np.real(x), jnp.float32), jnp.asarray(np.imag(x), jnp.float32)
+
+    def distance(way: Any, *arguments: Any) -> jax.Array:
+        real, imaginary = way(arguments[0], first, *arguments[1:])
+        return jnp.sum((real - 1) ** 2) + jnp.sum((imaginary - 1) ** 2)
+
+    once = linear_recurrence.advance(parts(decay), first[0], parts(begin), parts(driven[0]))
+    np.testing.assert_allclose(jax.lax.complex(*once), expected[0], rtol=1e-4)
+    # What other platforms compute is the same, and has the same derivatives.
+    derivatives = []
+    for way in (linear_recurrence.prefix, linear_recurrence.in_turn, linear_recurrence.at_once):
+        states = way(parts(decay), jnp.asarray(first), parts(begin), parts(driven))
+        np.testing.assert_allclose(jax.lax.complex(*states), np.stack(expected), rtol=1e-4, atol=1e-5)
+        gradient = jax.grad(partial(distance, way), argnums=(0, 1, 2))
+        derivatives.append(gradient(parts(decay), parts(begin), parts(driven)))
+    for other in derivatives[1:]:
+        for ours, theirs in zip(jax.tree.leaves(derivatives[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
     policy = linear_recurrence.make(OBSERVATIONS, ACTIONS, size=6, hidden_size=4)
     inputs = trial(9)
     twice = inputs._replace(first=inputs.first.at[5].set(True))

@@ -1,13 +1,14 @@
 """Linear recurrent memories, computed for all steps of a trial at once (Orvieto et al. 2023, arXiv 2303.06349: LRU).
 
 The memory turns and fades by itself, ``h_t = lambda h_(t-1) + gamma B x_t`` with complex numbers lambda inside the unit
-circle, so that a whole trial is one parallel prefix sum over time; what is not linear stands between the layers.
+circle, so that a whole trial is one parallel prefix sum over time, where there are cores for that; what is not linear
+stands between the layers.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -31,28 +32,59 @@ class Memory(NamedTuple):
     """``[layers, 2, H]``: real and imaginary parts."""
 
 
-def advance(decay: Array, state: Array, driven: Array) -> Array:
-    """One step of ``h' = decay h + driven``; complex ``[..., H]``."""
-    return decay * state + driven
+Parts: TypeAlias = tuple[Array, Array]
+"""Of complex numbers: real and imaginary. XLA's own complex products are slow on a CPU."""
 
 
-def prefix(decay: Array, state: Array, driven: Array) -> Array:
-    """``advance`` at each of T steps, all at once.
+def advance(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
+    """One step of ``h' = decay h + driven``, with h of zero where a trial begins.
 
     Args:
-        decay: complex ``[T, B, H]``; zero where the memory begins anew.
-        state: ``[B, H]``, before the first.
+        decay: ``[H]``.
+        first: ``[...]``, whether the step is a trial's first.
+        state: ``[..., H]``.
+        driven: ``[..., H]``.
+    """
+    fade, turn = decay
+    real, imaginary = (jnp.where(first[..., None], 0.0, part) for part in state)
+    return fade * real - turn * imaginary + driven[0], fade * imaginary + turn * real + driven[1]
+
+
+def prefix(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
+    """``advance`` at each of T steps: all at once, but in turn on a CPU, whose cores that keeps as busy with less work.
+
+    Args:
+        decay: ``[H]``.
+        first: ``[T, B]``.
+        state: ``[B, H]``, before the first step.
         driven: ``[T, B, H]``.
 
     Returns:
         The states after each step, ``[T, B, H]``.
     """
+    return jax.lax.platform_dependent(decay, first, state, driven, cpu=in_turn, default=at_once)
 
-    def then(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
-        return first[0] * second[0], second[0] * first[1] + second[1]
 
-    driven = driven.at[0].add(decay[0] * state)
-    return jax.lax.associative_scan(then, (decay, driven))[1]
+def in_turn(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
+    """As ``prefix``, step by step."""
+
+    def step(before: Parts, now: tuple[Array, Parts]) -> tuple[Parts, Parts]:
+        after = advance(decay, now[0], before, now[1])
+        return after, after
+
+    return jax.lax.scan(step, state, (first, driven))[1]
+
+
+def at_once(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
+    """As ``prefix``, by an associative scan."""
+
+    def then(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
+        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
+
+    decays = jnp.where(first[..., None], 0, jax.lax.complex(*decay))
+    begun = jax.lax.complex(*driven).at[0].add(decays[0] * jax.lax.complex(*state))
+    states = jax.lax.associative_scan(then, (decays, begun))[1]
+    return states.real, states.imag
 
 
 def _log_minus_log(low: float, high: float) -> nn.initializers.Initializer:
@@ -83,19 +115,18 @@ class _Layer(nn.Module):
         self.read = nn.Dense(self.size)
         self.gate = nn.Dense(2 * self.size)
 
-    def drive(self, x: Array, first: Array) -> tuple[Array, Array]:
-        """Decay and drive of each step, complex ``[..., H]``; the first step of a trial knows nothing from before."""
+    def drive(self, x: Array) -> tuple[Parts, Parts]:
+        """The decay, ``[H]``, and the drive of each step, ``[..., H]``."""
         rate = jnp.exp(self.log_rate)
-        decay = jax.lax.complex(jnp.exp(-rate) * jnp.cos(self.angle), jnp.exp(-rate) * jnp.sin(self.angle))
+        decay = jnp.exp(-rate) * jnp.cos(self.angle), jnp.exp(-rate) * jnp.sin(self.angle)
         # What keeps the memory's size at its input's, whatever the rate: sqrt(1 - |lambda|^2).
         scale = jnp.sqrt(-jnp.expm1(-2 * rate))
-        written = jnp.split(dense(self.write, self.normalise(x)), 2, axis=-1)
-        driven = jax.lax.complex(scale * written[0], scale * written[1])
-        return jnp.where(first[..., None], 0, decay), driven
+        real, imaginary = jnp.split(dense(self.write, self.normalise(x)), 2, axis=-1)
+        return decay, (scale * real, scale * imaginary)
 
-    def finish(self, x: Array, state: Array) -> Array:
+    def finish(self, x: Array, state: Parts) -> Array:
         """The layer's output, of its input and of the memory after the step."""
-        read = nn.gelu(dense(self.read, jnp.concatenate([state.real, state.imag, x], axis=-1)))
+        read = nn.gelu(dense(self.read, jnp.concatenate([*state, x], axis=-1)))
         candidate, gate = jnp.split(dense(self.gate, read), 2, axis=-1)
         return x + candidate * jax.nn.sigmoid(gate)
 
@@ -124,20 +155,20 @@ class LinearRecurrentActorCritic(nn.Module):
     def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         x, after = self._embed(inputs), []
         for layer, before in zip(self.stack, carry.state, strict=True):
-            decay, driven = layer.drive(x, inputs.first)
-            state = advance(decay, jax.lax.complex(before[0], before[1]), driven)
+            decay, driven = layer.drive(x)
+            state = advance(decay, inputs.first, (before[0], before[1]), driven)
             x = layer.finish(x, state)
-            after.append(jnp.stack([state.real, state.imag]))
+            after.append(jnp.stack(state))
         return Memory(jnp.stack(after)), self.head(x)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         """Of trials side by side, ``[T, B, ...]``."""
         x, after = self._embed(inputs), []
         for i, layer in enumerate(self.stack):
-            decay, driven = layer.drive(x, inputs.first)
-            states = prefix(decay, jax.lax.complex(carry.state[:, i, 0], carry.state[:, i, 1]), driven)
+            decay, driven = layer.drive(x)
+            states = prefix(decay, inputs.first, (carry.state[:, i, 0], carry.state[:, i, 1]), driven)
             x = layer.finish(x, states)
-            after.append(jnp.stack([states[-1].real, states[-1].imag], axis=1))
+            after.append(jnp.stack([part[-1] for part in states], axis=1))
         return Memory(jnp.stack(after, axis=1)), self.head(x)
 
 
