@@ -53,24 +53,17 @@ class _Task(NamedTuple):
     description: str
     family: str
     """The function of ``environments.locomotion``."""
-    horizon: int
-    methods: Sequence[str]
 
 
+HORIZON = 200
 TASKS = {
-    "half-cheetah-direction": _Task(
-        "a half cheetah that runs forth or back", "half_cheetah_direction", 200, tuple(METHODS)
-    ),
-    "half-cheetah-velocity": _Task(
-        "a half cheetah that runs at a speed", "half_cheetah_velocity", 200, ("maml", "rl2", "varibad", "pearl")
-    ),
-    "ant-direction": _Task("an ant that walks forth or back", "ant_direction", 200, ("promp", "varibad")),
-    "ant-goal": _Task("an ant that goes to a place", "ant_goal", 200, ("promp", "pearl")),
-    "walker-parameters": _Task("walkers with bodies of their own", "walker_parameters", 200, ("promp", "pearl")),
-    "hopper-parameters": _Task("hoppers with bodies of their own", "hopper_parameters", 200, ("promp", "pearl")),
-    "humanoid-direction": _Task(
-        "a humanoid that walks in some direction", "humanoid_direction", 200, ("promp", "pearl")
-    ),
+    "half-cheetah-direction": _Task("a half cheetah that runs forth or back", "half_cheetah_direction"),
+    "half-cheetah-velocity": _Task("a half cheetah that runs at a speed", "half_cheetah_velocity"),
+    "ant-direction": _Task("an ant that walks forth or back", "ant_direction"),
+    "ant-goal": _Task("an ant that goes to a place", "ant_goal"),
+    "walker-parameters": _Task("walkers with bodies of their own", "walker_parameters"),
+    "hopper-parameters": _Task("hoppers with bodies of their own", "hopper_parameters"),
+    "humanoid-direction": _Task("a humanoid that walks in some direction", "humanoid_direction"),
 }
 
 
@@ -94,8 +87,7 @@ def _oracles(problem: Problem, stages: int) -> Sequence[Oracle]:
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
     for task, what in TASKS.items():
-        for name in what.methods:
-            method = METHODS[name]
+        for name, method in METHODS.items():
             # Rothfuss et al. (2019) have episodes of 100 steps there.
             shorter = task == "half-cheetah-direction" and method.network is PolicyGradient
             more = {"tasks": 40, "iterations": 250} if shorter else {}
@@ -103,7 +95,7 @@ def experiments() -> Iterator[Experiment]:
                 name=f"{name}-{task}",
                 description=f"{method.title} on {what.description}",
                 algorithm=method.algorithm,
-                family=_robots(what.family, 100 if shorter else what.horizon),
+                family=_robots(what.family, 100 if shorter else HORIZON),
                 network=method.network,
                 settings={**method.settings, **more},
                 measure=method.measure,
