@@ -132,6 +132,20 @@ def test_more_episodes_are_the_same_trial_gone_on_with(start: varibad.State) -> 
     assert bool(jnp.all(jnp.isfinite(score)))
 
 
+def test_what_the_policy_is_shown_is_normalised_beliefs_too() -> None:
+    algorithm = make(normalise_observations=True)
+    state = algorithm.init(jax.random.key(0))
+    after, _ = jax.jit(algorithm.step)(jax.random.key(1), state)
+    seen = after.policy.seen
+    # One cell of nine, and mean and log standard deviation of two latent variables; of four trials.
+    assert seen.mean.shape == (9 + 2 * 2,)
+    assert seen.number == 4 * SIZES["episodes"] * FAMILY.horizon
+    np.testing.assert_allclose(seen.mean[:9].sum(), 1, rtol=1e-5)
+    # None of it is descended on.
+    assert state.policy.seen.number == 0
+    assert jax.tree.all(jax.tree.map(lambda x: not jnp.any(x), after.policy_optimizer[1].mu.seen))
+
+
 def test_nothing_passes_between_host_and_device(start: varibad.State) -> None:
     """A meta-iteration under a guard that forbids transfers."""
     key, state = jax.random.key(1), STEP(jax.random.key(0), start)[0]
