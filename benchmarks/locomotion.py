@@ -16,7 +16,7 @@ OTHERS = (
     "pearl-walker-parameters",
 )
 # Whose steps take two to four times as long: by how many iterations.
-SLOW = {"promp-ant-direction": 40, "varibad-ant-direction": 200, "promp-walker-parameters": 40}
+SLOW = {"promp-ant-direction": 40, "varibad-ant-direction": 200, "promp-walker-parameters": 38}
 
 
 def cells(names: tuple[str, ...]) -> dict[str, Cell]:
