@@ -119,23 +119,24 @@ def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
 
     result: dict[str, Any] = {"trajectory": [], "one_step": []}
     for double in (True, False):
-        with jax.enable_x64(double):
-            c, mjx = CEngine(robot, models), MJXEngine(robot, models)
-            step = jax.jit(mjx.step)
-            for model in range(2):
-                expected, states = map(np.asarray, trajectory(c, model))
-                scale = 1 + np.max(np.abs(expected), axis=0)
-                if double:
-                    got = np.asarray(trajectory(mjx, model)[0])
-                else:
-                    ours = [
-                        step(jnp.int32(model), state, control)[1].observation
-                        for state, control in zip(
-                            map(MJXState._make, zip(*as_mjx(states), strict=True)), jnp.asarray(controls), strict=True
-                        )
-                    ]
-                    got = np.stack(ours)
-                result["trajectory" if double else "one_step"].append(float(np.max(np.abs(got - expected) / scale)))
+        # For all threads: callbacks run in others.
+        jax.config.update("jax_enable_x64", double)
+        c, mjx = CEngine(robot, models), MJXEngine(robot, models)
+        step = jax.jit(mjx.step)
+        for model in range(2):
+            expected, states = map(np.asarray, trajectory(c, model))
+            scale = 1 + np.max(np.abs(expected), axis=0)
+            if double:
+                got = np.asarray(trajectory(mjx, model)[0])
+            else:
+                ours = [
+                    step(jnp.int32(model), state, control)[1].observation
+                    for state, control in zip(
+                        map(MJXState._make, zip(*as_mjx(states), strict=True)), jnp.asarray(controls), strict=True
+                    )
+                ]
+                got = np.stack(ours)
+            result["trajectory" if double else "one_step"].append(float(np.max(np.abs(got - expected) / scale)))
     return result
 
 
@@ -162,8 +163,9 @@ def reaching(steps: int = 50) -> dict[str, Any]:
 
     result: dict[str, Any] = {}
     for double in (True, False):
-        with jax.enable_x64(double):
-            far = float(np.max(np.abs(arm("mjx") - arm("c"))))
+        # For all threads: callbacks run in others.
+        jax.config.update("jax_enable_x64", double)
+        far = float(np.max(np.abs(arm("mjx") - arm("c"))))
         result["trajectory" if double else "single_precision"] = [far]
     return result
 

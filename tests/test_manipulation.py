@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import pickle
@@ -43,9 +44,19 @@ def meta_world() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """For all threads, as JAX's own context is not: callbacks run in others."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
-    with jax.enable_x64(True):
+    with double_precision():
         yield
 
 
@@ -74,7 +85,7 @@ class ML10(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ml10(meta_world: None) -> ML10:
-    with jax.enable_x64(True):
+    with double_precision():
         family = manipulation.ml10(tasks=GOALS, heldout_tasks=GOALS, seed=SEED)
         env, success, key = scene(family), family.success, jax.random.key(0)
         assert success is not None
