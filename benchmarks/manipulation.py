@@ -1,13 +1,22 @@
-"""Meta-World's ML1: success rate and return on held-out goals by adaptation episode.
+"""Meta-World's ML1 and ML10: success rate and return on held-out goals, or skills, by adaptation episode.
 
     python benchmarks/manipulation.py                                # reach
     python benchmarks/manipulation.py --cells others --seeds 1       # push, pick-place
+    python benchmarks/manipulation.py --cells ml10 --seeds 1         # ten skills to train on, five others to test on
 
-An episode is a success if any of its steps is. The bar: nine of ten held-out goals reached, by the last episode.
+An episode is a success if any of its steps is. The bar: nine of ten held-out goals reached, by the last episode. Of
+ML10, rates of each skill have rows of their own, held-out skills and those trained on.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from results_file import provenance, write_row
 from stage_cells import Cell, main
 
+NAME = "manipulation"
 BAR = 0.9
 REACH = {
     f"{name}-ml1-reach": Cell(f"{name}-ml1-reach", {}, success_targets={last: BAR})
@@ -24,6 +33,59 @@ OTHERS = {
     for name in (f"{method}-ml1-{skill}" for skill in ("push", "pick-place") for method in ("rl2", "varibad", "pearl"))
 }
 
+ML10 = {name: Cell(name, {}) for name in ("rl2-ml10", "maml-ml10", "pearl-ml10")}
+
+
+def by_skill(cell: Cell, evaluation: dict[str, Any]) -> None:
+    """Success rates of each skill by stage."""
+    if cell.experiment not in ML10:
+        return
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from metarl_jax.evaluation import meta_test
+    from metarl_jax.runs import train
+    from metarl_jax.runs.folder import RunFolder
+    from metarl_jax.types import TaskDistribution
+
+    run = RunFolder(Path(evaluation["folder"]))
+    problem, seeds, number = train.build(run.config), run.config.seeds, evaluation["tasks"]
+    states, family = train.load_states(run, problem).state.algorithm, problem.family
+    # Those trained on are many: three times as many tasks.
+    for skills, sample, tasks in (
+        ("held-out", family.tasks.sample_heldout, number),
+        ("training", family.tasks.sample, 3 * number),
+    ):
+
+        def adapt(key: Any, state: Any, task: Any) -> Any:
+            found = problem.algorithm.adapt(key, state, task)
+            # In the place of scores, of which skill the task is.
+            return found._replace(score=jnp.full_like(found.score, task.skill))
+
+        @jax.jit
+        def test(key: Any, states: Any, sample: Any = sample, tasks: int = tasks) -> Any:
+            split = TaskDistribution(sample, sample)
+            return meta_test(key, adapt, states, split, num_tasks=tasks, num_seeds=seeds, batch_size=100)
+
+        found = test(jax.random.key(2**31 + 5), states)
+        skill, success = np.asarray(found.score)[0, :, 0], np.asarray(found.success, np.float64).mean(axis=0)
+        rates = {family.env.skills[int(i)].name: success[skill == i].mean(axis=0).tolist() for i in np.unique(skill)}
+        row = {
+            "experiment": cell.experiment,
+            "variant": cell.variant,
+            "metric": f"success rate by stage, {skills} skills",
+            "ours": success.mean(axis=0).tolist(),
+            "by_skill": rates,
+            "seeds": seeds,
+            "tasks": tasks,
+            **provenance(),
+        }
+        write_row(NAME, row, ("experiment", "variant", "metric"))
+        for name, stages in rates.items():
+            print(f"  {skills} {name}: {', '.join(f'{rate:.1%}' for rate in stages)}", flush=True)
+
 
 if __name__ == "__main__":
-    main("manipulation", __doc__ or "", REACH, more={"others": OTHERS, "observations": NORMALISED})
+    groups = {"others": OTHERS, "observations": NORMALISED, "ml10": ML10}
+    main("manipulation", __doc__ or "", REACH, also=by_skill, more=groups)

@@ -3,7 +3,7 @@
     python benchmarks/physics_speed.py                             # C MuJoCo, every robot
     python benchmarks/physics_speed.py --engines mjx --robots "half cheetah" --batches 64 256
     python benchmarks/physics_speed.py --fidelity                  # MJX against C, every robot; minutes to compile
-    python benchmarks/physics_speed.py --robots reach push         # Meta-World's scenes
+    python benchmarks/physics_speed.py --robots reach ml10         # Meta-World's scenes, alone or many in one batch
     python benchmarks/physics_speed.py --robots reach --fidelity   # MJX without contacts against C with them
 
 Speed is that of a compiled loop in which actions are drawn at random and episodes begin anew, tasks' bodies all
@@ -41,11 +41,15 @@ ROBOTS = {
         locomotion.HUMANOID,
     )
 }
+ML10 = "ml10"
+SCENES = [*manipulation.SKILLS, ML10]
 EPISODES = 2
 
 
 def family(name: str, engine: Any, bodies: int, horizon: int) -> EnvFamily:
-    """Forwards is paid, with one body or several; of scenes, there is one."""
+    """Forwards is paid, with one body or several; of scenes, there is one or all of ML10's."""
+    if name == ML10:
+        return manipulation.ml10(horizon)
     if name in manipulation.SKILLS:
         return manipulation.ml1(name, horizon, engine=engine)  # pyright: ignore[reportArgumentType]
     robot = ROBOTS[name]
@@ -115,23 +119,24 @@ def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
 
     result: dict[str, Any] = {"trajectory": [], "one_step": []}
     for double in (True, False):
-        with jax.enable_x64(double):
-            c, mjx = CEngine(robot, models), MJXEngine(robot, models)
-            step = jax.jit(mjx.step)
-            for model in range(2):
-                expected, states = map(np.asarray, trajectory(c, model))
-                scale = 1 + np.max(np.abs(expected), axis=0)
-                if double:
-                    got = np.asarray(trajectory(mjx, model)[0])
-                else:
-                    ours = [
-                        step(jnp.int32(model), state, control)[1].observation
-                        for state, control in zip(
-                            map(MJXState._make, zip(*as_mjx(states), strict=True)), jnp.asarray(controls), strict=True
-                        )
-                    ]
-                    got = np.stack(ours)
-                result["trajectory" if double else "one_step"].append(float(np.max(np.abs(got - expected) / scale)))
+        # For all threads: callbacks run in others.
+        jax.config.update("jax_enable_x64", double)
+        c, mjx = CEngine(robot, models), MJXEngine(robot, models)
+        step = jax.jit(mjx.step)
+        for model in range(2):
+            expected, states = map(np.asarray, trajectory(c, model))
+            scale = 1 + np.max(np.abs(expected), axis=0)
+            if double:
+                got = np.asarray(trajectory(mjx, model)[0])
+            else:
+                ours = [
+                    step(jnp.int32(model), state, control)[1].observation
+                    for state, control in zip(
+                        map(MJXState._make, zip(*as_mjx(states), strict=True)), jnp.asarray(controls), strict=True
+                    )
+                ]
+                got = np.stack(ours)
+            result["trajectory" if double else "one_step"].append(float(np.max(np.abs(got - expected) / scale)))
     return result
 
 
@@ -153,20 +158,21 @@ def reaching(steps: int = 50) -> dict[str, Any]:
 
             return jax.lax.scan(step, env.reset(key, task)[1].physics, actions)[1]
 
-        numbers = np.asarray(run(jax.random.key(0))).reshape(steps, -1, 3)
-        return numbers[:, [0, 6, 7]]
+        # Hand, claws, pads and fingertips come first.
+        return np.asarray(run(jax.random.key(0)))[:, :21].reshape(steps, 7, 3)[:, [0, 5, 6]]
 
     result: dict[str, Any] = {}
     for double in (True, False):
-        with jax.enable_x64(double):
-            far = float(np.max(np.abs(arm("mjx") - arm("c"))))
+        # For all threads: callbacks run in others.
+        jax.config.update("jax_enable_x64", double)
+        far = float(np.max(np.abs(arm("mjx") - arm("c"))))
         result["trajectory" if double else "single_precision"] = [far]
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--robots", nargs="+", choices=[*ROBOTS, *manipulation.SKILLS], default=list(ROBOTS))
+    parser.add_argument("--robots", nargs="+", choices=[*ROBOTS, *SCENES], default=list(ROBOTS))
     parser.add_argument("--engines", nargs="+", choices=["c", "mjx"], default=["c"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256, 1024], help="robots side by side")
     parser.add_argument("--bodies", nargs="+", type=int, default=[1, 64], help="how many bodies differ")
@@ -176,13 +182,13 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.robots:
         if arguments.fidelity:
-            far = reaching() if name in manipulation.SKILLS else fidelity(ROBOTS[name])
+            far = reaching() if name in SCENES else fidelity(ROBOTS[name])
             row = {"experiment": name, "metric": "MJX against C", "engine": "mjx", **far}
             print(f"{name}: {far}", flush=True)
             write_row(NAME, {**row, **provenance()})
             continue
         for engine in arguments.engines:
-            for bodies in (1,) if name in manipulation.SKILLS else arguments.bodies:
+            for bodies in (1,) if name in SCENES else arguments.bodies:
                 made = family(name, engine, bodies, arguments.horizon)
                 for robots in arguments.batches:
                     rates = speed(made, robots, arguments.repeats)

@@ -252,23 +252,20 @@ def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task:
         ``[K + 1, ...]``.
     """
 
-    def score(key: Key, adapting: Params) -> Array:
-        params = learner.params(meta, adapting)
-        return problem.score(params, problem.query(key, params, task))
-
-    def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, tuple[Array, Params]]:
+    def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, tuple[Any, Params]]:
         key, rate = now
         key_query, key_support = jax.random.split(key)
         params = learner.params(meta, adapting)
         support = problem.support(key_support, params, task)
-        return inner_step(learner, meta, adapting, support, rate), (score(key_query, adapting), params)
+        return inner_step(learner, meta, adapting, support, rate), (problem.tested(key_query, params, task), params)
 
     steps = jax.tree.leaves(rates)[0].shape[0]
     key_last, key_steps = jax.random.split(key)
-    adapting, (scores, before) = jax.lax.scan(step, learner.start(meta), (jax.random.split(key_steps, steps), rates))
-    last = learner.params(meta, adapting)
-    params = jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), before, last)
-    return Adaptation(jnp.append(scores, score(key_last, adapting)), params)
+    adapting, before = jax.lax.scan(step, learner.start(meta), (jax.random.split(key_steps, steps), rates))
+    params = learner.params(meta, adapting)
+    last = problem.tested(key_last, params, task), params
+    (score, success), params = jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), before, last)
+    return Adaptation(score, params, success)
 
 
 def adaptation_rates(learner: Learner, meta: Params, config: Config) -> Tree:

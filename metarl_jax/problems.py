@@ -168,7 +168,7 @@ Estimator: TypeAlias = Literal["dice", "likelihood_ratio", "log_likelihood"]
 
 
 class Rollouts(NamedTuple):
-    """Episodes of one policy on one task: data. Leaves are ``[E, H, ...]``."""
+    """Episodes of one policy on one task: data. Leaves are ``[E, H, ...]`` unless said."""
 
     inputs: Inputs
     action: Array
@@ -182,6 +182,8 @@ class Rollouts(NamedTuple):
     target: Array
     """Of a critic: the discounted return from here, divided by the discounted number of steps left."""
     valid: Array
+    success: Array | None = None
+    """``[E]`` float32, 0 or 1; None: the tasks know none."""
 
 
 def policy_gradient(
@@ -284,7 +286,11 @@ def policy_gradient(
         t = jax.vmap(lambda key: play(key, params, task))(jax.random.split(key, episodes))
         distribution, log_prob, value = t.output
         reward = jnp.where(t.valid, t.reward, 0.0)
-        return Rollouts(t.inputs, t.action, distribution, log_prob, reward, *judge(t, value), t.valid)
+        succeeded = None
+        if family.success is not None:
+            reached = jax.vmap(jax.vmap(family.success, (None, 0)), (None, 0))(task, t)
+            succeeded = jnp.any(jnp.logical_and(reached, t.valid), axis=1).astype(jnp.float32)
+        return Rollouts(t.inputs, t.action, distribution, log_prob, reward, *judge(t, value), t.valid, succeeded)
 
     def critic_loss(output: Output, batch: Rollouts) -> Array | float:
         if baseline != "critic":
@@ -342,6 +348,7 @@ def policy_gradient(
         part=part,
         critic=baseline == "critic",
         play=play,
+        success=None if family.success is None else lambda batch: jnp.mean(batch.success),
     )
 
 

@@ -151,6 +151,13 @@ class InnerProblem(NamedTuple):
     """Whether the losses also teach a critic, of whose changes ``divergence`` knows nothing."""
     play: Callable[[Key, Params, Task], Transition] | None = None
     """One episode ``[H, ...]`` of a policy. None: there is no policy."""
+    success: Callable[[Any], Array] | None = None
+    """Of a batch: the share of its episodes that are a success (``EnvFamily.success``). None: tasks know none."""
+
+    def tested(self, key: Key, params: Params, task: Task) -> tuple[Array, Array | None]:
+        """The score of a query, and its successes."""
+        query = self.query(key, params, task)
+        return self.score(params, query), None if self.success is None else self.success(query)
 
 
 class Predictor(NamedTuple):

@@ -159,11 +159,12 @@ def test_single_precision_leaves_the_physics_as_they_are() -> None:
     np.testing.assert_array_equal(single, np.float32(double))
 
 
-def test_threads_do_not_mix_robots_up() -> None:
+def test_threads_do_not_mix_robots_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many robots with bodies of their own, dealt out to threads, fare as each does alone."""
+    monkeypatch.setattr(physics, "_cores", lambda: 4)
+    monkeypatch.setattr(physics, "_POOL", None)
     models = [locomotion.randomised(HOPPER, np.random.default_rng(seed)) for seed in range(3)]
     engine = CEngine(HOPPER, models)
-    engine._data = [mujoco.MjData(models[0]) for _ in range(4)]
     number = 8 * physics.ROBOTS_OF_A_THREAD
     which = jnp.arange(number) % 3
     qpos, qvel = (jnp.stack(x) for x in zip(*(beginning(HOPPER, models[0], i) for i in range(number)), strict=True))

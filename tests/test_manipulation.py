@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import pickle
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,36 +15,48 @@ import numpy as np
 import pytest
 
 from metarl_jax import experiments, training
-from metarl_jax.environments import manipulation
-from metarl_jax.environments.manipulation import SKILLS, Manipulation, ManipulationParams
+from metarl_jax.environments import manipulation, physics
+from metarl_jax.environments.manipulation import ML10_TEST, ML10_TRAIN, SKILLS, Manipulation, ManipulationParams
 from metarl_jax.evaluation import Evaluation, meta_test
 from metarl_jax.experiments import manipulation as presets
-from metarl_jax.types import EnvFamily, Inputs, Key, Transition
+from metarl_jax.types import Array, EnvFamily, Inputs, Key, State, Transition
 
 metaworld: Any = importlib.import_module("metaworld")
 policies: Any = importlib.import_module("metaworld.policies")
+mujoco: Any = importlib.import_module("mujoco")
 sawyer: Any = importlib.import_module("metaworld.sawyer_xyz_env")
 
-POLICIES = {"reach": "SawyerReachV3Policy", "push": "SawyerPushV3Policy", "pick-place": "SawyerPickPlaceV3Policy"}
-SEED = 7
+SEED, GOALS, SCENES = 7, 2, 300
 # Of programs that run once: the compiler's optimisations do not pay.
 QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
-@pytest.fixture(autouse=True)
-def meta_world(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def meta_world() -> Iterator[None]:
     """Meta-World 3.0 writes all numbers of a weld, of which MuJoCo now has one more; and few goals are asked for."""
 
     def reset_mocap_welds(self: Any) -> None:
         self.model.eq_data[0, :11] = [0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 5]
 
-    monkeypatch.setattr(sawyer.SawyerMocapBase, "reset_mocap_welds", reset_mocap_welds)
-    monkeypatch.setattr(metaworld, "_N_GOALS", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sawyer.SawyerMocapBase, "reset_mocap_welds", reset_mocap_welds)
+        patch.setattr(metaworld, "_N_GOALS", GOALS)
+        yield
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """For all threads, as JAX's own context is not: callbacks run in others."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture
 def double() -> Iterator[None]:
-    with jax.enable_x64(True):
+    with double_precision():
         yield
 
 
@@ -52,38 +65,91 @@ def scene(family: EnvFamily) -> Manipulation:
     return family.env
 
 
-def places(tasks: list[Any]) -> np.ndarray:
+def places(tasks: list[Any], skill: str) -> np.ndarray:
     """Of Meta-World's own tasks, just made by it: it keeps them pickled."""
-    return np.array([pickle.loads(task.data)["rand_vec"] for task in tasks])
+    return np.array([pickle.loads(task.data)["rand_vec"] for task in tasks if task.env_name == f"{skill}-v3"])
+
+
+class ML10(NamedTuple):
+    """Meta-World's, and ours in double precision, compiled once for all skills."""
+
+    official: Any
+    tasks: list[ManipulationParams]
+    """All of ours, training tasks and held-out ones."""
+    reset: Callable[[ManipulationParams], tuple[Array, State]]
+    step: Callable[[State, Array, ManipulationParams], tuple[Array, State, Array, Array, Array]]
+    """``-> observation, state, reward, over, success``."""
+    judge: Callable[[Array, Array, ManipulationParams], tuple[Array, Array]]
+    """``(what the engine reads [SCENES, *], actions [SCENES, 4], task) -> rewards, successes``."""
+
+
+@pytest.fixture(scope="module")
+def ml10(meta_world: None) -> ML10:
+    with double_precision():
+        family = manipulation.ml10(tasks=GOALS, heldout_tasks=GOALS, seed=SEED)
+        env, success, key = scene(family), family.success, jax.random.key(0)
+        assert success is not None
+        keys = jax.random.split(key, 400)
+        drawn = [jax.vmap(sample)(keys) for sample in family.tasks]
+        numbers = [[jax.tree.map(lambda x, i=i: x[i], tasks) for i in range(len(keys))] for tasks in drawn]
+        tasks = {tuple(task.object.tolist() + task.goal.tolist()): task for part in numbers for task in part}
+
+        def succeeds(task: Any, obs: Array, action: Array, reward: Array) -> Array:
+            zero = jnp.zeros(())
+            inputs = Inputs(obs, *(zero,) * 4)
+            return success(task, Transition(inputs, action, reward, zero, zero, obs, zero, zero, ()))
+
+        def step(state: State, action: Array, task: Any) -> tuple[Array, State, Array, Array, Array]:
+            obs, state, reward, terminated, truncated, info = env.step(key, state, action, task)
+            over = terminated | truncated
+            return obs, state, reward, over, succeeds(task, info["final_observation"], action, reward)
+
+        def judge(numbers: Array, actions: Array, task: Any) -> tuple[Array, Array]:
+            def one(numbers: Array, action: Array) -> tuple[Array, Array]:
+                reward = env._judge(numbers, action, task)
+                return reward, succeeds(task, env._frame(numbers, task), action, reward)
+
+            return jax.vmap(one)(numbers, actions)
+
+        task = next(iter(tasks.values()))
+        reset = jax.jit(lambda task: env.reset(key, task)).lower(task).compile(QUICK)
+        _, state = reset(task)
+        programs = (
+            jax.jit(step).lower(state, jnp.zeros(4), task).compile(QUICK),
+            jax.jit(judge).lower(jnp.zeros((SCENES, 34)), jnp.zeros((SCENES, 4)), task).compile(QUICK),
+        )
+    return ML10(metaworld.ML10(seed=SEED), list(tasks.values()), reset, *programs)
+
+
+def official(ml10: ML10, skill: str) -> tuple[Any, np.ndarray, ManipulationParams]:
+    """Meta-World's environment of the second of two tasks, what it shows at first, and our task."""
+    part = "train" if SKILLS[skill] in ML10_TRAIN else "test"
+    classes, tasks = (getattr(ml10.official, f"{part}_{kind}") for kind in ("classes", "tasks"))
+    env = classes[f"{skill}-v3"]()
+    env.set_task([task for task in tasks if task.env_name == f"{skill}-v3"][1])
+    expected, _ = env.reset()
+    (task,) = (
+        task
+        for task in ml10.tasks
+        if task.skill == [*SKILLS].index(skill)
+        and np.allclose(task.goal, env._target_pos, rtol=0, atol=1e-12)
+        and np.allclose(task.object, env.obj_init_pos, rtol=0, atol=1e-12)
+    )
+    return env, expected, task
 
 
 # Its policies pull harder than actions can.
 @pytest.mark.filterwarnings("ignore:Constant:UserWarning")
-@pytest.mark.parametrize("skill", list(SKILLS))
-def test_scenes_are_meta_worlds(skill: str, double: None) -> None:
+@pytest.mark.parametrize("skill", SKILLS)
+def test_scenes_are_meta_worlds(skill: str, ml10: ML10, double: None) -> None:
     """From one state, 200 steps: its own scripted policy with some noise up to success and beyond, then at random.
 
-    The policy grasps and lifts, so that all that a reward depends on is met.
+    The policy grasps and lifts, opens and shuts, so that all that a reward depends on is met.
     """
-    benchmark = metaworld.ML1(f"{skill}-v3", seed=SEED)
-    for tasks, seed in ((benchmark.train_tasks, SEED), (benchmark.test_tasks, SEED + 1)):
-        np.testing.assert_array_equal(manipulation.drawn(SKILLS[skill], 2, seed), places(tasks))
-    env = benchmark.train_classes[f"{skill}-v3"]()
-    env.set_task(benchmark.train_tasks[1])
-    family: EnvFamily = manipulation.ml1(skill, tasks=2, engine="c", seed=SEED)  # pyright: ignore[reportArgumentType]
-    ours, success = scene(family), family.success
-    assert success is not None
-    policy, random = getattr(policies, POLICIES[skill])(), np.random.default_rng(0)
-    expected, _ = env.reset()
-    task = next(
-        task
-        for task in map(family.tasks.sample, jax.random.split(jax.random.key(0), 20))
-        if np.allclose(task.goal, env._target_pos)
-    )
-    np.testing.assert_allclose(task.goal, env._target_pos, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(task.object, env.obj_init_pos, rtol=0, atol=1e-12)
-    step = jax.jit(ours.step)
-    obs, state = jax.jit(ours.reset)(jax.random.key(0), task)
+    env, expected, task = official(ml10, skill)
+    name = "PegInsertionSide" if skill == "peg-insert-side" else skill.title().replace("-", "")
+    policy, random = getattr(policies, f"Sawyer{name}V3Policy")(), np.random.default_rng(0)
+    obs, state = ml10.reset(task)
     np.testing.assert_allclose(obs, expected, rtol=0, atol=1e-9)
     met: list[tuple[float, bool, float]] = []
     for i in range(200):
@@ -91,25 +157,112 @@ def test_scenes_are_meta_worlds(skill: str, double: None) -> None:
         if i < 140:
             knowing = np.concatenate([expected[:-3], env._target_pos])
             action = policy.get_action(knowing) + 0.1 * action
-        before = obs
         expected, paid, *_, info = env.step(action)
-        obs, state, reward, terminated, truncated, more = step(jax.random.key(0), state, jnp.asarray(action), task)
+        obs, state, reward, over, succeeds = ml10.step(state, jnp.asarray(action), task)
         np.testing.assert_allclose(obs, expected, rtol=0, atol=1e-9)
         np.testing.assert_allclose(reward, paid, rtol=0, atol=1e-6)
-        assert not bool(terminated | truncated)
-        inputs = Inputs(before, *(jnp.zeros(()),) * 4)
-        final = more["final_observation"]
-        zero = jnp.zeros(())
-        transition = Transition(inputs, jnp.asarray(action), reward, zero, zero, final, zero, zero, ())
-        assert bool(success(task, transition)) == bool(info["success"])
+        assert not bool(over)
+        assert bool(succeeds) == bool(info["success"])
         met.append((float(paid), bool(info["success"]), float(info["grasp_reward"])))
     paid, succeeded, grasp = map(np.array, zip(*met, strict=True))
     assert succeeded.any()
     assert not succeeded.all()
-    assert paid.max() == 10
-    if skill != "reach":
+    if skill not in ("button-press-topdown", "window-open", "drawer-open", "lever-pull"):
+        assert paid.max() == 10
+    if skill not in ("reach", "drawer-close"):
+        assert np.any((paid > 2.5) & (paid < 9)), "on its way"
+    if skill in ("push", "pick-place", "peg-insert-side", "sweep", "basketball", "shelf-place", "sweep-into"):
         assert grasp.max() > 0.9, "the object is held"
-        assert np.any((paid > 2.5) & (paid < 9)), "and on its way"
+
+
+@pytest.mark.parametrize("skill", SKILLS)
+def test_rewards_are_meta_worlds_wherever_things_are(skill: str, ml10: ML10, double: None) -> None:
+    """The arm in any pose, its fingers anywhere, and the object near where it starts, near the goal or at hand."""
+    env, _, task = official(ml10, skill)
+    model, data, random = env.model, env.data, np.random.default_rng(0)
+    body = manipulation._body(SKILLS[skill], model)
+    home, turns = data.qpos.copy(), random.normal(size=(SCENES, 4)) * 0.2 + np.array([1, 0, 0, 0])
+    numbers, actions, paid, succeeded = [], random.uniform(-1.2, 1.2, (SCENES, 4)), [], []
+    for action, turn in zip(actions, turns, strict=True):
+        data.qpos[:] = home
+        data.qpos[:7] += random.normal(size=7) * random.choice([0.02, 0.3])
+        data.qpos[7:9] = random.uniform(-0.03, 0.04, 2)
+        mujoco.mj_forward(model, data)
+        if SKILLS[skill].free:
+            near = (env.obj_init_pos, env._target_pos, env.tcp_center)[random.integers(3)]
+            data.qpos[9:12] = near + random.normal(size=3) * random.choice([0.01, 0.05, 0.15])
+            data.qpos[12:16] = turn / np.linalg.norm(turn)
+        else:
+            data.qpos[9] = random.uniform(-1.2, 1.2) * np.max(np.abs(model.jnt_range[-1]))
+        mujoco.mj_forward(model, data)
+        space = env.sawyer_observation_space
+        reward, info = env.evaluate_state(np.clip(env._get_obs(), space.low, space.high), action)
+        numbers.append(body.observe(np, model, data))
+        paid.append(reward)
+        succeeded.append(bool(info["success"]))
+    rewards, successes = ml10.judge(jnp.asarray(np.stack(numbers)), jnp.clip(actions, -1, 1), task)
+    np.testing.assert_allclose(rewards, paid, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(successes, succeeded)
+    # The goal in the air is out of reach of chance.
+    assert (skill != "reach") == any(succeeded)
+    assert not all(succeeded)
+
+
+def test_tasks_are_meta_worlds(ml10: ML10) -> None:
+    for skill in SKILLS.values():
+        alone = metaworld.ML1(f"{skill.name}-v3", seed=SEED)
+        for tasks, seed in ((alone.train_tasks, SEED), (alone.test_tasks, SEED + 1)):
+            np.testing.assert_array_equal(manipulation.drawn([skill], GOALS, seed)[0], places(tasks, skill.name))
+    for skills, tasks in ((ML10_TRAIN, ml10.official.train_tasks), (ML10_TEST, ml10.official.test_tasks)):
+        assert [task.env_name for task in tasks[::GOALS]] == [f"{skill.name}-v3" for skill in skills]
+        for skill, ours in zip(skills, manipulation.drawn(skills, GOALS, SEED), strict=True):
+            np.testing.assert_array_equal(ours, places(tasks, skill.name))
+    found = [int(task.skill) for task in ml10.tasks]
+    assert sorted(found) == sorted([*range(len(SKILLS))] * GOALS)
+
+
+def test_skills_are_drawn_alike_and_held_out_ones_are_others() -> None:
+    family = manipulation.ml10(tasks=3, heldout_tasks=2)
+    keys = jax.random.split(jax.random.key(0), 3000)
+    for sample, skills in zip(family.tasks, (ML10_TRAIN, ML10_TEST), strict=True):
+        drawn = np.asarray(jax.vmap(sample)(keys).skill)
+        names = [scene(family).skills[index].name for index in range(len(SKILLS))]
+        counts = np.array([np.sum(drawn == names.index(skill.name)) for skill in skills])
+        share = 1 / len(skills)
+        assert counts.sum() == len(keys)
+        # Five standard deviations.
+        assert np.all(np.abs(counts - share * len(keys)) < 5 * np.sqrt(len(keys) * share * (1 - share)))
+
+
+def test_a_batch_of_skills_gives_what_each_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On several threads, whatever else a scene was used for before: three steps, after the second of which every other
+    episode begins anew.
+    """
+    monkeypatch.setattr(physics, "_cores", lambda: 3)
+    monkeypatch.setattr(physics, "_POOL", None)
+    family = manipulation.ml10(tasks=2, heldout_tasks=2)
+    keys = jax.random.split(jax.random.key(1), 12)
+    tasks: Any = jax.tree.map(lambda *x: jnp.concatenate(x), *(jax.vmap(sample)(keys) for sample in family.tasks))
+    engine, number = scene(family).engine, 2 * len(keys)
+    actions = jax.random.uniform(jax.random.key(2), (3, number, 4), minval=-1)
+    ends = jnp.zeros((3, number), bool).at[1, ::2].set(True)
+    start = tasks.object, tasks.place
+    states, readings = jax.vmap(engine.reset)(tasks.skill, *start)
+    shown = [readings.observation]
+    for action, over in zip(actions, ends, strict=True):
+        states, readings, following = jax.vmap(engine.step_or_reset)(tasks.skill, states, action, over, *start)
+        shown += [readings.observation, following]
+    names = [scene(family).skills[index].name for index in tasks.skill]
+    alone = {name: scene(manipulation.ml1(name, tasks=1)).engine for name in set(names)}  # pyright: ignore[reportArgumentType]
+    assert len(alone) > 10
+    for i, name in enumerate(names):
+        start = tasks.object[i], tasks.place[i]
+        state, readings = alone[name].reset(jnp.int32(0), *start)
+        expected = [readings.observation]
+        for action, over in zip(actions[:, i], ends[:, i], strict=True):
+            state, readings, following = alone[name].step_or_reset(jnp.int32(0), state, action, over, *start)
+            expected += [readings.observation, following]
+        np.testing.assert_array_equal([part[i] for part in shown], expected)
 
 
 def test_an_episode_that_is_over_begins_anew() -> None:
@@ -137,14 +290,14 @@ def test_an_episode_that_is_over_begins_anew() -> None:
 
 def test_goals_are_out_of_reach_at_first_and_heldout_ones_are_others() -> None:
     for skill in SKILLS.values():
-        train, heldout = manipulation.drawn(skill, 200, 0), manipulation.drawn(skill, 200, 1)
+        train, heldout = (manipulation.drawn([skill], 200, seed)[0] for seed in (0, 1))
         assert not {*map(tuple, train)} & {*map(tuple, heldout)}
-        for start, goal in (x.reshape(2, 3) for x in np.concatenate([train, heldout])):
-            assert np.linalg.norm(start[:2] - goal[:2]) >= 0.15
-            assert np.all((np.array(skill.goal_low) <= goal) & (goal <= skill.goal_high))
-            assert np.all((np.array(manipulation.OBJECT_LOW) <= start) & (start <= manipulation.OBJECT_HIGH))
+        for row in np.concatenate([train, heldout]):
+            assert np.all((np.array(skill.low) <= row) & (row <= skill.high))
+            assert len(row) == 3 or skill.name == "sweep-into" or np.linalg.norm(row[:2] - row[3:5]) >= 0.1
+            assert skill.name != "sweep-into" or np.linalg.norm(row[:2] - np.array([0.0, 0.84])) >= 0.15
     family = manipulation.ml1("push", tasks=3, heldout_tasks=2, engine="c")
-    lies = scene(family).lies
+    (lies,) = scene(family).heights
 
     def goals(sample: Any) -> set[tuple[float, ...]]:
         tasks: ManipulationParams = jax.vmap(sample)(jax.random.split(jax.random.key(0), 40))
@@ -194,18 +347,31 @@ def test_reaching_traces_on_mjx() -> None:
 
 def test_bad_arguments_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        ValueError, match=r"skill must be one of reach, push, pick-place, not 'pick_place' \(did you mean"
+        ValueError, match=r"skill must be one of reach, push, pick-place, .*, not 'pick_place' \(did you mean"
     ):
         manipulation.ml1("pick_place")  # pyright: ignore[reportArgumentType]
     for name in ("horizon", "tasks", "heldout_tasks"):
         with pytest.raises(ValueError, match=f"{name} must be a positive whole number"):
             manipulation.ml1("reach", **{name: 0})  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match=f"{name} must be a positive whole number"):
+            manipulation.ml10(**{name: 0})
     with pytest.raises(ValueError, match="seed"):
         manipulation.ml1("reach", seed=-1)
     with pytest.raises(ValueError, match="engine must be one of"):
         manipulation.ml1("reach", engine="warp")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="engine 'mjx' has no collisions of cylinders with boxes, which push needs"):
+    with pytest.raises(ValueError, match="engine 'mjx' only reaches, touching nothing, but push needs more: use 'c'"):
         manipulation.ml1("push", engine="mjx")
+    env = scene(manipulation.ml1("push", tasks=1))
+    robot, model = manipulation._body(env.skills[0], manipulation.load(env.skills[0])), manipulation.load(env.skills[0])
+    with pytest.raises(ValueError, match="engine 'mjx' has one robot, not 2: use 'c'"):
+        physics.make([robot, robot], [model, model], "mjx")
+    with pytest.raises(ValueError, match="as many robots as models: 2 are not 1"):
+        physics.make([robot, robot], [model], "c")
+    shorter = robot._replace(observe=lambda xp, model, data: data.qpos)
+    with pytest.raises(ValueError, match=r"show equally many numbers, not \[16, 34\]"):
+        physics.make([robot, shorter], [model, model], "c")
+    with pytest.raises(ValueError, match="a robot that moves a body has one model, not 2"):
+        physics.make(robot._replace(moves=1), [model, model], "c")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         ImportError, match=r"Meta-World's, which is not installed: pip install 'metarl-jax\[metaworld\]'"

@@ -17,11 +17,12 @@ import pytest
 from probes import probe_family
 
 from metarl_jax import problems
-from metarl_jax.algorithms import maml, promp
+from metarl_jax.algorithms import maml, promp, reptile
 from metarl_jax.environments import bandits, tabular_mdp
 from metarl_jax.networks import mlp, recurrent
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
 from metarl_jax.ops.trust_region import metric_product, trust_region_step
+from metarl_jax.oracles import from_scratch
 from metarl_jax.problems import Rollouts
 from metarl_jax.types import Algorithm, Array, Box, Discrete, EnvFamily, Inputs, Output, Policy, TaskDistribution
 
@@ -323,11 +324,36 @@ def _check_rollouts() -> None:
         expected[:, t] = reward[:, t] + 0.9 * following
     np.testing.assert_allclose(batch.advantage, np.where(valid, expected, 0.0), rtol=1e-5)
     np.testing.assert_allclose(problem.score(params, batch), reward.sum(axis=1).mean(), rtol=1e-5)
+    done = np.all((np.asarray(batch.action) > 0) == (np.asarray(task.target) > 0), axis=-1)
+    assert 0 < (done & valid).any(axis=1).mean() < 1
+    np.testing.assert_array_equal(batch.success, (done & valid).any(axis=1))
     # Of the parameters that collected: no divergence, and ratios of one.
     assert problem.distribution is not None
     assert problem.divergence is not None
     assert float(problem.divergence(problem.distribution(params, batch), batch)) == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(problem.outer_loss(params, batch), -expected[valid].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("learner", ["maml", "reptile", "from scratch"])
+def test_successes_are_of_the_episodes_that_are_scored(learner: str) -> None:
+    """Of bandits pulled once, where being paid is a success, their share is the mean return, stage by stage."""
+    with jax.enable_x64(False):
+        _check_successes(learner)
+
+
+def _check_successes(learner: str) -> None:
+    family = bandits.bernoulli(arms=3)._replace(success=lambda task, step: step.reward > 0)
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(3,), history=False, critic=False)
+    problem = problems.policy_gradient(family, policy, episodes=8, baseline="none")
+    adapt, state = from_scratch.gradient_descent(problem, 2, 0.5).adapt, ()
+    if learner != "from scratch":
+        module = {"maml": maml, "reptile": reptile}[learner]
+        algorithm = module.make(problem, module.Config(tasks=2, inner_steps=1, adaptation_steps=2, iterations=2))
+        adapt, state = algorithm.adapt, algorithm.init(jax.random.key(0))
+    found = jax.jit(adapt)(jax.random.key(1), state, family.tasks.sample(jax.random.key(2)))
+    assert found.success is not None
+    assert 0 < found.score.mean() < 1
+    np.testing.assert_array_equal(found.success, found.score)
 
 
 def test_the_linear_baseline_explains_what_is_linear_in_its_features() -> None:

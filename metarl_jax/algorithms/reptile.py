@@ -128,17 +128,16 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         return State(params, inner, state.iteration + 1), metrics
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
-        def score(key: Key, params: Params) -> Array:
-            return problem.score(params, problem.query(key, params, task))
-
-        def one(loop: tuple[Params, optax.OptState], key: Key) -> tuple[tuple[Params, optax.OptState], Array]:
+        def one(loop: tuple[Params, optax.OptState], key: Key) -> tuple[tuple[Params, optax.OptState], Any]:
             params, moments = loop
             key_query, key_support = jax.random.split(key)
-            return inner_step(params, moments, problem.support(key_support, params, task)), score(key_query, params)
+            tested = problem.tested(key_query, params, task)
+            return inner_step(params, moments, problem.support(key_support, params, task)), tested
 
         key_last, key_steps = jax.random.split(key)
         keys = jax.random.split(key_steps, config.adaptation_steps)
-        (params, _), scores = jax.lax.scan(one, (state.params, state.inner), keys)
-        return Adaptation(jnp.append(scores, score(key_last, params)), params)
+        (params, _), before = jax.lax.scan(one, (state.params, state.inner), keys)
+        score, success = jax.tree.map(jnp.append, before, problem.tested(key_last, params, task))
+        return Adaptation(score, params, success)
 
     return Algorithm(init, step, adapt)

@@ -1,11 +1,9 @@
-"""Meta-World (Yu et al. 2019, arXiv 1910.10897): a Sawyer arm that reaches, pushes, or picks and places.
+"""Meta-World (Yu et al. 2019, arXiv 1910.10897): a Sawyer arm that learns one skill (ML1) or one of many (ML10).
 
 Scenes are Meta-World's own, taken from where it is installed, and stepped by MuJoCo; observations, rewards (version 2)
-and what counts as success are those of its environments, to rounding. A task is where the object starts and where the
-goal is; the goal is not seen, as in ML1. Actions are clipped to the action space.
-
-One thing of the official program is kept that it may not have meant: where picking compares the object's distance from
-the gripper's pads with that from the pads as they were at the start, both are the pads as they are now.
+and what counts as success are those of its environments, to rounding (``manipulation_skills``). A task is a skill,
+where things start and where the goal is; the goal is not seen, nor is the skill, but from what the object does. Actions
+are clipped to the action space.
 
 Needs the extra ``metarl-jax[metaworld]``.
 """
@@ -13,9 +11,9 @@ Needs the extra ``metarl-jax[metaworld]``.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +23,13 @@ from flax import struct
 from metarl_jax.checks import choice, natural_int, positive_int
 from metarl_jax.environments import physics
 from metarl_jax.environments.base import Environment
+from metarl_jax.environments.manipulation_skills import ML10_TEST, ML10_TRAIN, REACH, SKILLS, Scene, Skill, Start
 from metarl_jax.environments.physics import Engine, Robot
 from metarl_jax.types import Array, Box, EnvFamily, Key, State, TaskDistribution, Transition
 
 INSTALL = "pip install 'metarl-jax[metaworld]'"
-HAND_START = (0.0, 0.6, 0.2)
-"""Metres: where the hand is pulled before an episode begins."""
-HAND_LOW, HAND_HIGH = (-0.5, 0.4, 0.05), (0.5, 1.0, 0.5)
-"""Between which it can be pulled."""
+REACHABLE_LOW, REACHABLE_HIGH = (-0.5, 0.4), (0.5, 1.0, 0.5)
+"""Metres: between which the hand can be pulled; how low, skills say."""
 SEEN_LOW, SEEN_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
 """Between which it is seen."""
 PULL = 1.0 / 100
@@ -41,159 +38,30 @@ FRAME_SKIP = 5
 """Physics steps of a control step, of 2.5 milliseconds."""
 SETTLING = 50
 """Control steps that the hand is pulled to its start for."""
-FULL = 10.0
-"""The most that a step can pay."""
+ARM = 9
+"""Numbers that say where the arm is; what tasks handle comes after them."""
 FRAME = 18
 """Numbers that are seen of a moment: hand, opening of the gripper, and of two objects position and orientation."""
-
-
-class Scene(NamedTuple):
-    """What is measured of a moment, in metres."""
-
-    hand: Array
-    """``[3]``."""
-    claws: Array
-    """``[2, 3]``."""
-    object: Array
-    """``[3]``."""
-    pads: Array
-    """``[2, 3]``: left and right."""
-    fingers: Array
-    """``[2, 3]``: the tips."""
-    rotation: Array
-    """``[3, 3]``: of the object."""
-
-    @property
-    def tip(self) -> Array:
-        """``[3]``: between the tips of the fingers."""
-        return (self.fingers[0] + self.fingers[1]) / 2
-
-    @property
-    def opening(self) -> Array:
-        """Of the gripper: 1 if its claws are 0.1 apart or more."""
-        return jnp.clip(jnp.linalg.norm(self.claws[0] - self.claws[1]) / 0.1, 0.0, 1.0)
-
-
-class Start(NamedTuple):
-    """What rewards compare with."""
-
-    object: Array
-    """``[3]``."""
-    tip: Array
-    """``[3]``."""
-    goal: Array
-    """``[3]``."""
-
-
-class Skill(NamedTuple):
-    """What is to be done."""
-
-    name: str
-    file: str
-    """Of Meta-World's assets."""
-    goal_low: tuple[float, float, float]
-    goal_high: tuple[float, float, float]
-    on_table: bool
-    """Whether object and goal are at the height that an object lies at."""
-    reward: Callable[[Scene, Array, Start], Array]
-    """``(scene, grip, start) -> scalar``, where ``grip`` is how much the gripper is told to close, 0 to 1."""
-    reached: Callable[[Array, Transition], Array]
-    """``(goal, one step) ->`` whether the step is a success."""
-
-
-OBJECT_LOW, OBJECT_HIGH = (-0.1, 0.6, 0.02), (0.1, 0.7, 0.02)
-"""Metres: where objects start."""
-APART = 0.15
-"""Metres on the table: the least distance of a goal from the object's start."""
-
-# ---------------------------------------------------------------------------------------------------------------
-# Rewards, version 2.
-
-
-def _near(x: Array, low: float, high: float, margin: Array) -> Array:
-    """1 from ``low`` to ``high``; outside, 0.1 at a distance of ``margin``, with a long tail."""
-    beyond = jnp.where(x < low, low - x, x - high)
-    inside = jnp.logical_and(low <= x, x <= high)
-    tail = 1 / ((3 * beyond / jnp.where(margin == 0, 1.0, margin)) ** 2 + 1)
-    return jnp.where(inside, 1.0, jnp.where(margin == 0, 0.0, tail))
-
-
-def _both(a: Array, b: Array) -> Array:
-    """Hamacher's product of two numbers from 0 to 1."""
-    union = a + b - a * b
-    return jnp.where(union > 0, a * b / jnp.where(union > 0, union, 1.0), 0.0)
-
-
-def _distance(a: Array, b: Array) -> Array:
-    return jnp.linalg.norm(a - b)
-
-
-def _grasp(sides: Array, scene: Scene, grip: Array, start: Start) -> Array:
-    """How well the object is held: ``sides [2]`` says how well it is between the pads."""
-    across = jnp.array([0, 2])
-    margin = _distance(start.object[across], start.tip[across]) - 0.005
-    caged = _both(_both(*sides), _near(_distance(scene.tip[across], scene.object[across]), 0.0, 0.005, margin))
-    held = _both(caged, jnp.where(caged > 0.97, grip, 0.0))
-    return (held + caged) / 2
-
-
-def _reach_reward(scene: Scene, grip: Array, start: Start) -> Array:
-    del grip
-    margin = _distance(jnp.asarray(HAND_START), start.goal)
-    return FULL * _near(_distance(scene.tip, start.goal), 0.0, 0.05, margin)
-
-
-def _push_reward(scene: Scene, grip: Array, start: Start) -> Array:
-    left = _distance(scene.object, start.goal)
-    in_place = _near(left, 0.0, 0.05, _distance(start.object, start.goal))
-    pads = scene.pads[:, 1]
-    margins = jnp.abs(jnp.abs(pads - start.object[1]) - 0.05)
-    reward = 2 * _grasp(_near(jnp.abs(pads - scene.object[1]), 0.015, 0.05, margins), scene, grip, start)
-    close = jnp.logical_and(_distance(scene.object, scene.tip) < 0.02, scene.opening > 0)
-    reward = jnp.where(close, 2 * reward + 1 + 5 * in_place, reward)
-    return jnp.where(left < 0.05, FULL, reward)
-
-
-def _pick_place_reward(scene: Scene, grip: Array, start: Start) -> Array:
-    left = _distance(scene.object, start.goal)
-    in_place = _near(left, 0.0, 0.05, _distance(start.object, start.goal))
-    beside = (scene.pads[:, 1] - scene.object[1]) * jnp.array([1, -1])
-    sides = _near(beside, 0.015, 0.05, jnp.abs(jnp.abs(beside) - 0.05))
-    reward = _both(_grasp(sides, scene, grip, start), in_place)
-    close = jnp.logical_and(_distance(scene.object, scene.tip) < 0.02, scene.opening > 0)
-    lifted = scene.object[2] - 0.01 > start.object[2]
-    reward = jnp.where(jnp.logical_and(close, lifted), reward + 1 + 5 * in_place, reward)
-    return jnp.where(left < 0.05, FULL, reward)
-
-
-def _paid_in_full(goal: Array, step: Transition) -> Array:
-    # Which is what reaching pays within the radius of success, and nowhere else; the tip is not seen.
-    del goal
-    return step.reward >= FULL
-
-
-def _object_within(radius: float) -> Callable[[Array, Transition], Array]:
-    return lambda goal, step: _distance(step.final_obs[4:7], goal) <= radius
-
-
-IN_THE_AIR = ((-0.1, 0.8, 0.05), (0.1, 0.9, 0.3))
-REACH = Skill("reach", "sawyer_xyz/sawyer_reach_v3.xml", *IN_THE_AIR, False, _reach_reward, _paid_in_full)
-PUSH = Skill(
+SkillName: TypeAlias = Literal[
+    "reach",
     "push",
-    "sawyer_xyz/sawyer_push_v3.xml",
-    (-0.1, 0.8, 0.01),
-    (0.1, 0.9, 0.02),
-    True,
-    _push_reward,
-    _object_within(0.05),
-)
-PICK_PLACE = Skill(
-    "pick-place", "sawyer_xyz/sawyer_pick_place_v3.xml", *IN_THE_AIR, False, _pick_place_reward, _object_within(0.07)
-)
-SKILLS = {skill.name: skill for skill in (REACH, PUSH, PICK_PLACE)}
+    "pick-place",
+    "door-open",
+    "drawer-close",
+    "button-press-topdown",
+    "peg-insert-side",
+    "window-open",
+    "sweep",
+    "basketball",
+    "drawer-open",
+    "door-close",
+    "shelf-place",
+    "sweep-into",
+    "lever-pull",
+]
 
 # ---------------------------------------------------------------------------------------------------------------
-# The environment.
+# Scenes.
 
 
 def model_path(skill: Skill) -> Path:
@@ -233,24 +101,48 @@ def untouchable(model: Any) -> Any:
 
 
 def _body(skill: Skill, model: Any) -> Robot:
-    """How the scene is looked at and driven."""
-    bodies = np.array([model.body(n).id for n in ("hand", "rightclaw", "leftclaw", "obj", "leftpad", "rightpad")])
+    """How the scene is looked at and driven, and how its episodes begin."""
+    bodies = np.array([model.body(n).id for n in ("hand", "rightclaw", "leftclaw", "leftpad", "rightpad")])
     tips = np.array([model.site(name).id for name in ("rightEndEffector", "leftEndEffector")])
-    geom = model.geom("objGeom").id
+    low, high, both = np.array([*REACHABLE_LOW, skill.lowest]), np.array(REACHABLE_HIGH), np.array([1.0, -1.0])
+
+    def of(thing: tuple[str, str], what: str) -> Callable[[Any], Any]:
+        """What MuJoCo's data say of something that has a name, in a row."""
+        which = getattr(model, thing[0])(thing[1]).id
+        return lambda data: getattr(data, what)[which].reshape(-1)
+
+    where = of(skill.seen, {"body": "xpos", "geom": "geom_xpos", "site": "site_xpos"}[skill.seen[0]])
+    beside, none = np.array(skill.beside), np.zeros(9)
+    looks = [(lambda data: where(data) + beside) if beside.any() else where]
+    if skill.turned is None:
+        looks += [lambda data: none]
+    elif skill.turned[0] == "body":
+        looks += [of(skill.turned, "xquat"), lambda data: none[:5]]
+    else:
+        looks += [of(skill.turned, f"{skill.turned[0]}_xmat")]
 
     def observe(xp: Any, model: Any, data: Any) -> Any:
         del model
-        parts = data.xpos[bodies], data.site_xpos[tips], data.geom_xmat[geom]
-        return xp.concatenate([part.reshape(-1) for part in parts])
+        arm = data.xpos[bodies].reshape(-1), data.site_xpos[tips].reshape(-1)
+        return xp.concatenate([*arm, *[look(data) for look in looks], data.qpos[ARM : ARM + 1]])
 
     def drive(xp: Any, data: Any, control: Any) -> tuple[Any, Any]:
-        pulled = xp.clip(data.mocap_pos + control[:3] * PULL, xp.asarray(HAND_LOW), xp.asarray(HAND_HIGH))
-        return pulled, xp.stack([control[3], -control[3]])
+        pulled = xp.minimum(xp.maximum(data.mocap_pos + control[:3] * PULL, low), high)
+        return pulled, control[3] * both
 
     def settle(mujoco: Any, model: Any, data: Any) -> None:
-        data.mocap_pos[:], data.mocap_quat[:], data.ctrl[:] = HAND_START, (1, 0, 1, 0), (-1, 1)
-        for _ in range(SETTLING):
-            mujoco.mj_step(model, data, nstep=FRAME_SKIP)
+        data.mocap_pos[:], data.mocap_quat[:], data.ctrl[:] = skill.hand, (1, 0, 1, 0), (-1, 1)
+        mujoco.mj_step(model, data, nstep=SETTLING * FRAME_SKIP - 1)
+
+    def begin(xp: Any, data: Any, object: Any, place: Any) -> tuple[Any, Any]:
+        del place
+        qpos, qvel, after = data.qpos, data.qvel, ARM + 3
+        if skill.free:
+            still = xp.zeros(model.nv - ARM)
+            return xp.concatenate([qpos[:ARM], object, qpos[after:]]), xp.concatenate([qvel[:ARM], still])
+        if skill.joint is None:
+            return qpos, qvel
+        return xp.append(qpos[:ARM], skill.joint), xp.append(qvel[:ARM], 0.0)
 
     return Robot(
         name=skill.name,
@@ -263,14 +155,19 @@ def _body(skill: Skill, model: Any) -> Robot:
         normal_velocity=False,
         drive=drive,
         settle=settle,
+        begin=begin,
+        moves=None if skill.moves is None else model.body(skill.moves).id,
         read_afresh=True,
+        begun_afresh=skill.begun_afresh,
     )
 
 
 def _scene(numbers: Array) -> Scene:
-    """What ``_body`` observes, by name."""
+    """What ``_body`` observes, by name; the hand as it is seen."""
     places = numbers[:24].reshape(8, 3)
-    return Scene(places[0], places[1:3], places[3], places[4:6], places[6:8], numbers[24:].reshape(3, 3))
+    hand = jnp.clip(places[0], jnp.asarray(SEEN_LOW), jnp.asarray(SEEN_HIGH))
+    rotation = numbers[24:33].reshape(3, 3)
+    return Scene(hand, places[1:3], places[3:5], places[5:7], places[7], rotation, numbers[33])
 
 
 def _quaternion(rotation: Array) -> Array:
@@ -286,19 +183,27 @@ def _quaternion(rotation: Array) -> Array:
     return largest / jnp.linalg.norm(largest)
 
 
-def _frame(scene: Scene) -> Array:
-    """What is seen of a moment, ``[18]``; the second object is not there."""
-    hand = jnp.clip(scene.hand, jnp.asarray(SEEN_LOW), jnp.asarray(SEEN_HIGH))
-    seen = jnp.concatenate([hand, scene.opening[None], scene.object, _quaternion(scene.rotation)])
+def _frame(scene: Scene, as_it_is: Array) -> Array:
+    """What is seen of a moment, ``[18]``, with MuJoCo's quaternion as it is or not; the second object is not there."""
+    turned = jnp.where(as_it_is, scene.rotation.reshape(-1)[:4], _quaternion(scene.rotation))
+    seen = jnp.concatenate([scene.hand, scene.opening[None], scene.object, turned])
     return jnp.pad(seen, (0, FRAME - seen.size))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The environment.
 
 
 @struct.dataclass
 class ManipulationParams:
-    """A task, in metres."""
+    """A task; places in metres."""
 
+    skill: Array
+    """``int32``, among the environment's ``skills``."""
     object: Array
-    """``[3]``: where the object starts."""
+    """``[3]``: where the object starts, or stands."""
+    place: Array
+    """``[3]``: where the body is that the skill's tasks move; zeros without one."""
     goal: Array
     """``[3]``."""
     max_steps_in_episode: int
@@ -315,37 +220,42 @@ class ManipulationState:
 
 
 class Manipulation(Environment):
-    """One skill; an episode ends with its time and not before.
+    """Some skills, of which a task asks for one; an episode ends with its time and not before.
 
     An observation has 39 numbers: what is seen now, what was seen a step before, and three zeros instead of the goal.
 
     Args:
-        skill: what is to be done.
+        skills: what is to be done, at least one.
         engine: which engine.
+
+    Raises:
+        ValueError: for an unknown engine, or one that cannot do it.
     """
 
-    def __init__(self, skill: Skill, engine: Literal["c", "mjx"]) -> None:
+    def __init__(self, skills: Sequence[Skill], engine: Literal["c", "mjx"]) -> None:
         choice("c", "mjx")("engine", engine)
-        if engine == "mjx" and skill is not REACH:
-            raise ValueError(
-                f"engine 'mjx' has no collisions of cylinders with boxes, which {skill.name} needs: use 'c'"
-            )
-        self.skill, self.model = skill, load(skill)
-        body = _body(skill, self.model)
-        stepped = self.model if engine == "c" else untouchable(load(skill))
-        self.engine: Engine = physics.make(body, [stepped], engine)
-        data = physics.settled(body, self.model)
-        begun = _scene(np.asarray(body.observe(np, self.model, data)))  # pyright: ignore[reportArgumentType]
-        self._tip, self.lies = jnp.asarray(begun.tip), float(begun.object[2])
-        # The object is a body that is free: the last 7 positions and 6 velocities.
-        self._qpos, self._qvel = jnp.array(data.qpos), jnp.array(data.qvel).at[-6:].set(0.0)
+        other = [skill.name for skill in skills if skill is not REACH]
+        if engine == "mjx" and other:
+            raise ValueError(f"engine 'mjx' only reaches, touching nothing, but {', '.join(other)} needs more: use 'c'")
+        self.skills = tuple(skills)
+        models = [load(skill) for skill in skills]
+        bodies = [_body(skill, model) for skill, model in zip(skills, models, strict=True)]
+        settled = [physics.settled(body, model) for body, model in zip(bodies, models, strict=True)]
+        numbers = [body.observe(np, *pair) for body, *pair in zip(bodies, models, settled, strict=True)]
+        self.heights = [float(of_one[23]) for of_one in numbers]
+        self._settled = jnp.asarray(np.stack(numbers))
+        self._as_it_is = jnp.array([skill.turned is None or skill.turned[0] == "body" for skill in skills])
+        self.engine: Engine
+        if engine == "c":
+            self.engine = physics.make(bodies, models, "c")
+        else:
+            self.engine = physics.make(bodies[0], [untouchable(models[0])], "mjx")
         frame = [*SEEN_LOW, 0.0, *[-np.inf] * 14], [*SEEN_HIGH, 1.0, *[np.inf] * 14]
         low, high = (jnp.asarray([*part, *part, 0.0, 0.0, 0.0], jnp.float32) for part in frame)
         self._observations = Box(low, high, (2 * FRAME + 3,))
 
-    def _start(self, params: ManipulationParams) -> tuple[Array, Array]:
-        """Positions and velocities of a new episode."""
-        return self._qpos.at[-7:-4].set(params.object), self._qvel
+    def _frame(self, numbers: Array, params: ManipulationParams) -> Array:
+        return _frame(_scene(numbers), self._as_it_is[params.skill])
 
     @staticmethod
     def _seen(frame: Array, before: Array) -> Array:
@@ -353,21 +263,22 @@ class Manipulation(Environment):
 
     def reset_env(self, key: Key, params: ManipulationParams) -> tuple[Array, ManipulationState]:
         del key
-        state, readings = self.engine.reset(jnp.int32(0), *self._start(params))
-        frame = _frame(_scene(readings.observation))
+        state, readings = self.engine.reset(params.skill, params.object, params.place)
+        frame = self._frame(readings.observation, params)
         return self._seen(frame, frame), ManipulationState(state, frame, jnp.int32(0))
 
-    def _judge(self, scene: Scene, action: Array, params: ManipulationParams) -> Array:
-        return self.skill.reward(scene, jnp.maximum(action[3], 0), Start(params.object, self._tip, params.goal))
+    def _judge(self, numbers: Array, action: Array, params: ManipulationParams) -> Array:
+        start = Start(params.object, params.goal, _scene(self._settled[params.skill]))
+        rewards = [skill.reward for skill in self.skills]
+        return jax.lax.switch(params.skill, rewards, _scene(numbers), action[3], start)
 
     def step_env(
         self, key: Key, state: ManipulationState, action: Array, params: ManipulationParams
     ) -> tuple[Array, ManipulationState, Array, Array, dict[Any, Any]]:
         del key
         action = jnp.clip(action, -1.0, 1.0)
-        after, readings = self.engine.step(jnp.int32(0), state.physics, action)
-        scene = _scene(readings.observation)
-        frame, reward = _frame(scene), self._judge(scene, action, params)
+        after, readings = self.engine.step(params.skill, state.physics, action)
+        frame, reward = self._frame(readings.observation, params), self._judge(readings.observation, action, params)
         next_state = ManipulationState(after, frame, state.time + 1)
         return self._seen(frame, state.frame), next_state, reward, jnp.bool_(False), {}
 
@@ -379,11 +290,10 @@ class Manipulation(Environment):
         action, time, terminated = jnp.clip(action, -1.0, 1.0), state.time + 1, jnp.bool_(False)
         over = time >= params.max_steps_in_episode
         after, readings, following = self.engine.step_or_reset(
-            jnp.int32(0), state.physics, action, over, *self._start(params)
+            params.skill, state.physics, action, over, params.object, params.place
         )
-        scene = _scene(readings.observation)
-        last, reward = self._seen(_frame(scene), state.frame), self._judge(scene, action, params)
-        frame = _frame(_scene(following))
+        last = self._seen(self._frame(readings.observation, params), state.frame)
+        reward, frame = self._judge(readings.observation, action, params), self._frame(following, params)
         obs = self._seen(frame, jnp.where(over, frame, state.frame))
         info = {"terminated": terminated, "truncated": over, "final_observation": last}
         return obs, ManipulationState(after, frame, jnp.where(over, 0, time)), reward, terminated, over, info
@@ -401,32 +311,72 @@ class Manipulation(Environment):
 # The tasks.
 
 
-def drawn(skill: Skill, number: int, seed: int) -> np.ndarray:
-    """Tasks as ``metaworld.ML1`` draws them with that seed.
+def drawn(skills: Sequence[Skill], number: int, seed: int) -> list[np.ndarray]:
+    """What Meta-World's benchmarks draw for tasks with that seed, and that number of goals.
 
     Args:
-        skill: whose goals.
-        number: of tasks.
+        skills: whose, in the benchmark's order.
+        number: of tasks of each.
         seed: of NumPy's generator of old.
 
     Returns:
-        ``[number, 6]``, metres: the object's start, and the goal.
+        For each skill ``[number, 3 or 6]``, metres: see ``Skill.low`` and ``Skill.lay``.
     """
     random = np.random.RandomState(seed)
-    low, high = (*OBJECT_LOW, *skill.goal_low), (*OBJECT_HIGH, *skill.goal_high)
 
-    def draw() -> np.ndarray:
+    def draw(skill: Skill) -> np.ndarray:
         while True:
-            places = random.uniform(low, high, 6)
-            if np.linalg.norm(places[:2] - places[3:5]) >= APART:
+            places = random.uniform(skill.low, skill.high)
+            if skill.far(places):
                 return places
 
     # Its environments begin twice whenever they begin, and draw both times.
-    return np.array([[draw(), draw()][1] for _ in range(number)])
+    return [np.array([[draw(skill), draw(skill)][1] for _ in range(number)]) for skill in skills]
+
+
+def _sampler(
+    env: Manipulation, skills: Sequence[Skill], number: int, seed: int, steps: int
+) -> Callable[[Key], ManipulationParams]:
+    """Any of so many tasks of each skill."""
+    indices = [env.skills.index(skill) for skill in skills]
+    rows = [
+        env.skills[index].lay(row, env.heights[index])
+        for index, places in zip(indices, drawn(skills, number, seed), strict=True)
+        for row in places
+    ]
+    which, table = jnp.repeat(jnp.array(indices, jnp.int32), number), jnp.asarray(np.array(rows))
+
+    def sample(key: Key) -> ManipulationParams:
+        row = jax.random.randint(key, (), 0, len(rows))
+        object, place, goal = table[row]
+        return ManipulationParams(which[row], object, place, goal, steps)
+
+    return sample
+
+
+def _family(env: Manipulation, steps: int, tasks: TaskDistribution) -> EnvFamily:
+    def success(task: ManipulationParams, step: Transition) -> Array:
+        return jax.lax.switch(task.skill, [skill.reached for skill in env.skills], task.goal, step)
+
+    return EnvFamily(
+        env=env,
+        tasks=tasks,
+        horizon=steps,
+        observation_space=env.observation_space(),
+        action_space=env.action_space(),
+        success=success,
+    )
+
+
+def _checked(horizon: int, tasks: int, heldout_tasks: int, seed: int) -> int:
+    positive_int("tasks", tasks)
+    positive_int("heldout_tasks", heldout_tasks)
+    natural_int("seed", seed)
+    return positive_int("horizon", horizon)
 
 
 def ml1(
-    skill: Literal["reach", "push", "pick-place"],
+    skill: SkillName,
     horizon: int = 500,
     tasks: int = 50,
     heldout_tasks: int = 50,
@@ -437,7 +387,8 @@ def ml1(
 
     * "reach": bring the fingertips within 5 centimetres of a goal in the air;
     * "push": bring a puck within 5 centimetres of a goal on the table;
-    * "pick-place": bring a puck within 7 centimetres of a goal in the air.
+    * "pick-place": bring a puck within 7 centimetres of a goal in the air;
+    * or any other skill of ML10.
 
     Args:
         skill: which.
@@ -453,29 +404,31 @@ def ml1(
         ImportError: without the engine or Meta-World.
     """
     choice(*SKILLS)("skill", skill)
-    what, steps = SKILLS[skill], positive_int("horizon", horizon)
-    positive_int("tasks", tasks)
-    positive_int("heldout_tasks", heldout_tasks)
-    natural_int("seed", seed)
-    env = Manipulation(what, engine)
+    steps, skills = _checked(horizon, tasks, heldout_tasks, seed), [SKILLS[skill]]
+    env = Manipulation(skills, engine)
+    train, test = _sampler(env, skills, tasks, seed, steps), _sampler(env, skills, heldout_tasks, seed + 1, steps)
+    return _family(env, steps, TaskDistribution(train, test))
 
-    def sampler(number: int, seed: int) -> Callable[[Key], ManipulationParams]:
-        places = drawn(what, number, seed).reshape(number, 2, 3)
-        if what.on_table:
-            places[:, :, 2] = env.lies
-        table = jnp.asarray(places)
 
-        def sample(key: Key) -> ManipulationParams:
-            start, goal = table[jax.random.randint(key, (), 0, number)]
-            return ManipulationParams(start, goal, steps)
+def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int = 0) -> EnvFamily:
+    """Meta-World's ML10: a task is one of ten skills with its goal; held out are five other skills.
 
-        return sample
+    The skill of a task by name: ``family.env.skills[task.skill].name``.
 
-    return EnvFamily(
-        env=env,
-        tasks=TaskDistribution(sampler(tasks, seed), sampler(heldout_tasks, seed + 1)),
-        horizon=steps,
-        observation_space=env.observation_space(),
-        action_space=env.action_space(),
-        success=lambda task, step: what.reached(task.goal, step),
+    Args:
+        horizon: control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
+        tasks: training tasks of each skill, ``metaworld.ML10``'s with that seed and number of goals.
+        heldout_tasks: of each held-out skill, its test tasks with that seed and number of goals.
+        seed: of the tasks.
+
+    Raises:
+        ValueError: for a number that is no positive whole number (of the seed: or 0).
+        ImportError: without C MuJoCo or Meta-World.
+    """
+    steps = _checked(horizon, tasks, heldout_tasks, seed)
+    env = Manipulation((*ML10_TRAIN, *ML10_TEST), "c")
+    train, test = (
+        _sampler(env, skills, number, seed, steps)
+        for skills, number in ((ML10_TRAIN, tasks), (ML10_TEST, heldout_tasks))
     )
+    return _family(env, steps, TaskDistribution(train, test))

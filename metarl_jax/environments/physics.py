@@ -1,8 +1,9 @@
 """One MuJoCo model, two engines: C MuJoCo on CPU threads behind a host callback, and MJX, which is JAX throughout.
 
 Nothing physical is written here: models are Gymnasium's or Meta-World's, every step is MuJoCo's. Both engines hold the
-same models and show the same ``Readings``; which one is used is chosen by the platform unless said. Needs the extra
-``metarl-jax[mujoco]``; MuJoCo is imported when an engine is made and not before.
+same models and show the same ``Readings``; which one is used is chosen by the platform unless said. C MuJoCo also steps
+robots in one batch that have nothing in common. Needs the extra ``metarl-jax[mujoco]``; MuJoCo is imported when an
+engine is made and not before.
 
 The C engine's state is the whole of what MuJoCo integrates, in double precision and with the solver's warm start, so
 that a trajectory is bit for bit what the C library makes of it, whatever precision JAX computes in. (MuJoCo's own batch
@@ -17,7 +18,7 @@ import functools
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -59,7 +60,7 @@ class Robot(NamedTuple):
 
     name: str
     file: str
-    """Of Gymnasium's MuJoCo assets."""
+    """Of Gymnasium's, or Meta-World's, MuJoCo assets."""
     frame_skip: int
     """Physics steps of a control step."""
     position: Callable[[Any, Any, Any], Any]
@@ -78,10 +79,18 @@ class Robot(NamedTuple):
     """``(xp, data, control) ->`` where the mocap bodies are to be ``[nmocap, 3]``, and what the actuators get ``[nu]``,
     for a control step; None: the actuators get the control."""
     settle: Callable[[Any, Any, Any], None] | None = None
-    """``(mujoco, model, data)`` lets what is in ``data`` go on to where episodes begin; None: they begin at once."""
+    """``(mujoco, model, data)`` lets what is in ``data`` go on to one physics step before episodes begin; None: they
+    begin at once."""
+    begin: Callable[..., tuple[Any, Any]] | None = None
+    """``(xp, data, *start) ->`` positions and velocities of a new episode, where ``data`` are those settled to and
+    ``start`` is what resets are given; None: resets are given positions and velocities."""
+    moves: int | None = None
+    """A body that every task has somewhere else: where, ``[3]``, is the last thing that resets are given."""
     read_afresh: bool = False
     """Whether all that follows from positions is computed anew after a control step. MuJoCo itself leaves places as
     they were before its last step."""
+    begun_afresh: bool = True
+    """Whether it is at the start of an episode."""
 
 
 class Engine(Protocol):
@@ -90,8 +99,8 @@ class Engine(Protocol):
     ``model`` is the index of the model (an ``int32`` scalar), among those that the engine was made of.
     """
 
-    def reset(self, model: Array, qpos: Array, qvel: Array) -> tuple[Any, Readings]:
-        """Begin with these positions ``[nq]`` and velocities ``[nv]``."""
+    def reset(self, model: Array, *start: Array) -> tuple[Any, Readings]:
+        """Begin with positions ``[nq]`` and velocities ``[nv]``, or what else the robot's ``begin`` makes them from."""
         ...
 
     def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
@@ -99,11 +108,11 @@ class Engine(Protocol):
         ...
 
     def pose(self, state: Any) -> Array:
-        """Where all of it is: MuJoCo's positions, ``[nq]``."""
+        """Where all of it is: MuJoCo's positions, ``[nq]``. Not for several robots."""
         ...
 
     def step_or_reset(
-        self, model: Array, state: Any, control: Array, over: Array, qpos: Array, qvel: Array
+        self, model: Array, state: Any, control: Array, over: Array, *start: Array
     ) -> tuple[Any, Readings, Array]:
         """One control step, and then a reset if it is ``over`` or the robot is not healthy.
 
@@ -148,24 +157,25 @@ def load_file(path: Path) -> Any:
 
 
 def settled(robot: Robot, model: Any) -> Any:
-    """``mujoco.MjData`` as every episode begins, but for the positions and velocities that it is given."""
+    """``mujoco.MjData`` as every episode begins, but for what resets are given."""
     mujoco = import_mujoco()
     data = mujoco.MjData(model)
     if robot.settle is not None:
         robot.settle(mujoco, model, data)
+        mujoco.mj_step(model, data)
     return data
 
 
-def make(robot: Robot, models: Sequence[Any], engine: EngineName = "auto") -> Engine:
-    """An engine for models (``mujoco.MjModel``) that differ in numbers only.
+def make(robot: Robot | list[Robot], models: Sequence[Any], engine: EngineName = "auto") -> Engine:
+    """An engine for models (``mujoco.MjModel``) that differ in numbers only, or for several robots.
 
     Args:
-        robot: whose models they are.
+        robot: whose models they are; or, for C MuJoCo, a list of whose each is.
         models: at least one.
         engine: "c" or "mjx"; "auto": "c" where JAX computes on a CPU, else "mjx".
 
     Raises:
-        ValueError: for an unknown engine, or no model.
+        ValueError: for an unknown engine, no model, not as many robots as models, or several robots in "mjx".
         ImportError: for an engine that is not installed, with what to install.
     """
     choice("auto", "c", "mjx")("engine", engine)
@@ -173,7 +183,11 @@ def make(robot: Robot, models: Sequence[Any], engine: EngineName = "auto") -> En
         raise ValueError("models must be at least one")
     if engine == "auto":
         engine = "c" if jax.default_backend() == "cpu" else "mjx"
-    return CEngine(robot, models) if engine == "c" else MJXEngine(robot, models)
+    if engine == "c":
+        return CEngine(robot, models)
+    if isinstance(robot, list):
+        raise ValueError(f"engine 'mjx' has one robot, not {len(robot)}: use 'c'")
+    return MJXEngine(robot, models)
 
 
 def import_mujoco() -> Any:
@@ -202,31 +216,65 @@ ROBOTS_OF_A_THREAD = 8
 """The fewest robots that are worth a thread of their own."""
 
 
-class CEngine:
-    """C MuJoCo. Robots side by side are dealt out to threads, one for each core; MuJoCo runs outside Python's lock."""
+class _Desk(NamedTuple):
+    """What a thread works with."""
 
-    def __init__(self, robot: Robot, models: Sequence[Any]) -> None:
+    data: Any
+    """``mujoco.MjData``."""
+    model: Any
+    """A model of its own, whose bodies it moves; None: the engine's, which are nobody's to change."""
+
+
+class CEngine:
+    """C MuJoCo. Robots side by side are dealt out to threads, one for each core; MuJoCo runs outside Python's lock.
+
+    Several robots are stepped in one batch: a state is as long as the longest. They must show equally many numbers.
+    """
+
+    def __init__(self, robot: Robot | list[Robot], models: Sequence[Any]) -> None:
         mujoco = import_mujoco()
-        self._robot, self._models, self._mujoco = robot, list(models), mujoco
-        self._seconds = models[0].opt.timestep * robot.frame_skip
+        self._models, self._mujoco = list(models), mujoco
+        several = isinstance(robot, list)
+        if several and len(robot) != len(models):
+            raise ValueError(f"there must be as many robots as models: {len(robot)} are not {len(models)}")
+        if not several and robot.moves is not None and len(models) > 1:
+            raise ValueError(f"a robot that moves a body has one model, not {len(models)}")
+        # Of each model: whose it is, as a robot and as a number, and the seconds of a control step.
+        self._robots = robot if several else [robot] * len(models)
+        self._whose = np.arange(len(models)) if several else np.zeros(len(models), np.int64)
+        self._seconds = [m.opt.timestep * owner.frame_skip for owner, m in zip(self._robots, models, strict=True)]
         kinds = mujoco.mjtState
         self._what = int(
             kinds.mjSTATE_FULLPHYSICS | kinds.mjSTATE_WARMSTART | kinds.mjSTATE_MOCAP_POS | kinds.mjSTATE_MOCAP_QUAT
         )
-        self._size = mujoco.mj_stateSize(models[0], self._what)
-        if any(mujoco.mj_stateSize(model, self._what) != self._size for model in models):
+        self._sizes = [mujoco.mj_stateSize(model, self._what) for model in models]
+        self._size = max(self._sizes)
+        if not several and min(self._sizes) != self._size:
             raise ValueError("models must differ in numbers only: their states differ in size")
-        self._data = [mujoco.MjData(models[0]) for _ in range(_cores())]
+        # After the physics: the position that velocity is measured from, and where the moved body is.
+        self._places = 3 if any(robot.moves is not None for robot in self._robots) else 0
         # Of robots that settle: what they have come to, and what their actuators did last.
-        self._settled: list[tuple[np.ndarray, np.ndarray]] = []
-        for model in models if robot.settle is not None else ():
-            data, state = settled(robot, model), np.zeros(self._size)
-            mujoco.mj_getState(model, data, state, self._what)
-            self._settled.append((state, np.array(data.ctrl)))
-        mujoco.mj_forward(models[0], self._data[0])
-        # Programs on several devices may step at the same time: there is data for one of them.
+        self._settled: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for index, (owner, model) in enumerate(zip(self._robots, models, strict=True)):
+            if owner.settle is not None:
+                data, state = mujoco.MjData(model), np.zeros(self._sizes[index])
+                owner.settle(mujoco, model, data)
+                mujoco.mj_getState(model, data, state, self._what)
+                self._settled[index] = state, np.array(data.ctrl)
+        # What threads that are done have left for the next, by robot. What bodies are moved in is a model of its own:
+        # to begin with, the one that there is.
+        self._desks: list[list[_Desk]] = []
+        numbers = set()
+        for owner, model in zip(self._robots, models if several else models[:1], strict=False):
+            data = mujoco.MjData(model)
+            mujoco.mj_forward(model, data)
+            numbers.add(np.size(owner.observe(np, model, data)))
+            self._desks.append([_Desk(data, None if owner.moves is None else model)])
+        if len(numbers) > 1:
+            raise ValueError(f"robots side by side must show equally many numbers, not {sorted(numbers)}")
+        (self._observations,) = numbers
+        # Programs on several devices may step at the same time: there are desks for one of them.
         self._lock = threading.Lock()
-        self._observations = np.size(robot.observe(np, models[0], self._data[0]))
 
     def _shapes(self) -> tuple[Any, Readings]:
         real = _real()
@@ -234,15 +282,15 @@ class CEngine:
         def shape(*dimensions: int, dtype: Any = real) -> Any:
             return jax.ShapeDtypeStruct(dimensions, dtype)
 
-        # The bits of doubles: MuJoCo's state, and the position that velocity is measured from.
-        state = shape(2 * (self._size + 2), dtype=np.uint32)
+        # The bits of doubles.
+        state = shape(2 * (self._size + 2 + self._places), dtype=np.uint32)
         return state, Readings(shape(self._observations), shape(2), shape(2), shape(), shape(dtype=np.bool_))
 
-    def reset(self, model: Array, qpos: Array, qvel: Array) -> tuple[Any, Readings]:
+    def reset(self, model: Array, *start: Array) -> tuple[Any, Readings]:
         return jax.pure_callback(
             partial(self._host_reset, _real()),
             self._shapes(),
-            *(jnp.int32(model), qpos, qvel),
+            *(jnp.int32(model), *start),
             vmap_method="broadcast_all",
         )
 
@@ -255,13 +303,13 @@ class CEngine:
         )
 
     def step_or_reset(
-        self, model: Array, state: Any, control: Array, over: Array, qpos: Array, qvel: Array
+        self, model: Array, state: Any, control: Array, over: Array, *start: Array
     ) -> tuple[Any, Readings, Array]:
         state_shape, readings = self._shapes()
         return jax.pure_callback(
             partial(self._host_step, _real()),
             (state_shape, readings, readings.observation),
-            *(jnp.int32(model), state, control, over, qpos, qvel),
+            *(jnp.int32(model), state, control, over, *start),
             vmap_method="broadcast_all",
         )
 
@@ -281,13 +329,13 @@ class CEngine:
         """States and readings, a row for each robot."""
         rows: Any = [np.zeros((robots, width)) for width in (self._observations, 2, 2)]
         rows += [np.zeros(robots), np.ones(robots, np.bool_)]
-        return np.zeros((robots, self._size + 2)), Readings(*rows)
+        return np.zeros((robots, self._size + 2 + self._places)), Readings(*rows)
 
-    def _read(self, model: Any, data: Any, state: np.ndarray, readings: Any, row: int) -> None:
+    def _read(self, index: int, model: Any, data: Any, state: np.ndarray, readings: Any, row: int) -> None:
         """Write what there is to be read into a row of ``readings``, and the position into the state."""
-        robot = self._robot
-        before, position = state[self._size :], robot.position(np, model, data)
-        readings.velocity[row] = (position - before) / self._seconds
+        robot = self._robots[index]
+        before, position = state[self._size : self._size + 2], robot.position(np, model, data)
+        readings.velocity[row] = (position - before) / self._seconds[index]
         readings.position[row] = before[:] = position
         readings.observation[row] = robot.observe(np, model, data)
         if robot.impact is not None:
@@ -295,47 +343,55 @@ class CEngine:
         if robot.healthy is not None:
             readings.healthy[row] = robot.healthy(np, data)
 
-    def _begin(self, which: int, data: Any, state: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
-        """As Gymnasium does: reset all, set positions and velocities, and compute what follows from them."""
-        mujoco, model = self._mujoco, self._models[which]
+    def _begin(self, index: int, model: Any, data: Any, state: np.ndarray, start: list[Any]) -> None:
+        """As Gymnasium and Meta-World do: reset all, set what the episode begins with, and compute what follows."""
+        mujoco, robot = self._mujoco, self._robots[index]
         mujoco.mj_resetData(model, data)
-        if self._settled:
-            before, data.ctrl[:] = self._settled[which]
+        if robot.moves is not None:
+            state[-3:] = model.body_pos[robot.moves] = start[-1]
+        if robot.settle is not None:
+            before, data.ctrl[:] = self._settled[index]
             mujoco.mj_setState(model, data, before, self._what)
-        data.qpos[:], data.qvel[:] = qpos, qvel
-        mujoco.mj_forward(model, data)
-        mujoco.mj_getState(model, data, state[: self._size], self._what)
+            mujoco.mj_step(model, data)
+        data.qpos[:], data.qvel[:] = start if robot.begin is None else robot.begin(np, data, *start)
+        if robot.begun_afresh:
+            mujoco.mj_forward(model, data)
+        mujoco.mj_getState(model, data, state[: self._sizes[index]], self._what)
 
-    def _host_reset(self, real: np.dtype[Any], model: Any, qpos: Any, qvel: Any) -> tuple[np.ndarray, Readings]:
+    def _host_reset(self, real: np.dtype[Any], model: Any, *start: Any) -> tuple[np.ndarray, Readings]:
         batch = np.shape(model)
-        which, qpos, qvel = np.ravel(model), _rows(qpos, len(batch)), _rows(qvel, len(batch))
+        which, starts = np.ravel(model), [_rows(part, len(batch)) for part in start]
         states, readings = self._buffers(len(which))
 
-        def work(data: Any, rows: range) -> None:
+        def work(desk: _Desk, rows: Iterable[int]) -> None:
             for row in rows:
-                model = self._models[which[row]]
-                self._begin(which[row], data, states[row], qpos[row], qvel[row])
-                self._read(model, data, states[row], readings, row)
+                index = int(which[row])
+                model = self._models[index] if desk.model is None else desk.model
+                self._begin(index, model, desk.data, states[row], [part[row] for part in starts])
+                self._read(index, model, desk.data, states[row], readings, row)
                 readings.velocity[row] = 0.0
 
-        self._deal(work, len(which))
+        self._deal(work, which)
         return _as_bits(states, batch), _reshaped(readings, batch, real)
 
     def _host_step(self, real: np.dtype[Any], model: Any, state: Any, control: Any, *reset: Any) -> tuple[Any, ...]:
-        """Step, and with ``reset`` (over, qpos, qvel) begin again what has ended."""
-        mujoco, size, what, robot = self._mujoco, self._size, self._what, self._robot
+        """Step, and with ``reset`` (over, *start) begin again what has ended."""
+        mujoco, size, what = self._mujoco, self._size, self._what
         batch = np.shape(model)
         which, controls = np.ravel(model), _rows(control, len(batch))
         states = np.array(_rows(state, len(batch))).view(np.float64)
         _, readings = self._buffers(len(which))
-        over, qpos, qvel, nexts = (np.zeros(0),) * 4
-        if reset:
-            over, qpos, qvel = np.ravel(reset[0]), _rows(reset[1], len(batch)), _rows(reset[2], len(batch))
-            nexts = np.zeros_like(readings.observation)
+        over, *starts = [_rows(part, len(batch)) for part in reset] or [np.zeros(0)]
+        nexts = np.zeros_like(readings.observation)
 
-        def work(data: Any, rows: range) -> None:
+        def work(desk: _Desk, rows: Iterable[int]) -> None:
+            data = desk.data
             for row in rows:
-                model, physics = self._models[which[row]], states[row, :size]
+                index = int(which[row])
+                robot, physics = self._robots[index], states[row, : self._sizes[index]]
+                model = self._models[index] if desk.model is None else desk.model
+                if robot.moves is not None:
+                    model.body_pos[robot.moves] = states[row, -3:]
                 mujoco.mj_setState(model, data, physics, what)
                 if robot.drive is None:
                     data.ctrl[:] = controls[row]
@@ -347,31 +403,47 @@ class CEngine:
                 if robot.impact is not None:
                     mujoco.mj_rnePostConstraint(model, data)
                 mujoco.mj_getState(model, data, physics, what)
-                self._read(model, data, states[row], readings, row)
+                self._read(index, model, data, states[row], readings, row)
                 if not reset:
                     continue
                 if over[row] or not readings.healthy[row]:
-                    self._begin(which[row], data, states[row], qpos[row], qvel[row])
-                    states[row, size:] = robot.position(np, model, data)
+                    self._begin(index, model, data, states[row], [part[row] for part in starts])
+                    states[row, size : size + 2] = robot.position(np, model, data)
                     nexts[row] = robot.observe(np, model, data)
                 else:
                     nexts[row] = readings.observation[row]
 
-        self._deal(work, len(which))
+        self._deal(work, which)
         results = _as_bits(states, batch), _reshaped(readings, batch, real)
         return (*results, _reshaped(nexts, batch, real)) if reset else results
 
-    def _deal(self, work: Callable[[Any, range], None], robots: int) -> None:
-        """Deal the rows out to threads, each with data of its own."""
-        threads = max(1, min(len(self._data), robots // ROBOTS_OF_A_THREAD))
+    def _deal(self, work: Callable[[_Desk, Iterable[int]], None], which: np.ndarray) -> None:
+        """Deal the rows out to threads; each does the rows of one robot after those of another, at a desk for it."""
+        whose = self._whose[which]
+        threads = max(1, min(_cores(), len(which) // ROBOTS_OF_A_THREAD))
+
+        def at_desks(part: np.ndarray) -> None:
+            for owner, rows in itertools.groupby(part.tolist(), lambda row: int(whose[row])):
+                try:
+                    desk = self._desks[owner].pop()
+                except IndexError:
+                    desk = self._desk(owner)
+                work(desk, rows)
+                self._desks[owner].append(desk)
+
+        parts = np.array_split(np.argsort(whose, kind="stable"), threads)
         with self._lock:
             if threads == 1:
-                work(self._data[0], range(robots))
+                at_desks(parts[0])
                 return
-            bounds = np.linspace(0, robots, threads + 1).astype(int)
-            parts = [range(*pair) for pair in itertools.pairwise(bounds)]
-            for _ in _threads().map(work, self._data, parts):
+            for _ in _threads().map(at_desks, parts):
                 pass
+
+    def _desk(self, owner: int) -> _Desk:
+        """One more, for a robot."""
+        model = self._models[owner]
+        own = None if self._robots[owner].moves is None else copy.copy(model)
+        return _Desk(self._mujoco.MjData(model), own)
 
 
 def _rows(x: Any, batch_dimensions: int) -> np.ndarray:
@@ -500,8 +572,9 @@ class MJXEngine:
     def pose(self, state: MJXState) -> Array:
         return state.qpos
 
-    def reset(self, model: Array, qpos: Array, qvel: Array) -> tuple[Any, Readings]:
-        one = self._model(model)
+    def reset(self, model: Array, *start: Array) -> tuple[Any, Readings]:
+        one, robot = self._model(model), self._robot
+        qpos, qvel = start if robot.begin is None else robot.begin(jnp, self._template, *start)
         with _frames_as_in_c():
             data = self._mjx.forward(one, self._template.replace(qpos=qpos, qvel=qvel))
         return self._read(one, data, None)
@@ -522,10 +595,10 @@ class MJXEngine:
         return self._read(one, data, state.position)
 
     def step_or_reset(
-        self, model: Array, state: Any, control: Array, over: Array, qpos: Array, qvel: Array
+        self, model: Array, state: Any, control: Array, over: Array, *start: Array
     ) -> tuple[Any, Readings, Array]:
         stepped, readings = self.step(model, state, control)
-        begun, first = self.reset(model, qpos, qvel)
+        begun, first = self.reset(model, *start)
         again = jnp.logical_or(over, jnp.logical_not(readings.healthy))
         next_state, observation = jax.tree.map(
             lambda reset, step: jnp.where(again, reset, step),

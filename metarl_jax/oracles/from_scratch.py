@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from metarl_jax.checks import natural_int, positive_number
 from metarl_jax.oracles.base import Oracle
-from metarl_jax.types import Adaptation, Array, InnerProblem, Key, Params, State, Task
+from metarl_jax.types import Adaptation, InnerProblem, Key, Params, State, Task
 
 
 def gradient_descent(problem: InnerProblem, steps: int, rate: float) -> Oracle:
@@ -38,18 +40,16 @@ def _make(problem: InnerProblem, steps: int, optimizer: optax.GradientTransforma
         key_init, key_last, key_steps = jax.random.split(key, 3)
         params = problem.init(key_init)
 
-        def score(key: Key, params: Params) -> Array:
-            return problem.score(params, problem.query(key, params, task))
-
-        def step(loop: tuple[Params, optax.OptState], key: Key) -> tuple[tuple[Params, optax.OptState], Array]:
+        def step(loop: tuple[Params, optax.OptState], key: Key) -> tuple[tuple[Params, optax.OptState], Any]:
             params, moments = loop
             key_query, key_support = jax.random.split(key)
             gradient = jax.grad(problem.inner_loss)(params, problem.support(key_support, params, task))
             updates, moments = optimizer.update(gradient, moments, params)
-            return (optax.apply_updates(params, updates), moments), score(key_query, params)
+            return (optax.apply_updates(params, updates), moments), problem.tested(key_query, params, task)
 
         keys = jax.random.split(key_steps, steps)
-        (params, _), scores = jax.lax.scan(step, (params, optimizer.init(params)), keys)
-        return Adaptation(jnp.append(scores, score(key_last, params)), params)
+        (params, _), before = jax.lax.scan(step, (params, optimizer.init(params)), keys)
+        score, success = jax.tree.map(jnp.append, before, problem.tested(key_last, params, task))
+        return Adaptation(score, params, success)
 
     return Oracle(name, adapt)

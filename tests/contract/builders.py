@@ -151,7 +151,7 @@ def _from_ratings() -> EnvFamily:
         return recommendation.from_ratings(path, least=2)
 
 
-NOT_ENVIRONMENTS = {"base", "physics"}
+NOT_ENVIRONMENTS = {"base", "physics", "manipulation_skills"}
 CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
 ROBOTS = ("half_cheetah_direction", "half_cheetah_velocity", "ant_direction", "ant_goal", "humanoid_direction")
 POINT_ROBOTS = ("maml", "promp", "pearl_dense", "pearl_sparse", "varibad")
@@ -178,6 +178,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     },
     "manipulation": {
         "ml1": lambda: manipulation.ml1("push", horizon=6, tasks=3, heldout_tasks=2, engine="c"),
+        "ml10": lambda: manipulation.ml10(horizon=6, tasks=3, heldout_tasks=2),
     },
     "maze": {"tiny": lambda: maze.tiny(9), "small": lambda: maze.small(12), "large": lambda: maze.large(9)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
