@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import double_precision
 
 from metarl_jax.environments import locomotion, physics
 from metarl_jax.environments.locomotion import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER, Locomotion, LocomotionParams
@@ -78,7 +79,7 @@ def test_the_c_engine_is_gymnasium(name: str, randomised: bool) -> None:
     robot = GYMNASIUM[name]
     model = locomotion.randomised(robot, np.random.default_rng(1)) if randomised else physics.load(robot)
     env = reference(name, model if randomised else None)
-    with jax.enable_x64(True):
+    with double_precision():
         engine = CEngine(robot, [model])
         start = beginning(robot, model, 0)
         begin(env, *start)
@@ -118,7 +119,7 @@ def test_rewards_are_gymnasiums_up_to_the_task(name: str, family: Any, target: A
     robot = made.env.robot
     model = physics.load(robot)
     env = reference(name)
-    with jax.enable_x64(True):
+    with double_precision():
         engine = CEngine(robot, [model])
         start = beginning(robot, model, 0)
         begin(env, *start)
@@ -152,7 +153,7 @@ def test_single_precision_leaves_the_physics_as_they_are() -> None:
         return np.asarray(jax.jit(lambda state, actions: jax.lax.scan(step, state, actions)[1])(state, actions))
 
     single = observations()
-    with jax.enable_x64(True):
+    with double_precision():
         double = observations()
     assert single.dtype == np.float32
     assert double.dtype == np.float64
@@ -302,7 +303,7 @@ def test_mjx_is_the_same_physics() -> None:
 
         return np.stack([np.concatenate([x.ravel() for x in run(jnp.int32(model))]) for model in range(2)])
 
-    with jax.enable_x64(True):
+    with double_precision():
         expected = observations(CEngine(HALF_CHEETAH, models))
         got = observations(MJXEngine(HALF_CHEETAH, models))
     np.testing.assert_allclose(got, expected, rtol=0, atol=MJX_TOLERANCE)
@@ -339,7 +340,7 @@ def test_a_leg_on_the_ground_has_the_same_friction_in_both_engines(lean: float) 
 
         return np.asarray(run())
 
-    with jax.enable_x64(True):
+    with double_precision():
         # Fast enough along the ground that friction is at its limit, a pyramid whose corners then matter.
         falling = np.random.default_rng(0).normal(size=model.nv) + np.array([5, 2, -2, 0, 0, 0, 0])
         qpos, qvel = jnp.asarray(model.qpos0), jnp.asarray(falling)
@@ -364,7 +365,7 @@ def test_both_engines_begin_anew_what_is_over() -> None:
 
         return tuple(map(np.asarray, run(actions, over)))
 
-    with jax.enable_x64(True):
+    with double_precision():
         expected, got = after(CEngine(HALF_CHEETAH, [model])), after(MJXEngine(HALF_CHEETAH, [model]))
     for ours, theirs in zip(got, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import pickle
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from precision import double_precision
 
 from metarl_jax import experiments, training
 from metarl_jax.environments import manipulation, physics
@@ -42,16 +42,6 @@ def meta_world() -> Iterator[None]:
         patch.setattr(sawyer.SawyerMocapBase, "reset_mocap_welds", reset_mocap_welds)
         patch.setattr(metaworld, "_N_GOALS", GOALS)
         yield
-
-
-@contextlib.contextmanager
-def double_precision() -> Iterator[None]:
-    """For all threads, as JAX's own context is not: callbacks run in others."""
-    jax.config.update("jax_enable_x64", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_x64", False)
 
 
 @pytest.fixture
