@@ -22,8 +22,8 @@ REACH = {
     f"{name}-ml1-reach": Cell(f"{name}-ml1-reach", {}, success_targets={last: BAR})
     for name, last in (("rl2", 2), ("varibad", 2), ("pearl", 3))
 }
-# RL² otherwise: with what the settings that Meta-World's authors publish for it do not have, and with a bonus for entropy
-# that is gone while there is step size left.
+# RL² otherwise: with what the settings that Meta-World's authors publish for it do not have, and with a bonus for
+# entropy that is gone while there is step size left.
 VARIANTS = {
     name: Cell("rl2-ml1-reach", {}, settings={setting: value}, variant=name, success_targets={2: BAR})
     for name, setting, value in (("normalised", "normalise_observations", True), ("sure sooner", "entropy_decay", 0.6))
