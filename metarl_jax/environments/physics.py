@@ -586,8 +586,13 @@ class MJXEngine:
         )
         mocap, control = (state.mocap, control) if robot.drive is None else robot.drive(jnp, data, control)
         data = data.replace(mocap_pos=mocap, ctrl=control)
+
+        def physics_step(_: Any, data: Any) -> Any:
+            # In double precision MJX makes 64 bits of a tendon's 32, and a loop would not have that.
+            return jax.tree.map(lambda after, before: after.astype(before.dtype), mjx.step(one, data), data)
+
         with _frames_as_in_c():
-            data = jax.lax.fori_loop(0, robot.frame_skip, lambda _, data: mjx.step(one, data), data)
+            data = jax.lax.fori_loop(0, robot.frame_skip, physics_step, data)
             if robot.read_afresh:
                 data = mjx.forward(one, data)
         if robot.impact is not None:
