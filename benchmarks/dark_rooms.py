@@ -47,6 +47,7 @@ EXPERIMENTS = (
     "rl2-dark-room-new-goals",
     "rl2-dark-room-10x10",
     "rl2-dark-key-to-door",
+    "rl2-linear-dark-key-to-door",
 )
 CELLS = {name: Cell(name, {}) for name in EXPERIMENTS}
 

@@ -1,8 +1,9 @@
 """Train and test RL² on the cells of a published table; shared by ``rl2_bandits.py`` and others.
 
 Every (cell, seed) is a run of its own, made by ``metarl-jax train`` in a process pinned to one core: at the sizes of
-these networks two runs on a core each do more than one run on both. A run that was interrupted goes on where it
-stopped; a run that is done is not trained again. Each cell's row is written as soon as its last seed is tested.
+these networks two runs on a core each do more than one run on both. On an accelerator all seeds of a cell are one run
+instead ("--together"). A run that was interrupted goes on where it stopped; a run that is done is not trained again.
+Each cell's row is written as soon as its last seed is tested.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Cell(NamedTuple):
     """Of the published number."""
 
 
-def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -> Path | None:
-    """Train (or go on training) one seed and test it; return the file of the test, None if time ran out before."""
+def run_seeds(cell: Cell, first: int, seeds: int, folder: Path, trials: int, minutes: float) -> Path | None:
+    """Train (or go on training) seeds in one run and test them; the file of the test, None if time ran out before."""
     import jax
 
     from metarl_jax import experiments
@@ -46,13 +47,13 @@ def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -
     from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
 
     compilation_cache.enable()
-    path = folder / f"{cell.experiment}-seed-{seed}"
+    path = run_path(cell, first, seeds, folder)
     if path.exists():
         run = RunFolder(path)
     else:
         settings = experiments.get(cell.experiment).with_overrides({})
         every = default_evaluate_every(settings)
-        config = RunConfig(experiment=cell.experiment, settings=settings, seed=seed, seeds=1, evaluate_every=every)
+        config = RunConfig(experiment=cell.experiment, settings=settings, seed=first, seeds=seeds, evaluate_every=every)
         run = train.new_run(path, config)
     outcome = train.train(run, train.Options(time_limit=minutes))
     if outcome.exit_code:
@@ -63,22 +64,29 @@ def run_seed(cell: Cell, seed: int, folder: Path, trials: int, minutes: float) -
     result = path / f"benchmark-{trials}.json"
     if not result.exists():
         problem = train.build(run.config)
-        state = train.load_states(run, problem).state.algorithm
+        states = train.load_states(run, problem).state.algorithm
         # All seeds meet the same held-out tasks; training's keys come from small seeds, this one from far off.
         evaluation = jax.jit(
-            lambda key, state: meta_test(key, problem.algorithm.adapt, state, problem.tasks, num_tasks=trials)
-        )(jax.random.key(2**31 + 11), state)
-        reward = np.asarray(evaluation.score, np.float64).sum(axis=-1)[0]
+            lambda key, states: meta_test(
+                key, problem.algorithm.adapt, states, problem.tasks, num_tasks=trials, num_seeds=seeds
+            )
+        )(jax.random.key(2**31 + 11), states)
+        reward = np.asarray(evaluation.score, np.float64).sum(axis=-1)
         summary = json.loads((path / "summary.json").read_text())
         content = {
-            "mean": float(reward.mean()),
-            "standard_error": float(reward.std(ddof=1) / np.sqrt(trials)),
-            "env_steps": summary["steps"],
+            "means": reward.mean(axis=1).tolist(),
+            "standard_errors": (reward.std(axis=1, ddof=1) / np.sqrt(trials)).tolist(),
+            "env_steps": summary["steps"] // seeds,
             "settings": run.config.settings,
             **provenance(),
         }
         files.write_json(result, content)
     return result
+
+
+def run_path(cell: Cell, first: int, seeds: int, folder: Path) -> Path:
+    """The run's folder."""
+    return folder / f"{cell.experiment}-seed-{first}{f'-and-{seeds - 1}-more' if seeds > 1 else ''}"
 
 
 def train_seconds(run: Path) -> float:
@@ -96,11 +104,11 @@ def train_seconds(run: Path) -> float:
 def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int) -> dict[str, Any]:
     """Write a cell's row from the tests of its seeds."""
     results = [json.loads(path.read_text()) for path in evaluations]
-    means = np.array([result["mean"] for result in results])
-    errors = np.array([result["standard_error"] for result in results])
+    means, errors = (np.array([x for result in results for x in result[name]]) for name in ("means", "standard_errors"))
     # All seeds meet the same held-out tasks, whose luck they share: it does not average out over seeds.
     error = float(np.mean(errors))
     mean = float(np.mean(means))
+    device = results[0]["device"]
     row = {
         "experiment": cell.experiment,
         "metric": "trial_reward",
@@ -112,12 +120,12 @@ def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int)
         "paper": cell.paper,
         "source": None if cell.paper is None else cell.source,
         "oracle": cell.oracle,
-        "seeds": len(results),
+        "seeds": len(means),
         "heldout_tasks": trials,
         "env_steps": results[0]["env_steps"],
         "train_wall_s": float(np.mean([train_seconds(path.parent) for path in evaluations])),
         **{name: results[0][name] for name in ("settings", "versions", "commit")},
-        "device": "cpu, one core for each run",
+        "device": "cpu, one core for each run" if device.startswith("cpu") else f"{device}, all seeds in one run",
     }
     write_row(name, row)
     return row
@@ -130,11 +138,30 @@ def main(name: str, description: str, cells: dict[str, Cell]) -> None:
     parser.add_argument("--trials", type=int, default=20000, help="held-out trials for each seed")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
+    parser.add_argument("--together", action="store_true", help="all seeds of a cell in one run, for an accelerator")
     parser.add_argument("--worker", type=int, metavar="SEED", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    limits = arguments.folder, arguments.trials, arguments.minutes
     if arguments.worker is not None:
-        cell = cells[arguments.cells[0]]
-        run_seed(cell, arguments.worker, arguments.folder, arguments.trials, arguments.minutes)
+        run_seeds(cells[arguments.cells[0]], arguments.worker, 1, *limits)
+        return
+
+    def report(key: str, evaluations: Sequence[Path | None]) -> None:
+        done = [path for path in evaluations if path is not None]
+        if len(done) < len(evaluations):
+            print(f"{key}: time ran out before every seed was trained; call again to go on", flush=True)
+            return
+        row = report_cell(name, cells[key], done, arguments.trials)
+        print(
+            f"{key}: {row['ours']:.2f} [{row['ci95'][0]:.2f}, {row['ci95'][1]:.2f}], seeds"
+            f" {', '.join(f'{x:.2f}' for x in row['by_seed'])}; target {row['target']}, paper {row['paper']},"
+            f" oracle {row['oracle']}; {row['train_wall_s'] / 60:.1f} min a run",
+            flush=True,
+        )
+
+    if arguments.together:
+        for key in arguments.cells:
+            report(key, [run_seeds(cells[key], 0, arguments.seeds, *limits)])
         return
     cores: SimpleQueue[int] = SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)):
@@ -142,7 +169,7 @@ def main(name: str, description: str, cells: dict[str, Cell]) -> None:
 
     def job(key: str, seed: int) -> Path | None:
         core = cores.get()
-        run = arguments.folder / f"{cells[key].experiment}-seed-{seed}"
+        run = run_path(cells[key], seed, 1, arguments.folder)
         command = [sys.executable, sys.argv[0], "--cells", key, "--worker", str(seed)]
         command += ["--folder", str(arguments.folder), "--trials", str(arguments.trials)]
         command += ["--minutes", str(arguments.minutes)]
@@ -158,14 +185,4 @@ def main(name: str, description: str, cells: dict[str, Cell]) -> None:
     with ThreadPoolExecutor(max_workers=cores.qsize()) as pool:
         jobs = {key: [pool.submit(job, key, seed) for seed in range(arguments.seeds)] for key in arguments.cells}
         for key, seeds in jobs.items():
-            evaluations = [future.result() for future in seeds]
-            if None in evaluations:
-                print(f"{key}: time ran out before every seed was trained; call again to go on", flush=True)
-                continue
-            row = report_cell(name, cells[key], [path for path in evaluations if path], arguments.trials)
-            print(
-                f"{key}: {row['ours']:.2f} [{row['ci95'][0]:.2f}, {row['ci95'][1]:.2f}], seeds"
-                f" {', '.join(f'{x:.2f}' for x in row['by_seed'])}; target {row['target']}, paper {row['paper']},"
-                f" oracle {row['oracle']}; {row['train_wall_s'] / 60:.1f} min a seed on one core",
-                flush=True,
-            )
+            report(key, [future.result() for future in seeds])

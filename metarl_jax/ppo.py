@@ -19,7 +19,21 @@ from metarl_jax.checks import boolean, check_fields, choice, positive_int, real
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean
 from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
 from metarl_jax.ops.running_statistics import RunningStatistics, normalise, observe, unseen
-from metarl_jax.types import Array, Box, Carry, Inputs, Key, Metrics, Output, Params, Policy, Space, Transition
+from metarl_jax.types import (
+    Array,
+    Box,
+    Carry,
+    EnvFamily,
+    Inputs,
+    Key,
+    Metrics,
+    Output,
+    Params,
+    Policy,
+    Space,
+    Task,
+    Transition,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +90,9 @@ class Config:
     normalise_observations: bool = False
     """Whether what the policy is shown is scaled to mean 0 and variance 1 over all iterations before (in Zintgraf et
     al. 2020, on MuJoCo, observations and beliefs are)."""
+    training_reward: bool = False
+    """Whether what is learnt from is the family's ``training_reward``, which knows the task, instead of what was paid.
+    What the policy is shown stays what was paid, and so does what is reported."""
 
 
 def validate(config: Config) -> None:
@@ -103,6 +120,7 @@ def validate(config: Config) -> None:
         value_unit=choice("remaining_horizon", "reward"),
         normalise_advantages=boolean,
         normalise_observations=boolean,
+        training_reward=boolean,
     )
     if config.trials % config.minibatches:
         raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")
@@ -111,6 +129,25 @@ def validate(config: Config) -> None:
         raise ValueError(
             f"the trials of a minibatch ({minibatch}) must be a multiple of accumulation ({config.accumulation})"
         )
+
+
+def learnt_from(family: EnvFamily, config: Config) -> Callable[[Task, Transition], Transition]:
+    """A function of a task and a trial of it, with the rewards that are learnt from in the trial returned.
+
+    Raises:
+        ValueError: for a training reward that the family does not have.
+    """
+    reward = family.training_reward
+    if not config.training_reward:
+        return lambda task, t: t
+    if reward is None:
+        raise ValueError("training_reward is for families that have one: this one only pays")
+
+    def instead(task: Task, t: Transition) -> Transition:
+        rewards = jax.vmap(reward, (None, 0))(task, t)
+        return t._replace(reward=jnp.where(t.valid, rewards, 0.0).astype(jnp.float32))
+
+    return instead
 
 
 class Record(NamedTuple):

@@ -91,8 +91,8 @@ class EnvFamily(NamedTuple):
     optimal_return: Callable[[Task], Array] | None = None
     """The expected return per episode of the policy that is best for a *known* task; regret is measured from it."""
     training_reward: Callable[[Task, Transition], Array] | None = None
-    """``(task, one step) -> scalar``: a denser reward for the same aim, from which critics may learn on training tasks
-    (Rakelly et al. 2019, section 6.3). No learner is shown it."""
+    """``(task, one step) -> scalar``: a reward for the same aim, denser (Rakelly et al. 2019, section 6.3) or less
+    noisy, which may be learnt from on training tasks. No learner is shown it."""
     success: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> bool``: whether the step does what is to be done; an episode with such a step is a success.
     None: the tasks are not of that kind."""

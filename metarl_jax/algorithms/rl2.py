@@ -60,11 +60,11 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
     stochastically at test time too), and returns the return of each; the learner is the memory at the end.
 
     Raises:
-        ValueError: if the configuration is out of range.
+        ValueError: if the configuration is out of range, or asks for a training reward that the family does not have.
     """
     validate(config)
     learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config)
-    policy = learning.policy
+    policy, learnt_from = learning.policy, ppo.learnt_from(family, config)
 
     def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:
@@ -77,8 +77,11 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
     def collect(key: Key, params: Params, iteration: Array) -> tuple[ppo.Batch, Array]:
         """One trial of a fresh task, as a learner needs it, and its total reward."""
         key_task, key_trial = jax.random.split(key)
-        _, t = play(key_trial, params, family.tasks.sample(key_task))
-        return learning.prepare(t.inputs, t, t.output, iteration), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
+        task = family.tasks.sample(key_task)
+        _, t = play(key_trial, params, task)
+        return learning.prepare(t.inputs, learnt_from(task, t), t.output, iteration), jnp.sum(
+            jnp.where(t.valid, t.reward, 0.0)
+        )
 
     def init(key: Key) -> State:
         params = policy.init(key)

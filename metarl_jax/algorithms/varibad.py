@@ -110,12 +110,12 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
     the return of each; the learner is the encoder's memory at the end.
 
     Raises:
-        ValueError: if the configuration is out of range.
+        ValueError: if the configuration is out of range, or asks for a training reward that the family does not have.
     """
     validate(config)
     encoder, decoder = networks.encoder, networks.decoder
     learning = ppo.make(networks.policy, networks.shown, config.episodes * family.horizon, config)
-    policy = learning.policy
+    policy, learnt_from = learning.policy, ppo.learnt_from(family, config)
     model_optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
     )
@@ -138,9 +138,10 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
     ) -> tuple[ppo.Batch, Transition, Array]:
         """One trial of a fresh task, for the policy and for the buffer, and its total reward."""
         key_task, key_trial = jax.random.split(key)
-        _, t = play(key_trial, params, encoder_params, family.tasks.sample(key_task), config.episodes)
+        task = family.tasks.sample(key_task)
+        _, t = play(key_trial, params, encoder_params, task, config.episodes)
         shown = t.inputs._replace(obs=t.output.shown)
-        batch = learning.prepare(shown, t, t.output.record, iteration)
+        batch = learning.prepare(shown, learnt_from(task, t), t.output.record, iteration)
         return batch, t._replace(output=()), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
     def model_loss(model: Model, key: Key, trials: Transition) -> tuple[Array, Metrics]:

@@ -15,7 +15,7 @@ from flax import struct
 
 from metarl_jax.checks import positive_int, positive_number
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution
+from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution, Transition
 
 
 @struct.dataclass
@@ -67,6 +67,15 @@ class Bandit(Environment):
         return Box(0.0, 1.0, (0,))
 
 
+def _regret(task: BanditParams, step: Transition) -> Array:
+    """Minus what the arm is worse by than the best one, in expectation.
+
+    What a policy collects in a trial is, in expectation, the sum of this and of what the best arm would, which depends
+    on the task alone: gradients are the same, without the luck of the pulls and of the tasks.
+    """
+    return task.means[step.action] - jnp.max(task.means)
+
+
 def _family(env: Bandit) -> EnvFamily:
     def sample(key: Key) -> BanditParams:
         return BanditParams(means=jax.random.uniform(key, (env.arms,)))
@@ -78,6 +87,7 @@ def _family(env: Bandit) -> EnvFamily:
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=lambda task: jnp.max(task.means),
+        training_reward=_regret,
     )
 
 

@@ -484,6 +484,17 @@ class MJXState(NamedTuple):
 
 
 @contextlib.contextmanager
+def _as_in_c() -> Iterator[None]:
+    """While a program is traced, compute what C MuJoCo does.
+
+    Products keep all their bits, of which accelerators would leave out some by themselves; contacts are turned as
+    there.
+    """
+    with jax.default_matmul_precision("highest"), _frames_as_in_c():
+        yield
+
+
+@contextlib.contextmanager
 def _frames_as_in_c() -> Iterator[None]:
     """While a program is traced, lay the contact frames of a capsule on a plane along its axis, however steep it is.
 
@@ -575,7 +586,7 @@ class MJXEngine:
     def reset(self, model: Array, *start: Array) -> tuple[Any, Readings]:
         one, robot = self._model(model), self._robot
         qpos, qvel = start if robot.begin is None else robot.begin(jnp, self._template, *start)
-        with _frames_as_in_c():
+        with _as_in_c():
             data = self._mjx.forward(one, self._template.replace(qpos=qpos, qvel=qvel))
         return self._read(one, data, None)
 
@@ -591,12 +602,12 @@ class MJXEngine:
             # In double precision MJX makes 64 bits of a tendon's 32, and a loop would not have that.
             return jax.tree.map(lambda after, before: after.astype(before.dtype), mjx.step(one, data), data)
 
-        with _frames_as_in_c():
+        with _as_in_c():
             data = jax.lax.fori_loop(0, robot.frame_skip, physics_step, data)
             if robot.read_afresh:
                 data = mjx.forward(one, data)
-        if robot.impact is not None:
-            data = mjx.rne_postconstraint(one, data)
+            if robot.impact is not None:
+                data = mjx.rne_postconstraint(one, data)
         return self._read(one, data, state.position)
 
     def step_or_reset(

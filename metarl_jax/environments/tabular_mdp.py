@@ -14,7 +14,7 @@ from flax import struct
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution
+from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution, Transition
 
 
 @struct.dataclass
@@ -115,6 +115,10 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
     def optimal_return(task: TabularMDPParams) -> Array:
         return finite_horizon_values(task.transition, task.reward_mean, horizon)[0][0, 0]
 
+    def training_reward(task: TabularMDPParams, step: Transition) -> Array:
+        """What the step pays in expectation."""
+        return task.reward_mean[jnp.argmax(step.inputs.obs), step.action]
+
     return EnvFamily(
         env=env,
         tasks=TaskDistribution(sample, sample),
@@ -122,4 +126,5 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=optimal_return,
+        training_reward=training_reward,
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from metarl_jax import training
+from metarl_jax import batching, training
 from metarl_jax.batching import SEED_AXIS
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import hosts
@@ -70,7 +70,9 @@ def train_columns(
             return some(states, values, iterations)
         # Columns have nothing to tell each other: each device goes through its own, and waits for none.
         spec = PartitionSpec(SEED_AXIS)
-        each = jax.shard_map(some, in_specs=spec, out_specs=spec, axis_names={SEED_AXIS}, check_vma=False)
+        # Host callbacks, which robots are stepped by, are for programs that leave no axis to the compiler.
+        axes = {SEED_AXIS} if batching.devices() > 1 else {SEED_AXIS, batching.TASK_AXIS}
+        each = jax.shard_map(some, in_specs=spec, out_specs=spec, axis_names=axes, check_vma=False)
         return each(states, values, iterations)
 
     return spread
