@@ -17,6 +17,7 @@ OTHERS = (
 )
 # For fewer iterations than the presets say.
 SHORT = {
+    "varibad-half-cheetah-direction": 150,
     "maml-half-cheetah-velocity": 50,
     "promp-ant-direction": 40,
     "varibad-ant-direction": 200,
@@ -30,7 +31,7 @@ def cells(names: tuple[str, ...]) -> dict[str, Cell]:
 
 def short() -> dict[str, Cell]:
     return {
-        name: Cell(name, {}, settings={"iterations": number}, variant=f"{number} iterations")
+        f"{name}-{number}": Cell(name, {}, settings={"iterations": number}, variant=f"{number} iterations")
         for name, number in SHORT.items()
     }
 
