@@ -19,7 +19,7 @@ SCHEMA = 1
 def provenance() -> dict[str, Any]:
     """Where a number came from: device, package versions, commit (with "+" if the tree was changed).
 
-    Where the tree is a copy without its history, the variable METARL_JAX_COMMIT says of which commit.
+    Where the tree is a copy without its own history, the variable METARL_JAX_COMMIT says of which commit.
     """
     import jax
 
@@ -32,9 +32,11 @@ def provenance() -> dict[str, Any]:
         run = subprocess.run(["git", *arguments], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
         return run.stdout.strip() if run.returncode == 0 else ""
 
-    commit = git("rev-parse", "--short", "HEAD") or os.environ.get("METARL_JAX_COMMIT", "unknown")
-    changed = "+" if git("status", "--porcelain", "--", "../metarl_jax") else ""
-    return {"device": kind, "versions": versions, "commit": commit + changed}
+    commit = os.environ.get("METARL_JAX_COMMIT")
+    if not commit:
+        changed = "+" if git("status", "--porcelain", "--", "../metarl_jax") else ""
+        commit = (git("rev-parse", "--short", "HEAD") or "unknown") + changed
+    return {"device": kind, "versions": versions, "commit": commit}
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from metarl_jax.environments import bandits
-from metarl_jax.types import EnvFamily
+from metarl_jax.rollout import trial
+from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Transition
 
 DRAWS = 20_000
 
@@ -43,6 +46,31 @@ def test_rewards_have_the_arms_mean_and_variance(make: type) -> None:
         np.testing.assert_allclose(reward.var(), variance, rtol=0.06)
         if make is bandits.bernoulli:
             assert set(np.unique(reward)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("make", [bandits.bernoulli, bandits.gaussian])
+def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
+    """A trial's pay is, in expectation, the best arm's less the regrets: here of who pulls at random."""
+    family: EnvFamily = make(arms=3)
+    assert family.training_reward is not None
+    pulls = 4
+
+    def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+        del inputs
+        return carry, jax.random.randint(key, (), 0, 3), ()
+
+    def play(key: Key) -> tuple[Any, Transition, Array]:
+        key_task, key_trial = jax.random.split(key)
+        task = family.tasks.sample(key_task)
+        t = trial(key_trial, act, (), family, task, pulls)[1]
+        return task, t, jax.vmap(family.training_reward, (None, 0))(task, t)  # pyright: ignore[reportArgumentType]
+
+    task, t, reward = jax.jit(jax.vmap(play))(keys(9))
+    means, arms, paid = np.asarray(task.means), np.asarray(t.action), np.asarray(t.reward)
+    np.testing.assert_allclose(reward, np.take_along_axis(means, arms, axis=1) - means.max(1, keepdims=True), rtol=1e-5)
+    luck = paid.sum(1) - (np.asarray(reward).sum(1) + pulls * means.max(1))
+    assert abs(luck.mean()) < 5 * luck.std() / np.sqrt(DRAWS)
+    assert np.asarray(reward).max() <= 0 < luck.std()
 
 
 def test_every_pull_is_an_episode() -> None:

@@ -310,6 +310,23 @@ def test_mjx_is_the_same_physics() -> None:
     assert np.max(np.abs(expected[0] - expected[1])) > 1, "the other body moves otherwise"
 
 
+def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must() -> None:
+    """By themselves accelerators round the factors of a product to ten bits, and MJX's line searches have 50 steps."""
+    model = physics.load(HALF_CHEETAH)
+    engine = MJXEngine(HALF_CHEETAH, [model])
+    start = jnp.zeros(model.nq), jnp.zeros(model.nv)
+    state = engine.reset(jnp.int32(0), *start)[0]
+    # Side by side, products of vectors with matrices are products of matrices.
+    states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
+    traced = jax.jit(jax.vmap(engine.step, (None, 0, 0))).trace(jnp.int32(0), states, jnp.zeros((2, model.nu)))
+    products = [line for line in traced.lower().as_text().splitlines() if "dot_general" in line]
+    assert len(products) > 5
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+    loops = str(traced.jaxpr)
+    assert "while[" in loops
+    assert f"length={model.opt.ls_iterations}" not in loops
+
+
 @pytest.mark.parametrize("lean", [0.0, 0.05, 2.0])
 def test_a_leg_on_the_ground_has_the_same_friction_in_both_engines(lean: float) -> None:
     """Upright, steeper than 60 degrees, and flatter: MJX's own contact frames are C's in the last case only."""

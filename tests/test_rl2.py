@@ -133,6 +133,37 @@ def test_the_return_stops_where_the_trial_does() -> None:
     assert abs(learned(episodes=1, discount=1.0)) < 1e-3
 
 
+def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None:
+    def after(family: EnvFamily, **settings: Any) -> tuple[rl2.State, Any]:
+        policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
+        config = rl2.Config(episodes=EPISODES, trials=4, minibatches=2, entropy_coefficient=0.0, **settings)
+        algorithm = rl2.make(family, policy, config)
+        return jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))
+
+    def paying(reward: Any) -> EnvFamily:
+        return FAMILY._replace(training_reward=reward)
+
+    def same(a: Any, b: Any) -> bool:
+        return all(bool(jnp.all(x == y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+    usual, metrics = after(FAMILY)
+    assert same(after(paying(lambda task, step: step.reward), training_reward=True)[0], usual)
+    assert same(after(paying(lambda task, step: 0 * step.reward))[0], usual), "not asked for"
+    other, other_metrics = after(paying(lambda task, step: -step.reward), training_reward=True)
+    assert not same(other.params, usual.params)
+    assert other_metrics["trial_reward"] == metrics["trial_reward"]
+    # All actions are worth the same: the policy, at least, has nothing to learn.
+    settings = {"training_reward": True, "value_coefficient": 0.0}
+    still, _ = after(paying(lambda task, step: 0 * step.reward), gae_lambda=1.0, normalise_advantages=False, **settings)
+    moved, _ = after(paying(lambda task, step: step.reward), gae_lambda=1.0, normalise_advantages=False, **settings)
+    assert not same(still.params, moved.params)
+
+
+def test_families_without_a_training_reward_are_named() -> None:
+    with pytest.raises(ValueError, match="training_reward is for families that have one"):
+        rl2.make(FAMILY._replace(training_reward=None), counting_policy(), rl2.Config(training_reward=True))
+
+
 def test_adaptation_scores_are_the_returns_of_its_episodes() -> None:
     policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, hidden_size=4)
     algorithm = rl2.make(FAMILY, policy, rl2.Config(episodes=EPISODES, trials=2, minibatches=1))

@@ -117,6 +117,21 @@ def test_tasks_spread_over_devices_learn_alike(tmp_path: Path) -> None:
         train.train(train.new_run(tmp_path / "more", half), train.Options(devices=3))
 
 
+def test_seeds_of_robots_are_spread_over_devices(tmp_path: Path) -> None:
+    """Which are stepped by callbacks to the host."""
+    sizes = {"iterations": 1, "trials": 2, "episodes": 1, "epochs": 1, "minibatches": 1, "hidden_size": 8}
+    settings = experiments.get("rl2-half-cheetah-direction").with_overrides(sizes)
+    rewards = []
+    for number in (1, 2):
+        name = "rl2-half-cheetah-direction"
+        config = folder.RunConfig(experiment=name, settings=settings, seed=0, seeds=2, evaluate_every=1)
+        run = train.new_run(tmp_path / str(number), config)
+        assert train.train(run, train.Options(devices=number)).finished
+        rewards.append(json.loads((run.path / "metrics.jsonl").read_text())["trial_reward"])
+    assert len(set(rewards[0])) == 2
+    np.testing.assert_allclose(rewards[1], rewards[0], rtol=1e-4)
+
+
 def test_unknown_experiments_name_near_ones() -> None:
     with pytest.raises(ValueError, match="did you mean rl2-tabular-mdp-10"):
         experiments.get("rl2-tabular-mdp-11")

@@ -11,6 +11,8 @@ import pytest
 
 from metarl_jax.environments import tabular_mdp
 from metarl_jax.environments.tabular_mdp import TabularMDPState, finite_horizon_values
+from metarl_jax.rollout import trial
+from metarl_jax.types import Array, Carry, Inputs, Key
 
 DRAWS = 20_000
 
@@ -55,6 +57,25 @@ def test_steps_follow_the_transition_row_and_the_reward_mean() -> None:
     np.testing.assert_allclose(np.var(reward), 1, rtol=5 * np.sqrt(2 / DRAWS))
     assert abs(np.corrcoef(np.asarray(reward), np.asarray(after.position))[0, 1]) < 5 / np.sqrt(DRAWS)
     assert not bool(jnp.any(terminated | truncated))
+
+
+def test_what_is_learnt_from_is_the_pay_without_its_noise() -> None:
+    family = tabular_mdp.make(states=4, actions=2, horizon=3)
+    assert family.training_reward is not None
+    task = family.tasks.sample(jax.random.key(3))
+
+    def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+        del inputs
+        return carry, jax.random.randint(key, (), 0, 2), ()
+
+    # Two episodes: what begins one is not where the other ended.
+    play = jax.jit(jax.vmap(lambda key: trial(key, act, (), family, task, 2)[1]))
+    t = play(jax.random.split(jax.random.key(5), 4000))
+    expected = jax.vmap(jax.vmap(family.training_reward, (None, 0)), (None, 0))(task, t)
+    noise = np.asarray(t.reward - expected)
+    np.testing.assert_allclose(noise.mean(0), 0, atol=5 / np.sqrt(len(noise)))
+    np.testing.assert_allclose(noise.var(0), 1, rtol=5 * np.sqrt(2 / len(noise)))
+    assert set(np.unique(expected)) <= set(np.unique(task.reward_mean))
 
 
 def test_a_state_that_cannot_be_reached_is_not() -> None:

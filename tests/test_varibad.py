@@ -170,3 +170,18 @@ def test_settings_out_of_range_are_named(field: str, value: object) -> None:
 def test_the_ring_must_hold_whole_iterations() -> None:
     with pytest.raises(ValueError, match=r"buffer_trials \(10\) must be a multiple of trials \(4\)"):
         make(buffer_trials=10)
+
+
+def test_the_policy_learns_from_the_training_reward_and_the_model_from_what_was_paid(start: varibad.State) -> None:
+    family = FAMILY._replace(training_reward=lambda task, step: -step.reward)
+
+    def after(**settings: Any) -> varibad.State:
+        algorithm = varibad.make(family, networks(), varibad.Config(**(SIZES | settings)))
+        return jax.jit(algorithm.step)(jax.random.key(1), start)[0]
+
+    usual, other = after(), after(training_reward=True)
+    assert same(usual.model, other.model)
+    assert same(usual.buffer, other.buffer)
+    assert not same(usual.policy, other.policy)
+    with pytest.raises(ValueError, match="training_reward is for families that have one"):
+        make(training_reward=True)

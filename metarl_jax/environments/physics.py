@@ -484,14 +484,36 @@ class MJXState(NamedTuple):
 
 
 @contextlib.contextmanager
-def _as_in_c() -> Iterator[None]:
-    """While a program is traced, compute what C MuJoCo does.
+def _mended() -> Iterator[None]:
+    """While a program is traced: MJX as it computes what C MuJoCo does, and no more than that.
 
-    Products keep all their bits, of which accelerators would leave out some by themselves; contacts are turned as
-    there.
+    Products keep all their bits, of which accelerators would leave out some by themselves.
     """
-    with jax.default_matmul_precision("highest"), _frames_as_in_c():
+    with jax.default_matmul_precision("highest"), _frames_as_in_c(), _searches_that_end():
         yield
+
+
+@contextlib.contextmanager
+def _searches_that_end() -> Iterator[None]:
+    """While a program is traced, let the solver's line searches end when they have found what they look for.
+
+    MJX, which lets physics be differentiated, goes through as many steps as a search may take (50), most of which then
+    change nothing; nobody differentiates them here.
+    """
+    from mujoco.mjx._src import solver
+
+    original = solver._while_loop_scan
+
+    def loop(goes_on: Callable[[Any], Array], step: Callable[[Any], Any], start: Any, most: int) -> Any:
+        # How many steps a search may take is asked by the condition, too.
+        del most
+        return jax.lax.while_loop(goes_on, step, start)
+
+    solver._while_loop_scan = loop
+    try:
+        yield
+    finally:
+        solver._while_loop_scan = original
 
 
 @contextlib.contextmanager
@@ -586,7 +608,7 @@ class MJXEngine:
     def reset(self, model: Array, *start: Array) -> tuple[Any, Readings]:
         one, robot = self._model(model), self._robot
         qpos, qvel = start if robot.begin is None else robot.begin(jnp, self._template, *start)
-        with _as_in_c():
+        with _mended():
             data = self._mjx.forward(one, self._template.replace(qpos=qpos, qvel=qvel))
         return self._read(one, data, None)
 
@@ -602,7 +624,7 @@ class MJXEngine:
             # In double precision MJX makes 64 bits of a tendon's 32, and a loop would not have that.
             return jax.tree.map(lambda after, before: after.astype(before.dtype), mjx.step(one, data), data)
 
-        with _as_in_c():
+        with _mended():
             data = jax.lax.fori_loop(0, robot.frame_skip, physics_step, data)
             if robot.read_afresh:
                 data = mjx.forward(one, data)

@@ -387,8 +387,11 @@ class Experiment:
     description: str
     algorithm: str
     """The module in ``metarl_jax.algorithms`` that has ``Config``, ``validate`` and ``make``."""
-    family: Callable[[], Any]
-    """Returns an ``EnvFamily``, or whatever else ``network`` makes a problem of."""
+    family: Callable[..., Any]
+    """Returns an ``EnvFamily``, or whatever else ``network`` makes a problem of. It is given ``world``, if there is
+    one."""
+    world: type | None = None
+    """A dataclass of settings of the tasks themselves, as of what computes them; None: there are none."""
     network: type[Network] = RecurrentNetwork
     """A dataclass of settings, whose ``make(family)`` gives a policy, the problem of a gradient-based learner, or the
     networks of one that has several."""
@@ -416,9 +419,9 @@ class Experiment:
         return importlib.import_module(f"metarl_jax.algorithms.{self.algorithm}")
 
     def fields(self) -> dict[str, Field]:
-        """Every setting by name: the fields of the algorithm's ``Config``, then those of ``network``."""
+        """Every setting by name: the fields of the algorithm's ``Config``, those of ``network``, those of ``world``."""
         found: dict[str, Field] = {}
-        for cls in (self._module().Config, self.network):
+        for cls in (self._module().Config, self.network, *([self.world] if self.world else [])):
             hints, descriptions = typing.get_type_hints(cls), _descriptions(cls)
             for field in dataclasses.fields(cls):
                 default = self.settings.get(field.name, field.default)
@@ -437,6 +440,20 @@ class Experiment:
                 raise ValueError(f"{self.name} has no setting {name!r}{did_you_mean(name, settings)}")
         return {**settings, **overrides}
 
+    def make_family(self, settings: Mapping[str, Any]) -> Any:
+        """What ``family`` returns.
+
+        Args:
+            settings: all of them, as ``with_overrides`` returns them.
+
+        Raises:
+            ValueError: naming a setting of the tasks that is out of range.
+        """
+        if self.world is None:
+            return self.family()
+        own = _names(self.world)
+        return self.family(self.world(**{name: value for name, value in settings.items() if name in own}))
+
     def build(self, settings: Mapping[str, Any]) -> Problem:
         """Make the algorithm on this experiment's tasks.
 
@@ -448,11 +465,12 @@ class Experiment:
         """
         from metarl_jax.types import EnvFamily, InnerProblem, ReadingProblem
 
-        module, family = self._module(), self.family()
-        own = {field.name for field in dataclasses.fields(self.network)}
+        module, family = self._module(), self.make_family(settings)
+        own = _names(self.network)
+        others = own | (_names(self.world) if self.world else set())
 
         def assemble(settings: Mapping[str, Any]) -> tuple[Any, Any, Any, Algorithm]:
-            config = module.Config(**{name: value for name, value in settings.items() if name not in own})
+            config = module.Config(**{name: value for name, value in settings.items() if name not in others})
             module.validate(config)
             network = self.network(**{name: value for name, value in settings.items() if name in own})
             made = network.make(family)
@@ -474,6 +492,11 @@ class Experiment:
             stages=getattr(config, self.measure.setting) if self.measure.setting else 1,
             steps_per_iteration=network.steps_per_iteration(family, config),
         )
+
+
+def _names(cls: type) -> set[str]:
+    """The fields of a dataclass."""
+    return {field.name for field in dataclasses.fields(cls)}
 
 
 def _descriptions(cls: type) -> dict[str, str]:

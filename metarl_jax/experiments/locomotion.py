@@ -8,7 +8,8 @@ do well in both directions: whatever it gains in one it loses in the other, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.experiments.control import PolicyGradient
@@ -67,11 +68,20 @@ TASKS = {
 }
 
 
-def _robots(name: str, horizon: int) -> Callable[[], EnvFamily]:
-    def family() -> EnvFamily:
+@dataclass(frozen=True, kw_only=True)
+class Physics:
+    """Settings of what steps the robots."""
+
+    engine: Literal["auto", "c", "mjx"] = "auto"
+    """Of MuJoCo: the C library, on the processor's cores wherever JAX computes, or MJX, which is JAX; "auto": C where
+    JAX computes on a CPU, else MJX. They agree to rounding."""
+
+
+def _robots(name: str, horizon: int) -> Callable[[Physics], EnvFamily]:
+    def family(world: Physics) -> EnvFamily:
         from metarl_jax.environments import locomotion
 
-        return getattr(locomotion, name)(horizon=horizon)
+        return getattr(locomotion, name)(horizon=horizon, engine=world.engine)
 
     return family
 
@@ -96,6 +106,7 @@ def experiments() -> Iterator[Experiment]:
                 description=f"{method.title} on {what.description}",
                 algorithm=method.algorithm,
                 family=_robots(what.family, 100 if shorter else HORIZON),
+                world=Physics,
                 network=method.network,
                 settings={**method.settings, **more},
                 measure=method.measure,

@@ -168,7 +168,7 @@ class Video(NamedTuple):
 
 def environment(config: RunConfig) -> EnvFamily | None:
     """What the learner of a run acts in; None if it does not act."""
-    family = experiments.get(config.experiment).family()
+    family = experiments.get(config.experiment).make_family(config.settings)
     if not isinstance(family, EnvFamily) and "heldout" in config.settings:
         # Classic control's, which is made for a kind of held-out tasks.
         family = family(config.settings["heldout"])
@@ -195,8 +195,8 @@ def render(folder: RunFolder, seed: int) -> Video:
     draw = scene(family, task)
     descends = built.inner_problem is not None
     shown, frames = watched(family, built.stages + descends)
-    own = isinstance(experiment.family(), EnvFamily)
-    problem = dataclasses.replace(experiment, family=lambda: shown if own else lambda heldout: shown).build(
+    own = isinstance(experiment.make_family(config.settings), EnvFamily)
+    problem = dataclasses.replace(experiment, family=lambda *_: shown if own else lambda heldout: shown).build(
         config.settings
     )
     checkpoint = train.load_states(folder, built)
