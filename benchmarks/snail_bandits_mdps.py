@@ -17,7 +17,7 @@ CELLS = {
     "snail-10": Cell("rl2-snail-tabular-mdp-10", target=159.1, paper=159.1, oracle=218.3, source=SOURCE),
     **{
         f"{memory}-100x5": Cell(f"rl2-{memory}-bandit-100x5", target=None, paper=None, oracle=78.60)
-        for memory in ("gru", "transformer", "linear", "lstm", "fast-weights", "meta-network")
+        for memory in ("transformer", "linear", "lstm", "fast-weights", "meta-network")
     },
 }
 
