@@ -392,6 +392,33 @@ def test_both_engines_begin_anew_what_is_over() -> None:
     np.testing.assert_allclose(pose[1], beginning(HALF_CHEETAH, model, 1)[0], rtol=1e-12)
 
 
+def test_what_is_due_for_none_is_not_computed() -> None:
+    calls: list[int] = []
+
+    def begin(x: Array, y: Array) -> dict[str, Array]:
+        def host(x: Any) -> np.ndarray:
+            calls.append(np.size(x))
+            return np.asarray(-x)
+
+        return {"x": jax.pure_callback(host, x, x, vmap_method="broadcast_all"), "y": jnp.stack([y, y])}
+
+    def one(due: Array, x: Array, y: Array) -> dict[str, Array]:
+        return physics.where_due(due, begin, (x, y), {"x": 10 * x, "y": jnp.stack([y, x])})
+
+    # Tasks of seeds: what ``y`` is, they share.
+    x, y = jnp.arange(1.0, 7.0).reshape(2, 3), jnp.array([8.0, 9.0])
+    both = jax.jit(jax.vmap(jax.vmap(one, (0, 0, None))))
+    for due in (np.zeros((2, 3), bool), np.eye(2, 3, 1, dtype=bool), np.ones((2, 3), bool)):
+        calls.clear()
+        found = jax.tree.map(np.asarray, both(due, x, y))
+        assert sum(calls) == (6 if due.any() else 0)
+        np.testing.assert_array_equal(found["x"], np.where(due, -x, 10 * x))
+        ys = np.broadcast_to(y[:, None], (2, 3))
+        np.testing.assert_array_equal(found["y"], np.stack([ys, np.where(due, ys, x)], axis=-1))
+    assert float(jax.jit(one)(True, 2.0, 3.0)["x"]) == -2
+    assert float(jax.jit(one)(False, 2.0, 3.0)["x"]) == 20
+
+
 def test_tasks_are_as_published() -> None:
     def targets(family: Any) -> np.ndarray:
         return np.asarray(jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 2000)).target)

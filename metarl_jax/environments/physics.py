@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.checks import choice
-from metarl_jax.types import Array
+from metarl_jax.types import Array, Tree
 
 EngineName: TypeAlias = Literal["auto", "c", "mjx"]
 INSTALL = "pip install 'metarl-jax[mujoco]'"
@@ -636,11 +636,50 @@ class MJXEngine:
         self, model: Array, state: Any, control: Array, over: Array, *start: Array
     ) -> tuple[Any, Readings, Array]:
         stepped, readings = self.step(model, state, control)
-        begun, first = self.reset(model, *start)
+
+        def begin(model: Array, *start: Array) -> tuple[Any, Array]:
+            begun, first = self.reset(model, *start)
+            return begun, first.observation
+
         again = jnp.logical_or(over, jnp.logical_not(readings.healthy))
-        next_state, observation = jax.tree.map(
-            lambda reset, step: jnp.where(again, reset, step),
-            (begun, first.observation),
-            (stepped, readings.observation),
-        )
+        next_state, observation = where_due(again, begin, (model, *start), (stepped, readings.observation))
         return next_state, readings, observation
+
+
+def where_due(due: Array, begin: Callable[..., Tree], arguments: tuple[Array, ...], otherwise: Tree) -> Tree:
+    """``begin(*arguments)`` where it is due, else ``otherwise``; not computed at all while it is due for none.
+
+    Of however many side by side: where ``vmap`` would compute both for all, this asks whether it is due for any.
+
+    Args:
+        due: bool, a scalar.
+        begin: of ONE.
+        arguments: all that ``begin`` is to see of what is mapped over.
+        otherwise: of the structure that ``begin`` returns.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def some(due: Array, otherwise: Tree, arguments: tuple[Array, ...]) -> Tree:
+        """Of all side by side, on one leading axis."""
+
+        def chosen() -> Tree:
+            return jax.tree.map(
+                lambda new, old: jnp.where(due.reshape(-1, *[1] * (old.ndim - 1)), new, old).astype(old.dtype),
+                jax.vmap(begin)(*arguments),
+                otherwise,
+            )
+
+        return jax.lax.cond(jnp.any(due), chosen, lambda: otherwise)
+
+    @some.def_vmap
+    def _(size: int, mapped: Any, *operands: Any) -> tuple[Tree, Tree]:
+        def joined(x: Array, mapped: bool) -> Array:
+            each = x if mapped else jnp.broadcast_to(x, (size, *x.shape))
+            return each.reshape(size * each.shape[1], *each.shape[2:])
+
+        found = some(*jax.tree.map(joined, operands, tuple(mapped)))
+        apart = jax.tree.map(lambda x: x.reshape(size, x.shape[0] // size, *x.shape[1:]), found)
+        return apart, jax.tree.map(lambda x: True, apart)
+
+    alone = jax.tree.map(lambda x: jnp.asarray(x)[None], (due, otherwise, arguments))
+    return jax.tree.map(lambda x: x[0], some(*alone))
