@@ -76,8 +76,8 @@ class Compiled(NamedTuple):
     """Control steps of a call."""
 
 
-def lowered(made: EnvFamily, robots: int) -> Callable[[], Compiled]:
-    """A function that compiles a loop of trials played at random."""
+def compiler(made: EnvFamily, robots: int) -> Callable[[], Compiled]:
+    """A function that compiles a loop of trials played at random, which is traced at once."""
     space = made.action_space
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
@@ -213,7 +213,7 @@ def main() -> None:
         with ThreadPoolExecutor() as pool:
             # Tracing changes MJX for a while, so that there is one at a time; compiling keeps cores busy side by side.
             programs = [
-                pool.submit(lowered(family(name, engine, bodies, arguments.horizon), robots))
+                pool.submit(compiler(family(name, engine, bodies, arguments.horizon), robots))
                 for engine, bodies, robots in ways
             ]
             compiled = [program.result() for program in programs]

@@ -65,7 +65,9 @@ class Claim(NamedTuple):
 
 def _rl2(task: str, learner: str, paper: float, bar: float, file: str, experiment: str, cell: str) -> Claim:
     source = "Mishra et al. 2018" if learner == "SNAIL" else "Duan et al. 2016"
-    return Claim(task, learner, source, paper, bar, file, experiment, "trial_reward", (f"{file}.py", "--cells", cell))
+    # SNAIL's sizes are for an accelerator.
+    command = (f"{file}.py", "--cells", cell, *(["--together"] if learner == "SNAIL" else []))
+    return Claim(task, learner, source, paper, bar, file, experiment, "trial_reward", command)
 
 
 def _omniglot(

@@ -19,7 +19,7 @@ SCHEMA = 1
 def provenance() -> dict[str, Any]:
     """Where a number came from: device, package versions, commit (with "+" if the tree was changed).
 
-    Where the tree is a copy without its own history, the variable METARL_JAX_COMMIT says of which commit.
+    The variable METARL_JAX_COMMIT goes before what git says: of a copy without its own history.
     """
     import jax
 

@@ -61,7 +61,7 @@ def run_seeds(cell: Cell, first: int, seeds: int, folder: Path, trials: int, min
         raise SystemExit(outcome.exit_code)
     if not outcome.finished:
         return None
-    result = path / f"benchmark-{trials}.json"
+    result = path / f"tested-{trials}.json"
     if not result.exists():
         problem = train.build(run.config)
         states = train.load_states(run, problem).state.algorithm
@@ -104,11 +104,12 @@ def train_seconds(run: Path) -> float:
 def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int) -> dict[str, Any]:
     """Write a cell's row from the tests of its seeds."""
     results = [json.loads(path.read_text()) for path in evaluations]
-    means, errors = (np.array([x for result in results for x in result[name]]) for name in ("means", "standard_errors"))
+    means, errors = (np.array([x for result in results for x in result[what]]) for what in ("means", "standard_errors"))
     # All seeds meet the same held-out tasks, whose luck they share: it does not average out over seeds.
     error = float(np.mean(errors))
     mean = float(np.mean(means))
-    device = results[0]["device"]
+    together = len(means) > len(results)
+    device = "cpu" if results[0]["device"].startswith("cpu") else results[0]["device"]
     row = {
         "experiment": cell.experiment,
         "metric": "trial_reward",
@@ -125,7 +126,7 @@ def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int)
         "env_steps": results[0]["env_steps"],
         "train_wall_s": float(np.mean([train_seconds(path.parent) for path in evaluations])),
         **{name: results[0][name] for name in ("settings", "versions", "commit")},
-        "device": "cpu, one core for each run" if device.startswith("cpu") else f"{device}, all seeds in one run",
+        "device": f"{device}, all seeds in one run" if together else f"{device}, one core for each run",
     }
     write_row(name, row)
     return row
@@ -141,9 +142,9 @@ def main(name: str, description: str, cells: dict[str, Cell]) -> None:
     parser.add_argument("--together", action="store_true", help="all seeds of a cell in one run, for an accelerator")
     parser.add_argument("--worker", type=int, metavar="SEED", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    limits = arguments.folder, arguments.trials, arguments.minutes
+    rest = arguments.folder, arguments.trials, arguments.minutes
     if arguments.worker is not None:
-        run_seeds(cells[arguments.cells[0]], arguments.worker, 1, *limits)
+        run_seeds(cells[arguments.cells[0]], arguments.worker, 1, *rest)
         return
 
     def report(key: str, evaluations: Sequence[Path | None]) -> None:
@@ -161,7 +162,7 @@ def main(name: str, description: str, cells: dict[str, Cell]) -> None:
 
     if arguments.together:
         for key in arguments.cells:
-            report(key, [run_seeds(cells[key], 0, arguments.seeds, *limits)])
+            report(key, [run_seeds(cells[key], 0, arguments.seeds, *rest)])
         return
     cores: SimpleQueue[int] = SimpleQueue()
     for core in sorted(os.sched_getaffinity(0)):
@@ -179,7 +180,7 @@ def main(name: str, description: str, cells: dict[str, Cell]) -> None:
                 subprocess.run(["taskset", "-c", str(core), *command], check=True, stdout=log, stderr=log)
         finally:
             cores.put(core)
-        result = run / f"benchmark-{arguments.trials}.json"
+        result = run / f"tested-{arguments.trials}.json"
         return result if result.exists() else None
 
     with ThreadPoolExecutor(max_workers=cores.qsize()) as pool:

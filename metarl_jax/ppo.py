@@ -132,16 +132,16 @@ def validate(config: Config) -> None:
 
 
 def learnt_from(family: EnvFamily, config: Config) -> Callable[[Task, Transition], Transition]:
-    """A function of a task and a trial of it, with the rewards that are learnt from in the trial returned.
+    """A function of a task and a trial of it, ``[T, ...]``, that returns the trial with the rewards to learn from.
 
     Raises:
         ValueError: for a training reward that the family does not have.
     """
-    reward = family.training_reward
     if not config.training_reward:
         return lambda task, t: t
+    reward = family.training_reward
     if reward is None:
-        raise ValueError("training_reward is for families that have one: this one only pays")
+        raise ValueError("training_reward is for families that have one; this one has not: leave it False")
 
     def instead(task: Task, t: Transition) -> Transition:
         rewards = jax.vmap(reward, (None, 0))(task, t)

@@ -92,7 +92,8 @@ class EnvFamily(NamedTuple):
     """The expected return per episode of the policy that is best for a *known* task; regret is measured from it."""
     training_reward: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> scalar``: a reward for the same aim, denser (Rakelly et al. 2019, section 6.3) or less
-    noisy, which may be learnt from on training tasks. No learner is shown it."""
+    noisy, which may be learnt from on training tasks: PEARL does, others where they are asked to. No learner is shown
+    it."""
     success: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> bool``: whether the step does what is to be done; an episode with such a step is a success.
     None: the tasks are not of that kind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from precision import double_precision
 
+from metarl_jax import experiments
 from metarl_jax.environments import locomotion, physics
 from metarl_jax.environments.locomotion import ANT, HALF_CHEETAH, HOPPER, HUMANOID, WALKER, Locomotion, LocomotionParams
 from metarl_jax.environments.physics import CEngine, Engine, MJXEngine, Robot
@@ -310,7 +312,9 @@ def test_mjx_is_the_same_physics() -> None:
     assert np.max(np.abs(expected[0] - expected[1])) > 1, "the other body moves otherwise"
 
 
-def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must() -> None:
+def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """By themselves accelerators round the factors of a product to ten bits, and MJX's line searches have 50 steps."""
     model = physics.load(HALF_CHEETAH)
     engine = MJXEngine(HALF_CHEETAH, [model])
@@ -322,9 +326,10 @@ def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
     products = [line for line in traced.lower().as_text().splitlines() if "dot_general" in line]
     assert len(products) > 5
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
-    loops = str(traced.jaxpr)
-    assert "while[" in loops
-    assert f"length={model.opt.ls_iterations}" not in loops
+    longest = f"length={model.opt.ls_iterations}"
+    assert longest not in str(traced.jaxpr)
+    monkeypatch.setattr(physics, "_searches_that_end", contextlib.nullcontext)
+    assert longest in str(jax.make_jaxpr(engine.step)(jnp.int32(0), state, jnp.zeros(model.nu)))
 
 
 @pytest.mark.parametrize("lean", [0.0, 0.05, 2.0])
@@ -456,6 +461,15 @@ def test_actions_out_of_range_are_clipped_before_they_cost_anything() -> None:
     far, near = (family.env.step(jax.random.key(2), state, x * jnp.ones(6), task) for x in (50.0, 1.0))
     for a, b in zip(jax.tree.leaves(far), jax.tree.leaves(near), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(("asked", "made"), [("auto", CEngine), ("c", CEngine), ("mjx", MJXEngine)])
+def test_the_engine_is_a_setting_of_presets(asked: str, made: type) -> None:
+    experiment = experiments.get("rl2-half-cheetah-direction")
+    env: Any = experiment.make_family(experiment.with_overrides({"engine": asked})).env
+    assert isinstance(env.engine, made)
+    with pytest.raises(ValueError, match="engine must be one of"):
+        experiment.build(experiment.with_overrides({"engine": "warp"}))
 
 
 def test_an_engine_that_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,8 +128,9 @@ def test_seeds_of_robots_are_spread_over_devices(tmp_path: Path) -> None:
         run = train.new_run(tmp_path / str(number), config)
         assert train.train(run, train.Options(devices=number)).finished
         rewards.append(json.loads((run.path / "metrics.jsonl").read_text())["trial_reward"])
-    assert len(set(rewards[0])) == 2
-    np.testing.assert_allclose(rewards[1], rewards[0], rtol=1e-4)
+    assert abs(rewards[0][0] - rewards[0][1]) > 1
+    # Two programs round otherwise, and falling robots make something of it.
+    np.testing.assert_allclose(rewards[1], rewards[0], atol=0.1)
 
 
 def test_unknown_experiments_name_near_ones() -> None:

@@ -79,9 +79,8 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         _, t = play(key_trial, params, task)
-        return learning.prepare(t.inputs, learnt_from(task, t), t.output, iteration), jnp.sum(
-            jnp.where(t.valid, t.reward, 0.0)
-        )
+        batch = learning.prepare(t.inputs, learnt_from(task, t), t.output, iteration)
+        return batch, jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
     def init(key: Key) -> State:
         params = policy.init(key)

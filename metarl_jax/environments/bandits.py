@@ -67,11 +67,11 @@ class Bandit(Environment):
         return Box(0.0, 1.0, (0,))
 
 
-def _regret(task: BanditParams, step: Transition) -> Array:
-    """Minus what the arm is worse by than the best one, in expectation.
+def _minus_regret(task: BanditParams, step: Transition) -> Array:
+    """Minus what the arm is worse by than the best one, in expectation; a scalar.
 
     What a policy collects in a trial is, in expectation, the sum of this and of what the best arm would, which depends
-    on the task alone: gradients are the same, without the luck of the pulls and of the tasks.
+    on the task alone: gradients are in expectation the same, without the luck of the pulls and of the tasks.
     """
     return task.means[step.action] - jnp.max(task.means)
 
@@ -87,7 +87,7 @@ def _family(env: Bandit) -> EnvFamily:
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=lambda task: jnp.max(task.means),
-        training_reward=_regret,
+        training_reward=_minus_regret,
     )
 
 

@@ -338,7 +338,7 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
 
     def reward(readings: Readings, control: Array, direction: Array) -> Array:
         costs = 0.5 * jnp.sum(control**2) + 0.5e-3 * readings.impact
-        return jnp.dot(readings.velocity, direction) + 1.0 - costs
+        return jnp.sum(readings.velocity * direction) + 1.0 - costs
 
     def forth_or_back(key: Key) -> Array:
         return jnp.stack([_forth_or_back(key), jnp.float32(0)])
@@ -388,7 +388,7 @@ def humanoid_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFa
 
     def reward(readings: Readings, control: Array, direction: Array) -> Array:
         costs = 0.1 * jnp.sum(control**2) + jnp.minimum(5e-7 * readings.impact, 10.0)
-        return 1.25 * jnp.dot(readings.velocity, direction) + 5.0 - costs
+        return 1.25 * jnp.sum(readings.velocity * direction) + 5.0 - costs
 
     return make(HUMANOID, horizon, engine, reward, _all_around)
 

@@ -483,13 +483,17 @@ class MJXState(NamedTuple):
     """``[nmocap, 3]``: where mocap bodies are."""
 
 
+_MENDING = threading.RLock()
+
+
 @contextlib.contextmanager
 def _mended() -> Iterator[None]:
     """While a program is traced: MJX as it computes what C MuJoCo does, and no more than that.
 
-    Products keep all their bits, of which accelerators would leave out some by themselves.
+    Products keep all their bits, of which accelerators would leave out some by themselves. For one thread at a time:
+    what is changed of MJX meanwhile is everybody's.
     """
-    with jax.default_matmul_precision("highest"), _frames_as_in_c(), _searches_that_end():
+    with _MENDING, jax.default_matmul_precision("highest"), _frames_as_in_c(), _searches_that_end():
         yield
 
 
@@ -497,8 +501,8 @@ def _mended() -> Iterator[None]:
 def _searches_that_end() -> Iterator[None]:
     """While a program is traced, let the solver's line searches end when they have found what they look for.
 
-    MJX, which lets physics be differentiated, goes through as many steps as a search may take (50), most of which then
-    change nothing; nobody differentiates them here.
+    MJX (3.17), which lets physics be differentiated, goes through as many steps as a search may take (50), most of
+    which then change nothing; nobody differentiates them here.
     """
     from mujoco.mjx._src import solver
 
@@ -610,7 +614,7 @@ class MJXEngine:
         qpos, qvel = start if robot.begin is None else robot.begin(jnp, self._template, *start)
         with _mended():
             data = self._mjx.forward(one, self._template.replace(qpos=qpos, qvel=qvel))
-        return self._read(one, data, None)
+            return self._read(one, data, None)
 
     def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
         one, mjx, robot = self._model(model), self._mjx, self._robot
@@ -630,7 +634,7 @@ class MJXEngine:
                 data = mjx.forward(one, data)
             if robot.impact is not None:
                 data = mjx.rne_postconstraint(one, data)
-        return self._read(one, data, state.position)
+            return self._read(one, data, state.position)
 
     def step_or_reset(
         self, model: Array, state: Any, control: Array, over: Array, *start: Array
@@ -653,9 +657,9 @@ def where_due(due: Array, begin: Callable[..., Tree], arguments: tuple[Array, ..
 
     Args:
         due: bool, a scalar.
-        begin: of ONE.
-        arguments: all that ``begin`` is to see of what is mapped over.
-        otherwise: of the structure that ``begin`` returns.
+        begin: of ONE. What it closes over must not be mapped over: that belongs to ``arguments``.
+        arguments: arrays of any shapes.
+        otherwise: in structure and shapes what ``begin`` returns, and of the dtypes that are returned.
     """
 
     @jax.custom_batching.custom_vmap

@@ -381,15 +381,15 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One preset. Settings not named here have the defaults of the algorithm's ``Config`` and of ``network``."""
+    """One preset. Settings not named here have the defaults of ``Config``, ``network`` and ``world``."""
 
     name: str
     description: str
     algorithm: str
     """The module in ``metarl_jax.algorithms`` that has ``Config``, ``validate`` and ``make``."""
     family: Callable[..., Any]
-    """Returns an ``EnvFamily``, or whatever else ``network`` makes a problem of. It is given ``world``, if there is
-    one."""
+    """Returns an ``EnvFamily``, or whatever else ``network`` makes a problem of. Where there is a ``world``, it is
+    given one, made from the settings."""
     world: type | None = None
     """A dataclass of settings of the tasks themselves, as of what computes them; None: there are none."""
     network: type[Network] = RecurrentNetwork
@@ -405,7 +405,7 @@ class Experiment:
     heldout_batch: int = 2048
     """Held-out tasks measured at a time, which bounds memory."""
     settings: Mapping[str, Any]
-    """Fields of ``Config`` and ``network`` with values of this experiment's own."""
+    """Fields of ``Config``, ``network`` and ``world`` with values of this experiment's own."""
     oracles: Callable[[Problem, int], Sequence[Oracle]]
     """``(problem, stages) ->`` the reference learners to measure against."""
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)

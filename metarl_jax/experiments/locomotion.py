@@ -74,7 +74,7 @@ class Physics:
 
     engine: Literal["auto", "c", "mjx"] = "auto"
     """Of MuJoCo: the C library, on the processor's cores wherever JAX computes, or MJX, which is JAX; "auto": C where
-    JAX computes on a CPU, else MJX. They agree to rounding."""
+    JAX computes on a CPU, else MJX. How far they lie apart: benchmarks/physics_speed.py --fidelity."""
 
 
 def _robots(name: str, horizon: int) -> Callable[[Physics], EnvFamily]:

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from metarl_jax import batching, training
-from metarl_jax.batching import SEED_AXIS
+from metarl_jax import training
+from metarl_jax.batching import SEED_AXIS, TASK_AXIS
+from metarl_jax.batching import devices as task_devices
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import hosts
 from metarl_jax.runs.folder import RunConfig
@@ -71,7 +72,7 @@ def train_columns(
         # Columns have nothing to tell each other: each device goes through its own, and waits for none.
         spec = PartitionSpec(SEED_AXIS)
         # Host callbacks, which robots are stepped by, are for programs that leave no axis to the compiler.
-        axes = {SEED_AXIS} if batching.devices() > 1 else {SEED_AXIS, batching.TASK_AXIS}
+        axes = {SEED_AXIS} if task_devices() > 1 else {SEED_AXIS, TASK_AXIS}
         each = jax.shard_map(some, in_specs=spec, out_specs=spec, axis_names=axes, check_vma=False)
         return each(states, values, iterations)
 
