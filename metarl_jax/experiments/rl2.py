@@ -139,8 +139,8 @@ MEMORY_DARK_ROOM_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 
-# Other memories, by name. Their settings are the GRU's with smaller steps, not tuned, and as many iterations as a core
-# does in some ten minutes; but for SNAIL's, with half of the paper's filters.
+# Other memories, by name. Their settings are the GRU's with smaller steps, hardly tuned, and as many iterations as a
+# core does in some ten minutes; but for SNAIL's, with half of the paper's filters.
 _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "snail": (SNAILNetwork, "SNAIL"),
     "transformer": (TransformerNetwork, "a gated transformer"),
@@ -166,7 +166,7 @@ _SNAIL = {
 MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
     ("snail", 100, 10): {**_SNAIL, "trials": 1024, "iterations": 600, "entropy_coefficient": 0.06},
-    ("transformer", 100, 5): {**_LOUDER, "trials": 128, "minibatches": 4, "iterations": 400},
+    ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
     ("linear", 100, 5): {**_LOUDER, "learning_rate": 2e-3, "iterations": 300},
     ("lstm", 100, 5): {**_LONG, "cell": "lstm"},
     ("fast-weights", 100, 5): _ANY_MEMORY,
