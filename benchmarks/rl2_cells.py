@@ -37,7 +37,9 @@ class Cell(NamedTuple):
     """Of the published number."""
 
 
-def run_seeds(cell: Cell, first: int, seeds: int, folder: Path, trials: int, minutes: float) -> Path | None:
+def run_seeds(
+    cell: Cell, first: int, seeds: int, folder: Path, trials: int, minutes: float, changed: dict[str, Any]
+) -> Path | None:
     """Train (or go on training) seeds in one run and test them; the file of the test, None if time ran out before."""
     import jax
 
@@ -51,7 +53,7 @@ def run_seeds(cell: Cell, first: int, seeds: int, folder: Path, trials: int, min
     if path.exists():
         run = RunFolder(path)
     else:
-        settings = experiments.get(cell.experiment).with_overrides({})
+        settings = experiments.get(cell.experiment).with_overrides(changed)
         every = default_evaluate_every(settings)
         config = RunConfig(experiment=cell.experiment, settings=settings, seed=first, seeds=seeds, evaluate_every=every)
         run = train.new_run(path, config)
@@ -140,9 +142,11 @@ def main(name: str, description: str, cells: dict[str, Cell]) -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
     parser.add_argument("--together", action="store_true", help="all seeds of a cell in one run, for an accelerator")
+    parser.add_argument("--accumulation", type=int, help="parts of a gradient: the same gradient, on a CPU sooner")
     parser.add_argument("--worker", type=int, metavar="SEED", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    rest = arguments.folder, arguments.trials, arguments.minutes
+    changed = {} if arguments.accumulation is None else {"accumulation": arguments.accumulation}
+    rest = arguments.folder, arguments.trials, arguments.minutes, changed
     if arguments.worker is not None:
         run_seeds(cells[arguments.cells[0]], arguments.worker, 1, *rest)
         return
@@ -174,6 +178,7 @@ def main(name: str, description: str, cells: dict[str, Cell]) -> None:
         command = [sys.executable, sys.argv[0], "--cells", key, "--worker", str(seed)]
         command += ["--folder", str(arguments.folder), "--trials", str(arguments.trials)]
         command += ["--minutes", str(arguments.minutes)]
+        command += [] if arguments.accumulation is None else ["--accumulation", str(arguments.accumulation)]
         run.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(run.with_suffix(".log"), "a") as log:

@@ -90,10 +90,10 @@ class EnvFamily(NamedTuple):
     action_space: Space
     optimal_return: Callable[[Task], Array] | None = None
     """The expected return per episode of the policy that is best for a *known* task; regret is measured from it."""
-    training_reward: Callable[[Task, Transition], Array] | None = None
-    """``(task, one step) -> scalar``: a reward for the same aim, denser (Rakelly et al. 2019, section 6.3) or less
-    noisy, which may be learnt from on training tasks: PEARL does, others where they are asked to. No learner is shown
-    it."""
+    training_reward: Callable[[Task, Transition, float], Array] | None = None
+    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards for the same aim, denser (Rakelly et al. 2019,
+    section 6.3) or less noisy, which may be learnt from on training tasks: PEARL does, others where they are asked to.
+    No learner is shown them."""
     success: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> bool``: whether the step does what is to be done; an episode with such a step is a success.
     None: the tasks are not of that kind."""

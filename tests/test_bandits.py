@@ -63,7 +63,7 @@ def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         t = trial(key_trial, act, (), family, task, pulls)[1]
-        return task, t, jax.vmap(family.training_reward, (None, 0))(task, t)  # pyright: ignore[reportArgumentType]
+        return task, t, family.training_reward(task, t, 0.9)  # pyright: ignore[reportOptionalCall]
 
     task, t, reward = jax.jit(jax.vmap(play))(keys(9))
     means, arms, paid = np.asarray(task.means), np.asarray(t.action), np.asarray(t.reward)

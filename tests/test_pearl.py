@@ -85,8 +85,9 @@ def test_discrete_soft_values_are_those_of_soft_value_iteration() -> None:
     reward = random.normal(size=(3, 2))
     task = tabular_mdp.TabularMDPParams(jnp.asarray(transition, jnp.float32), jnp.asarray(reward, jnp.float32))
 
-    def mean_reward(task: tabular_mdp.TabularMDPParams, step: Transition) -> jax.Array:
-        return step.inputs.obs @ task.reward_mean[:, step.action]
+    def mean_reward(task: tabular_mdp.TabularMDPParams, t: Transition, given: float) -> jax.Array:
+        assert given == discount
+        return task.reward_mean[jnp.argmax(t.inputs.obs, axis=-1), t.action]
 
     family = tabular_mdp.make(states=3, actions=2, horizon=10)
     family = family._replace(tasks=TaskDistribution(lambda key: task, lambda key: task), training_reward=mean_reward)

@@ -147,9 +147,9 @@ def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None
         return all(bool(jnp.all(x == y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
     usual, metrics = after(FAMILY)
-    assert same(after(paying(lambda task, step: step.reward), training_reward=True)[0], usual)
-    assert same(after(paying(lambda task, step: 0 * step.reward))[0], usual), "not asked for"
-    other, other_metrics = after(paying(lambda task, step: -step.reward), training_reward=True)
+    assert same(after(paying(lambda task, t, discount: t.reward), training_reward=True)[0], usual)
+    assert same(after(paying(lambda task, t, discount: 0 * t.reward))[0], usual), "not asked for"
+    other, other_metrics = after(paying(lambda task, t, discount: -t.reward), training_reward=True)
     assert not same(other.params, usual.params)
     assert other_metrics["trial_reward"] == metrics["trial_reward"]
 

@@ -12,7 +12,7 @@ import pytest
 from metarl_jax.environments import tabular_mdp
 from metarl_jax.environments.tabular_mdp import TabularMDPState, finite_horizon_values
 from metarl_jax.rollout import trial
-from metarl_jax.types import Array, Carry, Inputs, Key
+from metarl_jax.types import Array, Carry, Inputs, Key, Transition
 
 DRAWS = 20_000
 
@@ -59,8 +59,11 @@ def test_steps_follow_the_transition_row_and_the_reward_mean() -> None:
     assert not bool(jnp.any(terminated | truncated))
 
 
-def test_what_is_learnt_from_is_the_pay_without_its_noise() -> None:
-    family = tabular_mdp.make(states=4, actions=2, horizon=3)
+@pytest.mark.parametrize("discount", [1.0, 0.8])
+def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
+    """An episode's discounted pay is, in expectation, the best policy's and what is learnt from: of random play."""
+    horizon = 3
+    family = tabular_mdp.make(states=4, actions=2, horizon=horizon)
     assert family.training_reward is not None
     task = family.tasks.sample(jax.random.key(3))
 
@@ -68,14 +71,38 @@ def test_what_is_learnt_from_is_the_pay_without_its_noise() -> None:
         del inputs
         return carry, jax.random.randint(key, (), 0, 2), ()
 
-    # Two episodes: what begins one is not where the other ended.
-    play = jax.jit(jax.vmap(lambda key: trial(key, act, (), family, task, 2)[1]))
-    t = play(jax.random.split(jax.random.key(5), 4000))
-    expected = jax.vmap(jax.vmap(family.training_reward, (None, 0)), (None, 0))(task, t)
-    noise = np.asarray(t.reward - expected)
-    np.testing.assert_allclose(noise.mean(0), 0, atol=5 / np.sqrt(len(noise)))
-    np.testing.assert_allclose(noise.var(0), 1, rtol=5 * np.sqrt(2 / len(noise)))
-    assert set(np.unique(expected)) <= set(np.unique(task.reward_mean))
+    def play(key: Key) -> tuple[Transition, Array]:
+        # Two episodes: what begins one is not where the other ended.
+        t = trial(key, act, (), family, task, 2)[1]
+        return t, family.training_reward(task, t, discount)  # pyright: ignore[reportOptionalCall]
+
+    t, learnt = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(5), 20000))
+    transition, reward = np.asarray(task.transition, np.float64), np.asarray(task.reward_mean, np.float64)
+    table = np.zeros((horizon + 1, 4, 2))
+    for step in reversed(range(horizon)):
+        table[step] = reward + discount * transition @ table[step + 1].max(axis=-1)
+    state, action = np.asarray(t.inputs.obs).argmax(axis=-1), np.asarray(t.action)
+    time = np.tile(np.arange(horizon), 2)
+    expected = table[time, state, action] - table[time, state].max(axis=-1)
+    np.testing.assert_allclose(learnt, expected, atol=1e-5)
+    # The first state is that of every episode.
+    weight = np.tile(discount ** np.arange(horizon), 2)
+    luck = (weight * (np.asarray(t.reward) - expected)).reshape(-1, 2, horizon).sum(axis=-1) - table[0, 0].max()
+    assert np.all(np.abs(luck.mean(axis=0)) < 5 * luck.std(axis=0) / np.sqrt(len(luck)))
+
+
+def test_acting_best_leaves_nothing_to_regret() -> None:
+    family = tabular_mdp.make(states=4, actions=3, horizon=5)
+    assert family.training_reward is not None
+    task = family.tasks.sample(jax.random.key(0))
+    best = finite_horizon_values(task.transition, task.reward_mean, 5)[1]
+
+    def act(key: Key, time: Array, inputs: Inputs) -> tuple[Array, Array, tuple[()]]:
+        del key
+        return time + 1, best[time % 5, jnp.argmax(inputs.obs)], ()
+
+    t = trial(jax.random.key(1), act, jnp.int32(0), family, task, 3)[1]
+    np.testing.assert_array_equal(family.training_reward(task, t, 1.0), 0.0)
 
 
 def test_a_state_that_cannot_be_reached_is_not() -> None:

@@ -173,7 +173,7 @@ def test_the_ring_must_hold_whole_iterations() -> None:
 
 
 def test_the_policy_learns_from_the_training_reward_and_the_model_from_what_was_paid(start: varibad.State) -> None:
-    family = FAMILY._replace(training_reward=lambda task, step: -step.reward)
+    family = FAMILY._replace(training_reward=lambda task, t, discount: -t.reward)
 
     def after(**settings: Any) -> varibad.State:
         algorithm = varibad.make(family, networks(), varibad.Config(**(SIZES | settings)))

@@ -229,7 +229,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         steps = _steps(flat(played))
         if family.training_reward is None:
             return steps
-        reward = jax.vmap(family.training_reward, (None, 0))(task, flat(played))
+        reward = family.training_reward(task, flat(played), config.discount)
         return steps._replace(reward=jnp.asarray(reward, jnp.float32))
 
     def mean_return(played: Transition) -> Array:

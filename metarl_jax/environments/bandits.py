@@ -67,13 +67,14 @@ class Bandit(Environment):
         return Box(0.0, 1.0, (0,))
 
 
-def _minus_regret(task: BanditParams, step: Transition) -> Array:
-    """Minus what the arm is worse by than the best one, in expectation; a scalar.
+def _minus_regret(task: BanditParams, pulls: Transition, discount: float) -> Array:
+    """Minus what each arm pulled is worse by than the best one, in expectation; ``[T]``, at any discount.
 
     What a policy collects in a trial is, in expectation, the sum of this and of what the best arm would, which depends
     on the task alone: gradients are in expectation the same, without the luck of the pulls and of the tasks.
     """
-    return task.means[step.action] - jnp.max(task.means)
+    del discount
+    return task.means[pulls.action] - jnp.max(task.means)
 
 
 def _family(env: Bandit) -> EnvFamily:

@@ -98,7 +98,7 @@ def _family(
     horizon: int,
     goal: Callable[[Key], Array],
     heldout_goal: Callable[[Key], Array] | None = None,
-    training_reward: Callable[[PointParams, Transition], Array] | None = None,
+    training_reward: Callable[[PointParams, Transition, float], Array] | None = None,
 ) -> EnvFamily:
     env = PointRobot(rules)
 
@@ -172,8 +172,9 @@ def pearl_sparse() -> EnvFamily:
     def among(angles: Array) -> Callable[[Key], Array]:
         return lambda key: _on_circle(jax.random.choice(key, angles))
 
-    def minus_distance(task: PointParams, step: Transition) -> Array:
-        return -jnp.linalg.norm(step.final_obs - task.goal)
+    def minus_distance(task: PointParams, t: Transition, discount: float) -> Array:
+        del discount
+        return -jnp.linalg.norm(t.final_obs - task.goal, axis=-1)
 
     return _family(Rules("near", radius=0.2), 20, among(angles[:80]), among(angles[80:]), minus_distance)
 

@@ -69,26 +69,33 @@ class TabularMDP(Environment):
         return Box(0.0, 1.0, (self.states,))
 
 
-def finite_horizon_values(transition: Array, reward: Array, horizon: int) -> tuple[Array, Array]:
-    """Undiscounted value iteration over a finite horizon.
+def finite_horizon_action_values(transition: Array, reward: Array, horizon: int, discount: float = 1.0) -> Array:
+    """Value iteration over a finite horizon.
 
     Args:
         transition: ``[S, A, S]``.
         reward: ``[S, A]`` expected rewards.
         horizon: the number of steps H.
+        discount: of each step's reward against that of the step before.
 
     Returns:
-        ``(values [H, S], actions [H, S])`` for each step of the episode, first step first.
+        What each action is worth where optimal ones follow, ``[H, S, A]``, at each step of the episode, first step
+        first.
     """
 
-    def backup(value: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
-        action_value = reward + transition @ value
-        value = jnp.max(action_value, axis=-1)
-        return value, (value, jnp.argmax(action_value, axis=-1))
+    def backup(value: Array, _: None) -> tuple[Array, Array]:
+        action_value = reward + discount * (transition @ value)
+        return jnp.max(action_value, axis=-1), action_value
 
     start = jnp.zeros(reward.shape[0], reward.dtype)
-    _, tables = jax.lax.scan(backup, start, None, length=horizon, reverse=True)
-    return tables
+    _, table = jax.lax.scan(backup, start, None, length=horizon, reverse=True)
+    return table
+
+
+def finite_horizon_values(transition: Array, reward: Array, horizon: int) -> tuple[Array, Array]:
+    """Undiscounted values and optimal actions, ``(values [H, S], actions [H, S])``; see the action values above."""
+    table = finite_horizon_action_values(transition, reward, horizon)
+    return jnp.max(table, axis=-1), jnp.argmax(table, axis=-1)
 
 
 def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
@@ -115,9 +122,17 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
     def optimal_return(task: TabularMDPParams) -> Array:
         return finite_horizon_values(task.transition, task.reward_mean, horizon)[0][0, 0]
 
-    def training_reward(task: TabularMDPParams, step: Transition) -> Array:
-        """What the step pays in expectation."""
-        return task.reward_mean[jnp.argmax(step.inputs.obs), step.action]
+    def training_reward(task: TabularMDPParams, t: Transition, discount: float) -> Array:
+        """Minus what each action is worse by than the best one, to who knows the MDP and discounts so.
+
+        What a policy collects in an episode is, in expectation, the sum of this and of what the best policy would
+        (Kakade & Langford 2002, lemma 6.1), which depends on the task alone: gradients are in expectation the same,
+        without the luck of rewards, of most transitions and of tasks. That holds for discounted sums as well.
+        """
+        table = finite_horizon_action_values(task.transition, task.reward_mean, horizon, discount)
+        time = jnp.arange(t.reward.shape[0]) % horizon
+        state = jnp.argmax(t.inputs.obs, axis=-1)
+        return table[time, state, t.action] - jnp.max(table, axis=-1)[time, state]
 
     return EnvFamily(
         env=env,
