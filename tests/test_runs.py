@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,6 +133,16 @@ def test_seeds_of_robots_are_spread_over_devices(tmp_path: Path) -> None:
     assert abs(rewards[0][0] - rewards[0][1]) > 1
     # Two programs round otherwise, and falling robots make something of it.
     np.testing.assert_allclose(rewards[1], rewards[0], atol=0.1)
+
+
+def test_robots_on_the_host_with_seeds_and_tasks_over_devices_are_one_line(tmp_path: Path) -> None:
+    """For which four devices are needed, and these tests have two."""
+    sizes = "--iterations 1 --trials 2 --episodes 1 --epochs 1 --minibatches 1 --hidden-size 4 --embedding-size 4"
+    command = [sys.executable, "-m", "metarl_jax", "train", "rl2-half-cheetah-direction", *sizes.split()]
+    command += ["--seeds", "2", "--devices", "4", "--run-dir", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert "not both: use --devices 2" in result.stderr
 
 
 def test_unknown_experiments_name_near_ones() -> None:

@@ -312,12 +312,26 @@ def _load(folders: Sequence[RunFolder], problem: Problem) -> tuple[RunState, lis
 
 
 def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[Any, ...], runs: int) -> tuple[Any, str]:
-    """The program that trains columns, and what is to be said about it."""
+    """The program that trains columns, and what is to be said about it.
+
+    Raises:
+        UserError: for robots that the host steps, with seeds and tasks over devices.
+    """
     columns = arguments[-1].shape[0] // placement.seeds
 
     def compile_for(at_a_time: int) -> Any:
         program = programs.train_columns(problem, CHUNK_CAPACITY, at_a_time)
-        return placement.jit(program, donate_argnums=0).lower(*arguments).compile()
+        try:
+            lowered = placement.jit(program, donate_argnums=0).lower(*arguments)
+        except NotImplementedError as error:
+            # Of JAX, for callbacks to the host where some axes of the mesh are left to the compiler.
+            if "callbacks" not in str(error):
+                raise
+            raise UserError(
+                "of robots that the host steps (C MuJoCo) seeds or tasks can be spread over devices, not both: use"
+                f" --devices {placement.seeds}, or --engine mjx where there is that setting"
+            ) from error
+        return lowered.compile()
 
     try:
         compiled, at_a_time = programs.compile_to_fit(compile_for, columns, programs.free_bytes())
