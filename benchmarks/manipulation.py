@@ -36,7 +36,7 @@ VARIANTS = {
         ("searching", {"entropy_coefficient": 0.03, "hidden_size": 64}),
     )
 }
-# RL² and VariBAD from what is paid, PEARL for half of its preset's iterations.
+# RL² and VariBAD from what is paid; VariBAD and PEARL for half of their presets' iterations.
 OTHERS = {
     name: Cell(name, {}, settings=settings, variant=f"{settings['iterations']} iterations")
     for skill in ("push", "pick-place")
