@@ -136,15 +136,15 @@ MEMORY_DARK_ROOM_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "size": 128,
         "hidden_size": 128,
         "episodes": 10,
-        "trials": 512,
+        "trials": 1024,
         "epochs": 2,
-        "minibatches": 8,
+        "minibatches": 16,
         "learning_rate": 1e-3,
         "discount": 0.99,
         "gae_lambda": 0.95,
-        "entropy_coefficient": 0.03,
+        "entropy_coefficient": 0.1,
         "entropy_decay": 0.6,
-        "iterations": 1200,
+        "iterations": 800,
     },
 }
 
@@ -168,11 +168,11 @@ _SNAIL = {
     "filters": 16,
     "learning_rate": 3e-3,
     "trials": 2048,
-    "iterations": 700,
+    "iterations": 1200,
 }
 MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
-    ("snail", 100, 10): {**_SNAIL, "trials": 1024, "iterations": 600, "entropy_coefficient": 0.06},
+    ("snail", 100, 10): {**_SNAIL, "entropy_coefficient": 0.06},
     ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
     # A critic of regrets has less to say than one of rewards: weighed like that, it is all that is learnt.
     ("linear", 100, 5): {
