@@ -25,8 +25,8 @@ SHORT = {
     "promp-walker-parameters": 38,
 }
 # Networks, batches and steps as Rakelly et al. (2019) have them; 1.44 million environment steps. Twenty training tasks
-# are drawn from their two; no replay comes to 600 episodes. Physics are C's, since 25 robots are few for an accelerator.
-# Their weight of the KL divergence, 0.1, is of its sum over a meta-batch, not of its mean.
+# are drawn from their two; no replay comes to 600 episodes. Physics are C's, since 25 robots are few for a GPU. Their
+# weight of the KL divergence, 0.1, is of its sum over a meta-batch, not of its mean.
 PUBLISHED = {
     "encoder_units": 200,
     "units": 300,
