@@ -2,7 +2,7 @@
 
     python benchmarks/dark_rooms.py                        # all, three seeds each
     python benchmarks/dark_rooms.py --cells rl2-dark-room  # one; call again after an interruption to go on
-    python benchmarks/dark_rooms.py --cells accelerator --seeds 1   # 307 million steps
+    python benchmarks/dark_rooms.py --cells accelerator --seeds 1   # 410 million steps
 
 What counts is the last episode: at least 95 % of what a known goal is worth, which is exact.
 """

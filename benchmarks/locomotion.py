@@ -3,7 +3,7 @@
     python benchmarks/locomotion.py                                   # the half cheetah's direction, every algorithm
     python benchmarks/locomotion.py --cells rl2-half-cheetah-direction --seeds 1
     python benchmarks/locomotion.py --cells others                    # speed, ants, walkers: one algorithm or two each
-    python benchmarks/locomotion.py --cells paper --seeds 1           # as published, for an accelerator
+    python benchmarks/locomotion.py --cells paper --seeds 1           # at published sizes, for an accelerator
 
 Budgets are what two cores do in minutes, not what the papers ran; published curves are of other bodies and serve as
 orders of magnitude. What adaptation is worth: the gains over play before it, and over acting at random, task by task.
@@ -24,9 +24,10 @@ SHORT = {
     "varibad-ant-direction": 200,
     "promp-walker-parameters": 38,
 }
-# Networks, batches and steps as Rakelly et al. (2019) have them; 1.44 million environment steps. Twenty training tasks
-# are drawn from their two; no replay comes to 600 episodes. Physics are C's, since 25 robots are few for a GPU. Their
-# weight of the KL divergence, 0.1, is of its sum over a meta-batch, not of its mean.
+# Networks, batches and the steps of an iteration as Rakelly et al. (2019) have them, but 144 iterations of their 500:
+# 1.44 million environment steps, to which a replay comes to some 370 episodes. Twenty training tasks are drawn from
+# their two. Physics are C's, since 25 robots are few for a GPU. Their weight of the KL divergence, 0.1, is of its sum
+# over a meta-batch, not of its mean.
 PUBLISHED = {
     "encoder_units": 200,
     "units": 300,

@@ -2,6 +2,7 @@
 
     python benchmarks/snail_bandits_mdps.py                    # every cell, three seeds
     python benchmarks/snail_bandits_mdps.py --cells snail-10   # one; call again after an interruption to go on
+    python benchmarks/snail_bandits_mdps.py --cells snail-100x5 snail-100x10 --together --trials 200000   # accelerator
 
 The bars are of SNAIL alone; what other memories do in the same task is reported whatever it gives. The GRU's cells are
 in ``rl2_bandits.py`` and ``rl2_tabular_mdp.py``, where fast weights learn the MDPs.
