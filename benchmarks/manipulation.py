@@ -25,7 +25,7 @@ REACH = {
 # RL² from what is paid alone, as all is learnt below; with what the settings that Meta-World's authors publish for it
 # do not have; with a bonus for entropy that is gone while there is step size left, for as many steps and for three
 # times as many; and with a larger bonus and a smaller memory, which holds fifty goals less well apart, and has to look.
-PAID: dict[str, Any] = {"iterations": 400, "entropy_decay": 1.0, "training_reward": False}
+PAID: dict[str, Any] = {"iterations": 400, "entropy_decay": 1.0, "training_reward": "paid"}
 VARIANTS = {
     name: Cell("rl2-ml1-reach", {}, settings={**PAID, **settings}, variant=name, success_targets={2: BAR})
     for name, settings in (

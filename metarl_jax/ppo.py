@@ -90,9 +90,10 @@ class Config:
     normalise_observations: bool = False
     """Whether what the policy is shown is scaled to mean 0 and variance 1 over all iterations before (in Zintgraf et
     al. 2020, on MuJoCo, observations and beliefs are)."""
-    training_reward: bool = False
-    """Whether what is learnt from is the family's ``training_reward``, which knows the task, instead of what was paid.
-    What the policy is shown stays what was paid, and so does what is reported."""
+    training_reward: Literal["paid", "task", "belief"] = "paid"
+    """What is learnt from. "task": the family's ``training_reward``, which knows the task; "belief": its
+    ``belief_reward``, which knows of the task what the trial has shown. What the policy is shown stays what was paid,
+    and so does what is reported."""
 
 
 def validate(config: Config) -> None:
@@ -120,7 +121,7 @@ def validate(config: Config) -> None:
         value_unit=choice("remaining_horizon", "reward"),
         normalise_advantages=boolean,
         normalise_observations=boolean,
-        training_reward=boolean,
+        training_reward=choice("paid", "task", "belief"),
     )
     if config.trials % config.minibatches:
         raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")
@@ -137,14 +138,23 @@ def learnt_from(family: EnvFamily, config: Config) -> Callable[[Task, Transition
     Raises:
         ValueError: for a training reward that the family does not have.
     """
-    if not config.training_reward:
+    if config.training_reward == "paid":
         return lambda task, t: t
-    reward = family.training_reward
-    if reward is None:
-        raise ValueError("training_reward is for families that have one; this one has not: leave it False")
+    of_task, of_belief = family.training_reward, family.belief_reward
+    there = {"paid": True, "task": of_task is not None, "belief": of_belief is not None}
+    if not there[config.training_reward]:
+        valid = " or ".join(f'"{name}"' for name, has in there.items() if has)
+        raise ValueError(
+            f'training_reward "{config.training_reward}" is for families that have one; this one has not: give {valid}'
+        )
 
     def instead(task: Task, t: Transition) -> Transition:
-        rewards = reward(task, t, config.discount)
+        if config.training_reward == "belief":
+            assert of_belief is not None
+            rewards = of_belief(t, config.discount)
+        else:
+            assert of_task is not None
+            rewards = of_task(task, t, config.discount)
         return t._replace(reward=jnp.where(t.valid, rewards, 0.0).astype(jnp.float32))
 
     return instead

@@ -94,6 +94,10 @@ class EnvFamily(NamedTuple):
     """``(task, whole episodes [T, ...], discount) -> [T]``: rewards for the same aim, denser (Rakelly et al. 2019,
     section 6.3) or less noisy, which may be learnt from on training tasks: PEARL does, others where they are asked to.
     No learner is shown them."""
+    belief_reward: Callable[[Transition, float], Array] | None = None
+    """``(whole trial from its beginning [T, ...], discount) -> [T]``: the expectation of such rewards to who knows the
+    training tasks' law, and of the task what the trial has shown before each step: the rewards of the Bayes-adaptive
+    MDP (Zintgraf et al. 2020, section 2.2). For learners whose returns and memories are of whole trials."""
     success: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> bool``: whether the step does what is to be done; an episode with such a step is a success.
     None: the tasks are not of that kind."""

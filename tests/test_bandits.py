@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from metarl_jax.environments import bandits
 from metarl_jax.rollout import trial
@@ -71,6 +72,65 @@ def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
     luck = paid.sum(1) - (np.asarray(reward).sum(1) + pulls * means.max(1))
     assert abs(luck.mean()) < 5 * luck.std() / np.sqrt(DRAWS)
     assert np.asarray(reward).max() == 0
+
+
+@pytest.mark.parametrize("noise", [None, 0.3])
+def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> None:
+    """Against integrals over the exact posterior, of means that were drawn with others."""
+    arms, pulls, trials = 3, 60, 32
+    family = bandits.bernoulli(arms) if noise is None else bandits.gaussian(arms, noise)
+    assert family.belief_reward is not None
+
+    def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+        del inputs
+        return carry, jax.random.randint(key, (), 0, arms), ()
+
+    def play(key: Key) -> tuple[Transition, Array]:
+        key_task, key_trial = jax.random.split(key)
+        t = trial(key_trial, act, (), family, family.tasks.sample(key_task), pulls)[1]
+        return t, family.belief_reward(t, 0.9)  # pyright: ignore[reportOptionalCall]
+
+    t, reward = jax.jit(jax.vmap(play))(keys(3, trials))
+    pulled = np.eye(arms)[np.asarray(t.action)]
+    paid = pulled * np.asarray(t.reward, np.float64)[..., None]
+    # What was known before each pull: how often each arm was pulled, and the sum of what it paid.
+    count, total = np.cumsum(pulled, axis=1) - pulled, np.cumsum(paid, axis=1) - paid
+    x = (np.arange(4000) + 0.5) / 4000
+    expected = np.empty((trials, pulls))
+    for i, j in np.ndindex(trials, pulls):
+        n, s = count[i, j, :, None], total[i, j, :, None]
+        if noise is None:
+            density = scipy.stats.beta.pdf(x, 1 + s, 1 + n - s)
+        else:
+            density = np.exp((s * x - n * x**2 / 2) / noise**2 - np.max((s * x - n * x**2 / 2) / noise**2))
+        density /= density.sum(axis=1, keepdims=True)
+        best = np.sum(1 - np.prod(np.cumsum(density, axis=1), axis=0)) / len(x)
+        expected[i, j] = (density @ x)[t.action[i, j]] - best
+    np.testing.assert_allclose(reward, expected, atol=4e-4)
+    np.testing.assert_allclose(reward[:, 0], 0.5 - arms / (arms + 1), atol=1e-4)
+
+
+def test_the_expected_regret_is_the_regret_without_its_luck() -> None:
+    """Of who pulls by what was paid: the same in expectation at every pull, and varies less."""
+    family = bandits.bernoulli(4)
+    assert family.training_reward is not None
+    assert family.belief_reward is not None
+
+    def act(key: Key, lost: Array, inputs: Inputs) -> tuple[Array, Array, tuple[()]]:
+        # The next arm whenever this one does not pay.
+        lost = lost + jnp.where(inputs.first, 0, inputs.prev_reward < 0.5).astype(jnp.int32)
+        return lost, lost % 4, ()
+
+    def play(key: Key) -> tuple[Array, Array]:
+        key_task, key_trial = jax.random.split(key)
+        task = family.tasks.sample(key_task)
+        t = trial(key_trial, act, jnp.int32(0), family, task, 10)[1]
+        return family.training_reward(task, t, 1.0), family.belief_reward(t, 1.0)  # pyright: ignore
+
+    of_task, of_belief = (np.asarray(x, np.float64) for x in jax.jit(jax.vmap(play))(keys(4)))
+    difference = of_task - of_belief
+    assert np.all(np.abs(difference.mean(axis=0)) < 5 * difference.std(axis=0) / np.sqrt(DRAWS) + 1e-4)
+    assert np.all(of_belief.var(axis=0)[1:] < 0.8 * of_task.var(axis=0)[1:])
 
 
 def test_every_pull_is_an_episode() -> None:

@@ -147,16 +147,45 @@ def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None
         return all(bool(jnp.all(x == y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
     usual, metrics = after(FAMILY)
-    assert same(after(paying(lambda task, t, discount: t.reward), training_reward=True)[0], usual)
+    assert same(after(paying(lambda task, t, discount: t.reward), training_reward="task")[0], usual)
     assert same(after(paying(lambda task, t, discount: 0 * t.reward))[0], usual), "not asked for"
-    other, other_metrics = after(paying(lambda task, t, discount: -t.reward), training_reward=True)
+    other, other_metrics = after(paying(lambda task, t, discount: -t.reward), training_reward="task")
     assert not same(other.params, usual.params)
     assert other_metrics["trial_reward"] == metrics["trial_reward"]
 
 
-def test_families_without_a_training_reward_are_named() -> None:
-    with pytest.raises(ValueError, match="training_reward is for families that have one"):
-        rl2.make(FAMILY._replace(training_reward=None), counting_policy(), rl2.Config(training_reward=True))
+def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None:
+    def after(family: EnvFamily, training_reward: Any) -> rl2.State:
+        policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
+        config = rl2.Config(episodes=EPISODES, trials=4, minibatches=2, training_reward=training_reward)
+        algorithm = rl2.make(family, policy, config)
+        return jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))[0]
+
+    def so_far(t: Any, discount: float) -> Array:
+        assert t.reward.shape == (EPISODES * FAMILY.horizon,)
+        return jnp.cumsum(t.reward) * discount
+
+    of_belief = after(FAMILY._replace(belief_reward=so_far), "belief")
+    of_task = after(FAMILY._replace(training_reward=lambda task, t, discount: so_far(t, discount)), "task")
+    paid = after(FAMILY, "paid")
+    first, *_ = jax.tree.leaves(of_belief.params)
+    np.testing.assert_array_equal(first, jax.tree.leaves(of_task.params)[0])
+    assert not np.array_equal(first, jax.tree.leaves(paid.params)[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "message"),
+    [
+        ("task", {"training_reward": None}, r'training_reward "task" is for families .*: give "paid" or "belief"$'),
+        ("belief", {"belief_reward": None}, r'training_reward "belief" is for families .*: give "paid" or "task"$'),
+        ("task", {"training_reward": None, "belief_reward": None}, r'give "paid"$'),
+        ("tsak", {}, r"training_reward must be one of .*tsak.*did you mean"),
+    ],
+)
+def test_rewards_that_a_family_does_not_have_are_named(asked: Any, there: dict[str, Any], message: str) -> None:
+    family = bandits.bernoulli(2)._replace(**there)
+    with pytest.raises(ValueError, match=message):
+        rl2.make(family, counting_policy(), rl2.Config(training_reward=asked))
 
 
 def test_adaptation_scores_are_the_returns_of_its_episodes() -> None:

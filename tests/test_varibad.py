@@ -179,9 +179,9 @@ def test_the_policy_learns_from_the_training_reward_and_the_model_from_what_was_
         algorithm = varibad.make(family, networks(), varibad.Config(**(SIZES | settings)))
         return jax.jit(algorithm.step)(jax.random.key(1), start)[0]
 
-    usual, other = after(), after(training_reward=True)
+    usual, other = after(), after(training_reward="task")
     assert same(usual.model, other.model)
     assert same(usual.buffer, other.buffer)
     assert not same(usual.policy, other.policy)
-    with pytest.raises(ValueError, match="training_reward is for families that have one"):
-        make(training_reward=True)
+    with pytest.raises(ValueError, match='training_reward "task" is for families that have one'):
+        make(training_reward="task")

@@ -7,7 +7,8 @@ Decision-Pretrained Transformer).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,57 @@ def _minus_regret(task: BanditParams, pulls: Transition, discount: float) -> Arr
     return task.means[pulls.action] - jnp.max(task.means)
 
 
+CELLS = 128
+"""Into which a prior is cut: finer than what a thousand pulls tell of an arm."""
+
+
+class _Belief(NamedTuple):
+    """What pulls have told of each arm's mean."""
+
+    log_weight: Array
+    """``[K, CELLS]``: of each cell, up to a constant of the arm."""
+    cumulative: Array
+    """``[K, CELLS]``: the probability that the mean is in this cell or in one below."""
+    mean: Array
+    """``[K]``: the posterior mean."""
+
+
+def _minus_expected_regret(arms: int, noise: float | None) -> Callable[[Transition, float], Array]:
+    """The expectation of minus the regret, given the pulls before: exact, but for the prior's being cut into cells.
+
+    To a policy that knows no more than those pulls it is in expectation the same again, without the luck of which
+    bandit it was: all that still varies is what pulls do to the belief.
+    """
+    cells = (jnp.arange(CELLS) + 0.5) / CELLS
+
+    def log_likelihood(reward: Array) -> Array:
+        if noise is None:
+            return jnp.where(reward > 0.5, jnp.log(cells), jnp.log1p(-cells))
+        return -0.5 * ((reward - cells) / noise) ** 2
+
+    def pull(belief: _Belief, pulled: tuple[Array, Array]) -> tuple[_Belief, Array]:
+        arm, reward = pulled
+        # Arms are independent: the best one is in a cell or below if all are.
+        best = jnp.sum(cells * jnp.diff(jnp.prod(belief.cumulative, axis=0), prepend=0.0))
+        minus_regret = belief.mean[arm] - best
+        log_weight = belief.log_weight[arm] + log_likelihood(reward)
+        probability = jax.nn.softmax(log_weight)
+        belief = _Belief(
+            log_weight=belief.log_weight.at[arm].set(log_weight - jnp.max(log_weight)),
+            cumulative=belief.cumulative.at[arm].set(jnp.cumsum(probability)),
+            mean=belief.mean.at[arm].set(jnp.sum(probability * cells)),
+        )
+        return belief, minus_regret
+
+    def belief_reward(pulls: Transition, discount: float) -> Array:
+        del discount
+        uniform = jnp.tile(jnp.arange(1, CELLS + 1) / CELLS, (arms, 1))
+        prior = _Belief(jnp.zeros((arms, CELLS)), uniform, jnp.full(arms, 0.5))
+        return jax.lax.scan(pull, prior, (pulls.action, pulls.reward))[1]
+
+    return belief_reward
+
+
 def _family(env: Bandit) -> EnvFamily:
     def sample(key: Key) -> BanditParams:
         return BanditParams(means=jax.random.uniform(key, (env.arms,)))
@@ -89,6 +141,7 @@ def _family(env: Bandit) -> EnvFamily:
         action_space=env.action_space(),
         optimal_return=lambda task: jnp.max(task.means),
         training_reward=_minus_regret,
+        belief_reward=_minus_expected_regret(env.arms, env.noise),
     )
 
 

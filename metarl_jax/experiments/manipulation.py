@@ -26,7 +26,7 @@ HORIZON = 150
 OWN_SETTINGS: dict[str, dict[str, Any]] = {
     # Without half of what is learnt from being for success, the hand stops short of where it counts: a centimetre more
     # pays a hundredth. And a bonus for entropy is gone while there is step size left.
-    "rl2": {"iterations": 600, "entropy_decay": 0.6, "training_reward": True},
+    "rl2": {"iterations": 600, "entropy_decay": 0.6, "training_reward": "task"},
     "varibad": {},
     "pearl": {"training_tasks": 50, "initial_episodes": 4, "replay_episodes": 100, "reward_scale": 0.5},
 }

@@ -84,7 +84,7 @@ GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
 # what knowing more is worth, and a discount close to 1 no longer drowns that.
 _MDP_REGRET = {
     **_MDP,
-    "training_reward": True,
+    "training_reward": "task",
     "discount": 0.99,
     "gae_lambda": 0.8,
     "gae_lambda_rise": 0.85,
@@ -159,16 +159,16 @@ _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "meta-network": (MetaNetworkMemory, "a Meta Network's fast weights"),
 }
 _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidden_size"}, "learning_rate": 1e-3}
-# Learning from expected regrets: luck, in pulls and in tasks, is what most of the variance of rewards is.
-_REGRET = {**_ANY_MEMORY, "training_reward": True, "gae_lambda_rise": 0.85, "entropy_decay": 0.75}
-# As many trials as an accelerator takes side by side: what is left to learn at the end is a thousandth of the reward.
+# Learning from regrets: luck, in pulls and in tasks, is what most of the variance of rewards is.
+_REGRET = {**_ANY_MEMORY, "training_reward": "task", "gae_lambda_rise": 0.85, "entropy_decay": 0.75}
+# What is left to learn at the end is a thousandth of the reward: without the luck of which task it is, too.
 _SNAIL = {
     **_REGRET,
-    "value_coefficient": 200.0,
+    "training_reward": "belief",
+    "value_coefficient": 100.0,
     "filters": 16,
     "learning_rate": 3e-3,
-    "trials": 2048,
-    "iterations": 1200,
+    "iterations": 1500,
 }
 MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
