@@ -141,21 +141,20 @@ def learnt_from(family: EnvFamily, config: Config) -> Callable[[Task, Transition
     if config.training_reward == "paid":
         return lambda task, t: t
     of_task, of_belief = family.training_reward, family.belief_reward
-    there = {"paid": True, "task": of_task is not None, "belief": of_belief is not None}
-    if not there[config.training_reward]:
-        valid = " or ".join(f'"{name}"' for name, has in there.items() if has)
+    rewards = {
+        "task": of_task,
+        "belief": None if of_belief is None else lambda task, t, discount: of_belief(t, discount),
+    }
+    reward = rewards[config.training_reward]
+    if reward is None:
+        valid = " or ".join(f'"{name}"' for name in ("paid", *(name for name in rewards if rewards[name])))
         raise ValueError(
             f'training_reward "{config.training_reward}" is for families that have one; this one has not: give {valid}'
         )
 
     def instead(task: Task, t: Transition) -> Transition:
-        if config.training_reward == "belief":
-            assert of_belief is not None
-            rewards = of_belief(t, config.discount)
-        else:
-            assert of_task is not None
-            rewards = of_task(task, t, config.discount)
-        return t._replace(reward=jnp.where(t.valid, rewards, 0.0).astype(jnp.float32))
+        learnt = reward(task, t, config.discount)
+        return t._replace(reward=jnp.where(t.valid, learnt, 0.0).astype(jnp.float32))
 
     return instead
 
