@@ -130,7 +130,7 @@ def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int)
         **{name: results[0][name] for name in ("settings", "versions", "commit")},
         "device": f"{device}, all seeds in one run" if together else f"{device}, one core for each run",
     }
-    write_row(name, row)
+    write_row(name, row, ("experiment", "variant", "metric"))
     return row
 
 
