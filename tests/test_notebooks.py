@@ -109,7 +109,6 @@ def test_the_memory_notebook_remembers(executed: Callable[[str], Any]) -> None:
     assert shares is not None
     # At most two of a walk's 16 steps pay. Where the attention looks differs from one training to another.
     assert 0 < float(shares[1]) <= 2 / 16
-    assert 0 <= float(shares[2]) <= 1
     explained = re.search(r"key's place that the GRU's state explains: (\d\.\d+)", printed)
     assert explained is not None
     assert float(explained[1]) > 0.5

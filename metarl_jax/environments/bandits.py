@@ -79,7 +79,7 @@ def _minus_regret(task: BanditParams, pulls: Transition, discount: float) -> Arr
 
 
 CELLS = 128
-"""Into which a prior is cut: finer than what a thousand pulls tell of an arm."""
+"""Into which a prior is cut: finer than what a thousand pulls tell of a Bernoulli arm, or one with a noise of 0.3."""
 
 
 class _Belief(NamedTuple):
