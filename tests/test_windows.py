@@ -146,6 +146,12 @@ def reach(policy: Policy, steps: int) -> int:
         # Convolutions reach back 1 + 2 + 4; and attention from there 6 - 1.
         (snail.make(OBSERVATIONS, ACTIONS, window=6, blocks=1, filters=4, key_size=3, value_size=3), 7 + 5),
         (snail.make(OBSERVATIONS, ACTIONS, window=4, blocks=2, filters=4, key_size=3, value_size=3), 3 + 3 + 3),
+        (
+            snail.make(
+                OBSERVATIONS, ACTIONS, window=5, blocks=1, filters=4, key_size=3, value_size=3, attention_first=True
+            ),
+            4 + 7 + 4,
+        ),
         (transformer.make(OBSERVATIONS, ACTIONS, window=4, layers=1, size=8, heads=1), 3),
         (transformer.make(OBSERVATIONS, ACTIONS, window=4, layers=3, size=8, heads=1), 3 * 3),
     ],

@@ -153,15 +153,17 @@ class SNAILNetwork(TrialNetwork):
     window: int = 100
     """How many steps of a trial it looks back at; a block's convolutions together cover them."""
     blocks: int = 2
-    """Of temporal convolutions, before the attention (2 in Mishra et al. 2018)."""
+    """Of temporal convolutions, before the last attention (2 in Mishra et al. 2018)."""
     embedding_size: int = 32
     """Rectified units that see the inputs (32 in Mishra et al. 2018)."""
     filters: int = 32
     """Features that each convolution adds (32 in Mishra et al. 2018)."""
     key_size: int = 32
-    """Of the attention (32 in Mishra et al. 2018)."""
+    """Of an attention (32 in Mishra et al. 2018)."""
     value_size: int = 32
-    """Of the attention (32 in Mishra et al. 2018)."""
+    """Of an attention (32 in Mishra et al. 2018)."""
+    attention_first: bool = False
+    """Whether there is one before the blocks too (in Mishra et al. 2018 few-shot learning has it, RL has not)."""
 
     def make(self, family: EnvFamily) -> Policy:
         """The policy for a family of tasks.

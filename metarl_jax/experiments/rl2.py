@@ -149,7 +149,7 @@ MEMORY_DARK_ROOM_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 # Other memories, by name. Their settings are the GRU's with smaller steps, hardly tuned, and as many iterations as a
-# core does in some ten minutes; but for SNAIL's, with half of the paper's filters.
+# core does in some ten minutes; but for SNAIL's, with half of the paper's filters and, on bandits, an attention more.
 _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "snail": (SNAILNetwork, "SNAIL"),
     "transformer": (TransformerNetwork, "a gated transformer"),
@@ -167,6 +167,7 @@ _SNAIL = {
     "training_reward": "belief",
     "value_coefficient": 100.0,
     "filters": 16,
+    "attention_first": True,
     "learning_rate": 3e-3,
     "iterations": 1500,
 }

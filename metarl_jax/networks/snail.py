@@ -191,7 +191,7 @@ class Layers(nn.Module):
 
 
 class SNAILActorCritic(nn.Module):
-    """Inputs -> embedding -> temporal convolutions -> attention -> distribution over actions and value."""
+    """Inputs -> embedding -> temporal convolutions and attentions -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
@@ -227,6 +227,7 @@ def make(
     filters: int = 32,
     key_size: int = 32,
     value_size: int = 32,
+    attention_first: bool = False,
 ) -> Policy:
     """SNAIL as an actor-critic. Its carry is a ``Memory``.
 
@@ -235,18 +236,22 @@ def make(
         action_space: what it takes.
         window: how many steps of a trial it looks back at: the convolutions of a block reach back 1, 2, 4, ... steps
             until together they cover them, and attention sees as many, the last among them.
-        blocks: of temporal convolutions before the attention (two in the paper's bandits and MDPs).
+        blocks: of temporal convolutions before the last attention (two in the paper's bandits and MDPs).
         embedding_size: rectified units that see the inputs.
         filters: features that a convolution adds.
-        key_size: of the attention.
-        value_size: of the attention.
+        key_size: of an attention.
+        value_size: of an attention.
+        attention_first: whether there is one before the blocks too, as in the paper's few-shot network. What an
+            attention averages over a trial is how often things were: with one that comes first, convolutions see
+            that, and not the linear head alone.
 
     Raises:
         ValueError: for a size that is not a positive whole number.
     """
     window = positive_int("window", window)
-    last = Attention(positive_int("key_size", key_size), positive_int("value_size", value_size))
-    layers = (*block(window) * positive_int("blocks", blocks), last)
+    attention = Attention(positive_int("key_size", key_size), positive_int("value_size", value_size))
+    convolutions = block(window) * positive_int("blocks", blocks)
+    layers = (*[attention] * attention_first, *convolutions, attention)
     design = Design(window, positive_int("filters", filters), layers)
     embedding_size = positive_int("embedding_size", embedding_size)
     network = SNAILActorCritic(observation_space, action_space, embedding_size, design)

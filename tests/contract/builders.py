@@ -227,6 +227,9 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
         "make[short window]": lambda obs, act: snail.make(
             obs, act, window=3, embedding_size=6, filters=4, key_size=3, value_size=5
         ),
+        "make[attention first]": lambda obs, act: snail.make(
+            obs, act, window=8, blocks=1, embedding_size=6, filters=4, key_size=3, value_size=5, attention_first=True
+        ),
     },
     "transformer": {
         "make[rotary]": lambda obs, act: transformer.make(obs, act, window=4, size=8, heads=2),
