@@ -18,6 +18,35 @@ def test_task_batch_is_vmap_without_a_mesh() -> None:
     np.testing.assert_array_equal(batched(x, y), jax.vmap(lambda a, b: a * b, in_axes=(0, None), out_axes=1)(x, y))
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("at_once", [1, 2, 6])
+def test_tasks_some_at_once_are_the_same(devices: int, at_once: int) -> None:
+    """Of what tasks share, of several arguments and of leaves without a number, wherever tasks come out."""
+    tasks = jnp.arange(12.0).reshape(6, 2), jnp.zeros((6, 0))
+
+    def function(task: tuple[Array, Array], shared: Array, key: Array) -> tuple[Array, Array]:
+        return task[0] * shared + jax.random.uniform(key, (2,)), task[1]
+
+    arguments = tasks, jnp.float32(3), jax.random.split(jax.random.key(0), 6)
+    expected = jax.vmap(function, (0, None, 0), (1, 0))(*arguments)
+    mesh = jax.make_mesh((devices,), (batching.TASK_AXIS,), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        got = jax.jit(batching.task_batch(function, (0, None, 0), (1, 0), at_once=at_once))(*arguments)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)
+
+
+@pytest.mark.parametrize(
+    ("trials", "numbers", "expected"), [(512, 20_000, 32), (512, 64, None), (6, 2**18, 3), (4, 2**21, 1)]
+)
+def test_trials_at_once_are_as_many_as_a_cache_has_memories_of(
+    trials: int, numbers: int, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry = jax.ShapeDtypeStruct((numbers,), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
+    assert batching.trials_at_once(carry, trials) == expected
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert batching.trials_at_once(carry, trials) is None
+
+
 @pytest.mark.parametrize(("number", "devices"), [(7, 1), (7, 2), (8, 2)])
 def test_tasks_in_turn_are_the_same_mean_and_gradient(number: int, devices: int) -> None:
     shared = {"w": jax.random.normal(jax.random.key(0), (3, 2)), "b": jnp.float32(0.5)}

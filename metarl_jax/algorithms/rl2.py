@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import ppo
-from metarl_jax.batching import task_batch
+from metarl_jax.batching import task_batch, trials_at_once
 from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import (
     Adaptation,
@@ -88,7 +88,8 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_shuffle = jax.random.split(key)
-        collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 0))
+        at_once = trials_at_once(jax.eval_shape(policy.initial_carry, state.params), config.trials)
+        collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 0), at_once=at_once)
         keys = jax.random.split(key_collect, config.trials)
         batch, trial_reward = collected(keys, state.params, state.iteration)
         params, optimizer, metrics = learning.update(key_shuffle, state.params, state.optimizer, batch, state.iteration)

@@ -149,7 +149,8 @@ MEMORY_DARK_ROOM_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 # Other memories, by name. Their settings are the GRU's with smaller steps, hardly tuned, and as many iterations as a
-# core does in some ten minutes; but for SNAIL's, with half of the paper's filters and, on bandits, an attention more.
+# core does in some ten minutes; but for SNAIL's, with half of the paper's filters and, on bandits, one block of
+# convolutions between two attentions in place of two before one.
 _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "snail": (SNAILNetwork, "SNAIL"),
     "transformer": (TransformerNetwork, "a gated transformer"),
@@ -166,10 +167,11 @@ _SNAIL = {
     **_REGRET,
     "training_reward": "belief",
     "value_coefficient": 100.0,
-    "filters": 16,
     "attention_first": True,
+    "blocks": 1,
+    "filters": 16,
     "learning_rate": 3e-3,
-    "iterations": 1500,
+    "iterations": 1800,
 }
 MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
