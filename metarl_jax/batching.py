@@ -80,23 +80,25 @@ def suits_in_turn(task: Tree) -> bool:
 
 CACHED_CARRIES = 2**22
 """Bytes of the memories of trials that are played side by side: with more, every step fetches them from afar."""
+LEAST_AT_ONCE = 8
+"""Trials: with fewer side by side, products are of few rows, and slow."""
 
 
 def trials_at_once(carry: Tree, trials: int) -> int | None:
     """How many trials had better be played side by side: all (None), or on a CPU as many as a cache has memories of.
 
-    Acting with a memory that looks back reads all of it at every step (measured, SNAIL with two attentions over 100
-    steps: 512 trials take half as long 32 at a time).
+    A memory that looks back reads all of itself at every step (measured, SNAIL with two attentions over 100 steps: 512
+    trials take half as long 32 at a time).
 
     Args:
         carry: the memory of one trial, or its shapes.
         trials: to be played; what is returned divides them.
     """
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
-    fit = [n for n in range(1, trials + 1) if trials % n == 0 and n * size <= CACHED_CARRIES]
-    if jax.default_backend() != "cpu" or fit[-1:] == [trials]:
+    if jax.default_backend() != "cpu" or trials * size <= CACHED_CARRIES:
         return None
-    return fit[-1] if fit else 1
+    fit = [n for n in range(LEAST_AT_ONCE, trials) if trials % n == 0 and n * size <= CACHED_CARRIES]
+    return max(fit, default=None)
 
 
 def sum_in_turn(function: Callable[[Any], Tree], parts: Tree) -> Tree:

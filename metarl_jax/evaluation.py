@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.batching import task_batch
+from metarl_jax.batching import task_batch, trials_at_once
 from metarl_jax.checks import positive_int
-from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution
+from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution, Tree
 
 
 class Evaluation(NamedTuple):
@@ -46,7 +46,7 @@ def meta_test(
         tasks: ``sample_heldout`` is used.
         num_tasks: N; rounded up to a whole number of batches, and cut back.
         num_seeds: S.
-        batch_size: tasks at a time, to bound memory.
+        batch_size: tasks at a time, to bound memory; on a CPU fewer are, where memories of as many fill its cache.
         optimal_return: the best expected return per episode of a known task (``EnvFamily.optimal_return``).
 
     Raises:
@@ -64,9 +64,14 @@ def meta_test(
         best = optimal_return(task) if optimal_return is not None else jnp.float32(jnp.nan)
         return adaptation.score, best, adaptation.success
 
+    def learner(key: Key, state: State) -> Tree:
+        return adapt(key, state, tasks.sample_heldout(key)).learner
+
     def one_seed(key: Key, state: State) -> tuple[Array, Array, Array | None]:
+        at_once = trials_at_once(jax.eval_shape(learner, key, state), batch_size)
+
         def one_batch(keys: tuple[Key, Key]) -> tuple[Array, Array, Array | None]:
-            return task_batch(one_task, in_axes=(0, None))(keys, state)
+            return task_batch(one_task, in_axes=(0, None), at_once=at_once)(keys, state)
 
         adapt_keys = jax.random.split(key, (batches, batch_size))
         return jax.lax.map(one_batch, (task_keys, adapt_keys))

@@ -36,7 +36,8 @@ def test_tasks_some_at_once_are_the_same(devices: int, at_once: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trials", "numbers", "expected"), [(512, 20_000, 32), (512, 64, None), (6, 2**18, 3), (4, 2**21, 1)]
+    ("trials", "numbers", "expected"),
+    [(512, 20_000, 32), (512, 64, None), (90, 90_000, 10), (509, 20_000, None), (64, 2**18, None)],
 )
 def test_trials_at_once_are_as_many_as_a_cache_has_memories_of(
     trials: int, numbers: int, expected: int | None, monkeypatch: pytest.MonkeyPatch

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl_jax import batching
 from metarl_jax.algorithms import rl2
 from metarl_jax.environments import bandits
 from metarl_jax.networks import gated, recurrent
@@ -282,6 +285,36 @@ def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> N
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     for name, value in metrics.items():
         np.testing.assert_allclose(value, same_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_what_is_learnt_does_not_depend_on_how_many_trials_are_played_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = coin_family()
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    algorithm = rl2.make(family, policy, rl2.Config(episodes=2, trials=32, minibatches=2, iterations=10))
+    state = algorithm.init(jax.random.key(0))
+
+    def step(bytes_at_once: int, widths: set[int]) -> Any:
+        monkeypatch.setattr(batching, "CACHED_CARRIES", bytes_at_once)
+        traced = jax.jit(lambda key, state: algorithm.step(key, state)).trace(jax.random.key(1), state)
+        # The memories that pass from step to step of the trials that are played.
+        scanned = [e for e in equations(traced.jaxpr.jaxpr) if e.primitive.name == "scan" and e.params["length"] == 8]
+        widths |= {v.aval.shape[0] for e in scanned for v in e.outvars if v.aval.shape[1:] == (4,)}
+        return traced.lower().compile()(jax.random.key(1), state)
+
+    all_at_once: set[int] = set()
+    eight: set[int] = set()
+    whole, in_turn = step(2**22, all_at_once), step(8 * 16, eight)
+    assert 32 in all_at_once
+    assert 8 in eight and 32 not in eight
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), in_turn, whole)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Of a program and of those within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
