@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +37,11 @@ from metarl_jax.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings. Defaults without a source were chosen here, on tasks that no reported result uses."""
+class Ascent:
+    """Settings of ascending PPO's objective, whatever says what actions are worth.
+
+    Defaults without a source were chosen here, on tasks that no reported result uses.
+    """
 
     episodes: int = 10
     """Episodes per trial."""
@@ -66,11 +69,6 @@ class Config:
     discount: float = 1.0
     """Per step, across episode ends. Trials are finite and scored by their undiscounted reward, hence 1 (0.99 in
     Duan et al. 2016)."""
-    gae_lambda: float = 0.6
-    """Lambda of the advantage estimator at the start (0.3 in Duan et al. 2016)."""
-    gae_lambda_rise: float = 0.0
-    """How much of what it lacks to 1 lambda gains by the end of training, linearly. A critic's errors bias what a
-    small lambda teaches; early on less than its noise harms learning, late it is what keeps a policy from the best."""
     clip: float = 0.2
     """PPO's clipping radius of the probability ratio."""
     entropy_coefficient: float = 0.05
@@ -78,6 +76,17 @@ class Config:
     entropy_decay: float = 1.0
     """Share of training after which the bonus is zero. A policy becomes no surer of itself while there is a bonus to
     gain by hesitating, nor when there is no step size left to learn with; above 1 some of the bonus stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Ascent):
+    """Settings of PPO, with a critic that shares the policy's memory."""
+
+    gae_lambda: float = 0.6
+    """Lambda of the advantage estimator at the start (0.3 in Duan et al. 2016)."""
+    gae_lambda_rise: float = 0.0
+    """How much of what it lacks to 1 lambda gains by the end of training, linearly. A critic's errors bias what a
+    small lambda teaches; early on less than its noise harms learning, late it is what keeps a policy from the best."""
     value_coefficient: float = 50.0
     """Weight of the critic's loss. A mean reward per step varies by a tenth or so between memories, its square by a
     hundredth: hence a weight well above one in the unit "remaining_horizon"."""
@@ -96,8 +105,8 @@ class Config:
     and so does what is reported."""
 
 
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
+def validate_ascent(config: Ascent) -> None:
+    """Raise ValueError naming the first of these fields that is out of range."""
     check_fields(
         config,
         episodes=positive_int,
@@ -112,16 +121,9 @@ def validate(config: Config) -> None:
         adam_epsilon=real(above=0),
         max_grad_norm=real(above=0),
         discount=real(at_least=0, at_most=1),
-        gae_lambda=real(at_least=0, at_most=1),
-        gae_lambda_rise=real(at_least=0, at_most=1),
         clip=real(above=0),
         entropy_coefficient=real(at_least=0),
         entropy_decay=real(above=0),
-        value_coefficient=real(at_least=0),
-        value_unit=choice("remaining_horizon", "reward"),
-        normalise_advantages=boolean,
-        normalise_observations=boolean,
-        training_reward=choice("paid", "task", "belief"),
     )
     if config.trials % config.minibatches:
         raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")
@@ -130,6 +132,21 @@ def validate(config: Config) -> None:
         raise ValueError(
             f"the trials of a minibatch ({minibatch}) must be a multiple of accumulation ({config.accumulation})"
         )
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    validate_ascent(config)
+    check_fields(
+        config,
+        gae_lambda=real(at_least=0, at_most=1),
+        gae_lambda_rise=real(at_least=0, at_most=1),
+        value_coefficient=real(at_least=0),
+        value_unit=choice("remaining_horizon", "reward"),
+        normalise_advantages=boolean,
+        normalise_observations=boolean,
+        training_reward=choice("paid", "task", "belief"),
+    )
 
 
 def learnt_from(family: EnvFamily, config: Config) -> Callable[[Task, Transition], Transition]:
@@ -157,6 +174,92 @@ def learnt_from(family: EnvFamily, config: Config) -> Callable[[Task, Transition
         return t._replace(reward=jnp.where(t.valid, learnt, 0.0).astype(jnp.float32))
 
     return instead
+
+
+class Ascending(NamedTuple):
+    """How parameters ascend an objective of trials."""
+
+    init: Callable[[Params], optax.OptState]
+    """The optimiser's state."""
+    update: Callable[[Key, Params, optax.OptState, Any, Array], tuple[Params, optax.OptState, Metrics]]
+    """``(key, params, optimiser's state, batch [T, B, ...], iteration) -> (params, optimiser's state, metrics)``."""
+    rate_fraction: Callable[[Array], Array]
+    """What fraction of the starting step size is in force at an iteration."""
+    progress_at: Callable[[Array], Array]
+    """What share of all iterations is done."""
+
+
+def ascending(loss: Callable[[Params, Any, Array], tuple[Array, Metrics]], steps: int, config: Ascent) -> Ascending:
+    """Adam on minibatches of whole trials.
+
+    Args:
+        loss: ``(params, batch, coefficient of entropy) -> (what to descend on, metrics)``, a sum over the batch's steps
+            by their weights, so that parts of a batch add up. A batch is a named tuple, ``[T, B, ...]``, one of whose
+            leaves is ``weight``: what each step counts for.
+        steps: T, of a trial.
+        config: valid settings.
+    """
+    trials_per_minibatch = config.trials // config.minibatches
+
+    def progress_at(iteration: Array) -> Array:
+        return jnp.clip(iteration / config.iterations, 0, 1)
+
+    def rate_fraction(iteration: Array) -> Array:
+        progress, final = progress_at(iteration), config.final_learning_rate_fraction
+        match config.learning_rate_schedule:
+            case "constant":
+                return jnp.ones_like(progress)
+            case "linear":
+                return 1 + (final - 1) * progress
+            case "cosine":
+                return final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
+    )
+
+    def loss_gradient(params: Params, batch: Any, entropy_coefficient: Array) -> tuple[Params, Metrics]:
+        batch = batch._replace(weight=batch.weight / jnp.maximum(jnp.sum(batch.weight), 1))
+        gradient = jax.grad(loss, has_aux=True)
+        if config.accumulation == 1:
+            return gradient(params, batch, entropy_coefficient)
+
+        def split(x: Array) -> Array:
+            size = trials_per_minibatch // config.accumulation
+            return jnp.moveaxis(x.reshape(steps, config.accumulation, size, *x.shape[2:]), 1, 0)
+
+        return sum_in_turn(lambda part: gradient(params, part, entropy_coefficient), jax.tree.map(split, batch))
+
+    def update(
+        key: Key, params: Params, optimizer_state: optax.OptState, batch: Any, iteration: Array
+    ) -> tuple[Params, optax.OptState, Metrics]:
+        progress, fraction = progress_at(iteration), rate_fraction(iteration)
+        entropy_coefficient = config.entropy_coefficient * jnp.maximum(0, 1 - progress / config.entropy_decay)
+
+        def gradient_step(
+            carry: tuple[Params, optax.OptState], indices: Array
+        ) -> tuple[tuple[Params, optax.OptState], Metrics]:
+            params, optimizer_state = carry
+            minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
+            gradient, metrics = loss_gradient(params, minibatch, entropy_coefficient)
+            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+            rate = config.learning_rate * fraction
+            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+            return (params, optimizer_state), {**metrics, "gradient_norm": optax.tree.norm(gradient)}
+
+        (params, optimizer_state), metrics = jax.lax.scan(
+            gradient_step, (params, optimizer_state), shuffled(key, config.trials, config.epochs, config.minibatches)
+        )
+        metrics = {name: jnp.mean(value) for name, value in metrics.items()}
+        return params, optimizer_state, {**metrics, "learning_rate": config.learning_rate * fraction}
+
+    return Ascending(optimizer.init, update, rate_fraction, progress_at)
+
+
+def shuffled(key: Key, trials: int, epochs: int, minibatches: int) -> Array:
+    """Which trials are in which minibatch, ``[epochs * minibatches, trials / minibatches]``: in every epoch, each."""
+    orders = jax.vmap(lambda k: jax.random.permutation(k, trials))(jax.random.split(key, epochs))
+    return orders.reshape(-1, trials // minibatches)
 
 
 class Record(NamedTuple):
@@ -251,31 +354,15 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
     """
     if config.normalise_observations:
         policy = normalised(policy, observation_space)
-    trials_per_minibatch = config.trials // config.minibatches
-
-    def progress_at(iteration: Array) -> Array:
-        return jnp.clip(iteration / config.iterations, 0, 1)
-
-    def rate_fraction(iteration: Array) -> Array:
-        progress, final = progress_at(iteration), config.final_learning_rate_fraction
-        match config.learning_rate_schedule:
-            case "constant":
-                return jnp.ones_like(progress)
-            case "linear":
-                return 1 + (final - 1) * progress
-            case "cosine":
-                return final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
-    )
     if config.value_unit == "remaining_horizon":
         value_scale = remaining_horizon(steps, config.discount)
     else:
         value_scale = jnp.ones(steps)
 
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
-        gae_lambda = config.gae_lambda + config.gae_lambda_rise * progress_at(iteration) * (1 - config.gae_lambda)
+        gae_lambda = config.gae_lambda + config.gae_lambda_rise * ascent.progress_at(iteration) * (
+            1 - config.gae_lambda
+        )
         value = recorded.value * value_scale
         # The trial is the unit: what follows its last step, and only that, is worth nothing.
         next_value = jnp.append(value[1:], 0.0)
@@ -308,47 +395,19 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
         }
         return objective, metrics
 
-    def loss_gradient(params: Params, batch: Batch, entropy_coefficient: Array) -> tuple[Params, Metrics]:
-        batch = batch._replace(weight=batch.weight / jnp.maximum(jnp.sum(batch.weight), 1))
-        gradient = jax.grad(loss, has_aux=True)
-        if config.accumulation == 1:
-            return gradient(params, batch, entropy_coefficient)
-
-        def split(x: Array) -> Array:
-            size = trials_per_minibatch // config.accumulation
-            return jnp.moveaxis(x.reshape(steps, config.accumulation, size, *x.shape[2:]), 1, 0)
-
-        return sum_in_turn(lambda part: gradient(params, part, entropy_coefficient), jax.tree.map(split, batch))
+    ascent = ascending(loss, steps, config)
 
     def update(
         key: Key, params: Params, optimizer_state: optax.OptState, batch: Batch, iteration: Array
     ) -> tuple[Params, optax.OptState, Metrics]:
-        progress, fraction = progress_at(iteration), rate_fraction(iteration)
-        entropy_coefficient = config.entropy_coefficient * jnp.maximum(0, 1 - progress / config.entropy_decay)
         if config.normalise_advantages:
             mean = masked_mean(batch.advantage, batch.weight)
             variance = masked_mean((batch.advantage - mean) ** 2, batch.weight)
             batch = batch._replace(advantage=(batch.advantage - mean) * jax.lax.rsqrt(variance + 1e-8))
-
-        def gradient_step(
-            carry: tuple[Params, optax.OptState], indices: Array
-        ) -> tuple[tuple[Params, optax.OptState], Metrics]:
-            params, optimizer_state = carry
-            minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
-            gradient, metrics = loss_gradient(params, minibatch, entropy_coefficient)
-            updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-            rate = config.learning_rate * fraction
-            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
-            return (params, optimizer_state), {**metrics, "gradient_norm": optax.tree.norm(gradient)}
-
-        orders = jax.vmap(lambda k: jax.random.permutation(k, config.trials))(jax.random.split(key, config.epochs))
-        (params, optimizer_state), metrics = jax.lax.scan(
-            gradient_step, (params, optimizer_state), orders.reshape(-1, trials_per_minibatch)
-        )
+        params, optimizer_state, metrics = ascent.update(key, params, optimizer_state, batch, iteration)
         if config.normalise_observations:
             # Not before: ratios are to the policy as it was when it was shown these.
             params = params._replace(seen=observe(params.seen, batch.inputs.obs, batch.weight))
-        metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-        return params, optimizer_state, {**metrics, "learning_rate": config.learning_rate * fraction}
+        return params, optimizer_state, metrics
 
-    return Learning(policy, optimizer.init, prepare, update, rate_fraction)
+    return Learning(policy, ascent.init, prepare, update, ascent.rate_fraction)

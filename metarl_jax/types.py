@@ -79,6 +79,32 @@ class TaskDistribution(NamedTuple):
     """Meta-test tasks; disjoint from the training tasks where the paper's split is."""
 
 
+class Outcomes(NamedTuple):
+    """What a pull of an arm may pay."""
+
+    reward: Array
+    """``[O]``."""
+    probability: Array
+    """``[O]``."""
+
+
+class Arm(NamedTuple):
+    """An arm of a bandit to who knows the law of the training tasks, where arms are alike and independent.
+
+    It is a process of its own, which stands still until it is pulled (Gittins 1979); together they are the bandit's
+    Bayes-adaptive MDP. All is of ONE arm; a belief is a tree of arrays.
+    """
+
+    unknown: Any
+    """What is believed before the first pull."""
+    observe: Callable[[Any, Array], Any]
+    """``(belief, reward of a pull) -> belief``."""
+    outcomes: Callable[[Any], Outcomes]
+    """Of the next pull, given a belief."""
+    features: Callable[[Any], Array]
+    """What a network is told of a belief: ``[F]``, of order one."""
+
+
 class EnvFamily(NamedTuple):
     """A family of reinforcement-learning tasks that share spaces and dynamics up to their parameters."""
 
@@ -98,6 +124,8 @@ class EnvFamily(NamedTuple):
     """``(whole trial from its beginning [T, ...], discount) -> [T]``: the expectation of such rewards to who knows the
     training tasks' law, and of the task what the trial has shown before each step: the rewards of the Bayes-adaptive
     MDP (Zintgraf et al. 2020, section 2.2). For learners whose returns and memories are of whole trials."""
+    arm: Arm | None = None
+    """Of bandits: every action is such an arm. None: they are none, or pay more than finitely many rewards."""
     success: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> bool``: whether the step does what is to be done; an episode with such a step is a success.
     None: the tasks are not of that kind."""
@@ -235,6 +263,25 @@ class Policy(NamedTuple):
     """
     critic: bool = True
     """Whether the outputs' value is a critic's; otherwise it means nothing."""
+
+
+class ArmsCritic(NamedTuple):
+    """What will be lost to the best of a bandit's arms, given what is known of each, whichever is which."""
+
+    init: Callable[[Key], Params]
+    value: Callable[[Params, Array, Array], Array]
+    """``(params, known [..., K, F], pulls that are left [...]) -> [...]``: minus the regret of a pull that is left."""
+    foresee: Callable[[Params, Array, Array, Array], Array]
+    """``(params, known [..., K, F], then known of the arm pulled [..., K, O, F], pulls that are then left [...]) ->
+    [..., K, O]``: ``value`` after every outcome of pulling every arm, for a fraction of what that takes one by one."""
+
+
+class InformedNetworks(NamedTuple):
+    """A policy, and a critic that knows more than it."""
+
+    policy: Policy
+    """Without a critic of its own."""
+    critic: ArmsCritic
 
 
 class BeliefEncoder(NamedTuple):

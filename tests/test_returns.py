@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax.ops.returns import discounted_returns, generalised_advantages, remaining_horizon
+from metarl_jax.ops.returns import (
+    discounted_returns,
+    expected_advantages,
+    generalised_advantages,
+    remaining_horizon,
+)
 
 
 @pytest.fixture
@@ -53,3 +58,59 @@ def test_advantage_is_the_weighted_sum_of_errors(trajectory: dict[str, jax.Array
 @pytest.mark.parametrize(("discount", "expected"), [(1.0, [4, 3, 2, 1]), (0.5, [1.875, 1.75, 1.5, 1]), (0, [1] * 4)])
 def test_remaining_horizon(discount: float, expected: list[float]) -> None:
     np.testing.assert_allclose(remaining_horizon(4, discount), expected, rtol=1e-6)
+
+
+@pytest.fixture
+def foreseen() -> dict[str, jax.Array]:
+    """What five steps of three actions may lead to, two outcomes each; nothing follows the last."""
+    keys = jax.random.split(jax.random.key(4), 5)
+    return {
+        "policy": jax.nn.softmax(jax.random.normal(keys[0], (5, 3))),
+        "reward": jax.random.normal(keys[1], (5, 3)),
+        "probability": jax.nn.softmax(jax.random.normal(keys[2], (5, 3, 2))),
+        "next_value": jax.random.normal(keys[3], (5, 3, 2)).at[-1].set(0.0),
+        "value": jax.random.normal(keys[4], (5,)),
+    }
+
+
+def test_expected_advantages_are_of_all_actions(foreseen: dict[str, jax.Array]) -> None:
+    advantages, _ = expected_advantages(**foreseen, discount=0.9, critic_lambda=0.5)
+    np.testing.assert_allclose(jnp.sum(foreseen["policy"] * advantages, axis=-1), 0.0, atol=1e-6)
+    led_to = jnp.sum(foreseen["probability"] * foreseen["next_value"], axis=-1)
+    worth = foreseen["reward"] + 0.9 * led_to
+    np.testing.assert_allclose(advantages[:, 1] - advantages[:, 0], worth[:, 1] - worth[:, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("critic_lambda", [0.0, 0.7, 1.0])
+def test_errors_are_the_mean_of_generalised_advantages(foreseen: dict[str, jax.Array], critic_lambda: float) -> None:
+    """Over an action and an outcome of the first of two steps, and of the last."""
+    f, discount = {name: np.asarray(x[-2:], np.float64) for name, x in foreseen.items()}, 0.9
+    _, errors = expected_advantages(
+        **{name: x[-2:] for name, x in foreseen.items()}, discount=discount, critic_lambda=critic_lambda
+    )
+    # The second step's mean error does not depend on what was drawn: the value before it is given.
+    last = sum(f["policy"][1, a] * (f["reward"][1, a] - f["value"][1]) for a in range(3))
+    first = sum(
+        f["policy"][0, a] * f["probability"][0, a, o] * (f["reward"][0, a] + discount * f["next_value"][0, a, o])
+        for a in range(3)
+        for o in range(2)
+    )
+    error = first - f["value"][0] + critic_lambda * discount * last
+    np.testing.assert_allclose(errors, [error, last], rtol=1e-4)
+
+
+def test_a_critic_that_is_right_has_no_errors() -> None:
+    """A bandit of two arms, known to pay 0.3 and 0.6, of whom one is pulled at random, three times."""
+    left = jnp.array([3.0, 2.0, 1.0])
+    value, mean = 0.45 * left, jnp.array([0.3, 0.6])
+    advantages, errors = expected_advantages(
+        policy=jnp.full((3, 2), 0.5),
+        reward=jnp.tile(mean, (3, 1)),
+        probability=jnp.tile(jnp.stack([1 - mean, mean], axis=-1), (3, 1, 1)),
+        next_value=jnp.broadcast_to((0.45 * (left - 1))[:, None, None], (3, 2, 2)),
+        value=value,
+        discount=1.0,
+        critic_lambda=0.8,
+    )
+    np.testing.assert_allclose(errors, 0.0, atol=1e-6)
+    np.testing.assert_allclose(advantages, np.tile([-0.15, 0.15], (3, 1)), rtol=1e-5)

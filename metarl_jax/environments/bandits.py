@@ -16,7 +16,7 @@ from flax import struct
 
 from metarl_jax.checks import positive_int, positive_number
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution, Transition
+from metarl_jax.types import Arm, Array, Box, Discrete, EnvFamily, Key, Outcomes, TaskDistribution, Transition
 
 
 @struct.dataclass
@@ -129,6 +129,33 @@ def _minus_expected_regret(arms: int, noise: float | None) -> Callable[[Transiti
     return belief_reward
 
 
+class BernoulliBelief(NamedTuple):
+    """What pulls have told of an arm that pays 0 or 1."""
+
+    pulls: Array
+    successes: Array
+
+
+def _bernoulli_arm() -> Arm:
+    """An arm whose success probability is uniform on [0, 1]: the posterior is a beta distribution."""
+
+    def mean(belief: BernoulliBelief) -> Array:
+        return (1 + belief.successes) / (2 + belief.pulls)
+
+    def observe(belief: BernoulliBelief, reward: Array) -> BernoulliBelief:
+        return BernoulliBelief(belief.pulls + 1, belief.successes + reward)
+
+    def outcomes(belief: BernoulliBelief) -> Outcomes:
+        return Outcomes(jnp.array([0.0, 1.0]), jnp.stack([1 - mean(belief), mean(belief)]))
+
+    def features(belief: BernoulliBelief) -> Array:
+        m, pulls = mean(belief), belief.pulls
+        deviation = jnp.sqrt(m * (1 - m) / (3 + pulls))
+        return jnp.stack([m - 0.5, 2 * deviation, jax.lax.rsqrt(2 + pulls), jnp.log1p(pulls) / 5])
+
+    return Arm(BernoulliBelief(jnp.float32(0), jnp.float32(0)), observe, outcomes, features)
+
+
 def _family(env: Bandit) -> EnvFamily:
     def sample(key: Key) -> BanditParams:
         return BanditParams(means=jax.random.uniform(key, (env.arms,)))
@@ -142,6 +169,7 @@ def _family(env: Bandit) -> EnvFamily:
         optimal_return=lambda task: jnp.max(task.means),
         training_reward=_minus_regret,
         belief_reward=_minus_expected_regret(env.arms, env.noise),
+        arm=_bernoulli_arm() if env.noise is None else None,
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         BeliefNetworks,
         ContextNetworks,
         EnvFamily,
+        InformedNetworks,
         InnerProblem,
         Policy,
         ReadingProblem,
@@ -174,6 +175,32 @@ class SNAILNetwork(TrialNetwork):
         from metarl_jax.networks import snail
 
         return snail.make(family.observation_space, family.action_space, **dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformedSNAILNetwork(SNAILNetwork):
+    """Settings of SNAIL with a critic of a bandit's arms beside it (``networks.arms``)."""
+
+    critic_units: int = 64
+    """Units of each of the critic's layers."""
+
+    def make(self, family: EnvFamily) -> InformedNetworks:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The policy and its critic for a family of bandits.
+
+        Raises:
+            ValueError: for a size that is not a positive whole number, or a family of anything else.
+        """
+        import jax
+
+        from metarl_jax.networks import arms, snail
+        from metarl_jax.types import InformedNetworks
+
+        if family.arm is None:
+            raise ValueError("an informed critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
+        own = {name: getattr(self, name) for name in _names(SNAILNetwork)}
+        policy = snail.make(family.observation_space, family.action_space, **own, critic=False)
+        features = jax.eval_shape(family.arm.features, family.arm.unknown).shape[0]
+        return InformedNetworks(policy, arms.make(features, units=self.critic_units))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +367,9 @@ class Network(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def make(self, family: Any) -> Policy | InnerProblem | ReadingProblem | BeliefNetworks | ContextNetworks:
+    def make(
+        self, family: Any
+    ) -> Policy | InnerProblem | ReadingProblem | BeliefNetworks | ContextNetworks | InformedNetworks:
         """What the algorithm takes, for what ``Experiment.family`` returned; ValueError for settings out of range."""
         ...
 

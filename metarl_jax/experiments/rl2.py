@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from metarl_jax.experiments.base import (
     Experiment,
     FastWeightNetwork,
+    InformedSNAILNetwork,
     LinearRecurrentNetwork,
     MetaNetworkMemory,
     Network,
@@ -162,20 +163,22 @@ _MEMORIES: dict[str, tuple[type[Network], str]] = {
 _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidden_size"}, "learning_rate": 1e-3}
 # Learning from regrets: luck, in pulls and in tasks, is what most of the variance of rewards is.
 _REGRET = {**_ANY_MEMORY, "training_reward": "task", "gae_lambda_rise": 0.85, "entropy_decay": 0.75}
-# What is left to learn at the end is a thousandth of the reward: without the luck of which task it is, too.
-_SNAIL = {
-    **_REGRET,
-    "training_reward": "belief",
-    "value_coefficient": 100.0,
+# What is left to learn at the end is a thousandth of the reward: an informed critic, and all arms at every step.
+_SNAIL: dict[str, Any] = {
     "attention_first": True,
     "blocks": 1,
     "filters": 16,
+    "trials": 256,
+    "minibatches": 8,
     "learning_rate": 3e-3,
-    "iterations": 1800,
+    "adam_epsilon": 3e-6,
+    "entropy_coefficient": 0.017,
+    "entropy_decay": 0.75,
+    "iterations": 900,
 }
 MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
-    ("snail", 100, 10): {**_SNAIL, "entropy_coefficient": 0.06},
+    ("snail", 100, 10): {**_SNAIL, "iterations": 760},
     ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
     # A critic of regrets has less to say than one of rewards: weighed like that, it is all that is learnt.
     ("linear", 100, 5): {
@@ -300,17 +303,18 @@ def _mdp_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
 
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
-    bandits: list[tuple[str, type[Network], str, tuple[int, int], dict[str, Any]]] = [
-        ("rl2", RecurrentNetwork, "", *item) for item in BANDIT_SETTINGS.items()
+    bandits: list[tuple[str, str, type[Network], str, tuple[int, int], dict[str, Any]]] = [
+        ("rl2", "rl2", RecurrentNetwork, "", *item) for item in BANDIT_SETTINGS.items()
     ]
     for (memory, pulls, arms), settings in MEMORY_BANDIT_SETTINGS.items():
         network, title = _MEMORIES[memory]
-        bandits.append((f"rl2-{memory}", network, f" with {title}", (pulls, arms), settings))
-    for prefix, network, memory, (pulls, arms), settings in bandits:
+        algorithm, network = ("rl2_informed", InformedSNAILNetwork) if memory == "snail" else ("rl2", network)
+        bandits.append((f"rl2-{memory}", algorithm, network, f" with {title}", (pulls, arms), settings))
+    for prefix, algorithm, network, memory, (pulls, arms), settings in bandits:
         yield Experiment(
             name=f"{prefix}-bandit-{pulls}x{arms}",
             description=f"RL²{memory} on Bernoulli bandits: {pulls} pulls, {arms} arms",
-            algorithm="rl2",
+            algorithm=algorithm,
             family=_bernoulli(arms),
             network=network,
             settings={"episodes": pulls, **settings},

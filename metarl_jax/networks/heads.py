@@ -155,7 +155,11 @@ class ActorCriticHead(nn.Module):
 
 
 def remembering_policy(
-    network: nn.Module, initial_carry: Callable[[], Carry], observation_space: Space, action_space: Space
+    network: nn.Module,
+    initial_carry: Callable[[], Carry],
+    observation_space: Space,
+    action_space: Space,
+    critic: bool = True,
 ) -> Policy:
     """The policy of a network with a memory.
 
@@ -165,6 +169,7 @@ def remembering_policy(
         initial_carry: the memory where a trial begins.
         observation_space: what the environment shows.
         action_space: what it takes.
+        critic: whether the network's value is a critic's.
     """
 
     def init(key: Key) -> Params:
@@ -180,4 +185,4 @@ def remembering_policy(
         carry, output = unroll(params, *one)
         return jax.tree.map(lambda x: x[0], carry), jax.tree.map(lambda x: x[:, 0], output)
 
-    return Policy(init, lambda params: initial_carry(), step, unroll)
+    return Policy(init, lambda params: initial_carry(), step, unroll, critic)

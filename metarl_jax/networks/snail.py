@@ -197,12 +197,13 @@ class SNAILActorCritic(nn.Module):
     action_space: Space
     embedding_size: int
     design: Design
+    critic: bool
 
     def setup(self) -> None:
         self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.embedding_size)
         self.layers = Layers(self.design)
-        self.head = ActorCriticHead(self.action_space)
+        self.head = ActorCriticHead(self.action_space, self.critic)
 
     def _embed(self, inputs: Inputs) -> Array:
         return nn.relu(dense(self.embedding, encode_inputs(self.see(inputs.obs), self.action_space, inputs)))
@@ -228,6 +229,7 @@ def make(
     key_size: int = 32,
     value_size: int = 32,
     attention_first: bool = False,
+    critic: bool = True,
 ) -> Policy:
     """SNAIL as an actor-critic. Its carry is a ``Memory``.
 
@@ -244,6 +246,7 @@ def make(
         attention_first: whether there is one before the blocks too, as in the paper's few-shot network. What an
             attention averages over a trial is how often things were: with one that comes first, convolutions see
             that, and not the linear head alone.
+        critic: whether it has one; without, its value is always zero.
 
     Raises:
         ValueError: for a size that is not a positive whole number.
@@ -254,8 +257,8 @@ def make(
     layers = (*[attention] * attention_first, *convolutions, attention)
     design = Design(window, positive_int("filters", filters), layers)
     embedding_size = positive_int("embedding_size", embedding_size)
-    network = SNAILActorCritic(observation_space, action_space, embedding_size, design)
-    return remembering_policy(network, design.empty, observation_space, action_space)
+    network = SNAILActorCritic(observation_space, action_space, embedding_size, design, critic)
+    return remembering_policy(network, design.empty, observation_space, action_space, critic)
 
 
 class SNAILReader(nn.Module):

@@ -51,6 +51,40 @@ def generalised_advantages(
     return discounted_returns(delta, gae_lambda * discount)
 
 
+def expected_advantages(
+    policy: Array,
+    reward: Array,
+    probability: Array,
+    next_value: Array,
+    value: Array,
+    discount: float | Array,
+    critic_lambda: float | Array,
+) -> tuple[Array, Array]:
+    """Advantages of all actions, and a critic's errors, where it is known what actions may lead to.
+
+    Q_t(a) = r_t(a) + d sum_o p_t(o | a) v'_t(a, o), and A_t(a) = Q_t(a) - sum_a' pi_t(a') Q_t(a'). The errors are
+    generalised advantages (Schulman et al. 2016, equation 16) whose temporal-difference errors are each in expectation
+    over the action and where it leads, e_t = (sum_a pi_t(a) Q_t(a) - v_t) + lambda d e_{t+1}: a critic is to learn
+    v_t + e_t, and by lambda d e_{t+1} is wrong, in expectation, about what the action taken led to.
+
+    Args:
+        policy: ``[T, A]``, the probability of each action.
+        reward: ``[T, A]``, its expectation.
+        probability: ``[T, A, O]``, of each outcome.
+        next_value: ``[T, A, O]``, the value after each outcome; 0 where nothing follows.
+        value: ``[T]``.
+        discount: d, in [0, 1].
+        critic_lambda: lambda, in [0, 1].
+
+    Returns:
+        Advantages ``[T, A]`` and errors ``[T]``.
+    """
+    action_value = reward + discount * jnp.sum(probability * next_value, axis=-1)
+    mean = jnp.sum(policy * action_value, axis=-1)
+    error = discounted_returns(mean - value, jnp.broadcast_to(critic_lambda * discount, value.shape))
+    return action_value - mean[:, None], error
+
+
 def remaining_horizon(steps: int, discount: float | Array) -> Array:
     """The discounted number of steps that remain: h_t = sum_{k=0}^{T-1-t} discount^k.
 

@@ -33,6 +33,7 @@ from metarl_jax.algorithms import (
     promp,
     reptile,
     rl2,
+    rl2_informed,
     varibad,
 )
 from metarl_jax.datasets import sinusoid
@@ -51,6 +52,7 @@ from metarl_jax.environments import (
     xland,
 )
 from metarl_jax.networks import (
+    arms,
     belief,
     context,
     fast_weights,
@@ -66,6 +68,7 @@ from metarl_jax.types import (
     Box,
     Discrete,
     EnvFamily,
+    InformedNetworks,
     Key,
     Policy,
     Space,
@@ -195,7 +198,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 # ----------------------------------------------------------------------------------------------------- networks
 
 # Parts of networks, and networks for supervised tasks alone, which have tests of their own.
-NOT_NETWORKS = {"belief", "context", "heads", "normalisation", "convolutional", "gated", "windows"}
+NOT_NETWORKS = {"arms", "belief", "context", "heads", "normalisation", "convolutional", "gated", "windows"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(
@@ -272,6 +275,21 @@ def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes:
 
     rate = rl2.Config().learning_rate
     return Case(make, family.tasks, "learning_rate", rate, lambda state: state.params, episodes)
+
+
+def _rl2_informed() -> Case:
+    family = bandits.bernoulli(3)
+    policy = snail.make(
+        family.observation_space, family.action_space, window=4, blocks=1, embedding_size=6, filters=4, critic=False
+    )
+    networks = InformedNetworks(policy, arms.make(4, units=6))
+
+    def make(**settings: Any) -> Algorithm:
+        sizes: dict[str, Any] = {"episodes": 4, "trials": 8, "minibatches": 2, "iterations": 50}
+        return rl2_informed.make(family, networks, rl2_informed.Config(**(sizes | settings)))
+
+    rate = rl2_informed.Config().learning_rate
+    return Case(make, family.tasks, "learning_rate", rate, lambda state: (state.params, state.critic), 4)
 
 
 def _varibad() -> Case:
@@ -373,6 +391,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
         "make[bandit]": lambda: _rl2(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"], 4),
         "make[continuous]": lambda: _rl2(probe_family(), NETWORKS["recurrent"]["make[lstm]"], 2),
     },
+    "rl2_informed": {"make": _rl2_informed},
     "varibad": {"make": _varibad},
 }
 

@@ -1,0 +1,276 @@
+"""RL² on bandits, with a critic that knows what is known of the arms: policy gradients in expectation.
+
+A policy learns from what its actions turn out to pay, and most of that is luck: which task it was, what pulls paid,
+what was pulled then. Who knows the law of the training tasks knows more. To him each arm is a process of its own
+(``types.Arm``), and he knows of every pull what it may pay, how likely, and what would then be known: the
+Bayes-adaptive MDP (Zintgraf et al. 2020, section 2.2). So in training the critic sees the arms' beliefs in place of the
+policy's memory (an asymmetric actor-critic, Pinto et al. 2018), and all arms at all steps are judged, pulled or not:
+
+    Q(b, a) = r(b, a) + discount * sum_o p(o | b, a) V(b after o of a),    A(b, a) = Q(b, a) - sum_a' pi(a') Q(b, a').
+
+What is ascended is sum_a pi(a) A(b, a) (expected policy gradients, Ciosek & Whiteson 2018), with PPO's clipping for
+each action. Left to chance is only which beliefs trials come by. The policy is shown what RL² is shown, and no more; it
+meets a task as RL² does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metarl_jax import ppo
+from metarl_jax.batching import task_batch, trials_at_once
+from metarl_jax.checks import check_fields, positive_int, real
+from metarl_jax.ops.distributions import Categorical
+from metarl_jax.ops.policy_gradients import clipped_surrogate
+from metarl_jax.ops.returns import expected_advantages, remaining_horizon
+from metarl_jax.rollout import episode_returns, episode_successes, trial
+from metarl_jax.types import (
+    Adaptation,
+    Algorithm,
+    Arm,
+    Array,
+    Carry,
+    Discrete,
+    EnvFamily,
+    InformedNetworks,
+    Inputs,
+    Key,
+    Metrics,
+    Outcomes,
+    Params,
+    Task,
+    Transition,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ppo.Ascent):
+    """Settings: those of PPO's ascent, and of the critic.
+
+    Advantages are not scaled, so that the bonus for entropy is in rewards per nat.
+    """
+
+    entropy_coefficient: float = 0.02
+    """Weight of the entropy bonus, in rewards per nat, at the start; it decays linearly to zero."""
+    exploration: float = 0.03
+    """Probability that a pull in training is of an arm drawn evenly: what the policy no longer does must stay judged by
+    a critic that has seen what it leads to. In ``adapt`` there is none."""
+    critic_lambda: float = 0.9
+    """Lambda of the returns that the critic learns, which are expectations over each step's action and outcome."""
+    correction: float = 1.0
+    """How much of what the critic turns out to have missed after a pull is added to that arm's advantage, at the end of
+    training; at the start nothing, between them linearly more. A critic's errors bias the policy, most where much is
+    still to come; what it missed is estimated without bias, but by luck, too, which a small step size averages."""
+    critic_epochs: int = 6
+    """The critic's passes over the collected trials: it is small, and what it has wrong the policy learns."""
+    critic_learning_rate: float = 3e-3
+    """Adam's step size for the critic; its schedule is that of ``learning_rate``."""
+
+
+def validate(config: Config) -> None:
+    """Raise ValueError naming the first field that is out of range."""
+    ppo.validate_ascent(config)
+    check_fields(
+        config,
+        exploration=real(at_least=0, at_most=1),
+        critic_lambda=real(at_least=0, at_most=1),
+        correction=real(at_least=0, at_most=1),
+        critic_epochs=positive_int,
+        critic_learning_rate=real(above=0),
+    )
+
+
+class State(NamedTuple):
+    """The slow learner."""
+
+    params: Params
+    optimizer: optax.OptState
+    critic: Params
+    critic_optimizer: optax.OptState
+    iteration: Array
+    """Meta-iterations done, ``int32``."""
+
+
+class Batch(NamedTuple):
+    """Trials for the policy; every leaf ``[T, B, ...]``."""
+
+    inputs: Inputs
+    log_probs: Array
+    """``[T, B, K]``, of every action, when the trials were played."""
+    advantages: Array
+    """``[T, B, K]``, of every action."""
+    weight: Array
+
+
+class Lesson(NamedTuple):
+    """Trials for the critic."""
+
+    known: Array
+    """``[T, B, K, F]``."""
+    target: Array
+    """``[T, B]``, in the critic's unit."""
+
+
+def beliefs(arm: Arm, arms: int, pulls: Transition) -> Any:
+    """What is believed of each arm before each pull of a trial.
+
+    Args:
+        arm: what is believed, and how.
+        arms: K.
+        pulls: ``[T, ...]``, from the beginning of a trial.
+
+    Returns:
+        ``arm``'s beliefs, ``[T, K, ...]``.
+    """
+
+    def pull(believed: Any, pulled: tuple[Array, Array]) -> tuple[Any, Any]:
+        which, reward = pulled
+        after = arm.observe(jax.tree.map(lambda x: x[which], believed), reward)
+        return jax.tree.map(lambda x, new: x.at[which].set(new), believed, after), believed
+
+    start = jax.tree.map(lambda x: jnp.broadcast_to(x, (arms, *jnp.shape(x))), arm.unknown)
+    return jax.lax.scan(pull, start, (pulls.action, pulls.reward))[1]
+
+
+def foreseen(arm: Arm, belief: Any) -> tuple[Array, Outcomes, Array]:
+    """What a critic is told of an arm ``[F]``; what a pull may pay; and what it would be told then, ``[O, F]``."""
+    outcomes = arm.outcomes(belief)
+    then = jax.vmap(lambda reward: arm.features(arm.observe(belief, reward)))(outcomes.reward)
+    return arm.features(belief), outcomes, then
+
+
+def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algorithm:
+    """RL² with an informed critic, on a family of bandits.
+
+    ``adapt`` plays one trial of ``config.episodes`` episodes, sampling actions as in training, and returns the return
+    of each; the learner is the memory at the end.
+
+    Raises:
+        ValueError: if the configuration is out of range, or the family is none of bandits with finitely many rewards.
+    """
+    validate(config)
+    arm, space, belief_reward = family.arm, family.action_space, family.belief_reward
+    if arm is None or belief_reward is None or not isinstance(space, Discrete):
+        raise ValueError("an informed critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
+    policy, critic = networks.policy, networks.critic
+    steps, arms = config.episodes * family.horizon, space.n
+    left = jnp.arange(steps, 0, -1, dtype=jnp.float32)
+    scale = remaining_horizon(steps, config.discount)
+
+    def play(key: Key, params: Params, task: Task, exploration: float | Array) -> tuple[Carry, Transition]:
+        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Array]:
+            carry, output = policy.step(params, carry, inputs)
+            logits = output.distribution.logits
+            return carry, Categorical(jnp.log(exploring(jax.nn.softmax(logits), exploration))).sample(key), logits
+
+        return trial(key, act, policy.initial_carry(params), family, task, config.episodes)
+
+    def exploring(probability: Array, exploration: float | Array) -> Array:
+        return (1 - exploration) * probability + exploration / arms
+
+    def collect(key: Key, params: Params, critic_params: Params, iteration: Array) -> tuple[Batch, Lesson, Array]:
+        """One trial of a fresh task, for the policy and for the critic, and its total reward."""
+        key_task, key_trial = jax.random.split(key)
+        task = family.tasks.sample(key_task)
+        _, t = play(key_trial, params, task, config.exploration)
+        each = jax.vmap(jax.vmap(lambda belief: foreseen(arm, belief)))
+        known, outcomes, then = each(beliefs(arm, arms, t))
+        expected = jnp.sum(outcomes.probability * outcomes.reward, axis=-1)
+        # The family says it of the arm that was pulled; others pay as much more as they are expected to.
+        pulled = jnp.sum(jax.nn.one_hot(t.action, arms) * expected, axis=-1)
+        reward = expected + (belief_reward(t, config.discount) - pulled)[:, None]
+        value = scale * critic.value(critic_params, known, left)
+        # Nothing follows the last step.
+        next_scale = jnp.append(scale[1:], 0.0)
+        next_value = next_scale[:, None, None] * critic.foresee(critic_params, known, then, left - 1)
+        log_probs = jax.nn.log_softmax(t.output)
+        probability = jnp.exp(log_probs)
+        advantages, error = expected_advantages(
+            probability,
+            reward,
+            outcomes.probability,
+            next_value,
+            value,
+            config.discount,
+            config.critic_lambda,
+        )
+        share = config.correction * ascent.progress_at(iteration) * config.critic_lambda * config.discount
+        missed = share * jnp.append(error[1:], 0.0)
+        # Known of the arm that was pulled alone: all the more, the more rarely it is.
+        advantages += jax.nn.one_hot(t.action, arms) * (missed[:, None] / exploring(probability, config.exploration))
+        weight = t.valid.astype(jnp.float32)
+        batch = Batch(t.inputs, log_probs, advantages, weight)
+        return batch, Lesson(known, (value + error) / scale), jnp.sum(weight * t.reward)
+
+    def loss(params: Params, batch: Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
+        def total(x: Array) -> Array:
+            return jnp.sum(batch.weight * x)
+
+        trials = batch.weight.shape[1]
+        carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
+        distribution = policy.unroll(params, carry, batch.inputs)[1].distribution
+        log_ratio = jax.nn.log_softmax(distribution.logits) - batch.log_probs
+        probability = jnp.exp(batch.log_probs)
+        surrogate = total(jnp.sum(probability * clipped_surrogate(log_ratio, batch.advantages, config.clip), axis=-1))
+        entropy = total(distribution.entropy())
+        objective = -surrogate - entropy_coefficient * entropy
+        kl = total(jnp.sum(-probability * log_ratio, axis=-1))
+        return objective, {"loss": objective, "entropy": entropy, "kl": kl}
+
+    ascent = ppo.ascending(loss, steps, config)
+    critic_optimizer = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
+    )
+
+    def critic_loss(critic_params: Params, lesson: Lesson) -> Array:
+        value = critic.value(critic_params, lesson.known, jnp.broadcast_to(left[:, None], lesson.target.shape))
+        # Advantages are differences of returns, not of mean rewards: no step's return matters less than another's.
+        relative = scale / jnp.sqrt(jnp.mean(scale**2))
+        return 0.5 * jnp.mean((relative[:, None] * (value - lesson.target)) ** 2)
+
+    def update_critic(
+        key: Key, critic_params: Params, optimizer: optax.OptState, lesson: Lesson, rate: Array
+    ) -> tuple[Params, optax.OptState, Array]:
+        def gradient_step(
+            carry: tuple[Params, optax.OptState], indices: Array
+        ) -> tuple[tuple[Params, optax.OptState], Array]:
+            critic_params, optimizer = carry
+            minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), lesson)
+            loss, gradient = jax.value_and_grad(critic_loss)(critic_params, minibatch)
+            updates, optimizer = critic_optimizer.update(gradient, optimizer, critic_params)
+            return (jax.tree.map(lambda p, u: p - rate * u, critic_params, updates), optimizer), loss
+
+        order = ppo.shuffled(key, config.trials, config.critic_epochs, config.minibatches)
+        (critic_params, optimizer), losses = jax.lax.scan(gradient_step, (critic_params, optimizer), order)
+        return critic_params, optimizer, jnp.mean(losses)
+
+    def init(key: Key) -> State:
+        key_policy, key_critic = jax.random.split(key)
+        params, critic_params = policy.init(key_policy), critic.init(key_critic)
+        return State(params, ascent.init(params), critic_params, critic_optimizer.init(critic_params), jnp.int32(0))
+
+    def step(key: Key, state: State) -> tuple[State, Metrics]:
+        key_collect, key_policy, key_critic = jax.random.split(key, 3)
+        at_once = trials_at_once(jax.eval_shape(policy.initial_carry, state.params), config.trials)
+        collected = task_batch(collect, in_axes=(0, None, None, None), out_axes=(1, 1, 0), at_once=at_once)
+        keys = jax.random.split(key_collect, config.trials)
+        batch, lesson, trial_reward = collected(keys, state.params, state.critic, state.iteration)
+        params, optimizer, metrics = ascent.update(key_policy, state.params, state.optimizer, batch, state.iteration)
+        rate = config.critic_learning_rate * ascent.rate_fraction(state.iteration)
+        critic_params, critic_state, value_loss = update_critic(
+            key_critic, state.critic, state.critic_optimizer, lesson, rate
+        )
+        metrics = {**metrics, "value_loss": value_loss, "trial_reward": jnp.mean(trial_reward)}
+        return State(params, optimizer, critic_params, critic_state, state.iteration + 1), metrics
+
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        memory, transitions = play(key, state.params, task, 0.0)
+        success = episode_successes(transitions, family, task, config.episodes)
+        return Adaptation(episode_returns(transitions, config.episodes), memory, success)
+
+    return Algorithm(init, step, adapt)

@@ -1,0 +1,81 @@
+"""The critic of a bandit's arms: what is foreseen is what is then valued, whichever arm is which."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax.environments import bandits
+from metarl_jax.networks import arms
+from metarl_jax.types import ArmsCritic, Params
+
+ARMS, FEATURES, OUTCOMES = 4, 3, 2
+
+
+@pytest.fixture(scope="module")
+def critic() -> tuple[ArmsCritic, Params]:
+    made = arms.make(FEATURES, units=6)
+    return made, made.init(jax.random.key(0))
+
+
+def known(*lead: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(1), (*lead, ARMS, FEATURES))
+
+
+def test_what_is_foreseen_is_the_value_of_what_is_then_known(critic: tuple[ArmsCritic, Params]) -> None:
+    made, params = critic
+    now, left = known(5, 2), jnp.arange(10.0).reshape(5, 2)
+    then = jax.random.normal(jax.random.key(2), (5, 2, ARMS, OUTCOMES, FEATURES))
+    foreseen = made.foresee(params, now, then, left)
+    assert foreseen.shape == (5, 2, ARMS, OUTCOMES)
+    for arm in range(ARMS):
+        for outcome in range(OUTCOMES):
+            after = now.at[:, :, arm].set(then[:, :, arm, outcome])
+            np.testing.assert_allclose(foreseen[:, :, arm, outcome], made.value(params, after, left), atol=1e-6)
+
+
+def test_it_does_not_matter_which_arm_is_which(critic: tuple[ArmsCritic, Params]) -> None:
+    made, params = critic
+    now = known(7)
+    order = jnp.array([2, 0, 3, 1])
+    value = made.value(params, now, jnp.full(7, 3.0))
+    np.testing.assert_allclose(made.value(params, now[:, order], jnp.full(7, 3.0)), value, atol=1e-6)
+    assert float(jnp.std(value)) > 1e-4
+
+
+def test_the_value_depends_on_the_pulls_that_are_left(critic: tuple[ArmsCritic, Params]) -> None:
+    made, params = critic
+    value = made.value(params, jnp.broadcast_to(known(), (3, ARMS, FEATURES)), jnp.array([1.0, 10.0, 100.0]))
+    assert len(np.unique(np.round(value, 5))) == 3
+
+
+@pytest.mark.parametrize("sizes", [{"features": 0}, {"features": 3, "units": 0}, {"features": 2.5}])
+def test_bad_sizes_are_named(sizes: dict[str, int]) -> None:
+    name = "units" if "units" in sizes else "features"
+    with pytest.raises(ValueError, match=name):
+        arms.make(**sizes)
+
+
+def test_a_bernoulli_arm_is_a_beta_distribution() -> None:
+    """Laplace's rule of succession; and what is expected of an arm does not change by its being pulled."""
+    arm = bandits.bernoulli(2).arm
+    assert arm is not None
+    belief = arm.unknown
+    for pulls, (reward, mean) in enumerate([(1.0, 1 / 2), (0.0, 2 / 3), (0.0, 2 / 4), (1.0, 2 / 5)]):
+        outcomes = arm.outcomes(belief)
+        np.testing.assert_allclose(outcomes.reward, [0, 1])
+        np.testing.assert_allclose(outcomes.probability, [1 - mean, mean], rtol=1e-6)
+        then = [arm.outcomes(arm.observe(belief, r)).probability[1] for r in outcomes.reward]
+        np.testing.assert_allclose(jnp.dot(outcomes.probability, jnp.stack(then)), mean, rtol=1e-6)
+        told = arm.features(belief)
+        # Mean, standard deviation, and how often it was pulled.
+        deviation = np.sqrt(mean * (1 - mean) / (3 + pulls))
+        expected = [mean - 0.5, 2 * deviation, (2 + pulls) ** -0.5, np.log1p(pulls) / 5]
+        np.testing.assert_allclose(told, expected, rtol=1e-5)
+        belief = arm.observe(belief, jnp.float32(reward))
+
+
+def test_only_finitely_many_rewards_can_be_foreseen() -> None:
+    assert bandits.gaussian(2).arm is None

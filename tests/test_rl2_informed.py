@@ -1,0 +1,147 @@
+"""What an informed critic is told, what it says of every arm, and what learning from that leads to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax import training
+from metarl_jax.algorithms import rl2_informed
+from metarl_jax.environments import bandits, tabular_mdp
+from metarl_jax.evaluation import meta_test
+from metarl_jax.networks import arms, recurrent
+from metarl_jax.ops.statistics import mean_with_interval
+from metarl_jax.rollout import trial
+from metarl_jax.types import Array, Carry, InformedNetworks, Inputs, Key, Transition
+
+FAMILY = bandits.bernoulli(3)
+
+
+def networks(hidden_size: int = 4) -> InformedNetworks:
+    policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, hidden_size=hidden_size)
+    return InformedNetworks(policy, arms.make(4, units=16))
+
+
+def test_beliefs_are_of_the_pulls_before() -> None:
+    arm = FAMILY.arm
+    assert arm is not None
+
+    def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+        del inputs
+        return carry, jax.random.randint(key, (), 0, 3), ()
+
+    def play(key: Key) -> Transition:
+        return trial(key, act, (), FAMILY, FAMILY.tasks.sample(key), 20)[1]
+
+    t = jax.vmap(play)(jax.random.split(jax.random.key(0), 16))
+    believed = jax.vmap(lambda t: rl2_informed.beliefs(arm, 3, t))(t)
+    pulled = np.eye(3)[np.asarray(t.action)]
+    paid = pulled * np.asarray(t.reward)[..., None]
+    np.testing.assert_array_equal(believed.pulls, np.cumsum(pulled, axis=1) - pulled)
+    np.testing.assert_array_equal(believed.successes, np.cumsum(paid, axis=1) - paid)
+
+
+def test_the_policy_ascends_what_all_arms_are_worth() -> None:
+    """With nothing foreseen the advantage of an arm is its posterior mean less what the policy has of all arms.
+
+    So a step is up the gradient of the latter, which knows every arm, pulled or not.
+    """
+    made = networks()
+
+    def silent(params: Any, known: Array, left: Array) -> Array:
+        return jnp.zeros(left.shape) + 0.0 * params["bias"]
+
+    def foresee_nothing(params: Any, known: Array, then: Array, left: Array) -> Array:
+        return jnp.zeros(then.shape[:-1]) + 0.0 * params["bias"]
+
+    critic = arms.make(4)._replace(init=lambda key: {"bias": jnp.zeros(())}, value=silent, foresee=foresee_nothing)
+    config = rl2_informed.Config(
+        episodes=6, trials=4, minibatches=1, epochs=1, critic_epochs=1, entropy_coefficient=0.0,
+        learning_rate=1e-3, max_grad_norm=1e9, exploration=0.0,
+    )  # fmt: skip
+    algorithm = rl2_informed.make(FAMILY, InformedNetworks(made.policy, critic), config)
+    state = algorithm.init(jax.random.key(0))
+    key = jax.random.key(5)
+    after, metrics = algorithm.step(key, state)
+
+    # The same trials, played again.
+    def play(key: Key) -> Transition:
+        key_task, key_trial = jax.random.split(key)
+
+        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+            carry, output = made.policy.step(state.params, carry, inputs)
+            return carry, output.distribution.sample(key), ()
+
+        carry = made.policy.initial_carry(state.params)
+        return trial(key_trial, act, carry, FAMILY, FAMILY.tasks.sample(key_task), 6)[1]
+
+    t = jax.vmap(play)(jax.random.split(jax.random.split(key, 3)[0], 4))
+    assert float(metrics["trial_reward"]) == pytest.approx(float(jnp.mean(jnp.sum(t.reward, axis=1))))
+    pulled = np.eye(3)[np.asarray(t.action)]
+    paid = pulled * np.asarray(t.reward)[..., None]
+    count, total = np.cumsum(pulled, axis=1) - pulled, np.cumsum(paid, axis=1) - paid
+    mean = jnp.asarray((1 + total) / (2 + count), jnp.float32)
+
+    def objective(params: Any) -> Array:
+        def one(inputs: Inputs, mean: Array) -> Array:
+            output = made.policy.unroll(params, made.policy.initial_carry(params), inputs)[1]
+            return jnp.sum(jax.nn.softmax(output.distribution.logits) * mean, axis=-1)
+
+        return jnp.mean(jax.vmap(one)(t.inputs, mean))
+
+    gradient = jax.grad(objective)(state.params)
+    norm = float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient))))
+    assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-3)
+    # Adam's first step is the gradient's sign, but where it is of the order of epsilon.
+    for before, new, g in zip(*(jax.tree.leaves(x) for x in (state.params, after.params, gradient)), strict=True):
+        expected = before + 1e-3 * g / (jnp.abs(g) + config.adam_epsilon)
+        np.testing.assert_allclose(new, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"critic_lambda": 1.5}, "critic_lambda"),
+        ({"critic_epochs": 0}, "critic_epochs"),
+        ({"critic_learning_rate": 0.0}, "critic_learning_rate"),
+        ({"correction": -1.0}, "correction"),
+        ({"minibatches": 3}, r"trials \(256\) must be a multiple of minibatches \(3\)"),
+        ({"exploration": 1.5}, "exploration"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        rl2_informed.make(FAMILY, networks(), rl2_informed.Config(**{"trials": 256, **settings}))
+
+
+@pytest.mark.parametrize("family", [bandits.gaussian(3), tabular_mdp.make()])
+def test_families_without_such_arms_are_refused(family: Any) -> None:
+    with pytest.raises(ValueError, match="for bandits whose arms pay finitely many rewards"):
+        rl2_informed.make(family, networks(), rl2_informed.Config())
+
+
+@pytest.mark.usefixtures("full_optimisation")
+def test_it_learns_to_play_within_a_hundredth_of_the_best() -> None:
+    """Two arms, ten pulls: 6.0218 is the exact Bayes optimum (dynamic programming), 5 what is had at random."""
+    family, optimum, iterations = bandits.bernoulli(2), 6.0218, 150
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=24)
+    config = rl2_informed.Config(episodes=10, iterations=iterations, trials=128, minibatches=4, learning_rate=1e-2)
+    algorithm = rl2_informed.make(family, InformedNetworks(policy, arms.make(4, units=16)), config)
+
+    @jax.jit
+    def learn(key: Key) -> training.Chunk:
+        return training.run(algorithm, training.start(algorithm, key), iterations, capacity=iterations)
+
+    chunk = learn(jax.random.key(0))
+    assert not bool(chunk.diverged)
+    states = jax.tree.map(lambda x: x[None], chunk.state.algorithm)
+    score = meta_test(
+        jax.random.key(99), algorithm.adapt, states, family.tasks, num_tasks=40_000, batch_size=10_000
+    ).score
+    estimate = mean_with_interval(np.asarray(score[0]).sum(axis=-1))
+    assert estimate.low > 0.99 * optimum
+    assert estimate.mean < optimum + 3 * estimate.standard_error, "better than optimal: something leaks"
