@@ -62,10 +62,6 @@ class Config(ppo.Ascent):
     a critic that has seen what it leads to. In ``adapt`` there is none."""
     critic_lambda: float = 0.9
     """Lambda of the returns that the critic learns, which are expectations over each step's action and outcome."""
-    correction: float = 1.0
-    """How much of what the critic turns out to have missed after a pull is added to that arm's advantage, at the end of
-    training; at the start nothing, between them linearly more. A critic's errors bias the policy, most where much is
-    still to come; what it missed is estimated without bias, but by luck, too, which a small step size averages."""
     critic_epochs: int = 6
     """The critic's passes over the collected trials: it is small, and what it has wrong the policy learns."""
     critic_learning_rate: float = 3e-3
@@ -79,7 +75,6 @@ def validate(config: Config) -> None:
         config,
         exploration=real(at_least=0, at_most=1),
         critic_lambda=real(at_least=0, at_most=1),
-        correction=real(at_least=0, at_most=1),
         critic_epochs=positive_int,
         critic_learning_rate=real(above=0),
     )
@@ -166,14 +161,12 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Array]:
             carry, output = policy.step(params, carry, inputs)
             logits = output.distribution.logits
-            return carry, Categorical(jnp.log(exploring(jax.nn.softmax(logits), exploration))).sample(key), logits
+            exploring = (1 - exploration) * jax.nn.softmax(logits) + exploration / arms
+            return carry, Categorical(jnp.log(exploring)).sample(key), logits
 
         return trial(key, act, policy.initial_carry(params), family, task, config.episodes)
 
-    def exploring(probability: Array, exploration: float | Array) -> Array:
-        return (1 - exploration) * probability + exploration / arms
-
-    def collect(key: Key, params: Params, critic_params: Params, iteration: Array) -> tuple[Batch, Lesson, Array]:
+    def collect(key: Key, params: Params, critic_params: Params) -> tuple[Batch, Lesson, Array]:
         """One trial of a fresh task, for the policy and for the critic, and its total reward."""
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
@@ -189,9 +182,8 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         next_scale = jnp.append(scale[1:], 0.0)
         next_value = next_scale[:, None, None] * critic.foresee(critic_params, known, then, left - 1)
         log_probs = jax.nn.log_softmax(t.output)
-        probability = jnp.exp(log_probs)
         advantages, error = expected_advantages(
-            probability,
+            jnp.exp(log_probs),
             reward,
             outcomes.probability,
             next_value,
@@ -199,10 +191,6 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
             config.discount,
             config.critic_lambda,
         )
-        share = config.correction * ascent.progress_at(iteration) * config.critic_lambda * config.discount
-        missed = share * jnp.append(error[1:], 0.0)
-        # Known of the arm that was pulled alone: all the more, the more rarely it is.
-        advantages += jax.nn.one_hot(t.action, arms) * (missed[:, None] / exploring(probability, config.exploration))
         weight = t.valid.astype(jnp.float32)
         batch = Batch(t.inputs, log_probs, advantages, weight)
         return batch, Lesson(known, (value + error) / scale), jnp.sum(weight * t.reward)
@@ -257,9 +245,9 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_policy, key_critic = jax.random.split(key, 3)
         at_once = trials_at_once(jax.eval_shape(policy.initial_carry, state.params), config.trials)
-        collected = task_batch(collect, in_axes=(0, None, None, None), out_axes=(1, 1, 0), at_once=at_once)
+        collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 1, 0), at_once=at_once)
         keys = jax.random.split(key_collect, config.trials)
-        batch, lesson, trial_reward = collected(keys, state.params, state.critic, state.iteration)
+        batch, lesson, trial_reward = collected(keys, state.params, state.critic)
         params, optimizer, metrics = ascent.update(key_policy, state.params, state.optimizer, batch, state.iteration)
         rate = config.critic_learning_rate * ascent.rate_fraction(state.iteration)
         critic_params, critic_state, value_loss = update_critic(

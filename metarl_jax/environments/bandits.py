@@ -136,7 +136,7 @@ class BernoulliBelief(NamedTuple):
     successes: Array
 
 
-def _bernoulli_arm() -> Arm:
+def bernoulli_arm() -> Arm:
     """An arm whose success probability is uniform on [0, 1]: the posterior is a beta distribution."""
 
     def mean(belief: BernoulliBelief) -> Array:
@@ -169,7 +169,7 @@ def _family(env: Bandit) -> EnvFamily:
         optimal_return=lambda task: jnp.max(task.means),
         training_reward=_minus_regret,
         belief_reward=_minus_expected_regret(env.arms, env.noise),
-        arm=_bernoulli_arm() if env.noise is None else None,
+        arm=bernoulli_arm() if env.noise is None else None,
     )
 
 

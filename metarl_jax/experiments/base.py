@@ -190,8 +190,6 @@ class InformedSNAILNetwork(SNAILNetwork):
         Raises:
             ValueError: for a size that is not a positive whole number, or a family of anything else.
         """
-        import jax
-
         from metarl_jax.networks import arms, snail
         from metarl_jax.types import InformedNetworks
 
@@ -199,8 +197,7 @@ class InformedSNAILNetwork(SNAILNetwork):
             raise ValueError("an informed critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
         own = {name: getattr(self, name) for name in _names(SNAILNetwork)}
         policy = snail.make(family.observation_space, family.action_space, **own, critic=False)
-        features = jax.eval_shape(family.arm.features, family.arm.unknown).shape[0]
-        return InformedNetworks(policy, arms.make(features, units=self.critic_units))
+        return InformedNetworks(policy, arms.make(family.arm, units=self.critic_units))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,8 @@ _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "fast-weights": (FastWeightNetwork, "fast weights"),
     "meta-network": (MetaNetworkMemory, "a Meta Network's fast weights"),
 }
+# Those that learn bandits with a critic that is told what is known of the arms.
+_INFORMED: dict[str, type[Network]] = {"snail": InformedSNAILNetwork}
 _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidden_size"}, "learning_rate": 1e-3}
 # Learning from regrets: luck, in pulls and in tasks, is what most of the variance of rewards is.
 _REGRET = {**_ANY_MEMORY, "training_reward": "task", "gae_lambda_rise": 0.85, "entropy_decay": 0.75}
@@ -174,11 +176,11 @@ _SNAIL: dict[str, Any] = {
     "adam_epsilon": 3e-6,
     "entropy_coefficient": 0.017,
     "entropy_decay": 0.75,
-    "iterations": 900,
+    "iterations": 450,
 }
 MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
-    ("snail", 100, 10): {**_SNAIL, "iterations": 760},
+    ("snail", 100, 10): {**_SNAIL, "iterations": 400},
     ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
     # A critic of regrets has less to say than one of rewards: weighed like that, it is all that is learnt.
     ("linear", 100, 5): {
@@ -308,12 +310,14 @@ def experiments() -> Iterator[Experiment]:
     ]
     for (memory, pulls, arms), settings in MEMORY_BANDIT_SETTINGS.items():
         network, title = _MEMORIES[memory]
-        algorithm, network = ("rl2_informed", InformedSNAILNetwork) if memory == "snail" else ("rl2", network)
-        bandits.append((f"rl2-{memory}", algorithm, network, f" with {title}", (pulls, arms), settings))
-    for prefix, algorithm, network, memory, (pulls, arms), settings in bandits:
+        algorithm, learner = "rl2", f" with {title}"
+        if memory in _INFORMED:
+            algorithm, network, learner = "rl2_informed", _INFORMED[memory], f"{learner} and an informed critic"
+        bandits.append((f"rl2-{memory}", algorithm, network, learner, (pulls, arms), settings))
+    for prefix, algorithm, network, learner, (pulls, arms), settings in bandits:
         yield Experiment(
             name=f"{prefix}-bandit-{pulls}x{arms}",
-            description=f"RL²{memory} on Bernoulli bandits: {pulls} pulls, {arms} arms",
+            description=f"RL²{learner} on Bernoulli bandits: {pulls} pulls, {arms} arms",
             algorithm=algorithm,
             family=_bernoulli(arms),
             network=network,

@@ -64,8 +64,8 @@ def expected_advantages(
 
     Q_t(a) = r_t(a) + d sum_o p_t(o | a) v'_t(a, o), and A_t(a) = Q_t(a) - sum_a' pi_t(a') Q_t(a'). The errors are
     generalised advantages (Schulman et al. 2016, equation 16) whose temporal-difference errors are each in expectation
-    over the action and where it leads, e_t = (sum_a pi_t(a) Q_t(a) - v_t) + lambda d e_{t+1}: a critic is to learn
-    v_t + e_t, and by lambda d e_{t+1} is wrong, in expectation, about what the action taken led to.
+    over the action and where it leads, e_t = (sum_a pi_t(a) Q_t(a) - v_t) + lambda d e_{t+1}: what a critic is to learn
+    is v_t + e_t.
 
     Args:
         policy: ``[T, A]``, the probability of each action.
