@@ -247,19 +247,15 @@ def ascending(loss: Callable[[Params, Any, Array], tuple[Array, Metrics]], steps
             params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
             return (params, optimizer_state), {**metrics, "gradient_norm": optax.tree.norm(gradient)}
 
+        # In every epoch, each trial.
+        orders = jax.vmap(lambda k: jax.random.permutation(k, config.trials))(jax.random.split(key, config.epochs))
         (params, optimizer_state), metrics = jax.lax.scan(
-            gradient_step, (params, optimizer_state), shuffled(key, config.trials, config.epochs, config.minibatches)
+            gradient_step, (params, optimizer_state), orders.reshape(-1, trials_per_minibatch)
         )
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
         return params, optimizer_state, {**metrics, "learning_rate": config.learning_rate * fraction}
 
     return Ascending(optimizer.init, update, rate_fraction, progress_at)
-
-
-def shuffled(key: Key, trials: int, epochs: int, minibatches: int) -> Array:
-    """Which trials are in which minibatch, ``[epochs * minibatches, trials / minibatches]``: in every epoch, each."""
-    orders = jax.vmap(lambda k: jax.random.permutation(k, trials))(jax.random.split(key, epochs))
-    return orders.reshape(-1, trials // minibatches)
 
 
 class Record(NamedTuple):
@@ -360,9 +356,8 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
         value_scale = jnp.ones(steps)
 
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
-        gae_lambda = config.gae_lambda + config.gae_lambda_rise * ascent.progress_at(iteration) * (
-            1 - config.gae_lambda
-        )
+        risen = config.gae_lambda_rise * ascent.progress_at(iteration)
+        gae_lambda = config.gae_lambda + risen * (1 - config.gae_lambda)
         value = recorded.value * value_scale
         # The trial is the unit: what follows its last step, and only that, is worth nothing.
         next_value = jnp.append(value[1:], 0.0)

@@ -15,7 +15,7 @@ meets a task as RL² does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -109,6 +109,9 @@ class Lesson(NamedTuple):
     """``[T, B, K, F]``."""
     target: Array
     """``[T, B]``, in the critic's unit."""
+    weight: Array
+    """``[T, B]``: the unit, squared. Advantages are differences of returns, not of mean rewards: no step's return
+    matters less than another's."""
 
 
 def beliefs(arm: Arm, arms: int, pulls: Transition) -> Any:
@@ -193,7 +196,8 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         )
         weight = t.valid.astype(jnp.float32)
         batch = Batch(t.inputs, log_probs, advantages, weight)
-        return batch, Lesson(known, (value + error) / scale), jnp.sum(weight * t.reward)
+        lesson = Lesson(known, (value + error) / scale, weight * scale**2)
+        return batch, lesson, jnp.sum(weight * t.reward)
 
     def loss(params: Params, batch: Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
         def total(x: Array) -> Array:
@@ -211,36 +215,22 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         return objective, {"loss": objective, "entropy": entropy, "kl": kl}
 
     ascent = ppo.ascending(loss, steps, config)
-    critic_optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
+
+    def critic_loss(params: Params, lesson: Lesson, entropy_coefficient: Array) -> tuple[Array, Metrics]:
+        del entropy_coefficient
+        value = critic.value(params, lesson.known, jnp.broadcast_to(left[:, None], lesson.target.shape))
+        error = 0.5 * jnp.sum(lesson.weight * (value - lesson.target) ** 2)
+        return error, {"value_loss": error}
+
+    critic_config = replace(
+        config, epochs=config.critic_epochs, learning_rate=config.critic_learning_rate, accumulation=1
     )
-
-    def critic_loss(critic_params: Params, lesson: Lesson) -> Array:
-        value = critic.value(critic_params, lesson.known, jnp.broadcast_to(left[:, None], lesson.target.shape))
-        # Advantages are differences of returns, not of mean rewards: no step's return matters less than another's.
-        relative = scale / jnp.sqrt(jnp.mean(scale**2))
-        return 0.5 * jnp.mean((relative[:, None] * (value - lesson.target)) ** 2)
-
-    def update_critic(
-        key: Key, critic_params: Params, optimizer: optax.OptState, lesson: Lesson, rate: Array
-    ) -> tuple[Params, optax.OptState, Array]:
-        def gradient_step(
-            carry: tuple[Params, optax.OptState], indices: Array
-        ) -> tuple[tuple[Params, optax.OptState], Array]:
-            critic_params, optimizer = carry
-            minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), lesson)
-            loss, gradient = jax.value_and_grad(critic_loss)(critic_params, minibatch)
-            updates, optimizer = critic_optimizer.update(gradient, optimizer, critic_params)
-            return (jax.tree.map(lambda p, u: p - rate * u, critic_params, updates), optimizer), loss
-
-        order = ppo.shuffled(key, config.trials, config.critic_epochs, config.minibatches)
-        (critic_params, optimizer), losses = jax.lax.scan(gradient_step, (critic_params, optimizer), order)
-        return critic_params, optimizer, jnp.mean(losses)
+    critic_descent = ppo.ascending(critic_loss, steps, critic_config)
 
     def init(key: Key) -> State:
         key_policy, key_critic = jax.random.split(key)
         params, critic_params = policy.init(key_policy), critic.init(key_critic)
-        return State(params, ascent.init(params), critic_params, critic_optimizer.init(critic_params), jnp.int32(0))
+        return State(params, ascent.init(params), critic_params, critic_descent.init(critic_params), jnp.int32(0))
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_policy, key_critic = jax.random.split(key, 3)
@@ -249,12 +239,11 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         keys = jax.random.split(key_collect, config.trials)
         batch, lesson, trial_reward = collected(keys, state.params, state.critic)
         params, optimizer, metrics = ascent.update(key_policy, state.params, state.optimizer, batch, state.iteration)
-        rate = config.critic_learning_rate * ascent.rate_fraction(state.iteration)
-        critic_params, critic_state, value_loss = update_critic(
-            key_critic, state.critic, state.critic_optimizer, lesson, rate
+        critic_params, critic_optimizer, of_critic = critic_descent.update(
+            key_critic, state.critic, state.critic_optimizer, lesson, state.iteration
         )
-        metrics = {**metrics, "value_loss": value_loss, "trial_reward": jnp.mean(trial_reward)}
-        return State(params, optimizer, critic_params, critic_state, state.iteration + 1), metrics
+        metrics = {**metrics, "value_loss": of_critic["value_loss"], "trial_reward": jnp.mean(trial_reward)}
+        return State(params, optimizer, critic_params, critic_optimizer, state.iteration + 1), metrics
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         memory, transitions = play(key, state.params, task, 0.0)
