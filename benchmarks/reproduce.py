@@ -137,6 +137,7 @@ CLAIMS: tuple[Claim, ...] = (
             (BANDIT.format(100, 5), 79.1, 78.5, "bandit-100x5", "100x5"),
             (BANDIT.format(100, 10), 83.5, 83.5, "bandit-100x10", "100x10"),
             (MDP.format(10), 159.1, 159.1, "tabular-mdp-10", "10"),
+            (MDP.format(25), 447.2, 445.7, "tabular-mdp-25", "25"),
         )
     ),
     _gridnavi("reward of 4 episodes (37.21 at best)", 36.0, "reward of a trial"),

@@ -92,7 +92,10 @@ _MDP_REGRET = {
     "value_coefficient": 5.0,
     "entropy_decay": 0.75,
 }
-SNAIL_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**_MDP_REGRET, "filters": 16, "iterations": 600}}
+SNAIL_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
+    10: {**_MDP_REGRET, "filters": 16, "iterations": 600},
+    25: {**_MDP_REGRET, "filters": 16, "window": 250, "trials": 256, "iterations": 700},
+}
 
 # The function in ``environments.dark_room``, which share of the goals is held out, and what it is. To search all of a
 # room takes a bonus for entropy that is large and slowly withdrawn, as in ``experiments.exploration``; but also a step
