@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 import metarl_jax
 from metarl_jax import experiments
 from metarl_jax.checks import did_you_mean
-from metarl_jax.runs.errors import Interrupted, Stop, UserError
+from metarl_jax.runs.errors import Interrupted, Stop, StorageError, UserError
+from metarl_jax.runs.files import printable
 
 if TYPE_CHECKING:
     from metarl_jax.runs.folder import RunConfig, RunFolder
@@ -237,9 +238,8 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
             seeds=options.seeds or 1,
             evaluate_every=options.evaluate_every or default_evaluate_every(settings),
         )
-        path = Path(hosts.share_text(str(path)))
-        hosts.on_first(lambda: train.new_run(path, config))
-        folder = RunFolder(path)
+        made = hosts.on_first(lambda: train.new_run(path, config, numbered=options.run_dir is None))
+        folder = RunFolder(Path(hosts.share_text("" if made is None else str(made.path))))
     print(f"run folder: {folder.path}", flush=True)
     outcome = train.train(folder, _training_options(options))
     if outcome.finished and hosts.first():
@@ -368,9 +368,8 @@ def _new_study(experiment: experiments.Experiment, options: argparse.Namespace) 
         evaluate_every=options.evaluate_every,
     )
     path = options.run_dir or Path("runs") / f"study-{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    path = Path(hosts.share_text(str(path)))
-    hosts.on_first(lambda: study.new_study(path, config))
-    return study_folder.StudyFolder(path)
+    made = hosts.on_first(lambda: study.new_study(path, config, numbered=options.run_dir is None))
+    return study_folder.StudyFolder(Path(hosts.share_text("" if made is None else str(made.path))))
 
 
 def _evaluate_parser(config: RunConfig | None) -> _Parser:
@@ -501,7 +500,7 @@ def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: 
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
@@ -537,14 +536,19 @@ def _leave(exit_code: int) -> None:
     hosts.leave(exit_code)
 
 
+def _fail(text: str, exit_code: int) -> int:
+    """Say in one line what went wrong."""
+    print(f"metarl-jax: error: {printable(' '.join(text.split()))}", file=sys.stderr)
+    _leave(exit_code)
+    return exit_code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
     except Stop as stop:
-        print(f"metarl-jax: error: {' '.join(str(stop).split())}", file=sys.stderr)
-        _leave(stop.exit_code)
-        return stop.exit_code
+        return _fail(str(stop), stop.exit_code)
     except KeyboardInterrupt:
         print("metarl-jax: interrupted", file=sys.stderr)
         return 130
@@ -552,3 +556,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (``| head``): nothing to say, and nowhere to say it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        # A file or folder that cannot be used in a way that nothing above foresaw.
+        return _fail(f"cannot use {error.filename or 'a file'}: {error.strerror or error}", StorageError.exit_code)

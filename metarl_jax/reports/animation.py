@@ -10,7 +10,7 @@ from typing import NamedTuple
 from PIL import Image, ImageSequence
 
 from metarl_jax import experiments
-from metarl_jax.runs import checkpoints, record, scenes
+from metarl_jax.runs import checkpoints, files, record, scenes
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.folder import RunFolder
 
@@ -105,7 +105,7 @@ def of_run(folder: RunFolder, *, play: bool, keep: bool) -> tuple[Animation | No
         if (family := record.environment(folder.config)) is None:
             return None, []
         caption = scenes.described(family)
-        if play and saved and (found is None or f"{found[0]:09d}{checkpoints.SUFFIX}" < saved[0].name):
+        if play and saved and (found is None or found[0] < checkpoints.iteration_of(saved[0])):
             video = record.render(folder, 0)
             if keep:
                 record.save(folder, video, 0)
@@ -117,8 +117,8 @@ def of_run(folder: RunFolder, *, play: bool, keep: bool) -> tuple[Animation | No
         return None, problems or ["There is no animation of it yet (metarl-jax record)."]
     iteration, path = found
     try:
-        if path.stat().st_size > MOST_BYTES_READ:
-            raise ValueError("it is too large")
-        return animation(iteration, path.read_bytes(), caption), problems
-    except (OSError, ValueError) as error:
+        return animation(iteration, files.read(path, MOST_BYTES_READ), caption), problems
+    except OSError as error:
+        return None, [*problems, f"{path.name} cannot be shown: {error.strerror or error}."]
+    except ValueError as error:
         return None, [*problems, f"{path.name} cannot be shown: {error}."]

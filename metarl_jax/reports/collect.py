@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from metarl_jax import experiments
 from metarl_jax.experiments.base import Experiment, Measure
 from metarl_jax.reports.animation import Animation
 from metarl_jax.reports.figures import Series, drawable
-from metarl_jax.runs import evaluate
+from metarl_jax.runs import evaluate, files, metrics
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.metrics import Line
@@ -111,20 +110,19 @@ def labels(paths: Sequence[Path]) -> list[str]:
 def _lines(path: Path, problems: list[str]) -> list[Line]:
     """The lines of ``metrics.jsonl`` that are whole."""
     try:
-        content = path.read_text(errors="replace") if path.exists() else ""
+        content = files.read(path) if files.exists(path) else b""
     except OSError as error:
         problems.append(f"metrics.jsonl cannot be read: {error.strerror}.")
         return []
     found, damaged = [], 0
     # What a killed process left half written at the end is not counted.
-    for text in content.split("\n")[:-1]:
+    for text in content.split(b"\n")[:-1]:
         try:
-            line = json.loads(text)
-            steps, iteration = line["steps"], line["iteration"]
-            if isinstance(iteration, int) and drawable(steps) is not None:
+            line = metrics.parse(text)
+            if drawable(line["steps"]) is not None:
                 found.append(line)
                 continue
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError):
             pass
         damaged += 1
     if damaged:
@@ -132,15 +130,15 @@ def _lines(path: Path, problems: list[str]) -> list[Line]:
     return found
 
 
-def _versions(path: Path, problems: list[str]) -> list[dict[str, str]]:
+def _versions(folder: RunFolder, problems: list[str]) -> list[dict[str, str]]:
     try:
-        entries = json.loads(path.read_text())
-        return [{str(name): str(value) for name, value in entry.items()} for entry in entries]
-    except FileNotFoundError:
-        problems.append("What ran it is not known: there is no versions.json.")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        entries = folder.versions()
+    except UserError:
         problems.append("What ran it is not known: versions.json cannot be read.")
-    return []
+        return []
+    if not entries:
+        problems.append("What ran it is not known: there is no versions.json.")
+    return [{name: str(value) for name, value in entry.items()} for entry in entries]
 
 
 def _finish(run: Run, folder: RunFolder) -> None:
@@ -187,7 +185,7 @@ def collect(folder: RunFolder, label: str, animation: Animation | None, problems
         experiment=experiment,
         lines=_lines(folder.metrics, problems),
         evaluations=evaluations,
-        versions=_versions(folder.path / "versions.json", problems),
+        versions=_versions(folder, problems),
         animation=animation,
         problems=problems,
     )

@@ -13,8 +13,8 @@ import metarl_jax
 from metarl_jax.reports import compare, sections
 from metarl_jax.reports.collect import Run
 from metarl_jax.reports.markup import Child, Html, tag
-from metarl_jax.runs.errors import StorageError, UserError
-from metarl_jax.runs.files import write_atomically
+from metarl_jax.runs import files
+from metarl_jax.runs.errors import UserError, storing
 
 MARK = b'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="generator" content="metarl-jax report'
 """How every page begins."""
@@ -26,18 +26,18 @@ def check_destination(path: Path, overwrite: bool) -> None:
     Raises:
         UserError: if there is no such folder, or something is there that is no report; ``overwrite`` allows any file.
     """
-    if not path.parent.is_dir():
-        raise UserError(f"there is no folder {path.parent} for the report")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; --output names a file")
-    if overwrite or not (path.exists() or path.is_symlink()):
-        return
     try:
-        with open(path, "rb") as file:
+        if not path.parent.is_dir():
+            raise UserError(f"there is no folder {path.parent} for the report")
+        if path.is_dir() and not path.is_symlink():
+            raise UserError(f"{path} is a folder; --output names a file")
+        if not files.exists(path):
+            return
+        with files.open_regular(path) as file:
             ours = file.read(len(MARK)) == MARK
-    except OSError:
-        ours = False
-    if not ours:
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    if not (ours or overwrite):
         raise UserError(f"{path} exists already and is no report; choose another --output, or --overwrite it")
 
 
@@ -89,7 +89,5 @@ def write(path: Path, runs: Sequence[Run]) -> None:
     Raises:
         StorageError: if it cannot be written.
     """
-    try:
-        write_atomically(path, html(runs, time.strftime("%Y-%m-%d", time.gmtime())))
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    with storing(f"write {path}"):
+        files.write_atomically(path, html(runs, time.strftime("%Y-%m-%d", time.gmtime())))

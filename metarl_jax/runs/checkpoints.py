@@ -7,6 +7,8 @@ iteration, ...) and ``leaves`` (arrays by their path in the tree; typed random k
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +19,14 @@ import numpy as np
 from flax import serialization
 
 import metarl_jax
+from metarl_jax.runs import files
 from metarl_jax.runs.errors import UserError
-from metarl_jax.runs.files import write_atomically
 from metarl_jax.types import Tree
 
 SCHEMA = 1
 KEEP = 3
 SUFFIX = ".checkpoint"
+_NAME = re.compile(r"\d{9}\.checkpoint", re.ASCII)
 
 
 class Checkpoint(NamedTuple):
@@ -35,7 +38,7 @@ class Checkpoint(NamedTuple):
 
 
 class Unreadable(Exception):
-    """The file is truncated or corrupted."""
+    """A file is not the checkpoint that its name promises: it is damaged, or of another iteration."""
 
 
 def _is_key(leaf: Any) -> bool:
@@ -84,7 +87,7 @@ def write(path: Path, state: Tree, iteration: int, config_hash: str, extra: dict
         "extra": extra,
     }
     payload = serialization.msgpack_serialize({"meta": meta, "leaves": arrays})
-    write_atomically(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    files.write_atomically(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
 
 
 def path_of(folder: Path, iteration: int) -> Path:
@@ -92,9 +95,14 @@ def path_of(folder: Path, iteration: int) -> Path:
     return folder / f"{iteration:09d}{SUFFIX}"
 
 
+def iteration_of(path: Path) -> int:
+    """The iteration that the name of a checkpoint tells."""
+    return int(path.name.removesuffix(SUFFIX))
+
+
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first."""
-    return sorted(folder.glob(f"*{SUFFIX}"), reverse=True)
+    """The checkpoints of a folder, newest first: files whose names are nine digits and the suffix."""
+    return sorted((path for path in folder.glob(f"*{SUFFIX}") if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def read_payload(path: Path) -> bytes:
@@ -104,7 +112,7 @@ def read_payload(path: Path) -> bytes:
         Unreadable: if it does not, or the file cannot be read.
     """
     try:
-        digest, _, payload = path.read_bytes().partition(b"\n")
+        digest, _, payload = files.read(path).partition(b"\n")
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
     if hashlib.sha256(payload).hexdigest().encode() != digest:
@@ -112,49 +120,128 @@ def read_payload(path: Path) -> bytes:
     return payload
 
 
-def load(path: Path, target: Tree, config_hash: str) -> Checkpoint:
+class _Content(NamedTuple):
+    """The content of a file, of the right types; nothing else is known of it."""
+
+    schema: int
+    config_hash: str
+    iteration: int
+    keys: dict[str, str]
+    extra: dict[str, Any]
+    leaves: dict[str, np.ndarray]
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _content(path: Path, payload: bytes) -> _Content:
+    """What a payload holds.
+
+    Raises:
+        UserError: if it is not what ``write`` writes.
+    """
+
+    def require(condition: bool, what: str) -> None:
+        if not condition:
+            raise UserError(f"{path} is no checkpoint: {what}")
+
+    try:
+        content: Any = serialization.msgpack_restore(payload)
+    except Exception as error:  # The file may hold anything, and the parser raises many kinds of errors.
+        raise UserError(f"{path} is no checkpoint: its content cannot be parsed ({type(error).__name__})") from error
+    require(isinstance(content, dict) and {"meta", "leaves"} <= content.keys(), "it has no entries meta and leaves")
+    meta, leaves = content["meta"], content["leaves"]
+    require(isinstance(meta, dict), "meta is no map")
+    for name, kind in {"schema": int, "config_hash": str, "iteration": int, "keys": dict, "extra": dict}.items():
+        require(_is_a(meta.get(name), kind), f"meta.{name} is missing, or of another type than {kind.__name__}")
+    require(meta["iteration"] >= 0, "meta.iteration is negative")
+    require(
+        all(isinstance(x, str) for item in meta["keys"].items() for x in item), "meta.keys does not map texts to texts"
+    )
+    require(isinstance(leaves, dict) and all(isinstance(name, str) for name in leaves), "leaves is no map of names")
+    require(all(isinstance(leaf, np.ndarray) for leaf in leaves.values()), "a leaf is no array")
+    extra = meta["extra"]
+    require(_is_number(extra.get("wall_s")) and extra["wall_s"] >= 0, "meta.extra.wall_s is no number of seconds")
+    diverged = extra.get("diverged")
+    require(
+        isinstance(diverged, dict)
+        and all(isinstance(k, str) and re.fullmatch("[0-9]+", k) and _is_a(v, int) for k, v in diverged.items()),
+        "meta.extra.diverged does not map seeds to iterations",
+    )
+    require(extra.get("best") is None or _is_number(extra["best"]), "meta.extra.best is no number")
+    return _Content(meta["schema"], meta["config_hash"], meta["iteration"], meta["keys"], extra, leaves)
+
+
+def _stored(expected: Any) -> tuple[Any, str | None]:
+    """Shape and dtype of what is stored of a leaf, and the implementation of a random key (None: it is none)."""
+    if not _is_key(expected):
+        return expected, None
+    found: list[str] = []
+
+    def data(key: Any) -> Any:
+        found.append(str(jax.random.key_impl(key)))
+        return jax.random.key_data(key)
+
+    return jax.eval_shape(data, expected), found[0]
+
+
+def load(path: Path, target: Tree, config_hash: str, iterations: int) -> Checkpoint:
     """Read one checkpoint into the shape of ``target``.
+
+    The version of the package that wrote it does not matter as long as its schema and its tree fit.
 
     Args:
         path: the file.
         target: the tree of arrays or ``ShapeDtypeStruct`` that is expected.
         config_hash: that is expected.
+        iterations: of the whole run; a checkpoint of a later iteration is none of it.
 
     Raises:
-        Unreadable: if the file is truncated or corrupted.
+        Unreadable: if the file is truncated or corrupted, or of another iteration than its name tells.
         UserError: if it is whole but not of this program, configuration or tree.
     """
-    content: Any = serialization.msgpack_restore(read_payload(path))
-    meta, leaves = content["meta"], content["leaves"]
-    for what, found, expected in (
-        ("checkpoint schema", meta["schema"], SCHEMA),
-        ("metarl_jax version", meta["package"], metarl_jax.__version__),
-    ):
-        if found != expected:
-            raise UserError(f"{path} has {what} {found}, this program has {expected}: it cannot be read")
-    if meta["config_hash"] != config_hash:
+    content = _content(path, read_payload(path))
+    if content.schema != SCHEMA:
+        raise UserError(f"{path} has checkpoint schema {content.schema}, this program has {SCHEMA}: it cannot be read")
+    if content.config_hash != config_hash:
         raise UserError(f"{path} was written under another configuration than the run's config.json")
+    if _NAME.fullmatch(path.name) and iteration_of(path) != content.iteration:
+        raise Unreadable(f"it holds iteration {content.iteration}, not the one that its name tells")
+    if content.iteration > iterations:
+        raise Unreadable(f"it holds iteration {content.iteration} of a run of {iterations}")
 
     expected_leaves = _flatten(target)
-    for name in sorted(expected_leaves.keys() ^ leaves.keys()):
+    for name in sorted(expected_leaves.keys() ^ content.leaves.keys()):
         problem = "is missing" if name in expected_leaves else "is not expected"
-        raise UserError(f"{path} does not fit this program: {name} {problem}")
+        raise UserError(f"{path} does not fit this program: {files.printable(name)} {problem}")
     restored = []
     for name, expected in expected_leaves.items():
-        leaf = leaves[name]
-        if name in meta["keys"]:
-            leaf = jax.random.wrap_key_data(leaf, impl=meta["keys"][name])
-        if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+        leaf = content.leaves[name]
+        stored, impl = _stored(expected)
+        if content.keys.get(name) != impl:
+            raise UserError(
+                f"{path} does not fit this program: {name} is "
+                f"{'no random key' if name not in content.keys else 'a random key of another kind'}"
+                f"{'' if impl is None else f', expected {impl}'}"
+            )
+        if (leaf.shape, leaf.dtype) != (stored.shape, stored.dtype):
             raise UserError(
                 f"{path} does not fit this program: {name} is {leaf.dtype}{list(leaf.shape)}, "
-                f"expected {expected.dtype}{list(expected.shape)}"
+                f"expected {stored.dtype}{list(stored.shape)}"
             )
-        restored.append(leaf if _is_key(leaf) else jnp.asarray(leaf))
+        restored.append(jnp.asarray(leaf) if impl is None else jax.random.wrap_key_data(jnp.asarray(leaf), impl=impl))
     state = jax.tree.unflatten(jax.tree.structure(target), restored)
-    return Checkpoint(state, meta["iteration"], meta["extra"])
+    return Checkpoint(state, content.iteration, content.extra)
 
 
-def load_latest(folder: Path, target: Tree, config_hash: str, warn: Callable[[str], None]) -> Checkpoint:
+def load_latest(
+    folder: Path, target: Tree, config_hash: str, iterations: int, warn: Callable[[str], None]
+) -> Checkpoint:
     """Read the newest checkpoint that is whole; each one passed over is named through ``warn``.
 
     Raises:
@@ -163,7 +250,7 @@ def load_latest(folder: Path, target: Tree, config_hash: str, warn: Callable[[st
     found = paths(folder)
     for path in found:
         try:
-            return load(path, target, config_hash)
+            return load(path, target, config_hash, iterations)
         except Unreadable as problem:
             warn(f"skipped checkpoint {path}: {problem}")
     if found:
@@ -171,14 +258,14 @@ def load_latest(folder: Path, target: Tree, config_hash: str, warn: Callable[[st
     raise UserError(f"there is no checkpoint in {folder}")
 
 
-def load_named(path: Path, target: Tree, config_hash: str) -> Checkpoint:
+def load_named(path: Path, target: Tree, config_hash: str, iterations: int) -> Checkpoint:
     """As ``load``, of a file that nothing can stand in for.
 
     Raises:
         UserError: also if it is damaged or not there.
     """
     try:
-        return load(path, target, config_hash)
+        return load(path, target, config_hash, iterations)
     except Unreadable as problem:
         raise UserError(f"{path} cannot be read: {problem}") from None
 
@@ -186,5 +273,5 @@ def load_named(path: Path, target: Tree, config_hash: str) -> Checkpoint:
 def set_aside_damaged(folder: Path, after: int) -> None:
     """Rename checkpoints later than iteration ``after``, which ``load_latest`` passed over, to ``*.damaged``."""
     for path in paths(folder):
-        if int(path.name.removesuffix(SUFFIX)) > after:
-            path.rename(path.with_suffix(".damaged"))
+        if iteration_of(path) > after:
+            path.rename(files.aside(path))

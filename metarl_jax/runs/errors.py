@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+from collections.abc import Iterator
+
 
 class Stop(Exception):
     """Ends the command; the message is one line for the user."""
@@ -22,9 +26,27 @@ class Diverged(Stop):
 
 
 class StorageError(Stop):
-    """The run folder cannot be written to, e.g. the disk is full."""
+    """A file or folder cannot be written, for example because the disk is full."""
 
     exit_code = 4
+
+
+def storage_advice(error: OSError) -> str:
+    """What a user has to do before the same write can succeed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "make it writable"
+    return "mend that"
+
+
+@contextlib.contextmanager
+def storing(what: str) -> Iterator[None]:
+    """Turn an OSError within this context into a StorageError: ``cannot WHAT: reason``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot {what}: {error.strerror or error}") from error
 
 
 class Interrupted(Stop):

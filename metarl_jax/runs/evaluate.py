@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,9 +16,9 @@ from metarl_jax import experiments
 from metarl_jax.evaluation import Evaluation, meta_test
 from metarl_jax.experiments.base import Experiment, Measure, Problem
 from metarl_jax.ops.statistics import mean_with_interval, stratified_bootstrap
-from metarl_jax.runs import train
-from metarl_jax.runs.errors import StorageError, UserError
-from metarl_jax.runs.files import finite, write_json
+from metarl_jax.runs import files, train
+from metarl_jax.runs.errors import StorageError, UserError, storing
+from metarl_jax.runs.files import finite
 from metarl_jax.runs.folder import RunFolder, versions
 from metarl_jax.types import Adaptation, Key, State, Task
 
@@ -80,11 +82,26 @@ def _gain(over: str, ours: np.ndarray, other: np.ndarray, measure: Measure) -> d
 
 
 def path_of(folder: RunFolder, iteration: int, tasks: int, changes: Mapping[str, Any], seed: int) -> Path:
-    """Where an evaluation is kept: its name says all that it depends on."""
-    changed = "".join(f"-{name}={value}" for name, value in sorted(changes.items()))
-    # A folder among the values (of data) would be one in the path.
-    name = f"evaluation-iteration{iteration}-tasks{tasks}{changed}-seed{seed}.json".replace("/", "_")
-    return folder.path / name
+    """Where an evaluation is kept; its name identifies all that it depends on, changed settings by their hash."""
+    text = json.dumps(dict(changes), sort_keys=True)
+    changed = f"-changed-{hashlib.sha256(text.encode()).hexdigest()[:16]}" if changes else ""
+    return folder.path / f"evaluation-iteration{iteration}-tasks{tasks}{changed}-seed{seed}.json"
+
+
+def _measured(path: Path, iteration: int, tasks: int, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The evaluation in a file, which must be the one that the name of the file promises.
+
+    Raises:
+        UserError: if it is another one, damaged, or of another schema.
+    """
+    result = read(path)
+    asked = {"iteration": iteration, "tasks": tasks, "changes": dict(changes), "seed": seed}
+    for name, value in asked.items():
+        if result[name] != value:
+            raise UserError(
+                f"{path} holds an evaluation with {name} {result[name]}, not {value}: move it away to measure anew"
+            )
+    return result
 
 
 def evaluate(
@@ -120,9 +137,12 @@ def evaluate(
     stages = problem.stages
     tasks = experiment.heldout_tasks if tasks is None else tasks
     path = path_of(folder, checkpoint.iteration, tasks, changes, seed)
-    if path.exists():
+    if files.exists(path):
+        result = _measured(path, checkpoint.iteration, tasks, changes, seed)
         say(f"already measured: {path}")
-        return read(path)
+        return result
+    if not os.access(folder.path, os.W_OK):
+        raise StorageError(f"cannot write {path}: {folder.path} is not writable")
 
     measure = experiment.measure
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), EVALUATION_TAG), seed)
@@ -181,10 +201,8 @@ def evaluate(
         "optimum": experiment.optimum if as_published else None,
         "versions": versions(),
     }
-    try:
-        write_json(path, result)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
+    with storing(f"write {path}"):
+        files.write_json(path, result)
     return result
 
 
@@ -283,19 +301,18 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is damaged or of another schema.
     """
-    try:
-        result = json.loads(path.read_text())
-        schema = result["schema"]
-        if schema == SCHEMA:
-            _check(result, _SHAPE, "")
-            for learner in (result["ours"], *result["oracles"]):
-                _check_learner(learner, len(result["ours"]["score_by_stage"]))
-            if any(len(gain["ci95"]) != 2 for gain in result["gains"]):
-                raise ValueError("the interval of a gain has not two ends")
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    result = files.read_json(path)
+    schema = result.get("schema")
     if schema != SCHEMA:
         raise UserError(f"{path} has schema {schema}, this program has {SCHEMA}")
+    try:
+        _check(result, _SHAPE, "")
+        for learner in (result["ours"], *result["oracles"]):
+            _check_learner(learner, len(result["ours"]["score_by_stage"]))
+        if any(len(gain["ci95"]) != 2 for gain in result["gains"]):
+            raise ValueError("the interval of a gain has not two ends")
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     return result
 
 
@@ -311,15 +328,3 @@ def read_all(folder: RunFolder) -> tuple[list[dict[str, Any]], list[UserError]]:
         except UserError as error:
             wrong.append(error)
     return sorted(found, key=lambda r: (r["iteration"], not r["changes"], r["tasks"]), reverse=True), wrong
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file of results holds.
-
-    Raises:
-        UserError: if it is damaged.
-    """
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

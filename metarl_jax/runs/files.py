@@ -1,34 +1,126 @@
-"""Writing files so that a reader sees the old content or the new, never a part."""
+"""Reading and writing the files of a run folder, which may have come from someone else.
+
+A reader of a file sees its old content or its new content, never a part. No function here follows a symbolic link in
+the last component of a path, opens a FIFO or a device, or writes to a temporary name that can be predicted.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import re
+import secrets
+import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from metarl_jax.runs.errors import UserError
 
 TEMPORARY = ".tmp"
-"""How temporary files end; whatever carries it after a crash is rubbish."""
+"""The ending of temporary files and folders."""
+MOST_JSON_BYTES = 100_000_000
+"""A larger JSON file is not read."""
+_LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys: the control characters, and those that change the direction of writing."""
+
+
+def _require_regular(mode: int) -> None:
+    """Raise OSError for anything but a regular file."""
+    if stat.S_ISLNK(mode):
+        raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed")
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+def require_folder(path: Path) -> None:
+    """See that a sub-folder of a run folder is a folder, or that nothing has its name.
+
+    Raises:
+        OSError: if it is a symbolic link or anything else.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed")
+        if not stat.S_ISDIR(mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def exists(path: Path) -> bool:
+    """Whether anything has this name, be it a dangling link.
+
+    Raises:
+        OSError: if that cannot be known, for example because the name is too long.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: str = "rb") -> IO[bytes]:
+    """Open a regular file; with ``os.O_CREAT`` among the flags, make it if nothing has its name.
+
+    Args:
+        path: the file.
+        flags: of ``os.open``.
+        mode: of the file object, which must agree with ``flags``.
+
+    Raises:
+        OSError: also if it is a symbolic link, a folder, a FIFO or a device.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        # Before opening it: opening a device may already have an effect.
+        _require_regular(os.lstat(path).st_mode)
+    # O_NONBLOCK: something that became a FIFO in between must not make this process wait.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _require_regular(os.fstat(descriptor).st_mode)
+        return os.fdopen(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read(path: Path, most_bytes: int | None = None) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: as ``open_regular``, or if the file is larger than ``most_bytes``.
+    """
+    with open_regular(path) as file:
+        if most_bytes is not None and os.fstat(file.fileno()).st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes")
+        return file.read()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside ``path``, force it to the disk, and move it there in one step.
+    """Write a temporary file in the same folder, force it to the disk, and move it to ``path`` in one step.
 
     Raises:
-        OSError: if it cannot be written; ``path`` is then as it was, and no temporary file is left.
+        OSError: if it cannot be written, or ``path`` is anything but a regular file; ``path`` is then as it was, and no
+            temporary file is left.
     """
-    temporary = path.with_name(path.name + TEMPORARY)
-    try:
-        with open(temporary, "wb") as file:
+    with contextlib.suppress(FileNotFoundError):
+        _require_regular(os.lstat(path).st_mode)
+    temporary = path.with_name(f".{secrets.token_hex(8)}{TEMPORARY}")
+    with open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, "wb") as file:
+        try:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(directory)
     finally:
@@ -52,7 +144,70 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
 
 
+def printable(text: str) -> str:
+    """A text with its control characters escaped, so that a terminal shows them instead of obeying them."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def _refuse_control_characters(value: Any) -> None:
+    match value:
+        case str() if _CONTROL.search(value):
+            raise ValueError(f"the text {printable(value)[:80]!r} has control characters in it")
+        case list():
+            for item in value:
+                _refuse_control_characters(item)
+        case dict():
+            for name, item in value.items():
+                _refuse_control_characters(name)
+                _refuse_control_characters(item)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: if it is no JSON text, is nested too deeply, or has a text with control characters in it.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+        _refuse_control_characters(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        UserError: if the file cannot be read, is too large, or holds anything but an object.
+    """
+    try:
+        content = parse_json(read(path, MOST_JSON_BYTES))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+        return content
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def aside(path: Path) -> Path:
+    """A free name for a damaged file: ``NAME.damaged``, or ``NAME.damaged-2`` and so on."""
+    found, number = path.with_name(f"{path.name}.damaged"), 1
+    while exists(found):
+        number += 1
+        found = path.with_name(f"{path.name}.damaged-{number}")
+    return found
+
+
 def remove_temporary(folder: Path) -> None:
-    """Delete what a killed process left half written."""
-    for path in folder.rglob(f"*{TEMPORARY}"):
-        path.unlink(missing_ok=True)
+    """Delete the temporary files that a killed process left in a folder."""
+    for name in os.listdir(folder):
+        if _LEFTOVER.fullmatch(name):
+            (folder / name).unlink(missing_ok=True)

@@ -7,23 +7,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import secrets
+import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import metarl_jax
-from metarl_jax.runs.errors import StorageError, UserError
-from metarl_jax.runs.files import TEMPORARY, remove_temporary, write_json
+from metarl_jax.runs import files
+from metarl_jax.runs.errors import StorageError, UserError, storing
+from metarl_jax.runs.progress import warn
 
 SCHEMA = 1
 EVALUATIONS = 20
@@ -68,25 +75,21 @@ class RunFolder:
         """Open a run.
 
         Raises:
-            UserError: if ``path`` holds no run that this program can read.
+            UserError: if ``path`` holds no run that this program can read, or a part of it is a symbolic link.
         """
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.best = path / "best.checkpoint"
         self.metrics = path / "metrics.jsonl"
         self.events = path / "events"
-        file = path / "config.json"
-        if not path.is_dir():
-            raise UserError(f"there is no run folder {path}")
-        if not file.is_file():
-            raise UserError(f"{path} is no run folder: it has no config.json")
+        file = open_folder(path, "run", "config.json", (self.checkpoints, self.events))
+        content = files.read_json(file)
+        schema = content.get("schema")
+        if schema != SCHEMA:
+            raise UserError(f"{file} has schema {schema}, this program has {SCHEMA}: it cannot be read")
         try:
-            content = json.loads(file.read_text())
-            schema = content.get("schema")
-            if schema != SCHEMA:
-                raise UserError(f"{file} has schema {schema}, this program has {SCHEMA}: it cannot be read")
             self.config = RunConfig(**content)
-        except (ValueError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
     def lock(self) -> IO[bytes]:
@@ -94,18 +97,72 @@ class RunFolder:
 
         Raises:
             UserError: if another process trains it.
+            StorageError: if the folder cannot be written to.
         """
         file = lock(self.path)
-        remove_temporary(self.path)
+        with storing(f"write to {self.path}"):
+            files.remove_temporary(self.path)
+            files.remove_temporary(self.checkpoints)
         return file
 
-    def add_versions(self, iteration: int) -> None:
-        """Note what runs it from ``iteration`` on; nothing is added if that has not changed."""
+    def versions(self) -> list[dict[str, Any]]:
+        """What ran this run: an entry for each time that this changed; empty if that is not known.
+
+        Raises:
+            UserError: if ``versions.json`` is damaged.
+        """
         path = self.path / "versions.json"
-        entries = json.loads(path.read_text()) if path.exists() else []
-        now = versions()
+        if not files.exists(path):
+            return []
+        try:
+            entries = files.parse_json(files.read(path, files.MOST_JSON_BYTES))
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                raise ValueError("it holds no list of JSON objects")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(f"{path} cannot be read: {reason}; move it away to go on without it") from error
+        return entries
+
+    def add_versions(self, iteration: int) -> None:
+        """Note what runs it from ``iteration`` on; nothing is added if that has not changed.
+
+        Raises:
+            UserError: if ``versions.json`` is damaged.
+            OSError: if it cannot be written.
+        """
+        entries, now = self.versions(), versions()
         if not entries or {**entries[-1], "from_iteration": 0} != {**now, "from_iteration": 0}:
-            write_json(path, [*entries, {"from_iteration": iteration, **now}])
+            files.write_json(self.path / "versions.json", [*entries, {"from_iteration": iteration, **now}])
+
+
+def open_folder(path: Path, kind: str, config: str, parts: tuple[Path, ...]) -> Path:
+    """See that a folder of a run or of a study can be opened.
+
+    Args:
+        path: the folder; it may be a symbolic link itself.
+        kind: "run" or "study".
+        config: the name of the file that such a folder has.
+        parts: its sub-folders, which must not be links.
+
+    Returns:
+        The path of the file ``config``.
+
+    Raises:
+        UserError: if it is not such a folder, or cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            raise UserError(f"there is no {kind} folder {path}")
+        if not files.exists(path / config):
+            raise UserError(f"{path} is no {kind} folder: it has no {config}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    for part in parts:
+        try:
+            files.require_folder(part)
+        except OSError as error:
+            raise UserError(f"{part} cannot be used: {error.strerror}") from error
+    return path / config
 
 
 def default_evaluate_every(settings: Mapping[str, Any]) -> int:
@@ -114,67 +171,171 @@ def default_evaluate_every(settings: Mapping[str, Any]) -> int:
     return max(1, iterations // EVALUATIONS) if isinstance(iterations, int) else 1
 
 
+_HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
 def lock(path: Path) -> IO[bytes]:
     """Hold a folder against other processes for as long as the returned file is open.
 
+    A file system without locks gives one warning instead.
+
     Raises:
         UserError: if another process holds it.
+        StorageError: if the file ``lock`` cannot be opened in the folder, or not be locked.
     """
-    file = open(path / "lock", "wb")  # noqa: SIM115 (held open on purpose)
+    with storing(f"write to {path}"):
+        file = files.open_regular(path / "lock", os.O_RDWR | os.O_CREAT, "rb+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in _NO_LOCKS:
+            warn(f"the file system of {path} has no locks: see to it that no other process trains there")
+            return file
         file.close()
-        raise UserError(f"another process is training {path}") from error
+        if error.errno in _HELD:
+            raise UserError(f"another process is training {path}") from error
+        raise StorageError(f"cannot lock {path}: {error.strerror}") from error
     return file
 
 
-def create(path: Path, config: RunConfig, fill: Callable[[RunFolder], None]) -> RunFolder:
+_STAGING = re.compile(r"\.metarl-jax-[0-9a-f]{16}\.tmp|\..+\.\d+\.tmp", re.DOTALL)
+"""The names of folders that are being made; the second form is that of version 0.1.0."""
+_STAGING_SECONDS = 60.0
+"""The age from which a folder that nobody holds is taken for one whose creation was killed."""
+_STAGED = {"config.json", "study.json", "versions.json", "checkpoints", "cells", "lock"}
+"""All that a folder may hold at its creation."""
+
+
+@contextlib.contextmanager
+def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, list[Path]]]:
+    """Make a folder that appears under its name only when it is whole.
+
+    Args:
+        path: the folder to be; parents are made.
+        kind: "run" or "study".
+        numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
+
+    Yields:
+        The folder to fill, under a temporary name; and a list, which holds the final path once the context has ended.
+
+    Raises:
+        UserError: if something of that name exists.
+        StorageError: if it cannot be written; nothing is left.
+    """
+    final: list[Path] = []
+    staging = path.parent / f".metarl-jax-{secrets.token_hex(8)}{files.TEMPORARY}"
+    with storing(f"make the {kind} folder {path}"):
+        if not numbered and files.exists(path):
+            raise _taken(path, kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_killed_creations(path.parent)
+        staging.mkdir()
+        # The lock tells other processes that this creation goes on.
+        held = lock(staging)
+        try:
+            yield staging, final
+            number, candidate = 1, path
+            while not final:
+                try:
+                    if files.exists(candidate):
+                        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+                    os.rename(staging, candidate)
+                    final.append(candidate)
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                        raise
+                    if not numbered:
+                        raise _taken(path, kind) from None
+                    number += 1
+                    candidate = path.with_name(f"{path.name}-{number}")
+        finally:
+            held.close()
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _taken(path: Path, kind: str) -> UserError:
+    again = "train" if kind == "run" else "study"
+    return UserError(
+        f"{shlex.quote(str(path))} exists already; choose another --run-dir, "
+        f"or go on with: metarl-jax {again} --resume {shlex.quote(str(path))}"
+    )
+
+
+def _remove_killed_creations(parent: Path) -> None:
+    """Delete what killed processes left of folders that they were making."""
+    for name in os.listdir(parent):
+        path = parent / name
+        if not _STAGING.fullmatch(name) or path.is_symlink() or not path.is_dir():
+            continue
+        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+            content = set(os.listdir(path))
+            if not content <= _STAGED or time.time() - path.stat().st_mtime < _STAGING_SECONDS:
+                continue
+            if "lock" in content:
+                file = held.enter_context(files.open_regular(path / "lock", os.O_RDWR, "rb+"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path)
+
+
+def create(path: Path, config: RunConfig, fill: Callable[[RunFolder], None], *, numbered: bool = False) -> RunFolder:
     """Make a run folder; it appears under its name only when it is whole.
 
     Args:
         path: the folder to be; parents are made.
         config: stored as ``config.json``.
         fill: writes what else a run needs from the start (its first checkpoint).
+        numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
 
     Raises:
         UserError: if something of that name exists.
         StorageError: if it cannot be written; nothing is left.
     """
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists already; choose another --run-dir, or go on with --resume {path}")
-    staging = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        staging.mkdir(parents=True)
-        write_json(staging / "config.json", dataclasses.asdict(config))
+    with created(path, "run", numbered=numbered) as (staging, final):
+        files.write_json(staging / "config.json", dataclasses.asdict(config))
         (staging / "checkpoints").mkdir()
         folder = RunFolder(staging)
         folder.add_versions(0)
         fill(folder)
-        os.rename(staging, path)
-    except OSError as error:
-        raise StorageError(f"cannot make the run folder {path}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return RunFolder(path)
+    return RunFolder(final[0])
+
+
+def commit() -> str | None:
+    """The git commit of this package, with " (modified)" if its files differ from it.
+
+    None if no repository tracks the package's own files: one that merely holds the environment into which the package
+    is installed says nothing about it.
+    """
+    package = Path(metarl_jax.__file__).parent
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        run = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", check=True, timeout=10, env=environment
+        )
+        return run.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "--", "__init__.py")
+        modified = " (modified)" if git("status", "--porcelain", "--", ".") else ""
+        return git("rev-parse", "--short", "HEAD") + modified
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
 
 
 def versions() -> dict[str, Any]:
-    """Device, package versions, and this package's commit where git knows it."""
+    """Device, package versions, and the commit of this package where a git repository tracks it."""
     import jax
 
     device = jax.devices()[0]
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude", "*"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = None
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "metarl_jax": metarl_jax.__version__,
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
         "device": f"cpu x{cpus}" if device.platform == "cpu" else f"{device.device_kind} x{jax.device_count()}",
-        "commit": commit,
+        "commit": commit(),
     }

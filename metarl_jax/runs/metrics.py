@@ -7,47 +7,112 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from metarl_jax.runs import files
+from metarl_jax.runs.progress import warn
+
 Line: TypeAlias = dict[str, Any]
+_BEGINNING = b'{"iteration": '
+"""How every line begins."""
+
+
+def parse(text: bytes | str) -> Line:
+    """One line.
+
+    Raises:
+        ValueError: if it is not what ``Writer`` writes.
+    """
+    line = files.parse_json(text)
+    if not isinstance(line, dict):
+        raise ValueError("it holds no JSON object")
+    iteration = line.get("iteration")
+    if not isinstance(iteration, int) or isinstance(iteration, bool) or iteration < 1:
+        raise ValueError("it has no iteration")
+    return line
 
 
 def read(path: Path) -> list[Line]:
-    """All whole lines; what a killed process left half written at the end is not one."""
-    if not path.exists():
+    """All whole lines; what a killed process left half written at the end is not one.
+
+    Raises:
+        ValueError: if a line is damaged.
+        OSError: if the file cannot be read.
+    """
+    if not files.exists(path):
         return []
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    return [parse(line) for line in files.read(path).split(b"\n")[:-1]]
 
 
-def keep_until(path: Path, iteration: int) -> None:
-    """Drop the lines of later iterations, which a resumed run will write again."""
-    if not path.exists():
-        return
-    size = 0
-    with open(path, "rb+") as file:
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["iteration"] > iteration:
-                break
-            size += len(line)
-        file.truncate(size)
+def keep_until(path: Path, iteration: int) -> list[range]:
+    """Drop the lines of later iterations, which a resumed run writes again, and lines that are damaged.
+
+    A file with damaged lines, or lines out of order, is kept as ``metrics.jsonl.damaged``.
+
+    Args:
+        path: the file, which need not exist.
+        iteration: of the checkpoint that the run goes on from.
+
+    Returns:
+        The iterations up to that one of which there is no line.
+
+    Raises:
+        OSError: if the file cannot be read or written.
+    """
+    content = files.read(path) if files.exists(path) else b""
+    kept: list[bytes] = []
+    present = [0]
+    *whole, rest = content.split(b"\n")
+    damaged = not (rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest))
+    for text in whole:
+        try:
+            own = parse(text)["iteration"]
+        except ValueError:
+            damaged = True
+            continue
+        if own <= present[-1]:
+            damaged = True
+        elif own <= iteration:
+            kept.append(text + b"\n")
+            present.append(own)
+    if damaged:
+        files.write_atomically(files.aside(path), content)
+        files.write_atomically(path, b"".join(kept))
+    elif content:
+        with files.open_regular(path, os.O_RDWR, "rb+") as file:
+            file.truncate(sum(map(len, kept)))
+    gaps = zip(present, [*present[1:], iteration + 1], strict=True)
+    return [range(before + 1, after) for before, after in gaps if after > before + 1]
+
+
+def missing_text(missing: Sequence[range]) -> str:
+    """The iterations that ``keep_until`` returned, in words."""
+    shown = [str(gap[0]) if len(gap) == 1 else f"{gap[0]} to {gap[-1]}" for gap in missing]
+    more = f" and {len(shown) - 5} more gaps" if len(shown) > 5 else ""
+    return f"iteration{'s' * (sum(map(len, missing)) > 1)} {', '.join(shown[:5])}{more}"
 
 
 class Writer:
     """Appends to ``metrics.jsonl`` and to TensorBoard events."""
 
     def __init__(self, path: Path, events: Path, seed_ids: list[int], iteration: int) -> None:
-        """Go on after ``iteration``.
+        """Go on after ``iteration``; a warning names the iterations before it of which there are no metrics.
 
         Raises:
             OSError: if the files cannot be written.
         """
         from tensorboardX import SummaryWriter
 
-        keep_until(path, iteration)
-        self._file = open(path, "ab")  # noqa: SIM115 (closed in __exit__)
-        self._events = SummaryWriter(str(events), purge_step=iteration + 1)
+        if missing := keep_until(path, iteration):
+            warn(f"{path} has no metrics of {missing_text(missing)}: they are lost, training goes on without them")
+        self._file = files.open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, "ab")
+        # The name of an events file is made of the time and the host; with a suffix, nothing can lie in wait for it.
+        suffix = f".{secrets.token_hex(8)}"
+        self._events = SummaryWriter(str(events), purge_step=iteration + 1, filename_suffix=suffix)
         self._seed_ids = seed_ids
 
     def __enter__(self) -> Writer:

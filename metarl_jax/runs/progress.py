@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from metarl_jax.experiments.base import Experiment
+from metarl_jax.runs.files import printable
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -110,4 +111,4 @@ class Progress:
 
 def warn(text: str) -> None:
     """A line on standard error that does not end the command."""
-    print(f"metarl-jax: warning: {text}", file=sys.stderr, flush=True)
+    print(f"metarl-jax: warning: {printable(text)}", file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from metarl_jax import experiments
 from metarl_jax.environments.locomotion import Locomotion
 from metarl_jax.runs import train
-from metarl_jax.runs.errors import StorageError, UserError
+from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.scenes import Draw, Frame, scene
@@ -215,8 +215,6 @@ def save(folder: RunFolder, video: Video, seed: int) -> Path:
         StorageError: if it cannot be written.
     """
     path = folder.path / f"trial-iteration{video.iteration}-seed{seed}.gif"
-    try:
+    with storing(f"write {path}"):
         write_atomically(path, video.content)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return path

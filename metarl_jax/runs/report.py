@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metarl_jax.runs.errors import StorageError
+from metarl_jax.runs.errors import storing
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunFolder
 
@@ -146,8 +146,6 @@ def write(folder: RunFolder, evaluations: Sequence[dict[str, Any]]) -> Path:
         StorageError: if that cannot be done.
     """
     path = folder.path / "report.md"
-    try:
+    with storing(f"write {path}"):
         write_atomically(path, "\n".join(markdown(evaluation) for evaluation in evaluations).encode())
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from error
     return path

@@ -9,9 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,45 +24,38 @@ from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.ops.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from metarl_jax.runs import evaluate, hosts, programs, report, train
 from metarl_jax.runs import study_figures as figures
-from metarl_jax.runs.errors import StorageError, UserError
-from metarl_jax.runs.files import TEMPORARY, finite, write_atomically, write_json
-from metarl_jax.runs.folder import RunFolder, lock
+from metarl_jax.runs.errors import UserError, storing
+from metarl_jax.runs.files import exists, finite, read_json, write_atomically, write_json
+from metarl_jax.runs.folder import RunFolder, created, lock
 from metarl_jax.runs.study_folder import CONFIG, SCHEMA, Cell, StudyConfig, StudyFolder, cells
 from metarl_jax.types import Array, RunState
 
-MOST_CELLS = 1000
 
-
-def new_study(path: Path, config: StudyConfig) -> StudyFolder:
+def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> StudyFolder:
     """Make a study folder; it appears under its name only when it is whole.
+
+    Args:
+        path: the folder to be.
+        config: of the study.
+        numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
 
     Raises:
         UserError: if a setting of any cell is out of range, two cells are the same, or the folder exists.
         StorageError: if it cannot be written.
     """
-    number = math.prod(len(values) for values in config.vary.values())
-    if number > MOST_CELLS:
-        raise UserError(f"{number} combinations of settings are more than {MOST_CELLS}")
-    found = cells(config)
+    try:
+        found = cells(config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     for name, values in config.vary.items():
         if len({repr(value) for value in values}) < len(values):
             raise UserError(f"--vary {name} names a value twice: {', '.join(map(str, values))}")
-    if len({cell.name for cell in found}) < len(found):
-        raise UserError("two combinations of settings have the same name: give values that differ in six digits")
     for cell in found:
         train.build(cell.config)
-    if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists already; choose another --run-dir, or go on with --resume {path}")
-    staging = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
-    try:
-        (staging / "cells").mkdir(parents=True)
+    with created(path, "study", numbered=numbered) as (staging, final):
+        (staging / "cells").mkdir()
         write_json(staging / CONFIG, dataclasses.asdict(config))
-        os.rename(staging, path)
-    except OSError as error:
-        raise StorageError(f"cannot make the study folder {path}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return StudyFolder(path)
+    return StudyFolder(final[0])
 
 
 def resume_command(study: StudyFolder) -> str:
@@ -114,7 +105,7 @@ def _folders(study: StudyFolder, group: Sequence[Cell]) -> list[RunFolder]:
     """The run folders of cells that one program can train; those that are missing are made."""
 
     def make() -> None:
-        missing = [cell for cell in group if not study.cell(cell).exists()]
+        missing = [cell for cell in group if not exists(study.cell(cell))]
         if missing:
             configs = [cell.config for cell in missing]
             train.new_runs([study.cell(cell) for cell in missing], configs, train.build(configs[0]))
@@ -161,11 +152,11 @@ def _measure(
             }
             if not row["diverged"]:
                 path = folder.path / f"scores-iteration{checkpoint.iteration}-tasks{tasks}.json"
-                if not path.exists():
+                if not exists(path):
                     own = {name: each[index] for name, each in values.items()}
                     scores = np.asarray(test(key, checkpoint.state, own), np.float64).mean(axis=1)
                     write_json(path, {"per_seed_by_stage": finite(scores.tolist())})
-                row |= evaluate.read_json(path)
+                row |= read_json(path)
             rows[cell.name] = row
             say(f"  {cell.name}: {_headline(experiment, row)}")
     return rows
@@ -244,9 +235,9 @@ def read(study: StudyFolder) -> dict[str, Any]:
         UserError: if there is none yet, or it is damaged or of another schema.
     """
     path = study.path / "table.json"
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"not measured yet: {resume_command(study)}")
-    result = evaluate.read_json(path)
+    result = read_json(path)
     if result.get("schema") != SCHEMA:
         raise UserError(f"{path} has schema {result.get('schema')}, this program has {SCHEMA}")
     return result
@@ -309,13 +300,11 @@ def write(study: StudyFolder, result: dict[str, Any]) -> list[Path]:
     titles, found = rows(result)
     lines = [_title(result), "", f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
     lines += [f"| {' | '.join(row)} |" for row in found]
-    try:
+    with storing(f"write into {study.path}"):
         write_json(study.path / "table.json", result)
         write_atomically(study.path / "table.md", ("\n".join(lines) + "\n").encode())
         measured = [entry for entry in result["cells"] if entry["iqm"] is not None]
         written = [study.path / "table.json", study.path / "table.md", figures.curves(study, result)]
         if measured:
             written += [figures.scores(study, result, measured), figures.improvement(study, result, measured)]
-    except OSError as error:
-        raise StorageError(f"cannot write into {study.path}: {error.strerror}") from error
     return written

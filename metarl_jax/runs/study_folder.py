@@ -6,17 +6,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metarl_jax.runs import files
 from metarl_jax.runs.errors import UserError
-from metarl_jax.runs.folder import RunConfig, default_evaluate_every
+from metarl_jax.runs.folder import RunConfig, default_evaluate_every, open_folder
 
 SCHEMA = 1
 CONFIG = "study.json"
+MOST_CELLS = 1000
+_MOST_NAME_BYTES = 240
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +41,16 @@ class StudyConfig:
     """Iterations between held-out evaluations; None: twenty times a run."""
     schema: int = SCHEMA
 
+    def __post_init__(self) -> None:
+        """TypeError for a value of another type, as in a file from elsewhere."""
+        for name, kind in (("experiment", str), ("settings", dict), ("vary", dict), ("seed", int), ("seeds", int)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is of another type than {kind.__name__}")
+        if not all(isinstance(values, list) and values for values in self.vary.values()):
+            raise TypeError("vary does not map settings to lists of values")
+        if self.evaluate_every is not None and not isinstance(self.evaluate_every, int):
+            raise TypeError("evaluate_every is neither None nor a whole number")
+
 
 class Cell(NamedTuple):
     """One combination of settings."""
@@ -46,7 +61,14 @@ class Cell(NamedTuple):
 
 
 def cells(study: StudyConfig) -> list[Cell]:
-    """Every combination, that of the first values first."""
+    """Every combination, that of the first values first.
+
+    Raises:
+        ValueError: if they are more than ``MOST_CELLS``.
+    """
+    number = math.prod(len(values) for values in study.vary.values())
+    if number > MOST_CELLS:
+        raise ValueError(f"{number} combinations of settings are more than {MOST_CELLS}")
     found = []
     for values in itertools.product(*study.vary.values()):
         changes = dict(zip(study.vary, values, strict=True))
@@ -58,11 +80,24 @@ def cells(study: StudyConfig) -> list[Cell]:
             seeds=study.seeds,
             evaluate_every=study.evaluate_every or default_evaluate_every(settings),
         )
-        name = ",".join(
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in changes.items()
-        )
-        found.append(Cell(name.replace("/", "_") or "as-it-is", changes, config))
-    return found
+        found.append(Cell(_name(changes), changes, config))
+    if len({cell.name for cell in found}) == len(found):
+        return found
+    return [cell._replace(name=_unique_name(cell.name, cell.changes)) for cell in found]
+
+
+def _name(changes: dict[str, Any]) -> str:
+    """A readable name of at most ``_MOST_NAME_BYTES`` bytes; several cells may have the same."""
+    values = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in changes.items())
+    name = ",".join(values).replace("/", "_") or "as-it-is"
+    return name if len(name.encode()) <= _MOST_NAME_BYTES else _unique_name(name, changes)
+
+
+def _unique_name(name: str, changes: dict[str, Any]) -> str:
+    """A name that tells all changes apart: its end is their hash."""
+    digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:16]
+    beginning = name.encode()[: _MOST_NAME_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{beginning}-{digest}"
 
 
 class StudyFolder:
@@ -75,17 +110,20 @@ class StudyFolder:
             UserError: if ``path`` holds none that this program can read.
         """
         self.path = path
-        file = path / CONFIG
-        if not file.is_file():
-            raise UserError(f"{path} is no study folder: it has no {CONFIG}")
+        file = open_folder(path, "study", CONFIG, (path / "cells",))
+        content = files.read_json(file)
+        if content.get("schema") != SCHEMA:
+            raise UserError(f"{file} has schema {content.get('schema')}, this program has {SCHEMA}")
         try:
-            content = json.loads(file.read_text())
-            if content.get("schema") != SCHEMA:
-                raise UserError(f"{file} has schema {content.get('schema')}, this program has {SCHEMA}")
             self.config = StudyConfig(**content)
-        except (ValueError, TypeError, AttributeError, OSError) as error:
+            self.cells = cells(self.config)
+        except (ValueError, TypeError) as error:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-        self.cells = cells(self.config)
+        for cell in self.cells:
+            try:
+                files.require_folder(self.cell(cell))
+            except OSError as error:
+                raise UserError(f"{self.cell(cell)} cannot be used: {error.strerror}") from error
 
     def cell(self, cell: Cell) -> Path:
         """Where a cell's run folder is, or will be."""

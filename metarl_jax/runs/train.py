@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from metarl_jax import experiments, training
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import checkpoints, devices, hosts, programs
-from metarl_jax.runs.errors import Diverged, Lost, StorageError, UserError
+from metarl_jax.runs.errors import Diverged, Lost, StorageError, UserError, storage_advice
 from metarl_jax.runs.files import finite, write_json
 from metarl_jax.runs.folder import RunConfig, RunFolder, create
 from metarl_jax.runs.interrupts import Interrupts
@@ -72,32 +72,55 @@ def build(config: RunConfig) -> Problem:
     """The problem of a run.
 
     Raises:
-        UserError: if the configuration names no experiment, a setting is unknown or out of range, or what the
-            experiment needs is not installed.
+        UserError: if the configuration names no experiment, a setting is unknown, of another type or out of range, or
+            what the experiment needs is not installed.
     """
     try:
-        return experiments.get(config.experiment).build(config.settings)
+        experiment = experiments.get(config.experiment)
+        fields = experiment.fields()
+        for name, value in config.settings.items():
+            if name in fields and not _has_type(value, fields[name].annotation):
+                wanted = get_args(fields[name].annotation) or fields[name].annotation.__name__
+                raise ValueError(f"{name} must be of type {wanted}, not {value!r}")
+        return experiment.build(config.settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def new_run(path: Path, config: RunConfig) -> RunFolder:
+def _has_type(value: Any, annotation: Any) -> bool:
+    """Whether a value, which a file may hold, is one of a setting's annotated type."""
+    if get_origin(annotation) is Literal:
+        return value in get_args(annotation)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))
+
+
+def new_run(path: Path, config: RunConfig, *, numbered: bool = False) -> RunFolder:
     """Make the run folder, with a checkpoint of iteration 0 in it.
+
+    Args:
+        path: the folder to be.
+        config: of the run.
+        numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
 
     Raises:
         UserError: if the configuration is wrong or the folder exists.
         StorageError: if it cannot be written.
     """
-    return new_runs([path], [config], build(config))[0]
+    return new_runs([path], [config], build(config), numbered=numbered)[0]
 
 
-def new_runs(paths: Sequence[Path], configs: Sequence[RunConfig], problem: Problem) -> list[RunFolder]:
+def new_runs(
+    paths: Sequence[Path], configs: Sequence[RunConfig], problem: Problem, *, numbered: bool = False
+) -> list[RunFolder]:
     """As ``new_run``, of runs that one program can train (``programs.groups``), one after another.
 
     Args:
         paths: the folders to be.
         configs: their configurations.
         problem: of the first.
+        numbered: as for ``new_run``.
 
     Raises:
         UserError: if a folder exists.
@@ -112,7 +135,7 @@ def new_runs(paths: Sequence[Path], configs: Sequence[RunConfig], problem: Probl
             states = start({name: each[index] for name, each in values.items()}, jnp.uint32(config.seed))
             checkpoints.save(folder.checkpoints, states, 0, config.hash(), {"wall_s": 0.0, "diverged": {}})
 
-        found.append(create(path, config, fill))
+        found.append(create(path, config, fill, numbered=numbered))
     return found
 
 
@@ -134,8 +157,8 @@ def load_states(
     target = jax.eval_shape(lambda seed: programs.start_states(problem, {}, seed, config.seeds), jnp.uint32(0))
     if best or at is not None:
         path = folder.best if at is None else checkpoints.path_of(folder.checkpoints, at)
-        return checkpoints.load_named(path, target, config.hash())
-    return checkpoints.load_latest(folder.checkpoints, target, config.hash(), warn)
+        return checkpoints.load_named(path, target, config.hash(), problem.iterations)
+    return checkpoints.load_latest(folder.checkpoints, target, config.hash(), problem.iterations, warn)
 
 
 def _heldout(experiment: Experiment, problem: Problem, seeds: int) -> Callable[[RunState, Key, programs.Values], Array]:
@@ -288,7 +311,8 @@ def train_together(folders: Sequence[RunFolder], options: Options, again: str) -
             saved = checkpoints.paths(folders[0].checkpoints)
             last = f"the last good state is {saved[0].name}" if saved else "no state was saved"
             raise StorageError(
-                f"cannot write to {folders[0].path}: {error.strerror or error}; {last}; make room, then: {again}"
+                f"cannot write to {folders[0].path}: {error.strerror or error}; {last}; "
+                f"{storage_advice(error)}, then: {again}"
             ) from error
 
 
