@@ -111,7 +111,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
 def _lines(path: Path, problems: list[str]) -> list[Line]:
     """The lines of ``metrics.jsonl`` that are whole."""
     try:
-        content = path.read_text(errors="replace") if path.exists() else ""
+        content = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     except OSError as error:
         problems.append(f"metrics.jsonl cannot be read: {error.strerror}.")
         return []
@@ -134,7 +134,7 @@ def _lines(path: Path, problems: list[str]) -> list[Line]:
 
 def _versions(path: Path, problems: list[str]) -> list[dict[str, str]]:
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8"))
         return [{str(name): str(value) for name, value in entry.items()} for entry in entries]
     except FileNotFoundError:
         problems.append("What ran it is not known: there is no versions.json.")

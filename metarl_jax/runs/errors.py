@@ -1,4 +1,4 @@
-"""What ends a command with one line and an exit code instead of a traceback."""
+"""Exceptions that end a command with one line and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Diverged(Stop):
 
 
 class StorageError(Stop):
-    """The run folder cannot be written to, e.g. the disk is full."""
+    """The run folder or the standard output cannot be written to, e.g. because the disk is full."""
 
     exit_code = 4
-
-
-class Interrupted(Stop):
-    """Ctrl-C after training, when there is nothing left to save."""
-
-    exit_code = 130
 
 
 class Lost(Stop):
     """Another process that trains the same run is gone."""
 
     exit_code = 5
+
+
+class ReaderGone(Stop):
+    """The reader of standard output has gone (``| head``); nothing is left to say."""
+
+    exit_code = 141

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import metarl_jax
+from metarl_jax import checks
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.files import TEMPORARY, remove_temporary, write_json
 
@@ -42,10 +43,17 @@ class RunConfig:
     seeds: int
     evaluate_every: int
     """Iterations between held-out evaluations."""
+    evaluation_tasks: int | None = None
+    """Held-out tasks of the final table; None: as many as the experiment says. Training does not depend on it."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """TypeError for a value of another type, as in a file from elsewhere."""
+        """Check values, which may be those of a file from elsewhere.
+
+        Raises:
+            TypeError: for a value of another type.
+            ValueError: for seeds or a number of tasks out of range.
+        """
         for name, kind in (
             ("experiment", str),
             ("settings", dict),
@@ -55,10 +63,14 @@ class RunConfig:
         ):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is of another type than {kind.__name__}")
+        checks.seed_range(self.seed, self.seeds)
+        if self.evaluation_tasks is not None:
+            checks.positive_int("evaluation_tasks", self.evaluation_tasks)
 
     def hash(self) -> str:
-        """Identifies the configuration in checkpoints."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        """Identify in checkpoints what training depends on."""
+        fields = {name: v for name, v in dataclasses.asdict(self).items() if name != "evaluation_tasks"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 class RunFolder:

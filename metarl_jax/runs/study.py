@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import math
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from metarl_jax import experiments
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.ops.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
-from metarl_jax.runs import evaluate, hosts, programs, report, train
+from metarl_jax.runs import commands, evaluate, hosts, programs, report, train
 from metarl_jax.runs import study_figures as figures
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.files import TEMPORARY, finite, write_atomically, write_json
@@ -54,7 +53,8 @@ def new_study(path: Path, config: StudyConfig) -> StudyFolder:
     for cell in found:
         train.build(cell.config)
     if path.exists() or path.is_symlink():
-        raise UserError(f"{path} exists already; choose another --run-dir, or go on with --resume {path}")
+        again = commands.command("study", "--resume", path)
+        raise UserError(f"{path} exists already; choose another --run-dir, or go on with: {again}")
     staging = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         (staging / "cells").mkdir(parents=True)
@@ -69,7 +69,7 @@ def new_study(path: Path, config: StudyConfig) -> StudyFolder:
 
 def resume_command(study: StudyFolder) -> str:
     """What to type to go on with a study."""
-    return f"metarl-jax study --resume {shlex.quote(str(study.path))}"
+    return commands.command("study", "--resume", study.path)
 
 
 def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Callable[[str], None]) -> int:

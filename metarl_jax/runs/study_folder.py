@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metarl_jax import checks
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, default_evaluate_every
 
@@ -34,7 +35,15 @@ class StudyConfig:
     """Of each cell."""
     evaluate_every: int | None = None
     """Iterations between held-out evaluations; None: twenty times a run."""
+    evaluation_tasks: int | None = None
+    """Held-out tasks of the table; None: as many as the experiment says."""
     schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """ValueError for seeds or a number of tasks out of range, as in a file from elsewhere."""
+        checks.seed_range(self.seed, self.seeds)
+        if self.evaluation_tasks is not None:
+            checks.positive_int("evaluation_tasks", self.evaluation_tasks)
 
 
 class Cell(NamedTuple):
