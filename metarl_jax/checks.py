@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
+LAST_SEED = 2**32 - 1
+"""JAX makes random keys of 32 bits of a seed: it takes larger ones for others."""
+
 Check: TypeAlias = Callable[[str, Any], Any]
 """``(name, value) -> value``; raises ValueError that names the thing, its value and what is valid."""
 
@@ -80,6 +83,22 @@ def real(
     return check
 
 
+def seed_range(seed: Any, seeds: Any) -> tuple[int, int]:
+    """Return the first seed and the number of seeds if all of them are seeds of their own.
+
+    Args:
+        seed: the first seed.
+        seeds: how many follow one another.
+
+    Raises:
+        ValueError: if ``seeds`` is not positive, or a seed is not from 0 to ``LAST_SEED``.
+    """
+    first, number = natural_int("seed", seed), positive_int("seeds", seeds)
+    if first + number - 1 > LAST_SEED:
+        raise ValueError(f"seeds {first} .. {first + number - 1} are not all from 0 to {LAST_SEED}")
+    return first, number
+
+
 def choice(*valid: str) -> Check:
     """A check that a string is one of ``valid``."""
 
@@ -99,7 +118,17 @@ def check_fields(config: Any, **checks: Check) -> None:
         check(name, getattr(config, name))
 
 
+def _words(name: str) -> str:
+    """A name's words, each between dashes."""
+    return "-" + name.strip("-_").replace("_", "-") + "-"
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """What to add to a message about an unknown name: ``(did you mean X?)``, or nothing if no valid name is near."""
-    near = difflib.get_close_matches(name, list(valid), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+    """What to add to a message about an unknown name: ``(did you mean X?)``, or nothing if no valid name is near.
+
+    Names of which the unknown one is a part come first.
+    """
+    names, part = list(valid), _words(name)
+    near = [other for other in names if len(part) > 3 and part in _words(other)]
+    near += [other for other in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if other not in near]
+    return f" (did you mean {' or '.join(near[:3])}?)" if near else ""

@@ -1,12 +1,15 @@
 """``metarl-jax list | train NAME | study NAME | watch RUN | evaluate RUN | report RUN... | record RUN``.
 
-Exit codes: 0 done, 2 a mistake in what was asked for, 3 diverged, 4 the disk refused, 5 another process of the same run
-is gone, 130 and 143 stopped by Ctrl-C and SIGTERM. JAX is imported only by the commands that compute.
+Exit codes: 0 done; 2 a mistake in what was asked for; 3 training diverged; 4 the run folder, or the output of a command
+that only prints, cannot be written; 5 another process of the same run is gone; 128 + n stopped by signal n (130 Ctrl-C,
+143 SIGTERM, 129 SIGHUP, 138 SIGUSR1), after training has saved; 141 the reader of a command that only prints has gone.
+Training goes on when its output cannot be written. JAX is imported only by the commands that compute.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
@@ -16,19 +19,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 import metarl_jax
-from metarl_jax import experiments
+from metarl_jax import checks, experiments
 from metarl_jax.checks import did_you_mean
-from metarl_jax.runs.errors import Interrupted, Stop, StorageError, UserError
+from metarl_jax.runs import commands, interrupts, process, streams
+from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import printable
 
 if TYPE_CHECKING:
+    from metarl_jax.experiments.base import Measure
     from metarl_jax.runs.folder import RunConfig, RunFolder
-    from metarl_jax.runs.study_folder import StudyFolder
+    from metarl_jax.runs.study_folder import StudyConfig, StudyFolder
     from metarl_jax.runs.train import Options as TrainingOptions
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake as UserError; names options near an unknown one."""
+
+    measure: Measure | None = None
+    """What the options are about, where it is known: its stages are often asked for by their name."""
 
     def __init__(self, **keywords: Any) -> None:
         super().__init__(allow_abbrev=False, **keywords)
@@ -43,10 +51,18 @@ class _Parser(argparse.ArgumentParser):
             if argument.startswith("-"):
                 option = argument.partition("=")[0]
                 valid = [o for action in self._actions for o in action.option_strings]
-                raise UserError(f"unknown option {option}{did_you_mean(option, valid)}")
+                meant = _meant(self.measure, option.removeprefix("--").replace("-", "_"))
+                raise UserError(f"unknown option {option}{meant or did_you_mean(option, valid)}")
         if unknown:
             raise UserError(f"unexpected argument {unknown[0]!r}")
         return namespace
+
+
+def _meant(measure: Measure | None, name: str) -> str:
+    """The option for the number of stages of a measure, where a name is that of its stages and not of the setting."""
+    if measure is None or measure.setting in (None, name) or name != f"{measure.stage}s".replace(" ", "_"):
+        return ""
+    return f": the number of {measure.stage}s that are measured is --{measure.setting.replace('_', '-')}"
 
 
 def _converter(annotation: Any) -> Callable[[str], Any]:
@@ -95,7 +111,17 @@ def _minutes(text: str) -> float:
     return value
 
 
-_seed = _whole(0, 2**32 - 1)
+STUDY_SEEDS = 5
+"""Seeds of each cell of a study where ``--seeds`` does not say."""
+_seed = _whole(0, checks.LAST_SEED)
+
+
+def _checked_seeds(options: argparse.Namespace, number: int) -> tuple[int, int]:
+    """The first seed and the number of seeds, by default 0 and ``number``; UserError if they are out of range."""
+    try:
+        return checks.seed_range(options.seed or 0, options.seeds or number)
+    except ValueError as error:
+        raise UserError(f"--seed, --seeds: {error}") from None
 
 
 def _list(arguments: Sequence[str]) -> int:
@@ -111,6 +137,14 @@ def _experiment(name: str) -> experiments.Experiment:
         return experiments.get(name)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _known_experiment(path: Path, name: str) -> experiments.Experiment:
+    """The experiment of a run or a study; UserError if this version does not have it."""
+    if name not in experiments.names():
+        near = did_you_mean(name, experiments.names())
+        raise UserError(f"{path} is of the experiment {name!r}, which this version of metarl_jax does not have{near}")
+    return experiments.get(name)
 
 
 def _train_parser(experiment: experiments.Experiment | None) -> _Parser:
@@ -156,7 +190,8 @@ def _add_training_options(parser: _Parser, experiment: experiments.Experiment | 
         "--evaluation-tasks",
         type=_whole(2),
         metavar="N",
-        help=f"held-out tasks of the final table; default: {experiment.heldout_tasks if experiment else 'its own'}",
+        help="held-out tasks of the final table, kept for --resume; default: "
+        f"{experiment.heldout_tasks if experiment else 'by experiment'}",
     )
     add("--time-limit", type=_minutes, metavar="MINUTES", help="save and stop after this time")
     add("--no-progress", action="store_true", help="plain lines instead of a live display")
@@ -164,6 +199,7 @@ def _add_training_options(parser: _Parser, experiment: experiments.Experiment | 
 
 def _add_settings(parser: _Parser, experiment: experiments.Experiment, defaults: Mapping[str, Any]) -> None:
     """An option for each setting of the experiment."""
+    parser.measure = experiment.measure
     group = parser.add_argument_group(f"settings of {experiment.name}")
     for name, field in experiment.fields().items():
         group.add_argument(
@@ -190,6 +226,7 @@ def _train(arguments: Sequence[str]) -> int:
         from metarl_jax.runs.folder import RunFolder
 
         stored = RunFolder(resumed).config
+        _known_experiment(resumed, stored.experiment)
         name: str | None = stored.experiment
     else:
         # The name decides which options there are, and may stand after some of them.
@@ -220,6 +257,8 @@ def _refuse_contradictions(stored: RunConfig, options: argparse.Namespace, overr
 
 
 def _run_training(experiment: experiments.Experiment, options: argparse.Namespace, overrides: dict[str, Any]) -> int:
+    seed, seeds = _checked_seeds(options, 1)
+    streams.results_are_files()
     from metarl_jax.reports import page
     from metarl_jax.runs import compilation_cache, evaluate, hosts, train
     from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
@@ -228,29 +267,52 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
     _prepare(options)
     if options.resume is not None:
         folder = RunFolder(options.resume)
+        if options.evaluation_tasks not in (None, folder.config.evaluation_tasks):
+            file, config, tasks = folder.path / "config.json", folder.config, options.evaluation_tasks
+            hosts.on_first(lambda: _keep_evaluation_tasks(folder.path, file, config, tasks))
+            folder = RunFolder(options.resume)
     else:
         path = options.run_dir or Path("runs") / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         settings = experiment.with_overrides(overrides)
         config = RunConfig(
             experiment=experiment.name,
             settings=settings,
-            seed=options.seed or 0,
-            seeds=options.seeds or 1,
+            seed=seed,
+            seeds=seeds,
             evaluate_every=options.evaluate_every or default_evaluate_every(settings),
+            evaluation_tasks=options.evaluation_tasks,
         )
         made = hosts.on_first(lambda: train.new_run(path, config, numbered=options.run_dir is None))
         folder = RunFolder(Path(hosts.share_text("" if made is None else str(made.path))))
+    interrupts.go_on_with(train.resume_command(folder))
     print(f"run folder: {folder.path}", flush=True)
     outcome = train.train(folder, _training_options(options))
     if outcome.finished and hosts.first():
-        try:
-            evaluate.evaluate(folder, options.evaluation_tasks, {}, 0, _say)
-            output = folder.path / "report.html"
-            page.check_destination(output, overwrite=False)
-            _report_on([folder], output, play=True, keep=True)
-        except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; the trained run is saved: metarl-jax evaluate {folder.path}") from None
+        evaluate.evaluate(folder, folder.config.evaluation_tasks, {}, 0, _say)
+        output = folder.path / "report.html"
+        page.check_destination(output, overwrite=False)
+        _report_on([folder], output, play=True, keep=True)
     return outcome.exit_code
+
+
+def _keep_evaluation_tasks(held: Path, file: Path, config: RunConfig | StudyConfig, tasks: int) -> None:
+    """Store the number of held-out tasks that was given at a resume.
+
+    Args:
+        held: the folder of the run or the study.
+        file: its stored configuration.
+        config: what is stored.
+        tasks: the number.
+
+    Raises:
+        UserError: if another process trains the run or the study.
+        StorageError: if the number cannot be stored.
+    """
+    from metarl_jax.runs.files import write_json
+    from metarl_jax.runs.folder import lock
+
+    with lock(held), storing(f"write {file}"):
+        write_json(file, dataclasses.asdict(dataclasses.replace(config, evaluation_tasks=tasks)))
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -292,7 +354,12 @@ def _study_parser(experiment: experiments.Experiment | None) -> _Parser:
     )
     add("--run-dir", type=Path, metavar="PATH", help="a new folder for the study; default: runs/study-NAME-date-time")
     add("--resume", type=Path, metavar="STUDY", help="go on with the study in this folder; what is trained stays")
-    add("--seeds", type=_whole(1), metavar="N", help="seeds SEED .. SEED+N-1 for each combination; default: 5")
+    add(
+        "--seeds",
+        type=_whole(1),
+        metavar="N",
+        help=f"seeds SEED .. SEED+N-1 for each combination; default: {STUDY_SEEDS}",
+    )
     _add_training_options(parser, experiment)
     if experiment is not None:
         defaults = {name: field.default for name, field in experiment.fields().items()}
@@ -342,14 +409,22 @@ def _study(arguments: Sequence[str]) -> int:
                 raise UserError(f"--{option.replace('_', '-')} is for new studies; --resume goes on with {resumed}")
     elif experiment is None:
         raise UserError("study needs the name of an experiment (metarl-jax list), or --resume STUDY")
+    _checked_seeds(options, STUDY_SEEDS)
+    streams.results_are_files()
     from metarl_jax.runs import compilation_cache, hosts, study, study_folder
 
     compilation_cache.enable()
     _prepare(options)
     folder = study_folder.StudyFolder(options.resume) if experiment is None else _new_study(experiment, options)
+    if options.evaluation_tasks not in (None, folder.config.evaluation_tasks):
+        file, config, tasks = folder.path / study_folder.CONFIG, folder.config, options.evaluation_tasks
+        hosts.on_first(lambda: _keep_evaluation_tasks(folder.path, file, config, tasks))
+        folder = study_folder.StudyFolder(folder.path)
+    _known_experiment(folder.path, folder.config.experiment)
+    interrupts.go_on_with(study.resume_command(folder))
     print(f"study folder: {folder.path}", flush=True)
-    code = study.run(folder, _training_options(options), options.evaluation_tasks, _say)
-    if code == 0 and hosts.first() and (folder.path / "table.json").exists():
+    code = study.run(folder, _training_options(options), folder.config.evaluation_tasks, _say)
+    if code == 0 and hosts.first() and os.path.lexists(folder.path / "table.json"):
         study.show(study.read(folder))
     return code
 
@@ -359,20 +434,22 @@ def _new_study(experiment: experiments.Experiment, options: argparse.Namespace) 
 
     overrides = _settings(options)
     vary = _varied(experiment, options.vary or [], overrides)
+    seed, seeds = _checked_seeds(options, STUDY_SEEDS)
     config = study_folder.StudyConfig(
         experiment=experiment.name,
         settings=experiment.with_overrides({**overrides, **{name: values[0] for name, values in vary.items()}}),
         vary=vary,
-        seed=options.seed or 0,
-        seeds=options.seeds or 5,
+        seed=seed,
+        seeds=seeds,
         evaluate_every=options.evaluate_every,
+        evaluation_tasks=options.evaluation_tasks,
     )
     path = options.run_dir or Path("runs") / f"study-{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     made = hosts.on_first(lambda: study.new_study(path, config, numbered=options.run_dir is None))
     return study_folder.StudyFolder(Path(hosts.share_text("" if made is None else str(made.path))))
 
 
-def _evaluate_parser(config: RunConfig | None) -> _Parser:
+def _evaluate_parser(experiment: experiments.Experiment | None, config: RunConfig | None) -> _Parser:
     """The options of ``evaluate``; with those of the run's settings where it is known."""
     parser = _Parser(
         prog="metarl-jax evaluate",
@@ -384,27 +461,34 @@ def _evaluate_parser(config: RunConfig | None) -> _Parser:
     )
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the held-out tasks; default: 0")
     parser.add_argument("--best", action="store_true", help="the state that train --keep-best kept, not the last one")
-    if config is not None:
-        _add_settings(parser, _experiment(config.experiment), config.settings)
+    if experiment is not None and config is not None:
+        defaults = {name: config.settings.get(name, field.default) for name, field in experiment.fields().items()}
+        _add_settings(parser, experiment, defaults)
     return parser
 
 
 def _evaluate(arguments: Sequence[str]) -> int:
     # The run decides which options there are, and may stand after some of them.
     candidates = [Path(a) for a in arguments if not a.startswith("-")]
-    folder = config = None
+    folder = config = experiment = None
     if candidates:
         from metarl_jax.runs.folder import RunFolder
 
-        folder = RunFolder(next((path for path in candidates if (path / "config.json").exists()), candidates[0]))
+        folder = RunFolder(next((path for path in candidates if os.path.lexists(path / "config.json")), candidates[0]))
         config = folder.config
-    options = _evaluate_parser(config).parse(arguments)
-    if folder is None or options.run is None:
+        experiment = _known_experiment(folder.path, config.experiment)
+    options = _evaluate_parser(experiment, config).parse(arguments)
+    if folder is None or options.run is None or experiment is None:
         raise UserError("evaluate needs a run folder")
-    from metarl_jax.runs import compilation_cache, evaluate, report
+    changes = _settings(options)
+    for name in changes:
+        if meant := _meant(experiment.measure, name):
+            raise UserError(f"--{name.replace('_', '-')} is a setting of training{meant}")
+    streams.results_are_files()
+    from metarl_jax.runs import compilation_cache, devices, evaluate, report
 
     compilation_cache.enable()
-    changes = _settings(options)
+    devices.prepare()
     report.show(evaluate.evaluate(folder, options.evaluation_tasks, changes, options.seed, _say, best=options.best))
     return 0
 
@@ -420,10 +504,12 @@ def _report(arguments: Sequence[str]) -> int:
     add("--overwrite", action="store_true", help="even a file that is no report")
     add("--no-record", action="store_true", help="play no trial for an animation; show what was recorded before")
     options = parser.parse(arguments)
-    if len(options.runs) == 1 and (options.runs[0] / "study.json").exists():
+    streams.results_are_files()
+    if len(options.runs) == 1 and os.path.lexists(options.runs[0] / "study.json"):
         from metarl_jax.runs import study, study_folder
 
         folder = study_folder.StudyFolder(options.runs[0])
+        _known_experiment(folder.path, folder.config.experiment)
         result = study.read(folder)
         study.show(result)
         for path in study.write(folder, result):
@@ -432,13 +518,17 @@ def _report(arguments: Sequence[str]) -> int:
 
     from metarl_jax.reports import page
     from metarl_jax.reports.collect import unique
-    from metarl_jax.runs import compilation_cache
+    from metarl_jax.runs import compilation_cache, devices
 
     folders = unique(options.runs)
+    for run in folders:
+        _known_experiment(run.path, run.config.experiment)
     alone = len(folders) == 1 and options.output is None
     output: Path = options.output or (folders[0].path if alone else Path()) / "report.html"
     page.check_destination(output, options.overwrite)
     compilation_cache.enable()
+    if not options.no_record:
+        devices.prepare()
     _report_on(folders, output, play=not options.no_record, keep=alone)
     return 0
 
@@ -451,6 +541,7 @@ def _watch(arguments: Sequence[str]) -> int:
 
     from metarl_jax.runs import watch
 
+    _known_experiment(options.run, watch.config(options.run).experiment)
     followers = watch.followers(options.run)
     if options.once or not sys.stdout.isatty():
         while not watch.say(followers, print) and not options.once:
@@ -471,10 +562,13 @@ def _record(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the held-out task; default: 0")
     options = parser.parse(arguments)
 
-    from metarl_jax.runs import record
+    streams.results_are_files()
+    from metarl_jax.runs import devices, record
     from metarl_jax.runs.folder import RunFolder
 
     folder = RunFolder(options.run)
+    _known_experiment(folder.path, folder.config.experiment)
+    devices.prepare()
     print(f"wrote {record.save(folder, record.render(folder, options.seed), options.seed)}")
     return 0
 
@@ -491,7 +585,7 @@ def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: 
         for evaluation in run.evaluations:
             report.show(evaluation)
         if not run.evaluations:
-            print(f"not measured yet: metarl-jax evaluate {folder.path}")
+            print(f"not measured yet: {commands.command('evaluate', folder.path)}")
         elif keep:
             print(f"wrote {report.write(folder, run.evaluations)}")
         runs.append(run)
@@ -514,7 +608,12 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 }
 
 
-def _dispatch(arguments: Sequence[str]) -> int:
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run a command; return its exit code.
+
+    Raises:
+        Stop: if the command cannot do what was asked for.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: metarl-jax COMMAND ...\n")
         for name, (_, description) in _COMMANDS.items():
@@ -529,33 +628,6 @@ def _dispatch(arguments: Sequence[str]) -> int:
     return _COMMANDS[arguments[0]][0](arguments[1:])
 
 
-def _leave(exit_code: int) -> None:
-    """Where there are other processes, end at once."""
-    from metarl_jax.runs import hosts
-
-    hosts.leave(exit_code)
-
-
-def _fail(text: str, exit_code: int) -> int:
-    """Say in one line what went wrong."""
-    print(f"metarl-jax: error: {printable(' '.join(text.split()))}", file=sys.stderr)
-    _leave(exit_code)
-    return exit_code
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code."""
-    try:
-        return _dispatch(sys.argv[1:] if arguments is None else arguments)
-    except Stop as stop:
-        return _fail(str(stop), stop.exit_code)
-    except KeyboardInterrupt:
-        print("metarl-jax: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone (``| head``): nothing to say, and nowhere to say it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        # A file or folder that cannot be used in a way that nothing above foresaw.
-        return _fail(f"cannot use {error.filename or 'a file'}: {error.strerror or error}", StorageError.exit_code)
+    """Run a command as a process does (``runs.process``); return its exit code."""
+    return process.run(lambda: dispatch(sys.argv[1:] if arguments is None else arguments))

@@ -55,9 +55,9 @@ def test_writing_refuses_what_is_no_regular_file(
     make: Callable[[Path, Path], None], inside: Path, outside: Path
 ) -> None:
     make(inside / "file", outside)
-    with pytest.raises(OSError, match="symbolic link|not a regular file"):
+    with pytest.raises(OSError, match=r"symbolic link|not a regular file"):
         files.write_atomically(inside / "file", b"new")
-    with pytest.raises(OSError, match="symbolic link|not a regular file"):
+    with pytest.raises(OSError, match=r"symbolic link|not a regular file"):
         files.open_regular(inside / "file", os.O_WRONLY | os.O_CREAT | os.O_APPEND, "ab")
     assert os.listdir(inside) == ["file"]
     assert outside.read_bytes() == b"precious" and len(list(outside.parent.iterdir())) == 1
@@ -68,9 +68,9 @@ def test_reading_refuses_what_is_no_regular_file(
     make: Callable[[Path, Path], None], inside: Path, outside: Path
 ) -> None:
     make(inside / "file", outside)
-    with pytest.raises(OSError, match="symbolic link|not a regular file"):
+    with pytest.raises(OSError, match=r"symbolic link|not a regular file"):
         files.read(inside / "file")
-    with pytest.raises(UserError, match="file cannot be read: it is (a symbolic link|not a regular file)"):
+    with pytest.raises(UserError, match=r"file cannot be read: it is (a symbolic link|not a regular file)"):
         files.read_json(inside / "file")
 
 
@@ -173,14 +173,14 @@ def test_a_lock_that_is_held_and_one_that_fails(inside: Path, monkeypatch: pytes
     with folder.lock(inside), pytest.raises(UserError, match="another process is training"):
         folder.lock(inside)
     monkeypatch.setattr(fcntl, "flock", _flock(errno.EIO))
-    with pytest.raises(StorageError, match="cannot lock .*: Input/output error"):
+    with pytest.raises(StorageError, match=r"cannot lock .*: Input/output error"):
         folder.lock(inside)
 
 
 @SPECIAL
 def test_a_lock_is_a_regular_file(make: Callable[[Path, Path], None], inside: Path, outside: Path) -> None:
     make(inside / "lock", outside)
-    with pytest.raises(StorageError, match="cannot write to .*: it is (a symbolic link|not a regular file)"):
+    with pytest.raises(StorageError, match=r"cannot write to .*: it is (a symbolic link|not a regular file)"):
         folder.lock(inside)
     assert outside.read_bytes() == b"precious" and len(list(outside.parent.iterdir())) == 1
 

@@ -42,7 +42,7 @@ def check_destination(path: Path, overwrite: bool) -> None:
 
 
 def _document(title: str, body: Child) -> bytes:
-    style = resources.files("metarl_jax.reports").joinpath("page.css").read_text()
+    style = resources.files("metarl_jax.reports").joinpath("page.css").read_text(encoding="utf-8")
     # Only this style sheet applies, nothing runs, and nothing is loaded but pictures that are in the page.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"

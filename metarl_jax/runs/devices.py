@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -100,19 +101,45 @@ def _put(tree: Tree, sharding: NamedSharding) -> Tree:
     return jax.tree.map(put, tree)
 
 
-def prepare(number: int | None, processes: int | None = 1) -> None:
-    """See to it that there are so many devices: on a CPU each of its cores can be one.
+def prepare(number: int | None = None, processes: int | None = 1) -> None:
+    """Start JAX on its devices, so many of them; on a CPU each of its cores can be a device.
 
     To be called before JAX first computes anything.
 
     Args:
-        number: of all processes together; None: as many as there are.
-        processes: that share them; None: not known, each has the devices that it has.
+        number: devices of all processes together; None: as many as there are.
+        processes: the number of processes that share them; None: not known, each has the devices that it has.
+
+    Raises:
+        UserError: if there is no device of the kind that ``JAX_PLATFORMS`` names, or there are too few devices, or
+            fewer cores than devices are asked for. Whoever sets ``jax_num_cpu_devices`` may have more devices than
+            cores.
     """
-    if number is not None and number > 1 and processes is not None:
-        # If JAX has its devices already, ``spread`` says whether they are too few.
+    each = 1 if number is None or processes is None else max(1, number // processes)
+    more = each > max(1, jax.config.jax_num_cpu_devices)  # pyright: ignore[reportAttributeAccessIssue]
+    if more:
+        # If JAX has its devices already, there is an error below if they are too few.
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", max(1, number // processes))
+            jax.config.update("jax_num_cpu_devices", each)
+    try:
+        platform = jax.local_devices()[0].platform
+    except (RuntimeError, AssertionError) as error:
+        # JAX asserts for a platform that it knows, and whose plugin is not installed.
+        asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+        words = f"JAX_PLATFORMS={asked} names no device that JAX finds here" if asked else "JAX finds no device here"
+        reason = " ".join(str(error).split())
+        raise UserError(words + (f": {reason}" if reason else "")) from error
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if platform == "cpu" and more and each > cores:
+        raise UserError(f"there are {cores} devices (CPU cores) here, not {each}")
+    _check(each)
+
+
+def _check(each: int) -> None:
+    """UserError if this process has fewer devices."""
+    here = jax.local_device_count()
+    if each > here:
+        raise UserError(f"there are {here} devices ({jax.default_backend()}) here, not {each}")
 
 
 @contextlib.contextmanager
@@ -135,8 +162,7 @@ def spread(number: int | None, columns: int) -> Iterator[Placement]:
     if number % processes:
         raise UserError(f"{number} devices cannot be shared equally by {processes} processes")
     each = number // processes
-    if each > jax.local_device_count():
-        raise UserError(f"there are {jax.device_count()} devices ({jax.default_backend()}) here, not {number}")
+    _check(each)
     seeds = math.gcd(number, columns)
     axes = (SEED_AXIS, TASK_AXIS)
 

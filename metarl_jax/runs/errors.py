@@ -1,4 +1,4 @@
-"""What ends a command with one line and an exit code instead of a traceback."""
+"""Exceptions that end a command with one line and an exit code instead of a traceback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Diverged(Stop):
 
 
 class StorageError(Stop):
-    """A file or folder cannot be written, for example because the disk is full."""
+    """A file, a folder or the standard output cannot be written, for example because the disk is full."""
 
     exit_code = 4
 
@@ -49,13 +49,13 @@ def storing(what: str) -> Iterator[None]:
         raise StorageError(f"cannot {what}: {error.strerror or error}") from error
 
 
-class Interrupted(Stop):
-    """Ctrl-C after training, when there is nothing left to save."""
-
-    exit_code = 130
-
-
 class Lost(Stop):
     """Another process that trains the same run is gone."""
 
     exit_code = 5
+
+
+class ReaderGone(Stop):
+    """The reader of standard output has gone (``| head``); nothing is left to say."""
+
+    exit_code = 141

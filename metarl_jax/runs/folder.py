@@ -18,8 +18,8 @@ import os
 import platform
 import re
 import secrets
-import shlex
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import metarl_jax
-from metarl_jax.runs import files
+from metarl_jax import checks
+from metarl_jax.runs import commands, files
 from metarl_jax.runs.errors import StorageError, UserError, storing
 from metarl_jax.runs.progress import warn
 
@@ -49,23 +50,29 @@ class RunConfig:
     seeds: int
     evaluate_every: int
     """Iterations between held-out evaluations."""
+    evaluation_tasks: int | None = None
+    """Held-out tasks of the final table; None: as many as the experiment says. Training does not depend on it."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """TypeError for a value of another type, as in a file from elsewhere."""
-        for name, kind in (
-            ("experiment", str),
-            ("settings", dict),
-            ("seed", int),
-            ("seeds", int),
-            ("evaluate_every", int),
-        ):
+        """Check values, which may be those of a file from elsewhere.
+
+        Raises:
+            TypeError: for a value of another type.
+            ValueError: for seeds or a number of tasks out of range.
+        """
+        for name, kind in (("experiment", str), ("settings", dict)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is of another type than {kind.__name__}")
+        checks.seed_range(self.seed, self.seeds)
+        checks.positive_int("evaluate_every", self.evaluate_every)
+        if self.evaluation_tasks is not None:
+            checks.positive_int("evaluation_tasks", self.evaluation_tasks)
 
     def hash(self) -> str:
-        """Identifies the configuration in checkpoints."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        """Identify in checkpoints what training depends on."""
+        fields = {name: v for name, v in dataclasses.asdict(self).items() if name != "evaluation_tasks"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 class RunFolder:
@@ -151,10 +158,12 @@ def open_folder(path: Path, kind: str, config: str, parts: tuple[Path, ...]) -> 
         UserError: if it is not such a folder, or cannot be read.
     """
     try:
-        if not path.is_dir():
-            raise UserError(f"there is no {kind} folder {path}")
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise UserError(f"there is no {kind} folder {path}: it is a file")
         if not files.exists(path / config):
             raise UserError(f"{path} is no {kind} folder: it has no {config}")
+    except FileNotFoundError:
+        raise UserError(f"there is no {kind} folder {path}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     for part in parts:
@@ -255,11 +264,8 @@ def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, li
 
 
 def _taken(path: Path, kind: str) -> UserError:
-    again = "train" if kind == "run" else "study"
-    return UserError(
-        f"{shlex.quote(str(path))} exists already; choose another --run-dir, "
-        f"or go on with: metarl-jax {again} --resume {shlex.quote(str(path))}"
-    )
+    again = commands.command("train" if kind == "run" else "study", "--resume", path)
+    return UserError(f"{commands.quoted(path)} exists already; choose another --run-dir, or go on with: {again}")
 
 
 def _remove_killed_creations(parent: Path) -> None:

@@ -1,26 +1,34 @@
 """Several processes, on one machine or many, that train the same runs together on JAX's own distributed runtime.
 
-Every process runs the same program on the same folder, which all of them see. The first one writes and speaks; what
-depends on clocks, signals and files, it decides for all. Where one is killed, JAX's runtime aborts the others within
-minutes (exit code 134); the last checkpoint is whole, and all of them resume.
+Every process runs the same program on the same folder, which all of them see. The first process writes and speaks. It
+decides for all what depends on clocks, signals and files. When a process is killed, the others end within
+``HEARTBEAT_S`` and a few seconds, with exit code 5; their last line on standard error says how to go on. The last
+checkpoint is whole, and all processes resume from it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from metarl_jax.runs.errors import Stop, UserError
+from metarl_jax.runs import interrupts
+from metarl_jax.runs.errors import Lost, Stop, UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
 _WAIT_S = 86400
-"""How long processes wait for each other; that one is gone is noticed within minutes."""
+"""How long processes wait for each other; the heartbeats show whether they are there."""
+HEARTBEAT_S = 20
+"""Seconds without a heartbeat, which JAX's runtime sends from a thread of its own, after which a process is gone."""
+_abort_handler: Any = None
+"""None: this process has not joined others."""
 
 
 def join(text: str) -> int | None:
@@ -53,17 +61,48 @@ def join(text: str) -> int | None:
             ) from None
     # Signals are ours (``interrupts``).
     jax.config.update("jax_enable_preemption_service", False)
+    _end_where_jax_aborts()
     try:
-        jax.distributed.initialize(address, processes, index, shutdown_timeout_seconds=_WAIT_S)
+        jax.distributed.initialize(
+            address, processes, index, heartbeat_timeout_seconds=HEARTBEAT_S, shutdown_timeout_seconds=_WAIT_S
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"cannot join the other processes: {' '.join(str(error).split())}") from error
     return processes
 
 
+def _end_where_jax_aborts() -> None:
+    """Make ``abort()`` end this process with the exit code of ``Lost`` and a last line that says how to go on.
+
+    When another process is gone, JAX's runtime calls ``abort()`` from a thread of its own and offers no other way (its
+    callback for that cannot be written in Python). Python's own signal handlers run in the main thread, which is too
+    late: the C library ends the process when the handler of the signal returns.
+    """
+    global _abort_handler
+
+    def gone(number: int) -> None:
+        interrupts.last_words(f"error: {_gone()}", Lost.exit_code)
+
+    _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(gone)
+    install = ctypes.CDLL(None).signal
+    install.restype = ctypes.c_void_p
+    install(int(signal.SIGABRT), _abort_handler)
+
+
+def _gone() -> str:
+    how = interrupts.how_to_go_on() or "; start all processes again"
+    return f"another process of this run is gone, or cannot be reached (see above){how}"
+
+
+def joined() -> bool:
+    """Whether this process is one of several."""
+    return _abort_handler is not None
+
+
 def speak_once() -> None:
     """Let only the first process write to standard output."""
     if not first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open until the process ends)
 
 
 def number() -> int:
@@ -98,10 +137,13 @@ def _exchange(own: str) -> list[str]:
     client = distributed.global_state.client
     assert client is not None
     _turn += 1
-    client.key_value_set(f"metarl_jax/{_turn}/{jax.process_index()}", own)
-    said = [client.blocking_key_value_get(f"metarl_jax/{_turn}/{i}", 1000 * _WAIT_S) for i in range(number())]
-    # Who says something in this turn has read what was said in the last one.
-    client.key_value_delete(f"metarl_jax/{_turn - 1}/{jax.process_index()}")
+    try:
+        client.key_value_set(f"metarl_jax/{_turn}/{jax.process_index()}", own)
+        said = [client.blocking_key_value_get(f"metarl_jax/{_turn}/{i}", 1000 * _WAIT_S) for i in range(number())]
+        # A process that says something in this turn has read what was said in the last one.
+        client.key_value_delete(f"metarl_jax/{_turn - 1}/{jax.process_index()}")
+    except jax.errors.JaxRuntimeError as error:
+        raise Lost(_gone()) from error
     return said
 
 
@@ -138,10 +180,11 @@ def on_first(function: Callable[[], T]) -> T | None:
     return result
 
 
-def leave(exit_code: int) -> None:
-    """End this process at once if there are others: who waits for it in a program must not wait forever."""
-    jax = sys.modules.get("jax")
-    if jax is not None and jax.distributed.is_initialized():
+def leave(line: str, exit_code: int) -> None:
+    """End this process at once, after a last line, if there are others.
+
+    Python's own way of ending would wait for the others, and they for this process in a program.
+    """
+    if joined():
         sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
+        interrupts.last_words(line, exit_code)

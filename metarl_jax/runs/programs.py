@@ -6,6 +6,7 @@ compiled program trains all columns.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from metarl_jax import training
+from metarl_jax import checks, training
 from metarl_jax.batching import SEED_AXIS, TASK_AXIS
 from metarl_jax.batching import devices as task_devices
 from metarl_jax.experiments.base import Experiment, Problem
@@ -34,10 +35,23 @@ def algorithm(problem: Problem, values: Mapping[str, Array]) -> Algorithm:
     return problem.vary(values) if values else problem.algorithm
 
 
-def start_states(problem: Problem, values: Mapping[str, Array], seed: Array, seeds: int) -> RunState:
-    """The states of seeds ``seed .. seed + seeds - 1`` of one run before their first iteration, stacked."""
+def start_states(problem: Problem, values: Mapping[str, Array], seed: Array | int, seeds: int) -> RunState:
+    """The states of one run's seeds before their first iteration, stacked.
+
+    Args:
+        problem: what the run trains on.
+        values: the run's settings that are arguments of the program.
+        seed: the first seed, ``uint32``; the next ones are ``seed + 1 .. seed + seeds - 1``.
+        seeds: how many there are.
+
+    Raises:
+        ValueError: if ``seed`` is known (no tracer) and a seed is not from 0 to ``checks.LAST_SEED``, where the next
+            one would be 0 again.
+    """
     made = algorithm(problem, values)
-    ids = seed + jnp.arange(seeds, dtype=jnp.uint32)
+    with contextlib.suppress(TypeError):  # what JAX raises for a tracer
+        checks.seed_range(int(seed), seeds)
+    ids = jnp.asarray(seed, jnp.uint32) + jnp.arange(seeds, dtype=jnp.uint32)
     return jax.vmap(lambda i: training.start(made, jax.random.key(i)))(ids)
 
 
@@ -198,13 +212,13 @@ def _free_bytes_here() -> int | None:
         return statistics["bytes_limit"] - statistics["bytes_in_use"] if "bytes_limit" in statistics else None
     free: list[int] = []
     try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
         free.append(1024 * int(lines["MemAvailable"].split()[0]))
         group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
         if limit != "max":
-            used = int((group / "memory.current").read_text())
-            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            used = int((group / "memory.current").read_text(encoding="ascii"))
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
             # Files that were read once count as used, until someone needs the place.
             free.append(int(limit) - used + int(statistics["inactive_file"]))
     except (OSError, KeyError, ValueError):

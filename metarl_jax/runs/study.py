@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from metarl_jax import experiments
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.ops.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
-from metarl_jax.runs import evaluate, hosts, programs, report, train
+from metarl_jax.runs import commands, evaluate, hosts, programs, report, train
 from metarl_jax.runs import study_figures as figures
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import exists, finite, read_json, write_atomically, write_json
@@ -60,7 +59,7 @@ def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> Stu
 
 def resume_command(study: StudyFolder) -> str:
     """What to type to go on with a study."""
-    return f"metarl-jax study --resume {shlex.quote(str(study.path))}"
+    return commands.command("study", "--resume", study.path)
 
 
 def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Callable[[str], None]) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from metarl_jax import checks
 from metarl_jax.runs import files
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, default_evaluate_every, open_folder
@@ -39,17 +40,21 @@ class StudyConfig:
     """Of each cell."""
     evaluate_every: int | None = None
     """Iterations between held-out evaluations; None: twenty times a run."""
+    evaluation_tasks: int | None = None
+    """Held-out tasks of the table; None: as many as the experiment says."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """TypeError for a value of another type, as in a file from elsewhere."""
-        for name, kind in (("experiment", str), ("settings", dict), ("vary", dict), ("seed", int), ("seeds", int)):
+        """TypeError or ValueError for a value of another type or out of range, as in a file from elsewhere."""
+        for name, kind in (("experiment", str), ("settings", dict), ("vary", dict)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is of another type than {kind.__name__}")
         if not all(isinstance(values, list) and values for values in self.vary.values()):
             raise TypeError("vary does not map settings to lists of values")
-        if self.evaluate_every is not None and not isinstance(self.evaluate_every, int):
-            raise TypeError("evaluate_every is neither None nor a whole number")
+        checks.seed_range(self.seed, self.seeds)
+        for name in ("evaluate_every", "evaluation_tasks"):
+            if getattr(self, name) is not None:
+                checks.positive_int(name, getattr(self, name))
 
 
 class Cell(NamedTuple):

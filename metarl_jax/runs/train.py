@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +18,7 @@ import numpy as np
 from metarl_jax import experiments, training
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
-from metarl_jax.runs import checkpoints, devices, hosts, programs
+from metarl_jax.runs import checkpoints, commands, devices, hosts, interrupts, programs
 from metarl_jax.runs.errors import Diverged, Lost, StorageError, UserError, storage_advice
 from metarl_jax.runs.files import finite, write_json
 from metarl_jax.runs.folder import RunConfig, RunFolder, create
@@ -62,7 +60,7 @@ class Outcome(NamedTuple):
     """How training ended."""
 
     finished: bool
-    """Whether nothing is left to do."""
+    """Whether training has reached its end and no signal has asked to stop."""
     exit_code: int
     diverged: dict[Path, dict[str, int]]
     """The runs that diverged: by seed, in which iteration."""
@@ -255,7 +253,7 @@ class _Run:
 
 def resume_command(folder: RunFolder) -> str:
     """What to type to go on with a run."""
-    return f"metarl-jax train --resume {shlex.quote(str(folder.path))}"
+    return commands.command("train", "--resume", folder.path)
 
 
 def _raise_diverged(folder: RunFolder, diverged: Mapping[str, int]) -> None:
@@ -301,8 +299,6 @@ def train_together(folders: Sequence[RunFolder], options: Options, again: str) -
         hosts.on_first(lambda: [locks.enter_context(folder.lock()) for folder in folders])
         try:
             return _train(folders, options, again)
-        except BrokenPipeError:
-            raise
         except jax.errors.JaxRuntimeError as error:
             if hosts.number() == 1:
                 raise
@@ -391,9 +387,8 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
     stopped, received = False, 0
     with (
         devices.spread(options.devices, columns) as placement,
-        Interrupts() as interrupts,
         Progress(total, experiment, options.live) as progress,
-        contextlib.ExitStack() as writers,
+        contextlib.ExitStack() as opened,
     ):
         values = programs.values_of([folder.config for folder in folders])
         of_columns = placement.put({name: np.repeat(each, config.seeds) for name, each in values.items()})
@@ -404,8 +399,10 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
         seed_ids = list(range(config.seed, config.seed + config.seeds))
         for run in active if hosts.first() else ():
             run.writer = Writer(run.folder.metrics, run.folder.events, seed_ids, run.iteration)
-            writers.enter_context(run.writer)
+            opened.enter_context(run.writer)
 
+        # Before this, nothing is to be saved, and a signal ends the command.
+        signals = opened.enter_context(Interrupts())
         saved_at = time.monotonic()
         length = 1
         while active and not stopped and iteration < total:
@@ -454,7 +451,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
                 else time.monotonic() - saved_at >= CHECKPOINT_SECONDS
             )
             # Of any process a signal; of the first one what its clock says.
-            said = hosts.agree(interrupts.received or 0, time.monotonic() >= deadline, due, length)
+            said = hosts.agree(signals.received or 0, time.monotonic() >= deadline, due, length)
             received, (_, late, due, length) = int(said[:, 0].max()), map(int, said[0])
             stopped = bool(received or late)
             if stopped or due or better or len(going_well) < len(moving) or iteration == total:
@@ -473,7 +470,10 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
         if run.writer is not None and not run.diverged:
             summary = {"iteration": run.iteration, "steps": steps, "train_wall_s": round(run.wall_s, 3)}
             write_json(run.folder.path / "summary.json", summary)
-    if not active or iteration == total:
+    if iteration == total and signals.received:
+        # The signal came when the last chunk was on its way: what follows training is left out.
+        received = signals.received
+    if not active or (iteration == total and not received):
         if active:
             steps = total * problem.steps_per_iteration * config.seeds * len(active)
             print(f"trained {total} iterations, {steps:,} {experiment.unit} in {active[0].wall_s:.1f} s", flush=True)
@@ -481,9 +481,9 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
     if not received:
         print(f"time limit: saved at iteration {iteration}; go on with: {again}", flush=True)
         return outcome(0)
-    name = signal.Signals(received).name
+    name = interrupts.name(received)
     print(f"{name}: saved at iteration {iteration}; go on with: {again}", file=sys.stderr, flush=True)
-    return outcome(128 + received)
+    return outcome(128 + received)._replace(finished=False)
 
 
 def _next_multiple(value: int, of: int) -> int:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from metarl_jax import experiments
-from metarl_jax.runs import progress, study_folder
+from metarl_jax.runs import files, metrics, progress, study_folder
+from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.metrics import Line
+from metarl_jax.runs.study_folder import StudyConfig
 
 _RATE_LINES = 64
 """Over how many iterations speed is measured."""
+_MOST = 1e15
+"""Iterations, steps and seconds of a file from elsewhere that are more are taken for damage."""
 
 
 class Status(NamedTuple):
@@ -32,9 +35,20 @@ class Follower:
     """Reads what is new in a run's metrics."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
-        """Args: the run's folder, which need not exist yet, and its configuration."""
+        """Begin with a run.
+
+        Args:
+            folder: the run's folder, which need not exist yet.
+            config: its configuration.
+
+        Raises:
+            UserError: if the configuration does not say how many iterations there are.
+        """
         self._path = folder / "metrics.jsonl"
-        self._total = int(config.settings["iterations"])
+        total = config.settings.get("iterations")
+        if not isinstance(total, int) or not 0 < total < _MOST:
+            raise UserError(f"the configuration of {folder} does not say how many iterations there are")
+        self._total = total
         self._seeds = config.seeds
         self._experiment = experiments.get(config.experiment)
         self._forget()
@@ -46,7 +60,7 @@ class Follower:
 
     def _read(self) -> float:
         """Take in whole new lines; return how many seconds ago something was written."""
-        with open(self._path, "rb") as file:
+        with files.open_regular(self._path) as file:
             status = os.fstat(file.fileno())
             if status.st_size < self._offset or not self._take(file):
                 # A resumed run has dropped lines, to write them again.
@@ -54,29 +68,32 @@ class Follower:
                 self._take(file)
         return max(0.0, time.time() - status.st_mtime)
 
-    def _take(self, file: BinaryIO) -> bool:
-        """Read on; return whether what is new goes on where the last lines ended."""
+    def _take(self, file: IO[bytes]) -> bool:
+        """Read on, and leave out lines that cannot be read.
+
+        Returns:
+            Whether what is new goes on where the last lines ended; always at the start of the file.
+        """
         file.seek(self._offset)
         new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         for text in whole.splitlines():
-            try:
-                line: Line = json.loads(text)
-            except ValueError:
+            line = _line(text)
+            if self._offset and (line is None or line["iteration"] != self._recent[-1]["iteration"] + 1):
                 return False
-            if self._recent and line["iteration"] != self._recent[-1]["iteration"] + 1:
-                return False
-            if "heldout_score" in line and None not in line["heldout_score"]:
-                self._heldout = float(np.mean(line["heldout_score"]))
+            if line is None:
+                continue
+            if heldout := _numbers(line.get("heldout_score")):
+                self._heldout = float(np.mean(heldout))
             self._recent.append(line)
-        self._offset += len(whole)
+        self._offset = self._offset + len(whole) if self._recent else 0
         return True
 
     def status(self) -> Status:
         """Where the run is now."""
         try:
             age_s = self._read()
-        except FileNotFoundError:
+        except OSError:
             age_s = 0.0
         if not self._recent:
             return Status("nothing written yet", False)
@@ -86,7 +103,7 @@ class Follower:
         rate = (iteration - first["iteration"]) / seconds if seconds > 0 else 0.0
         unit_rate = rate * last["steps"] / iteration * self._seeds
         measure = self._experiment.measure
-        scores = [score for score in last.get(measure.training_metric, ()) if score is not None]
+        scores = _numbers(last.get(measure.training_metric), partly=True)
         score = float(np.mean(scores)) if scores else float("nan")
         if iteration >= self._total:
             held = "" if self._heldout is None else f", held-out {self._heldout:.3f}"
@@ -97,13 +114,42 @@ class Follower:
         return Status(f"{text}; written {progress.duration(age_s)} ago", False)
 
 
+def _line(text: bytes) -> Line | None:
+    """A line of metrics; None if it is none."""
+    try:
+        line = metrics.parse(text)
+    except ValueError:
+        return None
+    numbers = _numbers([line.get(name) for name in ("iteration", "steps", "wall_s")])
+    return line if numbers and max(numbers) < _MOST else None
+
+
+def _numbers(values: object, partly: bool = False) -> list[float]:
+    """A list of finite numbers; empty if it is none. With ``partly``, what is no number in it is left out."""
+    if not isinstance(values, list):
+        return []
+    found = [float(v) for v in values if isinstance(v, int | float) and abs(v) < 1e300]
+    return found if partly or len(found) == len(values) else []
+
+
+def config(path: Path) -> RunConfig | StudyConfig:
+    """The configuration of the run or the study in a folder.
+
+    Raises:
+        UserError: if there is neither.
+    """
+    if not os.path.lexists(path / study_folder.CONFIG):
+        return RunFolder(path).config
+    return study_folder.StudyFolder(path).config
+
+
 def followers(path: Path) -> dict[str, Follower]:
     """One for the run in a folder, or for each cell of the study in it, by name.
 
     Raises:
         UserError: if there is neither.
     """
-    if not (path / study_folder.CONFIG).exists():
+    if not os.path.lexists(path / study_folder.CONFIG):
         return {"": Follower(path, RunFolder(path).config)}
     found = study_folder.StudyFolder(path)
     return {cell.name: Follower(found.cell(cell), cell.config) for cell in found.cells}

@@ -17,11 +17,13 @@ import pytest
 from flax import serialization
 
 from metarl_jax import cli
-from metarl_jax.runs import checkpoints, evaluate, metrics
+from metarl_jax.runs import checkpoints, evaluate, metrics, report
 from metarl_jax.runs.files import printable
 from metarl_jax.runs.study_folder import StudyConfig, cells
 
 COMMANDS = ["resume", "evaluate", "report", "record", "watch"]
+WRITE_REPORT = report.write
+"""The other tests of this folder do without."""
 
 
 def _command(run: Any, command: str) -> int:
@@ -30,6 +32,8 @@ def _command(run: Any, command: str) -> int:
         return run.resume()
     if command == "evaluate":
         return cli.main(["evaluate", path, "--evaluation-tasks", "9"])
+    if command == "best":
+        return cli.main(["evaluate", path, "--evaluation-tasks", "9", "--best"])
     return cli.main([command, path, *(["--once"] if command == "watch" else [])])
 
 
@@ -371,30 +375,66 @@ def _tree(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-WRITTEN = [
-    *("lock", "metrics.jsonl", "versions.json", "summary.json", "best.checkpoint", "report.md", "report.html"),
-    *("evaluation-iteration20-tasks9-seed0.json", "evaluation-iteration20-tasks16-seed0.json"),
-    *("trial-iteration20-seed0.gif", "config.json", "checkpoints/000000020.checkpoint"),
-    *("report.md.tmp", "report.html.tmp", "summary.json.tmp", "versions.json.tmp", "trial-iteration20-seed0.gif.tmp"),
-    *("checkpoints/000000020.checkpoint.tmp", "best.checkpoint.tmp"),
+READ_OR_WRITTEN = {
+    "lock": ["resume"],
+    "metrics.jsonl": ["resume", "watch", "report"],
+    "versions.json": ["resume", "report"],
+    "summary.json": ["resume"],
+    "best.checkpoint": ["resume", "best"],
+    "report.md": ["report"],
+    "report.html": ["report"],
+    "evaluation-iteration20-tasks9-seed0.json": ["evaluate", "report"],
+    "trial-iteration20-seed0.gif": ["record", "report"],
+    "config.json": COMMANDS,
+    "checkpoints/000000020.checkpoint": ["resume", "evaluate"],
+}
+"""Files of a run folder, and the commands that use them."""
+FORESEEN = [
+    f"{name}.tmp"
+    for name in (
+        *("metrics.jsonl", "versions.json", "summary.json", "best.checkpoint", "report.md", "report.html"),
+        *(
+            "evaluation-iteration20-tasks9-seed0.json",
+            "trial-iteration20-seed0.gif",
+            "checkpoints/000000020.checkpoint",
+        ),
+    )
 ]
+"""The names that version 0.1.0 gave to temporary files."""
 
 
-@pytest.mark.parametrize("name", WRITTEN)
-def test_a_link_is_never_written_through(finished, outside: Path, capsys, monkeypatch, name: str) -> None:
-    monkeypatch.undo()
-    path = finished.path / name
+def _plant(run: Any, name: str, make: Callable[[Path], object]) -> None:
+    path = run.path / name
     path.unlink(missing_ok=True)
-    path.symlink_to(outside / "precious")
-    if name != "checkpoints/000000020.checkpoint":
-        # Something is to be trained.
-        finished.checkpoint(20).unlink()
+    make(path)
+    if not name.startswith("checkpoints/"):
+        # There is something left to train.
+        run.checkpoint(20).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("name", READ_OR_WRITTEN)
+def test_a_link_is_never_followed(finished, outside: Path, capsys, monkeypatch, name: str) -> None:
+    monkeypatch.setattr(report, "write", WRITE_REPORT)
+    _plant(finished, name, lambda path: path.symlink_to(outside / "precious"))
     before = _tree(outside)
-    for command in COMMANDS:
+    for command in READ_OR_WRITTEN[name]:
         assert _command(finished, command) in (0, 2, 4)
         assert "Traceback" not in (err := capsys.readouterr().err)
         assert len(err.splitlines()) <= 2, err
         assert _tree(outside) == before
+    assert (finished.path / name).is_symlink()
+
+
+def test_links_under_foreseen_temporary_names_change_nothing(finished, outside: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(report, "write", WRITE_REPORT)
+    for name in FORESEEN:
+        _plant(finished, name, lambda path: path.symlink_to(outside / "precious"))
+    before, whole = _tree(outside), finished.leaves(16)
+    for command in ("resume", "evaluate", "report", "record"):
+        assert _command(finished, command) == 0
+        assert capsys.readouterr().err == ""
+    assert _tree(outside) == before
+    assert finished.leaves(16) == whole
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "events"])
@@ -410,12 +450,11 @@ def test_a_folder_that_is_a_link_is_refused(finished, outside: Path, capsys, nam
     assert _tree(outside) == before
 
 
-@pytest.mark.parametrize("name", WRITTEN[:12])
-def test_nothing_waits_for_a_fifo(finished, capsys, name: str) -> None:
-    path = finished.path / name
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-    for command in COMMANDS:
+@pytest.mark.parametrize("name", READ_OR_WRITTEN)
+def test_nothing_waits_for_a_fifo(finished, capsys, monkeypatch, name: str) -> None:
+    monkeypatch.setattr(report, "write", WRITE_REPORT)
+    _plant(finished, name, os.mkfifo)
+    for command in READ_OR_WRITTEN[name]:
         assert _command(finished, command) in (0, 2, 4)
         assert len((err := capsys.readouterr().err).splitlines()) <= 2, err
 
@@ -518,7 +557,7 @@ def test_long_names_are_one_line(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "report", "record"])
 def test_a_folder_that_cannot_be_written_is_one_line(finished, monkeypatch, capsys, command: str) -> None:
-    monkeypatch.undo()
+    monkeypatch.setattr(report, "write", WRITE_REPORT)
     finished.checkpoint(20).unlink()
     (finished.path / "trial-iteration20-seed0.gif").unlink(missing_ok=True)
     before = finished.content()

@@ -1,0 +1,31 @@
+"""Commands that a message suggests, quoted so that a user can paste them into a shell."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+
+def quoted(word: str | Path) -> str:
+    """Quote a word for a POSIX shell.
+
+    A path that begins with a dash gets ``./`` in front, so that it is not read as an option. A word with bytes that are
+    no text, or with control characters, is written as ``$'...'``, which bash, zsh and ksh understand: the message then
+    stays one line of printable text.
+    """
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    if text.isprintable():
+        return shlex.quote(text)
+
+    def escaped(character: str) -> str:
+        if character in "\\'":
+            return f"\\{character}"
+        return character if character.isprintable() else "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+    return f"$'{''.join(map(escaped, text))}'"
+
+
+def command(*words: str | Path) -> str:
+    """The command line ``metarl-jax WORD...``."""
+    return " ".join(["metarl-jax", *map(quoted, words)])
