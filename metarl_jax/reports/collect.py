@@ -17,7 +17,7 @@ from metarl_jax.reports.figures import Series, drawable
 from metarl_jax.runs import evaluate
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
-from metarl_jax.runs.metrics import Line
+from metarl_jax.runs.metrics import Line, parse
 
 MOST_POINTS = 120
 """Of a curve; of more iterations, several are averaged."""
@@ -119,7 +119,7 @@ def _lines(path: Path, problems: list[str]) -> list[Line]:
     # What a killed process left half written at the end is not counted.
     for text in content.split("\n")[:-1]:
         try:
-            line = json.loads(text)
+            line = parse(text)
             steps, iteration = line["steps"], line["iteration"]
             if isinstance(iteration, int) and drawable(steps) is not None:
                 found.append(line)

@@ -27,7 +27,7 @@ from metarl_jax.runs.files import TEMPORARY, remove_temporary, write_json
 
 SCHEMA = 1
 EVALUATIONS = 20
-"""Held-out evaluations of a run where ``--evaluate-every`` does not say."""
+"""Validations of a run where ``--evaluate-every`` does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class RunConfig:
     """Of the first of the seeds trained together."""
     seeds: int
     evaluate_every: int
-    """Iterations between held-out evaluations."""
+    """Iterations between validations."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class RunFolder:
 
 
 def default_evaluate_every(settings: Mapping[str, Any]) -> int:
-    """Iterations between held-out evaluations where the user does not say."""
+    """Iterations between validations where the user does not say."""
     iterations = settings.get("iterations")
     return max(1, iterations // EVALUATIONS) if isinstance(iterations, int) else 1
 

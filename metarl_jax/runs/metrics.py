@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one line an iteration and one a held-out evaluation; every metric is a list with an entry a seed.
+"""``metrics.jsonl``: one line an iteration, some with a validation score; every metric is a list with an entry a seed.
 
 A seed that has diverged has ``null`` from then on. TensorBoard events get the last line of every chunk.
 """
@@ -18,7 +18,19 @@ def read(path: Path) -> list[Line]:
     """All whole lines; what a killed process left half written at the end is not one."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    return [parse(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def parse(text: str | bytes) -> Line:
+    """Read one line; ``heldout_score``, as older versions wrote it, becomes ``validation_score``.
+
+    Raises:
+        ValueError: if the line is not JSON.
+    """
+    line = json.loads(text)
+    if isinstance(line, dict) and "heldout_score" in line:
+        line["validation_score"] = line.pop("heldout_score")
+    return line
 
 
 def keep_until(path: Path, iteration: int) -> None:

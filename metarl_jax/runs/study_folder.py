@@ -33,7 +33,7 @@ class StudyConfig:
     seeds: int
     """Of each cell."""
     evaluate_every: int | None = None
-    """Iterations between held-out evaluations; None: twenty times a run."""
+    """Iterations between validations; None: twenty times a run."""
     schema: int = SCHEMA
 
 

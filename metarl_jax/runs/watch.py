@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import deque
@@ -13,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from metarl_jax import experiments
-from metarl_jax.runs import progress, study_folder
+from metarl_jax.runs import metrics, progress, study_folder
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.metrics import Line
 
@@ -42,7 +41,7 @@ class Follower:
     def _forget(self) -> None:
         self._offset = 0
         self._recent: deque[Line] = deque(maxlen=_RATE_LINES)
-        self._heldout: float | None = None
+        self._validation: float | None = None
 
     def _read(self) -> float:
         """Take in whole new lines; return how many seconds ago something was written."""
@@ -61,13 +60,13 @@ class Follower:
         whole = new[: new.rfind(b"\n") + 1]
         for text in whole.splitlines():
             try:
-                line: Line = json.loads(text)
+                line = metrics.parse(text)
             except ValueError:
                 return False
             if self._recent and line["iteration"] != self._recent[-1]["iteration"] + 1:
                 return False
-            if "heldout_score" in line and None not in line["heldout_score"]:
-                self._heldout = float(np.mean(line["heldout_score"]))
+            if "validation_score" in line and None not in line["validation_score"]:
+                self._validation = float(np.mean(line["validation_score"]))
             self._recent.append(line)
         self._offset += len(whole)
         return True
@@ -89,10 +88,11 @@ class Follower:
         scores = [score for score in last.get(measure.training_metric, ()) if score is not None]
         score = float(np.mean(scores)) if scores else float("nan")
         if iteration >= self._total:
-            held = "" if self._heldout is None else f", held-out {self._heldout:.3f}"
-            return Status(f"iteration {iteration}/{self._total}, finished, {measure.title} {score:.3f}{held}", True)
+            validation = "" if self._validation is None else f", validation {self._validation:.3f}"
+            text = f"iteration {iteration}/{self._total}, finished, {measure.title} {score:.3f}{validation}"
+            return Status(text, True)
         text = progress.line(
-            iteration, self._total, unit_rate, self._experiment.unit, rate, measure.title, score, self._heldout
+            iteration, self._total, unit_rate, self._experiment.unit, rate, measure.title, score, self._validation
         )
         return Status(f"{text}; written {progress.duration(age_s)} ago", False)
 
