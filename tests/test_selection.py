@@ -123,13 +123,14 @@ def test_a_study_ranks_by_validation_tasks_and_reports_heldout_ones(
     titles, rows = study.rows(result)
     best = dict(zip(titles, rows[0], strict=True))
     assert best["cell"] == first
-    assert (best["validation IQM"], best["held-out IQM"]) == ("-5.000", "5.000")
-    assert dict(zip(titles, rows[2], strict=True))["held-out IQM"] == "8.000"
+    assert best["validation IQM (95 % interval)"] == "-5.000 (-5.000 to -5.000)"
+    assert (best["validation seeds"], best["held-out seeds"]) == ("-5.000, -5.000", "5.000, 5.000")
+    assert dict(zip(titles, rows[2], strict=True))["held-out IQM (95 % interval)"] == "8.000 (8.000 to 8.000)"
     study.show(result)
     shown = " ".join(capsys.readouterr().out.split())
     assert "4 validation tasks, by which the cells are ranked and compared" in shown
     assert "4 held-out tasks, by which nothing is chosen" in shown
-    assert "| validation IQM |" in (folder.path / "table.md").read_text()
+    assert "| validation IQM (95 % interval) |" in (folder.path / "table.md").read_text()
 
 
 def test_a_cell_whose_adaptation_diverges_on_heldout_tasks_keeps_its_rank(toy: Experiment, tmp_path: Path) -> None:
@@ -151,8 +152,8 @@ def test_a_cell_whose_adaptation_diverges_on_heldout_tasks_keeps_its_rank(toy: E
     result = study.table(folder, toy, rows, 4)
     assert [entry["cell"] for entry in result["cells"]] == list(rows)
     _, shown = study.rows(result)
-    assert [row[1] for row in shown] == ["4.500", "2.500"]
-    assert [row[6] for row in shown] == ["diverged", "1.000"]
+    assert [row[1].split()[0] for row in shown] == ["4.500", "2.500"]
+    assert [row[3].split()[0] for row in shown] == ["diverged", "1.000"]
     assert len(study.write(folder, result)) == 5
 
 

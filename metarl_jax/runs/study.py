@@ -292,27 +292,33 @@ def _title(result: dict[str, Any]) -> str:
 
 
 def rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table: titles, and a row for each cell."""
+    """The table: titles, and a row for each cell. The first four columns are the main ones."""
     first = result["compared_with"]
 
-    def titles(split: Split) -> list[str]:
-        return [f"{TITLES[split]} {what}" for what in ("IQM", "95 % interval", "mean", "seeds")]
+    def iqm(own: dict[str, Any]) -> str:
+        interval = report.interval_text(own["ci95"])
+        text = report.number_text(own["iqm"])
+        return "diverged" if own["iqm"] is None else f"{text} ({interval})" if interval else text
 
-    def texts(own: dict[str, Any]) -> list[str]:
+    def of_seeds(own: dict[str, Any]) -> list[str]:
         if own["iqm"] is None:
-            return ["diverged", "", "", ""]
-        seeds = ", ".join(map(report.number_text, own["per_seed"]))
-        number, interval = report.number_text(own["iqm"]), report.interval_text(own["ci95"])
-        return [number, interval, report.number_text(own["mean"]), seeds]
+            return ["", ""]
+        return [report.number_text(own["mean"]), ", ".join(map(report.number_text, own["per_seed"]))]
 
+    titles = [
+        "cell",
+        "validation IQM (95 % interval)",
+        f"probability of improvement over {first} (validation)",
+        "held-out IQM (95 % interval)",
+        *("validation mean", "validation seeds", "held-out mean", "held-out seeds"),
+    ]
     found = []
     for entry in result["cells"]:
         better = result["probability_of_improvement"].get(entry["cell"], {}).get(first)
-        interval = f" ({better['ci95'][0]:.2f} to {better['ci95'][1]:.2f})" if better else ""
-        text = f"{better['probability']:.2f}{interval}" if better else ""
-        found.append([entry["cell"], *texts(entry["validation"]), text, *texts(entry["heldout"])])
-    improvement = f"probability of improvement over {first} (validation)"
-    return ["cell", *titles("validation"), improvement, *titles("heldout")], found
+        text = f"{better['probability']:.2f} ({better['ci95'][0]:.2f} to {better['ci95'][1]:.2f})" if better else ""
+        validation, heldout = entry["validation"], entry["heldout"]
+        found.append([entry["cell"], iqm(validation), text, iqm(heldout), *of_seeds(validation), *of_seeds(heldout)])
+    return titles, found
 
 
 def show(result: dict[str, Any]) -> None:
@@ -321,12 +327,11 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     titles, found = rows(result)
-    kept = [i for i, title in enumerate(titles) if not title.endswith((" mean", " seeds"))]
     shown = Table(title=_title(result), title_justify="left")
-    for i in kept:
-        shown.add_column(titles[i], overflow="fold", justify="left" if i == 0 else "right")
+    for i, title in enumerate(titles[:4]):
+        shown.add_column(title, overflow="fold", justify="left" if i == 0 else "right")
     for row in found:
-        shown.add_row(*(row[i] for i in kept))
+        shown.add_row(*row[:4])
     Console().print(shown)
 
 

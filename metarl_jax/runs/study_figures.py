@@ -45,20 +45,18 @@ def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
             steps, [e.low for e in estimates], [e.high for e in estimates], color=line.get_color(), alpha=0.2
         )
     unit = experiments.get(study.config.experiment).unit
-    axes.set(xlabel=f"{unit} of a seed", ylabel=f"{result['measure']['title']}, validation tasks")
+    axes.set(xlabel=f"{unit} of a seed", ylabel=f"validation {result['measure']['title']}")
     figure.legend(loc="outside lower center", fontsize="x-small")
     return _save(figure, study.path / "learning_curves.png")
 
 
 def scores(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, Any]]) -> Path:
     """The interquartile mean of each cell with its interval, and each seed, on validation and on held-out tasks."""
+    from matplotlib.patches import Patch
+
     figure, axes = _figure(max(4.0, 1.5 + 0.4 * len(measured)))
-    for split, title, above, color in (
-        ("validation", "validation, ranks the cells", 0.2, "tab:blue"),
-        ("heldout", "held-out", -0.2, "tab:orange"),
-    ):
-        # So that there is an entry of the legend for each, whatever diverged.
-        axes.barh(0, 0, color=color, alpha=0.4, label=title)
+    colors = {"validation": "tab:blue", "heldout": "tab:orange"}
+    for (split, color), above in zip(colors.items(), (0.2, -0.2), strict=True):
         for place, entry in enumerate(reversed(measured)):
             own, at = entry[split], place + above
             if own["iqm"] is None:
@@ -69,7 +67,9 @@ def scores(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, 
             axes.plot(own["per_seed"], [at] * len(own["per_seed"]), ".", color=color)
     axes.set_yticks(range(len(measured)), [entry["cell"] for entry in reversed(measured)], fontsize="x-small")
     axes.set(xlabel=result["measure"]["title"])
-    figure.legend(loc="outside lower center", ncols=2, fontsize="x-small")
+    titles = ("validation tasks, which rank the cells", "held-out tasks")
+    handles = [Patch(color=color, alpha=0.4, label=title) for color, title in zip(colors.values(), titles, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="x-small")
     return _save(figure, study.path / "scores.png")
 
 
