@@ -182,15 +182,15 @@ def _add_training_options(parser: _Parser, experiment: experiments.Experiment | 
         help="one of several processes that train together and see the same folders: its INDEX, from 0, their number, "
         "and the address of the first; auto where the cluster knows",
     )
-    add("--evaluate-every", type=_whole(1), metavar="N", help="iterations between held-out evaluations")
+    add("--evaluate-every", type=_whole(1), metavar="N", help="iterations between validations")
     add("--checkpoint-every", type=_whole(1), metavar="N", help="iterations between checkpoints; default: by time")
     add("--keep", type=_whole(1), metavar="N", default=3, help="keep the last N checkpoints; default: 3")
-    add("--keep-best", action="store_true", help="keep the state with the best held-out score, too")
+    add("--keep-best", action="store_true", help="keep the state with the best validation score, too")
     add(
         "--evaluation-tasks",
         type=_whole(2),
         metavar="N",
-        help="held-out tasks of the final table, kept for --resume; default: "
+        help="held-out tasks of the final table, and validation tasks of a study's; kept for --resume; default: "
         f"{experiment.heldout_tasks if experiment else 'by experiment'}",
     )
     add("--time-limit", type=_minutes, metavar="MINUTES", help="save and stop after this time")

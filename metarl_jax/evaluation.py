@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from metarl_jax.batching import task_batch, trials_at_once
-from metarl_jax.checks import positive_int
+from metarl_jax.checks import choice, positive_int
 from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution, Tree
+
+Split: TypeAlias = Literal["heldout", "validation"]
+"""Which tasks of a ``TaskDistribution`` an evaluation draws."""
 
 
 class Evaluation(NamedTuple):
-    """Scores on held-out tasks; S learners (seeds), N tasks, E adaptation episodes."""
+    """Scores on tasks that training does not draw; S learners (seeds), N tasks, E adaptation episodes."""
 
     score: Array
     """``[S, N, E]``: return (or accuracy) of each adaptation episode."""
@@ -34,8 +37,9 @@ def meta_test(
     num_seeds: int = 1,
     batch_size: int = 2048,
     optimal_return: Callable[[Task], Array] | None = None,
+    split: Split = "heldout",
 ) -> Evaluation:
-    """Let learners meet held-out tasks, as deployed, and score every adaptation episode.
+    """Let learners adapt to new tasks, as deployed, and score every adaptation episode.
 
     Every seed meets the same tasks (paired comparisons are sharper), with its own randomness otherwise.
 
@@ -43,29 +47,33 @@ def meta_test(
         key: random key; never one that training used.
         adapt: ``Algorithm.adapt``, or an oracle's.
         states: learners stacked along a leading axis of ``num_seeds``; ``()`` for oracles.
-        tasks: ``sample_heldout`` is used.
+        tasks: where the tasks come from.
         num_tasks: N; rounded up to a whole number of batches, and cut back.
         num_seeds: S.
         batch_size: tasks at a time, to bound memory; on a CPU fewer are, where memories of as many fill its cache.
         optimal_return: the best expected return per episode of a known task (``EnvFamily.optimal_return``).
+        split: "heldout" draws held-out tasks, for a result that is reported. "validation" draws validation tasks, for
+            a score by which a setting or a checkpoint is chosen.
 
     Raises:
-        ValueError: for a number of tasks or seeds, or a batch, that is not a positive whole number.
+        ValueError: for a number of tasks or seeds, or a batch, that is not a positive whole number, or another split.
     """
     for name, number in (("num_tasks", num_tasks), ("num_seeds", num_seeds), ("batch_size", batch_size)):
         positive_int(name, number)
+    choice("heldout", "validation")("split", split)
+    sample = tasks.sample_heldout if split == "heldout" else tasks.validation
     batch_size = min(batch_size, num_tasks)
     batches = -(-num_tasks // batch_size)
 
     def one_task(key: Key, state: State) -> tuple[Array, Array, Array | None]:
         key_task, key_adapt = key
-        task = tasks.sample_heldout(key_task)
+        task = sample(key_task)
         adaptation = adapt(key_adapt, state, task)
         best = optimal_return(task) if optimal_return is not None else jnp.float32(jnp.nan)
         return adaptation.score, best, adaptation.success
 
     def learner(key: Key, state: State) -> Tree:
-        return adapt(key, state, tasks.sample_heldout(key)).learner
+        return adapt(key, state, sample(key)).learner
 
     def one_seed(key: Key, state: State) -> tuple[Array, Array, Array | None]:
         at_once = trials_at_once(jax.eval_shape(learner, key, state), batch_size)

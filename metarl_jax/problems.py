@@ -68,11 +68,11 @@ def few_shot(
     Args:
         family: training tasks, with their numbers of examples.
         network: the learner's.
-        heldout: the same family with other numbers of examples, for held-out tasks.
+        heldout: the same family with other numbers of examples, for held-out and for validation tasks.
         batch_size: examples of a support that one inner step sees, drawn afresh for each without replacement (Reptile;
             its authors deal a support out before they shuffle it again, so that steps together see more of it);
             None, or more than there are: all of them.
-        heldout_batch_size: the same, of a held-out task; None: as in training.
+        heldout_batch_size: the same, of a held-out or validation task; None: as in training.
         transductive: whether the examples of a query go through the network as one batch, which tells a network that
             normalises over batches something of all of them. False: each alone, beside the whole support (Nichol et
             al. 2018).
@@ -119,7 +119,11 @@ def few_shot(
         return family.score(predict(params, batch), batch[1])
 
     whole = _episodes(family, heldout)
-    tasks = TaskDistribution(drawn(whole.sample, batch_size), drawn(whole.sample_heldout, heldout_batch_size))
+    tasks = TaskDistribution(
+        drawn(whole.sample, batch_size),
+        drawn(whole.sample_heldout, heldout_batch_size),
+        drawn(whole.validation, heldout_batch_size),
+    )
     return InnerProblem(tasks, network.init, support, query, loss, loss, score)
 
 
@@ -129,7 +133,7 @@ def reading(family: FewShot, network: Reader, *, heldout: FewShot | None = None)
     Args:
         family: training tasks, with their numbers of examples.
         network: the learner's.
-        heldout: the same family with other numbers of examples, for held-out tasks.
+        heldout: the same family with other numbers of examples, for held-out and for validation tasks.
 
     Raises:
         ValueError: for a network whose outputs are not the tasks'.
@@ -140,7 +144,10 @@ def reading(family: FewShot, network: Reader, *, heldout: FewShot | None = None)
 
 
 def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
-    """Episodes, drawn whole: support and query are disjoint whatever is asked for later."""
+    """Episodes, drawn whole: support and query are disjoint whatever is asked for later.
+
+    Validation tasks have as many examples as held-out ones, so that a learner is chosen by what is reported of it.
+    """
 
     def episode(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], Episode]:
         def sample(key: Key) -> Episode:
@@ -150,7 +157,11 @@ def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
         return sample
 
     test = family if heldout is None else heldout
-    return TaskDistribution(episode(family, family.tasks.sample), episode(test, test.tasks.sample_heldout))
+    return TaskDistribution(
+        episode(family, family.tasks.sample),
+        episode(test, test.tasks.sample_heldout),
+        episode(test, test.tasks.validation),
+    )
 
 
 def _check_outputs(outputs: int, family: FewShot) -> None:

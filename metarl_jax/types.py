@@ -71,12 +71,24 @@ class Environment(Protocol):
 
 
 class TaskDistribution(NamedTuple):
-    """p(T): where tasks come from. Both functions draw ONE task."""
+    """p(T): where tasks come from. Each function draws ONE task.
+
+    Learners are trained on training tasks. Settings and checkpoints are chosen by scores on validation tasks. Results
+    are reported on held-out tasks, and nothing is chosen by them.
+    """
 
     sample: Callable[[Key], Task]
-    """Meta-training tasks."""
+    """Draws a training task."""
     sample_heldout: Callable[[Key], Task]
-    """Meta-test tasks; disjoint from the training tasks where the paper's split is."""
+    """Draws a held-out task. Held-out tasks are disjoint from the training tasks where the paper's split is."""
+    sample_validation: Callable[[Key], Task] | None = None
+    """Draws a validation task: one like the training tasks, and never a held-out one where the split is finite. None:
+    ``sample`` draws validation tasks, with random keys that training does not use."""
+
+    @property
+    def validation(self) -> Callable[[Key], Task]:
+        """The function that draws validation tasks."""
+        return self.sample if self.sample_validation is None else self.sample_validation
 
 
 class Outcomes(NamedTuple):

@@ -129,3 +129,18 @@ def test_scores_of_each_task_are_its_own(batch_size: int) -> None:
     ).score[0, :, 0]
     keys = jax.random.split(jax.random.split(jax.random.key(5))[0], 9)
     np.testing.assert_array_equal(score, jax.vmap(TASKS.sample_heldout)(keys))
+
+
+def test_validation_tasks_are_drawn_by_a_sampler_of_their_own_or_that_of_training() -> None:
+    def scores(tasks: TaskDistribution) -> Array:
+        found = meta_test(
+            jax.random.key(5), lambda k, s, t: Adaptation(jnp.full(1, t)), (), tasks, num_tasks=9, split="validation"
+        )
+        return found.score[0, :, 0]
+
+    keys = jax.random.split(jax.random.split(jax.random.key(5))[0], 9)
+    np.testing.assert_array_equal(scores(TASKS), jax.vmap(TASKS.sample)(keys))
+    own = TASKS._replace(sample_validation=jax.random.normal)
+    np.testing.assert_array_equal(scores(own), jax.vmap(jax.random.normal)(keys))
+    with pytest.raises(ValueError, match="split must be one of heldout, validation, not 'test'"):
+        meta_test(jax.random.key(0), adapt, STATES, TASKS, num_tasks=1, split="test")  # pyright: ignore[reportArgumentType]

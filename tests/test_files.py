@@ -219,7 +219,8 @@ def test_what_a_killed_creation_left_is_cleared_and_nothing_else(tmp_path: Path)
         path = tmp_path / name
         path.mkdir()
         (path / content).touch()
-        os.utime(path, (time.time() - age_s,) * 2)
+        then = time.time() - age_s
+        os.utime(path, (then, then))
         return path
 
     old_form = left(".run.4711.tmp", "config.json", 120)

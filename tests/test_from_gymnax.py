@@ -26,7 +26,7 @@ def test_spaces_become_ours() -> None:
     assert isinstance(family.observation_space, Box)
     assert family.observation_space.shape == (4,)
     assert family.horizon == 500  # gymnax's default
-    assert family.tasks.sample is family.tasks.sample_heldout
+    assert family.tasks.sample is family.tasks.sample_heldout is family.tasks.validation
 
 
 def test_every_task_has_the_familys_horizon() -> None:
@@ -41,6 +41,17 @@ def test_heldout_tasks_have_a_sampler_of_their_own() -> None:
     family = from_gymnax.make("CartPole-v1", cartpole_params, heldout)
     assert family.tasks.sample(jax.random.key(0)).gravity == pytest.approx(9.8)
     assert family.tasks.sample_heldout(jax.random.key(0)).gravity == pytest.approx(20.0)
+    assert family.tasks.validation is family.tasks.sample
+
+
+def test_validation_tasks_have_a_sampler_of_their_own() -> None:
+    def validation(key: Key) -> Any:
+        return cartpole_params(key, gravity=15.0)
+
+    family = from_gymnax.make("CartPole-v1", cartpole_params, sample_validation=validation, horizon=7)
+    task = family.tasks.validation(jax.random.key(0))
+    assert (task.gravity, int(task.max_steps_in_episode)) == (pytest.approx(15.0), 7)
+    assert family.tasks.sample_heldout(jax.random.key(0)).gravity == pytest.approx(9.8)
 
 
 def test_parameters_change_the_physics() -> None:
@@ -80,7 +91,7 @@ def test_what_is_no_environment_is_named() -> None:
         make(3)
 
 
-@pytest.mark.parametrize("which", ["sample", "sample_heldout"])
+@pytest.mark.parametrize("which", ["sample", "sample_heldout", "sample_validation"])
 def test_a_sampler_of_other_parameters_is_named(which: str) -> None:
     def pendulum(key: Key) -> Any:
         import gymnax

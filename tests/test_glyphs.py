@@ -52,12 +52,14 @@ def test_examples_differ_and_are_nearest_to_their_own_class() -> None:
     assert float(nearest.min()) > 0, "no drawing is in support and query"
 
 
-def test_tasks_are_a_function_of_the_key_and_held_out_ones_have_their_own() -> None:
+def test_tasks_are_a_function_of_the_key_and_those_of_each_split_are_others() -> None:
     key = jax.random.key(3)
+    validation = FAMILY.tasks.validation(key)
     one, again, heldout = FAMILY.tasks.sample(key), FAMILY.tasks.sample(key), FAMILY.tasks.sample_heldout(key)
     np.testing.assert_array_equal(one.strokes, again.strokes)
-    points = np.concatenate([one.strokes, heldout.strokes, FAMILY.tasks.sample(jax.random.key(4)).strokes])
-    assert len(np.unique(points[:, 0], axis=0)) == 3 * WAYS
+    others = heldout, validation, FAMILY.tasks.sample(jax.random.key(4))
+    points = np.concatenate([task.strokes for task in (one, *others)])
+    assert len(np.unique(points[:, 0], axis=0)) == 4 * WAYS
 
 
 def test_a_straight_stroke_is_drawn_where_it_is() -> None:

@@ -266,16 +266,20 @@ def test_random_parameters_have_constants_of_their_own() -> None:
         assert np.all(np.abs(np.log(factors)) <= 3 * np.log(base) + 1e-9)
 
 
-def test_heldout_bodies_are_others() -> None:
-    family = locomotion.walker_parameters(tasks=3, heldout_tasks=2)
+def test_bodies_of_each_split_are_others() -> None:
+    family = locomotion.walker_parameters(tasks=3, heldout_tasks=2, seed=5)
 
     def bodies(sample: Any) -> set[int]:
         return {int(sample(jax.random.key(i)).model) for i in range(50)}
 
     assert bodies(family.tasks.sample) == {0, 1, 2}
     assert bodies(family.tasks.sample_heldout) == {3, 4}
-    masses = {model.body_mass.tobytes() for model in robots(family).models}
-    assert len(masses) == 5
+    assert bodies(family.tasks.validation) == {5, 6}
+    masses = [model.body_mass.tobytes() for model in robots(family).models]
+    assert len(set(masses)) == 7
+    # Bodies of training come first, then held-out ones: without validation, a seed gives the same.
+    random = np.random.default_rng(5)
+    assert masses[:5] == [locomotion.randomised(locomotion.WALKER, random).body_mass.tobytes() for _ in range(5)]
 
 
 # Over 50 control steps. Rounding alone makes trajectories part, tenfold every five steps or so: in single precision
@@ -492,8 +496,11 @@ def test_bad_arguments_are_named() -> None:
         locomotion.half_cheetah_velocity(-1.0)
     with pytest.raises(ValueError, match="heldout_tasks"):
         locomotion.hopper_parameters(heldout_tasks=0)
+    zero: tuple[Any, Any] = (lambda *_: jnp.zeros(()), lambda _: jnp.zeros(()))
     with pytest.raises(ValueError, match="must leave some of the 1 models"):
-        locomotion.make(HOPPER, 5, "c", lambda *_: jnp.zeros(()), lambda _: jnp.zeros(()), models=[0], heldout_models=1)
+        locomotion.make(HOPPER, 5, "c", *zero, models=[0], heldout_models=1)
+    with pytest.raises(ValueError, match=r"heldout_models \(1\) and validation_models \(1\) must leave some of the 2 "):
+        locomotion.make(HOPPER, 5, "c", *zero, models=[0, 0], heldout_models=1, validation_models=1)
     with pytest.raises(ValueError, match="at least one"):
         physics.make(HOPPER, [], "c")
     with pytest.raises(ValueError, match="numbers only"):

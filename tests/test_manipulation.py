@@ -80,7 +80,7 @@ def ml10(meta_world: None) -> ML10:
         env, success, key = scene(family), family.success, jax.random.key(0)
         assert success is not None
         keys = jax.random.split(key, 400)
-        drawn = [jax.vmap(sample)(keys) for sample in family.tasks]
+        drawn = [jax.vmap(sample)(keys) for sample in (family.tasks.sample, family.tasks.sample_heldout)]
         numbers = [[jax.tree.map(lambda x, i=i: x[i], tasks) for i in range(len(keys))] for tasks in drawn]
         tasks = {tuple(task.object.tolist() + task.goal.tolist()): task for part in numbers for task in part}
 
@@ -214,7 +214,12 @@ def test_tasks_are_meta_worlds(ml10: ML10) -> None:
 def test_skills_are_drawn_alike_and_held_out_ones_are_others() -> None:
     family = manipulation.ml10(tasks=3, heldout_tasks=2)
     keys = jax.random.split(jax.random.key(0), 3000)
-    for sample, skills in zip(family.tasks, (ML10_TRAIN, ML10_TEST), strict=True):
+    tasks = family.tasks
+    for sample, skills in (
+        (tasks.sample, ML10_TRAIN),
+        (tasks.sample_heldout, ML10_TEST),
+        (tasks.validation, ML10_TRAIN),
+    ):
         drawn = np.asarray(jax.vmap(sample)(keys).skill)
         names = [scene(family).skills[index].name for index in range(len(SKILLS))]
         counts = np.array([np.sum(drawn == names.index(skill.name)) for skill in skills])
@@ -231,8 +236,8 @@ def test_a_batch_of_skills_gives_what_each_gives_alone(monkeypatch: pytest.Monke
     monkeypatch.setattr(physics, "_cores", lambda: 3)
     monkeypatch.setattr(physics, "_POOL", None)
     family = manipulation.ml10(tasks=2, heldout_tasks=2)
-    keys = jax.random.split(jax.random.key(1), 12)
-    tasks: Any = jax.tree.map(lambda *x: jnp.concatenate(x), *(jax.vmap(sample)(keys) for sample in family.tasks))
+    samplers, keys = (family.tasks.sample, family.tasks.sample_heldout), jax.random.split(jax.random.key(1), 12)
+    tasks: Any = jax.tree.map(lambda *x: jnp.concatenate(x), *(jax.vmap(sample)(keys) for sample in samplers))
     engine, number = scene(family).engine, 2 * len(keys)
     actions = jax.random.uniform(jax.random.key(2), (3, number, 4), minval=-1)
     ends = jnp.zeros((3, number), bool).at[1, ::2].set(True)
@@ -278,7 +283,7 @@ def test_an_episode_that_is_over_begins_anew() -> None:
             np.testing.assert_array_equal(obs, final)
 
 
-def test_goals_are_out_of_reach_at_first_and_heldout_ones_are_others() -> None:
+def test_goals_are_out_of_reach_at_first_and_those_of_each_split_are_others() -> None:
     for skill in SKILLS.values():
         train, heldout = (manipulation.drawn([skill], 200, seed)[0] for seed in (0, 1))
         assert not {*map(tuple, train)} & {*map(tuple, heldout)}
@@ -297,8 +302,9 @@ def test_goals_are_out_of_reach_at_first_and_heldout_ones_are_others() -> None:
         return {*map(tuple, np.asarray(tasks.goal).tolist())}
 
     train, heldout = goals(family.tasks.sample), goals(family.tasks.sample_heldout)
-    assert (len(train), len(heldout)) == (3, 2)
-    assert not train & heldout
+    validation = goals(family.tasks.validation)
+    assert (len(train), len(heldout), len(validation)) == (3, 2, 2)
+    assert len(train | heldout | validation) == 7
 
 
 def test_success_is_half_of_what_may_be_learnt_from() -> None:

@@ -200,7 +200,7 @@ def test_a_file_is_loaded_in_the_order_of_its_characters(omniglot_folder: Path, 
     np.testing.assert_array_equal(again.images, data.images)
     np.testing.assert_array_equal(again.alphabet_id, data.alphabet_id)
     family = omniglot.few_shot(data, 20, 5, 15)
-    sizes = [sample(jax.random.key(0)).character.shape for sample in family.tasks]
+    sizes = [sample(jax.random.key(0)).character.shape for sample in (family.tasks.sample, family.tasks.sample_heldout)]
     assert sizes == [(20,), (20,)]
 
 

@@ -43,7 +43,7 @@ def metric_lines(last: int) -> list[dict[str, Any]]:
             "trial_reward": [n / 10, n / 10 + 2],
             "loss": [1 / n, 0.0],
         }
-        lines.append(line | ({"heldout_score": [n / 10, n / 10 + 1]} if n % 50 == 0 else {}))
+        lines.append(line | ({"validation_score": [n / 10, n / 10 + 1]} if n % 50 == 0 else {}))
     return lines
 
 
@@ -105,6 +105,16 @@ def test_a_page_of_a_run_says_what_was_measured(run: Path, capsys: pytest.Captur
     assert versions["device"] in text
     assert "2 min 30 s" in text
     assert (run / "report.md").read_text().startswith("rl2-gridnavi: mean reward of a trial")
+    assert "validation tasks" in text
+
+
+def test_metrics_of_an_older_version_make_the_same_page(run: Path) -> None:
+    """Which recorded held-out scores during training where now validation scores are."""
+    assert report(run) == 0
+    page, metrics = (run / "report.html").read_text(), run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("validation_score", "heldout_score"))
+    assert report(run) == 0
+    assert (run / "report.html").read_text() == page
 
 
 def test_a_comparison_writes_nothing_but_the_page(run: Path, tmp_path: Path) -> None:

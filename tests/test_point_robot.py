@@ -58,20 +58,21 @@ def test_a_move(
     [(point_robot.pearl_sparse(), 1.0), (point_robot.varibad(), 1.0), (point_robot.promp(), 8**0.5)],
 )
 def test_goals_at_a_distance(family: EnvFamily, radius: float) -> None:
-    for sample in family.tasks:
+    for sample in (family.tasks.sample, family.tasks.sample_heldout, family.tasks.validation):
         goal = jax.vmap(sample)(jax.random.split(jax.random.key(0), 500)).goal
         np.testing.assert_allclose(jnp.linalg.norm(goal, axis=1), radius, rtol=1e-5)
         if radius == 1.0:
             assert float(goal[:, 1].min()) >= -1e-6, "the upper half"
 
 
-def test_pearl_s_held_out_goals_are_none_of_training() -> None:
-    family = point_robot.pearl_sparse()
-    train, heldout = (
-        {tuple(goal) for goal in np.asarray(jax.vmap(sample)(jax.random.split(jax.random.key(0), 3000)).goal).tolist()}
-        for sample in family.tasks
+def test_pearl_s_goals_of_each_split_are_others() -> None:
+    tasks, keys = point_robot.pearl_sparse().tasks, jax.random.split(jax.random.key(0), 3000)
+    train, heldout, validation = (
+        {tuple(goal) for goal in np.asarray(jax.vmap(sample)(keys).goal).tolist()}
+        for sample in (tasks.sample, tasks.sample_heldout, tasks.validation)
     )
     assert (len(train), len(heldout), train & heldout) == (80, 20, set())
+    assert not validation & (train | heldout)
 
 
 @pytest.mark.parametrize(("family", "size"), [(point_robot.maml(), 0.5), (point_robot.pearl_dense(), 1.0)])

@@ -43,9 +43,9 @@ def _state() -> _State:
 
 def test_a_checkpoint_gives_back_every_bit(tmp_path: Path) -> None:
     state = _state()
-    path = checkpoints.save(tmp_path, state, 5, "hash", {"wall_s": 1.5})
-    found = checkpoints.load(path, jax.eval_shape(_state), "hash")
-    assert (found.iteration, found.extra) == (5, {"wall_s": 1.5})
+    path = checkpoints.save(tmp_path, state, 5, "hash", {"wall_s": 1.5, "diverged": {}})
+    found = checkpoints.load(path, jax.eval_shape(_state), "hash", 5)
+    assert (found.iteration, found.extra) == (5, {"wall_s": 1.5, "diverged": {}})
     assert jax.tree.structure(found.state) == jax.tree.structure(state)
     for new, old in zip(jax.tree.leaves(found.state), jax.tree.leaves(state), strict=True):
         assert new.dtype == old.dtype
@@ -69,18 +69,18 @@ def test_only_the_last_three_are_kept(tmp_path: Path) -> None:
     ],
 )
 def test_another_tree_is_refused(tmp_path: Path, change: Any, expected: str) -> None:
-    path = checkpoints.save(tmp_path, _state(), 1, "hash", {})
+    path = checkpoints.save(tmp_path, _state(), 1, "hash", {"wall_s": 0.0, "diverged": {}})
     target = _state()._replace(arrays=change(_state().arrays))
     with pytest.raises(UserError, match=expected):
-        checkpoints.load(path, target, "hash")
+        checkpoints.load(path, target, "hash", 1)
 
 
 @pytest.mark.parametrize("size", [0, 1, 64, 65, 66, 200, -1])
 def test_any_truncation_is_noticed(tmp_path: Path, size: int) -> None:
-    path = checkpoints.save(tmp_path, _state(), 1, "hash", {})
+    path = checkpoints.save(tmp_path, _state(), 1, "hash", {"wall_s": 0.0, "diverged": {}})
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(checkpoints.Unreadable):
-        checkpoints.load(path, _state(), "hash")
+        checkpoints.load(path, _state(), "hash", 1)
 
 
 def test_metrics_drop_what_a_resume_writes_again(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_tasks_spread_over_devices_learn_alike(tmp_path: Path) -> None:
         run = train.new_run(tmp_path / str(number), config)
         assert train.train(run, train.Options(devices=number)).finished
         rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-        losses.append([[*row["loss"], *row.get("heldout_score", [])] for row in rows])
+        losses.append([[*row["loss"], *row.get("validation_score", [])] for row in rows])
     assert [len(row) for row in losses[0]] == [2] * 5 + [4]
     for one, two in zip(*losses, strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-4)
@@ -284,11 +284,11 @@ def test_a_gain_is_of_the_same_tasks_and_positive_where_ours_is_better(better: i
 
 
 def test_the_best_state_is_kept_beside_the_last_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held-out errors of 3, 1, 2, ...: the second evaluation's state stays, also over a resume."""
+    """Validation errors of 3, 1, 2, ...: the second validation's state stays, also over a resume."""
     settings = experiments.get("fomaml-sinusoid").with_overrides({"iterations": 4, "tasks": 4, "adaptation_steps": 1})
     config = folder.RunConfig(experiment="fomaml-sinusoid", settings=settings, seed=0, seeds=1, evaluate_every=1)
     told = iter([3.0, 1.0, 2.0, float("nan")])
-    monkeypatch.setattr(train, "_heldout", lambda *_: lambda states, key, values: jnp.float32([[next(told)]]))
+    monkeypatch.setattr(train, "_validation", lambda *_: lambda states, key, values: jnp.float32([[next(told)]]))
     monkeypatch.setattr("metarl_jax.runs.devices.Placement.jit_whole", lambda self, function: function)
     run = train.new_run(tmp_path / "run", config)
     options = train.Options(checkpoint_every=1, keep=2, keep_best=True)
@@ -297,8 +297,8 @@ def test_the_best_state_is_kept_beside_the_last_ones(tmp_path: Path, monkeypatch
     assert [path.name[:9] for path in checkpoints.paths(run.checkpoints)] == ["000000004", "000000003"]
     problem = train.build(config)
     assert train.load_states(run, problem, best=True).iteration == 2
-    assert train.load_states(run, problem).extra["best"] == 1.0
-    assert [line["heldout_score"] for line in metrics.read(run.metrics) if "heldout_score" in line][-1] == [None]
+    assert train.load_states(run, problem).extra["best_validation_score"] == 1.0
+    assert [line["validation_score"] for line in metrics.read(run.metrics) if "validation_score" in line][-1] == [None]
     (tmp_path / "run" / "best.checkpoint").unlink()
     with pytest.raises(UserError, match=r"best.checkpoint cannot be read: No such file"):
         train.load_states(run, problem, best=True)
@@ -316,12 +316,18 @@ def test_a_run_is_watched_by_what_it_writes(tmp_path: Path) -> None:
     follower = watch.Follower(tmp_path, config)
     assert follower.status() == ("nothing written yet", False)
     path = tmp_path / "metrics.jsonl"
-    path.write_text(written(1) + written(2, heldout_score=[5.0, 6.0]) + written(3) + '{"iteration": 4, "st')
+    path.write_text(written(1) + written(2, validation_score=[5.0, 6.0]) + written(3) + '{"iteration": 4, "st')
     status = follower.status()
-    expected = "iteration 3/4, 40 environment steps/s, 0:00 to go, reward of a trial 2.000, held-out 5.500; written 0:0"
+    expected = (
+        "iteration 3/4, 40 environment steps/s, 0:00 to go, reward of a trial 2.000, validation 5.500; written 0:0"
+    )
     assert status.text.startswith(expected)
     assert not status.finished
     path.write_text(written(1))
-    assert "held-out" not in follower.status().text
+    assert "validation" not in follower.status().text
     path.write_text("".join(written(i, trial_reward=[None, 7.0]) for i in (1, 2, 3, 4)))
     assert follower.status() == ("iteration 4/4, finished, reward of a trial 7.000", True)
+    # As an older version wrote it.
+    path.write_text("".join(written(i, heldout_score=[5.0, 6.0]) for i in (1, 2, 3, 4)))
+    follower = watch.Follower(tmp_path, config)
+    assert follower.status() == ("iteration 4/4, finished, reward of a trial 2.000, validation 5.500", True)

@@ -28,7 +28,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def numbers(found: list[dict[str, Any]]) -> list[list[float]]:
-    return [[line["iteration"], *line["loss"], *line.get("heldout_score", [])] for line in found]
+    return [[line["iteration"], *line["loss"], *line.get("validation_score", [])] for line in found]
 
 
 def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: Any) -> None:
@@ -51,7 +51,7 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
     for cell in good:
         assert [line["iteration"] for line in lines(cell)] == [1, 2, 3, 4, 5, 6]
 
-    # Each is what a run of one seed alone is; the held-out tasks are drawn by the first seed.
+    # Each is what a run of one seed alone is; the validation tasks are drawn by the first seed.
     for rate, cell in zip((1e-3, 1e-2), good, strict=True):
         stored = RunFolder(cell).config
         assert (stored.settings["learning_rate"], stored.seed, stored.seeds) == (rate, 3, 2)
@@ -62,13 +62,16 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
         for got, (one, two) in zip(lines(cell), expected, strict=True):
             np.testing.assert_allclose(got["loss"], [*one["loss"], *two["loss"]], rtol=1e-5)
             assert got["learning_rate"] == pytest.approx([rate, rate]) if "learning_rate" in got else True
-        np.testing.assert_allclose(lines(cell)[-1]["heldout_score"][0], expected[-1][0]["heldout_score"][0], rtol=1e-5)
+        np.testing.assert_allclose(
+            lines(cell)[-1]["validation_score"][0], expected[-1][0]["validation_score"][0], rtol=1e-5
+        )
 
     result = study.read(folder)
     by_cell = {entry["cell"]: entry for entry in result["cells"]}
-    assert [by_cell[name]["iqm"] is None for name in cells] == [False, True, False, True]
-    best = result["cells"][0]
-    assert best["iqm"] == min(entry["iqm"] for entry in result["cells"] if entry["iqm"] is not None)
+    for split in ("validation", "heldout"):
+        assert [by_cell[name][split]["iqm"] is None for name in cells] == [False, True, False, True]
+    best, other = (entry["validation"]["iqm"] for entry in result["cells"][:2])
+    assert best < other
     better = result["probability_of_improvement"]
     pair = [path.name for path in good]
     assert better[pair[0]][pair[1]]["probability"] == 1 - better[pair[1]][pair[0]]["probability"]

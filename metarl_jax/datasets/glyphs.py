@@ -41,9 +41,10 @@ class Glyphs(NamedTuple):
 
 
 def make(ways: int, shots: int, queries: int) -> FewShot:
-    """Few-shot classification of glyphs; every task's are new, and held-out tasks come from keys of their own.
+    """Few-shot classification of glyphs. Every task has new glyphs.
 
-    Images are float32 ``[..., 28, 28, 1]``, 1 where there is ink; labels int32.
+    The same key gives another training, held-out and validation task. Images are float32 ``[..., 28, 28, 1]``, 1 where
+    there is ink; labels int32.
 
     Args:
         ways: glyphs of a task.
@@ -67,7 +68,8 @@ def make(ways: int, shots: int, queries: int) -> FewShot:
         images = jax.vmap(jax.vmap(example, in_axes=(0, None)))(keys, task.strokes)
         return episode(key_episode, images[..., None], shots)
 
-    return FewShot(TaskDistribution(sampler(0), sampler(1)), draw, cross_entropy, accuracy, outputs=ways)
+    tasks = TaskDistribution(sampler(0), sampler(1), sampler(2))
+    return FewShot(tasks, draw, cross_entropy, accuracy, outputs=ways)
 
 
 def glyph(key: Key) -> Array:

@@ -75,7 +75,9 @@ def few_shot(
     """Few-shot classification of characters: 1200 train, chosen at random whatever their alphabet; 423 are held out.
 
     As in Finn et al. (2017), whose own choice of characters is not published. A held-out character is never trained
-    on in any rotation. Images are float32 ``[..., 28, 28, 1]``, 1 where there is ink; labels int32.
+    on in any rotation. Validation tasks are of training characters, in episodes that training does not draw; all 1200
+    characters are trained on, as in the code of Nichol et al. (2018). Images are float32 ``[..., 28, 28, 1]``, 1 where
+    there is ink; labels int32.
 
     Args:
         data: of ``load``.

@@ -36,7 +36,7 @@ def _tasks(largest_phase: float) -> TaskDistribution:
         amplitude = jax.random.uniform(key_amplitude, (), minval=0.1, maxval=5.0)
         return Wave(amplitude, jax.random.uniform(key_phase, (), maxval=largest_phase))
 
-    # Tasks are drawn from a continuum: a held-out one has never been met.
+    # Tasks are drawn from a continuum: other keys give waves that training has not met.
     return TaskDistribution(sample, sample)
 
 

@@ -4,8 +4,9 @@ Each physical constant is its usual value times a factor, log-uniform within 2 e
 equations leave free are wired the wrong way round in half of the tasks, so that one fixed way of pushing fails in half
 of them. (Not every policy without memory does: CartPole's position can stand in for a memory, and multi-task training
 finds out how. See ``benchmarks/results/maml_classic_control.json``.) Held-out tasks are drawn alike ("in_range"), or
-with every factor from 2 to 3 either way ("out_of_range"). A mountain car's goal cannot lie behind the wall: half of
-those out of range lie before it, as do nearly as many in range. Not every such task need be solvable.
+with every factor from 2 to 3 either way ("out_of_range"); validation tasks are always drawn like training tasks. A
+mountain car's goal cannot lie behind the wall: half of those out of range lie before it, as do nearly as many in range.
+Not every such task need be solvable.
 """
 
 from __future__ import annotations

@@ -9,6 +9,10 @@ with those that it was trained on.)
 Which goals are held out is drawn once and for all: a fifth of them, or none ("heldout_share"). That matters: who was
 trained online on some of the goals has learnt that nothing is to be found in the other cells, and the better it learns
 this the less it looks there.
+
+Validation tasks are the training tasks: goals of their own would have to be taken from training or from the held-out
+ones, and either would change a published split. A score on them says how well the training goals are found, and
+nothing of new goals.
 """
 
 from __future__ import annotations
@@ -102,7 +106,7 @@ class DarkRoom(Environment):
 def _family(
     env: DarkRoom, horizon: int, goals: np.ndarray, optimal_return: Callable[[Task], Array], heldout_share: float
 ) -> EnvFamily:
-    """A family with each of ``goals [N, G, 2]`` as a task; with none held out, tests are on all."""
+    """A family with each of ``goals [N, G, 2]`` as a task. With none held out, held-out tasks are all of them."""
     real(at_least=0, at_most=0.9)("heldout_share", heldout_share)
     order = np.random.default_rng(0).permutation(len(goals))
     cut = len(goals) - round(heldout_share * len(goals))

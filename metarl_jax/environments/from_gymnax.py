@@ -30,6 +30,7 @@ def make(
     sample: Callable[[Key], Task],
     sample_heldout: Callable[[Key], Task] | None = None,
     *,
+    sample_validation: Callable[[Key], Task] | None = None,
     horizon: int | None = None,
 ) -> EnvFamily:
     """A family whose tasks are parameters of a gymnax environment.
@@ -41,7 +42,8 @@ def make(
     Args:
         name_or_env: a name that ``gymnax.make`` knows, or an environment.
         sample: draws the environment's ``EnvParams`` of one meta-training task.
-        sample_heldout: the same for meta-test tasks; ``sample`` if None.
+        sample_heldout: the same for held-out tasks; ``sample`` if None.
+        sample_validation: the same for validation tasks (``TaskDistribution``); ``sample`` if None.
         horizon: the most steps of an episode; the default parameters' limit if None. Every task gets this limit,
             whatever the sampler says.
 
@@ -69,9 +71,11 @@ def make(
         return lambda key: sampler(key).replace(max_steps_in_episode=steps)
 
     train = limited(sample)
+    test = train if sample_heldout is None else limited(sample_heldout)
+    validation = None if sample_validation is None else limited(sample_validation)
     return EnvFamily(
         env=env,
-        tasks=TaskDistribution(train, train if sample_heldout is None else limited(sample_heldout)),
+        tasks=TaskDistribution(train, test, validation),
         horizon=steps,
         observation_space=_space(env.observation_space(defaults), f"{env.name}'s observation space"),
         action_space=_space(env.action_space(defaults), f"{env.name}'s action space"),

@@ -51,7 +51,7 @@ def goals(size: int) -> list[tuple[int, int]]:
 
 
 def make(size: int = 5, horizon: int = 15) -> EnvFamily:
-    """The family; goals are uniform, and held-out ones are not kept apart.
+    """The family. Goals are uniform. There are few, so that training, validation and held-out tasks have the same.
 
     Args:
         size: cells along each side, three or more.

@@ -218,6 +218,7 @@ def make(
     *,
     models: list[Any] | None = None,
     heldout_models: int = 0,
+    validation_models: int = 0,
 ) -> EnvFamily:
     """A family of tasks of a robot: one of the papers' below, or your own.
 
@@ -228,19 +229,24 @@ def make(
         reward: ``(readings, control [nu], target) -> scalar``.
         target: draws what a task asks for.
         models: ``mujoco.MjModel`` that differ in numbers only, of which a task has one; the robot's own if None.
-        heldout_models: how many of them, the last ones, are those of held-out tasks; 0: all are anybody's.
+        heldout_models: how many of them, those that follow the training tasks' ones, belong to held-out tasks; 0:
+            held-out tasks have the training tasks' models.
+        validation_models: how many of them, the last ones, belong to validation tasks; 0: validation tasks have the
+            training tasks' models.
 
     Raises:
         ValueError: for a horizon that is not a positive whole number, an unknown engine, or no models to train on.
         ImportError: without the engine or Gymnasium.
     """
     steps = positive_int("horizon", horizon)
-    if heldout_models and heldout_models >= len(models or ()):
+    models = [physics.load(robot)] if models is None else models
+    training_models = len(models) - heldout_models - validation_models
+    if training_models <= 0:
         raise ValueError(
-            f"heldout_models ({heldout_models}) must leave some of the {len(models or ())} models to train on"
+            f"heldout_models ({heldout_models}) and validation_models ({validation_models}) must leave some of the "
+            f"{len(models)} models to train on"
         )
-    env = Locomotion(robot, [physics.load(robot)] if models is None else models, engine, reward)
-    number = len(env.models)
+    env = Locomotion(robot, models, engine, reward)
 
     def sampler(low: int, high: int) -> Callable[[Key], LocomotionParams]:
         def sample(key: Key) -> LocomotionParams:
@@ -249,10 +255,14 @@ def make(
 
         return sample
 
-    train = sampler(0, number - heldout_models)
+    train, heldout_end = sampler(0, training_models), training_models + heldout_models
     return EnvFamily(
         env=env,
-        tasks=TaskDistribution(train, sampler(number - heldout_models, number) if heldout_models else train),
+        tasks=TaskDistribution(
+            train,
+            sampler(training_models, heldout_end) if heldout_models else train,
+            sampler(heldout_end, len(models)) if validation_models else None,
+        ),
         horizon=steps,
         observation_space=env.observation_space(),
         action_space=env.action_space(),
@@ -278,8 +288,8 @@ def _all_around(key: Key) -> Array:
 def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
     """A half cheetah that is to run forth or back (Finn et al. 2017, section 5.3.2, and everyone since).
 
-    Reward: velocity along the direction, +1 or -1, less 0.05 times the squared action. Held-out tasks are the same two:
-    there are no others.
+    Reward: velocity along the direction, +1 or -1, less 0.05 times the squared action. Held-out and validation tasks
+    are the same two: there are no others.
 
     Args:
         horizon: control steps of an episode: 200 (Finn et al.; Rakelly et al. 2019; Zintgraf et al. 2020), or 100
@@ -414,7 +424,7 @@ def walker_parameters(
 
     Args:
         tasks: bodies of training tasks.
-        heldout_tasks: bodies of held-out tasks.
+        heldout_tasks: bodies of held-out tasks. Validation tasks have as many bodies of their own.
         horizon: control steps of an episode.
         engine: "c", "mjx", or by the platform.
         seed: of the bodies.
@@ -429,7 +439,7 @@ def walker_parameters(
 def _with_parameters(
     robot: Robot, tasks: int, heldout_tasks: int, horizon: int, engine: EngineName, seed: int
 ) -> EnvFamily:
-    number = positive_int("tasks", tasks) + positive_int("heldout_tasks", heldout_tasks)
+    tasks, heldout_tasks = positive_int("tasks", tasks), positive_int("heldout_tasks", heldout_tasks)
     choice("auto", "c", "mjx")("engine", engine)
     random = np.random.default_rng(seed)
 
@@ -437,8 +447,17 @@ def _with_parameters(
         del target
         return readings.velocity[0] + 1.0 - 1e-3 * jnp.sum(control**2)
 
-    models = [randomised(robot, random) for _ in range(number)]
-    return make(robot, horizon, engine, reward, lambda key: jnp.zeros(()), models=models, heldout_models=heldout_tasks)
+    # The bodies of validation tasks come last, so that the others are those that the seed has always given.
+    return make(
+        robot,
+        horizon,
+        engine,
+        reward,
+        lambda key: jnp.zeros(()),
+        models=[randomised(robot, random) for _ in range(tasks + 2 * heldout_tasks)],
+        heldout_models=heldout_tasks,
+        validation_models=heldout_tasks,
+    )
 
 
 def randomised(robot: Robot, random: np.random.Generator) -> Any:

@@ -374,6 +374,11 @@ def _family(env: Manipulation, steps: int, tasks: TaskDistribution) -> EnvFamily
     )
 
 
+_VALIDATION_SEED = 2
+"""Added to a family's seed for its validation tasks. Meta-World draws training tasks with the seed itself, and the test
+tasks of ML1 with the next one."""
+
+
 def _checked(horizon: int, tasks: int, heldout_tasks: int, seed: int) -> int:
     positive_int("tasks", tasks)
     positive_int("heldout_tasks", heldout_tasks)
@@ -400,7 +405,9 @@ def ml1(
         skill: which.
         horizon: control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
         tasks: training tasks, ``metaworld.ML1``'s with that seed.
-        heldout_tasks: held-out tasks, its test tasks with that seed, which are others.
+        heldout_tasks: held-out tasks, its test tasks with that seed, which are others. There are as many validation
+            tasks, whose goals are drawn from the same box with another seed: they are neither training nor held-out
+            tasks.
         engine: "c", or, to reach, "mjx", without contacts (``untouchable``).
         seed: of the tasks.
 
@@ -412,8 +419,11 @@ def ml1(
     choice(*SKILLS)("skill", skill)
     steps, skills = _checked(horizon, tasks, heldout_tasks, seed), [SKILLS[skill]]
     env = Manipulation(skills, engine)
-    train, test = _sampler(env, skills, tasks, seed, steps), _sampler(env, skills, heldout_tasks, seed + 1, steps)
-    return _family(env, steps, TaskDistribution(train, test))
+    train, test, validation = (
+        _sampler(env, skills, number, drawn_with, steps)
+        for number, drawn_with in ((tasks, seed), (heldout_tasks, seed + 1), (heldout_tasks, seed + _VALIDATION_SEED))
+    )
+    return _family(env, steps, TaskDistribution(train, test, validation))
 
 
 def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int = 0) -> EnvFamily:
@@ -424,7 +434,8 @@ def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int
     Args:
         horizon: control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
         tasks: training tasks of each skill, ``metaworld.ML10``'s with that seed and number of goals.
-        heldout_tasks: of each held-out skill, its test tasks with that seed and number of goals.
+        heldout_tasks: of each held-out skill, its test tasks with that seed and number of goals. Validation tasks are
+            of the training skills, with as many goals of each that training does not draw.
         seed: of the tasks.
 
     Raises:
@@ -433,8 +444,12 @@ def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int
     """
     steps = _checked(horizon, tasks, heldout_tasks, seed)
     env = Manipulation((*ML10_TRAIN, *ML10_TEST), "c")
-    train, test = (
-        _sampler(env, skills, number, seed, steps)
-        for skills, number in ((ML10_TRAIN, tasks), (ML10_TEST, heldout_tasks))
+    train, test, validation = (
+        _sampler(env, skills, number, drawn_with, steps)
+        for skills, number, drawn_with in (
+            (ML10_TRAIN, tasks, seed),
+            (ML10_TEST, heldout_tasks, seed),
+            (ML10_TRAIN, heldout_tasks, seed + _VALIDATION_SEED),
+        )
     )
-    return _family(env, steps, TaskDistribution(train, test))
+    return _family(env, steps, TaskDistribution(train, test, validation))

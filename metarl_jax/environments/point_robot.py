@@ -97,7 +97,9 @@ def _family(
     rules: Rules,
     horizon: int,
     goal: Callable[[Key], Array],
+    *,
     heldout_goal: Callable[[Key], Array] | None = None,
+    validation_goal: Callable[[Key], Array] | None = None,
     training_reward: Callable[[PointParams, Transition, float], Array] | None = None,
 ) -> EnvFamily:
     env = PointRobot(rules)
@@ -116,7 +118,11 @@ def _family(
 
     return EnvFamily(
         env=env,
-        tasks=TaskDistribution(sampler(goal), sampler(goal if heldout_goal is None else heldout_goal)),
+        tasks=TaskDistribution(
+            sampler(goal),
+            sampler(goal if heldout_goal is None else heldout_goal),
+            None if validation_goal is None else sampler(validation_goal),
+        ),
         horizon=horizon,
         observation_space=env.observation_space(),
         action_space=env.action_space(),
@@ -133,6 +139,10 @@ def _on_circle(angle: Array) -> Array:
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
 
 
+def _on_half_circle(key: Key) -> Array:
+    return _on_circle(jax.random.uniform(key, maxval=math.pi))
+
+
 def maml() -> EnvFamily:
     """Navigation of Finn et al. (2017, section 5.3.1), as in their code.
 
@@ -145,8 +155,8 @@ def maml() -> EnvFamily:
 def promp() -> EnvFamily:
     """The four corners of Rothfuss et al. (2019, section 6.2), as in their code: who does not explore learns nothing.
 
-    Goals (+-2, +-2), start within 0.2 of the origin, steps up to 0.2, 100 of them; progress pays outside
-    |x| + |y| = 0.5 and only in the goal's own quadrant.
+    There are four tasks, and no others to validate or to test on. Goals (+-2, +-2), start within 0.2 of the origin,
+    steps up to 0.2, 100 of them; progress pays outside |x| + |y| = 0.5 and only in the goal's own quadrant.
     """
 
     def corner(key: Key) -> Array:
@@ -164,7 +174,8 @@ def pearl_sparse() -> EnvFamily:
     """Rakelly et al. (2019), section 6.3: 100 goals on the unit half-circle, 80 for training and 20 held out.
 
     Start at the origin; 1 - distance within 0.2 of the goal, else 0; 20 steps. Which goals are held out is drawn once
-    and for all. Critics may learn from minus the distance on training tasks, as there.
+    and for all. Goals of validation tasks lie anywhere on the half-circle: they are none of the 100. Critics may learn
+    from minus the distance on training tasks, as there.
     """
     order = np.random.default_rng(0).permutation(100)
     angles = jnp.asarray(np.linspace(0, math.pi, 100)[order], jnp.float32)
@@ -176,10 +187,16 @@ def pearl_sparse() -> EnvFamily:
         del discount
         return -jnp.linalg.norm(t.final_obs - task.goal, axis=-1)
 
-    return _family(Rules("near", radius=0.2), 20, among(angles[:80]), among(angles[80:]), minus_distance)
+    return _family(
+        Rules("near", radius=0.2),
+        20,
+        among(angles[:80]),
+        heldout_goal=among(angles[80:]),
+        validation_goal=_on_half_circle,
+        training_reward=minus_distance,
+    )
 
 
 def varibad() -> EnvFamily:
     """Zintgraf et al. (2020), code: goals anywhere on the unit half-circle, reward as ``pearl_sparse``, 100 steps."""
-    goal: Callable[[Key], Array] = lambda key: _on_circle(jax.random.uniform(key, maxval=math.pi))  # noqa: E731
-    return _family(Rules("near", radius=0.2), 100, goal)
+    return _family(Rules("near", radius=0.2), 100, _on_half_circle)

@@ -94,7 +94,7 @@ def made_up(
     noise: float = 0.1,
     seed: int = 0,
 ) -> EnvFamily:
-    """A catalogue and kinds of users drawn at random, once; every user is new, so held-out ones are not kept apart.
+    """A catalogue and kinds of users drawn at random, once; every task is a new user, of whatever split.
 
     An item is a vector v of ``rank`` numbers, N(0, 1 / rank), and a quality b, N(0, 1 / 4). A type is a vector of
     N(0, 1) numbers; a user's, u, is that of one of the types plus N(0, spread^2). The user likes the item by
@@ -236,7 +236,7 @@ def from_ratings(
 
     Ratings are scaled to 0 .. 1 by the file's lowest and highest. The noise is the root of the mean squared difference
     between the ratings and their completion. There is one group. A share of the users is held out; the items' factors
-    are learnt from all.
+    are learnt from all. Validation tasks are of the training users: a file has no other ones.
 
     Args:
         path: as for ``read_ratings``.

@@ -119,6 +119,8 @@ def make(
 ) -> EnvFamily:
     """A family whose tasks are the rulesets of a benchmark.
 
+    Validation tasks have the rulesets of training tasks; where things lie is drawn anew at every reset.
+
     Args:
         rulesets: an ``xminigrid`` ``Benchmark``, or a ``RuleSet`` whose arrays have a leading axis ``[N, ...]``.
         environment: a name that ``xminigrid.make`` knows, of those with rulesets.

@@ -427,11 +427,11 @@ class Experiment:
     unit: str = "environment steps"
     """What progress is counted in."""
     heldout_tasks: int = 20_000
-    """Of the final table."""
-    heldout_tasks_in_training: int = 512
-    """Of each evaluation during training, of which there are some twenty."""
+    """Held-out tasks of the final table; in a study as many validation tasks besides."""
+    validation_tasks: int = 512
+    """Tasks of each validation during training; there are about twenty validations."""
     heldout_batch: int = 2048
-    """Held-out tasks measured at a time, which bounds memory."""
+    """Held-out or validation tasks measured at a time, which bounds memory."""
     settings: Mapping[str, Any]
     """Fields of ``Config``, ``network`` and ``world`` with values of this experiment's own."""
     oracles: Callable[[Problem, int], Sequence[Oracle]]

@@ -228,7 +228,7 @@ def experiments() -> Iterator[Experiment]:
             settings={**NAVIGATION_SETTINGS, **method.settings},
             measure=RETURN_BY_STEP,
             heldout_tasks=200,
-            heldout_tasks_in_training=20,
+            validation_tasks=20,
             oracles=_navigation_oracles,
             paper_by_stage=NAVIGATION_TABLE,
         )
@@ -242,7 +242,7 @@ def experiments() -> Iterator[Experiment]:
             settings={**CORNER_SETTINGS, **method.settings},
             measure=RETURN_BY_STEP,
             heldout_tasks=200,
-            heldout_tasks_in_training=20,
+            validation_tasks=20,
             oracles=_corner_oracles,
         )
     for task, (function, methods) in CLASSIC_CONTROL.items():
@@ -257,7 +257,7 @@ def experiments() -> Iterator[Experiment]:
                 settings={**CLASSIC_CONTROL_SETTINGS, **method.settings},
                 measure=RETURN_BY_STEP,
                 heldout_tasks=500,
-                heldout_tasks_in_training=20,
+                validation_tasks=20,
                 heldout_batch=100,
                 oracles=_classic_control_oracles,
             )

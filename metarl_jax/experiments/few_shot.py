@@ -449,7 +449,7 @@ def _experiment(
         measure=kind.measure,
         unit="tasks",
         heldout_tasks=1000,
-        heldout_tasks_in_training=200,
+        validation_tasks=200,
         heldout_batch=50,
         oracles=_oracles,
         paper=published,

@@ -118,7 +118,7 @@ def experiments() -> Iterator[Experiment]:
                 settings={**method.settings, **settings},
                 measure=method.measure,
                 heldout_tasks=200,
-                heldout_tasks_in_training=20,
+                validation_tasks=20,
                 heldout_batch=100,
                 oracles=_oracles,
             )
@@ -132,7 +132,7 @@ def experiments() -> Iterator[Experiment]:
             settings=method.settings,
             measure=method.measure,
             heldout_tasks=200,
-            heldout_tasks_in_training=20,
+            validation_tasks=20,
             heldout_batch=100,
             oracles=_oracles,
         )

@@ -64,7 +64,7 @@ def experiments() -> Iterator[Experiment]:
             algorithm="rl2",
             family=_mazes(size),
             heldout_tasks=1000,
-            heldout_tasks_in_training=256,
+            validation_tasks=256,
             heldout_batch=128,
             settings=settings,
             oracles=_oracles,

@@ -103,7 +103,7 @@ def experiments() -> Iterator[Experiment]:
                 settings={**method.settings, **settings},
                 measure=method.measure,
                 heldout_tasks=500,
-                heldout_tasks_in_training=50,
+                validation_tasks=50,
                 heldout_batch=250,
                 oracles=family.oracles,
             )

@@ -74,7 +74,7 @@ def experiments() -> Iterator[Experiment]:
             algorithm="rl2",
             family=family,
             heldout_tasks=1000,
-            heldout_tasks_in_training=128,
+            validation_tasks=128,
             heldout_batch=250,
             settings=SETTINGS,
             oracles=_oracles,

@@ -48,17 +48,17 @@ def _table(runs: Sequence[Run]) -> Html:
 
 
 def _learning(runs: Sequence[Run]) -> list[Child]:
-    """A figure for each measure that runs share: their held-out scores during training."""
+    """A figure for each measure that runs share: their validation scores during training."""
     groups: dict[tuple[str, str], list[Series]] = {}
     for index, run in enumerate(runs):
-        curve = run.curve("heldout_score", run.label, style_of(index))
+        curve = run.curve("validation_score", run.label, style_of(index))
         if curve and run.measure:
             groups.setdefault((run.measure.title, run.unit), []).append(curve)
     found: list[Child] = []
     for (title, unit), series in groups.items():
         if len(series) > 1:
             chart = Chart("Learning", f"{unit} of each seed", title, series)
-            caption = f"{sections.capital(title)} on held-out tasks during training, mean of the seeds."
+            caption = f"{sections.capital(title)} on validation tasks during training, mean of the seeds."
             found.append(figure(chart, f"{caption} Bands: from the least to the largest seed."))
     return found
 

@@ -178,10 +178,10 @@ def _comparable(measure: Measure) -> bool:
 
 
 def learning(run: Run) -> Child:
-    """The figure of training and of the held-out score during it."""
+    """The figure of the scores on training and on validation tasks during training."""
     measure = run.measure
     title = measure.title if measure else "score"
-    curves = [run.curve("heldout_score", "held-out tasks", 0)]
+    curves = [run.curve("validation_score", "validation tasks", 0)]
     if measure and _comparable(measure):
         curves.append(run.curve(measure.training_metric, "training tasks", TRAINING))
     series = [curve for curve in curves if curve is not None]
@@ -199,8 +199,9 @@ def learning(run: Run) -> Child:
                 levels.append(Level(name, float(value or 0.0), style[name]))
     bands = " Bands: from the least to the largest seed." if run.config.seeds > 1 else ""
     points = f" Each point of training is the mean of about {run.averaged()} iterations." if run.averaged() > 1 else ""
+    lines = " Horizontal lines are references on held-out tasks." if levels else ""
     chart = Chart("Learning", f"{run.unit} of each seed", title, series, levels)
-    return figure(chart, f"{capital(title)} during training.{bands}{points}")
+    return figure(chart, f"{capital(title)} during training.{lines}{bands}{points}")
 
 
 def adaptation(evaluation: Evaluation) -> list[Child]:
@@ -448,7 +449,7 @@ def _others(run: Run) -> Child:
 def _curves(run: Run) -> Child:
     """Every other metric of training."""
     measure = run.measure
-    shown = {"heldout_score", measure.training_metric if measure and _comparable(measure) else ""}
+    shown = {"validation_score", measure.training_metric if measure and _comparable(measure) else ""}
     figures = []
     for metric in run.metrics:
         curve = run.curve(metric, metric.replace("_", " "), 0) if metric not in shown else None

@@ -173,7 +173,8 @@ def _content(path: Path, payload: bytes) -> _Content:
         and all(isinstance(k, str) and re.fullmatch("[0-9]+", k) and _is_a(v, int) for k, v in diverged.items()),
         "meta.extra.diverged does not map seeds to iterations",
     )
-    require(extra.get("best") is None or _is_number(extra["best"]), "meta.extra.best is no number")
+    for name in ("best", "best_validation_score"):
+        require(extra.get(name) is None or _is_number(extra[name]), f"meta.extra.{name} is no number")
     return _Content(meta["schema"], meta["config_hash"], meta["iteration"], meta["keys"], extra, leaves)
 
 

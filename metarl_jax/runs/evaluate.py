@@ -26,7 +26,7 @@ Adapt: TypeAlias = Callable[[Key, State, Task], Adaptation]
 
 SCHEMA = 3
 EVALUATION_TAG = 0x4556414C
-"""As ``train._HELDOUT_TAG``: no ``split`` of a training key gives this one."""
+"""As ``train.VALIDATION_TAG``: no ``split`` of a training key gives this one."""
 
 
 def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def evaluate(
             held-out tasks.
         seed: of the tasks and of every learner's randomness.
         say: gets a line for each learner.
-        best: whether to evaluate the state with the best held-out score in training instead, where it was kept.
+        best: whether to evaluate the state with the best validation score in training instead, where it was kept.
 
     Raises:
         UserError: if no checkpoint can be used, or the settings do not fit the learner or are out of range.

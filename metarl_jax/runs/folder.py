@@ -35,7 +35,7 @@ from metarl_jax.runs.progress import warn
 
 SCHEMA = 1
 EVALUATIONS = 20
-"""Held-out evaluations of a run where ``--evaluate-every`` does not say."""
+"""Validations of a run where ``--evaluate-every`` does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class RunConfig:
     """Of the first of the seeds trained together."""
     seeds: int
     evaluate_every: int
-    """Iterations between held-out evaluations."""
+    """Iterations between validations."""
     evaluation_tasks: int | None = None
     """Held-out tasks of the final table; None: as many as the experiment says. Training does not depend on it."""
     schema: int = SCHEMA
@@ -175,7 +175,7 @@ def open_folder(path: Path, kind: str, config: str, parts: tuple[Path, ...]) -> 
 
 
 def default_evaluate_every(settings: Mapping[str, Any]) -> int:
-    """Iterations between held-out evaluations where the user does not say."""
+    """Iterations between validations where the user does not say."""
     iterations = settings.get("iterations")
     return max(1, iterations // EVALUATIONS) if isinstance(iterations, int) else 1
 

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: one line an iteration and one a held-out evaluation; every metric is a list with an entry a seed.
+"""``metrics.jsonl``: one line an iteration, some with a validation score; every metric is a list with an entry a seed.
 
 A seed that has diverged has ``null`` from then on. TensorBoard events get the last line of every chunk.
 """
@@ -22,7 +22,7 @@ _BEGINNING = b'{"iteration": '
 
 
 def parse(text: bytes | str) -> Line:
-    """One line.
+    """One line; ``heldout_score``, which version 0.1.0 wrote, becomes ``validation_score``.
 
     Raises:
         ValueError: if it is not what ``Writer`` writes.
@@ -33,6 +33,8 @@ def parse(text: bytes | str) -> Line:
     iteration = line.get("iteration")
     if not isinstance(iteration, int) or isinstance(iteration, bool) or iteration < 1:
         raise ValueError("it has no iteration")
+    if "heldout_score" in line:
+        line["validation_score"] = line.pop("heldout_score")
     return line
 
 

@@ -28,24 +28,24 @@ def line(
     iterations_per_s: float,
     title: str,
     score: float,
-    heldout: float | None,
+    validation: float | None,
 ) -> str:
     """Where a run is; arguments as for ``Progress.update``."""
     to_go = duration((iterations - iteration) / iterations_per_s) if iterations_per_s > 0 else "?"
-    measured = "" if heldout is None else f", held-out {heldout:.3f}"
+    measured = "" if validation is None else f", validation {validation:.3f}"
     return (
         f"iteration {iteration}/{iterations}, {steps_per_s:,.0f} {unit}/s, {to_go} to go, {title} {score:.3f}{measured}"
     )
 
 
 class Progress:
-    """Iteration, steps per second, time to go, what the experiment reports in training and on held-out tasks."""
+    """Shows iteration, steps per second, time to go, and the scores on training and on validation tasks."""
 
     def __init__(self, iterations: int, experiment: Experiment, live: bool) -> None:
         """Args: ``iterations`` of the whole run; what it is of; ``live``: whether to redraw in place."""
         self._iterations = iterations
         self._unit, self._title = experiment.unit, experiment.measure.title
-        self._heldout: float | None = None
+        self._validation: float | None = None
         self._last = 0.0
         self._bar: Any = None
         if live:
@@ -78,9 +78,9 @@ class Progress:
         else:
             print(text, flush=True)
 
-    def heldout(self, mean: float) -> None:
-        """A new held-out score."""
-        self._heldout = mean
+    def validation(self, mean: float) -> None:
+        """Show a new validation score from the next line on."""
+        self._validation = mean
 
     def update(self, iteration: int, score: float, steps_per_s: float, iterations_per_s: float) -> None:
         """Where the run is.
@@ -99,7 +99,7 @@ class Progress:
             iterations_per_s,
             self._title,
             score,
-            self._heldout,
+            self._validation,
         )
         now = time.monotonic()
         if self._bar is not None:

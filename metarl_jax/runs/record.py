@@ -29,7 +29,7 @@ MILLISECONDS = 100
 LAST_MILLISECONDS = 10 * MILLISECONDS
 """Of the last one of an episode."""
 _RECORD_TAG = 0x5245434F
-"""As ``train._HELDOUT_TAG``: no ``split`` of a training key gives this one."""
+"""As ``train.VALIDATION_TAG``: no ``split`` of a training key gives this one."""
 
 
 class _Watched:

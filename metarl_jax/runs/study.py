@@ -1,5 +1,8 @@
 """``study``: an experiment under several settings, some seeds of each, compared.
 
+Cells are ranked and compared by their scores on validation tasks. Their scores on held-out tasks are reported, and
+nothing is chosen by them, so that the held-out score of the cell that ranks first is not optimistic.
+
 Cells that differ only in numbers that a program can take as arguments are trained by one program.
 """
 
@@ -18,7 +21,7 @@ import jax
 import numpy as np
 
 from metarl_jax import experiments
-from metarl_jax.evaluation import meta_test
+from metarl_jax.evaluation import Split, meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.ops.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from metarl_jax.runs import commands, evaluate, hosts, programs, report, train
@@ -26,8 +29,13 @@ from metarl_jax.runs import study_figures as figures
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import exists, finite, read_json, write_atomically, write_json
 from metarl_jax.runs.folder import RunFolder, created, lock
-from metarl_jax.runs.study_folder import CONFIG, SCHEMA, Cell, StudyConfig, StudyFolder, cells
-from metarl_jax.types import Array, RunState
+from metarl_jax.runs.study_folder import CONFIG, Cell, StudyConfig, StudyFolder, cells
+from metarl_jax.types import Array, Key, RunState
+
+SCHEMA = 2
+"""Of ``table.json``. In schema 1 cells were ranked by their scores on held-out tasks."""
+TITLES: dict[Split, str] = {"validation": "validation", "heldout": "held-out"}
+"""The kinds of tasks that cells are measured on, and their names in tables."""
 
 
 def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> StudyFolder:
@@ -68,7 +76,7 @@ def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Call
     Args:
         study: the study.
         options: of training; a time limit is of all cells together.
-        tasks: held-out tasks; None: as many as the experiment says.
+        tasks: how many validation tasks and how many held-out tasks; None: as many as the experiment says.
         say: gets a line now and then.
 
     Returns:
@@ -129,17 +137,17 @@ def _train(
 def _measure(
     study: StudyFolder, experiment: Experiment, grouped: list[list[Cell]], tasks: int | None, say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """What each cell's learners score on held-out tasks, by cell; compiled once for each program that trained.
+    """Each cell's scores on validation and on held-out tasks, by cell; compiled once for each program that trained.
 
-    The tasks are those of ``metarl-jax evaluate``, and the same for all cells.
+    All cells get the same tasks. The held-out tasks are those of ``metarl-jax evaluate``. The validation tasks are
+    drawn with another key than those of validations during training.
     """
     tasks = experiment.heldout_tasks if tasks is None else tasks
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), evaluate.EVALUATION_TAG), 0)
     rows: dict[str, dict[str, Any]] = {}
     for group in grouped:
         problem = train.build(group[0].config)
         values = programs.values_of([cell.config for cell in group])
-        test = _test(experiment, problem, tasks, study.config.seeds)
+        tests = {split: _test(experiment, problem, tasks, study.config.seeds, split) for split in TITLES}
         for index, cell in enumerate(group):
             folder = RunFolder(study.cell(cell))
             checkpoint = train.load_states(folder, problem)
@@ -149,25 +157,32 @@ def _measure(
                 "iteration": checkpoint.iteration,
                 "diverged": checkpoint.extra["diverged"],
             }
-            if not row["diverged"]:
-                path = folder.path / f"scores-iteration{checkpoint.iteration}-tasks{tasks}.json"
-                if not exists(path):
-                    own = {name: each[index] for name, each in values.items()}
-                    scores = np.asarray(test(key, checkpoint.state, own), np.float64).mean(axis=1)
-                    write_json(path, {"per_seed_by_stage": finite(scores.tolist())})
-                row |= read_json(path)
+            for split in TITLES:
+                if not row["diverged"]:
+                    path = folder.path / f"scores-iteration{checkpoint.iteration}-tasks{tasks}-{split}.json"
+                    if not exists(path):
+                        own = {name: each[index] for name, each in values.items()}
+                        scores = np.asarray(tests[split](_key(split), checkpoint.state, own), np.float64).mean(axis=1)
+                        write_json(path, {"per_seed_by_stage": finite(scores.tolist())})
+                    row[split] = read_json(path)
             rows[cell.name] = row
-            say(f"  {cell.name}: {_headline(experiment, row)}")
+            say(f"  {cell.name}: {', '.join(f'{TITLES[s]} {_headline(experiment, row, s)}' for s in TITLES)}")
     return rows
 
 
+def _key(split: Split) -> Key:
+    """The key that a split's tasks are drawn with; that of held-out tasks is the one of ``evaluate`` with seed 0."""
+    tag = train.VALIDATION_TAG if split == "validation" else evaluate.EVALUATION_TAG
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(0), tag), 0)
+
+
 def _test(
-    experiment: Experiment, problem: Problem, tasks: int, seeds: int
-) -> Callable[[Array, RunState, Mapping[str, Any]], Array]:
+    experiment: Experiment, problem: Problem, tasks: int, seeds: int, split: Split
+) -> Callable[[Key, RunState, Mapping[str, Any]], Array]:
     """A compiled function of a key, a cell's states and its values: scores ``[S, N, E]``."""
 
     @jax.jit
-    def test(key: Array, states: RunState, values: Mapping[str, Any]) -> Array:
+    def test(key: Key, states: RunState, values: Mapping[str, Any]) -> Array:
         return meta_test(
             key,
             programs.algorithm(problem, values).adapt,
@@ -176,38 +191,52 @@ def _test(
             num_tasks=tasks,
             num_seeds=seeds,
             batch_size=experiment.heldout_batch,
+            split=split,
         ).score
 
     return test
 
 
-def _per_seed(experiment: Experiment, row: dict[str, Any]) -> np.ndarray | None:
-    """``[S]``, what is reported of each seed; None if training or adaptation diverged."""
-    scores = np.asarray(row.get("per_seed_by_stage", np.nan), np.float64)
+def _per_seed(experiment: Experiment, row: dict[str, Any], split: Split) -> np.ndarray | None:
+    """``[S]``, what the experiment reports of each seed; None if training or adaptation diverged."""
+    scores = np.asarray(row.get(split, {}).get("per_seed_by_stage", np.nan), np.float64)
     if not np.isfinite(scores).all():
         return None
     return experiment.measure.headline(scores)
 
 
-def _headline(experiment: Experiment, row: dict[str, Any]) -> str:
-    scores = _per_seed(experiment, row)
+def _headline(experiment: Experiment, row: dict[str, Any], split: Split) -> str:
+    scores = _per_seed(experiment, row, split)
     return "diverged" if scores is None else f"{interquartile_mean(scores):.3f}"
 
 
+def _statistics(own: np.ndarray | None) -> dict[str, Any]:
+    """Mean, interquartile mean and its interval, of the seeds' scores ``[S]``; all None of a cell that diverged."""
+    if own is None:
+        return {"per_seed": None, "mean": None, "iqm": None, "ci95": None}
+    estimate = stratified_bootstrap(own[:, None])
+    interval = [estimate.low, estimate.high] if len(own) > 1 else None
+    return {"per_seed": own.tolist(), "mean": float(own.mean()), "iqm": estimate.mean, "ci95": interval}
+
+
 def table(study: StudyFolder, experiment: Experiment, rows: dict[str, dict[str, Any]], tasks: int) -> dict[str, Any]:
-    """What ``table.json`` holds: cells, the best first, and how likely each is to do better than each other one."""
+    """What ``table.json`` holds: cells, the best first, and how likely each is to do better than each other one.
+
+    The order and these probabilities are of validation tasks.
+
+    Args:
+        study: the study.
+        experiment: of its cells.
+        rows: of ``_measure``.
+        tasks: how many of each kind the cells were measured on.
+    """
     sign = 1 if experiment.measure.higher_is_better else -1
-    found: list[dict[str, Any]] = []
-    scores = {name: _per_seed(experiment, row) for name, row in rows.items()}
-    for name, row in rows.items():
-        own = scores[name]
-        entry = {**row, "per_seed": None if own is None else own.tolist(), "mean": None, "iqm": None, "ci95": None}
-        if own is not None:
-            estimate = stratified_bootstrap(own[:, None])
-            entry |= {"mean": float(own.mean()), "iqm": estimate.mean}
-            entry["ci95"] = [estimate.low, estimate.high] if len(own) > 1 else None
-        found.append(entry)
-    found.sort(key=lambda entry: math.inf if entry["iqm"] is None else -sign * entry["iqm"])
+    found = [
+        row | {split: row.get(split, {}) | _statistics(_per_seed(experiment, row, split)) for split in TITLES}
+        for row in rows.values()
+    ]
+    found.sort(key=lambda e: math.inf if e["validation"]["iqm"] is None else -sign * e["validation"]["iqm"])
+    scores = {name: _per_seed(experiment, row, "validation") for name, row in rows.items()}
     better: dict[str, dict[str, Any]] = {}
     for name, other in itertools.permutations(rows, 2):
         ours, theirs = scores[name], scores[other]
@@ -238,37 +267,48 @@ def read(study: StudyFolder) -> dict[str, Any]:
         raise UserError(f"not measured yet: {resume_command(study)}")
     result = read_json(path)
     if result.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {result.get('schema')}, this program has {SCHEMA}")
+        raise UserError(
+            f"{path} has schema {result.get('schema')}, this program has {SCHEMA}; to write it anew: "
+            f"{resume_command(study)}"
+        )
     return result
 
 
 def _title(result: dict[str, Any]) -> str:
     return (
-        f"{result['experiment']}: {result['measure']['title']}, {result['tasks']} held-out tasks, "
-        f"{result['seeds']} seed(s); interquartile mean over seeds"
+        f"{result['experiment']}: {result['measure']['title']}, {result['seeds']} seed(s); interquartile mean (IQM) "
+        f"over seeds on {result['tasks']} validation tasks, by which the cells are ranked and compared, and on "
+        f"{result['tasks']} held-out tasks, by which nothing is chosen"
     )
 
 
 def rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table: titles, and a row for each cell."""
+    """The table: titles, and a row for each cell. The first four columns are the main ones."""
     first = result["compared_with"]
-    titles = ["cell", "IQM", "95 % interval", "mean", "seeds", f"probability of improvement over {first}"]
+
+    def iqm(own: dict[str, Any]) -> str:
+        interval = report.interval_text(own["ci95"])
+        text = report.number_text(own["iqm"])
+        return "diverged" if own["iqm"] is None else f"{text} ({interval})" if interval else text
+
+    def of_seeds(own: dict[str, Any]) -> list[str]:
+        if own["iqm"] is None:
+            return ["", ""]
+        return [report.number_text(own["mean"]), ", ".join(map(report.number_text, own["per_seed"]))]
+
+    titles = [
+        "cell",
+        "validation IQM (95 % interval)",
+        f"probability of improvement over {first} (validation)",
+        "held-out IQM (95 % interval)",
+        *("validation mean", "validation seeds", "held-out mean", "held-out seeds"),
+    ]
     found = []
     for entry in result["cells"]:
-        if entry["iqm"] is None:
-            found.append([entry["cell"], "diverged", "", "", "", ""])
-            continue
         better = result["probability_of_improvement"].get(entry["cell"], {}).get(first)
-        found.append(
-            [
-                entry["cell"],
-                report.number_text(entry["iqm"]),
-                report.interval_text(entry["ci95"]),
-                report.number_text(entry["mean"]),
-                ", ".join(map(report.number_text, entry["per_seed"])),
-                f"{better['probability']:.2f} ({better['ci95'][0]:.2f} to {better['ci95'][1]:.2f})" if better else "",
-            ]
-        )
+        text = f"{better['probability']:.2f} ({better['ci95'][0]:.2f} to {better['ci95'][1]:.2f})" if better else ""
+        validation, heldout = entry["validation"], entry["heldout"]
+        found.append([entry["cell"], iqm(validation), text, iqm(heldout), *of_seeds(validation), *of_seeds(heldout)])
     return titles, found
 
 
@@ -278,12 +318,11 @@ def show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     titles, found = rows(result)
-    kept = [i for i, title in enumerate(titles) if title not in ("mean", "seeds")]
     shown = Table(title=_title(result), title_justify="left")
-    for i in kept:
-        shown.add_column(titles[i], overflow="fold", justify="left" if i == 0 else "right")
+    for i, title in enumerate(titles[:4]):
+        shown.add_column(title, overflow="fold", justify="left" if i == 0 else "right")
     for row in found:
-        shown.add_row(*(row[i] for i in kept))
+        shown.add_row(*row[:4])
     Console().print(shown)
 
 
@@ -302,7 +341,7 @@ def write(study: StudyFolder, result: dict[str, Any]) -> list[Path]:
     with storing(f"write into {study.path}"):
         write_json(study.path / "table.json", result)
         write_atomically(study.path / "table.md", ("\n".join(lines) + "\n").encode())
-        measured = [entry for entry in result["cells"] if entry["iqm"] is not None]
+        measured = [entry for entry in result["cells"] if entry["validation"]["iqm"] is not None]
         written = [study.path / "table.json", study.path / "table.md", figures.curves(study, result)]
         if measured:
             written += [figures.scores(study, result, measured), figures.improvement(study, result, measured)]

@@ -33,11 +33,11 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
-    """Held-out score in training by cell: the interquartile mean over seeds, and its interval."""
+    """Validation score in training by cell: the interquartile mean over seeds, and its interval."""
     figure, axes = _figure()
     for cell in study.cells:
-        having = [line for line in metrics.read(study.cell(cell) / "metrics.jsonl") if "heldout_score" in line]
-        points = [(line["steps"], line["heldout_score"]) for line in having if None not in line["heldout_score"]]
+        having = [line for line in metrics.read(study.cell(cell) / "metrics.jsonl") if "validation_score" in line]
+        points = [(line["steps"], line["validation_score"]) for line in having if None not in line["validation_score"]]
         estimates = [stratified_bootstrap(np.c_[scores], repetitions=_BAND_REPETITIONS) for _, scores in points]
         steps = [step for step, _ in points]
         (line,) = axes.plot(steps, [e.mean for e in estimates], label=cell.name)
@@ -45,26 +45,36 @@ def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
             steps, [e.low for e in estimates], [e.high for e in estimates], color=line.get_color(), alpha=0.2
         )
     unit = experiments.get(study.config.experiment).unit
-    axes.set(xlabel=f"{unit} of a seed", ylabel=f"held-out {result['measure']['title']}")
+    axes.set(xlabel=f"{unit} of a seed", ylabel=f"validation {result['measure']['title']}")
     figure.legend(loc="outside lower center", fontsize="x-small")
     return _save(figure, study.path / "learning_curves.png")
 
 
 def scores(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, Any]]) -> Path:
-    """The interquartile mean of each cell with its interval, and each seed."""
-    figure, axes = _figure(max(4.0, 1.5 + 0.25 * len(measured)))
-    for place, entry in enumerate(reversed(measured)):
-        low, high = entry["ci95"] or [entry["iqm"]] * 2
-        axes.barh(place, high - low, left=low, height=0.6, color="tab:blue", alpha=0.4)
-        axes.plot([entry["iqm"]] * 2, [place - 0.3, place + 0.3], color="black")
-        axes.plot(entry["per_seed"], [place] * len(entry["per_seed"]), ".", color="tab:orange")
+    """The interquartile mean of each cell with its interval, and each seed, on validation and on held-out tasks."""
+    from matplotlib.patches import Patch
+
+    figure, axes = _figure(max(4.0, 1.5 + 0.4 * len(measured)))
+    colors = {"validation": "tab:blue", "heldout": "tab:orange"}
+    for (split, color), above in zip(colors.items(), (0.2, -0.2), strict=True):
+        for place, entry in enumerate(reversed(measured)):
+            own, at = entry[split], place + above
+            if own["iqm"] is None:
+                continue
+            low, high = own["ci95"] or [own["iqm"]] * 2
+            axes.barh(at, high - low, left=low, height=0.35, color=color, alpha=0.4)
+            axes.plot([own["iqm"]] * 2, [at - 0.17, at + 0.17], color="black")
+            axes.plot(own["per_seed"], [at] * len(own["per_seed"]), ".", color=color)
     axes.set_yticks(range(len(measured)), [entry["cell"] for entry in reversed(measured)], fontsize="x-small")
     axes.set(xlabel=result["measure"]["title"])
+    titles = ("validation tasks, which rank the cells", "held-out tasks")
+    handles = [Patch(color=color, alpha=0.4, label=title) for color, title in zip(colors.values(), titles, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize="x-small")
     return _save(figure, study.path / "scores.png")
 
 
 def improvement(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, Any]]) -> Path:
-    """How likely the cell of a row is to do better than that of a column."""
+    """How likely the cell of a row is to do better than that of a column, on validation tasks."""
     figure, axes = _figure(max(4.0, 1.5 + 0.25 * len(measured)))
     names, better = [entry["cell"] for entry in measured], result["probability_of_improvement"]
     square = [
@@ -73,5 +83,5 @@ def improvement(study: StudyFolder, result: dict[str, Any], measured: list[dict[
     image = axes.imshow(np.asarray(square), vmin=0, vmax=1, cmap="RdBu")
     axes.set_xticks(range(len(names)), [str(i + 1) for i in range(len(names))], fontsize="x-small")
     axes.set_yticks(range(len(names)), [f"{name}  {i + 1}" for i, name in enumerate(names)], fontsize="x-small")
-    figure.colorbar(image, label="row better than column", shrink=0.8)
+    figure.colorbar(image, label="row better than column (validation)", shrink=0.8)
     return _save(figure, study.path / "improvement.png")

@@ -39,9 +39,9 @@ class StudyConfig:
     seeds: int
     """Of each cell."""
     evaluate_every: int | None = None
-    """Iterations between held-out evaluations; None: twenty times a run."""
+    """Iterations between validations; None: twenty times a run."""
     evaluation_tasks: int | None = None
-    """Held-out tasks of the table; None: as many as the experiment says."""
+    """Held-out tasks, and validation tasks, of the table; None: as many as the experiment says."""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""``train``: chunks of compiled meta-iterations, with metrics, held-out scores and a checkpoint between them."""
+"""``train``: chunks of compiled meta-iterations, with metrics, validation scores and a checkpoint between them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ CHUNK_SECONDS = 1.0
 """How long a chunk should take: what Ctrl-C waits for, and what a chunk's overhead is spread over."""
 CHECKPOINT_SECONDS = 15.0
 """How often to save where ``--checkpoint-every`` does not say."""
-_HELDOUT_TAG = 0x48454C44
+VALIDATION_TAG = 0x48454C44
 """Folded into the first seed's key: beyond the reach of any ``split``, so that training never meets this key."""
+
+_BEST = "best_validation_score"
+"""The name in a checkpoint of the best validation score. Older versions stored a held-out score, named "best"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ class Options:
     keep: int = checkpoints.KEEP
     """How many of the last checkpoints to keep."""
     keep_best: bool = False
-    """Whether to keep the state with the best held-out score, too."""
+    """Whether to keep the state with the best validation score, too."""
 
 
 class Outcome(NamedTuple):
@@ -145,7 +148,7 @@ def load_states(
     Args:
         folder: the run.
         problem: what ``build`` made of its configuration.
-        best: instead the checkpoint with the best held-out score in training (``Options.keep_best``).
+        best: instead the checkpoint with the best validation score in training (``Options.keep_best``).
         at: instead the checkpoint of this iteration.
 
     Raises:
@@ -155,14 +158,19 @@ def load_states(
     target = jax.eval_shape(lambda seed: programs.start_states(problem, {}, seed, config.seeds), jnp.uint32(0))
     if best or at is not None:
         path = folder.best if at is None else checkpoints.path_of(folder.checkpoints, at)
-        return checkpoints.load_named(path, target, config.hash(), problem.iterations)
+        checkpoint = checkpoints.load_named(path, target, config.hash(), problem.iterations)
+        if best and _BEST not in checkpoint.extra:
+            warn(f"an older version chose {path} by its score on held-out tasks: its score there is optimistic")
+        return checkpoint
     return checkpoints.load_latest(folder.checkpoints, target, config.hash(), problem.iterations, warn)
 
 
-def _heldout(experiment: Experiment, problem: Problem, seeds: int) -> Callable[[RunState, Key, programs.Values], Array]:
-    """A function of columns, a key and each run's values: what the experiment reports, on held-out tasks, ``[R, S]``.
+def _validation(
+    experiment: Experiment, problem: Problem, seeds: int
+) -> Callable[[RunState, Key, programs.Values], Array]:
+    """A function of columns, a key and each run's values that gives their scores on validation tasks, ``[R, S]``.
 
-    All runs meet the same tasks.
+    The score is what the experiment reports. All runs get the same tasks.
     """
 
     def score(states: RunState, key: Key, values: programs.Values) -> Array:
@@ -173,9 +181,10 @@ def _heldout(experiment: Experiment, problem: Problem, seeds: int) -> Callable[[
                 programs.algorithm(problem, values).adapt,
                 states.algorithm,
                 problem.tasks,
-                num_tasks=experiment.heldout_tasks_in_training,
+                num_tasks=experiment.validation_tasks,
                 num_seeds=seeds,
                 batch_size=experiment.heldout_batch,
+                split="validation",
             )
             return experiment.measure.headline(evaluation.score).mean(axis=-1)
 
@@ -197,7 +206,7 @@ class _Run:
     diverged: dict[str, int]
     """By seed, the iteration that was not finite."""
     best: float | None
-    """The best held-out score of a kept state, the mean over seeds."""
+    """The best validation score of a kept state, the mean over seeds."""
     writer: Writer | None = None
     """None: it is not in training, or not this process writes."""
 
@@ -231,7 +240,7 @@ class _Run:
             self.writer.write(lines)
 
     def improves(self, score: float, higher_is_better: bool) -> bool:
-        """Whether a held-out score is the best so far, which then it is."""
+        """Whether a validation score is the best so far; if so, it is noted as the best."""
         worse = self.best is not None and (score <= self.best if higher_is_better else score >= self.best)
         if worse or not math.isfinite(score):
             return False
@@ -243,7 +252,7 @@ class _Run:
         if self.writer is None:
             return
         state = jax.tree.map(lambda x: x[self.columns], columns)
-        extra = {"wall_s": self.wall_s, "diverged": self.diverged, "best": self.best}
+        extra = {"wall_s": self.wall_s, "diverged": self.diverged, _BEST: self.best}
         arguments = state, self.iteration, self.folder.config.hash(), extra
         if path is None:
             checkpoints.save(self.folder.checkpoints, *arguments, keep=keep)
@@ -324,8 +333,10 @@ def _load(folders: Sequence[RunFolder], problem: Problem) -> tuple[RunState, lis
     for index, (folder, (_, iteration, extra)) in enumerate(zip(folders, found, strict=True)):
         seeds = folder.config.seeds
         columns = slice(index * seeds, (index + 1) * seeds)
-        runs.append(_Run(folder, columns, iteration, extra["wall_s"], extra["diverged"], extra.get("best")))
+        runs.append(_Run(folder, columns, iteration, extra["wall_s"], extra["diverged"], extra.get(_BEST)))
         if hosts.first() and not extra["diverged"]:
+            if "best" in extra and folder.best.exists():
+                warn(f"an older version chose {folder.best} on held-out tasks; with --keep-best it is soon replaced")
             checkpoints.set_aside_damaged(folder.checkpoints, iteration)
             folder.add_versions(iteration)
     return jax.tree.map(lambda *x: jnp.concatenate(x), *(checkpoint.state for checkpoint in found)), runs
@@ -383,7 +394,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
 
     begin = time.monotonic()
     deadline = begin + 60 * options.time_limit if options.time_limit is not None else float("inf")
-    heldout_key = jax.random.fold_in(jax.random.key(config.seed), _HELDOUT_TAG)
+    validation_key = jax.random.fold_in(jax.random.key(config.seed), VALIDATION_TAG)
     stopped, received = False, 0
     with (
         devices.spread(options.devices, columns) as placement,
@@ -395,7 +406,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
         states, nothing = placement.put(states), placement.put(np.zeros(columns, np.int32))
         compiled, note = _compile(problem, placement, (states, of_columns, nothing), len(runs))
         progress.say(f"compiled in {time.monotonic() - begin:.1f} s{note}")
-        heldout = placement.jit_whole(_heldout(experiment, problem, config.seeds))
+        validate = placement.jit_whole(_validation(experiment, problem, config.seeds))
         seed_ids = list(range(config.seed, config.seed + config.seeds))
         for run in active if hosts.first() else ():
             run.writer = Writer(run.folder.metrics, run.folder.events, seed_ids, run.iteration)
@@ -428,16 +439,16 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
             better = []
             if going_well and (iteration % config.evaluate_every == 0 or iteration == total):
                 evaluate_begin = time.monotonic()
-                scores = np.asarray(heldout(states, heldout_key, values), np.float64)
+                scores = np.asarray(validate(states, validation_key, values), np.float64)
                 evaluate_s = time.monotonic() - evaluate_begin
                 for run in going_well:
                     own = scores[runs.index(run)]
                     run.wall_s += evaluate_s
-                    # Adaptation may diverge on a held-out task though training goes well.
-                    lines[moving.index(run)][-1]["heldout_score"] = finite(own.tolist())
+                    # Adaptation may diverge on a validation task though training goes well.
+                    lines[moving.index(run)][-1]["validation_score"] = finite(own.tolist())
                     if options.keep_best and run.improves(float(own.mean()), measure.higher_is_better):
                         better.append(run)
-                progress.heldout(float(np.mean([scores[runs.index(run)] for run in going_well])))
+                progress.validation(float(np.mean([scores[runs.index(run)] for run in going_well])))
             for run, own in zip(moving, lines, strict=True):
                 run.write(own)
             if going_well:

@@ -56,7 +56,7 @@ class Follower:
     def _forget(self) -> None:
         self._offset = 0
         self._recent: deque[Line] = deque(maxlen=_RATE_LINES)
-        self._heldout: float | None = None
+        self._validation: float | None = None
 
     def _read(self) -> float:
         """Take in whole new lines; return how many seconds ago something was written."""
@@ -83,8 +83,8 @@ class Follower:
                 return False
             if line is None:
                 continue
-            if heldout := _numbers(line.get("heldout_score")):
-                self._heldout = float(np.mean(heldout))
+            if validation := _numbers(line.get("validation_score")):
+                self._validation = float(np.mean(validation))
             self._recent.append(line)
         self._offset = self._offset + len(whole) if self._recent else 0
         return True
@@ -106,10 +106,11 @@ class Follower:
         scores = _numbers(last.get(measure.training_metric), partly=True)
         score = float(np.mean(scores)) if scores else float("nan")
         if iteration >= self._total:
-            held = "" if self._heldout is None else f", held-out {self._heldout:.3f}"
-            return Status(f"iteration {iteration}/{self._total}, finished, {measure.title} {score:.3f}{held}", True)
+            validation = "" if self._validation is None else f", validation {self._validation:.3f}"
+            text = f"iteration {iteration}/{self._total}, finished, {measure.title} {score:.3f}{validation}"
+            return Status(text, True)
         text = progress.line(
-            iteration, self._total, unit_rate, self._experiment.unit, rate, measure.title, score, self._heldout
+            iteration, self._total, unit_rate, self._experiment.unit, rate, measure.title, score, self._validation
         )
         return Status(f"{text}; written {progress.duration(age_s)} ago", False)
 

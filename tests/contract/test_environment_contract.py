@@ -84,7 +84,7 @@ def test_is_an_environment(family: EnvFamily) -> None:
     assert isinstance(family.env, Environment)
 
 
-@pytest.mark.parametrize("which", ["sample", "sample_heldout"])
+@pytest.mark.parametrize("which", ["sample", "sample_heldout", "validation"])
 def test_tasks_differ_and_are_functions_of_the_key(family: EnvFamily, which: str) -> None:
     sample = getattr(family.tasks, which)
     one, again = sample(jax.random.key(1)), sample(jax.random.key(1))

@@ -177,6 +177,7 @@ CRAFTED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "diverged a number": _extra("diverged", 1),
     "diverged control characters": _extra("diverged", {"\x1b[2J": 3}),
     "best a text": _extra("best", "much"),
+    "best validation score a text": _extra("best_validation_score", "much"),
     "a leaf a text": _leaf("text"),
     "a leaf too large": _leaf(np.zeros((3, 5, 7), np.float32)),
     "a leaf of another type": _leaf(np.zeros(1, np.complex64)),

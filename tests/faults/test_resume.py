@@ -41,7 +41,7 @@ def test_twelve_and_eight_are_twenty(finished) -> None:
 def test_seeds_together_resume_exactly(run) -> None:
     assert run.start("--seeds", "2", "--seed", "5") == 0
     whole, metrics = run.leaves(), run.metrics()
-    assert len(metrics[-1]["trial_reward"]) == len(metrics[-1]["heldout_score"]) == 2
+    assert len(metrics[-1]["trial_reward"]) == len(metrics[-1]["validation_score"]) == 2
     assert len(set(metrics[-1]["loss"])) == 2
     for later in (16, 20):
         run.checkpoint(later).unlink()
@@ -52,7 +52,7 @@ def test_seeds_together_resume_exactly(run) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys, number, code) -> None:
-    evaluated = train._heldout
+    evaluated = train._validation
 
     def interrupted(experiment, problem, seeds):
         score = evaluated(experiment, problem, seeds)
@@ -63,11 +63,11 @@ def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys
 
         return score_and_signal
 
-    monkeypatch.setattr(train, "_heldout", interrupted)
+    monkeypatch.setattr(train, "_validation", interrupted)
     assert run.start() == code
     assert f"--resume {run.path}" in capsys.readouterr().err
     assert len(run.metrics()) == 5
-    monkeypatch.setattr(train, "_heldout", evaluated)
+    monkeypatch.setattr(train, "_validation", evaluated)
     assert run.resume() == 0
     assert run.leaves() == finished.leaves()
     assert run.metrics() == finished.metrics()

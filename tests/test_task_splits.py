@@ -1,0 +1,205 @@
+"""Validation tasks, by which settings and checkpoints are chosen, are no held-out tasks, which are reported."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metarl_jax import experiments, problems
+from metarl_jax.datasets import omniglot
+from metarl_jax.environments import manipulation, maze, recommendation, xland
+from metarl_jax.environments.maze import MazeParams
+from metarl_jax.experiments.control import ClassicControl
+from metarl_jax.experiments.few_shot import Classification
+from metarl_jax.networks import mlp
+from metarl_jax.runs import evaluate, train
+from metarl_jax.types import Array, EnvFamily, Key, Task, TaskDistribution
+
+DRAWS = 1000
+CHANCE = 3
+"""Two continua of as many draws have about DRAWS^2 / 2^23 numbers in common, which are 0.12: more than three are none
+in a hundred thousand times."""
+SPLITS = ("training", "heldout", "validation")
+
+
+def parts(task: Task) -> list[Array]:
+    """What tells one task from another.
+
+    Of a maze its walls: start and target are drawn in any maze. Of Omniglot each character, whatever its rotation.
+    """
+    if isinstance(task, MazeParams):
+        return [task.walls]
+    if isinstance(task, omniglot.Characters):
+        return [task.character]
+    return [jnp.asarray(leaf) for leaf in jax.tree.leaves(task)]
+
+
+def by_split(tasks: TaskDistribution) -> dict[str, set[bytes]]:
+    """The different ones of many tasks of each split; of Omniglot the different characters."""
+    samplers = dict(zip(SPLITS, (tasks.sample, tasks.sample_heldout, tasks.validation), strict=True))
+    # Where splits share a sampler, it is compiled once.
+    compiled = {sample: jax.jit(jax.vmap(lambda key, of=sample: parts(of(key)))) for sample in samplers.values()}
+    found = {}
+    for seed, (split, sample) in enumerate(samplers.items()):
+        leaves = [np.asarray(leaf) for leaf in compiled[sample](jax.random.split(jax.random.key(seed), DRAWS))]
+        if jax.eval_shape(sample, jax.random.key(0)).__class__ is omniglot.Characters:
+            leaves = [leaves[0].reshape(-1)]
+        found[split] = {b"".join(leaf[i].tobytes() for leaf in leaves) for i in range(len(leaves[0]))}
+    return found
+
+
+def distributions(name: str, data_dir: str) -> list[TaskDistribution]:
+    """An experiment's tasks themselves, where its problem is made of episodes of them."""
+    experiment = experiments.get(name)
+    known: dict[str, Any] = {"data_dir": data_dir} if "data_dir" in experiment.fields() else {}
+    family = experiment.make_family(experiment.with_overrides(known))
+    if isinstance(family, EnvFamily):
+        return [family.tasks]
+    if issubclass(experiment.network, ClassicControl):
+        return [family("in_range").tasks, family("out_of_range").tasks]
+    if issubclass(experiment.network, Classification):
+        training, heldout = experiment.network(**known).families(family)
+        return [TaskDistribution(training.tasks.sample, heldout.tasks.sample_heldout, heldout.tasks.validation)]
+    return [family(5, 5).tasks]
+
+
+def _identity(name: str) -> tuple[str, ...]:
+    """Equal for experiments of one family of tasks."""
+    family: Any = experiments.get(name).family
+    return (family.__module__, family.__qualname__, *(str(c.cell_contents) for c in family.__closure__ or ()))
+
+
+FAMILIES = list({_identity(name): name for name in reversed(experiments.names())}.values())
+Kind: TypeAlias = Literal["continuum", "without split", "fresh", "training"]
+# By an experiment of each family: what validation tasks are where there are finitely many tasks to train on. All other
+# families draw their tasks from a continuum.
+KINDS: dict[Kind, tuple[str, ...]] = {
+    # Few tasks, and all of them are trained on and tested on; as published, but for tiny mazes.
+    "without split": (
+        *("rl2-gridnavi", "rl2-dark-room", "rl2-dark-room-10x10", "rl2-maze-tiny", "maml-corners"),
+        *("maml-half-cheetah-direction", "rl2-half-cheetah-direction", "maml-ant-direction"),
+    ),
+    # New ones, neither of training nor held out.
+    "fresh": (
+        *("rl2-ml1-reach", "rl2-ml1-push", "rl2-ml1-pick-place", "rl2-ml10", "rl2-maze-small", "rl2-maze-large"),
+        *("maml-walker-parameters", "maml-hopper-parameters", "pearl-point-robot-sparse"),
+    ),
+    # Those of training: others there are not, but those held out.
+    "training": (
+        *("rl2-dark-room-new-goals", "rl2-dark-key-to-door", "maml-omniglot-5x1"),
+        *("rl2-xland-made-up", "rl2-xland-trivial-21k"),
+    ),
+}
+
+
+@pytest.mark.usefixtures("xland_benchmark")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_heldout_tasks_are_apart_from_training_and_validation_tasks(name: str, omniglot_folder: Path) -> None:
+    kinds = {_identity(one): kind for kind, names in KINDS.items() for one in names}
+    kind = kinds.get(_identity(name), "continuum")
+    for tasks in distributions(name, str(omniglot_folder)):
+        found = by_split(tasks)
+        training, heldout, validation = (found[split] for split in SPLITS)
+        common = [
+            len(one & other) for one, other in ((heldout, training), (heldout, validation), (validation, training))
+        ]
+        if kind == "without split":
+            assert min(common) > 0
+        elif kind == "fresh":
+            assert common == [0, 0, 0]
+        elif kind == "training":
+            assert common[:2] == [0, 0]
+            assert common[2] > 0
+        else:
+            assert min(map(len, found.values())) >= DRAWS - CHANCE
+            assert max(common) <= CHANCE
+
+
+def test_users_and_rulesets_are_validated_on_those_of_training(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    random = np.random.default_rng(0)
+    rows = [f"u{user},i{item},{random.integers(1, 6)}" for user in range(30) for item in range(6)]
+    path.write_text("user,item,rating\n" + "\n".join(rows) + "\n")
+    some = jax.tree.map(lambda x: x[:20], xland.made_up())
+    for family, heldout in ((recommendation.from_ratings(path, items=6, rank=2), 6), (xland.make(some), 4)):
+        found = by_split(family.tasks)
+        assert len(found["heldout"]) == heldout
+        assert found["validation"] == found["training"]
+        assert not found["heldout"] & found["training"]
+
+
+def test_there_are_few_tiny_mazes() -> None:
+    """As its documentation says: all ways of connecting 3 by 3 cells, and how many of them are trained in."""
+    right = [(3 * i + j, 3 * i + j + 1) for i in range(3) for j in range(2)]
+    openings = right + [(3 * i + j, 3 * i + j + 3) for i in range(2) for j in range(3)]
+
+    def cells_reached(opened: tuple[bool, ...]) -> int:
+        reached, before = {0}, 0
+        while len(reached) > before:
+            before = len(reached)
+            for (one, other), is_open in zip(openings, opened, strict=True):
+                if is_open and (one in reached or other in reached):
+                    reached |= {one, other}
+        return len(reached)
+
+    assert sum(cells_reached(opened) == 9 for opened in itertools.product((False, True), repeat=12)) == 431
+    keys = jax.vmap(lambda which: jax.random.fold_in(jax.random.key(maze.TINY), which))(np.arange(maze.TRAINING_MAZES))
+    walls = np.asarray(jax.vmap(lambda key: maze.layout(key, maze.TINY))(keys))
+    assert len({row.tobytes() for row in walls}) == 351
+
+
+# ------------------------------------------------------------------------------ what chooses, and what is reported
+
+
+def test_the_keys_of_a_run_choose_and_report_other_tasks(omniglot_folder: Path) -> None:
+    """ML1's goals and Omniglot's characters, with the keys that training and ``evaluate`` use."""
+    chosen_by = jax.random.fold_in(jax.random.key(0), train.VALIDATION_TAG)
+    reported_on = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), evaluate.EVALUATION_TAG), 0)
+
+    def seen(sample: Callable[[Key], Task], key: Key, of: Callable[[Task], Any]) -> set[tuple[float, ...]]:
+        tasks = jax.jit(jax.vmap(sample))(jax.random.split(key, 1000))
+        return {tuple(row) for row in np.asarray(of(tasks), np.float64).tolist()}
+
+    goals = manipulation.ml1("push", horizon=5).tasks
+    characters = omniglot.few_shot(omniglot.load(omniglot_folder), 5, 1, 1).tasks
+    for tasks, of, reported in (
+        (goals, lambda task: task.goal, 50),
+        (characters, lambda task: task.character.reshape(-1, 1), 423),
+    ):
+        chooses = seen(tasks.validation, chosen_by, of)
+        reports = seen(tasks.sample_heldout, reported_on, of)
+        assert len(reports) == reported
+        assert not chooses & reports
+
+
+def test_an_episode_of_validation_is_of_training_characters_and_of_the_size_of_heldout_ones(
+    omniglot_folder: Path,
+) -> None:
+    data = omniglot.load(omniglot_folder)
+    training = omniglot.few_shot(data, 5, 3, 2)
+    heldout = omniglot.few_shot(data, 5, 1, 4, rotations=False)
+    problem = problems.few_shot(
+        training, mlp.classifier(28 * 28, 5), heldout=heldout, batch_size=7, heldout_batch_size=2
+    )
+    images = np.asarray(data.images[:, 0])
+    order = np.random.RandomState(0).permutation(len(images))
+    allowed = {images[character].tobytes() for character in order[: omniglot.TRAINING_CHARACTERS]}
+    keys = jax.random.split(jax.random.key(0), 40)
+    tasks, reported = (jax.vmap(of)(keys) for of in (problem.tasks.validation, problem.tasks.sample_heldout))
+    assert tasks.batch_size == reported.batch_size == 2
+    for ours, theirs in zip(jax.tree.leaves(tasks), jax.tree.leaves(reported), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+
+    def shown(episodes: Any) -> set[bytes]:
+        x = np.concatenate([np.asarray(part[0]).reshape(-1, 28, 28) for part in (episodes.support, episodes.query)])
+        return {np.round(255 * image).astype(np.uint8).tobytes() for image in x}
+
+    assert shown(tasks) <= allowed
+    assert not shown(reported) <= allowed
