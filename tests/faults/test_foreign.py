@@ -257,7 +257,7 @@ def test_a_run_folder_of_version_0_1_0_goes_on(old, capsys) -> None:
     last = old.leaves(6)
     old.checkpoint(6).unlink()
     assert old.resume() == 0
-    assert capsys.readouterr().err == ""
+    assert "an older version chose" in _one_line(capsys.readouterr().err)
     now = old.leaves(6)
     assert now.keys() == last.keys()
     for name, value in last.items():
@@ -423,7 +423,9 @@ def test_a_link_is_never_followed(finished, outside: Path, capsys, monkeypatch, 
         assert "Traceback" not in (err := capsys.readouterr().err)
         assert len(err.splitlines()) <= 2, err
         assert _tree(outside) == before
-    assert (finished.path / name).is_symlink()
+    path = finished.path / name
+    # A checkpoint that cannot be read is renamed.
+    assert path.is_symlink() or path.with_name(f"{path.name}.damaged").is_symlink()
 
 
 def test_links_under_foreseen_temporary_names_change_nothing(finished, outside: Path, capsys, monkeypatch) -> None:
