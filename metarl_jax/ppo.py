@@ -16,7 +16,7 @@ import optax
 
 from metarl_jax.batching import sum_in_turn
 from metarl_jax.checks import boolean, check_fields, choice, positive_int, real
-from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean
+from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean, weighted_sum
 from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
 from metarl_jax.ops.running_statistics import RunningStatistics, normalise, observe, unseen
 from metarl_jax.types import (
@@ -358,25 +358,29 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
         risen = config.gae_lambda_rise * ascent.progress_at(iteration)
         gae_lambda = config.gae_lambda + risen * (1 - config.gae_lambda)
-        value = recorded.value * value_scale
+        # What comes after the trial's last step counts for nothing, even if it is infinite or NaN.
+        reward, value = (jnp.where(t.valid, x, 0.0) for x in (t.reward, recorded.value * value_scale))
         # The trial is the unit: what follows its last step, and only that, is worth nothing.
         next_value = jnp.append(value[1:], 0.0)
         last = jnp.logical_not(jnp.append(t.valid[1:], False))
         discount = jnp.where(last, 0.0, config.discount)
-        advantage = generalised_advantages(t.reward, discount, value, next_value, gae_lambda)
+        advantage = generalised_advantages(reward, discount, value, next_value, gae_lambda)
         target = (advantage + value) / value_scale
-        return Batch(inputs, t.action, recorded.log_prob, advantage, target, t.valid.astype(jnp.float32))
+        log_prob = jnp.where(t.valid, recorded.log_prob, 0.0)
+        return Batch(inputs, t.action, log_prob, advantage, target, t.valid.astype(jnp.float32))
 
     def loss(params: Params, batch: Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
         """A sum over the batch's steps by their weights, so that parts of a batch add up."""
 
         def total(x: Array) -> Array:
-            return jnp.sum(batch.weight * x)
+            return weighted_sum(x, batch.weight)
 
         trials = batch.action.shape[1]
         carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
         output = policy.unroll(params, carry, batch.inputs)[1]
         log_ratio = output.distribution.log_prob(batch.action) - batch.log_prob
+        # Where a step does not count, whatever its ratio is must not reach the gradient.
+        log_ratio = jnp.where(batch.weight != 0, log_ratio, 0.0)
         surrogate = total(clipped_surrogate(log_ratio, batch.advantage, config.clip))
         value_loss = 0.5 * total((output.value - batch.value_target) ** 2)
         entropy = total(output.distribution.entropy())

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from metarl_jax.checks import choice, positive_int, real
 from metarl_jax.ops.baselines import fit_linear, linear_features
-from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, masked_mean
+from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, likelihood_ratio, masked_mean
 from metarl_jax.ops.returns import discounted_returns, generalised_advantages, remaining_horizon
 from metarl_jax.rollout import episode
 from metarl_jax.types import (
@@ -264,16 +264,16 @@ def policy_gradient(
         """Advantages and a critic's targets of the steps of E episodes, ``[E, H]`` each."""
         # What follows an episode's last step is worth nothing: H is part of the task, and time a feature.
         valid = t.valid.astype(t.reward.dtype)
-        reward = t.reward * valid
+        reward = jnp.where(t.valid, t.reward, 0.0)
         discounts = jnp.where(jnp.logical_or(t.terminated, t.truncated), 0.0, discount) * valid
         returns = jax.vmap(discounted_returns)(reward, discounts)
         if baseline == "linear":
             flat = _flat(family, t.inputs.obs)
             features = linear_features(flat, jnp.broadcast_to(steps, valid.shape), family.horizon)
             coefficients = fit_linear(features.reshape(-1, features.shape[-1]), returns.reshape(-1), valid.reshape(-1))
-            value = (features @ coefficients) * valid
+            value = jnp.where(t.valid, features @ coefficients, 0.0)
         elif baseline == "critic":
-            value = predicted * steps_left * valid
+            value = jnp.where(t.valid, predicted * steps_left, 0.0)
         else:
             value = jnp.zeros_like(reward)
         next_value = jnp.concatenate([value[:, 1:], jnp.zeros_like(value[:, :1])], axis=1)
@@ -310,19 +310,20 @@ def policy_gradient(
 
     def inner_loss(params: Params, batch: Rollouts) -> Array:
         played = output(params, batch)
-        log_prob = played.distribution.log_prob(batch.action)
+        log_prob = jnp.where(batch.valid, played.distribution.log_prob(batch.action), 0.0)
         match estimator:
             case "dice":
-                gain = jax.vmap(dice)(jnp.where(batch.valid, log_prob, 0.0), batch.advantage)
+                gain = jax.vmap(dice)(log_prob, batch.advantage)
             case "likelihood_ratio":
-                gain = jnp.exp(log_prob - batch.log_prob) * batch.advantage
+                log_ratio = jnp.where(batch.valid, log_prob - batch.log_prob, 0.0)
+                gain = likelihood_ratio(log_ratio) * batch.advantage
             case "log_likelihood":
                 gain = log_prob * batch.advantage
         return critic_loss(played, batch) - masked_mean(gain, batch.valid)
 
     def outer_loss(params: Params, batch: Rollouts) -> Array:
         played = output(params, batch)
-        log_ratio = played.distribution.log_prob(batch.action) - batch.log_prob
+        log_ratio = jnp.where(batch.valid, played.distribution.log_prob(batch.action) - batch.log_prob, 0.0)
         radius = math.inf if clip is None else clip
         gain = clipped_surrogate(log_ratio, batch.advantage, radius)
         return critic_loss(played, batch) - masked_mean(gain, batch.valid)

@@ -25,7 +25,9 @@ import optax
 
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import boolean, check_fields, positive_int, real
+from metarl_jax.ops.draws import steps_of_episodes
 from metarl_jax.ops.gaussians import standard
+from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.rollout import episode, episode_returns, episode_successes
 from metarl_jax.types import (
     Adaptation,
@@ -69,7 +71,7 @@ class Config:
     meta_batch: int = 16
     """Training tasks of a gradient step."""
     batch_size: int = 256
-    """Steps of each, drawn from its replay."""
+    """Valid steps of each, drawn from its replay with replacement."""
     context_size: int = 64
     """Steps of each, at most, that its belief is inferred from."""
     learning_rate: float = 3e-4
@@ -222,7 +224,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
 
     def flat(played: Transition) -> Transition:
         """Episodes ``[E, horizon, ...]`` as steps ``[E * horizon, ...]``."""
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), played)
+        return jax.tree.map(lambda x: x.reshape(x.shape[0] * horizon, *x.shape[2:]), played)
 
     def for_replay(task: Task, played: Transition) -> Experience:
         """Steps ``[N, ...]`` with the rewards that critics learn from."""
@@ -272,7 +274,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         weight = steps.valid / jnp.maximum(jnp.sum(steps.valid), 1)
 
         def mean(x: Array) -> Array:
-            return jnp.sum(weight * x)
+            return weighted_sum(x, weight)
 
         following = actor.distribution(learned.actor, steps.next_obs, latent)
         value, entropy = critic.expected(target_critic, key_next, steps.next_obs, latent, following)
@@ -297,12 +299,17 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         }
 
     def gradient_step(
-        key: Key, learned: Learned, target_critic: Params, optimizer_state: optax.OptState, state: State
+        key: Key,
+        learned: Learned,
+        target_critic: Params,
+        optimizer_state: optax.OptState,
+        state: State,
+        lengths: Array,
     ) -> tuple[Learned, Params, optax.OptState, Metrics]:
+        """``lengths`` are the valid steps of each episode of the replay, ``[training_tasks, replay_episodes]``."""
         key_tasks, key_steps, key_context, key_loss = jax.random.split(key, 4)
         which = jax.random.randint(key_tasks, (config.meta_batch,), 0, config.training_tasks)
-        filled = jnp.minimum(state.episodes[which], config.replay_episodes) * horizon
-        steps = jax.random.randint(key_steps, (config.meta_batch, config.batch_size), 0, filled[:, None])
+        steps = steps_of_episodes(key_steps, lengths[which], horizon, config.batch_size)
         steps = jax.tree.map(lambda x: x[which[:, None], steps], state.replay)
         keys = jax.random.split(key_context, config.meta_batch)
         context = task_batch(draw_context)(keys, jax.tree.map(lambda x: x[which], state.context))
@@ -363,9 +370,11 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         def learn(
             carry: tuple[Learned, Params, optax.OptState], key: Key
         ) -> tuple[tuple[Learned, Params, optax.OptState], Metrics]:
-            *after, metrics = gradient_step(key, *carry, state)
+            *after, metrics = gradient_step(key, *carry, state, lengths)
             return tuple(after), metrics  # pyright: ignore[reportReturnType]
 
+        episodes = state.replay.valid.reshape(config.training_tasks, config.replay_episodes, horizon)
+        lengths = jnp.sum(episodes, axis=-1, dtype=jnp.int32)
         start = state.learned, state.target_critic, state.optimizer
         keys = jax.random.split(key_learn, config.gradient_steps)
         (learned, target, optimizer_state), metrics = jax.lax.scan(learn, start, keys)

@@ -123,8 +123,9 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         direction = jax.tree.map(lambda a, p: a - p, mean, state.params)
         params = jax.tree.map(lambda p, d: (p + rate * d).astype(p.dtype), state.params, direction)
         metrics = jax.tree.map(jnp.mean, metrics) | {"outer_rate": rate, "direction_norm": optax.tree.norm(direction)}
-        # Every task went on from the same moments; the step count, a whole number, is the same for all.
-        inner = jax.tree.map(lambda x: jnp.mean(x, axis=0).astype(x.dtype), moments)
+        # Every task went on from the same moments. The step count, a whole number, is the same for all; as a mean
+        # of floats it would be rounded.
+        inner = jax.tree.map(lambda x: x[0] if jnp.issubdtype(x.dtype, jnp.integer) else jnp.mean(x, axis=0), moments)
         return State(params, inner, state.iteration + 1), metrics
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:

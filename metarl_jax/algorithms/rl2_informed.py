@@ -26,7 +26,7 @@ from metarl_jax import ppo
 from metarl_jax.batching import task_batch, trials_at_once
 from metarl_jax.checks import check_fields, positive_int, real
 from metarl_jax.ops.distributions import Categorical
-from metarl_jax.ops.policy_gradients import clipped_surrogate
+from metarl_jax.ops.policy_gradients import clipped_surrogate, weighted_sum
 from metarl_jax.ops.returns import expected_advantages, remaining_horizon
 from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import (
@@ -201,12 +201,14 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
 
     def loss(params: Params, batch: Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
         def total(x: Array) -> Array:
-            return jnp.sum(batch.weight * x)
+            return weighted_sum(x, batch.weight)
 
         trials = batch.weight.shape[1]
         carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
         distribution = policy.unroll(params, carry, batch.inputs)[1].distribution
-        log_ratio = jax.nn.log_softmax(distribution.logits) - batch.log_probs
+        # An action that was impossible is worth nothing, whether or not it still is.
+        possible = jnp.logical_and(batch.weight[..., None] != 0, batch.log_probs > -jnp.inf)
+        log_ratio = jnp.where(possible, jax.nn.log_softmax(distribution.logits) - batch.log_probs, 0.0)
         probability = jnp.exp(batch.log_probs)
         surrogate = total(jnp.sum(probability * clipped_surrogate(log_ratio, batch.advantages, config.clip), axis=-1))
         entropy = total(distribution.entropy())
@@ -219,7 +221,7 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
     def critic_loss(params: Params, lesson: Lesson, entropy_coefficient: Array) -> tuple[Array, Metrics]:
         del entropy_coefficient
         value = critic.value(params, lesson.known, jnp.broadcast_to(left[:, None], lesson.target.shape))
-        error = 0.5 * jnp.sum(lesson.weight * (value - lesson.target) ** 2)
+        error = 0.5 * weighted_sum((value - lesson.target) ** 2, lesson.weight)
         return error, {"value_loss": error}
 
     critic_config = replace(

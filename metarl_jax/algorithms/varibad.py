@@ -20,7 +20,9 @@ import optax
 from metarl_jax import ppo
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import check_fields, natural_int, positive_int, real
+from metarl_jax.ops.draws import steps_without_replacement
 from metarl_jax.ops.gaussians import sequential_elbo, standard
+from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import (
     Adaptation,
@@ -53,8 +55,8 @@ class Config(ppo.Config):
     model_learning_rate: float = 1e-3
     """Adam's step size for encoder and decoder; its schedule is that of ``learning_rate``."""
     bound_steps: int = 0
-    """Steps of a trial, drawn at random, at which the bound is taken (50 as published, on MuJoCo); 0: all of them. At
-    each the whole trial is decoded."""
+    """Valid steps of a trial, drawn at random without replacement, at which the bound is taken (50 as published, on
+    MuJoCo); 0, or no fewer than there are: all of them. At each the whole trial is decoded."""
     kl_weight: float = 0.01
     """Weight of a belief's divergence from the one before it, against the log-likelihood of a whole trial."""
 
@@ -157,15 +159,19 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         prior = standard((number, networks.latent_size))
         key_steps, key_bound = jax.random.split(key)
         steps = trials.reward.shape[0]
-        chosen = None
-        valid = trials.valid
+        chosen, weight = None, trials.valid.astype(jnp.float32)
         if 0 < config.bound_steps < steps:
-            chosen = jax.random.choice(key_steps, steps, (config.bound_steps,), replace=False)
-            valid = valid[chosen]
+            chosen = steps_without_replacement(key_steps, trials.valid, config.bound_steps)
+            drawn = jnp.take_along_axis(weight, chosen, axis=0)
+            # The valid steps of a batch count alike in expectation, in short trials and in long ones. In units in which
+            # a step drawn from a trial without padding counts 1.
+            share = jnp.sum(weight, axis=0) / steps / (jnp.maximum(jnp.sum(drawn, axis=0), 1) / config.bound_steps)
+            weight = drawn * share
         expected, bound = sequential_elbo(key_bound, beliefs, log_likelihood, prior, config.kl_weight, chosen)
-        weight = valid / jnp.maximum(jnp.sum(valid), 1)
-        loss = -jnp.sum(weight * bound)
-        decoded = jnp.sum(weight * expected)
+        total = jnp.sum(weight)
+        weight = weight / jnp.where(total > 0, total, 1.0)
+        loss = -weighted_sum(bound, weight)
+        decoded = weighted_sum(expected, weight)
         return loss, {"model_loss": loss, "log_likelihood": decoded}
 
     def update_model(

@@ -24,6 +24,10 @@ from metarl_jax.networks.heads import (
 )
 from metarl_jax.types import Array, Inputs, Key, Output, Policy, Space
 
+LOG_RATES = (-40.0, 10.0)
+"""Logarithms of the rates at which memories fade count as no less and no more: beyond, a memory never fades or at once,
+and the gradient of its scale, the root of a rate that was rounded to zero, would be NaN."""
+
 
 class Memory(NamedTuple):
     """What the policy carries from step to step; zeros where a trial begins."""
@@ -91,7 +95,9 @@ def _log_minus_log(low: float, high: float) -> nn.initializers.Initializer:
     """Of nu, with which the modulus exp(-exp(nu)) is distributed as in a ring of the disc (Orvieto et al. 2023)."""
 
     def draw(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-        square = jax.random.uniform(key, shape, dtype, low**2, high**2)
+        # Below 1, to which it may be rounded: the logarithm of 1 is 0, whose logarithm is infinite.
+        largest = 1 - float(jnp.finfo(dtype).epsneg)
+        square = jnp.minimum(jax.random.uniform(key, shape, dtype, low**2, high**2), largest)
         return jnp.log(-0.5 * jnp.log(square))
 
     return draw
@@ -106,7 +112,7 @@ class _Layer(nn.Module):
     longest_memory: float
 
     def setup(self) -> None:
-        self.normalise = nn.LayerNorm()
+        self.normalise = nn.LayerNorm(use_fast_variance=False)
         # Of the modulus; a memory of n steps has one of 1 - 1 / n.
         ends = (1 - 1 / self.least_memory, 1 - 1 / self.longest_memory)
         self.log_rate = self.param("log_rate", _log_minus_log(*ends), (self.hidden_size,))
@@ -117,7 +123,7 @@ class _Layer(nn.Module):
 
     def drive(self, x: Array) -> tuple[Parts, Parts]:
         """The decay, ``[H]``, and the drive of each step, ``[..., H]``."""
-        rate = jnp.exp(self.log_rate)
+        rate = jnp.exp(jnp.clip(self.log_rate, *LOG_RATES))
         decay = jnp.exp(-rate) * jnp.cos(self.angle), jnp.exp(-rate) * jnp.sin(self.angle)
         # What keeps the memory's size at its input's, whatever the rate: sqrt(1 - |lambda|^2).
         scale = jnp.sqrt(-jnp.expm1(-2 * rate))

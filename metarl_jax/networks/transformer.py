@@ -74,7 +74,8 @@ class _Layer(nn.Module):
     rotary: bool
 
     def setup(self) -> None:
-        self.normalise_attention, self.normalise_units = nn.LayerNorm(), nn.LayerNorm()
+        # Not the "fast" variance, a difference of squares that is rounding where features hardly differ.
+        self.normalise_attention, self.normalise_units = (nn.LayerNorm(use_fast_variance=False) for _ in range(2))
         self.projection = nn.Dense(3 * self.size, use_bias=False)
         self.mix = nn.Dense(self.size)
         self.widen, self.narrow = nn.Dense(4 * self.size), nn.Dense(self.size)

@@ -29,13 +29,15 @@ def fit_linear(features: Array, target: Array, weight: Array, ridge: float = 1e-
     Args:
         features: ``[N, F]``.
         target: ``[N]``.
-        weight: ``[N]``, of each row; 0 for rows that do not count.
+        weight: ``[N]``, of each row; 0 for rows that do not count, which may hold anything.
         ridge: of the mean squared error, in units of the features' variance.
 
     Returns:
         Coefficients ``[F]``.
     """
     n = jnp.maximum(jnp.sum(weight), 1)
+    counts = weight != 0
+    features, target = jnp.where(counts[:, None], features, 0.0), jnp.where(counts, target, 0.0)
     weighted = features * weight[:, None] / n
     scale = jnp.sqrt(jnp.sum(weighted * features, axis=0))
     # Columns of one size, so that the ridge treats all alike and single precision suffices.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple, TypeAlias
 
@@ -18,12 +19,15 @@ class Categorical(NamedTuple):
     """``[..., K]``, unnormalised log-probabilities."""
 
     def sample(self, key: Key) -> Array:
-        """Draw ``[...]`` int32 actions by inverse CDF: one random number a draw, whatever K."""
-        cumulative = jnp.cumsum(jax.nn.softmax(self.logits), axis=-1)
+        """Draw ``[...]`` int32 actions by inverse CDF, with one random number per draw.
+
+        An action of probability zero, such as one with a logit of -inf, is never drawn.
+        """
+        probability = jax.nn.softmax(self.logits)
+        cumulative = jnp.cumsum(probability, axis=-1)
         # Scaled by the last entry, which rounding may leave a little off one.
         threshold = jax.random.uniform(key, self.logits.shape[:-1]) * cumulative[..., -1]
-        action = jnp.sum(threshold[..., None] >= cumulative, axis=-1, dtype=jnp.int32)
-        return jnp.minimum(action, self.logits.shape[-1] - 1)
+        return _first_above(threshold, cumulative, probability > 0)
 
     def sample_with_log_prob(self, key: Key) -> tuple[Array, Array]:
         """Draw ``[...]`` int32 actions, with their log-probabilities."""
@@ -35,22 +39,89 @@ class Categorical(NamedTuple):
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def log_prob(self, action: Array) -> Array:
-        """Log p(action), ``[...]``."""
+        """Log p(action), ``[...]``; -inf for an action with a logit of -inf."""
         log_probabilities = jax.nn.log_softmax(self.logits)
         # A masked sum rather than a gather: its gradient is no scatter.
         chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=bool)
         return jnp.sum(jnp.where(chosen, log_probabilities, 0.0), axis=-1)
 
     def entropy(self) -> Array:
-        """Entropy in nats, ``[...]``."""
+        """Entropy in nats, ``[...]``. Actions with a logit of -inf contribute 0, and get a gradient of 0."""
         log_probabilities = jax.nn.log_softmax(self.logits)
-        return -jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1)
+        return -jnp.sum(jnp.exp(log_probabilities) * _finite_or_zero(log_probabilities), axis=-1)
 
     def kl(self, other: Categorical) -> Array:
-        """KL(self || other) in nats, ``[...]``."""
+        """KL(self || other) in nats, ``[...]``.
+
+        Actions with a logit of -inf in ``self`` contribute 0, and get a gradient of 0. The result is +inf, with a
+        gradient of 0, if an action has a logit of -inf in ``other`` only.
+        """
         p = jax.nn.log_softmax(self.logits)
         q = jax.nn.log_softmax(other.logits)
-        return jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+        # Both are made finite before the subtraction: a NaN that ``where`` drops afterwards still has a NaN gradient.
+        divergence = jnp.sum(jnp.exp(p) * (_finite_or_zero(p) - _finite_or_zero(q)), axis=-1)
+        infinite = jnp.any(jnp.logical_and(q == -jnp.inf, p > -jnp.inf), axis=-1)
+        return jnp.where(infinite, jnp.inf, divergence)
+
+
+def _finite_or_zero(log_probabilities: Array) -> Array:
+    """Zero in place of -inf, in value and in gradient."""
+    return jnp.where(log_probabilities == -jnp.inf, 0.0, log_probabilities)
+
+
+def _first_above(threshold: Array, cumulative: Array, possible: Array) -> Array:
+    """Invert a cumulative distribution function.
+
+    Args:
+        threshold: ``[...]``, at least 0 and at most ``cumulative[..., -1]``.
+        cumulative: ``[..., K]``, running sums of probabilities. They are not quite monotone if they were summed in
+            parallel: an entry whose probability is zero can differ from the one before it by a rounding error.
+        possible: ``[..., K]`` bool; true at least once in each row.
+
+    Returns:
+        ``[...]`` int32: the first entry above the threshold, or the nearest possible one, later ones first.
+    """
+    index = jnp.arange(cumulative.shape[-1], dtype=jnp.int32)
+    reached = jnp.sum(threshold[..., None] >= cumulative, axis=-1, dtype=jnp.int32)[..., None]
+    after = jnp.min(jnp.where(jnp.logical_and(possible, index >= reached), index, index.size), axis=-1)
+    last = jnp.max(jnp.where(possible, index, 0), axis=-1)
+    return jnp.minimum(after, last)
+
+
+@jax.custom_jvp
+def _scale_divergence(difference: Array) -> Array:
+    """KL(N(0, e^d) || N(0, 1)) = (e^2d - 1 - 2d) / 2 for each difference d of log standard deviations.
+
+    The value is inf where it exceeds the largest float. Its derivative, e^2d - 1, is cut off at the largest float.
+    """
+    # The direct form subtracts nearly equal numbers near zero; there the power series is exact to rounding.
+    x = 2 * difference
+    small = jnp.abs(x) < 1
+    near = jnp.where(small, x, 0.0)
+    series = near**2 * functools.reduce(lambda total, coefficient: total * near + coefficient, _SCALE_SERIES)
+    # Half of the square before the square: the value is finite for as long as it can be.
+    std = jnp.exp(difference)
+    return jnp.where(small, series, std * (0.5 * std) - 0.5 - difference)
+
+
+_SCALE_SERIES = tuple(0.5 / math.factorial(k) for k in range(20, 1, -1))
+"""Coefficients of ``(e^x - 1 - x) / (2 x^2)``, highest power first: exact to rounding for ``|x| < 1``."""
+
+
+@_scale_divergence.defjvp
+def _scale_divergence_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # Slightly below the logarithm of the largest float, so that rounding does not exceed it.
+    x, largest = 2 * primals[0], math.log(0.999 * float(jnp.finfo(primals[0].dtype).max))
+    slope = jnp.expm1(jnp.where(x < largest, x, largest))
+    return _scale_divergence(primals[0]), slope * tangents[0]
+
+
+def _standardised(difference: Array, log_std: Array) -> Array:
+    """``difference * exp(-log_std)``; 0 where the difference is 0, although ``exp(-log_std)`` alone may overflow."""
+    # In two factors, each of which is finite. The second one is 1 unless the standard deviation is below e^-80.
+    first = jnp.where(log_std > -80, log_std, -80.0)
+    second = jnp.where(log_std > -80, 0.0, jnp.where(log_std > -160, log_std + 80, -80.0))
+    return difference * jnp.exp(-first) * jnp.exp(-second)
 
 
 class DiagonalGaussian(NamedTuple):
@@ -71,7 +142,7 @@ class DiagonalGaussian(NamedTuple):
 
     def log_prob(self, action: Array) -> Array:
         """Log density, ``[...]``."""
-        standard = (action - self.mean) * jnp.exp(-self.log_std)
+        standard = _standardised(action - self.mean, self.log_std)
         return jnp.sum(-0.5 * standard**2 - self.log_std - 0.5 * math.log(2 * math.pi), axis=-1)
 
     def entropy(self) -> Array:
@@ -79,10 +150,14 @@ class DiagonalGaussian(NamedTuple):
         return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
 
     def kl(self, other: DiagonalGaussian) -> Array:
-        """KL(self || other) in nats, ``[...]``."""
-        variance_ratio = jnp.exp(2 * (self.log_std - other.log_std))
-        shift = ((self.mean - other.mean) * jnp.exp(-other.log_std)) ** 2
-        return 0.5 * jnp.sum(variance_ratio + shift - 1 - jnp.log(variance_ratio), axis=-1)
+        """KL(self || other) in nats, ``[...]``.
+
+        It is exact to rounding wherever it can be represented, and inf where it exceeds the largest float (in float32
+        for a standard deviation of e^44.7 times the other's). Its gradient is never NaN.
+        """
+        scale = _scale_divergence(self.log_std - other.log_std)
+        shift = _standardised(self.mean - other.mean, other.log_std)
+        return jnp.sum(scale + 0.5 * shift**2, axis=-1)
 
 
 class SquashedGaussian(NamedTuple):

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from metarl_jax.ops.distributions import DiagonalGaussian
 from metarl_jax.types import Array, Key
 
+LARGEST_EXPONENT = 60.0
+"""Exponentials up to e^60 and their sums are far from the largest float32, those from e^-60 on from the smallest."""
+
 
 def standard(shape: tuple[int, ...]) -> DiagonalGaussian:
     """N(0, I), with mean and log standard deviation of that shape."""
@@ -24,16 +27,24 @@ def product(factors: DiagonalGaussian, weight: Array | None = None) -> DiagonalG
 
     Args:
         factors: ``[N, ..., D]``.
-        weight: ``[N, ...]``, the power of each factor: 0 leaves it out; 1 if not given. One at least is positive.
+        weight: ``[N, ...]``, the power of each factor: 0 leaves it out, and then it may be infinite or NaN; 1 if not
+            given. One at least is positive.
 
     Returns:
         ``[..., D]``.
     """
-    precision = jnp.exp(-2 * factors.log_std)
+    mean, log_precision = factors.mean, -2 * factors.log_std
+    if weight is not None:
+        counts = weight[..., None] != 0
+        mean, log_precision = jnp.where(counts, mean, 0.0), jnp.where(counts, log_precision, -jnp.inf)
+    # The largest precision is factored out where its exponential would overflow or vanish.
+    largest = jax.lax.stop_gradient(jnp.max(log_precision, axis=0))
+    shift = jnp.where(jnp.abs(largest) > LARGEST_EXPONENT, largest, 0.0)
+    precision = jnp.exp(log_precision - shift)
     if weight is not None:
         precision = precision * weight[..., None]
     total = jnp.sum(precision, axis=0)
-    return DiagonalGaussian(jnp.sum(precision * factors.mean, axis=0) / total, -0.5 * jnp.log(total))
+    return DiagonalGaussian(jnp.sum(precision * mean, axis=0) / total, -0.5 * (jnp.log(total) + shift))
 
 
 def sequential_elbo(
@@ -56,13 +67,15 @@ def sequential_elbo(
         log_likelihood: ``m [K, ..., D] -> [K, ...]``: log p(data of step t | m_t).
         prior: before the first belief, ``[..., D]``.
         kl_weight: of the divergence.
-        steps: ``[K]`` int32, the steps whose bound is wanted; None: all, in order.
+        steps: int32, the steps whose bound is wanted: ``[K]``, or with the leading axes of ``...``, ``[K, B]``, of each
+            sequence its own; None: all, in order.
 
     Returns:
         The expected log-likelihoods, and the bounds, ``[K, ...]`` each, in nats.
     """
     before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), prior, beliefs)
     if steps is not None:
-        beliefs, before = jax.tree.map(lambda x: x[steps], (beliefs, before))
+        rows = steps.reshape(*steps.shape, *(1,) * (beliefs.mean.ndim - steps.ndim))
+        beliefs, before = jax.tree.map(lambda x: jnp.take_along_axis(x, rows, axis=0), (beliefs, before))
     expected = log_likelihood(beliefs.sample(key))
     return expected, expected - kl_weight * beliefs.kl(before)

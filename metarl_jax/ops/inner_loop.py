@@ -103,7 +103,7 @@ def descend(
     size = max(1, math.isqrt(steps))
     whole = steps // size * size
     kept_run = jax.checkpoint(lambda params, xs: (run(params, xs), None))
-    segments = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), (batches, rates))
+    segments = jax.tree.map(lambda x: x[:whole].reshape(whole // size, size, *x.shape[1:]), (batches, rates))
     params, _ = jax.lax.scan(kept_run, params, segments)
     return kept_run(params, jax.tree.map(lambda x: x[whole:], (batches, rates)))[0] if whole < steps else params
 

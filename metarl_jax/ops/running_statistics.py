@@ -30,13 +30,13 @@ def observe(statistics: RunningStatistics, x: Array, weight: Array) -> RunningSt
     Args:
         statistics: of arrays ``[*shape]``.
         x: more of them, ``[..., *shape]``.
-        weight: ``[...]``, 1, or 0 for what does not count.
+        weight: ``[...]``, 1, or 0 for what does not count, which may be infinite or NaN.
     """
     axes = tuple(range(weight.ndim))
     number = jnp.sum(weight)
     share = number / jnp.maximum(statistics.number + number, 1)
     weight = (weight / jnp.maximum(number, 1)).reshape(*weight.shape, *(1,) * (x.ndim - weight.ndim))
-    x = x.astype(jnp.float32)
+    x = jnp.where(weight != 0, x.astype(jnp.float32), 0.0)
     mean = jnp.sum(weight * x, axis=axes)
     variance = jnp.sum(weight * (x - mean) ** 2, axis=axes)
     apart = mean - statistics.mean

@@ -13,6 +13,7 @@ sampling had tuned settings that the paper does not state.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,11 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
-from jax.scipy.stats import norm
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.bandits import Bandit, BanditParams
-from metarl_jax.oracles.base import Oracle, beta
+from metarl_jax.oracles.base import Oracle, Sum, beta, no_sum
 from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State
 
@@ -33,9 +33,9 @@ class Statistics(NamedTuple):
     """All that a bandit learner has to remember."""
 
     pulls: Array
-    """``[K]`` float32: how often each arm was pulled."""
+    """``[K]`` int32: how often each arm was pulled."""
     total: Array
-    """``[K]`` float32: the sum of each arm's rewards (for Bernoulli rewards, its successes)."""
+    """``[K]``: the sum of each arm's rewards; for Bernoulli rewards its successes, int32, else float32."""
 
 
 Choose: TypeAlias = Callable[[Key, Statistics, BanditParams], Array]
@@ -49,20 +49,24 @@ def _bandit(family: EnvFamily) -> Bandit:
 
 
 def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle:
-    arms = _bandit(family).arms
+    env = _bandit(family)
     episodes = positive_int("episodes", episodes)
 
     def adapt(key: Key, state: State, task: BanditParams) -> Adaptation:
         del state
 
-        def act(key: Key, statistics: Statistics, inputs: Inputs) -> tuple[Statistics, Array, Any]:
-            pulled = jnp.where(inputs.first, 0.0, jax.nn.one_hot(inputs.prev_action, arms))
-            statistics = Statistics(
-                pulls=statistics.pulls + pulled, total=statistics.total + pulled * inputs.prev_reward
-            )
-            return statistics, choose(key, statistics, task).astype(jnp.int32), ()
+        def act(key: Key, memory: tuple[Array, Array | Sum], inputs: Inputs) -> tuple[Any, Array, Any]:
+            pulls, total = memory
+            pulled = jnp.logical_and(jnp.arange(env.arms) == inputs.prev_action, jnp.logical_not(inputs.first))
+            reward = jnp.where(pulled, inputs.prev_reward, 0.0)
+            pulls = pulls + pulled.astype(jnp.int32)
+            # Counts are whole numbers: a float32 no longer changes by 1 beyond 2^24.
+            total = total.add(reward) if isinstance(total, Sum) else total + reward.astype(jnp.int32)
+            statistics = Statistics(pulls, total.total if isinstance(total, Sum) else total)
+            return (pulls, total), choose(key, statistics, task).astype(jnp.int32), ()
 
-        start = Statistics(jnp.zeros(arms), jnp.zeros(arms))
+        nothing = jnp.zeros(env.arms, jnp.int32)
+        start = nothing, nothing if env.noise is None else no_sum((env.arms,))
         _, transitions = trial(key, act, start, family, task, episodes)
         return Adaptation(episode_returns(transitions, episodes))
 
@@ -76,52 +80,124 @@ def _best(key: Key, value: Array) -> Array:
 
 def _empirical_mean(statistics: Statistics) -> Array:
     """Mean reward of each arm ``[K]``; 0.5, the prior's mean, for an arm that was never pulled."""
-    return jnp.where(statistics.pulls > 0, statistics.total / jnp.maximum(statistics.pulls, 1), 0.5)
+    pulls = jnp.maximum(statistics.pulls, 1).astype(jnp.float32)
+    return jnp.where(statistics.pulls > 0, statistics.total / pulls, 0.5)
 
 
 class _Cut(NamedTuple):
-    """A normal law cut to [0, 1], mirrored where its centre is below 0.5 so that tails are lower tails.
+    """A normal distribution cut to [0, 1], mirrored where its centre is below 0.5, so that the nearest end is 1.
 
-    Lower tails are small numbers, exact in float32; upper ones are differences from 1, and vanish.
+    What is small in the tails, and must not be computed as a difference of large numbers, is ``1 - x``.
     """
 
     centre: Array
+    """``[K]``, at least 0.5."""
     spread: Array
+    """``[K]``, the standard deviation before cutting."""
     mirrored: Array
-    low: Array
-    """The cumulative probability at 0, of the mirrored law."""
-    high: Array
-    """The same at 1."""
+    """``[K]`` bool."""
+    outside: Array
+    """``[K]``: how many standard deviations the centre lies above 1; negative below."""
+
+    def back(self, x: Array, below: Array) -> Array:
+        """Undo the mirroring of ``x``; ``below`` is ``1 - x``, more precisely than that difference."""
+        return jnp.clip(jnp.where(self.mirrored, below, x), 0, 1)
+
+
+_FARTHEST = 1e18
+"""Distances in standard deviations count as this at most: their squares are finite in float32."""
 
 
 def _cut(statistics: Statistics, noise: float) -> _Cut:
-    centre = statistics.total / jnp.maximum(statistics.pulls, 1)
-    spread = noise / jnp.sqrt(jnp.maximum(statistics.pulls, 1))
+    pulls = jnp.maximum(statistics.pulls, 1).astype(jnp.float32)
+    centre, spread = statistics.total / pulls, noise / jnp.sqrt(pulls)
     mirrored = centre < 0.5
     centre = jnp.where(mirrored, 1 - centre, centre)
-    return _Cut(centre, spread, mirrored, ndtr(-centre / spread), ndtr((1 - centre) / spread))
+    return _Cut(centre, spread, mirrored, jnp.minimum((centre - 1) / spread, _FARTHEST))
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
+_DECAY = 20.0
+"""Densities below e^-20 of the largest one do not count."""
+
+
+def _below_one(cut: _Cut) -> Array:
+    """The mean of ``1 - x`` under a cut normal distribution, ``[K]``, by Gauss-Legendre quadrature.
+
+    All terms are positive multiples of densities relative to the largest one, in the tails as elsewhere.
+    """
+    # In standard deviations above 1 - mode, where the log density is -t (t + 2 outside) / 2, or -t^2 / 2 from inside.
+    outside, mode = jnp.maximum(cut.outside, 0), jnp.maximum(1 - cut.centre, 0)
+    first = -jnp.minimum(mode / cut.spread, math.sqrt(2 * _DECAY))
+    last = jnp.minimum(2 * _DECAY / (outside + jnp.sqrt(outside**2 + 2 * _DECAY)), (1 - mode) / cut.spread)
+    nodes, weights = (jnp.asarray(x[:, None], jnp.float32) for x in ((_NODES + 1) / 2, _WEIGHTS))
+    t = first + (last - first) * nodes
+    density = weights * jnp.exp(-0.5 * t * (t + 2 * outside))
+    return mode + cut.spread * jnp.sum(density * t, axis=0) / jnp.sum(density, axis=0)
 
 
 def _posterior_mean(noise: float | None, statistics: Statistics) -> Array:
     """The posterior mean of each arm ``[K]``."""
     if noise is None:
-        return (statistics.total + 1) / (statistics.pulls + 2)
+        return (statistics.total + 1).astype(jnp.float32) / (statistics.pulls + 2).astype(jnp.float32)
     cut = _cut(statistics, noise)
-    density = norm.pdf(-cut.centre / cut.spread) - norm.pdf((1 - cut.centre) / cut.spread)
-    mean = cut.centre + cut.spread * density / jnp.maximum(cut.high - cut.low, 1e-30)
-    mean = jnp.clip(jnp.where(cut.mirrored, 1 - mean, mean), 0, 1)
-    return jnp.where(statistics.pulls > 0, mean, 0.5)
+    below = _below_one(cut)
+    return jnp.where(statistics.pulls > 0, cut.back(1 - below, below), 0.5)
+
+
+_TAIL = 5.0
+"""Beyond so many standard deviations from the centre, quantiles are computed from the tail's survival function."""
+_BROAD = 100.0
+"""With so large a standard deviation a normal density on [0, 1] is exponential to within a factor of 1.25e-5."""
+
+
+def _mills_ratio(t: Array) -> Array:
+    """(1 - Phi(t)) / phi(t) of the standard normal distribution for ``t >= _TAIL``, by its continued fraction."""
+    value = t
+    for k in range(12, 0, -1):
+        value = t + k / value
+    return 1 / value
+
+
+def _tail_quantile(uniform: Array, outside: Array, width: Array) -> Array:
+    """How far a draw lies from the end of an interval in a normal tail, in standard deviations.
+
+    Args:
+        uniform: ``[K]``, in [0, 1).
+        outside: ``[K]``, the distance of the interval's near end from the centre, at least ``_TAIL``.
+        width: ``[K]``, of the interval.
+
+    Returns:
+        ``[K]``, in 0 .. ``width``; it falls as ``uniform`` rises.
+    """
+    at_end = _mills_ratio(outside)
+    beyond = jnp.exp(-width * (outside + 0.5 * width)) * _mills_ratio(outside + width) / at_end
+    # Minus the logarithm of the survival function relative to the near end's. Newton's method solves for it, from
+    # above, where it converges fast since the function is convex and nearly linear.
+    depth = -jnp.log(jnp.maximum(beyond + uniform * (1 - beyond), 2.0**-25))
+    distance = 2 * depth / (outside + jnp.sqrt(outside**2 + 2 * depth))
+    for _ in range(3):
+        ratio = _mills_ratio(outside + distance)
+        reached = distance * (outside + 0.5 * distance) - jnp.log(ratio / at_end)
+        distance = distance - (reached - depth) * ratio
+    return jnp.clip(distance, 0, width)
 
 
 def _posterior_sample(key: Key, noise: float | None, statistics: Statistics) -> Array:
-    """One draw from the posterior of each arm's mean ``[K]``."""
+    """One draw from the posterior of each arm's mean ``[K]``, by inverse CDF if rewards are Gaussian."""
     if noise is None:
         return beta(key, statistics.total + 1, statistics.pulls - statistics.total + 1)
     cut = _cut(statistics, noise)
     uniform = jax.random.uniform(key, statistics.pulls.shape)
-    quantile = ndtri(jnp.clip(cut.low + uniform * (cut.high - cut.low), 1e-37, 1 - 1e-7))
-    sample = cut.centre + cut.spread * quantile
-    sample = jnp.clip(jnp.where(cut.mirrored, 1 - sample, sample), 0, 1)
+    low, high = ndtr(-cut.centre / cut.spread), ndtr((1 - cut.centre) / cut.spread)
+    x = cut.centre + cut.spread * ndtri(jnp.clip(low + uniform * (high - low), 1e-37, 1 - 1e-7))
+    # In the tail low and high are both next to nothing.
+    below = cut.spread * _tail_quantile(uniform, jnp.maximum(cut.outside, _TAIL), 1 / cut.spread)
+    # In a broad distribution they are next to equal.
+    slope = jnp.maximum((cut.centre - 0.5) / cut.spread**2, 1e-30)
+    below = jnp.where(cut.spread < _BROAD, below, -jnp.log1p((1 - uniform) * jnp.expm1(-slope)) / slope)
+    usual = jnp.logical_and(cut.outside < _TAIL, cut.spread < _BROAD)
+    sample = cut.back(jnp.where(usual, x, 1 - below), jnp.where(usual, 1 - x, below))
     return jnp.where(statistics.pulls > 0, sample, uniform)
 
 
@@ -309,10 +385,9 @@ def gittins(family: EnvFamily, episodes: int, grid: int | None = None) -> Oracle
     table = gittins_table(episodes, grid)
 
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
-        pulls = statistics.pulls.astype(jnp.int32)
-        successes = statistics.total.astype(jnp.int32)
+        pulls = statistics.pulls
         remaining_after = episodes - 1 - jnp.sum(pulls)
-        position = jnp.asarray(table.offset)[pulls] + remaining_after * (pulls + 1) + successes
+        position = jnp.asarray(table.offset)[pulls] + remaining_after * (pulls + 1) + statistics.total
         return _best(key, jnp.asarray(table.level)[position].astype(jnp.int32))
 
     return _make("gittins", family, episodes, choose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 from metarl_jax.types import Adaptation, Array, Key, State, Task
 
 _ROUNDS = 4
+_REMAINDER = tuple((-1) ** k / k for k in range(12, 3, -1))
+"""Coefficients, highest power first, of the series of ``(w - w^2 / 2 + w^3 / 3 - log(1 + w)) / w^4``."""
 
 
 class Oracle(NamedTuple):
@@ -39,10 +42,16 @@ def gamma(key: Key, shape: Array) -> Array:
     normal = jax.random.normal(key_normal, (_ROUNDS, *shape.shape))
     exponential = jax.random.exponential(key_uniform, (_ROUNDS, *shape.shape))
     d = shape - 1 / 3
-    v = (1 + normal / jnp.sqrt(9 * d)) ** 3
+    w = normal / jnp.sqrt(9 * d)
+    v = (1 + w) ** 3
     # log U < x^2 / 2 + d (1 - v + log v), with -log U an exponential variable; v <= 0 is never accepted.
     positive = jnp.maximum(v, 1e-12)
     bound = 0.5 * normal**2 + d * (1 - v + jnp.log(positive))
+    # For large shapes the terms of that cancel up to the fourth order of w = x / sqrt(9 d); what is left is a series.
+    small = jnp.abs(w) < 0.1
+    near = jnp.where(small, w, 0.0)
+    series = functools.reduce(lambda total, coefficient: total * near + coefficient, _REMAINDER)
+    bound = jnp.where(small, -3 * d * near**4 * series, bound)
     accepted = jnp.logical_and(v > 0, -exponential < bound)
     sample = positive[-1]
     for proposal in reversed(range(_ROUNDS - 1)):
@@ -55,11 +64,32 @@ def beta(key: Key, a: Array, b: Array) -> Array:
 
     Args:
         key: random key.
-        a: ``[...]`` float32.
-        b: ``[...]`` float32, of the same shape.
+        a: ``[...]``, floats or whole numbers.
+        b: ``[...]``, of the same shape.
 
     Returns:
         ``[...]`` float32 in [0, 1].
     """
-    x, y = gamma(key, jnp.stack([a, b]))
-    return x / (x + y)
+    x, y = gamma(key, jnp.stack([a, b]).astype(jnp.float32))
+    # The smaller share is a quotient, exact to rounding; the larger one is what it leaves of 1.
+    return jnp.where(x > y, 1 - y / (x + y), x / (x + y))
+
+
+class Sum(NamedTuple):
+    """A running sum of floats that does not lose small summands once it is large (Kahan 1965)."""
+
+    total: Array
+    """The sum, ``[...]``, rounded once."""
+    excess: Array
+    """By how much ``total`` exceeds the sum, ``[...]``."""
+
+    def add(self, x: Array) -> Sum:
+        """The sum with one more summand ``[...]``."""
+        summand = x - self.excess
+        total = self.total + summand
+        return Sum(total, (total - self.total) - summand)
+
+
+def no_sum(shape: tuple[int, ...]) -> Sum:
+    """A sum of nothing."""
+    return Sum(jnp.zeros(shape), jnp.zeros(shape))

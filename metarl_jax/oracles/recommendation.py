@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.recommendation import Recommendation, User
-from metarl_jax.oracles.base import Oracle
+from metarl_jax.oracles.base import Oracle, Sum, no_sum
 from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State
 
@@ -25,9 +25,14 @@ class _Heard(NamedTuple):
     """What a user has answered."""
 
     times: Array
-    """``[items]``: how often each item was recommended."""
+    """``[items]`` int32: how often each item was recommended."""
     total: Array
     """``[items]``: the sum of what it paid."""
+
+    @property
+    def mean(self) -> Array:
+        """``[items]``: what each item paid on average; 0 for one that was never recommended."""
+        return self.total / jnp.maximum(self.times, 1).astype(jnp.float32)
 
 
 class _Population(NamedTuple):
@@ -52,7 +57,8 @@ def _population(family: EnvFamily) -> _Population:
     belongs = jax.nn.one_hot(users.group, groups)
     share = belongs / jnp.maximum(jnp.sum(belongs, axis=0), 1)
     mean = share.T @ users.likes
-    return _Population(mean, share.T @ users.likes**2 - mean**2)
+    # Not the mean of squares minus the squared mean, whose difference is rounding where tastes hardly differ.
+    return _Population(mean, share.T @ (users.likes - mean[users.group]) ** 2)
 
 
 def _make(name: str, family: EnvFamily, episodes: int, choose: Callable[[Key, _Heard, Array], Array]) -> Oracle:
@@ -62,12 +68,14 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Callable[[Key, _H
     def adapt(key: Key, state: State, task: User) -> Adaptation:
         del state
 
-        def act(key: Key, heard: _Heard, inputs: Inputs) -> tuple[_Heard, Array, tuple[()]]:
-            was = jnp.where(inputs.first, 0.0, jax.nn.one_hot(inputs.prev_action, items))
-            heard = _Heard(heard.times + was, heard.total + was * inputs.prev_reward)
-            return heard, choose(key, heard, inputs.obs).astype(jnp.int32), ()
+        def act(key: Key, memory: tuple[Array, Sum], inputs: Inputs) -> tuple[tuple[Array, Sum], Array, tuple[()]]:
+            was = jnp.logical_and(jnp.arange(items) == inputs.prev_action, jnp.logical_not(inputs.first))
+            times = memory[0] + was.astype(jnp.int32)
+            total = memory[1].add(jnp.where(was, inputs.prev_reward, 0.0))
+            item = choose(key, _Heard(times, total.total), inputs.obs)
+            return (times, total), item.astype(jnp.int32), ()
 
-        start = _Heard(jnp.zeros(items), jnp.zeros(items))
+        start = jnp.zeros(items, jnp.int32), no_sum((items,))
         return Adaptation(episode_returns(trial(key, act, start, family, task, episodes)[1], episodes))
 
     return Oracle(name, adapt)
@@ -120,8 +128,10 @@ def similar_users(family: EnvFamily, episodes: int, users: int = 2000) -> Oracle
     known: User = jax.jit(jax.vmap(family.tasks.sample))(jax.random.split(jax.random.key(1), users))
 
     def choose(key: Key, heard: _Heard, group: Array) -> Array:
-        # Log-likelihood of the answers, but for what does not depend on the user.
-        fit = (known.likes @ heard.total - 0.5 * known.likes**2 @ heard.times) / environment.noise**2
+        # Log-likelihood of the answers, up to what does not depend on the user. Differences from the mean answer are
+        # squared: a difference of sums would be rounding after many answers.
+        squares = heard.times.astype(jnp.float32) * (known.likes - heard.mean) ** 2
+        fit = -0.5 * jnp.sum(squares, axis=-1) / environment.noise**2
         fit = jnp.where(known.group == group, fit, -jnp.inf)
         return jnp.argmax(known.likes[jax.random.categorical(key, fit)])
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.tabular_mdp import TabularMDP, TabularMDPParams, finite_horizon_values
-from metarl_jax.oracles.base import Oracle, gamma
+from metarl_jax.oracles.base import Oracle, Sum, gamma, no_sum
 from metarl_jax.rollout import episode, episode_returns, trial
 from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State, Transition
 
@@ -30,9 +30,9 @@ class Statistics(NamedTuple):
     """All that the learners remember."""
 
     transitions: Array
-    """``[S, A, S]`` float32: how often each transition was seen."""
-    reward: Array
-    """``[S, A]`` float32: the sum of the rewards."""
+    """``[S, A, S]`` int32: how often each transition was seen."""
+    reward: Sum
+    """``[S, A]``: the sum of the rewards."""
 
 
 Plan: TypeAlias = Callable[[Key, Statistics, TabularMDPParams], Array]
@@ -48,13 +48,12 @@ def _environment(family: EnvFamily) -> TabularMDP:
 def _update(statistics: Statistics, steps: Transition) -> Statistics:
     """Add one episode's transitions ``[H, ...]``."""
     valid = steps.valid.astype(jnp.float32)
-    visit = jnp.einsum(
-        "ts,ta,t->tsa", steps.inputs.obs, jax.nn.one_hot(steps.action, statistics.reward.shape[1]), valid
-    )
-    return Statistics(
-        transitions=statistics.transitions + jnp.einsum("tsa,tz->saz", visit, steps.final_obs),
-        reward=statistics.reward + jnp.einsum("tsa,t->sa", visit, steps.reward),
-    )
+    actions = statistics.reward.total.shape[1]
+    visit = jnp.einsum("ts,ta,t->tsa", steps.inputs.obs, jax.nn.one_hot(steps.action, actions), valid)
+    # Within an episode floats count exactly; over a trial they no longer change by 1 beyond 2^24.
+    seen = jnp.round(jnp.einsum("tsa,tz->saz", visit, steps.final_obs)).astype(jnp.int32)
+    paid = jnp.einsum("tsa,t->sa", visit, jnp.where(steps.valid, steps.reward, 0.0))
+    return Statistics(statistics.transitions + seen, statistics.reward.add(paid))
 
 
 def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: float | None = None) -> Oracle:
@@ -79,7 +78,8 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
             _, steps = episode(key_episode, act, jnp.int32(0), family, task)
             return _update(statistics, steps), episode_returns(steps, 1)[0]
 
-        start = Statistics(jnp.zeros((env.states, env.actions, env.states)), jnp.zeros((env.states, env.actions)))
+        pairs = env.states, env.actions
+        start = Statistics(jnp.zeros((*pairs, env.states), jnp.int32), no_sum(pairs))
         statistics, score = jax.lax.scan(one_episode, start, jax.random.split(key, episodes))
         return Adaptation(score, statistics)
 
@@ -87,21 +87,26 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
 
 
 def _visits(statistics: Statistics) -> Array:
-    """``[S, A]``."""
-    return jnp.sum(statistics.transitions, axis=-1)
+    """``[S, A]``: how often each action was taken in each state, as floats."""
+    return jnp.sum(statistics.transitions, axis=-1).astype(jnp.float32)
+
+
+def _dirichlet(statistics: Statistics) -> Array:
+    """``[S, A, S]``: the parameters of the posterior of transition rows, as floats."""
+    return (1 + statistics.transitions).astype(jnp.float32)
 
 
 def _mean_model(statistics: Statistics) -> tuple[Array, Array]:
     """The posterior's mean: transition probabilities ``[S, A, S]`` and rewards ``[S, A]``."""
-    weights = 1 + statistics.transitions
-    reward = (1 + statistics.reward) / (1 + _visits(statistics))
+    weights = _dirichlet(statistics)
+    reward = (1 + statistics.reward.total) / (1 + _visits(statistics))
     return weights / jnp.sum(weights, axis=-1, keepdims=True), reward
 
 
 def _sample_model(key: Key, statistics: Statistics) -> tuple[Array, Array]:
     """One draw from the posterior, shaped as ``_mean_model``."""
     key_transition, key_reward = jax.random.split(key)
-    weights = gamma(key_transition, 1 + statistics.transitions)
+    weights = gamma(key_transition, _dirichlet(statistics))
     _, mean = _mean_model(statistics)
     reward = mean + jax.random.normal(key_reward, mean.shape) / jnp.sqrt(1 + _visits(statistics))
     return weights / jnp.sum(weights, axis=-1, keepdims=True), reward
@@ -288,8 +293,8 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
 
     class Memory(NamedTuple):
         visits: Array
-        """``[S, A]``."""
-        reward: Array
+        """``[S, A]`` int32."""
+        reward: Sum
         """``[S, A]``: the sum of the rewards."""
         time: Array
         last: Array
@@ -297,22 +302,24 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
 
     def act(key: Key, memory: Memory, inputs: Inputs) -> tuple[Memory, Array, tuple[()]]:
         del key
-        visit = jnp.outer(memory.last, jax.nn.one_hot(inputs.prev_action, env.actions))
-        visit = jnp.where(inputs.first, 0.0, visit)
-        visits, reward = memory.visits + visit, memory.reward + visit * inputs.prev_reward
+        visit = jnp.outer(memory.last, jax.nn.one_hot(inputs.prev_action, env.actions)) > 0
+        visit = jnp.logical_and(visit, jnp.logical_not(inputs.first))
+        visits = memory.visits + visit.astype(jnp.int32)
+        reward = memory.reward.add(jnp.where(visit, inputs.prev_reward, 0.0))
         now, time = jnp.argmax(inputs.obs), memory.time
         starts = episodes - time // family.horizon - 1
         elsewhere = (total - time - 1 - starts) / env.states
         left = jnp.round(1 + elsewhere + jnp.where(now == start, starts, 0))
         left = jnp.clip(left, 1, longest).astype(jnp.int32)
-        known = jnp.clip(visits[now], 0, longest - left).astype(jnp.int32)
-        action = jnp.argmax((1 + reward[now]) / (1 + visits[now]) + offsets[known, left]).astype(jnp.int32)
+        known = jnp.clip(visits[now], 0, longest - left)
+        mean = (1 + reward.total[now]) / (1 + visits[now]).astype(jnp.float32)
+        action = jnp.argmax(mean + offsets[known, left]).astype(jnp.int32)
         return Memory(visits, reward, time + 1, inputs.obs), action, ()
 
     def adapt(key: Key, state: State, task: TabularMDPParams) -> Adaptation:
         del state
-        zeros = jnp.zeros((env.states, env.actions))
-        memory = Memory(zeros, zeros, jnp.int32(0), jnp.zeros(env.states))
+        pairs = env.states, env.actions
+        memory = Memory(jnp.zeros(pairs, jnp.int32), no_sum(pairs), jnp.int32(0), jnp.zeros(env.states))
         memory, steps = trial(key, act, memory, family, task, episodes)
         return Adaptation(episode_returns(steps, episodes), memory)
 

@@ -1,0 +1,53 @@
+"""Random draws of steps among the valid ones of padded trials and episodes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.types import Array, Key
+
+
+def steps_without_replacement(key: Key, valid: Array, number: int) -> Array:
+    """Draw steps of each trial, valid ones before others.
+
+    All trials use one random permutation of the steps. If every step is valid, the result is
+    ``jax.random.choice(key, T, (number,), replace=False)`` for every trial.
+
+    Args:
+        key: random key.
+        valid: ``[T, ...]`` bool, whether a step of a trial counts.
+        number: of draws, at most T.
+
+    Returns:
+        ``[number, ...]`` int32. The first V draws of a trial with V valid steps are valid, in uniformly random order
+        and without replacement; only if ``number`` exceeds V are there others, which are not valid.
+    """
+    order = jax.random.permutation(key, valid.shape[0])
+    valid_first = jnp.argsort(jnp.logical_not(valid[order]), axis=0, stable=True)
+    return order[valid_first[:number]].astype(jnp.int32)
+
+
+def steps_of_episodes(key: Key, lengths: Array, horizon: int, number: int) -> Array:
+    """Draw steps of stored episodes, each of which is padded to ``horizon`` steps.
+
+    If no episode is padded, the result is ``jax.random.randint(key, (N, number), 0, E * horizon)`` for N tasks with E
+    episodes each.
+
+    Args:
+        key: random key.
+        lengths: ``[N, E]`` int32, the valid steps with which each of E episodes of N tasks begins; 0 for an episode
+            that is not there.
+        horizon: H, the steps of an episode with its padding.
+        number: of draws for each task.
+
+    Returns:
+        ``[N, number]`` int32, places in ``0 .. E H - 1``: independent and uniform over the valid steps of each task.
+        For a task without any, the place of an invalid one.
+    """
+    ends = jnp.cumsum(lengths, axis=-1, dtype=jnp.int32)
+    rank = jax.random.randint(key, (lengths.shape[0], number), 0, ends[:, -1:], dtype=jnp.int32)
+    episode = jax.vmap(lambda ends, rank: jnp.searchsorted(ends, rank, side="right"))(ends, rank)
+    episode = jnp.minimum(episode, lengths.shape[-1] - 1)
+    within = rank - jnp.take_along_axis(ends - lengths, episode, axis=-1)
+    return (episode * horizon + within).astype(jnp.int32)
