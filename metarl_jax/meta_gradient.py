@@ -18,6 +18,7 @@ import optax
 
 from metarl_jax.batching import first_task, suits_in_turn, task_batch, task_mean, task_mean_gradient
 from metarl_jax.checks import boolean, check_fields, choice, natural_int, positive_int, real
+from metarl_jax.family_checks import check_problem
 from metarl_jax.ops.inner_loop import Gradient, Loss, descend
 from metarl_jax.ops.trust_region import metric_product, trust_region_step
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
@@ -131,8 +132,9 @@ def validate(config: Config) -> None:
 
 
 def validate_with(config: Config, problem: InnerProblem) -> None:
-    """Raise ValueError if the settings are out of range or ask of the problem what it has not got."""
+    """Raise ValueError if the settings are out of range, the problem is wrong, or it lacks what the settings need."""
     validate(config)
+    check_problem(problem)
     if config.outer_update == "trust_region":
         for name in ("distribution", "divergence", "part"):
             if getattr(problem, name) is None:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.checks import choice, positive_int, real
+from metarl_jax.family_checks import check_few_shot, check_shapes
+from metarl_jax.network_checks import check_policy, check_predictor, check_reader
 from metarl_jax.ops.baselines import fit_linear, linear_features
 from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, likelihood_ratio, masked_mean
 from metarl_jax.ops.returns import discounted_returns, generalised_advantages, remaining_horizon
@@ -78,11 +80,11 @@ def few_shot(
             al. 2018).
 
     Raises:
-        ValueError: for a batch that is not a positive whole number, or a network whose outputs are not the tasks'.
+        ValueError: for a batch that is not a positive whole number, a family that is wrong (``family_checks``), or a
+            network that does not take the tasks' examples or whose outputs are not the tasks'.
     """
     for kind in (family,) if heldout is None else (family, heldout):
-        width = jax.eval_shape(lambda key, kind=kind: _predictions(key, kind, network), jax.random.key(0)).shape[-1]
-        _check_outputs(width, kind)
+        check_predictor(network, check_few_shot(kind), kind.outputs)
     if batch_size is not None:
         positive_int("batch_size", batch_size)
     if heldout_batch_size is None:
@@ -136,10 +138,11 @@ def reading(family: FewShot, network: Reader, *, heldout: FewShot | None = None)
         heldout: the same family with other numbers of examples, for held-out and for validation tasks.
 
     Raises:
-        ValueError: for a network whose outputs are not the tasks'.
+        ValueError: for a family that is wrong (``family_checks``), or a network that does not take the tasks' examples
+            or whose outputs are not the tasks'.
     """
     for kind in (family,) if heldout is None else (family, heldout):
-        _check_outputs(network.outputs, kind)
+        check_reader(network, check_few_shot(kind), kind.outputs)
     return ReadingProblem(_episodes(family, heldout), network, family.loss, family.score)
 
 
@@ -162,17 +165,6 @@ def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
         episode(test, test.tasks.sample_heldout),
         episode(test, test.tasks.validation),
     )
-
-
-def _check_outputs(outputs: int, family: FewShot) -> None:
-    if outputs != family.outputs:
-        raise ValueError(f"the network has {outputs} outputs, and the tasks ask for {family.outputs}")
-
-
-def _predictions(key: Key, family: FewShot, network: Predictor) -> Array:
-    """Of a new network, for the support of some episode."""
-    x, _ = family.draw(key, family.tasks.sample(key)).support
-    return network.apply(network.init(key), x)
 
 
 Estimator: TypeAlias = Literal["dice", "likelihood_ratio", "log_likelihood"]
@@ -238,8 +230,8 @@ def policy_gradient(
         clip: PPO's clipping radius in the outer loss.
 
     Raises:
-        ValueError: for an unknown name, a size that is not a positive whole number, a number out of range, or a policy
-            with a memory.
+        ValueError: for an unknown name, a size that is not a positive whole number, a number out of range, a policy
+            with a memory, a family that is wrong (``family_checks``), or a policy that was made for other spaces.
     """
     episodes = positive_int("episodes", episodes)
     real(at_least=0, at_most=1)("discount", discount)
@@ -253,6 +245,7 @@ def policy_gradient(
         real(above=0)("clip", clip)
     if jax.tree.leaves(jax.eval_shape(lambda key: policy.initial_carry(policy.init(key)), jax.random.key(0))):
         raise ValueError("policy must be feed-forward: this one has a memory")
+    check_policy(policy, check_shapes(family).observation, family.action_space)
     steps = jnp.arange(family.horizon)
     steps_left = remaining_horizon(family.horizon, discount)
 

@@ -23,8 +23,8 @@ def no_action(space: Space) -> Array:
             return jnp.zeros(shape, jnp.float32)
 
 
-class _Plain(Protocol):
-    """What gymnax's ``step`` is made of, besides ``reset_env``."""
+class WithoutReset(Protocol):
+    """The two functions that gymnax's ``step`` calls, apart from ``reset_env``."""
 
     def step_env(
         self, key: Key, state: State, action: Array, params: Task
@@ -33,8 +33,8 @@ class _Plain(Protocol):
     def is_truncated(self, state: State, params: Task) -> Array: ...
 
 
-def _plain(env: Any) -> _Plain | None:
-    """The environment, if its ``step`` is a base class's, which only adds the reset to ``step_env``."""
+def without_reset(env: Any) -> WithoutReset | None:
+    """The environment, if its ``step`` is a base class's, which only adds the reset to ``step_env``; else None."""
     classes = type(env).__mro__
     step_env, step = (next((i for i, c in enumerate(classes) if name in vars(c)), -1) for name in ("step_env", "step"))
     return env if 0 <= step_env < step else None
@@ -59,7 +59,7 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
         The memory at the end, and the transitions ``[episodes * horizon, ...]``.
     """
     env = family.env
-    plain = _plain(env) if episodes == 1 else None
+    plain = without_reset(env) if episodes == 1 else None
     key_steps, key_reset = jax.random.split(key)
     obs, state = env.reset(key_reset, task)
     inputs = Inputs(

@@ -83,6 +83,7 @@ def test_steps_of_episodes_are_drawn_among_the_valid_ones() -> None:
 
 # -------------------------------------------------------------------------------------------------------- VariBAD
 
+
 def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int) -> np.ndarray:
     """Of 40 iterations: VariBAD's loss, where the bound at a step is minus its index, less the mean of valid indices."""
 

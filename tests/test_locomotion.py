@@ -333,6 +333,8 @@ def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
     longest = f"length={model.opt.ls_iterations}"
     assert longest not in str(traced.jaxpr)
     monkeypatch.setattr(physics, "_searches_that_end", contextlib.nullcontext)
+    # An engine keeps its trace.
+    engine = MJXEngine(HALF_CHEETAH, [model])
     assert longest in str(jax.make_jaxpr(engine.step)(jnp.int32(0), state, jnp.zeros(model.nu)))
 
 

@@ -46,13 +46,33 @@ def chain_policy() -> Policy:
     return Policy(lambda key: jnp.asarray([X, Y]), lambda params: (), step, step)
 
 
-class _Nothing:
-    """Stands in for an environment that is never stepped."""
+class _Chain:
+    """Two states. Going on leads from the first to the second; going on there pays 1, and all else ends the episode."""
+
+    def reset(self, key: Array, params: Any) -> tuple[Array, Array]:
+        del key, params
+        return jnp.int32(0), jnp.int32(0)
+
+    def step(self, key: Array, state: Array, action: Array, params: Any) -> tuple[Any, ...]:
+        del key, params
+        goes_on = action == 1
+        over = ~goes_on | (state == 1)
+        after = jnp.where(over, 0, 1).astype(jnp.int32)
+        reward = (goes_on & (state == 1)).astype(jnp.float32)
+        return after, after, reward, over, jnp.bool_(False), {"final_observation": jnp.int32(1)}
+
+    def action_space(self, params: Any = None) -> Discrete:
+        del params
+        return Discrete(2)
+
+    def observation_space(self, params: Any = None) -> Discrete:
+        del params
+        return Discrete(2)
 
 
 def chain_problem(estimator: problems.Estimator) -> Any:
     family = EnvFamily(
-        _Nothing(),  # pyright: ignore[reportArgumentType]
+        _Chain(),
         TaskDistribution(lambda key: (), lambda key: ()),
         2,
         Discrete(2),

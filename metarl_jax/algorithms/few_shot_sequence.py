@@ -14,6 +14,7 @@ import optax
 
 from metarl_jax.batching import first_task, suits_in_turn, task_batch, task_mean_gradient
 from metarl_jax.checks import check_fields, positive_int, real
+from metarl_jax.family_checks import check_reading_problem
 from metarl_jax.types import Adaptation, Algorithm, Array, Episode, Key, Metrics, Params, ReadingProblem
 
 
@@ -59,9 +60,10 @@ def make(problem: ReadingProblem, config: Config) -> Algorithm:
     which no task changes.
 
     Raises:
-        ValueError: if the configuration is out of range.
+        ValueError: if the configuration is out of range, or the problem is wrong (``family_checks``).
     """
     validate(config)
+    check_reading_problem(problem)
     rate, fraction = config.learning_rate, config.final_learning_rate_fraction
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_gradient_norm),

@@ -25,6 +25,8 @@ import optax
 
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import boolean, check_fields, positive_int, real
+from metarl_jax.family_checks import check_shapes
+from metarl_jax.network_checks import check_context_networks
 from metarl_jax.ops.draws import steps_of_episodes
 from metarl_jax.ops.gaussians import standard
 from metarl_jax.ops.policy_gradients import weighted_sum
@@ -190,9 +192,12 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     the belief behind each (``Beliefs``). It starts from the prior, and sees what it plays there and nothing else.
 
     Raises:
-        ValueError: if the configuration is out of range, or asks more entropy of discrete actions than they can have.
+        ValueError: if the configuration is out of range, or asks more entropy of discrete actions than they can have;
+            or if the family is wrong (``family_checks``), or the networks do not fit it or each other.
     """
     validate(config)
+    shapes = check_shapes(family, episodes=config.initial_episodes, discount=config.discount)
+    check_context_networks(networks, family, shapes)
     horizon, latent_size = family.horizon, networks.latent_size
     encoder, actor, critic = networks.encoder, networks.actor, networks.critic
     optimizer = optax.scale_by_adam()

@@ -16,6 +16,7 @@ import optax
 from metarl_jax import meta_gradient
 from metarl_jax.batching import task_mean, task_mean_gradient
 from metarl_jax.checks import boolean, check_fields, real
+from metarl_jax.family_checks import check_problem
 from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
 from metarl_jax.ops.inner_loop import descend, step_sizes
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
@@ -69,9 +70,10 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     """Make ProMP on a problem of reinforcement learning; ``adapt`` is that of MAML.
 
     Raises:
-        ValueError: if the configuration is out of range, or the problem has no policy.
+        ValueError: if the configuration is out of range, the problem is wrong (``family_checks``), or it has no policy.
     """
     validate(config)
+    check_problem(problem)
     if problem.distribution is None or problem.divergence is None:
         raise ValueError("ProMP is for problems with a policy: this one has no distribution")
     distribution, divergence = problem.distribution, problem.divergence

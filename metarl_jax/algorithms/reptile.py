@@ -11,6 +11,7 @@ import optax
 
 from metarl_jax.batching import devices, suits_in_turn, task_batch
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
+from metarl_jax.family_checks import check_problem
 from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task
 
 
@@ -74,9 +75,10 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     is the network's parameters then.
 
     Raises:
-        ValueError: if the configuration is out of range.
+        ValueError: if the configuration is out of range, or the problem is wrong (``family_checks``).
     """
     validate(config)
+    check_problem(problem)
     if config.inner_optimizer == "adam":
         inner = optax.adam(config.inner_rate, b1=0.0, b2=config.second_moment_decay)
     else:

@@ -17,6 +17,8 @@ import optax
 
 from metarl_jax import ppo
 from metarl_jax.batching import task_batch, trials_at_once
+from metarl_jax.family_checks import check_shapes
+from metarl_jax.network_checks import check_policy
 from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import (
     Adaptation,
@@ -60,9 +62,12 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
     stochastically at test time too), and returns the return of each; the learner is the memory at the end.
 
     Raises:
-        ValueError: if the configuration is out of range, or asks for a training reward that the family does not have.
+        ValueError: if the configuration is out of range, or asks for a training reward that the family does not have;
+            or if the family is wrong (``family_checks``), or the policy was made for other spaces.
     """
     validate(config)
+    shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
+    check_policy(policy, shapes.observation, family.action_space)
     learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config)
     policy, learnt_from = learning.policy, ppo.learnt_from(family, config)
 

@@ -25,6 +25,8 @@ import optax
 from metarl_jax import ppo
 from metarl_jax.batching import task_batch, trials_at_once
 from metarl_jax.checks import check_fields, positive_int, real
+from metarl_jax.family_checks import check_shapes
+from metarl_jax.network_checks import check_informed_networks
 from metarl_jax.ops.distributions import Categorical
 from metarl_jax.ops.policy_gradients import clipped_surrogate, weighted_sum
 from metarl_jax.ops.returns import expected_advantages, remaining_horizon
@@ -149,12 +151,15 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
     of each; the learner is the memory at the end.
 
     Raises:
-        ValueError: if the configuration is out of range, or the family is none of bandits with finitely many rewards.
+        ValueError: if the configuration is out of range, or the family is none of bandits with finitely many rewards;
+            or if the family is wrong (``family_checks``), or the networks do not fit it.
     """
     validate(config)
+    shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     arm, space, belief_reward = family.arm, family.action_space, family.belief_reward
     if arm is None or belief_reward is None or not isinstance(space, Discrete):
         raise ValueError("an informed critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
+    check_informed_networks(networks, family, shapes)
     policy, critic = networks.policy, networks.critic
     steps, arms = config.episodes * family.horizon, space.n
     left = jnp.arange(steps, 0, -1, dtype=jnp.float32)

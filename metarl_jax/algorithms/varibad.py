@@ -20,6 +20,8 @@ import optax
 from metarl_jax import ppo
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import check_fields, natural_int, positive_int, real
+from metarl_jax.family_checks import check_shapes
+from metarl_jax.network_checks import check_belief_networks
 from metarl_jax.ops.draws import steps_without_replacement
 from metarl_jax.ops.gaussians import sequential_elbo, standard
 from metarl_jax.ops.policy_gradients import weighted_sum
@@ -112,9 +114,12 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
     the return of each; the learner is the encoder's memory at the end.
 
     Raises:
-        ValueError: if the configuration is out of range, or asks for a training reward that the family does not have.
+        ValueError: if the configuration is out of range, or asks for a training reward that the family does not have;
+            or if the family is wrong (``family_checks``), or the networks do not fit it or each other.
     """
     validate(config)
+    shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
+    check_belief_networks(networks, family, shapes)
     encoder, decoder = networks.encoder, networks.decoder
     learning = ppo.make(networks.policy, networks.shown, config.episodes * family.horizon, config)
     policy, learnt_from = learning.policy, ppo.learnt_from(family, config)

@@ -62,7 +62,7 @@ class Bandit(Environment):
         return jnp.zeros((0,), jnp.float32), state, reward, jnp.bool_(True), {}
 
     def action_space(self, params: BanditParams | None = None) -> Discrete:
-        return Discrete(self.arms)
+        return Discrete(self.arms if params is None else params.means.shape[-1])
 
     def observation_space(self, params: BanditParams | None = None) -> Box:
         return Box(0.0, 1.0, (0,))

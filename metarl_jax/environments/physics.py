@@ -588,6 +588,8 @@ class MJXEngine:
             column[0] if shared else jnp.stack([jnp.asarray(leaf) for leaf in column])
             for shared, column in zip(self._shared, zip(*leaves, strict=True), strict=True)
         ]
+        # Tracing MJX takes seconds. Programs that step this robot, and checks of its family, share one trace.
+        self._reset_once, self._step_once = jax.jit(self._reset), jax.jit(self._step)
         # Models that settle are one: what they have come to is the first's.
         self._template = (
             mjx.make_data(put_models[0]) if robot.settle is None else mjx.put_data(models[0], settled(robot, models[0]))
@@ -610,6 +612,9 @@ class MJXEngine:
         return state.qpos
 
     def reset(self, model: Array, *start: Array) -> tuple[Any, Readings]:
+        return self._reset_once(model, *start)
+
+    def _reset(self, model: Array, *start: Array) -> tuple[Any, Readings]:
         one, robot = self._model(model), self._robot
         qpos, qvel = start if robot.begin is None else robot.begin(jnp, self._template, *start)
         with _mended():
@@ -617,6 +622,9 @@ class MJXEngine:
             return self._read(one, data, None)
 
     def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
+        return self._step_once(model, state, control)
+
+    def _step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
         one, mjx, robot = self._model(model), self._mjx, self._robot
         data = self._template.replace(
             qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warm_start, mocap_pos=state.mocap

@@ -65,8 +65,7 @@ class Recommendation(Environment):
         return params.group, InteractionState(state.time + 1), reward, jnp.bool_(True), {}
 
     def action_space(self, params: User | None = None) -> Discrete:
-        del params
-        return Discrete(self.items)
+        return Discrete(self.items if params is None else params.likes.shape[-1])
 
     def observation_space(self, params: User | None = None) -> Discrete:
         del params

@@ -63,10 +63,10 @@ class TabularMDP(Environment):
         return self._observe(state.position), state, reward, jnp.bool_(False), {}
 
     def action_space(self, params: TabularMDPParams | None = None) -> Discrete:
-        return Discrete(self.actions)
+        return Discrete(self.actions if params is None else params.reward_mean.shape[-1])
 
     def observation_space(self, params: TabularMDPParams | None = None) -> Box:
-        return Box(0.0, 1.0, (self.states,))
+        return Box(0.0, 1.0, (self.states if params is None else params.reward_mean.shape[-2],))
 
 
 def finite_horizon_action_values(transition: Array, reward: Array, horizon: int, discount: float = 1.0) -> Array:

@@ -1,0 +1,294 @@
+"""Checks that networks fit a family of tasks, their algorithm, and each other.
+
+Every check traces the network's functions with the shapes that the algorithm will hand them. Nothing compiles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.family_checks import Shapes
+from metarl_jax.tracing import (
+    abstract,
+    abstract_action,
+    abstract_key,
+    abstract_transition,
+    describe,
+    difference,
+    explain,
+    is_array,
+    stacked,
+    trace,
+)
+from metarl_jax.types import (
+    BeliefNetworks,
+    Box,
+    ContextNetworks,
+    Discrete,
+    EnvFamily,
+    Episode,
+    Experience,
+    InformedNetworks,
+    Policy,
+    Predictor,
+    Reader,
+    Space,
+)
+
+LARGEST_LATENT = 128
+"""The most latent variables that a network is tried with, to say in a message how many it takes."""
+# Samples of the latent variables, trials and steps: primes, so that no axis can be mistaken for another.
+SAMPLES, TRIALS, STEPS = 2, 3, 7
+SAME = "give all networks the same latent_size"
+
+
+def check_policy(policy: Policy, observation: Any, action_space: Space) -> None:
+    """Check that a policy takes observations of a shape and gives actions of a space.
+
+    A policy for discrete observations sees them one-hot, and takes any index: that it was made for another number of
+    observations does not show in shapes.
+
+    Args:
+        policy: what acts.
+        observation: the shape and dtype of what it is shown.
+        action_space: of the environment.
+
+    Raises:
+        ValueError: in one line, with the shapes that do not fit. If a function raised an error, it is the cause.
+    """
+    if not isinstance(policy, Policy):
+        raise ValueError(f"policy must be a metarl_jax.types.Policy, not {type(policy).__name__}")
+    key = abstract_key()
+    params = trace("policy.init", policy.init, key)
+    carry = trace("policy.initial_carry", policy.initial_carry, params)
+    inputs = abstract_transition(observation, abstract_action(action_space)).inputs
+    hint = (
+        f"the family has observations {describe(observation)} and {_said(action_space)}: was the policy made for other "
+        "spaces?"
+    )
+    after, output = trace("policy.step", policy.step, params, carry, inputs, hint=hint)
+    differs = difference("that of policy.initial_carry", carry, "that of policy.step", after)
+    if differs is not None:
+        raise ValueError(f"the policy's memory must keep its structure, shapes and dtypes: {differs}")
+    if not is_array(output.value) or output.value.shape != ():
+        found = describe(output.value) if is_array(output.value) else type(output.value).__name__
+        raise ValueError(f"the policy's value at one step must be a scalar, not {found}")
+    _check_distribution("the policy", output.distribution, action_space)
+
+
+def _said(space: Space) -> str:
+    return f"{space.n} actions" if isinstance(space, Discrete) else f"actions of shape {space.shape}"
+
+
+def _check_distribution(who: str, distribution: Any, space: Space) -> None:
+    """Check a distribution over the actions of one step."""
+    drawn = trace(f"the distribution of {who}", lambda d, key: d.sample(key), distribution, abstract_key())
+    logits: Any = getattr(distribution, "logits", None)
+    if logits is not None and len(logits.shape) == 1:
+        found = f"chooses among {logits.shape[0]} actions"
+        right = isinstance(space, Discrete) and logits.shape[0] == space.n
+    else:
+        found = f"gives actions {describe(drawn)}"
+        action = abstract_action(space)
+        kind = jnp.integer if isinstance(space, Discrete) else jnp.floating
+        right = drawn.shape == action.shape and jnp.issubdtype(drawn.dtype, kind)
+    if not right:
+        raise ValueError(
+            f"{who} {found}, but the family has {_said(space)}: make it with the action space of this family"
+        )
+    log_prob = trace(f"log_prob of the distribution of {who}", lambda d, a: d.log_prob(a), distribution, drawn)
+    if log_prob.shape != ():
+        raise ValueError(f"the log-probability of one action of {who} must be a scalar, not {describe(log_prob)}")
+
+
+def _check_latent(name: str, works: Callable[[int], Any], size: int, hint: str) -> Any:
+    """What a network gives for ``size`` latent variables."""
+    try:
+        return works(size)
+    except Exception as error:
+        for taken in range(1, LARGEST_LATENT + 1):
+            with contextlib.suppress(Exception):
+                works(taken)
+                message = f"latent_size is {size}, but {name} takes {taken} latent variables: {SAME}"
+                break
+        else:
+            message = explain(name, error, hint)
+        raise ValueError(message) from error
+
+
+def _check_belief(belief: Any, size: int) -> None:
+    mean: Any = getattr(belief, "mean", None)
+    if not is_array(mean) or mean.shape != (size,):
+        found = mean.shape[0] if is_array(mean) and len(mean.shape) == 1 else repr(mean)
+        raise ValueError(
+            f"latent_size is {size}, but the belief of the encoder is over {found} latent variables: {SAME}"
+        )
+
+
+def check_belief_networks(networks: BeliefNetworks, family: EnvFamily, shapes: Shapes) -> None:
+    """Check that VariBAD's networks fit the family and each other.
+
+    Args:
+        networks: encoder, decoder and policy.
+        family: the tasks.
+        shapes: of the family (``family_checks.check_shapes``).
+
+    Raises:
+        ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
+    """
+    if not isinstance(networks, BeliefNetworks):
+        raise ValueError(f"networks must be a metarl_jax.types.BeliefNetworks, not {type(networks).__name__}")
+    encoder, decoder, size = networks.encoder, networks.decoder, networks.latent_size
+    key, step = abstract_key(), abstract_transition(shapes.observation, shapes.action)
+    params = trace("encoder.init", encoder.init, key)
+    carry = trace("encoder.initial_carry", encoder.initial_carry, params)
+    hint = f"the family has observations {describe(shapes.observation)} and {_said(family.action_space)}"
+    after, belief = trace("encoder.step", encoder.step, params, carry, step.inputs, hint=hint)
+    differs = difference("that of encoder.initial_carry", carry, "that of encoder.step", after)
+    if differs is not None:
+        raise ValueError(f"the encoder's memory must keep its structure, shapes and dtypes: {differs}")
+    _check_belief(belief, size)
+    shown = trace("show", networks.show, shapes.observation, belief)
+    if isinstance(networks.shown, Box) and shown.shape != networks.shown.shape:
+        raise ValueError(
+            f"show gives the policy {describe(shown)}, but shown is a Box of shape {networks.shown.shape}: make the "
+            "policy with the observation space and the latent_size of the encoder"
+        )
+    params = trace("decoder.init", decoder.init, key)
+    trials = stacked(step, STEPS, TRIALS)
+
+    def decode(size: int) -> Any:
+        latent = abstract((SAMPLES, TRIALS, size))
+        found = jax.eval_shape(decoder.log_likelihood, params, latent, trials)
+        if found.shape != (SAMPLES, TRIALS):
+            raise ValueError(f"log-likelihoods must be [N, B] = [{SAMPLES}, {TRIALS}], not {describe(found)}")
+        return found
+
+    _check_latent("the decoder", decode, size, hint)
+    check_policy(networks.policy, shown, family.action_space)
+
+
+def check_context_networks(networks: ContextNetworks, family: EnvFamily, shapes: Shapes) -> None:
+    """Check that PEARL's networks fit the family and each other.
+
+    Args:
+        networks: encoder, actor and critic.
+        family: the tasks.
+        shapes: of the family (``family_checks.check_shapes``).
+
+    Raises:
+        ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
+    """
+    if not isinstance(networks, ContextNetworks):
+        raise ValueError(f"networks must be a metarl_jax.types.ContextNetworks, not {type(networks).__name__}")
+    encoder, actor, critic, size = networks
+    key, observation, action = abstract_key(), shapes.observation, shapes.action
+    flag = abstract((), jnp.bool_)
+    steps = stacked(Experience(observation, action, abstract(), observation, flag, flag), STEPS)
+    hint = f"the family has observations {describe(observation)} and {_said(family.action_space)}"
+    params = trace("encoder.init", encoder.init, key)
+    _check_belief(trace("encoder.infer", encoder.infer, params, steps, hint=hint), size)
+    params = trace("actor.init", actor.init, key)
+
+    def act(size: int) -> Any:
+        return jax.eval_shape(actor.distribution, params, observation, abstract((size,)))
+
+    distribution = _check_latent("the actor", act, size, hint)
+    _check_distribution("the actor", distribution, family.action_space)
+    following = trace("actor.distribution", actor.distribution, params, steps.next_obs, abstract((STEPS, size)))
+    params = trace("critic.init", critic.init, key)
+
+    def judge(size: int) -> Any:
+        latent = abstract((STEPS, size))
+        values = jax.eval_shape(critic.values, params, steps.obs, latent, steps.action)
+        return values, jax.eval_shape(critic.expected, params, key, steps.next_obs, latent, following)
+
+    for name, found in zip(("values", "expected"), _check_latent("the critic", judge, size, hint), strict=True):
+        if [x.shape for x in found] != [(STEPS,), (STEPS,)]:
+            raise ValueError(f"critic.{name} must return two numbers for each step, not {found}")
+
+
+def check_informed_networks(networks: InformedNetworks, family: EnvFamily, shapes: Shapes) -> None:
+    """Check that a policy and a critic of arms fit a family of bandits.
+
+    Args:
+        networks: policy and critic.
+        family: bandits with discrete actions and an ``arm``.
+        shapes: of the family (``family_checks.check_shapes``).
+
+    Raises:
+        ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
+    """
+    if not isinstance(networks, InformedNetworks):
+        raise ValueError(f"networks must be a metarl_jax.types.InformedNetworks, not {type(networks).__name__}")
+    arm, space = family.arm, family.action_space
+    assert arm is not None
+    assert isinstance(space, Discrete)
+    check_policy(networks.policy, shapes.observation, space)
+    critic, key = networks.critic, abstract_key()
+    belief = jax.eval_shape(lambda: arm.unknown)
+    features = jax.eval_shape(arm.features, belief).shape[-1]
+    outcomes = jax.eval_shape(arm.outcomes, belief).reward.shape[-1]
+    known = abstract((STEPS, space.n, features))
+    then = abstract((STEPS, space.n, outcomes, features))
+    left = abstract((STEPS,))
+    params = trace("critic.init", critic.init, key)
+    hint = f"arm.features gives {features} numbers: was the critic made for another arm?"
+    value = trace("critic.value", critic.value, params, known, left, hint=hint)
+    foreseen = trace("critic.foresee", critic.foresee, params, known, then, left, hint=hint)
+    for name, found, shape in (("value", value, (STEPS,)), ("foresee", foreseen, (STEPS, space.n, outcomes))):
+        if found.shape != shape:
+            raise ValueError(f"critic.{name} must return numbers of shape {list(shape)}, not {describe(found)}")
+
+
+def check_predictor(network: Predictor, episode: Episode, outputs: int) -> None:
+    """Check that a network takes the examples of an episode and gives as many outputs as are asked for.
+
+    Args:
+        network: the learner's.
+        episode: the shapes of an episode.
+        outputs: of each example.
+
+    Raises:
+        ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
+    """
+    params = trace("network.init", network.init, abstract_key())
+    for part in ("support", "query"):
+        x = getattr(episode, part)[0]
+        hint = f"the {part}'s x is {describe(x)}: was the network made for other examples?"
+        _check_outputs(trace("network.apply", network.apply, params, x, hint=hint), x, outputs)
+
+
+def check_reader(network: Reader, episode: Episode, outputs: int) -> None:
+    """Check that a reader takes an episode and gives as many outputs as are asked for.
+
+    Args:
+        network: the learner's.
+        episode: the shapes of an episode.
+        outputs: of each example.
+
+    Raises:
+        ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
+    """
+    if network.outputs != outputs:
+        raise ValueError(f"the network has {network.outputs} outputs, and the tasks ask for {outputs}")
+    params = trace("network.init", network.init, abstract_key())
+    x, (shown, y) = episode.query[0], episode.support
+    hint = f"the support is {describe(shown)} and {describe(y)}: was the network made for other examples?"
+    _check_outputs(trace("network.read", network.read, params, episode.support, x, hint=hint), x, outputs)
+
+
+def _check_outputs(prediction: Any, x: Any, outputs: int) -> None:
+    if not is_array(prediction):
+        raise ValueError(f"predictions must be one array, not a {type(prediction).__name__}")
+    if len(prediction.shape) == 2 and prediction.shape[0] == x.shape[0] and prediction.shape[1] != outputs:
+        raise ValueError(f"the network has {prediction.shape[1]} outputs, and the tasks ask for {outputs}")
+    if prediction.shape != (x.shape[0], outputs):
+        raise ValueError(
+            f"predictions for {x.shape[0]} examples must be [{x.shape[0]}, {outputs}], not {describe(prediction)}"
+        )

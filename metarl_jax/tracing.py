@@ -1,0 +1,156 @@
+"""Abstract evaluation of functions that users wrote, with errors that name the function and the mistake.
+
+Nothing here compiles or computes: ``jax.eval_shape`` gives the shapes and dtypes of what a function returns.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metarl_jax.types import Array, Box, Discrete, Inputs, Key, Space, Transition, Tree
+
+NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+"""What JAX raises where Python needs the value of an array that is not computed yet."""
+REMEDY = (
+    "use jnp.where or jax.lax.cond in place of a Python if, jax.lax.scan or fori_loop in place of a loop whose length "
+    "depends on an array, jnp in place of numpy, and no int(), float() or bool() of an array"
+)
+
+
+def abstract_key() -> Key:
+    """A random key of the default kind."""
+    return jax.eval_shape(lambda: jax.random.key(0))
+
+
+def abstract(shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
+    """An array that has a shape and a dtype, and no values."""
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def abstract_action(space: Space) -> Array:
+    """An action of the space, as learners hand it to ``env.step``."""
+    match space:
+        case Discrete():
+            return abstract((), jnp.int32)
+        case Box(shape=shape):
+            return abstract(shape)
+
+
+def abstract_transition(observation: Array, action: Array) -> Transition:
+    """One step, as ``rollout.trial`` returns it."""
+    flag = abstract((), jnp.bool_)
+    inputs = Inputs(observation, action, abstract(), abstract(), flag)
+    return Transition(inputs, action, abstract(), flag, flag, observation, abstract((), jnp.int32), flag, ())
+
+
+def stacked(tree: Tree, *lead: int) -> Tree:
+    """The same shapes with leading axes."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), tree)
+
+
+def trace(name: str, function: Callable[..., Any], *arguments: Any, hint: str = "") -> Any:
+    """The shapes and dtypes of what ``function(*arguments)`` returns.
+
+    Args:
+        name: what the function is called in messages.
+        function: called once, with tracers.
+        arguments: trees of arrays, or of their shapes and dtypes.
+        hint: what is added to the message where the function raises an error of its own.
+
+    Raises:
+        ValueError: in one line, if the function cannot be traced; the original error is its cause.
+    """
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:
+        raise ValueError(explain(name, error, hint)) from error
+
+
+def explain(name: str, error: Exception, hint: str = "") -> str:
+    """One line on why a function could not be traced."""
+    at = _place(error)
+    if isinstance(error, NEEDS_VALUES):
+        return f"{name} cannot be compiled: it needs the value of an array while JAX traces it{at}; {REMEDY}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    says = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{name} fails{at}: {says}{f' ({hint})' if hint else ''}"
+
+
+def _place(error: Exception) -> str:
+    """The last line that the error went through outside of libraries and this file: ``" (file.py, line 3: ...)"``."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if path == Path(__file__) or _is_library(path):
+            continue
+        text = linecache.getline(str(path), line).strip()
+        found = f" ({path.name}, line {line}{f': {text}' if text else ''})"
+    return found
+
+
+def _is_library(path: Path) -> bool:
+    """Whether a file belongs to JAX, flax or Python's standard library."""
+    folders, installed = set(path.parents), {"site-packages", "dist-packages"} & set(path.parts)
+    # flax takes a quarter of a second to import, and an error can only have gone through it if it is imported.
+    modules = [sys.modules[name] for name in ("jax", "flax") if name in sys.modules]
+    if any(Path(str(module.__file__)).parent in folders for module in modules):
+        return True
+    return path.name.startswith("<frozen") or (Path(sysconfig.get_path("stdlib")) in folders and not installed)
+
+
+def describe(leaf: Any) -> str:
+    """The dtype and the shape of an array: ``float32[3, 4]``."""
+    return f"{leaf.dtype}{list(leaf.shape)}"
+
+
+def difference(first: str, one: Tree, second: str, other: Tree) -> str | None:
+    """How the structure, the shapes or the dtypes of two trees differ; None where they do not.
+
+    Args:
+        first: what the first tree is called, before "has" or "is".
+        one: a tree of shapes and dtypes.
+        second: what the other tree is called.
+        other: a tree of shapes and dtypes.
+    """
+    mine, yours = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(t)} for t in (one, other)
+    )
+    for here, there, leaves, others in ((first, second, mine, yours), (second, first, yours, mine)):
+        missing = [path for path in leaves if path not in others]
+        if missing:
+            return f"{here} has {_named(missing[0])}, which {there} has not"
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return f"{first} is a {jax.tree.structure(one)}, and {second} a {jax.tree.structure(other)}"
+    for path, leaf in mine.items():
+        if leaf.shape != yours[path].shape or leaf.dtype != yours[path].dtype:
+            where = f" at {_named(path)}" if path else ""
+            return f"{first} is {describe(leaf)}{where}, and {second} is {describe(yours[path])}"
+    return None
+
+
+def _named(path: str) -> str:
+    return path.lstrip(".") or "an array"
+
+
+def is_number(leaf: Any) -> bool:
+    """Whether an array holds real numbers, whole numbers or booleans."""
+    return any(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+
+
+def is_array(value: Any) -> bool:
+    """Whether this is one array, or its shape and dtype, and not a tree of them."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
