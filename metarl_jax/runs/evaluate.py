@@ -18,7 +18,7 @@ from metarl_jax.experiments.base import Experiment, Measure, Problem
 from metarl_jax.ops.statistics import mean_with_interval, stratified_bootstrap
 from metarl_jax.runs import files, train
 from metarl_jax.runs.errors import StorageError, UserError, storing
-from metarl_jax.runs.files import finite
+from metarl_jax.runs.files import check_shape, finite
 from metarl_jax.runs.folder import RunFolder, versions
 from metarl_jax.types import Adaptation, Key, State, Task
 
@@ -255,39 +255,14 @@ _SHAPE: dict[str, Any] = {
 """What an evaluation has at least; numbers may be None."""
 
 
-def _check(value: Any, shape: Any, where: str) -> None:
-    """ValueError, naming the first place where a value is not of a shape."""
-    match shape:
-        case [inner]:
-            if not isinstance(value, list):
-                raise ValueError(f"{where} is no list")
-            for index, item in enumerate(value):
-                _check(item, inner, f"{where}[{index}]")
-        case dict():
-            if not isinstance(value, dict):
-                raise ValueError(f"{where or 'it'} is no dictionary")
-            for name, inner in (dict.fromkeys(value, shape[str]) if str in shape else shape).items():
-                if name not in value:
-                    raise ValueError(f"{where}{'.' * bool(where)}{name} is missing")
-                _check(value[name], inner, f"{where}{'.' * bool(where)}{name}")
-        case type() if shape is float:
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise ValueError(f"{where} is no number")
-            if value is not None and not abs(value) < float("inf"):
-                raise ValueError(f"{where} is not finite")
-        case _:
-            if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
-                raise ValueError(f"{where} is of another type than {shape.__name__}")
-
-
 def _check_learner(learner: dict[str, Any], stages: int) -> None:
     intervals = [learner["ci95"], *learner["ci95_by_stage"]]
     by_stage = [learner["score_by_stage"], learner["ci95_by_stage"]]
     if "cumulative_regret" in learner:
-        _check(learner["cumulative_regret"], [float], "cumulative_regret")
+        check_shape(learner["cumulative_regret"], [float], "cumulative_regret")
         by_stage.append(learner["cumulative_regret"])
     if "over_seeds" in learner:
-        _check(learner["over_seeds"], {"iqm": float, "ci95": [float]}, "over_seeds")
+        check_shape(learner["over_seeds"], {"iqm": float, "ci95": [float]}, "over_seeds")
         intervals.append(learner["over_seeds"]["ci95"])
     if any(len(interval) != 2 for interval in intervals):
         raise ValueError(f"an interval of {learner['name']} has not two ends")
@@ -306,7 +281,7 @@ def read(path: Path) -> dict[str, Any]:
     if schema != SCHEMA:
         raise UserError(f"{path} has schema {schema}, this program has {SCHEMA}")
     try:
-        _check(result, _SHAPE, "")
+        check_shape(result, _SHAPE)
         for learner in (result["ours"], *result["oracles"]):
             _check_learner(learner, len(result["ours"]["score_by_stage"]))
         if any(len(gain["ci95"]) != 2 for gain in result["gains"]):

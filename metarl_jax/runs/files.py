@@ -197,6 +197,55 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
+def check_shape(value: Any, shape: Any, where: str = "") -> None:
+    """See that JSON content has a shape.
+
+    Args:
+        value: the content.
+        shape: a type; ``[shape]`` for a list; a dictionary of the shapes of its entries, which may have more; or
+            ``{str: shape}`` for one of any names. A ``float`` may be a whole number or None, and must be finite.
+        where: the name of the value in messages.
+
+    Raises:
+        ValueError: naming the first place where the content has not the shape.
+    """
+    match shape:
+        case [inner]:
+            if not isinstance(value, list):
+                raise ValueError(f"{where} is no list")
+            for index, item in enumerate(value):
+                check_shape(item, inner, f"{where}[{index}]")
+        case dict():
+            if not isinstance(value, dict):
+                raise ValueError(f"{where or 'it'} is no dictionary")
+            for name, inner in (dict.fromkeys(value, shape[str]) if str in shape else shape).items():
+                if name not in value:
+                    raise ValueError(f"{where}{'.' * bool(where)}{name} is missing")
+                check_shape(value[name], inner, f"{where}{'.' * bool(where)}{name}")
+        case type() if shape is float:
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{where} is no number")
+            if value is not None and not abs(value) < float("inf"):
+                raise ValueError(f"{where} is not finite")
+        case _:
+            if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
+                raise ValueError(f"{where} is of another type than {shape.__name__}")
+
+
+def read_shaped(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
+    """``read_json``, of a file whose content has a shape.
+
+    Raises:
+        UserError: also if it has another one.
+    """
+    content = read_json(path)
+    try:
+        check_shape(content, shape)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return content
+
+
 def aside(path: Path) -> Path:
     """A free name for a damaged file: ``NAME.damaged``, or ``NAME.damaged-2`` and so on."""
     found, number = path.with_name(f"{path.name}.damaged"), 1

@@ -27,7 +27,7 @@ from metarl_jax.ops.statistics import interquartile_mean, probability_of_improve
 from metarl_jax.runs import commands, evaluate, hosts, programs, report, train
 from metarl_jax.runs import study_figures as figures
 from metarl_jax.runs.errors import UserError, storing
-from metarl_jax.runs.files import exists, finite, read_json, write_atomically, write_json
+from metarl_jax.runs.files import check_shape, exists, finite, read_json, read_shaped, write_atomically, write_json
 from metarl_jax.runs.folder import RunFolder, created, lock
 from metarl_jax.runs.study_folder import CONFIG, Cell, StudyConfig, StudyFolder, cells
 from metarl_jax.types import Array, Key, RunState
@@ -164,7 +164,7 @@ def _measure(
                         own = {name: each[index] for name, each in values.items()}
                         scores = np.asarray(tests[split](_key(split), checkpoint.state, own), np.float64).mean(axis=1)
                         write_json(path, {"per_seed_by_stage": finite(scores.tolist())})
-                    row[split] = read_json(path)
+                    row[split] = read_shaped(path, {"per_seed_by_stage": [[float]]})
             rows[cell.name] = row
             say(f"  {cell.name}: {', '.join(f'{TITLES[s]} {_headline(experiment, row, s)}' for s in TITLES)}")
     return rows
@@ -256,6 +256,19 @@ def table(study: StudyFolder, experiment: Experiment, rows: dict[str, dict[str, 
     }
 
 
+_TABLE: dict[str, Any] = {
+    "experiment": str,
+    "measure": {"title": str},
+    "tasks": int,
+    "seeds": int,
+    "compared_with": str,
+    "cells": [{"cell": str, "validation": {"iqm": float}, "heldout": {"iqm": float}}],
+    "probability_of_improvement": {str: {str: {"probability": float, "ci95": [float]}}},
+}
+_MEASURED: dict[str, Any] = {"per_seed": [float], "mean": float}
+"""Of a cell that did not diverge, on one kind of tasks."""
+
+
 def read(study: StudyFolder) -> dict[str, Any]:
     """The study's table.
 
@@ -271,6 +284,14 @@ def read(study: StudyFolder) -> dict[str, Any]:
             f"{path} has schema {result.get('schema')}, this program has {SCHEMA}; to write it anew: "
             f"{resume_command(study)}"
         )
+    try:
+        check_shape(result, _TABLE)
+        for cell in result["cells"]:
+            for split in TITLES:
+                if cell[split]["iqm"] is not None:
+                    check_shape(cell[split], _MEASURED, split)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}; to write it anew: {resume_command(study)}") from error
     return result
 
 

@@ -17,7 +17,7 @@ import pytest
 from flax import serialization
 
 from metarl_jax import cli
-from metarl_jax.runs import checkpoints, evaluate, metrics, report
+from metarl_jax.runs import checkpoints, evaluate, metrics, report, study
 from metarl_jax.runs.files import printable
 from metarl_jax.runs.study_folder import StudyConfig, cells
 
@@ -343,16 +343,16 @@ def test_an_evaluation_of_something_else_is_not_reported(finished, capsys) -> No
 
 
 def test_cells_of_a_study_have_names_of_their_own() -> None:
-    def study(**vary: list[Any]) -> list[str]:
+    def names_of(**vary: list[Any]) -> list[str]:
         config = StudyConfig(experiment="e", settings={"iterations": 1}, vary=vary, seed=0, seeds=1)
         return [cell.name for cell in cells(config)]
 
-    assert study(a=[0.5, 1.0], b=["x"]) == ["a=0.5,b=x", "a=1,b=x"]
+    assert names_of(a=[0.5, 1.0], b=["x"]) == ["a=0.5,b=x", "a=1,b=x"]
     for names in (
-        study(folder=["data/v2", "data_v2"]),
-        study(a=[0.12345671, 0.12345672]),
-        study(folder=["x" * 300, "x" * 299 + "y"]),
-        study(folder=["é" * 200, "é" * 201]),
+        names_of(folder=["data/v2", "data_v2"]),
+        names_of(a=[0.12345671, 0.12345672]),
+        names_of(folder=["x" * 300, "x" * 299 + "y"]),
+        names_of(folder=["é" * 200, "é" * 201]),
     ):
         assert len(set(names)) == 2
         assert all(len(name.encode()) <= 240 and "/" not in name for name in names)
@@ -536,6 +536,100 @@ def test_a_control_character_in_the_configuration_is_refused(finished, capsys) -
         captured = capsys.readouterr()
         assert "has control characters in it" in _one_line(captured.err)
         assert "\x1b" not in captured.out + captured.err
+
+
+# Studies.
+
+
+@pytest.fixture
+def received_study(tmp_path: Path) -> Path:
+    """A study folder whose cells are not trained yet."""
+    path = tmp_path / "study"
+    options = ["--vary", "learning-rate=0.001,0.002", "--iterations", "1", "--tasks", "2", "--seeds", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "run", lambda *arguments: 1)
+        assert cli.main(["study", "fomaml-sinusoid", *options, "--run-dir", str(path)]) == 1
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"vary": {f"s{i}": list(range(10)) for i in range(9)}},
+            "1000000000 combinations of settings are more than 1000",
+        ),
+        ({"vary": {"learning_rate": 3}}, "vary does not map settings to lists of values"),
+        ({"vary": {"learning_rate": []}}, "vary does not map settings to lists of values"),
+        ({"vary": [1]}, "vary is of another type than dict"),
+        ({"settings": "all"}, "settings is of another type than dict"),
+        ({"seed": 2**32 - 1, "seeds": 2}, "seeds 4294967295 .. 4294967296 are not all from 0 to 4294967295"),
+        ({"seeds": 0}, "seeds must be a positive whole number, not 0"),
+        ({"evaluate_every": 0}, "evaluate_every must be a positive whole number, not 0"),
+        ({"evaluation_tasks": "9"}, "evaluation_tasks must be a positive whole number, not '9'"),
+        ({"schema": 99}, "has schema 99"),
+        ({"more": 1}, "unexpected keyword argument 'more'"),
+        ({"experiment": "\x1b[2J"}, "has control characters in it"),
+        ({"experiment": "unknown"}, "unknown"),
+    ],
+)
+def test_a_study_that_cannot_be_used_is_one_line(received_study: Path, capsys, changes: dict, message: str) -> None:
+    path = received_study / "study.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    before = _tree(received_study)
+    for command in (["study", "--resume"], ["report"], ["watch", "--once"]):
+        capsys.readouterr()
+        assert cli.main([*command, str(received_study)]) == 2
+        captured = capsys.readouterr()
+        assert message in _one_line(captured.err)
+        assert printable(captured.err.strip()) == captured.err.strip()
+    assert _tree(received_study) == before
+
+
+@pytest.mark.parametrize("name", ["cells", "cells/learning_rate=0.001"])
+def test_a_study_whose_parts_are_links_is_refused(received_study: Path, outside: Path, capsys, name: str) -> None:
+    path = received_study / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.symlink_to(outside)
+    before = _tree(outside)
+    for command in (["study", "--resume"], ["report"], ["watch", "--once"]):
+        capsys.readouterr()
+        assert cli.main([*command, str(received_study)]) == 2
+        assert "it is a symbolic link, which is not followed" in _one_line(capsys.readouterr().err)
+    assert _tree(outside) == before
+
+
+TABLE = {
+    "schema": study.SCHEMA,
+    "experiment": "fomaml-sinusoid",
+    "measure": {"title": "error"},
+    "tasks": 8,
+    "seeds": 1,
+    "compared_with": "a",
+    "cells": [{"cell": "a", "validation": {"iqm": None}, "heldout": {"iqm": None}}],
+    "probability_of_improvement": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cells": 3}, "cells is no list"),
+        ({"cells": [{"cell": "a"}]}, "cells[0].validation is missing"),
+        ({"cells": [{**TABLE["cells"][0], "heldout": {"iqm": 1.0}}]}, "heldout.per_seed is missing"),
+        ({"measure": None}, "measure is no dictionary"),
+        ({"probability_of_improvement": {"a": {"b": 1}}}, "probability_of_improvement.a.b is no dictionary"),
+        ({"schema": 1}, "has schema 1"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_line(received_study: Path, capsys, changes: dict, message: str) -> None:
+    (received_study / "table.json").write_text(json.dumps({**TABLE, **changes}))
+    before = _tree(received_study)
+    capsys.readouterr()
+    assert cli.main(["report", str(received_study)]) == 2
+    line = _one_line(capsys.readouterr().err)
+    assert message in line and line.endswith(f"to write it anew: metarl-jax study --resume {received_study}")
+    assert _tree(received_study) == before
 
 
 # Places that cannot be written.
