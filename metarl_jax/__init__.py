@@ -1,3 +1,3 @@
 """Meta-reinforcement learning as pure functions: inner and outer loops compiled end to end by XLA."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

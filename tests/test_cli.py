@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import metarl_jax
 from metarl_jax import cli, experiments
 
 NAME = "rl2-bandit-10x5"
@@ -147,4 +148,4 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_python_m_works() -> None:
     result = subprocess.run([sys.executable, "-m", "metarl_jax", "--version"], capture_output=True, text=True)
-    assert (result.returncode, result.stdout.strip()) == (0, "0.1.0")
+    assert (result.returncode, result.stdout.strip()) == (0, metarl_jax.__version__)
