@@ -17,7 +17,7 @@ Split: TypeAlias = Literal["heldout", "validation"]
 
 
 class Evaluation(NamedTuple):
-    """Scores on tasks that training does not draw; S learners (seeds), N tasks, E adaptation episodes."""
+    """Scores on the tasks of one split; S learners (seeds), N tasks, E adaptation episodes."""
 
     score: Array
     """``[S, N, E]``: return (or accuracy) of each adaptation episode."""

@@ -149,7 +149,7 @@ def reading(family: FewShot, network: Reader, *, heldout: FewShot | None = None)
 def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
     """Episodes, drawn whole: support and query are disjoint whatever is asked for later.
 
-    Validation tasks have as many examples as held-out ones, so that a learner is chosen by what is reported of it.
+    Validation tasks have as many examples as held-out ones, so that the two scores measure the same.
     """
 
     def episode(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], Episode]:

@@ -10,9 +10,9 @@ Which goals are held out is drawn once and for all: a fifth of them, or none ("h
 trained online on some of the goals has learnt that nothing is to be found in the other cells, and the better it learns
 this the less it looks there.
 
-Validation tasks are the training tasks: goals of their own would have to be taken from training or from the held-out
-ones, and either would change a published split. A score on them says how well the training goals are found, and
-nothing of new goals.
+Validation tasks are the training tasks: other goals would have to be taken from training or from the held-out ones, and
+either would change a published split. A validation score measures how well a learner finds the goals of training, not
+how well it finds new ones.
 """
 
 from __future__ import annotations

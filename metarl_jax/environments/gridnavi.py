@@ -51,7 +51,7 @@ def goals(size: int) -> list[tuple[int, int]]:
 
 
 def make(size: int = 5, horizon: int = 15) -> EnvFamily:
-    """The family. Goals are uniform. There are few, so that training, validation and held-out tasks have the same.
+    """The family. Goals are uniform; training, validation and held-out tasks have the same ones.
 
     Args:
         size: cells along each side, three or more.

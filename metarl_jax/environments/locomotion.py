@@ -338,7 +338,8 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
     which makes its directions 57 degrees apart from the axis; not so here.)
 
     Args:
-        planar: whether directions are uniform on the circle, and not two.
+        planar: whether directions are uniform on the circle. Otherwise there are two, for training, validation and
+            held-out tasks alike.
         horizon: control steps of an episode.
         engine: "c", "mjx", or by the platform.
 

@@ -93,7 +93,7 @@ def made_up(
     noise: float = 0.1,
     seed: int = 0,
 ) -> EnvFamily:
-    """A catalogue and kinds of users drawn at random, once; every task is a new user, of whatever split.
+    """A catalogue and kinds of users drawn at random, once. Every task is a new user, in every split.
 
     An item is a vector v of ``rank`` numbers, N(0, 1 / rank), and a quality b, N(0, 1 / 4). A type is a vector of
     N(0, 1) numbers; a user's, u, is that of one of the types plus N(0, spread^2). The user likes the item by

@@ -30,9 +30,9 @@ class Classification:
     queries: int = 1
     """Examples of a class that adaptation is judged on, in training."""
     heldout_shots: int = 1
-    """Examples of a class to adapt on, of a held-out task."""
+    """Examples of a class to adapt on, of a held-out or validation task."""
     heldout_queries: int = 1
-    """Examples of a class that adaptation is judged on, of a held-out task."""
+    """Examples of a class that adaptation is judged on, of a held-out or validation task."""
 
     def make(self, family: Any) -> InnerProblem | ReadingProblem:
         """The problem, of what makes the families of tasks.
@@ -81,7 +81,7 @@ class Omniglot(Classification):
     rotations: bool = True
     """Whether characters turned by 90, 180 and 270 degrees are classes of their own, in training."""
     heldout_rotations: bool = True
-    """The same, of held-out tasks."""
+    """The same, of held-out and validation tasks."""
 
     def families(self, family: Callable[[str], Callable[..., FewShot]]) -> tuple[FewShot, FewShot]:
         """Of a function of the folder that gives one of ways, shots, queries and rotations."""
@@ -99,7 +99,7 @@ class Descent(Classification):
     batch_size: int = 0
     """Examples that one inner step sees in training; 0: all."""
     heldout_batch_size: int = 0
-    """Examples that one inner step sees on a held-out task; 0: all."""
+    """Examples that one inner step sees on a held-out or validation task; 0: all."""
     transductive: bool = True
     """Whether the examples of a query are normalised as one batch; if not, each alone beside the support."""
     architecture: Literal["convolutional", "mlp"] = "convolutional"

@@ -25,9 +25,9 @@ class Regression:
     queries: int = 10
     """Examples of a task that adaptation is judged on, in training (10 in the code of Finn et al. 2017)."""
     heldout_shots: int = 5
-    """Examples to adapt on of a held-out task."""
+    """Examples to adapt on of a held-out or validation task."""
     heldout_queries: int = 100
-    """Examples that adaptation is judged on, of a held-out task."""
+    """Examples that adaptation is judged on, of a held-out or validation task."""
     batch_size: int = 0
     """Examples that one inner step sees; 0: all."""
     units: int = 40
@@ -68,9 +68,9 @@ class RegressionBySNAIL:
     queries: int = 10
     """Examples of a task that are predicted then, in training."""
     heldout_shots: int = 5
-    """Examples that are read of a held-out task."""
+    """Examples that are read of a held-out or validation task."""
     heldout_queries: int = 100
-    """Examples that are predicted then, of a held-out task."""
+    """Examples that are predicted then, of a held-out or validation task."""
     embedding_size: int = 32
     """Rectified units that see x."""
     key_size: int = 32
