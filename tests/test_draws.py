@@ -85,7 +85,7 @@ def test_steps_of_episodes_are_drawn_among_the_valid_ones() -> None:
 
 
 def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int) -> np.ndarray:
-    """Of 40 iterations: VariBAD's loss, where the bound at a step is minus its index, less the mean of valid indices."""
+    """VariBAD's loss in 40 iterations, where a step's bound is minus its index, less the mean of all valid indices."""
 
     def bound_is_minus_index(
         key: Key, beliefs: Any, log_likelihood: Any, prior: Any, kl_weight: Any, steps: Array | None
@@ -148,7 +148,7 @@ PEARL_SIZES: dict[str, Any] = {
 
 
 def test_pearl_learns_from_valid_steps_of_its_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What critics are given, seen from the inside: no step that is padding, and no context that is while others last."""
+    """Critics are given no step that is padding, in any gradient step."""
     family, seen = probe_family(), []
     original: Callable[..., Array] = pearl.steps_of_episodes
 

@@ -45,14 +45,6 @@ def cut(images: Array, size: int) -> Array:
     return squares.swapaxes(2, 3).reshape(number, rows, columns, size * size * channels)
 
 
-def _reciprocal_range(low: float | Array, high: float | Array) -> float | Array:
-    """``1 / (high - low)``; 1 where the bounds are equal, so that what cannot vary is 0 and not NaN."""
-    if isinstance(low, int | float) and isinstance(high, int | float):
-        return 1 / (high - low) if high != low else 1.0
-    width = jnp.asarray(high, jnp.float32) - jnp.asarray(low, jnp.float32)
-    return 1 / jnp.where(width != 0, width, 1.0)
-
-
 class ObservationEncoder(nn.Module):
     """Observations as vectors ``[..., features]`` float32: images through filters, all else as ``encode`` does.
 
@@ -75,7 +67,10 @@ class ObservationEncoder(nn.Module):
         for layer, (size, filters) in enumerate(FILTERS):
             images = cut(images, size)
             if layer == 0:
-                images = (images.astype(jnp.float32) - low) * _reciprocal_range(low, high)
+                # Where the bounds are equal, what cannot vary is 0, not NaN.
+                width = np.asarray(high, np.float64) - np.asarray(low, np.float64)
+                scale = (1 / np.where(width != 0, width, 1)).astype(np.float32)
+                images = (images.astype(jnp.float32) - low) * scale
             images = nn.relu(dense(nn.Dense(filters), images))
         return images.reshape(*observation.shape[:-3], math.prod(images.shape[1:]))
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.recommendation import Recommendation, User
@@ -51,14 +52,16 @@ def _environment(family: EnvFamily) -> Recommendation:
 
 
 def _population(family: EnvFamily) -> _Population:
-    """The same training users whenever it is asked."""
+    """Statistics of training users, the same ones for every call; computed on the host in double precision."""
     groups = _environment(family).groups
     users: User = jax.jit(jax.vmap(family.tasks.sample))(jax.random.split(jax.random.key(0), USERS))
-    belongs = jax.nn.one_hot(users.group, groups)
-    share = belongs / jnp.maximum(jnp.sum(belongs, axis=0), 1)
-    mean = share.T @ users.likes
+    group, likes = np.asarray(users.group), np.asarray(users.likes, np.float64)
+    belongs = np.eye(groups)[group]
+    share = belongs / np.maximum(belongs.sum(axis=0), 1)
+    mean = share.T @ likes
     # Not the mean of squares minus the squared mean, whose difference is rounding where tastes hardly differ.
-    return _Population(mean, share.T @ (users.likes - mean[users.group]) ** 2)
+    variance = share.T @ (likes - mean[group]) ** 2
+    return _Population(jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32))
 
 
 def _make(name: str, family: EnvFamily, episodes: int, choose: Callable[[Key, _Heard, Array], Array]) -> Oracle:
