@@ -31,6 +31,7 @@ from metarl_jax.tracing import (
     abstract_key,
     abstract_transition,
     describe,
+    describe_space,
     difference,
     explain,
     is_array,
@@ -138,7 +139,7 @@ def check_shapes(family: EnvFamily, *, episodes: int = EPISODES, discount: Any =
 
 def _check_parts(family: Any) -> None:
     if not isinstance(family, EnvFamily):
-        call = "; call it first" if callable(family) else ""
+        call = ": call it first" if callable(family) else ""
         raise ValueError(f"family must be a metarl_jax.types.EnvFamily, not {_kind(family)}{call}")
     for name in ("reset", "step"):
         if not callable(getattr(family.env, name, None)):
@@ -168,9 +169,10 @@ def _check_callables(value: Any, kind: type, name: str, *functions: str) -> None
 def _kind(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__qualname__}"
-    return (
-        "None" if value is None else f"a {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
-    )
+    if value is None:
+        return "None"
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _check_space(name: str, space: Any) -> None:
@@ -246,10 +248,10 @@ def _check_limit(horizon: int, limit: Any) -> None:
     if isinstance(limit, Tracer) or np.ndim(limit) != 0 or not np.issubdtype(np.asarray(limit).dtype, np.number):
         return
     if limit > horizon:
-        raise ValueError(_too_short(horizon, limit))
+        raise ValueError(_toodescribe_space(horizon, limit))
 
 
-def _too_short(horizon: int, limit: Any) -> str:
+def _toodescribe_space(horizon: int, limit: Any) -> str:
     return (
         f"horizon is {horizon}, but max_steps_in_episode of a task is {limit:g}: set horizon to {limit:g}, or "
         f"max_steps_in_episode of all tasks to {horizon}"
@@ -276,18 +278,14 @@ def _check_agreement(which: str, ours: Space, own: Any) -> None:
     mend = f"set {which} of the family to that of the environment"
     if _is_size(n):
         if not isinstance(ours, Discrete) or ours.n != n:
-            raise ValueError(f"{which} is {_short(ours)}, but env.{which}(task) is Discrete(n={n}): {mend}")
+            raise ValueError(f"{which} is {describe_space(ours)}, but env.{which}(task) is Discrete(n={n}): {mend}")
     elif (
         hasattr(own, "low")
         and hasattr(own, "high")
         and isinstance(shape, tuple)
         and not (isinstance(ours, Box) and ours.shape == shape)
     ):
-        raise ValueError(f"{which} is {_short(ours)}, but env.{which}(task) is a Box of shape {shape}: {mend}")
-
-
-def _short(space: Space) -> str:
-    return repr(space) if isinstance(space, Discrete) else f"a Box of shape {space.shape}"
+        raise ValueError(f"{which} is {describe_space(ours)}, but env.{which}(task) is a Box of shape {shape}: {mend}")
 
 
 def _check_environment(family: EnvFamily, task: Task) -> Any:
@@ -699,7 +697,7 @@ def check_few_shot(family: FewShot) -> Episode:
         ValueError: in one line, for the first thing that is wrong. If a function raised an error, it is the cause.
     """
     if not isinstance(family, FewShot):
-        call = "; call it first" if callable(family) else ""
+        call = ": call it first" if callable(family) else ""
         raise ValueError(f"family must be a metarl_jax.types.FewShot, not {_kind(family)}{call}")
     _check_callables(family.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     for name in ("draw", "loss", "score"):

@@ -19,6 +19,7 @@ from metarl_jax.tracing import (
     abstract_key,
     abstract_transition,
     describe,
+    describe_space,
     difference,
     explain,
     is_array,
@@ -38,6 +39,7 @@ from metarl_jax.types import (
     Predictor,
     Reader,
     Space,
+    Spaces,
 )
 
 LARGEST_LATENT = 128
@@ -47,38 +49,59 @@ SAMPLES, TRIALS, STEPS = 2, 3, 7
 SAME = "give all networks the same latent_size"
 
 
-def check_policy(policy: Policy, observation: Any, action_space: Space) -> None:
-    """Check that a policy takes observations of a shape and gives actions of a space.
-
-    A policy for discrete observations sees them one-hot, and takes any index: that it was made for another number of
-    observations does not show in shapes.
+def check_policy(policy: Policy, family: EnvFamily, shapes: Shapes) -> None:
+    """Check that a policy takes a family's observations and gives its actions.
 
     Args:
         policy: what acts.
-        observation: the shape and dtype of what it is shown.
-        action_space: of the environment.
+        family: the tasks.
+        shapes: of the family (``family_checks.check_shapes``).
 
     Raises:
-        ValueError: in one line, with the shapes that do not fit. If a function raised an error, it is the cause.
+        ValueError: in one line, with what does not fit. If a function raised an error, it is the cause.
     """
     if not isinstance(policy, Policy):
         raise ValueError(f"policy must be a metarl_jax.types.Policy, not {type(policy).__name__}")
+    _check_spaces("the policy", policy.spaces, family)
     key = abstract_key()
     params = trace("policy.init", policy.init, key)
     carry = trace("policy.initial_carry", policy.initial_carry, params)
-    inputs = abstract_transition(observation, abstract_action(action_space)).inputs
-    hint = (
-        f"the family has observations {describe(observation)} and {_said(action_space)}: was the policy made for other "
-        "spaces?"
-    )
-    after, output = trace("policy.step", policy.step, params, carry, inputs, hint=hint)
-    differs = difference("that of policy.initial_carry", carry, "that of policy.step", after)
-    if differs is not None:
-        raise ValueError(f"the policy's memory must keep its structure, shapes and dtypes: {differs}")
+    inputs = abstract_transition(shapes.observation, shapes.action).inputs
+    after, output = trace("policy.step", policy.step, params, carry, inputs, hint=_hint(family, shapes))
+    _check_memory("policy", carry, after)
     if not is_array(output.value) or output.value.shape != ():
         found = describe(output.value) if is_array(output.value) else type(output.value).__name__
         raise ValueError(f"the policy's value at one step must be a scalar, not {found}")
-    _check_distribution("the policy", output.distribution, action_space)
+    _check_distribution("the policy", output.distribution, family.action_space)
+
+
+def _check_spaces(who: str, spaces: Spaces | None, family: EnvFamily) -> None:
+    """Compare the spaces that a network was made for with the family's, but for bounds."""
+    if spaces is None:
+        return
+    own = family.observation_space, family.action_space
+    for what, made, ours in zip(("observations", "actions"), spaces, own, strict=True):
+        if made is not None and not _alike(made, ours):
+            raise ValueError(
+                f"{who} was made for {what} in {describe_space(made)}, but those of the family are in "
+                f"{describe_space(ours)}: make it with the spaces of this family"
+            )
+
+
+def _alike(one: Space, other: Space) -> bool:
+    if isinstance(one, Box) and isinstance(other, Box):
+        return one.shape == other.shape
+    return isinstance(one, Discrete) and isinstance(other, Discrete) and one.n == other.n
+
+
+def _hint(family: EnvFamily, shapes: Shapes) -> str:
+    return f"the family has observations {describe(shapes.observation)} and {_said(family.action_space)}"
+
+
+def _check_memory(who: str, carry: Any, after: Any) -> None:
+    differs = difference(f"that of {who}.initial_carry", carry, f"that of {who}.step", after)
+    if differs is not None:
+        raise ValueError(f"the memory of the {who} must keep its structure, shapes and dtypes: {differs}")
 
 
 def _said(space: Space) -> str:
@@ -144,14 +167,14 @@ def check_belief_networks(networks: BeliefNetworks, family: EnvFamily, shapes: S
     if not isinstance(networks, BeliefNetworks):
         raise ValueError(f"networks must be a metarl_jax.types.BeliefNetworks, not {type(networks).__name__}")
     encoder, decoder, size = networks.encoder, networks.decoder, networks.latent_size
+    _check_spaces("the encoder", encoder.spaces, family)
+    _check_spaces("the decoder", decoder.spaces, family)
     key, step = abstract_key(), abstract_transition(shapes.observation, shapes.action)
     params = trace("encoder.init", encoder.init, key)
     carry = trace("encoder.initial_carry", encoder.initial_carry, params)
-    hint = f"the family has observations {describe(shapes.observation)} and {_said(family.action_space)}"
+    hint = _hint(family, shapes)
     after, belief = trace("encoder.step", encoder.step, params, carry, step.inputs, hint=hint)
-    differs = difference("that of encoder.initial_carry", carry, "that of encoder.step", after)
-    if differs is not None:
-        raise ValueError(f"the encoder's memory must keep its structure, shapes and dtypes: {differs}")
+    _check_memory("encoder", carry, after)
     _check_belief(belief, size)
     shown = trace("show", networks.show, shapes.observation, belief)
     if isinstance(networks.shown, Box) and shown.shape != networks.shown.shape:
@@ -170,7 +193,7 @@ def check_belief_networks(networks: BeliefNetworks, family: EnvFamily, shapes: S
         return found
 
     _check_latent("the decoder", decode, size, hint)
-    check_policy(networks.policy, shown, family.action_space)
+    check_policy(networks.policy, family._replace(observation_space=networks.shown), shapes._replace(observation=shown))
 
 
 def check_context_networks(networks: ContextNetworks, family: EnvFamily, shapes: Shapes) -> None:
@@ -187,10 +210,12 @@ def check_context_networks(networks: ContextNetworks, family: EnvFamily, shapes:
     if not isinstance(networks, ContextNetworks):
         raise ValueError(f"networks must be a metarl_jax.types.ContextNetworks, not {type(networks).__name__}")
     encoder, actor, critic, size = networks
+    for who, network in (("the encoder", encoder), ("the actor", actor), ("the critic", critic)):
+        _check_spaces(who, network.spaces, family)
     key, observation, action = abstract_key(), shapes.observation, shapes.action
     flag = abstract((), jnp.bool_)
     steps = stacked(Experience(observation, action, abstract(), observation, flag, flag), STEPS)
-    hint = f"the family has observations {describe(observation)} and {_said(family.action_space)}"
+    hint = _hint(family, shapes)
     params = trace("encoder.init", encoder.init, key)
     _check_belief(trace("encoder.infer", encoder.infer, params, steps, hint=hint), size)
     params = trace("actor.init", actor.init, key)
@@ -229,7 +254,7 @@ def check_informed_networks(networks: InformedNetworks, family: EnvFamily, shape
     arm, space = family.arm, family.action_space
     assert arm is not None
     assert isinstance(space, Discrete)
-    check_policy(networks.policy, shapes.observation, space)
+    check_policy(networks.policy, family, shapes)
     critic, key = networks.critic, abstract_key()
     belief = jax.eval_shape(lambda: arm.unknown)
     features = jax.eval_shape(arm.features, belief).shape[-1]

@@ -245,7 +245,7 @@ def policy_gradient(
         real(above=0)("clip", clip)
     if jax.tree.leaves(jax.eval_shape(lambda key: policy.initial_carry(policy.init(key)), jax.random.key(0))):
         raise ValueError("policy must be feed-forward: this one has a memory")
-    check_policy(policy, check_shapes(family).observation, family.action_space)
+    check_policy(policy, family, check_shapes(family))
     steps = jnp.arange(family.horizon)
     steps_left = remaining_horizon(family.horizon, discount)
 

@@ -117,11 +117,16 @@ def describe(leaf: Any) -> str:
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
+def describe_space(space: Space) -> str:
+    """A space without its bounds: ``Discrete(n=4)``, or ``a Box of shape (2,)``."""
+    return repr(space) if isinstance(space, Discrete) else f"a Box of shape {space.shape}"
+
+
 def difference(first: str, one: Tree, second: str, other: Tree) -> str | None:
     """How the structure, the shapes or the dtypes of two trees differ; None where they do not.
 
     Args:
-        first: what the first tree is called, before "has" or "is".
+        first: what the first tree is called.
         one: a tree of shapes and dtypes.
         second: what the other tree is called.
         other: a tree of shapes and dtypes.
@@ -137,8 +142,9 @@ def difference(first: str, one: Tree, second: str, other: Tree) -> str | None:
         return f"{first} is a {jax.tree.structure(one)}, and {second} a {jax.tree.structure(other)}"
     for path, leaf in mine.items():
         if leaf.shape != yours[path].shape or leaf.dtype != yours[path].dtype:
-            where = f" at {_named(path)}" if path else ""
-            return f"{first} is {describe(leaf)}{where}, and {second} is {describe(yours[path])}"
+            if path:
+                return f"{_named(path)} is {describe(leaf)} in {first}, and {describe(yours[path])} in {second}"
+            return f"{first} is {describe(leaf)}, and {second} is {describe(yours[path])}"
     return None
 
 

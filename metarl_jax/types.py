@@ -47,6 +47,8 @@ class Box(NamedTuple):
 
 
 Space: TypeAlias = Discrete | Box
+Spaces: TypeAlias = tuple[Space, Space | None]
+"""An observation space, and an action space; None in its place: actions are not seen."""
 
 
 @runtime_checkable
@@ -275,6 +277,8 @@ class Policy(NamedTuple):
     """
     critic: bool = True
     """Whether the outputs' value is a critic's; otherwise it means nothing."""
+    spaces: Spaces | None = None
+    """The spaces that the network was made for, which algorithms compare with the family's. None: not compared."""
 
 
 class ArmsCritic(NamedTuple):
@@ -306,6 +310,8 @@ class BeliefEncoder(NamedTuple):
     """The belief, an ``ops.distributions.DiagonalGaussian`` over latent variables ``[M]``."""
     unroll: Callable[[Params, Carry, Inputs], tuple[Carry, Any]]
     """``step`` over ``[T, ...]``, or over trials side by side, ``[T, B, ...]``."""
+    spaces: Spaces | None = None
+    """As ``Policy.spaces``."""
 
 
 class TrialDecoder(NamedTuple):
@@ -318,6 +324,8 @@ class TrialDecoder(NamedTuple):
     pays: Callable[[Params, Array], Array] | None = None
     """``(params, latents [N, M]) -> [N, K]``: the probability that a step to each of K observations pays; None: it is
     no such decoder."""
+    spaces: Spaces | None = None
+    """As ``Policy.spaces``."""
 
 
 class BeliefNetworks(NamedTuple):
@@ -356,6 +364,8 @@ class ContextEncoder(NamedTuple):
     infer: Callable[[Params, Experience], Any]
     """The belief, an ``ops.distributions.DiagonalGaussian`` over latent variables ``[M]``, given experience ``[N, *]``
     of ONE task in whatever order; given none, the standard Gaussian."""
+    spaces: Spaces | None = None
+    """As ``Policy.spaces``."""
 
 
 class Actor(NamedTuple):
@@ -364,6 +374,8 @@ class Actor(NamedTuple):
     init: Callable[[Key], Params]
     distribution: Callable[[Params, Array, Array], Any]
     """``(params, observation [..., *], latent [..., M]) ->`` a distribution over actions (``ops.distributions``)."""
+    spaces: Spaces | None = None
+    """As ``Policy.spaces``."""
 
 
 class TwinCritic(NamedTuple):
@@ -375,6 +387,8 @@ class TwinCritic(NamedTuple):
     expected: Callable[[Params, Key, Array, Array, Any], tuple[Array, Array]]
     """``(params, key, observation [N, *], latent [N, M], distribution [N])``: the mean over its actions of the smaller
     value, and its entropy in nats, ``[N]`` each. Exact for discrete actions, else by one reparameterised sample."""
+    spaces: Spaces | None = None
+    """As ``Policy.spaces``."""
 
 
 class ContextNetworks(NamedTuple):

@@ -134,6 +134,8 @@ def _rows(printed: str) -> dict[str, list[float]]:
 
 def test_the_task_family_notebook_finds_out_what_buttons_do(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("05_your_own_task_family"))
+    assert "no fault found" in printed
+    assert "ValueError: horizon is 4, but max_steps_in_episode of a task is 6: set horizon to 6" in printed
     assert printed.count("yes: ") == 5
     assert "NO: " not in printed
     rows = _rows(printed)

@@ -67,7 +67,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
     """
     validate(config)
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
-    check_policy(policy, shapes.observation, family.action_space)
+    check_policy(policy, family, shapes)
     learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config)
     policy, learnt_from = learning.policy, ppo.learnt_from(family, config)
 

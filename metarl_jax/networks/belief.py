@@ -95,7 +95,7 @@ def encoder(
         return Memory(jnp.zeros(hidden_size), jnp.zeros(seen))
 
     made = remembering_policy(network, initial_carry, observation_space, action_space)
-    return BeliefEncoder(made.init, made.initial_carry, made.step, made.unroll)
+    return BeliefEncoder(made.init, made.initial_carry, made.step, made.unroll, made.spaces)
 
 
 def cell_decoder(
@@ -131,7 +131,7 @@ def cell_decoder(
     def pays(params: Params, latent: Array) -> Array:
         return jax.nn.sigmoid(network.apply(params, latent))
 
-    return TrialDecoder(network.init, log_likelihood, pays)
+    return TrialDecoder(network.init, log_likelihood, pays, (observation_space, None))
 
 
 class _StepDecoder(nn.Module):
@@ -206,7 +206,7 @@ def step_decoder(
                     result += -0.5 * jnp.sum((after - predicted) ** 2, axis=-1)  # pyright: ignore[reportOperatorIssue]
         return jnp.sum(jnp.where(trials.valid, result, 0.0), axis=1)
 
-    return TrialDecoder(init, log_likelihood)
+    return TrialDecoder(init, log_likelihood, spaces=(observation_space, action_space))
 
 
 def make(

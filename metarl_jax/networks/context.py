@@ -152,7 +152,7 @@ def encoder(
         factors = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros((1, latent_size)), x]), factors)
         return product(factors, jnp.concatenate([jnp.ones(1), experience.valid.astype(jnp.float32)]))
 
-    return ContextEncoder(init, infer)
+    return ContextEncoder(init, infer, (observation_space, action_space))
 
 
 def make(
@@ -212,9 +212,10 @@ def make(
             case _:
                 raise TypeError(f"no actor here gives a {type(distribution).__name__}")
 
+    spaces = observation_space, action_space
     return ContextNetworks(
         encoder,
-        Actor(lambda key: act.init(key, observation, latent), lambda *arguments: act.apply(*arguments)),
-        TwinCritic(init_critics, values, expected),
+        Actor(lambda key: act.init(key, observation, latent), lambda *arguments: act.apply(*arguments), spaces),
+        TwinCritic(init_critics, values, expected, spaces),
         latent_size,
     )

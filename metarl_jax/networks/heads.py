@@ -188,4 +188,4 @@ def remembering_policy(
         carry, output = unroll(params, *one)
         return jax.tree.map(lambda x: x[0], carry), jax.tree.map(lambda x: x[:, 0], output)
 
-    return Policy(init, lambda params: initial_carry(), step, unroll, critic)
+    return Policy(init, lambda params: initial_carry(), step, unroll, critic, (observation_space, action_space))

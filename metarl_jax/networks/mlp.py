@@ -71,7 +71,7 @@ def make(
         # Without memory whole trials are one batch: the same function unrolls.
         return carry, network.apply(params, inputs)  # pyright: ignore[reportReturnType]
 
-    return Policy(init, lambda params: (), step, step, critic)
+    return Policy(init, lambda params: (), step, step, critic, (observation_space, action_space))
 
 
 class MLP(nn.Module):

@@ -13,6 +13,7 @@ import pytest
 from builders import ENVIRONMENTS, NOT_ENVIRONMENTS, flat, makers, modules
 
 import metarl_jax.environments
+from metarl_jax.family_checks import check_family, check_shapes
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Box, Carry, Discrete, EnvFamily, Environment, Inputs, Key, Space, Transition
 
@@ -193,6 +194,18 @@ def test_spaces_of_the_family_are_the_environments(family: EnvFamily) -> None:
             assert ours.n == declared.n
         else:
             assert ours.shape == tuple(declared.shape)
+
+
+# One family of each module is played; compiling all of them would take a minute. ``make`` of every preset's algorithm
+# traces every preset's family (``test_experiment_contract``).
+PLAYED = {next(iter(flat({module: builders})))[0] for module, builders in ENVIRONMENTS.items()}
+
+
+def test_passes_the_checks_of_families(family: EnvFamily, request: pytest.FixtureRequest) -> None:
+    if request.node.callspec.id in PLAYED:
+        check_family(family, num_tasks=2)
+    else:
+        check_shapes(family)
 
 
 def test_optimal_return_is_a_finite_number(family: EnvFamily) -> None:
