@@ -128,7 +128,9 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
     Names of which the unknown one is a part come first.
     """
-    names, part = list(valid), _words(name)
-    near = [other for other in names if len(part) > 3 and part in _words(other)]
-    near += [other for other in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if other not in near]
+    # By their words, since the dashes of options are alike in all of them.
+    names = {_words(other): other for other in valid}
+    near = [other for words, other in names.items() if _words(name) in words]
+    close = difflib.get_close_matches(_words(name).strip("-"), [words.strip("-") for words in names], n=3, cutoff=0.5)
+    near += [names[f"-{words}-"] for words in close if names[f"-{words}-"] not in near]
     return f" (did you mean {' or '.join(near[:3])}?)" if near else ""

@@ -178,13 +178,3 @@ def on_first(function: Callable[[], T]) -> T | None:
     if failed:
         raise UserError("the first process stopped; it says why")
     return result
-
-
-def leave(line: str, exit_code: int) -> None:
-    """End this process at once, after a last line, if there are others.
-
-    Python's own way of ending would wait for the others, and they for this process in a program.
-    """
-    if joined():
-        sys.stdout.flush()
-        interrupts.last_words(line, exit_code)
