@@ -118,6 +118,14 @@ def check_fields(config: Any, **checks: Check) -> None:
         check(name, getattr(config, name))
 
 
+def install_command(extra: str) -> str:
+    """What to type to install what an optional part of the package needs.
+
+    The package is on no index, so the command is for its checkout.
+    """
+    return f"pip install '.[{extra}]' in a checkout of metarl-jax"
+
+
 def _words(name: str) -> str:
     """A name's words, each between dashes."""
     return "-" + name.strip("-_").replace("_", "-") + "-"

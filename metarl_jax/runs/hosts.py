@@ -67,7 +67,7 @@ def join(text: str) -> int | None:
             address, processes, index, heartbeat_timeout_seconds=HEARTBEAT_S, shutdown_timeout_seconds=_WAIT_S
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"cannot join the other processes: {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot join the other processes: {error}") from error
     return processes
 
 

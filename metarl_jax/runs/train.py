@@ -76,7 +76,7 @@ def build(config: RunConfig) -> Problem:
     try:
         return experiments.get(config.experiment).build(config.settings)
     except (ValueError, TypeError, ImportError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(str(error)) from error
 
 
 def new_run(path: Path, config: RunConfig) -> RunFolder:
