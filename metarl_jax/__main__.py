@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-
-from metarl_jax.runs import interrupts, process
 
 
 def _command() -> int:
-    # Signals are handled before anything large is imported.
     from metarl_jax import cli
 
     return cli.dispatch(sys.argv[1:])
@@ -16,9 +14,13 @@ def _command() -> int:
 
 def main() -> int:
     """Run the command that the process was started with; return its exit code."""
-    code = process.run(_command)
-    interrupts.act_as_default()
-    return code
+    # Signals are handled before anything large is imported.
+    try:
+        from metarl_jax.runs import process
+    except KeyboardInterrupt:
+        os.write(2, b"metarl-jax: stopped by SIGINT\n")
+        os._exit(130)
+    return process.run(_command, alone=True)
 
 
 if __name__ == "__main__":

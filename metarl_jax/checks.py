@@ -118,6 +118,14 @@ def check_fields(config: Any, **checks: Check) -> None:
         check(name, getattr(config, name))
 
 
+def install_command(extra: str) -> str:
+    """What to type to install what an optional part of the package needs.
+
+    The package is on no index, so the command is for its checkout.
+    """
+    return f"pip install '.[{extra}]' in a checkout of metarl-jax"
+
+
 def _words(name: str) -> str:
     """A name's words, each between dashes."""
     return "-" + name.strip("-_").replace("_", "-") + "-"
@@ -128,7 +136,9 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
     Names of which the unknown one is a part come first.
     """
-    names, part = list(valid), _words(name)
-    near = [other for other in names if len(part) > 3 and part in _words(other)]
-    near += [other for other in difflib.get_close_matches(name, names, n=3, cutoff=0.5) if other not in near]
+    # By their words, since the dashes of options are alike in all of them.
+    names = {_words(other): other for other in valid}
+    near = [other for words, other in names.items() if _words(name) in words]
+    close = difflib.get_close_matches(_words(name).strip("-"), [words.strip("-") for words in names], n=3, cutoff=0.5)
+    near += [names[f"-{words}-"] for words in close if names[f"-{words}-"] not in near]
     return f" (did you mean {' or '.join(near[:3])}?)" if near else ""

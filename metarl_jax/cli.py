@@ -629,5 +629,9 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command as a process does (``runs.process``); return its exit code."""
-    return process.run(lambda: dispatch(sys.argv[1:] if arguments is None else arguments))
+    """Run a command; return its exit code.
+
+    Args:
+        arguments: what follows ``metarl-jax``; None: what the process was started with, which then does nothing else.
+    """
+    return process.run(lambda: dispatch(sys.argv[1:] if arguments is None else arguments), alone=arguments is None)

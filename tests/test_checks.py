@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax import experiments, problems
+from metarl_jax import checks, experiments, problems
 from metarl_jax.algorithms import maml, reptile
 from metarl_jax.checks import real
 from metarl_jax.datasets import glyphs, sinusoid
@@ -99,3 +100,32 @@ def test_an_evaluation_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"num_tasks": 2, **wrong}
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a positive whole number"):
         meta_test(jax.random.key(0), oracle.adapt, (), WAVES.tasks, **settings)
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 2**32), (2**32 - 1, 1), (2**32 - 3, 3)])
+def test_seeds_within_the_range_are_returned(seeds: tuple[int, int]) -> None:
+    assert checks.seed_range(*seeds) == seeds
+
+
+@pytest.mark.parametrize(
+    ("seed", "seeds", "words"),
+    [
+        (2**32 - 1, 2, "seeds 4294967295 .. 4294967296 are not all from 0 to 4294967295"),
+        (2**32, 1, "seeds 4294967296 .. 4294967296 are not all from 0 to 4294967295"),
+        (-1, 2, "seed must be a whole number of at least 0, not -1"),
+        (0, 0, "seeds must be a positive whole number, not 0"),
+        (0.5, 1, "seed must be a whole number of at least 0, not 0.5"),
+    ],
+)
+def test_seeds_that_would_be_others_are_refused(seed: Any, seeds: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        checks.seed_range(seed, seeds)
+
+
+def test_names_near_an_unknown_one_are_found_by_their_words() -> None:
+    options = ["--help", "--adaptation-episodes", "--value-unit", "--time-limit", "--hidden-size"]
+    assert checks.did_you_mean("--episodes", options) == " (did you mean --adaptation-episodes?)"
+    assert checks.did_you_mean("--hiden-size", options) == " (did you mean --hidden-size?)"
+    assert checks.did_you_mean("--adaptation_episodes", options) == " (did you mean --adaptation-episodes?)"
+    # The dashes alone are no likeness.
+    assert checks.did_you_mean("--zq", options) == ""

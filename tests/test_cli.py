@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
 
 import metarl_jax
@@ -56,6 +59,11 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", NAME, "--learning-rate", "-1"], "learning_rate must be a finite number above 0, not -1.0"),
         (["train", NAME, "--discount", "1.5"], "discount must be a finite number at least 0 and at most 1, not 1.5"),
         (["train", NAME, "--seed", "-1"], "--seed: must be a whole number from 0 to 4294967295, not '-1'"),
+        (
+            ["train", NAME, "--seed", "4294967295", "--seeds", "2"],
+            "seeds 4294967295 .. 4294967296 are not all from 0 to",
+        ),
+        (["study", NAME, "--seed", "4294967292"], "seeds 4294967292 .. 4294967296 are not all from 0 to 4294967295"),
         (["train", NAME, "--seeds", "0"], "--seeds: must be a whole number at least 1, not '0'"),
         (["train", NAME, "--evaluate-every", "0"], "--evaluate-every: must be a whole number at least 1, not '0'"),
         (["train", NAME, "--checkpoint-every", "x"], "--checkpoint-every: must be a whole number, not 'x'"),
@@ -74,12 +82,92 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["report", "nowhere"], "there is no run folder nowhere"),
         (["report", "."], "is no run folder"),
         (["list", "--all"], "unknown option --all"),
+        (["train", "pearl-point-robot-dense", "--episodes", "8"], "that are measured is --adaptation-episodes"),
+        (["train", "maml-sinusoid", "--gradient-steps", "8"], "gradient steps that are measured is --adaptation-steps"),
+        (["train", "varibad-gridnavi", "--kl", "0"], "unknown option --kl (did you mean --kl-weight?)"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     assert expected in _error(capsys, arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def _store(folder: Path, name: str, **changes: Any) -> None:
+    """A run folder with nothing but its configuration."""
+    settings = experiments.get(name).with_overrides({})
+    stored = {"schema": 1, "experiment": name, "settings": settings, "seed": 0, "seeds": 1, "evaluate_every": 5}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(stored | changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "expected"),
+    [
+        ("varibad-gridnavi", "--episodes", "--episodes is a setting of training: the number of episodes"),
+        ("pearl-point-robot-dense", "--episodes", "unknown option --episodes: the number of episodes"),
+    ],
+)
+def test_evaluate_names_the_setting_that_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, option: str, expected: str
+) -> None:
+    _store(tmp_path / "run", name)
+    said = _error(capsys, ["evaluate", "run", option, "8"])
+    assert said == f"metarl-jax: error: {expected} that are measured is --adaptation-episodes\n"
+
+
+def test_stored_seeds_out_of_range_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _store(tmp_path / "run", NAME, seed=2**32 - 1, seeds=2)
+    for command in (["train", "--resume"], ["evaluate"], ["report"], ["watch"]):
+        said = _error(capsys, [*command, "run"])
+        assert "config.json cannot be read: seeds 4294967295 .. 4294967296 are not all from 0 to 4294967295" in said
+
+
+def test_more_devices_than_cores_are_refused_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    for command in ("train", "study"):
+        assert "there are 2 devices (CPU cores) here, not 9" in _error(capsys, [command, NAME, "--devices", "9"])
+    # JAX has two devices in these tests, which need not be cores.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
+    assert "there are 2 devices (cpu) here, not 9" in _error(capsys, ["train", NAME, "--devices", "9"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            AssertionError(),
+            "JAX_PLATFORMS=cuda names no device that JAX finds here; NVIDIA GPUs need: pip install '.[cuda]'",
+        ),
+        (RuntimeError("no such\nbackend"), "JAX_PLATFORMS=cuda names no device that JAX finds here: no such backend; "),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    _store(tmp_path / "run", NAME)
+
+    def none(*arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(jax, "local_devices", none)
+    monkeypatch.setattr(type(jax.config), "jax_platforms", "cuda")
+    for command in (["train", NAME], ["study", NAME], ["evaluate", "run"], ["report", "run"], ["record", "run"]):
+        assert expected in _error(capsys, command)
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "config.json"]
+
+
+def test_a_platform_that_is_not_there_ends_a_real_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "metarl_jax", "train", NAME]
+    environment = {**os.environ, "JAX_PLATFORMS": "nonsense", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("metarl-jax: error: JAX_PLATFORMS=nonsense names no device that JAX finds here: ")
+    assert result.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,26 @@ assert train.train(RunFolder(path), train.Options(checkpoint_every=2)).finished
 """
 
 
+COMMAND = """
+import sys
+from metarl_jax.runs import hosts
+hosts.HEARTBEAT_S = 5
+from metarl_jax.__main__ import main
+sys.exit(main())
+"""
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Of the processes: two devices each, which need not be cores."""
+    return {**os.environ, "PYTHONPATH": str(root), "JAX_NUM_CPU_DEVICES": "2"}
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
@@ -50,14 +71,12 @@ def test_two_processes_of_two_devices_train_as_one_does(tmp_path: Path, root: Pa
     sizes = {"iterations": 6, "tasks": 4, "adaptation_steps": 1, "units": 4}
     settings = experiments.get("fomaml-sinusoid").with_overrides(sizes)
     stored = {"experiment": "fomaml-sinusoid", "settings": settings, "seed": 0, "seeds": 2, "evaluate_every": 3}
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = free_address()
     together, alone = tmp_path / "together", tmp_path / "alone"
     pair = [
         subprocess.Popen(
             [sys.executable, "-c", CHILD, f"{address},{index},2", json.dumps(stored), str(together)],
-            env={**os.environ, "PYTHONPATH": str(root)},
+            env=environment(root),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
@@ -79,6 +98,43 @@ def test_two_processes_of_two_devices_train_as_one_does(tmp_path: Path, root: Pa
         (folder.checkpoints / f"{later}.checkpoint").unlink()
     assert train.train(folder, train.Options()).finished
     assert_same_curve(together, alone)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_where_a_process_is_killed_the_other_ends_and_says_how_to_go_on(
+    tmp_path: Path, root: Path, killed: int
+) -> None:
+    """While the other compiles, trains, or waits: what notices first, JAX's runtime or a program, is left to chance."""
+    path, address = tmp_path / "my run", free_address()
+    options = ["--iterations", "1000000", "--units", "4", "--run-dir", str(path), "--devices", "2"]
+    pair = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMMAND, "train", "fomaml-sinusoid", *options, "--distributed", f"{address},{i},2"],
+            env=environment(root),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for i in range(2)
+    ]
+    try:
+        patience = time.monotonic() + 120
+        while not path.exists() and time.monotonic() < patience:
+            time.sleep(0.1)
+        # The other one reads where the folder is.
+        time.sleep(1)
+        pair[killed].kill()
+        began = time.monotonic()
+        errors = pair[1 - killed].communicate(timeout=120)[1].decode()
+    finally:
+        for process in pair:
+            process.kill()
+            process.communicate()
+    assert pair[1 - killed].returncode == 5, errors
+    # With the heartbeats that users have it takes so much longer.
+    assert time.monotonic() - began + hosts.HEARTBEAT_S - 5 < 30
+    last = errors.splitlines()[-1]
+    assert last.startswith("metarl-jax: error: another process ")
+    assert last.endswith(f"; go on with: metarl-jax train --resume '{path}'")
 
 
 @pytest.mark.parametrize(

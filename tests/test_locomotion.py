@@ -481,7 +481,7 @@ def test_the_engine_is_a_setting_of_presets(asked: str, made: type) -> None:
 def test_an_engine_that_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mujoco.mjx", None)
     monkeypatch.delattr(mujoco, "mjx", raising=False)
-    with pytest.raises(ImportError, match=r"mujoco-mjx, which is not installed: pip install 'metarl-jax\[mujoco\]'"):
+    with pytest.raises(ImportError, match=r"mujoco-mjx, which is not installed: pip install '.\[mujoco\]'"):
         locomotion.half_cheetah_direction(engine="mjx")
     monkeypatch.setitem(sys.modules, "mujoco", None)
     with pytest.raises(ImportError, match=r"robots need MuJoCo, .*metarl-jax\[mujoco\]"):

@@ -245,9 +245,15 @@ def make_hostile(path: Path, host: str) -> None:
     _evaluation(path).write_text(json.dumps(evaluation))
 
 
+def write_page(path: Path, output: Path) -> None:
+    """Write the page of a run, be its experiment known or not; the command line refuses those that are not."""
+    folder = RunFolder(path)
+    page.write(output, [collect.collect(folder, path.name, *animation.of_run(folder, play=False, keep=False))])
+
+
 def test_whatever_comes_from_a_run_is_text(run: Path) -> None:
     make_hostile(run, "example.invalid")
-    assert report(run) == 0
+    write_page(run, run / "report.html")
     content = (run / "report.html").read_text()
     elements = set(re.findall(r"<([a-z0-9]+)", content))
     assert not elements & {"script", "iframe", "object", "embed", "base", "form"}
@@ -255,6 +261,32 @@ def test_whatever_comes_from_a_run_is_text(run: Path) -> None:
     assert all(source.startswith("data:image/") for source in re.findall(r'<img src="([^"]*)"', content))
     assert not re.search(r"<[^>]*\son[a-z]+=", re.sub(r'"[^"]*"', '""', content))
     assert "&lt;script src=//example.invalid/s&gt;" in content
+
+
+def test_without_references_there_is_no_empty_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    title = "better, task by task, than"
+    assert report(run, "--no-record") == 0
+    assert title in capsys.readouterr().out and title in (run / "report.md").read_text()
+    evaluation = json.loads(_evaluation(run).read_text())
+    _evaluation(run).write_text(json.dumps(evaluation | {"oracles": [], "gains": []}))
+    assert report(run, "--no-record") == 0
+    assert title not in capsys.readouterr().out and title not in (run / "report.md").read_text()
+
+
+@pytest.mark.parametrize("command", [["report"], ["evaluate"], ["record"], ["watch", "--once"], ["train", "--resume"]])
+def test_a_run_of_an_unknown_experiment_is_named_and_nothing_is_overwritten(
+    run: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    write_page(run, run / "report.html")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"experiment": "rl2-gridnavy"}))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert cli.main([*command, str(run)]) == 2
+    captured = capsys.readouterr()
+    said = f"{run} is of the experiment 'rl2-gridnavy', which this version of metarl_jax does not have"
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith(f"metarl-jax: error: {said} (did you mean rl2-gridnavi")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_markup_escapes_all_that_is_not_markup() -> None:
@@ -467,8 +499,9 @@ def pages(run_made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         run_made,
         *(folder / name for name in ("another-run-with-a-rather-long-name-as-they-often-have", "unfinished")),
     ]
-    for name, runs in {"one": [run_made], "several": several, "hostile": [folder / "hostile"]}.items():
+    for name, runs in {"one": [run_made], "several": several}.items():
         assert report(*runs, "--no-record", "--output", folder / f"{name}.html") == 0
+    write_page(folder / "hostile", folder / "hostile.html")
     return {name: folder / f"{name}.html" for name in ("one", "several", "hostile")}
 
 

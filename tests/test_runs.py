@@ -25,6 +25,7 @@ from metarl_jax.runs import (
     metrics,
     programs,
     report,
+    study_folder,
     train,
     watch,
 )
@@ -302,6 +303,56 @@ def test_the_best_state_is_kept_beside_the_last_ones(tmp_path: Path, monkeypatch
     (tmp_path / "run" / "best.checkpoint").unlink()
     with pytest.raises(UserError, match=r"best.checkpoint cannot be read: No such file"):
         train.load_states(run, problem, best=True)
+
+
+def test_damaged_metrics_are_left_out_of_what_is_watched(tmp_path: Path) -> None:
+    settings = {**experiments.get("rl2-bandit-10x5").with_overrides({}), "iterations": 4}
+    config = folder.RunConfig(experiment="rl2-bandit-10x5", settings=settings, seed=0, seeds=2, evaluate_every=2)
+    path, follower = tmp_path / "metrics.jsonl", watch.Follower(tmp_path, config)
+    garbage = [
+        *(b"\xff\xfe\x00", b"3", b"null", b"[]", b"{}", b'"x"', b"{", b"[" * 100_000, b'{"iteration": "1"}'),
+        *(
+            b'{"iteration": 1}',
+            b'{"iteration": 0, "steps": 1, "wall_s": 1}',
+            b'{"iteration": 1, "steps": 1, "wall_s": 1e99}',
+        ),
+        b'{"iteration": NaN, "steps": 1, "wall_s": 1}',
+    ]
+    path.write_bytes(b"\n".join(garbage) + b"\n")
+    assert follower.status() == ("nothing written yet", False)
+    lines = [{"iteration": i, "steps": 10 * i, "wall_s": 0.5 * i} for i in (1, 2)]
+    more: list[dict[str, Any]] = [{"trial_reward": 3, "heldout_score": "x"}, {"trial_reward": [None, "x", 7.0]}]
+    with open(path, "ab") as file:
+        for line, other in zip(lines, more, strict=True):
+            file.write(json.dumps(line | other).encode() + b"\n")
+    assert follower.status().text.startswith(
+        "iteration 2/4, 40 environment steps/s, 0:01 to go, reward of a trial 7.000;"
+    )
+    with open(path, "ab") as file:
+        file.write(b"\x00\n" + json.dumps(lines[1] | {"iteration": 3}).encode() + b"\n")
+    assert follower.status().text.startswith("iteration 3/4, ")
+    path.unlink()
+    path.mkdir()
+    assert not follower.status().finished
+    with pytest.raises(UserError, match="does not say how many iterations there are"):
+        watch.Follower(tmp_path, dataclasses.replace(config, settings={}))
+
+
+def test_states_of_seeds_that_would_be_others_are_refused() -> None:
+    settings = experiments.get("fomaml-sinusoid").with_overrides({"units": 4})
+    config = folder.RunConfig(experiment="fomaml-sinusoid", settings=settings, seed=0, seeds=1, evaluate_every=1)
+    problem, last = train.build(config), 2**32 - 1
+    for seed in (last, jnp.uint32(last)):
+        with pytest.raises(ValueError, match=r"seeds 4294967295 \.\. 4294967296 are not all from 0 to 4294967295"):
+            programs.start_states(problem, {}, seed, 2)
+    two = programs.start_states(problem, {}, last - 1, 2)
+    one = jax.jit(lambda seed: programs.start_states(problem, {}, seed, 1))(jnp.uint32(last))
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1], y[0]), two.algorithm, one.algorithm)
+    with pytest.raises(ValueError, match="are not all from 0 to 4294967295"):
+        dataclasses.replace(config, seed=last, seeds=2)
+    asked = {"experiment": "fomaml-sinusoid", "settings": settings, "vary": {}, "seed": last, "seeds": 2}
+    with pytest.raises(ValueError, match="are not all from 0 to 4294967295"):
+        study_folder.StudyConfig(**asked)
 
 
 def test_a_run_is_watched_by_what_it_writes(tmp_path: Path) -> None:

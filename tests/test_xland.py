@@ -107,11 +107,11 @@ def test_mistakes_are_named(
 
 def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xminigrid", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'metarl-jax\[xland\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '.\[xland\]'"):
         xland.make(None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'metarl-jax\[xland\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '.\[xland\]'"):
         xland.made_up()
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'metarl-jax\[xland\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '.\[xland\]'"):
         xland.load("trivial-21k")
 
 
@@ -182,7 +182,7 @@ def test_training_says_what_is_missing(
     benchmark, extra = capsys.readouterr().err.splitlines()
     assert "fetch it with" in benchmark
     assert str(tmp_path / "trivial_21k") in benchmark
-    assert "pip install 'metarl-jax[xland]'" in extra
+    assert "pip install '.[xland]'" in extra
     assert not list(tmp_path.iterdir())
 
 

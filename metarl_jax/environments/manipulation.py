@@ -20,14 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from metarl_jax.checks import choice, natural_int, positive_int
+from metarl_jax.checks import choice, install_command, natural_int, positive_int
 from metarl_jax.environments import physics
 from metarl_jax.environments.base import Environment
 from metarl_jax.environments.manipulation_skills import FULL, ML10_TEST, ML10_TRAIN, REACH, SKILLS, Scene, Skill, Start
 from metarl_jax.environments.physics import Engine, Robot
 from metarl_jax.types import Array, Box, EnvFamily, Key, State, TaskDistribution, Transition
 
-INSTALL = "pip install 'metarl-jax[metaworld]'"
 REACHABLE_LOW, REACHABLE_HIGH = (-0.5, 0.4), (0.5, 1.0, 0.5)
 """Metres: between which the hand can be pulled; how low, skills say."""
 SEEN_LOW, SEEN_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
@@ -72,7 +71,7 @@ def model_path(skill: Skill) -> Path:
     """
     found = importlib.util.find_spec("metaworld")
     if found is None or found.origin is None:
-        raise ImportError(f"scenes are Meta-World's, which is not installed: {INSTALL}")
+        raise ImportError(f"scenes are Meta-World's, which is not installed: {install_command('metaworld')}")
     return Path(found.origin).parent / "assets" / skill.file
 
 

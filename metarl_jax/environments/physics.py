@@ -28,11 +28,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.checks import choice
+from metarl_jax.checks import choice, install_command
 from metarl_jax.types import Array, Tree
 
 EngineName: TypeAlias = Literal["auto", "c", "mjx"]
-INSTALL = "pip install 'metarl-jax[mujoco]'"
 _NO_LENGTH = 1e-15
 """MuJoCo's: shorter vectors have no direction."""
 
@@ -131,7 +130,9 @@ def model_path(robot: Robot) -> Path:
     try:
         import gymnasium
     except ImportError as error:
-        raise ImportError(f"the models of robots are Gymnasium's, which is not installed: {INSTALL}") from error
+        raise ImportError(
+            f"the models of robots are Gymnasium's, which is not installed: {install_command('mujoco')}"
+        ) from error
     return Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / robot.file
 
 
@@ -195,7 +196,7 @@ def import_mujoco() -> Any:
     try:
         import mujoco
     except ImportError as error:
-        raise ImportError(f"robots need MuJoCo, which is not installed: {INSTALL}") from error
+        raise ImportError(f"robots need MuJoCo, which is not installed: {install_command('mujoco')}") from error
     return mujoco
 
 
@@ -567,7 +568,9 @@ class MJXEngine:
         try:
             from mujoco import mjx
         except ImportError as error:
-            raise ImportError(f"the engine 'mjx' needs mujoco-mjx, which is not installed: {INSTALL}") from error
+            raise ImportError(
+                f"the engine 'mjx' needs mujoco-mjx, which is not installed: {install_command('mujoco')}"
+            ) from error
         self._robot, self._mjx = robot, mjx
         self._seconds = models[0].opt.timestep * robot.frame_skip
 

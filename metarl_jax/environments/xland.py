@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from metarl_jax.checks import did_you_mean, positive_int, real
+from metarl_jax.checks import did_you_mean, install_command, positive_int, real
 from metarl_jax.environments.base import Environment
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution
 
@@ -273,7 +273,7 @@ def _require() -> None:
     try:
         importlib.import_module("xminigrid")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("XLand-MiniGrid is not installed: pip install 'metarl-jax[xland]'") from error
+        raise ModuleNotFoundError(f"XLand-MiniGrid is not installed: {install_command('xland')}") from error
 
 
 def _stacked(name: str, rulesets: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from metarl_jax.reports.animation import Animation
 from metarl_jax.reports.collect import Run
 from metarl_jax.reports.figures import Chart, Level, Series, Value, drawable, figure, number, short
 from metarl_jax.reports.markup import Child, Html, tag
+from metarl_jax.runs import commands
 from metarl_jax.runs.folder import default_evaluate_every
 from metarl_jax.runs.report import SHOWN_STAGES, success_rows
 
@@ -365,16 +365,17 @@ def command(run: Run) -> str | None:
     if run.experiment is None:
         return None
     config, fields = run.config, run.experiment.fields()
-    words = ["metarl-jax", "train", config.experiment]
+    words = ["train", config.experiment]
     for name, value in config.settings.items():
         if name in fields and value != fields[name].default:
             words += [f"--{name.replace('_', '-')}", str(value).lower() if isinstance(value, bool) else str(value)]
-    asked = {"seed": (config.seed, 0), "seeds": (config.seeds, 1)}
+    asked: dict[str, tuple[int | None, int | None]] = {"seed": (config.seed, 0), "seeds": (config.seeds, 1)}
     asked["evaluate_every"] = (config.evaluate_every, default_evaluate_every(config.settings))
+    asked["evaluation_tasks"] = (config.evaluation_tasks, None)
     for name, (value, default) in asked.items():
         if value != default:
             words += [f"--{name.replace('_', '-')}", str(value)]
-    return shlex.join(words)
+    return commands.command(*words)
 
 
 def settings(run: Run) -> Html:

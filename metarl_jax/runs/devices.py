@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from metarl_jax import checks
 from metarl_jax.batching import SEED_AXIS, TASK_AXIS
 from metarl_jax.runs import hosts
 from metarl_jax.runs.errors import UserError
@@ -127,8 +128,8 @@ def prepare(number: int | None = None, processes: int | None = 1) -> None:
         # JAX asserts for a platform that it knows, and whose plugin is not installed.
         asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         words = f"JAX_PLATFORMS={asked} names no device that JAX finds here" if asked else "JAX finds no device here"
-        reason = " ".join(str(error).split())
-        raise UserError(words + (f": {reason}" if reason else "")) from error
+        needed = f"; NVIDIA GPUs need: {checks.install_command('cuda')}" if asked in ("cuda", "gpu") else ""
+        raise UserError(f"{words}{': ' * bool(str(error))}{error}{needed}") from error
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if platform == "cpu" and more and each > cores:
         raise UserError(f"there are {cores} devices (CPU cores) here, not {each}")

@@ -67,7 +67,7 @@ def join(text: str) -> int | None:
             address, processes, index, heartbeat_timeout_seconds=HEARTBEAT_S, shutdown_timeout_seconds=_WAIT_S
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"cannot join the other processes: {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot join the other processes: {error}") from error
     return processes
 
 
@@ -178,13 +178,3 @@ def on_first(function: Callable[[], T]) -> T | None:
     if failed:
         raise UserError("the first process stopped; it says why")
     return result
-
-
-def leave(line: str, exit_code: int) -> None:
-    """End this process at once, after a last line, if there are others.
-
-    Python's own way of ending would wait for the others, and they for this process in a program.
-    """
-    if joined():
-        sys.stdout.flush()
-        interrupts.last_words(line, exit_code)

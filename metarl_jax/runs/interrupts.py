@@ -1,33 +1,33 @@
 """Signals that ask a command to stop: SIGINT (Ctrl-C), SIGTERM, and SIGHUP and SIGUSR1, which schedulers send.
 
 ``Interrupts`` notes a signal while a run trains, so that the run can save first. ``Ending`` covers the rest of a
-command, imports and compilation included: there a signal ends the command soon, with one line.
+command, imports and compilation included: there a signal ends the process at once, with one line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
-import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 """Windows has the first two only."""
-GRACE_S = 2.0
-"""Seconds that the main thread has to end the command after the first signal, where nothing is to be saved."""
 REPEAT_S = 0.1
 """Signals that follow the first one within this time are the same request: a launcher may pass on the one that the
 terminal sends to all."""
 
 _hint = ""
+_temporary: list[Path] = []
 _ending: Ending | None = None
-_saving = False
-"""Whether a run trains, and saves before it stops."""
+_last = threading.Lock()
 
 
 def go_on_with(command: str) -> None:
@@ -41,11 +41,24 @@ def how_to_go_on() -> str:
     return f"; go on with: {_hint}" if _hint else ""
 
 
-def last_words(text: str, exit_code: int) -> NoReturn:
+@contextlib.contextmanager
+def temporary(path: Path) -> Iterator[None]:
+    """Remove a file or a folder if the process is ended by ``last_words`` within this context."""
+    _temporary.append(path)
+    try:
+        yield
+    finally:
+        _temporary.remove(path)
+
+
+def last_words(text: str, exit_code: int) -> None:
     """Write a last line to standard error, if there is one to write, and end the process at once.
 
-    No Python code runs afterwards, and nothing that other threads write follows the line.
+    No Python code runs afterwards, and nothing that other threads write follows the line. Does not return.
     """
+    if not _last.acquire(blocking=False):
+        # Another thread ends the process.
+        time.sleep(60)
     with contextlib.suppress(OSError):
         error = os.dup(2)
         null = os.open(os.devnull, os.O_WRONLY)
@@ -55,14 +68,17 @@ def last_words(text: str, exit_code: int) -> NoReturn:
             os.write(1, b"\x1b[?25h\n")
         if text:
             os.write(error, f"metarl-jax: {text}\n".encode(errors="backslashreplace"))
+    for path in _temporary:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     os._exit(exit_code)
 
 
-def act_as_default() -> None:
-    """Let signals end the process without a traceback, for the time in which Python shuts down."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
+def name(number: int) -> str:
+    """A signal's name, e.g. SIGINT."""
+    return signal.Signals(number).name
 
 
 def _install(handler: Any) -> dict[int, Any]:
@@ -84,111 +100,90 @@ def _restore(before: dict[int, Any]) -> None:
 
 
 class Interrupts:
-    """While this context is entered, the first signal is noted; a second one acts as it did before."""
+    """While this context is entered, the first signal is noted; a second one acts as it did before.
+
+    Where ``Ending`` is entered, a second signal ends the process at once.
+    """
 
     received: int | None = None
     """The signal's number."""
 
     def __enter__(self) -> Interrupts:
-        """Begin to note signals.
-
-        Raises:
-            KeyboardInterrupt: if a signal has asked the command to stop before, and the exception that it raised then
-                was swallowed.
-        """
-        global _saving
-        if _ending is not None and _ending.received is not None:
-            raise KeyboardInterrupt
-        _saving = True
         self._before = _install(self._note)
+        if _ending is not None:
+            _ending.saving = True
+            if _ending.missed is not None:
+                self._note(_ending.missed, None)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _saving
         _restore(self._before)
-        _saving = False
+        if _ending is not None:
+            _ending.saving = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        if _ending is not None:
+            _ending.taken = True
         _restore(self._before)
 
 
 class Ending:
-    """While this context is entered, a signal ends the command.
+    """While this context is entered, a signal ends the process at once, unless ``Interrupts`` takes it.
 
-    The first signal raises KeyboardInterrupt in the main thread, which unwinds and cleans up. Libraries may swallow
-    that exception, and the main thread may be within a compiler for minutes: a thread ends the process after
-    ``GRACE_S``. While ``Interrupts`` is entered, the first signal is left to it. A second signal ends the process at
-    once. To be used by a process's main thread only; elsewhere it does nothing.
+    A thread does that. An exception in the main thread would not do: libraries swallow it, some crash when it is raised
+    while they are imported, and the main thread may be within a compiler for minutes. For a process that does nothing
+    but run the command, and for its main thread.
     """
 
-    received: int | None = None
-    """The number of the first signal that came while there was nothing to save."""
+    saving = False
+    """Whether ``Interrupts`` is entered."""
+    taken = False
+    """Whether ``Interrupts`` has noted the signal."""
+    missed: int | None = None
+    """The number of a signal that came while ``Interrupts`` was not entered."""
 
     def __enter__(self) -> Ending:
         global _ending
         _ending = self
-        go_on_with("")
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self._reader, self._writer = socket.socketpair()
-            self._writer.setblocking(False)
-            # Python writes a signal's number there at once, also while the main thread runs no Python code.
-            self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-            self._unraisable = sys.unraisablehook
-            sys.unraisablehook = self._hook
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
-            self._before = _install(self._note)
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        # Python writes a signal's number there at once, also while the main thread runs no Python code.
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._before = _install(self._miss)
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Let signals end the process without a traceback, in the time that Python needs to shut down."""
         global _ending
         _ending = None
-        if self._before:
-            _restore(self._before)
-            signal.set_wakeup_fd(self._wakeup)
-            sys.unraisablehook = self._unraisable
-            self._writer.close()
-            self._thread.join()
-            self._reader.close()
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(self._wakeup)
+        self._writer.close()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None and not _saving:
-            self.received = number
-            raise KeyboardInterrupt
-
-    def _hook(self, unraisable: Any) -> None:
-        # Raised by ``_note`` within a destructor or a callback, where nobody can catch it.
-        if not (self.received is not None and issubclass(unraisable.exc_type, KeyboardInterrupt)):
-            self._unraisable(unraisable)
+    def _miss(self, number: int, frame: FrameType | None) -> None:
+        self.missed = number
 
     def _watch(self) -> None:
         first, began = 0, 0.0
         while True:
-            wait = None if not first or _saving else max(0.0, began + GRACE_S - time.monotonic())
-            self._reader.settimeout(wait)
+            # The main thread may be about to enter or to leave ``Interrupts``.
+            self._reader.settimeout(0.1 if first and not self.taken else None)
             try:
-                number = self._reader.recv(1)
-            except (TimeoutError, BlockingIOError):
-                if _saving:
-                    continue
-                last_words(f"stopped by {name(first)}{how_to_go_on()}", 128 + first)
-            if not number:
+                received = self._reader.recv(1)
+            except TimeoutError:
+                received = b"\0"
+            if not received:
                 return
-            if number[0] not in SIGNALS:
-                continue
-            if not first:
-                first, began = number[0], time.monotonic()
-            elif time.monotonic() - began >= REPEAT_S:
-                saved = "without saving " * _saving
-                last_words(f"stopped {saved}by a second signal{how_to_go_on()}", 128 + number[0])
-
-
-def name(number: int) -> str:
-    """A signal's name, e.g. SIGINT."""
-    return signal.Signals(number).name
+            if received[0] in SIGNALS and not first:
+                first, began = received[0], time.monotonic()
+            elif received[0] in SIGNALS and time.monotonic() - began >= REPEAT_S:
+                last_words(f"stopped by a second signal, before all was saved{how_to_go_on()}", 128 + received[0])
+            if first and not self.saving and not self.taken:
+                last_words(f"stopped by {name(first)}{how_to_go_on()}", 128 + first)

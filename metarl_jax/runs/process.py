@@ -2,84 +2,61 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NamedTuple
 
 from metarl_jax.runs import hosts, interrupts, streams
 from metarl_jax.runs.errors import ReaderGone, Stop, StorageError
 from metarl_jax.runs.files import printable
 
 
-class _End(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    stopped: bool = False
-    """Whether it was stopped, by a signal or a ``Stop``."""
-    line: str = ""
-    """What to say about that."""
-
-
-def run(command: Callable[[], int]) -> int:
+def run(command: Callable[[], int], *, alone: bool = False) -> int:
     """Run a command to its end.
 
     Args:
         command: does the work and returns the exit code.
+        alone: whether the process has nothing else to do, so that a signal may end it at once where there is nothing to
+            save (``interrupts.Ending``). Otherwise Ctrl-C raises KeyboardInterrupt there, as it does in Python.
 
     Returns:
-        The exit code: that of ``command``; that of the ``Stop`` that it raised, after one line on standard error; or
-        128 + n if signal n stopped it while there was nothing to save, after one line on standard error.
+        The exit code: that of ``command``; that of the ``Stop`` that it raised, after one line on standard error; 130
+        after KeyboardInterrupt.
     """
-    with streams.guarded():
-        received: int | None = None
-        end = _End(0)
+    with streams.guarded(), interrupts.Ending() if alone else contextlib.nullcontext():
+        interrupts.go_on_with("")
+        line = ""
         try:
-            with interrupts.Ending() as ending:
-                try:
-                    end = _end(command)
-                except KeyboardInterrupt:
-                    received = signal.SIGINT
-                except Exception:
-                    # A library may turn the interruption into an error of its own.
-                    if ending.received is None:
-                        if hosts.joined():
-                            traceback.print_exc()
-                            hosts.leave("", 1)
-                        raise
-                received = ending.received or received
+            try:
+                code = command()
+            except SystemExit as shown:
+                # argparse has shown the help.
+                code = int(shown.code or 0)
+            sys.stdout.flush()
+            return code
+        except ReaderGone as stop:
+            code = stop.exit_code
+        except Stop as stop:
+            line, code = f"error: {printable(one_line(str(stop)))}", stop.exit_code
+        except OSError as error:
+            # A file or folder that cannot be used in a way that nothing else foresaw.
+            text = f"cannot use {error.filename or 'a file'}: {error.strerror or error}"
+            line, code = f"error: {printable(one_line(text))}", StorageError.exit_code
         except KeyboardInterrupt:
-            received = signal.SIGINT
-        if received is not None:
-            line = f"stopped by {interrupts.name(received)}{interrupts.how_to_go_on()}"
-            end = _End(128 + received, True, line)
-        if end.stopped:
-            hosts.leave(end.line, end.code)
-            if end.line:
-                print(f"metarl-jax: {end.line}", file=sys.stderr, flush=True)
-        return end.code
-
-
-def _end(command: Callable[[], int]) -> _End:
-    try:
-        try:
-            code = command()
-        except SystemExit as shown:
-            # argparse has shown the help.
-            code = int(shown.code or 0)
-        sys.stdout.flush()
-    except ReaderGone as stop:
-        return _End(stop.exit_code, True)
-    except Stop as stop:
-        return _End(stop.exit_code, True, f"error: {printable(one_line(str(stop)))}")
-    except OSError as error:
-        # A file or folder that cannot be used in a way that nothing else foresaw.
-        text = f"cannot use {error.filename or 'a file'}: {error.strerror or error}"
-        return _End(StorageError.exit_code, True, f"error: {printable(one_line(text))}")
-    return _End(code)
+            line, code = f"stopped by SIGINT{interrupts.how_to_go_on()}", 130
+        except Exception:
+            if not hosts.joined():
+                raise
+            traceback.print_exc()
+            line, code = f"error: internal error{interrupts.how_to_go_on()}", 1
+        if hosts.joined():
+            # Python's own way of ending would wait for the other processes, and they for this one.
+            interrupts.last_words(line, code)
+        if line:
+            print(f"metarl-jax: {line}", file=sys.stderr, flush=True)
+        return code
 
 
 def one_line(text: str) -> str:

@@ -83,7 +83,8 @@ def markdown(evaluation: dict[str, Any]) -> str:
     for name, value, interval in rows(evaluation):
         mark = "**" if name == evaluation["ours"]["name"] else ""
         lines.append(f"| {mark}{name}{mark} | {mark}{value}{mark} | {interval} |")
-    lines += ["", "| better, task by task, than | by | 95 % interval |", "|---|---:|---:|"]
+    if evaluation["gains"]:
+        lines += ["", "| better, task by task, than | by | 95 % interval |", "|---|---:|---:|"]
     lines += [
         f"| {gain['over']} | {number_text(gain['mean'])} | {interval_text(gain['ci95'])} |"
         for gain in evaluation["gains"]
@@ -125,7 +126,8 @@ def show(evaluation: dict[str, Any]) -> None:
         gains.add_column(title, justify="right")
     for gain in evaluation["gains"]:
         gains.add_row(Text(gain["over"]), number_text(gain["mean"]), interval_text(gain["ci95"]))
-    console.print(gains)
+    if evaluation["gains"]:
+        console.print(gains)
     for title, (stages, learners) in (("after", stage_rows(evaluation)), ("success by", success_rows(evaluation))):
         if stages:
             by_stage = Table()

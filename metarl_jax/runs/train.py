@@ -85,7 +85,7 @@ def build(config: RunConfig) -> Problem:
                 raise ValueError(f"{name} must be of type {wanted}, not {value!r}")
         return experiment.build(config.settings)
     except (ValueError, TypeError, ImportError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(str(error)) from error
 
 
 def _has_type(value: Any, annotation: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from metarl_jax.runs import train
+from metarl_jax import cli
+from metarl_jax.runs import checkpoints, train
+from metarl_jax.runs.folder import RunFolder
 from metarl_jax.runs.interrupts import Interrupts
 
 REPOSITORY = Path(__file__).parents[2]
@@ -50,7 +54,7 @@ def test_seeds_together_resume_exactly(run) -> None:
     assert run.metrics() == metrics
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 128 + signal.SIGUSR1)])
 def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys, number, code) -> None:
     evaluated = train._validation
 
@@ -65,12 +69,32 @@ def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys
 
     monkeypatch.setattr(train, "_validation", interrupted)
     assert run.start() == code
-    assert f"--resume {run.path}" in capsys.readouterr().err
+    name = signal.Signals(number).name
+    assert (
+        capsys.readouterr().err == f"{name}: saved at iteration 5; go on with: metarl-jax train --resume {run.path}\n"
+    )
     assert len(run.metrics()) == 5
     monkeypatch.setattr(train, "_validation", evaluated)
     assert run.resume() == 0
     assert run.leaves() == finished.leaves()
     assert run.metrics() == finished.metrics()
+
+
+def test_a_signal_with_the_last_save_leaves_out_what_follows_training(run, finished, monkeypatch, capsys) -> None:
+    saved = checkpoints.save
+
+    def save_and_signal(folder, state, iteration, *arguments, **options):
+        if iteration == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        saved(folder, state, iteration, *arguments, **options)
+
+    monkeypatch.setattr(checkpoints, "save", save_and_signal)
+    assert run.start() == 143
+    assert "SIGTERM: saved at iteration 20; go on with: metarl-jax train --resume" in capsys.readouterr().err
+    assert not list(run.path.glob("evaluation-*"))
+    assert run.leaves() == finished.leaves()
+    assert run.resume() == 0
+    assert (run.path / "report.html").exists()
 
 
 def test_a_second_signal_acts_as_always() -> None:
@@ -111,3 +135,42 @@ def test_a_run_ends_with_its_report(finished) -> None:
     assert "<h4>Learning</h4>" in report and "<h4>Adaptation</h4>" in report
     assert "Training is not finished" not in report
     assert "--iterations 20 " in report
+
+
+def test_the_number_of_held_out_tasks_is_kept_until_another_is_given(run, finished) -> None:
+    """It is no part of what a checkpoint belongs to, so that it may change."""
+
+    def resumed(*options: str) -> set[str]:
+        before = {path.name for path in run.path.glob("evaluation-*")}
+        assert cli.main(["train", "--resume", str(run.path), *options]) == 0
+        return {path.name for path in run.path.glob("evaluation-*")} - before
+
+    assert run.start("--time-limit", "0.000001") == 0
+    assert not list(run.path.glob("evaluation-*"))
+    assert resumed() == {"evaluation-iteration20-tasks16-seed0.json"}
+    assert resumed("--evaluation-tasks", "9") == {"evaluation-iteration20-tasks9-seed0.json"}
+    assert resumed() == set()
+    assert RunFolder(run.path).config.evaluation_tasks == 9
+    assert run.leaves() == finished.leaves()
+    assert "--evaluation-tasks 9" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_of_before_that_number_was_kept_goes_on(finished) -> None:
+    file = finished.path / "config.json"
+    content = json.loads(file.read_text())
+    del content["evaluation_tasks"]
+    file.write_text(json.dumps(content))
+    # What checkpoints of that time have stored.
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    assert RunFolder(finished.path).config.hash() == expected
+    assert RunFolder(finished.path).config.evaluation_tasks is None
+    finished.checkpoint(20).unlink()
+    assert finished.resume() == 0
+
+
+def test_another_number_is_not_stored_in_a_run_that_trains(finished, capsys) -> None:
+    before = finished.content()
+    with RunFolder(finished.path).lock():
+        assert cli.main(["train", "--resume", str(finished.path), "--evaluation-tasks", "9"]) == 2
+    assert "another process" in capsys.readouterr().err
+    assert finished.content() == before

@@ -1,0 +1,70 @@
+"""Output that cannot be written, or not in this encoding, changes nothing of a run."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def _full() -> Any:
+    return open("/dev/full", "w", encoding="utf-8")
+
+
+def _gone() -> Any:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return open(writer, "w", encoding="utf-8")
+
+
+def _ascii() -> Any:
+    return io.TextIOWrapper(io.FileIO(os.open(os.devnull, os.O_WRONLY), "w"), encoding="ascii")
+
+
+@pytest.mark.parametrize(
+    ("stream", "warning"),
+    [(_full, "No space left on device"), (_gone, "Broken pipe"), (lambda: None, ""), (_ascii, "")],
+)
+def test_a_run_does_not_depend_on_its_output(run, finished, monkeypatch, capsys, stream, warning) -> None:
+    run.path = run.path.with_name("r\xe9sum\xe9 of \u6211")
+    run.checkpoints = run.path / "checkpoints"
+    output = stream()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        assert run.start() == 0
+    if output is not None:
+        output.close()
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == bool(warning)
+    assert warning in errors
+    assert run.leaves() == finished.leaves()
+    assert run.metrics() == finished.metrics()
+    assert (run.path / "report.html").exists()
+
+
+def test_a_run_goes_on_without_any_stream(run, finished, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        for name in ("stdin", "stdout", "stderr"):
+            patch.setattr(sys, name, None)
+        assert run.start() == 0
+    assert run.leaves() == finished.leaves()
+
+
+@pytest.mark.parametrize("command", [["watch", "--once"], ["report", "--no-record"]])
+def test_the_locale_may_be_c(finished, command) -> None:
+    """The path then has bytes that are no text to Python."""
+    path = finished.path.with_name("r\xe9sum\xe9")
+    finished.path.rename(path)
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, **locale}
+    result = subprocess.run(
+        [sys.executable, "-m", "metarl_jax", *command, str(path)], env=environment, capture_output=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
