@@ -26,6 +26,7 @@ import optax
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import boolean, check_fields, positive_int, real
 from metarl_jax.ops.gaussians import standard
+from metarl_jax.precision import narrow
 from metarl_jax.rollout import episode, episode_returns, episode_successes
 from metarl_jax.types import (
     Adaptation,
@@ -252,7 +253,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         if total <= config.context_size:
             return context
         # Those that are there come first, in random order.
-        order = jnp.argsort(jax.random.uniform(key, (total,)) + jnp.logical_not(context.valid))
+        order = jnp.argsort(jax.random.uniform(key, (total,), jnp.float32) + jnp.logical_not(context.valid))
         return jax.tree.map(lambda x: x[order[: config.context_size]], context)
 
     def loss(
@@ -269,7 +270,8 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         latent, fixed_critic = jax.lax.stop_gradient((drawn, learned.critic))
         temperature = jnp.exp(learned.log_temperature)
         fixed_temperature = jax.lax.stop_gradient(temperature)
-        weight = steps.valid / jnp.maximum(jnp.sum(steps.valid), 1)
+        valid = steps.valid.astype(jnp.float32)
+        weight = valid / jnp.maximum(jnp.sum(valid), 1)
 
         def mean(x: Array) -> Array:
             return jnp.sum(weight * x)
@@ -300,9 +302,9 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         key: Key, learned: Learned, target_critic: Params, optimizer_state: optax.OptState, state: State
     ) -> tuple[Learned, Params, optax.OptState, Metrics]:
         key_tasks, key_steps, key_context, key_loss = jax.random.split(key, 4)
-        which = jax.random.randint(key_tasks, (config.meta_batch,), 0, config.training_tasks)
+        which = jax.random.randint(key_tasks, (config.meta_batch,), 0, config.training_tasks, jnp.int32)
         filled = jnp.minimum(state.episodes[which], config.replay_episodes) * horizon
-        steps = jax.random.randint(key_steps, (config.meta_batch, config.batch_size), 0, filled[:, None])
+        steps = jax.random.randint(key_steps, (config.meta_batch, config.batch_size), 0, filled[:, None], jnp.int32)
         steps = jax.tree.map(lambda x: x[which[:, None], steps], state.replay)
         keys = jax.random.split(key_context, config.meta_batch)
         context = task_batch(draw_context)(keys, jax.tree.map(lambda x: x[which], state.context))
@@ -335,7 +337,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             critic.init(key_critic),
             jnp.log(jnp.float32(config.temperature)),
         )
-        tasks = jax.vmap(family.tasks.sample)(jax.random.split(key_tasks, config.training_tasks))
+        tasks = narrow(jax.vmap(family.tasks.sample)(jax.random.split(key_tasks, config.training_tasks)))
 
         def begin(key: Key, task: Task) -> tuple[Experience, Experience]:
             played = explore(key, learned, task, prior, config.initial_episodes)
@@ -392,7 +394,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         shapes = jax.eval_shape(lambda: _steps(play(key, learned, task, prior.mean, config.deterministic)))
         nothing = jax.tree.map(lambda x: jnp.zeros((episodes * horizon, *x.shape[1:]), x.dtype), shapes)
         keys = jax.random.split(key, episodes)
-        _, (returns, beliefs, success) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes)))
+        _, (returns, beliefs, success) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes, dtype=jnp.int32)))
         return Adaptation(returns[:, 0], beliefs, None if success is None else success[:, 0])
 
     return Algorithm(init, step, adapt)

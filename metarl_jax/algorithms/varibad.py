@@ -158,7 +158,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         key_steps, key_bound = jax.random.split(key)
         steps = trials.reward.shape[0]
         chosen = None
-        valid = trials.valid
+        valid = trials.valid.astype(jnp.float32)
         if 0 < config.bound_steps < steps:
             chosen = jax.random.choice(key_steps, steps, (config.bound_steps,), replace=False)
             valid = valid[chosen]
@@ -179,7 +179,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         ) -> tuple[tuple[Model, optax.OptState], Metrics]:
             model, optimizer_state = carry
             key_draw, key_loss = jax.random.split(key)
-            which = jax.random.randint(key_draw, (config.model_trials,), 0, filled)
+            which = jax.random.randint(key_draw, (config.model_trials,), 0, filled, jnp.int32)
             trials = jax.tree.map(lambda x: jnp.moveaxis(x[which], 0, 1), buffer)
             gradient, metrics = jax.grad(model_loss, has_aux=True)(model, key_loss, trials)
             updates, optimizer_state = model_optimizer.update(gradient, optimizer_state, model)

@@ -21,7 +21,7 @@ class Categorical(NamedTuple):
         """Draw ``[...]`` int32 actions by inverse CDF: one random number a draw, whatever K."""
         cumulative = jnp.cumsum(jax.nn.softmax(self.logits), axis=-1)
         # Scaled by the last entry, which rounding may leave a little off one.
-        threshold = jax.random.uniform(key, self.logits.shape[:-1]) * cumulative[..., -1]
+        threshold = jax.random.uniform(key, self.logits.shape[:-1], jnp.float32) * cumulative[..., -1]
         action = jnp.sum(threshold[..., None] >= cumulative, axis=-1, dtype=jnp.int32)
         return jnp.minimum(action, self.logits.shape[-1] - 1)
 
@@ -63,7 +63,7 @@ class DiagonalGaussian(NamedTuple):
 
     def sample(self, key: Key) -> Array:
         """Draw ``[..., D]``."""
-        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, jnp.float32)
 
     def mode(self) -> Array:
         """The mean."""

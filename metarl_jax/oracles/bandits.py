@@ -56,13 +56,13 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
         del state
 
         def act(key: Key, statistics: Statistics, inputs: Inputs) -> tuple[Statistics, Array, Any]:
-            pulled = jnp.where(inputs.first, 0.0, jax.nn.one_hot(inputs.prev_action, arms))
+            pulled = jnp.where(inputs.first, 0.0, jax.nn.one_hot(inputs.prev_action, arms, dtype=jnp.float32))
             statistics = Statistics(
                 pulls=statistics.pulls + pulled, total=statistics.total + pulled * inputs.prev_reward
             )
             return statistics, choose(key, statistics, task).astype(jnp.int32), ()
 
-        start = Statistics(jnp.zeros(arms), jnp.zeros(arms))
+        start = Statistics(jnp.zeros(arms, jnp.float32), jnp.zeros(arms, jnp.float32))
         _, transitions = trial(key, act, start, family, task, episodes)
         return Adaptation(episode_returns(transitions, episodes))
 
@@ -71,7 +71,7 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
 
 def _best(key: Key, value: Array) -> Array:
     """The index of the highest value, ties broken at random."""
-    return jnp.argmax(jnp.where(value == jnp.max(value), jax.random.uniform(key, value.shape), -1.0))
+    return jnp.argmax(jnp.where(value == jnp.max(value), jax.random.uniform(key, value.shape, jnp.float32), -1.0))
 
 
 def _empirical_mean(statistics: Statistics) -> Array:
@@ -118,7 +118,7 @@ def _posterior_sample(key: Key, noise: float | None, statistics: Statistics) -> 
     if noise is None:
         return beta(key, statistics.total + 1, statistics.pulls - statistics.total + 1)
     cut = _cut(statistics, noise)
-    uniform = jax.random.uniform(key, statistics.pulls.shape)
+    uniform = jax.random.uniform(key, statistics.pulls.shape, jnp.float32)
     quantile = ndtri(jnp.clip(cut.low + uniform * (cut.high - cut.low), 1e-37, 1 - 1e-7))
     sample = cut.centre + cut.spread * quantile
     sample = jnp.clip(jnp.where(cut.mirrored, 1 - sample, sample), 0, 1)
@@ -128,7 +128,7 @@ def _posterior_sample(key: Key, noise: float | None, statistics: Statistics) -> 
 def random(family: EnvFamily, episodes: int) -> Oracle:
     """Every arm with equal probability."""
     arms = _bandit(family).arms
-    return _make("random", family, episodes, lambda key, statistics, task: jax.random.randint(key, (), 0, arms))
+    return _make("random", family, episodes, lambda key, *_: jax.random.randint(key, (), 0, arms, jnp.int32))
 
 
 def greedy(family: EnvFamily, episodes: int) -> Oracle:
@@ -160,8 +160,8 @@ def epsilon_greedy(family: EnvFamily, episodes: int, epsilon: float = 0.01) -> O
 
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
         key_explore, key_arm, key_tie = jax.random.split(key, 3)
-        explore = jax.random.uniform(key_explore) < epsilon
-        arm = jax.random.randint(key_arm, (), 0, env.arms)
+        explore = jax.random.uniform(key_explore, dtype=jnp.float32) < epsilon
+        arm = jax.random.randint(key_arm, (), 0, env.arms, jnp.int32)
         return jnp.where(explore, arm, _best(key_tie, _posterior_mean(env.noise, statistics)))
 
     return _make("epsilon_greedy", family, episodes, choose)

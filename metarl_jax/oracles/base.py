@@ -36,8 +36,8 @@ def gamma(key: Key, shape: Array) -> Array:
         ``[...]`` float32, positive.
     """
     key_normal, key_uniform = jax.random.split(key)
-    normal = jax.random.normal(key_normal, (_ROUNDS, *shape.shape))
-    exponential = jax.random.exponential(key_uniform, (_ROUNDS, *shape.shape))
+    normal = jax.random.normal(key_normal, (_ROUNDS, *shape.shape), jnp.float32)
+    exponential = jax.random.exponential(key_uniform, (_ROUNDS, *shape.shape), jnp.float32)
     d = shape - 1 / 3
     v = (1 + normal / jnp.sqrt(9 * d)) ** 3
     # log U < x^2 / 2 + d (1 - v + log v), with -log U an exponential variable; v <= 0 is never accepted.

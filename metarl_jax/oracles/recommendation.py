@@ -49,7 +49,7 @@ def _population(family: EnvFamily) -> _Population:
     """The same training users whenever it is asked."""
     groups = _environment(family).groups
     users: User = jax.jit(jax.vmap(family.tasks.sample))(jax.random.split(jax.random.key(0), USERS))
-    belongs = jax.nn.one_hot(users.group, groups)
+    belongs = jax.nn.one_hot(users.group, groups, dtype=jnp.float32)
     share = belongs / jnp.maximum(jnp.sum(belongs, axis=0), 1)
     mean = share.T @ users.likes
     return _Population(mean, share.T @ users.likes**2 - mean**2)
@@ -63,11 +63,11 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Callable[[Key, _H
         del state
 
         def act(key: Key, heard: _Heard, inputs: Inputs) -> tuple[_Heard, Array, tuple[()]]:
-            was = jnp.where(inputs.first, 0.0, jax.nn.one_hot(inputs.prev_action, items))
+            was = jnp.where(inputs.first, 0.0, jax.nn.one_hot(inputs.prev_action, items, dtype=jnp.float32))
             heard = _Heard(heard.times + was, heard.total + was * inputs.prev_reward)
             return heard, choose(key, heard, inputs.obs).astype(jnp.int32), ()
 
-        start = _Heard(jnp.zeros(items), jnp.zeros(items))
+        start = _Heard(jnp.zeros(items, jnp.float32), jnp.zeros(items, jnp.float32))
         return Adaptation(episode_returns(trial(key, act, start, family, task, episodes)[1], episodes))
 
     return Oracle(name, adapt)
@@ -97,7 +97,7 @@ def thompson(family: EnvFamily, episodes: int) -> Oracle:
         prior = 1 / jnp.maximum(population.variance[group], 1e-6)
         precision = prior + heard.times / noise**2
         mean = (prior * population.mean[group] + heard.total / noise**2) / precision
-        return jnp.argmax(mean + jax.random.normal(key, mean.shape) * jax.lax.rsqrt(precision))
+        return jnp.argmax(mean + jax.random.normal(key, mean.shape, jnp.float32) * jax.lax.rsqrt(precision))
 
     return _make("Thompson sampling, each user alone", family, episodes, choose)
 

@@ -48,9 +48,8 @@ def _environment(family: EnvFamily) -> TabularMDP:
 def _update(statistics: Statistics, steps: Transition) -> Statistics:
     """Add one episode's transitions ``[H, ...]``."""
     valid = steps.valid.astype(jnp.float32)
-    visit = jnp.einsum(
-        "ts,ta,t->tsa", steps.inputs.obs, jax.nn.one_hot(steps.action, statistics.reward.shape[1]), valid
-    )
+    action = jax.nn.one_hot(steps.action, statistics.reward.shape[1], dtype=jnp.float32)
+    visit = jnp.einsum("ts,ta,t->tsa", steps.inputs.obs, action, valid)
     return Statistics(
         transitions=statistics.transitions + jnp.einsum("tsa,tz->saz", visit, steps.final_obs),
         reward=statistics.reward + jnp.einsum("tsa,t->sa", visit, steps.reward),
@@ -72,14 +71,15 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
                 action = actions[time, jnp.argmax(inputs.obs)]
                 if epsilon is not None:
                     key_explore, key_action = jax.random.split(key)
-                    other = jax.random.randint(key_action, (), 0, env.actions)
-                    action = jnp.where(jax.random.uniform(key_explore) < epsilon, other, action)
+                    other = jax.random.randint(key_action, (), 0, env.actions, jnp.int32)
+                    action = jnp.where(jax.random.uniform(key_explore, dtype=jnp.float32) < epsilon, other, action)
                 return time + 1, action.astype(jnp.int32), ()
 
             _, steps = episode(key_episode, act, jnp.int32(0), family, task)
             return _update(statistics, steps), episode_returns(steps, 1)[0]
 
-        start = Statistics(jnp.zeros((env.states, env.actions, env.states)), jnp.zeros((env.states, env.actions)))
+        shape = (env.states, env.actions)
+        start = Statistics(jnp.zeros((*shape, env.states), jnp.float32), jnp.zeros(shape, jnp.float32))
         statistics, score = jax.lax.scan(one_episode, start, jax.random.split(key, episodes))
         return Adaptation(score, statistics)
 
@@ -103,7 +103,7 @@ def _sample_model(key: Key, statistics: Statistics) -> tuple[Array, Array]:
     key_transition, key_reward = jax.random.split(key)
     weights = gamma(key_transition, 1 + statistics.transitions)
     _, mean = _mean_model(statistics)
-    reward = mean + jax.random.normal(key_reward, mean.shape) / jnp.sqrt(1 + _visits(statistics))
+    reward = mean + jax.random.normal(key_reward, mean.shape, jnp.float32) / jnp.sqrt(1 + _visits(statistics))
     return weights / jnp.sum(weights, axis=-1, keepdims=True), reward
 
 
@@ -170,7 +170,7 @@ def opsrl(family: EnvFamily, episodes: int, samples: int = 2) -> Oracle:
             action_value = jnp.max(reward + transition @ value, axis=0)
             return jnp.max(action_value, axis=-1), jnp.argmax(action_value, axis=-1)
 
-        start = jnp.zeros(reward.shape[1])
+        start = jnp.zeros(reward.shape[1], reward.dtype)
         return jax.lax.scan(backup, start, None, length=family.horizon, reverse=True)[1]
 
     return _make("opsrl", family, episodes, plan)
@@ -212,7 +212,8 @@ def ucrl2(family: EnvFamily, episodes: int, delta: float = 0.05, scale: float = 
             action_value = reward + row @ value[order]
             return jnp.max(action_value, axis=-1), jnp.argmax(action_value, axis=-1)
 
-        return jax.lax.scan(backup, jnp.zeros(env.states), None, length=family.horizon, reverse=True)[1]
+        start = jnp.zeros(env.states, reward.dtype)
+        return jax.lax.scan(backup, start, None, length=family.horizon, reverse=True)[1]
 
     return _make("ucrl2", family, episodes, plan)
 
@@ -297,7 +298,7 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
 
     def act(key: Key, memory: Memory, inputs: Inputs) -> tuple[Memory, Array, tuple[()]]:
         del key
-        visit = jnp.outer(memory.last, jax.nn.one_hot(inputs.prev_action, env.actions))
+        visit = jnp.outer(memory.last, jax.nn.one_hot(inputs.prev_action, env.actions, dtype=jnp.float32))
         visit = jnp.where(inputs.first, 0.0, visit)
         visits, reward = memory.visits + visit, memory.reward + visit * inputs.prev_reward
         now, time = jnp.argmax(inputs.obs), memory.time
@@ -311,8 +312,8 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
 
     def adapt(key: Key, state: State, task: TabularMDPParams) -> Adaptation:
         del state
-        zeros = jnp.zeros((env.states, env.actions))
-        memory = Memory(zeros, zeros, jnp.int32(0), jnp.zeros(env.states))
+        zeros = jnp.zeros((env.states, env.actions), jnp.float32)
+        memory = Memory(zeros, zeros, jnp.int32(0), jnp.zeros(env.states, jnp.float32))
         memory, steps = trial(key, act, memory, family, task, episodes)
         return Adaptation(episode_returns(steps, episodes), memory)
 
