@@ -69,7 +69,7 @@ def meta_test(
         key_task, key_adapt = key
         task = sample(key_task)
         adaptation = adapt(key_adapt, state, task)
-        best = optimal_return(task) if optimal_return is not None else jnp.float32(jnp.nan)
+        best = jnp.asarray(jnp.nan if optimal_return is None else optimal_return(task), jnp.float32)
         return adaptation.score, best, adaptation.success
 
     def learner(key: Key, state: State) -> Tree:

@@ -273,9 +273,12 @@ def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task:
 def adaptation_rates(learner: Learner, meta: Params, config: Config) -> Tree:
     """The step sizes on a held-out task, with leaves ``[adaptation_steps, ...]``."""
     beyond = jnp.maximum(jnp.arange(config.adaptation_steps) + 1 - config.inner_steps, 0)
-    fraction = jnp.asarray(config.later_rate_fraction) ** beyond
-    rates = learner.rates(meta, config.adaptation_steps)
-    return jax.tree.map(lambda r: r * fraction.reshape(-1, *[1] * (r.ndim - 1)).astype(r.dtype), rates)
+
+    def reduced(rate: Array) -> Array:
+        fraction = jnp.asarray(config.later_rate_fraction, rate.dtype) ** beyond
+        return rate * fraction.reshape(-1, *[1] * (rate.ndim - 1))
+
+    return jax.tree.map(reduced, learner.rates(meta, config.adaptation_steps))
 
 
 def make(
@@ -324,7 +327,7 @@ def make(
     def credits(meta: Params, data: Data) -> Array:
         """What each task scored beyond the others: a baseline that does not depend on the task's own data."""
         if not _asks_credit(config):
-            return jnp.zeros(config.tasks)
+            return jnp.zeros(config.tasks, jnp.float32)
         score = task_batch(lambda meta, data: problem.score(after(meta, data), data.query), (None, 0))(meta, data)
         return (score - jnp.mean(score)) * (config.tasks / max(1, config.tasks - 1))
 

@@ -353,7 +353,7 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
     if config.value_unit == "remaining_horizon":
         value_scale = remaining_horizon(steps, config.discount)
     else:
-        value_scale = jnp.ones(steps)
+        value_scale = jnp.ones(steps, jnp.float32)
 
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
         risen = config.gae_lambda_rise * ascent.progress_at(iteration)

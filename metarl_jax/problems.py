@@ -17,6 +17,7 @@ from metarl_jax.network_checks import check_policy, check_predictor, check_reade
 from metarl_jax.ops.baselines import fit_linear, linear_features
 from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, likelihood_ratio, masked_mean
 from metarl_jax.ops.returns import discounted_returns, generalised_advantages, remaining_horizon
+from metarl_jax.precision import narrow
 from metarl_jax.rollout import episode
 from metarl_jax.types import (
     Array,
@@ -155,7 +156,7 @@ def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
     def episode(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], Episode]:
         def sample(key: Key) -> Episode:
             key_task, key_draw = jax.random.split(key)
-            return family.draw(key_draw, draw_task(key_task))
+            return narrow(family.draw(key_draw, draw_task(key_task)))
 
         return sample
 
@@ -246,7 +247,7 @@ def policy_gradient(
     if jax.tree.leaves(jax.eval_shape(lambda key: policy.initial_carry(policy.init(key)), jax.random.key(0))):
         raise ValueError("policy must be feed-forward: this one has a memory")
     check_policy(policy, family, check_shapes(family))
-    steps = jnp.arange(family.horizon)
+    steps = jnp.arange(family.horizon, dtype=jnp.int32)
     steps_left = remaining_horizon(family.horizon, discount)
 
     def output(params: Params, batch: Rollouts) -> Output:
@@ -361,7 +362,7 @@ def _flat(family: EnvFamily, observation: Array) -> Array:
     """Observations as vectors ``[..., D]``, for the linear baseline."""
     match family.observation_space:
         case Discrete(n=n):
-            return jax.nn.one_hot(observation, n)
+            return jax.nn.one_hot(observation, n, dtype=jnp.float32)
         case Box(shape=shape):
             lead = observation.shape[: observation.ndim - len(shape)]
             return observation.astype(jnp.float32).reshape(*lead, math.prod(shape))

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.precision import as_action, keep_dtypes, narrow
 from metarl_jax.types import Array, Box, Carry, Discrete, EnvFamily, Inputs, Key, Space, State, Task, Transition
 
 Act: TypeAlias = Callable[[Key, Carry, Inputs], tuple[Carry, Array, Any]]
@@ -63,7 +64,7 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
     key_steps, key_reset = jax.random.split(key)
     obs, state = env.reset(key_reset, task)
     inputs = Inputs(
-        obs=obs,
+        obs=narrow(obs),
         prev_action=no_action(family.action_space),
         prev_reward=jnp.float32(0),
         prev_done=jnp.float32(0),
@@ -71,18 +72,20 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
     )
 
     def one_step(loop: tuple[Any, ...], keys: Key) -> tuple[tuple[Any, ...], Transition]:
-        carry, inputs, state, episode = loop
-        carry, action, output = act(keys[0], carry, inputs)
+        memory, inputs, state, episode = loop
+        carry, action, output = act(keys[0], memory, inputs)
+        action = as_action(family.action_space, action)
         if plain is None:
-            obs, state, reward, terminated, truncated, info = env.step(keys[1], state, action, task)
+            obs, after, reward, terminated, truncated, info = env.step(keys[1], state, action, task)
             final_obs = info["final_observation"]
         else:
             obs, after, reward, terminated, _ = plain.step_env(keys[1], state, action, task)
             truncated = plain.is_truncated(after, task)
             # What has ended stays as it is: physics without end might leave the numbers that there are.
-            state = jax.tree.map(lambda new, old: jnp.where(episode == 0, new, old), after, state)
+            after = jax.tree.map(lambda new, old: jnp.where(episode == 0, new, old), after, state)
             final_obs = obs
-        reward = jnp.asarray(reward, jnp.float32)
+        obs, final_obs, reward = narrow(obs), narrow(final_obs), jnp.asarray(reward, jnp.float32)
+        carry, state = keep_dtypes(memory, carry), keep_dtypes(state, after)
         done = jnp.logical_or(terminated, truncated)
         transition = Transition(
             inputs=inputs,
@@ -139,4 +142,4 @@ def episode_successes(transitions: Transition, family: EnvFamily, task: Task, ep
         return None
     reached = jax.vmap(family.success, (None, 0))(task, transitions)
     reached = jnp.logical_and(reached, transitions.valid).astype(jnp.float32)
-    return jnp.zeros(episodes).at[transitions.episode].max(reached, mode="drop")
+    return jnp.zeros(episodes, jnp.float32).at[transitions.episode].max(reached, mode="drop")

@@ -4,7 +4,8 @@ Conventions, everywhere in the package:
 
 * a function sees *one* task and *one* trajectory; only ``Algorithm.step`` and ``meta_test`` batch over tasks;
 * the random key is the first argument, and the function consumes it;
-* a task is the environment's parameters (gymnax ``EnvParams``): resetting an environment never draws a new task.
+* a task is the environment's parameters (gymnax ``EnvParams``): resetting an environment never draws a new task;
+* data are float32 and int32, also where JAX's 64-bit types are enabled (``metarl_jax.precision``).
 
 Time axes lead: a trajectory of ``T`` steps is a tree of arrays ``[T, ...]``.
 """

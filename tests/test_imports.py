@@ -13,10 +13,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "metarl_jax"
 
 # What a room may import from the package, besides itself; `types` and `checks` are open to all.
-OPEN = {"types", "checks"}
+OPEN = {"types", "checks", "precision"}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "checks": set(),
+    "precision": {"types"},
     "ops": set(),
     "environments": set(),
     "datasets": set(),

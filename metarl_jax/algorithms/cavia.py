@@ -47,8 +47,9 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         raise ValueError("CAVIA needs a network with a context (networks.mlp.predictor(..., context_size=5))")
 
     def start(meta: Params) -> Params:
-        del meta
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[CONTEXT])
+        # The context adapts in the precision of the network.
+        dtype = jnp.result_type(*jax.tree.leaves(meta))
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), shapes[CONTEXT])
 
     def params(meta: Params, context: Params) -> Params:
         return {CONTEXT: context, NETWORK: meta}

@@ -30,6 +30,7 @@ from metarl_jax.network_checks import check_context_networks
 from metarl_jax.ops.draws import steps_of_episodes
 from metarl_jax.ops.gaussians import standard
 from metarl_jax.ops.policy_gradients import weighted_sum
+from metarl_jax.precision import narrow
 from metarl_jax.rollout import episode, episode_returns, episode_successes
 from metarl_jax.types import (
     Adaptation,
@@ -259,7 +260,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         if total <= config.context_size:
             return context
         # Those that are there come first, in random order.
-        order = jnp.argsort(jax.random.uniform(key, (total,)) + jnp.logical_not(context.valid))
+        order = jnp.argsort(jax.random.uniform(key, (total,), jnp.float32) + jnp.logical_not(context.valid))
         return jax.tree.map(lambda x: x[order[: config.context_size]], context)
 
     def loss(
@@ -276,7 +277,8 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         latent, fixed_critic = jax.lax.stop_gradient((drawn, learned.critic))
         temperature = jnp.exp(learned.log_temperature)
         fixed_temperature = jax.lax.stop_gradient(temperature)
-        weight = steps.valid / jnp.maximum(jnp.sum(steps.valid), 1)
+        valid = steps.valid.astype(jnp.float32)
+        weight = valid / jnp.maximum(jnp.sum(valid), 1)
 
         def mean(x: Array) -> Array:
             return weighted_sum(x, weight)
@@ -313,7 +315,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     ) -> tuple[Learned, Params, optax.OptState, Metrics]:
         """``lengths`` are the valid steps of each episode of the replay, ``[training_tasks, replay_episodes]``."""
         key_tasks, key_steps, key_context, key_loss = jax.random.split(key, 4)
-        which = jax.random.randint(key_tasks, (config.meta_batch,), 0, config.training_tasks)
+        which = jax.random.randint(key_tasks, (config.meta_batch,), 0, config.training_tasks, jnp.int32)
         steps = steps_of_episodes(key_steps, lengths[which], horizon, config.batch_size)
         steps = jax.tree.map(lambda x: x[which[:, None], steps], state.replay)
         keys = jax.random.split(key_context, config.meta_batch)
@@ -347,7 +349,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             critic.init(key_critic),
             jnp.log(jnp.float32(config.temperature)),
         )
-        tasks = jax.vmap(family.tasks.sample)(jax.random.split(key_tasks, config.training_tasks))
+        tasks = narrow(jax.vmap(family.tasks.sample)(jax.random.split(key_tasks, config.training_tasks)))
 
         def begin(key: Key, task: Task) -> tuple[Experience, Experience]:
             played = explore(key, learned, task, prior, config.initial_episodes)
@@ -406,7 +408,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         shapes = jax.eval_shape(lambda: _steps(play(key, learned, task, prior.mean, config.deterministic)))
         nothing = jax.tree.map(lambda x: jnp.zeros((episodes * horizon, *x.shape[1:]), x.dtype), shapes)
         keys = jax.random.split(key, episodes)
-        _, (returns, beliefs, success) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes)))
+        _, (returns, beliefs, success) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes, dtype=jnp.int32)))
         return Adaptation(returns[:, 0], beliefs, None if success is None else success[:, 0])
 
     return Algorithm(init, step, adapt)

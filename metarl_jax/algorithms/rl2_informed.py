@@ -183,7 +183,7 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         known, outcomes, then = each(beliefs(arm, arms, t))
         expected = jnp.sum(outcomes.probability * outcomes.reward, axis=-1)
         # The family says it of the arm that was pulled; others pay as much more as they are expected to.
-        pulled = jnp.sum(jax.nn.one_hot(t.action, arms) * expected, axis=-1)
+        pulled = jnp.sum(jax.nn.one_hot(t.action, arms, dtype=jnp.float32) * expected, axis=-1)
         reward = expected + (belief_reward(t, config.discount) - pulled)[:, None]
         value = scale * critic.value(critic_params, known, left)
         # Nothing follows the last step.

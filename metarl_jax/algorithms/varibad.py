@@ -190,7 +190,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         ) -> tuple[tuple[Model, optax.OptState], Metrics]:
             model, optimizer_state = carry
             key_draw, key_loss = jax.random.split(key)
-            which = jax.random.randint(key_draw, (config.model_trials,), 0, filled)
+            which = jax.random.randint(key_draw, (config.model_trials,), 0, filled, jnp.int32)
             trials = jax.tree.map(lambda x: jnp.moveaxis(x[which], 0, 1), buffer)
             gradient, metrics = jax.grad(model_loss, has_aux=True)(model, key_loss, trials)
             updates, optimizer_state = model_optimizer.update(gradient, optimizer_state, model)

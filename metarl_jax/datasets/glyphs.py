@@ -75,21 +75,22 @@ def make(ways: int, shots: int, queries: int) -> FewShot:
 def glyph(key: Key) -> Array:
     """The strokes of a random glyph, ``[MOST_STROKES, 3, 2]``."""
     key_points, key_count = jax.random.split(key)
-    strokes = jax.random.uniform(key_points, (MOST_STROKES, 3, 2), minval=-REACH, maxval=REACH)
-    count = jax.random.randint(key_count, (), FEWEST_STROKES, MOST_STROKES + 1)
+    strokes = jax.random.uniform(key_points, (MOST_STROKES, 3, 2), jnp.float32, minval=-REACH, maxval=REACH)
+    count = jax.random.randint(key_count, (), FEWEST_STROKES, MOST_STROKES + 1, jnp.int32)
     return jnp.where(jnp.arange(MOST_STROKES)[:, None, None] < count, strokes, strokes[0])
 
 
 def example(key: Key, strokes: Array) -> Array:
     """One drawing of a glyph, ``[SIDE, SIDE]``."""
     key_wobble, key_affine, key_shift = jax.random.split(key, 3)
-    moved = strokes + WOBBLE * jax.random.normal(key_wobble, strokes.shape)
+    moved = strokes + WOBBLE * jax.random.normal(key_wobble, strokes.shape, jnp.float32)
     # A stroke that stands for none must stay where the first one is.
     moved = jnp.where(jnp.all(strokes == strokes[0], axis=(1, 2), keepdims=True), moved[0], moved)
-    angle, slant, wide, high = jax.random.normal(key_affine, (4,)) * jnp.asarray([TURN, SLANT, STRETCH, STRETCH])
+    sizes = jnp.asarray([TURN, SLANT, STRETCH, STRETCH], jnp.float32)
+    angle, slant, wide, high = sizes * jax.random.normal(key_affine, (4,), jnp.float32)
     turn = jnp.asarray([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
     affine = turn @ jnp.asarray([[jnp.exp(wide), slant], [0.0, jnp.exp(high)]])
-    return render(moved @ affine.T + SHIFT * jax.random.normal(key_shift, (2,)))
+    return render(moved @ affine.T + SHIFT * jax.random.normal(key_shift, (2,), jnp.float32))
 
 
 def render(strokes: Array) -> Array:
@@ -98,11 +99,11 @@ def render(strokes: Array) -> Array:
     Args:
         strokes: control points ``[strokes, 3, 2]``.
     """
-    t = jnp.linspace(0, 1, SEGMENTS + 1)
+    t = jnp.linspace(0, 1, SEGMENTS + 1, dtype=jnp.float32)
     weights = jnp.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], axis=1)
     points = jnp.einsum("tc,scd->std", weights, strokes)
     start, along = (x.reshape(-1, 2, 1, 1) for x in (points[:, :-1], points[:, 1:] - points[:, :-1]))
-    centres = (2 * jnp.arange(SIDE) + 1) / SIDE - 1
+    centres = (2 * jnp.arange(SIDE, dtype=jnp.float32) + 1) / SIDE - 1
     across, down = centres[None, :] - start[:, 0], centres[:, None] - start[:, 1]
     # Where on each piece its nearest point is; a piece without length has but one.
     length = jnp.sum(along**2, axis=1) + 1e-12

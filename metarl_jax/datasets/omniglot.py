@@ -109,7 +109,7 @@ def few_shot(
     def sampler(characters: np.ndarray) -> Callable[[Key], Characters]:
         def sample(key: Key) -> Characters:
             # Where the largest of many random numbers are: half the time of a permutation.
-            _, chosen = jax.lax.top_k(jax.random.bits(key, (turns * len(characters),)), ways)
+            _, chosen = jax.lax.top_k(jax.random.bits(key, (turns * len(characters),), jnp.uint32), ways)
             return Characters(jnp.asarray(characters)[chosen // turns], chosen % turns)
 
         return sample

@@ -33,8 +33,8 @@ def mean_squared_error(prediction: Array, y: Array) -> Array:
 def _tasks(largest_phase: float) -> TaskDistribution:
     def sample(key: Key) -> Wave:
         key_amplitude, key_phase = jax.random.split(key)
-        amplitude = jax.random.uniform(key_amplitude, (), minval=0.1, maxval=5.0)
-        return Wave(amplitude, jax.random.uniform(key_phase, (), maxval=largest_phase))
+        amplitude = jax.random.uniform(key_amplitude, (), jnp.float32, minval=0.1, maxval=5.0)
+        return Wave(amplitude, jax.random.uniform(key_phase, (), jnp.float32, maxval=largest_phase))
 
     # Tasks are drawn from a continuum: other keys give waves that training has not met.
     return TaskDistribution(sample, sample)
@@ -57,7 +57,7 @@ def maml(shots: int, queries: int) -> FewShot:
     shots, queries = positive_int("shots", shots), positive_int("queries", queries)
 
     def draw(key: Key, task: Wave) -> Episode:
-        x = jax.random.uniform(key, (shots + queries,), minval=-BOUND, maxval=BOUND)
+        x = jax.random.uniform(key, (shots + queries,), jnp.float32, minval=-BOUND, maxval=BOUND)
         return Episode(_examples(task, x[:shots]), _examples(task, x[shots:]))
 
     return FewShot(_tasks(math.pi), draw, mean_squared_error, mean_squared_error, outputs=1)
@@ -76,7 +76,7 @@ def reptile(shots: int = 10, queries: int = 50) -> FewShot:
     shots, queries = positive_int("shots", shots), positive_int("queries", queries)
 
     def draw(key: Key, task: Wave) -> Episode:
-        x = jax.random.uniform(key, (shots,), minval=-BOUND, maxval=BOUND)
-        return Episode(_examples(task, x), _examples(task, jnp.linspace(-BOUND, BOUND, queries)))
+        x = jax.random.uniform(key, (shots,), jnp.float32, minval=-BOUND, maxval=BOUND)
+        return Episode(_examples(task, x), _examples(task, jnp.linspace(-BOUND, BOUND, queries, dtype=jnp.float32)))
 
     return FewShot(_tasks(2 * math.pi), draw, mean_squared_error, mean_squared_error, outputs=1)

@@ -55,9 +55,9 @@ class Bandit(Environment):
     ) -> tuple[Array, BanditState, Array, Array, dict[Any, Any]]:
         mean = params.means[action]
         if self.noise is None:
-            reward = (jax.random.uniform(key) < mean).astype(jnp.float32)
+            reward = (jax.random.uniform(key, dtype=jnp.float32) < mean).astype(jnp.float32)
         else:
-            reward = mean + self.noise * jax.random.normal(key)
+            reward = mean + self.noise * jax.random.normal(key, dtype=jnp.float32)
         state = BanditState(time=state.time + 1)
         return jnp.zeros((0,), jnp.float32), state, reward, jnp.bool_(True), {}
 
@@ -99,7 +99,7 @@ def _minus_expected_regret(arms: int, noise: float | None) -> Callable[[Transiti
     To a policy that knows no more than those pulls it is in expectation the same again, without the luck of which
     bandit it was: all that still varies is what pulls do to the belief.
     """
-    cells = (jnp.arange(CELLS) + 0.5) / CELLS
+    cells = (jnp.arange(CELLS, dtype=jnp.float32) + 0.5) / CELLS
 
     def log_likelihood(reward: Array) -> Array:
         if noise is None:
@@ -122,8 +122,8 @@ def _minus_expected_regret(arms: int, noise: float | None) -> Callable[[Transiti
 
     def belief_reward(pulls: Transition, discount: float) -> Array:
         del discount
-        uniform = jnp.tile(jnp.arange(1, CELLS + 1) / CELLS, (arms, 1))
-        prior = _Belief(jnp.zeros((arms, CELLS)), uniform, jnp.full(arms, 0.5))
+        uniform = jnp.tile(jnp.arange(1, CELLS + 1, dtype=jnp.float32) / CELLS, (arms, 1))
+        prior = _Belief(jnp.zeros((arms, CELLS), jnp.float32), uniform, jnp.full(arms, 0.5, jnp.float32))
         return jax.lax.scan(pull, prior, (pulls.action, pulls.reward))[1]
 
     return belief_reward
@@ -146,7 +146,7 @@ def bernoulli_arm() -> Arm:
         return BernoulliBelief(belief.pulls + 1, belief.successes + reward)
 
     def outcomes(belief: BernoulliBelief) -> Outcomes:
-        return Outcomes(jnp.array([0.0, 1.0]), jnp.stack([1 - mean(belief), mean(belief)]))
+        return Outcomes(jnp.array([0.0, 1.0], jnp.float32), jnp.stack([1 - mean(belief), mean(belief)]))
 
     def features(belief: BernoulliBelief) -> Array:
         m, pulls = mean(belief), belief.pulls
@@ -158,7 +158,7 @@ def bernoulli_arm() -> Arm:
 
 def _family(env: Bandit) -> EnvFamily:
     def sample(key: Key) -> BanditParams:
-        return BanditParams(means=jax.random.uniform(key, (env.arms,)))
+        return BanditParams(means=jax.random.uniform(key, (env.arms,), jnp.float32))
 
     return EnvFamily(
         env=env,

@@ -15,6 +15,14 @@ import jax.numpy as jnp
 from metarl_jax.types import Array, Key, Space, State, Task
 
 
+def random_signs(key: Key, shape: tuple[int, ...]) -> Array:
+    """1 or -1 with equal probability, float32 of the given shape.
+
+    ``jax.random.rademacher`` draws other signs from the same key when 64-bit types are on, whatever its ``dtype``.
+    """
+    return 2 * jax.random.bernoulli(key, jnp.float32(0.5), shape).astype(jnp.float32) - 1
+
+
 class Environment(abc.ABC):
     """A gymnax-1.x environment: subclasses give ``reset_env``, ``step_env``, ``is_truncated`` and the spaces."""
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from metarl_jax.checks import choice
 from metarl_jax.environments import from_gymnax
+from metarl_jax.environments.base import random_signs
 from metarl_jax.types import Array, EnvFamily, Key, Task
 
 Heldout: TypeAlias = Literal["in_range", "out_of_range"]
@@ -32,14 +33,14 @@ FAR = 3.0
 def _in_range(key: Key, number: int) -> Array:
     """Factors ``[number]``."""
     bound = math.log(SPREAD)
-    return jnp.exp(jax.random.uniform(key, (number,), minval=-bound, maxval=bound))
+    return jnp.exp(jax.random.uniform(key, (number,), jnp.float32, -bound, bound))
 
 
 def _out_of_range(key: Key, number: int) -> Array:
     """Factors ``[number]``."""
     key_size, key_sign = jax.random.split(key)
-    size = jax.random.uniform(key_size, (number,), minval=math.log(SPREAD), maxval=math.log(FAR))
-    return jnp.exp(size * jax.random.rademacher(key_sign, (number,), size.dtype))
+    size = jax.random.uniform(key_size, (number,), jnp.float32, math.log(SPREAD), math.log(FAR))
+    return jnp.exp(size * random_signs(key_sign, (number,)))
 
 
 def _make(
@@ -58,7 +59,7 @@ def _make(
     def sampler(draw: Callable[[Key, int], Array]) -> Callable[[Key], Task]:
         def sample(key: Key) -> Task:
             key_factors, key_direction = jax.random.split(key)
-            return params(defaults, draw(key_factors, factors), jax.random.rademacher(key_direction, (), jnp.float32))
+            return params(defaults, draw(key_factors, factors), random_signs(key_direction, ()))
 
         return sample
 

@@ -69,7 +69,7 @@ class DarkRoom(Environment):
         self.stays = stays
 
     def _show(self, position: Array) -> Array:
-        return jax.nn.one_hot(position, self.size).reshape(-1)
+        return jax.nn.one_hot(position, self.size, dtype=jnp.float32).reshape(-1)
 
     def place(self, observation: np.ndarray) -> tuple[int, int]:
         """The cell (x, y) that an observation shows."""
@@ -113,7 +113,7 @@ def _family(
 
     def among(indices: np.ndarray) -> Callable[[Key], RoomParams]:
         some = jnp.asarray(goals[indices], jnp.int32)
-        return lambda key: RoomParams(some[jax.random.randint(key, (), 0, len(indices))], horizon)
+        return lambda key: RoomParams(some[jax.random.randint(key, (), 0, len(indices), jnp.int32)], horizon)
 
     return EnvFamily(
         env=env,

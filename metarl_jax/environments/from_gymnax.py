@@ -16,12 +16,14 @@ gymnax takes seconds to import, so it is imported by ``make`` and nowhere else.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from metarl_jax.checks import did_you_mean, positive_int
+from metarl_jax.precision import without_64_bits
 from metarl_jax.types import Box, Discrete, EnvFamily, Key, Space, Task, TaskDistribution
 
 
@@ -37,7 +39,8 @@ def make(
 
     Some parameters of gymnax's environments are derived from others (CartPole's ``total_mass`` and
     ``polemass_length``): a sampler that changes one must change both. Environments that draw a task of their own at
-    each reset (gymnax's meta-environments) keep doing so.
+    each reset (gymnax's meta-environments) keep doing so. The environment computes in 32 bits, also where JAX's 64-bit
+    types are enabled: some of gymnax's fail with them.
 
     Args:
         name_or_env: a name that ``gymnax.make`` knows, or an environment.
@@ -55,7 +58,7 @@ def make(
             that is neither discrete nor a box.
         TypeError: if a sampler does not return parameters of this environment.
     """
-    env = _environment(name_or_env)
+    env = _without_64_bits(_environment(name_or_env))
     defaults = env.default_params
     if horizon is None:
         horizon = int(defaults.max_steps_in_episode)
@@ -94,6 +97,14 @@ def _environment(name_or_env: Any) -> Any:
         near = did_you_mean(name_or_env, gymnax.registered_envs)
         raise ValueError(f"gymnax has no environment {name_or_env!r}{near}")
     return gymnax.make(name_or_env)[0]
+
+
+def _without_64_bits(env: Any) -> Any:
+    """The same environment, computing in 32 bits: with 64-bit types some of gymnax's fail, such as Pendulum."""
+    env = copy.copy(env)
+    for name in ("step", "reset", "step_env", "reset_env"):
+        object.__setattr__(env, name, without_64_bits(getattr(env, name)))
+    return env
 
 
 def _space(space: Any, what: str) -> Space:

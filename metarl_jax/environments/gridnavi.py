@@ -67,7 +67,7 @@ def make(size: int = 5, horizon: int = 15) -> EnvFamily:
     cells = jnp.array(goals(size), jnp.int32)
 
     def sample(key: Key) -> RoomParams:
-        return RoomParams(jax.random.choice(key, cells)[None], horizon)
+        return RoomParams(cells[jax.random.randint(key, (), 0, len(cells), jnp.int32)][None], horizon)
 
     def optimal_return(task: RoomParams) -> Array:
         """The shortest way there; the step that arrives pays, and so does every later one."""

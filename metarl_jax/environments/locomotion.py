@@ -18,7 +18,7 @@ from flax import struct
 
 from metarl_jax.checks import choice, positive_int, real
 from metarl_jax.environments import physics
-from metarl_jax.environments.base import Environment
+from metarl_jax.environments.base import Environment, random_signs
 from metarl_jax.environments.physics import Engine, EngineName, Readings, Robot
 from metarl_jax.types import Array, Box, EnvFamily, Key, State, TaskDistribution
 
@@ -156,17 +156,18 @@ class Locomotion(Environment):
         self._qpos, self._nv = jnp.asarray(model.qpos0), int(model.nv)
         low, high = np.array(model.actuator_ctrlrange, np.float32).T
         self._actions = Box(jnp.asarray(low), jnp.asarray(high), (int(model.nu),))
-        seen = jax.eval_shape(self.reset, jax.random.key(0), LocomotionParams(jnp.zeros(2), jnp.int32(0), 1))[0]
+        task = LocomotionParams(jnp.zeros(2, jnp.float32), jnp.int32(0), 1)
+        seen = jax.eval_shape(self.reset, jax.random.key(0), task)[0]
         self._observations = Box(-jnp.inf, jnp.inf, seen.shape)
 
     def _start(self, key: Key) -> tuple[Array, Array]:
         """Positions and velocities of a new episode."""
         key_qpos, key_qvel = jax.random.split(key)
         noise = self.robot.noise
-        qpos = self._qpos + jax.random.uniform(key_qpos, self._qpos.shape, minval=-noise, maxval=noise)
+        qpos = self._qpos + jax.random.uniform(key_qpos, self._qpos.shape, jnp.float32, -noise, noise)
         if self.robot.normal_velocity:
-            return qpos, noise * jax.random.normal(key_qvel, (self._nv,))
-        return qpos, jax.random.uniform(key_qvel, (self._nv,), minval=-noise, maxval=noise)
+            return qpos, noise * jax.random.normal(key_qvel, (self._nv,), jnp.float32)
+        return qpos, jax.random.uniform(key_qvel, (self._nv,), jnp.float32, -noise, noise)
 
     def reset_env(self, key: Key, params: LocomotionParams) -> tuple[Array, LocomotionState]:
         state, readings = self.engine.reset(params.model, *self._start(key))
@@ -251,7 +252,7 @@ def make(
     def sampler(low: int, high: int) -> Callable[[Key], LocomotionParams]:
         def sample(key: Key) -> LocomotionParams:
             key_target, key_model = jax.random.split(key)
-            return LocomotionParams(target(key_target), jax.random.randint(key_model, (), low, high), steps)
+            return LocomotionParams(target(key_target), jax.random.randint(key_model, (), low, high, jnp.int32), steps)
 
         return sample
 
@@ -270,7 +271,7 @@ def make(
 
 
 def _forth_or_back(key: Key) -> Array:
-    return jax.random.rademacher(key, (), jnp.float32)
+    return random_signs(key, ())
 
 
 def _on_circle(angle: Array) -> Array:
@@ -278,7 +279,7 @@ def _on_circle(angle: Array) -> Array:
 
 
 def _all_around(key: Key) -> Array:
-    return _on_circle(jax.random.uniform(key, maxval=2 * math.pi))
+    return _on_circle(jax.random.uniform(key, (), jnp.float32, maxval=2 * math.pi))
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -327,7 +328,9 @@ def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: Engi
     def reward(readings: Readings, control: Array, speed: Array) -> Array:
         return -jnp.abs(readings.velocity[0] - speed) - 0.05 * jnp.sum(control**2)
 
-    return make(HALF_CHEETAH, horizon, engine, reward, lambda key: jax.random.uniform(key, maxval=fastest))
+    return make(
+        HALF_CHEETAH, horizon, engine, reward, lambda key: jax.random.uniform(key, (), jnp.float32, maxval=fastest)
+    )
 
 
 def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
@@ -377,7 +380,7 @@ def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
 
     def goal(key: Key) -> Array:
         key_angle, key_distance = jax.random.split(key)
-        return 3.0 * jnp.sqrt(jax.random.uniform(key_distance)) * _all_around(key_angle)
+        return 3.0 * jnp.sqrt(jax.random.uniform(key_distance, dtype=jnp.float32)) * _all_around(key_angle)
 
     return make(ANT._replace(healthy=None), horizon, engine, reward, goal)
 
@@ -454,7 +457,7 @@ def _with_parameters(
         horizon,
         engine,
         reward,
-        lambda key: jnp.zeros(()),
+        lambda key: jnp.float32(0),
         models=[randomised(robot, random) for _ in range(tasks + 2 * heldout_tasks)],
         heldout_models=heldout_tasks,
         validation_models=heldout_tasks,

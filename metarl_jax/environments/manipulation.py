@@ -346,7 +346,7 @@ def _sampler(
     which, table = jnp.repeat(jnp.array(indices, jnp.int32), number), jnp.asarray(np.array(rows))
 
     def sample(key: Key) -> ManipulationParams:
-        row = jax.random.randint(key, (), 0, len(rows))
+        row = jax.random.randint(key, (), 0, len(rows), jnp.int32)
         object, place, goal = table[row]
         return ManipulationParams(which[row], object, place, goal, steps)
 

@@ -210,7 +210,7 @@ class Maze(Environment):
         ahead = jnp.where(action == FORWARD, STRIDE, 0.0) * jnp.asarray(_COMPASS)[heading]
         position, hit = move(params.walls, state.position, ahead)
         arrived = jnp.sum((position - params.target) ** 2) < REACH**2
-        reward = arrived - 0.01 - 0.001 * hit
+        reward = arrived.astype(jnp.float32) - 0.01 - 0.001 * hit
         view = render(params.walls, params.target, position, heading)
         return view, MazeState(position, heading, state.time + 1), reward, arrived, {}
 
@@ -236,7 +236,7 @@ def layout(key: Key, size: int) -> Array:
     """
     key_weights, key_loops = jax.random.split(key)
     # Of the walls between cell [i, j] and the next along each axis; the last is the outer wall.
-    weights = jax.random.uniform(key_weights, (2, size, size))
+    weights = jax.random.uniform(key_weights, (2, size, size), jnp.float32)
     inner = np.ones((2, size, size), bool)
     inner[0, -1], inner[1, :, -1] = False, False
 
@@ -251,7 +251,7 @@ def layout(key: Key, size: int) -> Array:
 
     first = jnp.zeros((size, size), bool).at[0, 0].set(True)
     _, opened = jax.lax.fori_loop(0, size**2 - 1, grow, (first, jnp.zeros((2, size, size), bool)))
-    opened = opened | (inner & jax.random.bernoulli(key_loops, LOOPS, opened.shape))
+    opened = opened | (inner & jax.random.bernoulli(key_loops, jnp.float32(LOOPS), opened.shape))
     # Lines of constant x, then of constant y; along each, bits.
     closed = jnp.stack([~opened[0], ~opened[1].T])
     lines = jnp.sum(closed << jnp.arange(size), axis=-1, dtype=jnp.int32)
@@ -269,15 +269,15 @@ def _family(size: int, horizon: int) -> EnvFamily:
     def in_maze(key_maze: Key, key: Key) -> MazeParams:
         """With start and target in the middle of two different cells."""
         key_start, key_target, key_heading = jax.random.split(key, 3)
-        start = jax.random.randint(key_start, (), 0, size**2)
-        target = (start + jax.random.randint(key_target, (), 1, size**2)) % size**2
-        heading = jax.random.randint(key_heading, (), 0, HEADINGS)
-        start, target = (jnp.stack([cell // size, cell % size]) + 0.5 for cell in (start, target))
+        start = jax.random.randint(key_start, (), 0, size**2, jnp.int32)
+        target = (start + jax.random.randint(key_target, (), 1, size**2, jnp.int32)) % size**2
+        heading = jax.random.randint(key_heading, (), 0, HEADINGS, jnp.int32)
+        start, target = (jnp.stack([cell // size, cell % size]).astype(jnp.float32) + 0.5 for cell in (start, target))
         return task(layout(key_maze, size), start, heading, target, horizon)
 
     def sample(key: Key) -> MazeParams:
         key_which, key = jax.random.split(key)
-        which = jax.random.randint(key_which, (), 0, TRAINING_MAZES)
+        which = jax.random.randint(key_which, (), 0, TRAINING_MAZES, jnp.int32)
         return in_maze(jax.random.fold_in(jax.random.key(size), which), key)
 
     def sample_heldout(key: Key) -> MazeParams:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from metarl_jax.environments.base import Environment
+from metarl_jax.environments.base import Environment, random_signs
 from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution, Transition
 
 
@@ -61,7 +61,7 @@ class PointRobot(Environment):
 
     def reset_env(self, key: Key, params: PointParams) -> tuple[Array, PointState]:
         del params
-        position = jax.random.uniform(key, (2,), minval=-self.rules.start, maxval=self.rules.start)
+        position = jax.random.uniform(key, (2,), jnp.float32, -self.rules.start, self.rules.start)
         return position, PointState(position, jnp.int32(0))
 
     def step_env(
@@ -109,7 +109,7 @@ def _family(
 
     def optimal_return(task: PointParams) -> Array:
         """From the origin: both coordinates close in at full speed, which no other way is ahead of at any time."""
-        time = jnp.arange(1, horizon + 1)[:, None]
+        time = jnp.arange(1, horizon + 1, dtype=jnp.float32)[:, None]
         left = jnp.maximum(jnp.abs(task.goal) - rules.reach * time, 0.0)
         distance = jnp.linalg.norm(left, axis=-1)
         if rules.reward == "distance":
@@ -132,7 +132,7 @@ def _family(
 
 
 def _in_square(size: float) -> Callable[[Key], Array]:
-    return lambda key: jax.random.uniform(key, (2,), minval=-size, maxval=size)
+    return lambda key: jax.random.uniform(key, (2,), jnp.float32, -size, size)
 
 
 def _on_circle(angle: Array) -> Array:
@@ -140,7 +140,7 @@ def _on_circle(angle: Array) -> Array:
 
 
 def _on_half_circle(key: Key) -> Array:
-    return _on_circle(jax.random.uniform(key, maxval=math.pi))
+    return _on_circle(jax.random.uniform(key, (), jnp.float32, maxval=math.pi))
 
 
 def maml() -> EnvFamily:
@@ -160,7 +160,7 @@ def promp() -> EnvFamily:
     """
 
     def corner(key: Key) -> Array:
-        return 2.0 * jax.random.rademacher(key, (2,), jnp.float32)
+        return 2.0 * random_signs(key, (2,))
 
     return _family(Rules("corner", radius=0.5, reach=0.2, start=0.2), 100, corner)
 
@@ -181,7 +181,7 @@ def pearl_sparse() -> EnvFamily:
     angles = jnp.asarray(np.linspace(0, math.pi, 100)[order], jnp.float32)
 
     def among(angles: Array) -> Callable[[Key], Array]:
-        return lambda key: _on_circle(jax.random.choice(key, angles))
+        return lambda key: _on_circle(angles[jax.random.randint(key, (), 0, len(angles), jnp.int32)])
 
     def minus_distance(task: PointParams, t: Transition, discount: float) -> Array:
         del discount

@@ -61,7 +61,7 @@ class Recommendation(Environment):
     def step_env(
         self, key: Key, state: InteractionState, action: Array, params: User
     ) -> tuple[Array, InteractionState, Array, Array, dict[Any, Any]]:
-        reward = params.likes[action] + self.noise * jax.random.normal(key)
+        reward = params.likes[action] + self.noise * jax.random.normal(key, dtype=jnp.float32)
         return params.group, InteractionState(state.time + 1), reward, jnp.bool_(True), {}
 
     def action_space(self, params: User | None = None) -> Discrete:
@@ -124,9 +124,9 @@ def made_up(
 
     def sample(key: Key) -> User:
         key_group, key_type, key_taste = jax.random.split(key, 3)
-        group = jax.random.randint(key_group, (), 0, groups)
+        group = jax.random.randint(key_group, (), 0, groups, jnp.int32)
         kind = jax.random.choice(key_type, types, p=shares[group])
-        taste = centres[kind] + spread * jax.random.normal(key_taste, (rank,))
+        taste = centres[kind] + spread * jax.random.normal(key_taste, (rank,), jnp.float32)
         return User(jax.nn.sigmoid(quality + 2 * features @ taste), group)
 
     return _family(Recommendation(items, groups, noise), TaskDistribution(sample, sample))
@@ -263,7 +263,7 @@ def from_ratings(
 
     def among(users: np.ndarray) -> Any:
         rows = jnp.asarray(likes[users], jnp.float32)
-        return lambda key: User(rows[jax.random.randint(key, (), 0, len(rows))], jnp.int32(0))
+        return lambda key: User(rows[jax.random.randint(key, (), 0, len(rows), jnp.int32)], jnp.int32(0))
 
     tasks = TaskDistribution(among(order[number:]), among(order[:number]))
     return _family(Recommendation(likes.shape[1], 1, noise), tasks)

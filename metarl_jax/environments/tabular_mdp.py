@@ -44,7 +44,7 @@ class TabularMDP(Environment):
         self.actions = actions
 
     def _observe(self, position: Array) -> Array:
-        return jax.nn.one_hot(position, self.states)
+        return jax.nn.one_hot(position, self.states, dtype=jnp.float32)
 
     def reset_env(self, key: Key, params: TabularMDPParams) -> tuple[Array, TabularMDPState]:
         del key, params
@@ -55,10 +55,11 @@ class TabularMDP(Environment):
         self, key: Key, state: TabularMDPState, action: Array, params: TabularMDPParams
     ) -> tuple[Array, TabularMDPState, Array, Array, dict[Any, Any]]:
         key_next, key_reward = jax.random.split(key)
-        reward = params.reward_mean[state.position, action] + jax.random.normal(key_reward)
+        reward = params.reward_mean[state.position, action] + jax.random.normal(key_reward, dtype=jnp.float32)
         # Inverse-CDF sampling: one random number instead of one per state.
         cumulative = jnp.cumsum(params.transition[state.position, action])
-        position = jnp.sum(jax.random.uniform(key_next) * cumulative[-1] >= cumulative).astype(jnp.int32)
+        threshold = jax.random.uniform(key_next, dtype=jnp.float32) * cumulative[-1]
+        position = jnp.sum(threshold >= cumulative, dtype=jnp.int32)
         state = TabularMDPState(position=jnp.minimum(position, self.states - 1), time=state.time + 1)
         return self._observe(state.position), state, reward, jnp.bool_(False), {}
 
@@ -112,10 +113,10 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
     def sample(key: Key) -> TabularMDPParams:
         key_transition, key_reward = jax.random.split(key)
         # Dirichlet(1, ..., 1) as normalised exponentials: same law, far cheaper than the general sampler.
-        weights = jax.random.exponential(key_transition, (states, actions, states))
+        weights = jax.random.exponential(key_transition, (states, actions, states), jnp.float32)
         return TabularMDPParams(
             transition=weights / jnp.sum(weights, axis=-1, keepdims=True),
-            reward_mean=1.0 + jax.random.normal(key_reward, (states, actions)),
+            reward_mean=1.0 + jax.random.normal(key_reward, (states, actions), jnp.float32),
             max_steps_in_episode=horizon,
         )
 

@@ -25,6 +25,7 @@ from flax import struct
 
 from metarl_jax.checks import did_you_mean, install_command, positive_int, real
 from metarl_jax.environments.base import Environment
+from metarl_jax.precision import without_64_bits
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution
 
 
@@ -63,7 +64,8 @@ class XLand(Environment):
 
         self.env = env
         # Outside of a program, hundreds of small ones would be compiled.
-        self._first, self._next = jax.jit(env.reset), jax.jit(env.step)
+        # With 64-bit types, xminigrid's step fails.
+        self._first, self._next = without_64_bits(jax.jit(env.reset)), without_64_bits(jax.jit(env.step))
         self.defaults = defaults
         self.classes = (NUM_TILES, NUM_COLORS)
         self.directions = len(DIRECTIONS)
@@ -95,7 +97,7 @@ class XLand(Environment):
             rule_encoding=params.ruleset.rules,
             carry=EnvCarry(),
         )
-        timestep = TimeStep(before, StepType.MID, jnp.float32(0), jnp.float32(1), jnp.zeros(()))  # pyright: ignore
+        timestep = TimeStep(before, StepType.MID, jnp.float32(0), jnp.float32(1), jnp.float32(0))  # pyright: ignore
         after = self._next(self.defaults.replace(ruleset=params.ruleset), timestep, action)
         new = XLandState(after.state.grid, after.state.agent, state.time + 1)
         return self._see(after), new, after.reward.astype(jnp.float32), after.discount == 0, {}
@@ -161,7 +163,7 @@ def make(
 
     def among(some: Any) -> Callable[[Key], XLandParams]:
         def sample(key: Key) -> XLandParams:
-            which = jax.random.randint(key, (), 0, some.goal.shape[0])
+            which = jax.random.randint(key, (), 0, some.goal.shape[0], jnp.int32)
             return XLandParams(jax.tree.map(lambda x: x[which], some), steps)
 
         return sample

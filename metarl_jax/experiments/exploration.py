@@ -101,8 +101,10 @@ class BeliefOracleNetwork(TrialNetwork):
             return _Known(possible, inputs.obs), possible
 
         def seen(possible: Array, inputs: Inputs) -> Inputs:
+            possible = possible.astype(jnp.float32)
             probability = possible / jnp.sum(possible, axis=-1, keepdims=True)
-            return inputs._replace(obs=jnp.concatenate([jax.nn.one_hot(inputs.obs, cells), probability], axis=-1))
+            cell = jax.nn.one_hot(inputs.obs, cells, dtype=jnp.float32)
+            return inputs._replace(obs=jnp.concatenate([cell, probability], axis=-1))
 
         def initial_carry(params: Params) -> _Known:
             return _Known(belief.prior, jnp.int32(0))

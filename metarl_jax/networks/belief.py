@@ -92,7 +92,7 @@ def encoder(
     seen = observation_features(observation_space)
 
     def initial_carry() -> Memory:
-        return Memory(jnp.zeros(hidden_size), jnp.zeros(seen))
+        return Memory(jnp.zeros(hidden_size, jnp.float32), jnp.zeros(seen, jnp.float32))
 
     made = remembering_policy(network, initial_carry, observation_space, action_space)
     return BeliefEncoder(made.init, made.initial_carry, made.step, made.unroll, made.spaces)
@@ -122,7 +122,7 @@ def cell_decoder(
 
     def log_likelihood(params: Params, latent: Array, trials: Transition) -> Array:
         logits = network.apply(params, latent.reshape(-1, latent_size)).reshape(*latent.shape[:-1], cells)
-        there = jax.nn.one_hot(trials.final_obs, cells) * trials.valid[..., None]
+        there = jax.nn.one_hot(trials.final_obs, cells, dtype=jnp.float32) * trials.valid[..., None]
         paid = (trials.reward > threshold)[..., None]
         often, seldom = (jnp.sum(jnp.where(which, there, 0.0), axis=0) for which in (paid, jnp.logical_not(paid)))
         # log(1 - p) = log p - logit.
@@ -185,10 +185,10 @@ def step_decoder(
 
     def init(key: Key) -> Params:
         key_reward, key_following = jax.random.split(key)
-        latent, size = jnp.zeros((1, 1, latent_size)), shown.size + acted.size
-        params = {"reward": reward.init(key_reward, latent, jnp.zeros((1, 1, size + shown.size)))}
+        latent, size = jnp.zeros((1, 1, latent_size), jnp.float32), shown.size + acted.size
+        params = {"reward": reward.init(key_reward, latent, jnp.zeros((1, 1, size + shown.size), jnp.float32))}
         if transitions:
-            params["following"] = following.init(key_following, latent, jnp.zeros((1, 1, size)))
+            params["following"] = following.init(key_following, latent, jnp.zeros((1, 1, size), jnp.float32))
         return params
 
     def log_likelihood(params: Params, latent: Array, trials: Transition) -> Array:

@@ -143,14 +143,14 @@ def encoder(
     )
 
     def init(key: Key) -> Params:
-        obs, action, nothing = zeros_like(observation_space), zeros_like(action_space), jnp.zeros(())
+        obs, action, nothing = zeros_like(observation_space), zeros_like(action_space), jnp.float32(0)
         step = Experience(obs, action, nothing, obs, nothing, nothing)
         return network.init(key, jax.tree.map(lambda x: x[None], step))
 
     def infer(params: Params, experience: Experience) -> DiagonalGaussian:
         factors: DiagonalGaussian = network.apply(params, experience)  # pyright: ignore[reportAssignmentType]
-        factors = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros((1, latent_size)), x]), factors)
-        return product(factors, jnp.concatenate([jnp.ones(1), experience.valid.astype(jnp.float32)]))
+        factors = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros((1, latent_size), jnp.float32), x]), factors)
+        return product(factors, jnp.concatenate([jnp.ones(1, jnp.float32), experience.valid.astype(jnp.float32)]))
 
     return ContextEncoder(init, infer, (observation_space, action_space))
 
@@ -182,7 +182,8 @@ def make(
         if len(action_space.shape) != 1 or not all(np.all(np.isfinite(bound)) for bound in bounds):
             raise ValueError(f"actions must be discrete, or vectors between finite bounds, not {action_space!r}")
     act, judge = (kind(observation_space, action_space, sizes) for kind in (_Actor, _Critic))
-    observation, action, latent = zeros_like(observation_space), zeros_like(action_space), jnp.zeros(latent_size)
+    observation, action = zeros_like(observation_space), zeros_like(action_space)
+    latent = jnp.zeros(latent_size, jnp.float32)
 
     def init_critics(key: Key) -> Params:
         judged = None if isinstance(action_space, Discrete) else action
@@ -195,7 +196,7 @@ def make(
     def values(params: Params, observation: Array, latent: Array, action: Array) -> tuple[Array, Array]:
         if not isinstance(action_space, Discrete):
             return both(params, observation, latent, action)
-        chosen = jax.nn.one_hot(action, action_space.n)
+        chosen = jax.nn.one_hot(action, action_space.n, dtype=jnp.float32)
         first, second = (jnp.sum(chosen * each, axis=-1) for each in both(params, observation, latent, None))
         return first, second
 

@@ -67,9 +67,10 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (KERNEL, KERNEL, x.shape[-1], self.filters)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, jnp.float32)
         # A normalisation after it takes the bias away again; the published networks have it all the same.
-        return convolve(x, kernel, self.stride) + self.param("bias", nn.initializers.zeros, (self.filters,))
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,), jnp.float32)
+        return convolve(x, kernel, self.stride) + bias
 
 
 class ConvolutionalClassifier(nn.Module):
@@ -157,7 +158,7 @@ def classifier(
     )
 
     def init(key: Key) -> Params:
-        return network.init(key, jnp.zeros((1, *shape)))
+        return network.init(key, jnp.zeros((1, *shape), jnp.float32))
 
     def apply(params: Params, x: Array) -> Array:
         return network.apply(params, x)  # pyright: ignore[reportReturnType]

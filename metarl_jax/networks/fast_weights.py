@@ -51,7 +51,7 @@ class FastWeightActorCritic(nn.Module):
         self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.embedding_size)
         self.projection = nn.Dense(2 * self.key_size + self.value_size)
-        self.scale = self.param("scale", nn.initializers.constant(0.1), (self.value_size,))
+        self.scale = self.param("scale", nn.initializers.constant(0.1), (self.value_size,), jnp.float32)
         self.readout = nn.Dense(self.readout_size)
         self.head = ActorCriticHead(self.action_space)
 
@@ -133,6 +133,6 @@ def make(
     seen = observation_features(observation_space)
 
     def initial_carry() -> Memory:
-        return Memory(jnp.zeros((key_size, value_size)), jnp.zeros(seen))
+        return Memory(jnp.zeros((key_size, value_size), jnp.float32), jnp.zeros(seen, jnp.float32))
 
     return remembering_policy(network, initial_carry, observation_space, action_space)

@@ -18,7 +18,7 @@ def encode(space: Space, value: Array) -> Array:
     """Elements of a space as vectors ``[..., features]`` float32: one-hot if discrete, flat if continuous."""
     match space:
         case Discrete(n=n):
-            return jax.nn.one_hot(value, n)
+            return jax.nn.one_hot(value, n, dtype=jnp.float32)
         case Box(shape=shape):
             lead = value.shape[: value.ndim - len(shape)]
             return value.astype(jnp.float32).reshape(*lead, math.prod(shape))
@@ -106,7 +106,7 @@ def zeros_like(space: Space) -> Array:
         case Discrete():
             return jnp.int32(0)
         case Box(shape=shape):
-            return jnp.zeros(shape)
+            return jnp.zeros(shape, jnp.float32)
 
 
 def dense(layer: nn.Module, x: Array) -> Array:
@@ -144,14 +144,14 @@ class ActorCriticHead(nn.Module):
             critic = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0), name="value")
             value = dense(critic, features)[..., 0]
         else:
-            value = jnp.zeros(features.shape[:-1])
+            value = jnp.zeros(features.shape[:-1], jnp.float32)
         match self.action_space:
             case Discrete(n=n):
                 distribution = Categorical(dense(nn.Dense(n, kernel_init=small, name="policy"), features))
             case Box(shape=shape):
                 size = math.prod(shape)
                 mean = dense(nn.Dense(size, kernel_init=small, name="policy"), features)
-                log_std = self.param("log_std", nn.initializers.zeros, (size,))
+                log_std = self.param("log_std", nn.initializers.zeros, (size,), jnp.float32)
                 mean = mean.reshape(*mean.shape[:-1], *shape)
                 distribution = DiagonalGaussian(mean, jnp.broadcast_to(log_std.reshape(shape), mean.shape))
         return Output(distribution, value)

@@ -116,7 +116,7 @@ class _Layer(nn.Module):
         # Of the modulus; a memory of n steps has one of 1 - 1 / n.
         ends = (1 - 1 / self.least_memory, 1 - 1 / self.longest_memory)
         self.log_rate = self.param("log_rate", _log_minus_log(*ends), (self.hidden_size,))
-        self.angle = self.param("angle", nn.initializers.uniform(math.pi / 10), (self.hidden_size,))
+        self.angle = self.param("angle", nn.initializers.uniform(math.pi / 10), (self.hidden_size,), jnp.float32)
         self.write = nn.Dense(2 * self.hidden_size, use_bias=False)
         self.read = nn.Dense(self.size)
         self.gate = nn.Dense(2 * self.size)
@@ -212,6 +212,6 @@ def make(
     )
 
     def initial_carry() -> Memory:
-        return Memory(jnp.zeros((layers, 2, hidden_size)))
+        return Memory(jnp.zeros((layers, 2, hidden_size), jnp.float32))
 
     return remembering_policy(network, initial_carry, observation_space, action_space)

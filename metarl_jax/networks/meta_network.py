@@ -69,14 +69,14 @@ def preprocess(gradient: Array) -> tuple[Array, Array]:
 
 
 def _init_readout(key: Key, size: int, scale: float) -> Tree:
-    return {"kernel": scale * _columns(key, (1, size))[0], "bias": jnp.zeros(())}
+    return {"kernel": scale * _columns(key, (1, size), jnp.float32)[0], "bias": jnp.float32(0)}
 
 
 def _init_pointwise(key: Key, size: int, scale: float) -> Tree:
     keys = jax.random.split(key, 3)
     return {
-        "first": {"kernel": _columns(keys[0], (size, 2)), "bias": jnp.zeros(size)},
-        "second": {"kernel": _columns(keys[1], (size, size)), "bias": jnp.zeros(size)},
+        "first": {"kernel": _columns(keys[0], (size, 2), jnp.float32), "bias": jnp.zeros(size, jnp.float32)},
+        "second": {"kernel": _columns(keys[1], (size, size), jnp.float32), "bias": jnp.zeros(size, jnp.float32)},
         "output": _init_readout(keys[2], size, scale),
     }
 
@@ -92,10 +92,10 @@ def _pointwise(params: Tree, gradient: Array) -> Array:
 def _init_sequential(key: Key, size: int) -> Tree:
     keys = jax.random.split(key, 3)
     return {
-        "input": _gates(keys[0], (4, size, 2)),
-        "recurrent": _gates(keys[1], (4, size, size)),
+        "input": _gates(keys[0], (4, size, 2), jnp.float32),
+        "recurrent": _gates(keys[1], (4, size, size), jnp.float32),
         # Of input, forget, output and candidate; what was is kept at first.
-        "bias": jnp.zeros((4, size)).at[1].set(1.0),
+        "bias": jnp.zeros((4, size), jnp.float32).at[1].set(1.0),
         "output": _init_readout(keys[2], size, SMALL),
     }
 
@@ -108,7 +108,7 @@ def _sequential(params: Tree, gradients: Array) -> Array:
 
 def _unroll(kernel: Array, gradients: Array) -> tuple[Array, list[tuple[Array, ...]]]:
     """The last hidden state ``[H, C]``, and what each step's derivative needs."""
-    hidden = cell = jnp.zeros((kernel.shape[1], gradients.shape[1]))
+    hidden = cell = jnp.zeros((kernel.shape[1], gradients.shape[1]), kernel.dtype)
     steps = []
     for gradient in gradients:
         size, sign = preprocess(gradient)
@@ -224,7 +224,7 @@ def _logits(layers: Sequence[Weights], x: Array) -> Array:
 
 
 def _cross_entropy(logits: Array, y: Array) -> Array:
-    labels = jax.nn.one_hot(y, logits.shape[-1])
+    labels = jax.nn.one_hot(y, logits.shape[-1], dtype=logits.dtype)
     return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(logits), axis=-1))
 
 
@@ -318,14 +318,16 @@ def reader(
         keys = jax.random.split(key, blocks + 1)
         kernels = [(KERNEL, KERNEL, *channels[block : block + 2]) for block in range(blocks)]
         return {
-            "convolutions": [_rectified(key, kernel) for key, kernel in zip(keys[:blocks], kernels, strict=True)],
-            "hidden": _rectified(keys[blocks], (features, hidden_size)),
+            "convolutions": [
+                _rectified(key, kernel, jnp.float32) for key, kernel in zip(keys[:blocks], kernels, strict=True)
+            ],
+            "hidden": _rectified(keys[blocks], (features, hidden_size), jnp.float32),
         }
 
     def init(key: Key) -> Params:
         keys = jax.random.split(key, 7)
         return {
-            "base": init_weights(keys[0]) | {"output": _linear(keys[1], (hidden_size, ways))},
+            "base": init_weights(keys[0]) | {"output": _linear(keys[1], (hidden_size, ways), jnp.float32)},
             "representation": init_weights(keys[2]),
             "example": {
                 "convolution": _init_pointwise(keys[3], generator_size, SMALL),
@@ -406,11 +408,11 @@ class MetaNetworkActorCritic(nn.Module):
         self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.embedding_size)
         self.representation = nn.Dense(self.key_size, use_bias=False)
-        self.layer = self.param("layer", _rectified, (self.embedding_size + 1, self.hidden_size))
-        self.outcome = self.param("outcome", _linear, (self.hidden_size, 2 + seen))
+        self.layer = self.param("layer", _rectified, (self.embedding_size + 1, self.hidden_size), jnp.float32)
+        self.outcome = self.param("outcome", _linear, (self.hidden_size, 2 + seen), jnp.float32)
         self.of_features = self.param("of_features", _init_pointwise, self.generator_size, 1.0)
         self.of_errors = self.param("of_errors", _init_pointwise, self.generator_size, 1.0)
-        self.sharpness = self.param("sharpness", nn.initializers.zeros, ())
+        self.sharpness = self.param("sharpness", nn.initializers.zeros, (), jnp.float32)
         self.readout = nn.Dense(self.readout_size)
         self.head = ActorCriticHead(self.action_space)
 
@@ -546,6 +548,7 @@ def make(
 
     def initial_carry() -> Memory:
         sizes = (key_size, embedding_size + 1, hidden_size)
-        return Memory(jnp.int32(0), Examples(*(jnp.zeros((window, size)) for size in sizes)), jnp.zeros(seen))
+        examples = Examples(*(jnp.zeros((window, size), jnp.float32) for size in sizes))
+        return Memory(jnp.int32(0), examples, jnp.zeros(seen, jnp.float32))
 
     return remembering_policy(network, initial_carry, observation_space, action_space)

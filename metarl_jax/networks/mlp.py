@@ -104,8 +104,8 @@ def predictor(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (40, 40),
     network = MLP(tuple(positive_int("hidden_sizes", size) for size in hidden_sizes), positive_int("outputs", outputs))
 
     def init(key: Key) -> Params:
-        params = network.init(key, jnp.zeros((1, inputs + context_size)))
-        return {"context": jnp.zeros(context_size), "network": params} if context_size else params
+        params = network.init(key, jnp.zeros((1, inputs + context_size), jnp.float32))
+        return {"context": jnp.zeros(context_size, jnp.float32), "network": params} if context_size else params
 
     def apply(params: Params, x: Array) -> Array:
         if context_size:
@@ -146,7 +146,7 @@ def classifier(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (256, 12
     network = NormalisedMLP(tuple(positive_int("hidden_sizes", size) for size in hidden_sizes), outputs)
 
     def init(key: Key) -> Params:
-        return network.init(key, jnp.zeros((1, inputs)))
+        return network.init(key, jnp.zeros((1, inputs), jnp.float32))
 
     def apply(params: Params, x: Array) -> Array:
         return network.apply(params, x.reshape(x.shape[0], inputs))  # pyright: ignore[reportReturnType]

@@ -23,8 +23,8 @@ class ImageNormalisation(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[N, height, width, features]``, of the same shape."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        shift = self.param("shift", nn.initializers.zeros, x.shape[-1:])
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        shift = self.param("shift", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         return _standardise(x, (1, 2, 3), self.epsilon) * scale + shift
 
 
@@ -41,6 +41,6 @@ class BatchNormalisation(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[..., features]``, of the same shape."""
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        shift = self.param("shift", nn.initializers.zeros, x.shape[-1:])
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        shift = self.param("shift", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         return _standardise(x, tuple(range(x.ndim - 1)), self.epsilon) * scale + shift

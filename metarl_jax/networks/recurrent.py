@@ -47,7 +47,7 @@ class _InputProjection(nn.Module):
     def __call__(self, features: Array) -> gated.Gates:
         shape = (self.gates, self.hidden_size)
         kernel = self.param("kernel", _xavier, (self.gates, features.shape[-1], self.hidden_size))
-        return gated.project(features, kernel, self.param("bias", nn.initializers.zeros, shape))
+        return gated.project(features, kernel, self.param("bias", nn.initializers.zeros, shape, jnp.float32))
 
 
 class Memory(NamedTuple):
@@ -79,7 +79,7 @@ class RecurrentActorCritic(nn.Module):
         shape = (gates, self.hidden_size, self.hidden_size)
         self.recurrent_kernel = self.param("recurrent_kernel", _orthogonal, shape)
         # Separate from the inputs' bias: the GRU's candidate is gated between the two.
-        self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, shape[:2])
+        self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, shape[:2], jnp.float32)
         if self.readout_size:
             self.readout = nn.Dense(self.readout_size)
         self.head = self._head()
@@ -166,7 +166,7 @@ def make(
     seen = observation_features(observation_space) if previous_observation else 0
 
     def initial_carry() -> Memory:
-        zeros = jnp.zeros(hidden_size)
-        return Memory(zeros if cell == "gru" else (zeros, zeros), jnp.zeros(seen))
+        zeros = jnp.zeros(hidden_size, jnp.float32)
+        return Memory(zeros if cell == "gru" else (zeros, zeros), jnp.zeros(seen, jnp.float32))
 
     return remembering_policy(network, initial_carry, observation_space, action_space)

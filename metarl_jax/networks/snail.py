@@ -50,7 +50,7 @@ class Design(NamedTuple):
         """Before a sequence."""
         attentions = [layer for layer in self.layers if isinstance(layer, Attention)]
         windows = tuple(empty_window(self.window, 1, *attention) for attention in attentions)
-        return Memory(jnp.int32(0), jnp.zeros((sum(self.dilations), 2 * self.filters)), windows)
+        return Memory(jnp.int32(0), jnp.zeros((sum(self.dilations), 2 * self.filters), jnp.float32), windows)
 
 
 def block(window: int) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ class _Convolution(nn.Module):
         # A kernel of two steps has twice the inputs.
         small = nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal")
         products = dense(nn.Dense(4 * self.filters, use_bias=False, kernel_init=small, name="products"), x)
-        bias = self.param("bias", nn.initializers.zeros, (2 * self.filters,))
+        bias = self.param("bias", nn.initializers.zeros, (2 * self.filters,), jnp.float32)
         now, later = jnp.split(products, 2, axis=-1)
         return now + bias, later
 
@@ -274,13 +274,13 @@ class SNAILReader(nn.Module):
         self.head = nn.Dense(self.outputs)
 
     def _label(self, y: Array) -> Array:
-        return jax.nn.one_hot(y, self.outputs) if self.classes else y
+        return jax.nn.one_hot(y, self.outputs, dtype=jnp.float32) if self.classes else y
 
     def __call__(self, support: tuple[Array, Array], x: Array) -> Array:
         x_support, y_support = support
         # One batch: nothing passes between examples in the embedding.
         embedded = self.embedding(jnp.concatenate([x_support, x]))
-        labels = jnp.concatenate([self._label(y_support), jnp.zeros((x.shape[0], self.outputs))])
+        labels = jnp.concatenate([self._label(y_support), jnp.zeros((x.shape[0], self.outputs), jnp.float32)])
         features = jnp.concatenate([embedded, labels], axis=-1)
         shown = x_support.shape[0]
         return self.head(self.layers.read(features[:shown], features[shown:]))
@@ -341,8 +341,9 @@ def reader(
     network = SNAILReader(positive_int("outputs", outputs), classes, embedding, design)
 
     def init(key: Key) -> Params:
-        y = jnp.zeros((1,), jnp.int32) if classes else jnp.zeros((1, outputs))
-        return network.init(key, (jnp.zeros((1, *shape)), y), jnp.zeros((1, *shape)))
+        x = jnp.zeros((1, *shape), jnp.float32)
+        y = jnp.zeros((1,), jnp.int32) if classes else jnp.zeros((1, outputs), jnp.float32)
+        return network.init(key, (x, y), x)
 
     def read(params: Params, support: tuple[Array, Array], x: Array) -> Array:
         return network.apply(params, support, x)  # pyright: ignore[reportReturnType]

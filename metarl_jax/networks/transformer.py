@@ -45,7 +45,7 @@ def rotate(x: Array, time: Array) -> Array:
         time: ``[...]``.
     """
     half = x.shape[-1] // 2
-    angle = time[..., None, None] * 10000.0 ** (-jnp.arange(half) / half)
+    angle = time[..., None, None] * 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     real, imaginary = x[..., :half], x[..., half:]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return jnp.concatenate([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
@@ -59,7 +59,7 @@ class _Gate(nn.Module):
         size = x.shape[-1]
         from_y = jnp.split(dense(nn.Dense(3 * size, use_bias=False, name="new"), y), 3, axis=-1)
         from_x = jnp.split(dense(nn.Dense(2 * size, use_bias=False, name="old"), x), 2, axis=-1)
-        bias = self.param("bias", nn.initializers.constant(-GATE_BIAS), (size,))
+        bias = self.param("bias", nn.initializers.constant(-GATE_BIAS), (size,), jnp.float32)
         reset = jax.nn.sigmoid(from_y[0] + from_x[0])
         update = jax.nn.sigmoid(from_y[1] + from_x[1] + bias)
         candidate = jnp.tanh(from_y[2] + dense(nn.Dense(size, use_bias=False, name="reset"), reset * x))
@@ -112,7 +112,8 @@ class TransformerActorCritic(nn.Module):
         self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.size)
         if not self.rotary:
-            self.positions = self.param("positions", nn.initializers.normal(0.02), (self.window, self.size))
+            shape = self.window, self.size
+            self.positions = self.param("positions", nn.initializers.normal(0.02), shape, jnp.float32)
         self.stack = [_Layer(self.size, self.heads, self.rotary) for _ in range(self.layers)]
         self.head = ActorCriticHead(self.action_space)
 
@@ -133,7 +134,7 @@ class TransformerActorCritic(nn.Module):
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         """Of trials side by side, ``[T, B, ...]``."""
         steps = inputs.prev_reward.shape[0]
-        time = carry.time + jnp.arange(steps)[:, None]
+        time = carry.time + jnp.arange(steps, dtype=jnp.int32)[:, None]
         x, after = self._embed(inputs, time), []
         for layer, window in zip(self.stack, carry.windows, strict=True):
             window, read = attend_each(window, carry.time, *layer.project(x, time))

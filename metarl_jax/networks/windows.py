@@ -54,7 +54,7 @@ class Window(NamedTuple):
 
 def empty_window(rows: int, heads: int, key_size: int, value_size: int) -> Window:
     """A window before a trial."""
-    return Window(jnp.zeros((rows, heads, key_size)), jnp.zeros((rows, heads, value_size)))
+    return Window(*(jnp.zeros((rows, heads, size), jnp.float32) for size in (key_size, value_size)))
 
 
 def attention(query: Array, window: Window, mask: Array) -> Array:

@@ -26,7 +26,7 @@ class Categorical(NamedTuple):
         probability = jax.nn.softmax(self.logits)
         cumulative = jnp.cumsum(probability, axis=-1)
         # Scaled by the last entry, which rounding may leave a little off one.
-        threshold = jax.random.uniform(key, self.logits.shape[:-1]) * cumulative[..., -1]
+        threshold = jax.random.uniform(key, self.logits.shape[:-1], jnp.float32) * cumulative[..., -1]
         return _first_above(threshold, cumulative, probability > 0)
 
     def sample_with_log_prob(self, key: Key) -> tuple[Array, Array]:
@@ -134,7 +134,7 @@ class DiagonalGaussian(NamedTuple):
 
     def sample(self, key: Key) -> Array:
         """Draw ``[..., D]``."""
-        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, jnp.float32)
 
     def mode(self) -> Array:
         """The mean."""

@@ -19,7 +19,7 @@ LARGEST_EXPONENT = 60.0
 
 def standard(shape: tuple[int, ...]) -> DiagonalGaussian:
     """N(0, I), with mean and log standard deviation of that shape."""
-    return DiagonalGaussian(jnp.zeros(shape), jnp.zeros(shape))
+    return DiagonalGaussian(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
 def product(factors: DiagonalGaussian, weight: Array | None = None) -> DiagonalGaussian:

@@ -98,4 +98,4 @@ def remaining_horizon(steps: int, discount: float | Array) -> Array:
     Returns:
         ``[T]``.
     """
-    return discounted_returns(jnp.ones(steps), jnp.full(steps, discount))
+    return discounted_returns(jnp.ones(steps, jnp.float32), jnp.full(steps, discount, jnp.float32))

@@ -21,7 +21,7 @@ class RunningStatistics(NamedTuple):
 
 def unseen(shape: tuple[int, ...]) -> RunningStatistics:
     """Nothing so far: mean 0, variance 1."""
-    return RunningStatistics(jnp.zeros(shape), jnp.ones(shape), jnp.float32(0))
+    return RunningStatistics(jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32), jnp.float32(0))
 
 
 def observe(statistics: RunningStatistics, x: Array, weight: Array) -> RunningStatistics:

@@ -22,7 +22,7 @@ MARGIN = 0.9
 
 def dot(a: Tree, b: Tree) -> Array:
     """The inner product of two trees."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), jnp.zeros(()))
+    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), jnp.zeros((), jnp.float32))
 
 
 def metric_product(
@@ -87,7 +87,7 @@ def trust_region_step(
     length = jnp.sqrt(2 * max_divergence / jnp.maximum(dot(direction, damped(direction)), 1e-12))
 
     def at(fraction: Array) -> tuple[Params, Array, Array]:
-        new = jax.tree.map(lambda p, d: p - fraction * length * d, params, direction)
+        new = jax.tree.map(lambda p, d: (p - fraction * length * d).astype(p.dtype), params, direction)
         achieved, moved = evaluate(new)
         return new, moved, jnp.logical_and(achieved < value, moved <= max_divergence)
 

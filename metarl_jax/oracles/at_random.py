@@ -29,7 +29,7 @@ def uniform(family: EnvFamily, episodes: int) -> Oracle:
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
         del inputs
         if isinstance(space, Discrete):
-            return carry, jax.random.randint(key, (), 0, space.n), ()
+            return carry, jax.random.randint(key, (), 0, space.n, jnp.int32), ()
         return carry, jax.random.uniform(key, space.shape, jnp.float32, space.low, space.high), ()
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:

@@ -75,7 +75,7 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
 
 def _best(key: Key, value: Array) -> Array:
     """The index of the highest value, ties broken at random."""
-    return jnp.argmax(jnp.where(value == jnp.max(value), jax.random.uniform(key, value.shape), -1.0))
+    return jnp.argmax(jnp.where(value == jnp.max(value), jax.random.uniform(key, value.shape, jnp.float32), -1.0))
 
 
 def _empirical_mean(statistics: Statistics) -> Array:
@@ -188,7 +188,7 @@ def _posterior_sample(key: Key, noise: float | None, statistics: Statistics) -> 
     if noise is None:
         return beta(key, statistics.total + 1, statistics.pulls - statistics.total + 1)
     cut = _cut(statistics, noise)
-    uniform = jax.random.uniform(key, statistics.pulls.shape)
+    uniform = jax.random.uniform(key, statistics.pulls.shape, jnp.float32)
     low, high = ndtr(-cut.centre / cut.spread), ndtr((1 - cut.centre) / cut.spread)
     x = cut.centre + cut.spread * ndtri(jnp.clip(low + uniform * (high - low), 1e-37, 1 - 1e-7))
     # In the tail low and high are both next to nothing.
@@ -204,7 +204,7 @@ def _posterior_sample(key: Key, noise: float | None, statistics: Statistics) -> 
 def random(family: EnvFamily, episodes: int) -> Oracle:
     """Every arm with equal probability."""
     arms = _bandit(family).arms
-    return _make("random", family, episodes, lambda key, statistics, task: jax.random.randint(key, (), 0, arms))
+    return _make("random", family, episodes, lambda key, *_: jax.random.randint(key, (), 0, arms, jnp.int32))
 
 
 def greedy(family: EnvFamily, episodes: int) -> Oracle:
@@ -236,8 +236,8 @@ def epsilon_greedy(family: EnvFamily, episodes: int, epsilon: float = 0.01) -> O
 
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
         key_explore, key_arm, key_tie = jax.random.split(key, 3)
-        explore = jax.random.uniform(key_explore) < epsilon
-        arm = jax.random.randint(key_arm, (), 0, env.arms)
+        explore = jax.random.uniform(key_explore, dtype=jnp.float32) < epsilon
+        arm = jax.random.randint(key_arm, (), 0, env.arms, jnp.int32)
         return jnp.where(explore, arm, _best(key_tie, _posterior_mean(env.noise, statistics)))
 
     return _make("epsilon_greedy", family, episodes, choose)

@@ -39,8 +39,8 @@ def gamma(key: Key, shape: Array) -> Array:
         ``[...]`` float32, positive.
     """
     key_normal, key_uniform = jax.random.split(key)
-    normal = jax.random.normal(key_normal, (_ROUNDS, *shape.shape))
-    exponential = jax.random.exponential(key_uniform, (_ROUNDS, *shape.shape))
+    normal = jax.random.normal(key_normal, (_ROUNDS, *shape.shape), jnp.float32)
+    exponential = jax.random.exponential(key_uniform, (_ROUNDS, *shape.shape), jnp.float32)
     d = shape - 1 / 3
     w = normal / jnp.sqrt(9 * d)
     v = (1 + w) ** 3

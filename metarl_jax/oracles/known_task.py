@@ -26,6 +26,6 @@ def optimal(family: EnvFamily, stages: int) -> Oracle:
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         del key, state
-        return Adaptation(jnp.full(stages, optimal_return(task)))
+        return Adaptation(jnp.full(stages, optimal_return(task), jnp.float32))
 
     return Oracle("best play, goal known", adapt)

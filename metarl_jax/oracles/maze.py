@@ -57,7 +57,7 @@ def random(family: EnvFamily, episodes: int) -> Oracle:
 
     def plan(task: MazeParams) -> Choose:
         del task
-        return lambda key, state: jax.random.randint(key, (), 0, ACTIONS)
+        return lambda key, state: jax.random.randint(key, (), 0, ACTIONS, jnp.int32)
 
     return _make("random", family, episodes, plan)
 

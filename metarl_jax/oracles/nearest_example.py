@@ -22,7 +22,7 @@ def make(problem: ReadingProblem) -> Oracle:
 
         prediction = jax.vmap(nearest)(x)
         if jnp.issubdtype(prediction.dtype, jnp.integer):
-            prediction = jax.nn.one_hot(prediction, problem.reader.outputs)
+            prediction = jax.nn.one_hot(prediction, problem.reader.outputs, dtype=jnp.float32)
         return Adaptation(problem.score(prediction, y)[None])
 
     return Oracle("nearest example", adapt)

@@ -72,7 +72,7 @@ def posterior_sampling(family: EnvFamily, episodes: int, goals: int = 400) -> Or
     if not isinstance(env, PointRobot) or env.rules.reward != "near":
         raise ValueError("posterior sampling needs a point robot that is paid near the goal alone")
     rules, episodes, goals = env.rules, positive_int("episodes", episodes), positive_int("goals", goals)
-    angles = jnp.linspace(0.0, math.pi, goals)
+    angles = jnp.linspace(0.0, math.pi, goals, dtype=jnp.float32)
     places = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     slack = math.pi / max(goals - 1, 1) + _ROUNDING
 
@@ -89,12 +89,12 @@ def posterior_sampling(family: EnvFamily, episodes: int, goals: int = 400) -> Or
             left = jnp.logical_and(search.possible, jnp.logical_or(fits, inputs.first))
             possible = jnp.where(jnp.any(left), left, search.possible)
             new_episode = jnp.logical_or(inputs.first, inputs.prev_done > 0)
-            priority = jnp.where(new_episode, jax.random.uniform(key, (goals,)), search.priority)
+            priority = jnp.where(new_episode, jax.random.uniform(key, (goals,), jnp.float32), search.priority)
             towards = places[jnp.argmax(jnp.where(possible, priority, -1.0))] - inputs.obs
             action = jnp.clip(towards / rules.reach, -1.0, 1.0)
             return _Search(possible, priority, inputs.obs + rules.reach * action), action, ()
 
-        start = _Search(jnp.ones(goals, bool), jnp.zeros(goals), jnp.zeros(2))
+        start = _Search(jnp.ones(goals, bool), jnp.zeros(goals, jnp.float32), jnp.zeros(2, jnp.float32))
         return Adaptation(episode_returns(trial(key, act, start, family, task, episodes)[1], episodes))
 
     return Oracle("posterior sampling, exact", adapt)

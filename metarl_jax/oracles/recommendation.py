@@ -108,7 +108,7 @@ def thompson(family: EnvFamily, episodes: int) -> Oracle:
         prior = 1 / jnp.maximum(population.variance[group], 1e-6)
         precision = prior + heard.times / noise**2
         mean = (prior * population.mean[group] + heard.total / noise**2) / precision
-        return jnp.argmax(mean + jax.random.normal(key, mean.shape) * jax.lax.rsqrt(precision))
+        return jnp.argmax(mean + jax.random.normal(key, mean.shape, jnp.float32) * jax.lax.rsqrt(precision))
 
     return _make("Thompson sampling, each user alone", family, episodes, choose)
 

@@ -49,7 +49,9 @@ def _update(statistics: Statistics, steps: Transition) -> Statistics:
     """Add one episode's transitions ``[H, ...]``."""
     valid = steps.valid.astype(jnp.float32)
     actions = statistics.reward.total.shape[1]
-    visit = jnp.einsum("ts,ta,t->tsa", steps.inputs.obs, jax.nn.one_hot(steps.action, actions), valid)
+    visit = jnp.einsum(
+        "ts,ta,t->tsa", steps.inputs.obs, jax.nn.one_hot(steps.action, actions, dtype=jnp.float32), valid
+    )
     # Within an episode floats count exactly; over a trial they no longer change by 1 beyond 2^24.
     seen = jnp.round(jnp.einsum("tsa,tz->saz", visit, steps.final_obs)).astype(jnp.int32)
     paid = jnp.einsum("tsa,t->sa", visit, jnp.where(steps.valid, steps.reward, 0.0))
@@ -71,8 +73,8 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
                 action = actions[time, jnp.argmax(inputs.obs)]
                 if epsilon is not None:
                     key_explore, key_action = jax.random.split(key)
-                    other = jax.random.randint(key_action, (), 0, env.actions)
-                    action = jnp.where(jax.random.uniform(key_explore) < epsilon, other, action)
+                    other = jax.random.randint(key_action, (), 0, env.actions, jnp.int32)
+                    action = jnp.where(jax.random.uniform(key_explore, dtype=jnp.float32) < epsilon, other, action)
                 return time + 1, action.astype(jnp.int32), ()
 
             _, steps = episode(key_episode, act, jnp.int32(0), family, task)
@@ -108,7 +110,7 @@ def _sample_model(key: Key, statistics: Statistics) -> tuple[Array, Array]:
     key_transition, key_reward = jax.random.split(key)
     weights = gamma(key_transition, _dirichlet(statistics))
     _, mean = _mean_model(statistics)
-    reward = mean + jax.random.normal(key_reward, mean.shape) / jnp.sqrt(1 + _visits(statistics))
+    reward = mean + jax.random.normal(key_reward, mean.shape, jnp.float32) / jnp.sqrt(1 + _visits(statistics))
     return weights / jnp.sum(weights, axis=-1, keepdims=True), reward
 
 
@@ -175,7 +177,7 @@ def opsrl(family: EnvFamily, episodes: int, samples: int = 2) -> Oracle:
             action_value = jnp.max(reward + transition @ value, axis=0)
             return jnp.max(action_value, axis=-1), jnp.argmax(action_value, axis=-1)
 
-        start = jnp.zeros(reward.shape[1])
+        start = jnp.zeros(reward.shape[1], reward.dtype)
         return jax.lax.scan(backup, start, None, length=family.horizon, reverse=True)[1]
 
     return _make("opsrl", family, episodes, plan)
@@ -217,7 +219,8 @@ def ucrl2(family: EnvFamily, episodes: int, delta: float = 0.05, scale: float = 
             action_value = reward + row @ value[order]
             return jnp.max(action_value, axis=-1), jnp.argmax(action_value, axis=-1)
 
-        return jax.lax.scan(backup, jnp.zeros(env.states), None, length=family.horizon, reverse=True)[1]
+        start = jnp.zeros(env.states, reward.dtype)
+        return jax.lax.scan(backup, start, None, length=family.horizon, reverse=True)[1]
 
     return _make("ucrl2", family, episodes, plan)
 
@@ -302,7 +305,7 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
 
     def act(key: Key, memory: Memory, inputs: Inputs) -> tuple[Memory, Array, tuple[()]]:
         del key
-        visit = jnp.outer(memory.last, jax.nn.one_hot(inputs.prev_action, env.actions)) > 0
+        visit = jnp.outer(memory.last, jax.nn.one_hot(inputs.prev_action, env.actions, dtype=jnp.float32)) > 0
         visit = jnp.logical_and(visit, jnp.logical_not(inputs.first))
         visits = memory.visits + visit.astype(jnp.int32)
         reward = memory.reward.add(jnp.where(visit, inputs.prev_reward, 0.0))
@@ -319,7 +322,7 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
     def adapt(key: Key, state: State, task: TabularMDPParams) -> Adaptation:
         del state
         pairs = env.states, env.actions
-        memory = Memory(jnp.zeros(pairs, jnp.int32), no_sum(pairs), jnp.int32(0), jnp.zeros(env.states))
+        memory = Memory(jnp.zeros(pairs, jnp.int32), no_sum(pairs), jnp.int32(0), jnp.zeros(env.states, jnp.float32))
         memory, steps = trial(key, act, memory, family, task, episodes)
         return Adaptation(episode_returns(steps, episodes), memory)
 
