@@ -92,4 +92,4 @@ class Sum(NamedTuple):
 
 def no_sum(shape: tuple[int, ...]) -> Sum:
     """A sum of nothing."""
-    return Sum(jnp.zeros(shape), jnp.zeros(shape))
+    return Sum(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
