@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from typing import Any
 
 import numpy as np
 import results_file
+
+# The devices may be more than the cores.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 
 SIZES: dict[str, dict[str, Any]] = {
     "rl2-bandit-10x5": {"trials": 8, "minibatches": 2, "epochs": 1, "hidden_size": 8, "embedding_size": 8},

@@ -113,11 +113,12 @@ def prepare(number: int | None = None, processes: int | None = 1) -> None:
 
     Raises:
         UserError: if there is no device of the kind that ``JAX_PLATFORMS`` names, or there are too few devices, or
-            fewer cores than devices are asked for. Whoever sets ``jax_num_cpu_devices`` may have more devices than
-            cores.
+            fewer cores than devices are asked for. More devices than cores need ``JAX_NUM_CPU_DEVICES`` (or the
+            ``XLA_FLAGS`` for that).
     """
     each = 1 if number is None or processes is None else max(1, number // processes)
     more = each > max(1, jax.config.jax_num_cpu_devices)  # pyright: ignore[reportAttributeAccessIssue]
+    more = more and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     if more:
         # If JAX has its devices already, there is an error below if they are too few.
         with contextlib.suppress(RuntimeError):

@@ -60,12 +60,13 @@ def last_words(text: str, exit_code: int) -> None:
         # Another thread ends the process.
         time.sleep(60)
     with contextlib.suppress(OSError):
-        error = os.dup(2)
+        output, error = os.dup(1), os.dup(2)
         null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
         os.dup2(null, 2)
-        if os.isatty(1):
+        if os.isatty(output):
             # A live display hides the cursor, and its line is not ended.
-            os.write(1, b"\x1b[?25h\n")
+            os.write(output, b"\x1b[?25h\n")
         if text:
             os.write(error, f"metarl-jax: {text}\n".encode(errors="backslashreplace"))
     for path in _temporary:
