@@ -139,6 +139,16 @@ def test_beta_draws_after_very_many_pulls(a: float, b: float) -> None:
     assert draws.std() == pytest.approx(spread, rel=4.5 / np.sqrt(2 * count) + 1e-3)
 
 
+@pytest.mark.parametrize(("a", "b"), [(1e6, 3.0), (3.0, 1e6), (1e5, 1e5)])
+def test_beta_draws_are_rounded_once(a: float, b: float) -> None:
+    """A draw near 1 is 1 minus a small quotient: not a quotient of numbers that were rounded before."""
+    parameters = jnp.broadcast_to(jnp.array([[a], [b]]), (2, 5000))
+    x, y = np.asarray(gamma(jax.random.key(0), parameters), np.float64)
+    draws = np.asarray(beta(jax.random.key(0), *parameters), np.float64)
+    np.testing.assert_allclose(draws, x / (x + y), rtol=2e-7, atol=0)
+    assert np.max(np.abs(draws - x / (x + y))[x > 100 * y], initial=0) < 1.05 * ULP / 2
+
+
 def test_the_first_proposal_of_a_gamma_variable_of_large_shape_is_accepted() -> None:
     """The bound that decides is minus x^4 / (108 d) there: the difference of numbers of size d would be rounding."""
     shape, count = 1e8, 10_000
@@ -278,17 +288,22 @@ def test_tastes_that_hardly_differ_have_the_variance_that_they_have() -> None:
     np.testing.assert_allclose(population.mean[0], 0.5, atol=5e-4)
 
 
-def test_similar_users_are_found_by_very_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten million answers: users whose tastes differ by 2e-4 differ by 20 nats in likelihood, of 10^8 in all."""
-    tastes = jnp.array([[0.6, 0.5], [0.6, 0.6002], [0.6, 0.7]])
+def test_similar_users_are_told_apart_by_very_many_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two kinds of users that like item 0 nearly alike, one is e times as likely after a million answers.
+
+    As differences of sums their log-likelihoods are about 10^7, which a float32 rounds to whole numbers.
+    """
+    answers, noise, users, draws = 1_000_000, 0.1, 1000, 4000
+    apart = noise * np.sqrt(2 / answers)
+    tastes = jnp.array([[0.6, 0.5], [0.6 + apart, 0.7]])
 
     def sample(key: Key) -> recommendation_environments.User:
-        return recommendation_environments.User(tastes[jax.random.randint(key, (), 0, 3)], jnp.int32(0))
+        return recommendation_environments.User(tastes[jax.random.randint(key, (), 0, 2)], jnp.int32(0))
 
     monkeypatch.setattr(recommendation, "_make", lambda name, family, episodes, choose: choose)
-    choose: Any = recommendation.similar_users(with_users(sample), 3, users=30)
-    # This user's own answers, exactly on average; item 1 is better by 2e-4, which 21 nats say and no draw denies.
-    times = jnp.array([10_000_000, 10_000_000])
-    heard = recommendation._Heard(times, jnp.asarray(times * np.array([0.6, 0.6002]), jnp.float32))
-    items = jax.vmap(lambda key: choose(key, heard, jnp.int32(0)))(jax.random.split(jax.random.key(0), 200))
-    assert set(np.asarray(items).tolist()) == {1}
+    choose: Any = recommendation.similar_users(with_users(sample, noise), 3, users=users)
+    second = int(jnp.sum(jax.vmap(sample)(jax.random.split(jax.random.key(1), users)).likes[:, 1] > 0.6))
+    heard = recommendation._Heard(jnp.array([answers, 0]), jnp.array([0.6 * answers, 0.0]))
+    items = jax.jit(jax.vmap(lambda key: choose(key, heard, jnp.int32(0))))(jax.random.split(jax.random.key(0), draws))
+    likely = second * np.exp(-1) / (users - second + second * np.exp(-1))
+    assert float(jnp.mean(items)) == pytest.approx(likely, abs=5 * np.sqrt(likely * (1 - likely) / draws))

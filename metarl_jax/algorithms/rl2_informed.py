@@ -211,7 +211,7 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         trials = batch.weight.shape[1]
         carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
         distribution = policy.unroll(params, carry, batch.inputs)[1].distribution
-        # An action that was impossible is worth nothing, whether or not it still is.
+        # Actions that had probability zero when the trial was played contribute nothing.
         possible = jnp.logical_and(batch.weight[..., None] != 0, batch.log_probs > -jnp.inf)
         log_ratio = jnp.where(possible, jax.nn.log_softmax(distribution.logits) - batch.log_probs, 0.0)
         probability = jnp.exp(batch.log_probs)

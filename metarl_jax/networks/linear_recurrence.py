@@ -25,8 +25,9 @@ from metarl_jax.networks.heads import (
 from metarl_jax.types import Array, Inputs, Key, Output, Policy, Space
 
 LOG_RATES = (-40.0, 10.0)
-"""Logarithms of the rates at which memories fade count as no less and no more: beyond, a memory never fades or at once,
-and the gradient of its scale, the root of a rate that was rounded to zero, would be NaN."""
+"""The least and the largest logarithm of a rate at which a memory fades. A memory with a smaller rate never fades, and
+one with a larger rate fades at once. The scale of a memory is the square root of a function of its rate, whose gradient
+would be NaN where the rate is rounded to zero or infinite."""
 
 
 class Memory(NamedTuple):

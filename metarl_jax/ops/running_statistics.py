@@ -16,7 +16,7 @@ class RunningStatistics(NamedTuple):
     mean: Array
     variance: Array
     number: Array
-    """How many there were, a ``float32`` scalar."""
+    """How many there were, a ``float32`` scalar; rounded beyond 2^24, where one more hardly changes a weight."""
 
 
 def unseen(shape: tuple[int, ...]) -> RunningStatistics:
