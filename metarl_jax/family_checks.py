@@ -711,10 +711,7 @@ def check_few_shot(family: FewShot) -> Episode:
         prediction = abstract((y.shape[0], family.outputs))
         for name in ("loss", "score"):
             hint = f"it was given predictions {describe(prediction)} of the {part}, and y {describe(y)}"
-            value = trace(name, getattr(family, name), prediction, y, hint=hint)
-            if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-                found = describe(value) if is_array(value) else _kind(value)
-                raise ValueError(f"{name} must return a real scalar, the mean over examples, not {found}")
+            _check_real_scalar(name, trace(name, getattr(family, name), prediction, y, hint=hint))
     return episode
 
 
@@ -782,6 +779,9 @@ def _check_examples(key: Key, family: FewShot, num_tasks: int) -> None:
 def check_problem(problem: InnerProblem) -> None:
     """Check the parts of a problem of gradient-based learners, by tracing its functions. Nothing compiles.
 
+    Of a problem with a policy, one episode is traced, which is what family and policy decide. Of any other problem,
+    batches of training tasks and of held-out tasks are traced, with their losses and scores.
+
     Args:
         problem: of ``problems.few_shot`` or ``problems.policy_gradient``, or one made by hand.
 
@@ -796,21 +796,27 @@ def check_problem(problem: InnerProblem) -> None:
     _check_callables(problem.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     key = abstract_key()
     params = trace("problem.init", problem.init, key)
-    found: list[tuple[Any, Any]] = []
-    for name in ("sample", "sample_heldout"):
-        task = trace(f"problem.tasks.{name}", getattr(problem.tasks, name), key)
-        # Held-out tasks may have other numbers of examples.
-        if found and difference("", found[0][0], "", task) is None:
-            continue
+    training, heldout = (
+        trace(f"problem.tasks.{name}", getattr(problem.tasks, name), key) for name in ("sample", "sample_heldout")
+    )
+    if problem.play is not None:
+        trace("problem.play", problem.play, key, params, training)
+        return
+    # Held-out tasks may have other numbers of examples.
+    alike = difference("", training, "", heldout) is None
+    for task in (training,) if alike else (training, heldout):
         support = trace("problem.support", problem.support, key, params, task)
-        same = problem.query is problem.support
-        query = support if same else trace("problem.query", problem.query, key, params, task)
-        found.append((task, support))
+        query = trace("problem.query", problem.query, key, params, task)
         for function, batch in (("inner_loss", support), ("outer_loss", query), ("score", query)):
-            value = trace(f"problem.{function}", getattr(problem, function), params, batch)
-            if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-                got = describe(value) if is_array(value) else _kind(value)
-                raise ValueError(f"problem.{function} must return a real scalar, not {got}")
+            _check_real_scalar(
+                f"problem.{function}", trace(f"problem.{function}", getattr(problem, function), params, batch)
+            )
+
+
+def _check_real_scalar(name: str, value: Any) -> None:
+    if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        found = describe(value) if is_array(value) else _kind(value)
+        raise ValueError(f"{name} must return a real scalar, not {found}")
 
 
 def check_reading_problem(problem: ReadingProblem) -> None:
@@ -838,6 +844,4 @@ def check_reading_problem(problem: ReadingProblem) -> None:
         prediction = trace("problem.reader.read", problem.reader.read, params, episode.support, x)
         for function in ("loss", "score"):
             value = trace(f"problem.{function}", getattr(problem, function), prediction, y)
-            if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-                got = describe(value) if is_array(value) else _kind(value)
-                raise ValueError(f"problem.{function} must return a real scalar, not {got}")
+            _check_real_scalar(f"problem.{function}", value)
