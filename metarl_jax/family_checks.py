@@ -36,6 +36,7 @@ from metarl_jax.tracing import (
     explain,
     is_array,
     is_number,
+    narrow,
     stacked,
     trace,
 )
@@ -131,7 +132,7 @@ def check_shapes(family: EnvFamily, *, episodes: int = EPISODES, discount: Any =
     for limit in limits:
         _check_limit(family.horizon, limit)
     _check_own_spaces_traced(family, task)
-    observation = _check_environment(family, task)
+    observation = narrow(_check_environment(family, task))
     action = abstract_action(family.action_space)
     _check_functions(family, Shapes(task, observation, action), episodes, discount)
     return Shapes(task, observation, action)

@@ -455,6 +455,23 @@ def test_shapes_and_dtypes(family: EnvFamily, message: str) -> None:
     assert message in str(refused(family))
 
 
+def test_widths_do_not_matter_with_64_bit_types() -> None:
+    """A user's environment may mix numbers of 32 and of 64 bits, which a program without 64-bit types does not see."""
+
+    class Mixed(Line):
+        def reset(self, key: Key, params: Any) -> tuple[Any, ...]:
+            obs, state = super().reset(key, params)
+            return obs.astype(jnp.float32), state._replace(time=jnp.int64(0))
+
+    def mixed(obs: Array) -> Array:
+        return obs.astype(jnp.float64)
+
+    with jax.enable_x64(True):
+        assert check_shapes(line(Mixed())).observation == jax.ShapeDtypeStruct((1,), jnp.float32)
+        assert check_shapes(line(returning(obs=mixed))).observation.dtype == jnp.float32
+        assert "is int32[1]" in str(refused(line(returning(obs=lambda obs: obs.astype(jnp.int32)))))
+
+
 def test_an_observation_that_does_not_lie_in_the_familys_space_by_its_shape() -> None:
     class Silent(Line):
         observation_space: Any = None
