@@ -249,14 +249,10 @@ def _check_limit(horizon: int, limit: Any) -> None:
     if isinstance(limit, Tracer) or np.ndim(limit) != 0 or not np.issubdtype(np.asarray(limit).dtype, np.number):
         return
     if limit > horizon:
-        raise ValueError(_toodescribe_space(horizon, limit))
-
-
-def _toodescribe_space(horizon: int, limit: Any) -> str:
-    return (
-        f"horizon is {horizon}, but max_steps_in_episode of a task is {limit:g}: set horizon to {limit:g}, or "
-        f"max_steps_in_episode of all tasks to {horizon}"
-    )
+        raise ValueError(
+            f"horizon is {horizon}, but max_steps_in_episode of a task is {limit:g}: set horizon to {limit:g}, or "
+            f"max_steps_in_episode of all tasks to {horizon}"
+        )
 
 
 def _check_own_spaces_traced(family: EnvFamily, task: Task) -> None:
@@ -295,7 +291,7 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
     of_class = type(env).__qualname__
     reset, step = f"env.reset of {of_class}", f"env.step of {of_class}"
     begun = _several(reset, ("obs", "state"), trace(reset, env.reset, key, task))
-    observation, state = begun
+    observation, state = begun["obs"], begun["state"]
     _check_observation(reset, observation, family.observation_space)
     action = abstract_action(family.action_space)
     hint = f"action is {describe(action)}, an element of action_space"
@@ -304,13 +300,13 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
         name = f"env.step_env of {of_class}"
         parts = ("obs", "state", "reward", "terminated", "info")
         stepped = _several(name, parts, trace(name, plain.step_env, key, state, action, task, hint=hint))
-        _check_step(name, (reset, observation, state), stepped[0], stepped[1], dict(zip(parts, stepped, strict=True)))
+        _check_step(name, stepped, reset, begun)
         name = f"env.is_truncated of {of_class}"
         _check_scalar(name, "", trace(name, plain.is_truncated, state, task))
     parts = ("obs", "state", "reward", "terminated", "truncated", "info")
     stepped = _several(step, parts, trace(step, env.step, key, state, action, task, hint=hint))
-    _check_step(step, (reset, observation, state), stepped[0], stepped[1], dict(zip(parts, stepped, strict=True)))
-    info = stepped[-1]
+    _check_step(step, stepped, reset, begun)
+    info = stepped["info"]
     if not isinstance(info, Mapping) or "final_observation" not in info:
         raise ValueError(
             f'the info that {step} returns must have "final_observation", the observation that the action led to, '
@@ -323,9 +319,10 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
     return observation
 
 
-def _several(name: str, parts: tuple[str, ...], returned: Any) -> tuple[Any, ...]:
+def _several(name: str, parts: tuple[str, ...], returned: Any) -> dict[str, Any]:
+    """What a function returned, by name."""
     if isinstance(returned, tuple | list) and len(returned) == len(parts):
-        return tuple(returned)
+        return dict(zip(parts, returned, strict=True))
     wanted = f"{name} must return {len(parts)} values ({', '.join(parts)})"
     if not isinstance(returned, tuple | list):
         raise ValueError(f"{wanted}, not one")
@@ -353,18 +350,15 @@ def _check_observation(name: str, observation: Any, space: Space) -> None:
                 raise ValueError(f"the observation that {name} returns must hold real numbers, but it is {found}")
 
 
-def _check_step(
-    name: str, before: tuple[str, Any, Any], observation: Any, state: Any, values: Mapping[str, Any]
-) -> None:
+def _check_step(name: str, stepped: Mapping[str, Any], reset: str, begun: Mapping[str, Any]) -> None:
     """Compare what a step returns with what a reset returned."""
-    reset, first, first_state = before
-    for what, one, other in (("the observation", first, observation), ("the state", first_state, state)):
-        differs = difference(f"that of {reset}", one, f"that of {name}", other)
+    for what, part in (("the observation", "obs"), ("the state", "state")):
+        differs = difference(f"that of {reset}", begun[part], f"that of {name}", stepped[part])
         if differs is not None:
             raise ValueError(f"{what} must have the same structure, shapes and dtypes at every step: {differs}")
     for what in ("reward", "terminated", "truncated"):
-        if what in values:
-            _check_scalar(name, what, values[what])
+        if what in stepped:
+            _check_scalar(name, what, stepped[what])
 
 
 def _check_scalar(name: str, what: str, value: Any) -> None:
@@ -454,9 +448,9 @@ def _check_repeats(family: EnvFamily, shapes: Shapes) -> None:
     for name, (function, arguments) in calls.items():
         # A function of its own each time: what was traced before must not be taken from a cache.
         first, second = (jax.make_jaxpr(lambda *a, f=function: f(*a))(*arguments) for _ in range(2))
-        constants = zip(first.consts, second.consts, strict=False)
-        same = len(first.consts) == len(second.consts) and all(np.array_equal(_raw(a), _raw(b)) for a, b in constants)
-        if not same or _ADDRESS.sub("", str(first)) != _ADDRESS.sub("", str(second)):
+        # Bytes, of which NaN has its own.
+        constants = ([np.asarray(_raw(x)).tobytes() for x in jaxpr.consts] for jaxpr in (first, second))
+        if next(constants) != next(constants) or _ADDRESS.sub("", str(first)) != _ADDRESS.sub("", str(second)):
             raise ValueError(
                 f"env.{name} must be a function of its arguments, but two traces of it differ: draw random numbers "
                 "from the key with jax.random, not NumPy, and keep nothing on the environment"

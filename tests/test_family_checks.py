@@ -706,6 +706,17 @@ def test_values(family: EnvFamily, message: str) -> None:
     assert message in str(refused(family, check_family))
 
 
+def test_constants_that_are_not_finite_are_no_random_numbers() -> None:
+    table = jnp.array([jnp.nan, jnp.inf, 0.0])
+
+    class Gaps(Line):
+        def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
+            obs, after, reward, *rest = super().step(key, state, action, params)
+            return obs, after, reward + jnp.where(jnp.isfinite(table[action]), 1.0, 0.0), *rest
+
+    check_family(line(Gaps()))
+
+
 def test_a_task_that_the_state_carries_unchanged_is_no_fault() -> None:
     check_family(line(Carries()))
 
