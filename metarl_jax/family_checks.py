@@ -36,6 +36,7 @@ from metarl_jax.tracing import (
     explain,
     is_array,
     is_number,
+    narrow,
     stacked,
     trace,
 )
@@ -131,7 +132,7 @@ def check_shapes(family: EnvFamily, *, episodes: int = EPISODES, discount: Any =
     for limit in limits:
         _check_limit(family.horizon, limit)
     _check_own_spaces_traced(family, task)
-    observation = _check_environment(family, task)
+    observation = narrow(_check_environment(family, task))
     action = abstract_action(family.action_space)
     _check_functions(family, Shapes(task, observation, action), episodes, discount)
     return Shapes(task, observation, action)
@@ -248,14 +249,10 @@ def _check_limit(horizon: int, limit: Any) -> None:
     if isinstance(limit, Tracer) or np.ndim(limit) != 0 or not np.issubdtype(np.asarray(limit).dtype, np.number):
         return
     if limit > horizon:
-        raise ValueError(_toodescribe_space(horizon, limit))
-
-
-def _toodescribe_space(horizon: int, limit: Any) -> str:
-    return (
-        f"horizon is {horizon}, but max_steps_in_episode of a task is {limit:g}: set horizon to {limit:g}, or "
-        f"max_steps_in_episode of all tasks to {horizon}"
-    )
+        raise ValueError(
+            f"horizon is {horizon}, but max_steps_in_episode of a task is {limit:g}: set horizon to {limit:g}, or "
+            f"max_steps_in_episode of all tasks to {horizon}"
+        )
 
 
 def _check_own_spaces_traced(family: EnvFamily, task: Task) -> None:
@@ -294,7 +291,7 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
     of_class = type(env).__qualname__
     reset, step = f"env.reset of {of_class}", f"env.step of {of_class}"
     begun = _several(reset, ("obs", "state"), trace(reset, env.reset, key, task))
-    observation, state = begun
+    observation, state = begun["obs"], begun["state"]
     _check_observation(reset, observation, family.observation_space)
     action = abstract_action(family.action_space)
     hint = f"action is {describe(action)}, an element of action_space"
@@ -303,13 +300,13 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
         name = f"env.step_env of {of_class}"
         parts = ("obs", "state", "reward", "terminated", "info")
         stepped = _several(name, parts, trace(name, plain.step_env, key, state, action, task, hint=hint))
-        _check_step(name, (reset, observation, state), stepped[0], stepped[1], dict(zip(parts, stepped, strict=True)))
+        _check_step(name, stepped, reset, begun)
         name = f"env.is_truncated of {of_class}"
         _check_scalar(name, "", trace(name, plain.is_truncated, state, task))
     parts = ("obs", "state", "reward", "terminated", "truncated", "info")
     stepped = _several(step, parts, trace(step, env.step, key, state, action, task, hint=hint))
-    _check_step(step, (reset, observation, state), stepped[0], stepped[1], dict(zip(parts, stepped, strict=True)))
-    info = stepped[-1]
+    _check_step(step, stepped, reset, begun)
+    info = stepped["info"]
     if not isinstance(info, Mapping) or "final_observation" not in info:
         raise ValueError(
             f'the info that {step} returns must have "final_observation", the observation that the action led to, '
@@ -322,9 +319,10 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
     return observation
 
 
-def _several(name: str, parts: tuple[str, ...], returned: Any) -> tuple[Any, ...]:
+def _several(name: str, parts: tuple[str, ...], returned: Any) -> dict[str, Any]:
+    """What a function returned, by name."""
     if isinstance(returned, tuple | list) and len(returned) == len(parts):
-        return tuple(returned)
+        return dict(zip(parts, returned, strict=True))
     wanted = f"{name} must return {len(parts)} values ({', '.join(parts)})"
     if not isinstance(returned, tuple | list):
         raise ValueError(f"{wanted}, not one")
@@ -352,18 +350,15 @@ def _check_observation(name: str, observation: Any, space: Space) -> None:
                 raise ValueError(f"the observation that {name} returns must hold real numbers, but it is {found}")
 
 
-def _check_step(
-    name: str, before: tuple[str, Any, Any], observation: Any, state: Any, values: Mapping[str, Any]
-) -> None:
+def _check_step(name: str, stepped: Mapping[str, Any], reset: str, begun: Mapping[str, Any]) -> None:
     """Compare what a step returns with what a reset returned."""
-    reset, first, first_state = before
-    for what, one, other in (("the observation", first, observation), ("the state", first_state, state)):
-        differs = difference(f"that of {reset}", one, f"that of {name}", other)
+    for what, part in (("the observation", "obs"), ("the state", "state")):
+        differs = difference(f"that of {reset}", begun[part], f"that of {name}", stepped[part])
         if differs is not None:
             raise ValueError(f"{what} must have the same structure, shapes and dtypes at every step: {differs}")
     for what in ("reward", "terminated", "truncated"):
-        if what in values:
-            _check_scalar(name, what, values[what])
+        if what in stepped:
+            _check_scalar(name, what, stepped[what])
 
 
 def _check_scalar(name: str, what: str, value: Any) -> None:
@@ -453,9 +448,9 @@ def _check_repeats(family: EnvFamily, shapes: Shapes) -> None:
     for name, (function, arguments) in calls.items():
         # A function of its own each time: what was traced before must not be taken from a cache.
         first, second = (jax.make_jaxpr(lambda *a, f=function: f(*a))(*arguments) for _ in range(2))
-        constants = zip(first.consts, second.consts, strict=False)
-        same = len(first.consts) == len(second.consts) and all(np.array_equal(_raw(a), _raw(b)) for a, b in constants)
-        if not same or _ADDRESS.sub("", str(first)) != _ADDRESS.sub("", str(second)):
+        # Bytes, of which NaN has its own.
+        constants = ([np.asarray(_raw(x)).tobytes() for x in jaxpr.consts] for jaxpr in (first, second))
+        if next(constants) != next(constants) or _ADDRESS.sub("", str(first)) != _ADDRESS.sub("", str(second)):
             raise ValueError(
                 f"env.{name} must be a function of its arguments, but two traces of it differ: draw random numbers "
                 "from the key with jax.random, not NumPy, and keep nothing on the environment"
@@ -711,10 +706,7 @@ def check_few_shot(family: FewShot) -> Episode:
         prediction = abstract((y.shape[0], family.outputs))
         for name in ("loss", "score"):
             hint = f"it was given predictions {describe(prediction)} of the {part}, and y {describe(y)}"
-            value = trace(name, getattr(family, name), prediction, y, hint=hint)
-            if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-                found = describe(value) if is_array(value) else _kind(value)
-                raise ValueError(f"{name} must return a real scalar, the mean over examples, not {found}")
+            _check_real_scalar(name, trace(name, getattr(family, name), prediction, y, hint=hint))
     return episode
 
 
@@ -782,6 +774,9 @@ def _check_examples(key: Key, family: FewShot, num_tasks: int) -> None:
 def check_problem(problem: InnerProblem) -> None:
     """Check the parts of a problem of gradient-based learners, by tracing its functions. Nothing compiles.
 
+    Of a problem with a policy, one episode is traced, which is what family and policy decide. Of any other problem,
+    batches of training tasks and of held-out tasks are traced, with their losses and scores.
+
     Args:
         problem: of ``problems.few_shot`` or ``problems.policy_gradient``, or one made by hand.
 
@@ -796,21 +791,27 @@ def check_problem(problem: InnerProblem) -> None:
     _check_callables(problem.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     key = abstract_key()
     params = trace("problem.init", problem.init, key)
-    found: list[tuple[Any, Any]] = []
-    for name in ("sample", "sample_heldout"):
-        task = trace(f"problem.tasks.{name}", getattr(problem.tasks, name), key)
-        # Held-out tasks may have other numbers of examples.
-        if found and difference("", found[0][0], "", task) is None:
-            continue
+    training, heldout = (
+        trace(f"problem.tasks.{name}", getattr(problem.tasks, name), key) for name in ("sample", "sample_heldout")
+    )
+    if problem.play is not None:
+        trace("problem.play", problem.play, key, params, training)
+        return
+    # Held-out tasks may have other numbers of examples.
+    alike = difference("", training, "", heldout) is None
+    for task in (training,) if alike else (training, heldout):
         support = trace("problem.support", problem.support, key, params, task)
-        same = problem.query is problem.support
-        query = support if same else trace("problem.query", problem.query, key, params, task)
-        found.append((task, support))
+        query = trace("problem.query", problem.query, key, params, task)
         for function, batch in (("inner_loss", support), ("outer_loss", query), ("score", query)):
-            value = trace(f"problem.{function}", getattr(problem, function), params, batch)
-            if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-                got = describe(value) if is_array(value) else _kind(value)
-                raise ValueError(f"problem.{function} must return a real scalar, not {got}")
+            _check_real_scalar(
+                f"problem.{function}", trace(f"problem.{function}", getattr(problem, function), params, batch)
+            )
+
+
+def _check_real_scalar(name: str, value: Any) -> None:
+    if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        found = describe(value) if is_array(value) else _kind(value)
+        raise ValueError(f"{name} must return a real scalar, not {found}")
 
 
 def check_reading_problem(problem: ReadingProblem) -> None:
@@ -838,6 +839,4 @@ def check_reading_problem(problem: ReadingProblem) -> None:
         prediction = trace("problem.reader.read", problem.reader.read, params, episode.support, x)
         for function in ("loss", "score"):
             value = trace(f"problem.{function}", getattr(problem, function), prediction, y)
-            if not is_array(value) or value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-                got = describe(value) if is_array(value) else _kind(value)
-                raise ValueError(f"problem.{function} must return a real scalar, not {got}")
+            _check_real_scalar(f"problem.{function}", value)

@@ -122,8 +122,17 @@ def describe_space(space: Space) -> str:
     return repr(space) if isinstance(space, Discrete) else f"a Box of shape {space.shape}"
 
 
+# With JAX's 64-bit types, data that differ in their width only are taken for the same.
+_NARROW = {"float64": "float32", "int64": "int32", "uint64": "uint32", "complex128": "complex64"}
+
+
+def narrow(leaf: Any) -> Any:
+    """The shape and dtype of an array, in 32 bits where it has 64."""
+    return abstract(leaf.shape, _NARROW.get(str(leaf.dtype), leaf.dtype))
+
+
 def difference(first: str, one: Tree, second: str, other: Tree) -> str | None:
-    """How the structure, the shapes or the dtypes of two trees differ; None where they do not.
+    """How the structure, the shapes or the dtypes of two trees differ; None where they do not, but for 32 or 64 bits.
 
     Args:
         first: what the first tree is called.
@@ -141,7 +150,7 @@ def difference(first: str, one: Tree, second: str, other: Tree) -> str | None:
     if jax.tree.structure(one) != jax.tree.structure(other):
         return f"{first} is a {jax.tree.structure(one)}, and {second} a {jax.tree.structure(other)}"
     for path, leaf in mine.items():
-        if leaf.shape != yours[path].shape or leaf.dtype != yours[path].dtype:
+        if narrow(leaf) != narrow(yours[path]):
             if path:
                 return f"{_named(path)} is {describe(leaf)} in {first}, and {describe(yours[path])} in {second}"
             return f"{first} is {describe(leaf)}, and {second} is {describe(yours[path])}"

@@ -455,6 +455,23 @@ def test_shapes_and_dtypes(family: EnvFamily, message: str) -> None:
     assert message in str(refused(family))
 
 
+def test_widths_do_not_matter_with_64_bit_types() -> None:
+    """A user's environment may mix numbers of 32 and of 64 bits, which a program without 64-bit types does not see."""
+
+    class Mixed(Line):
+        def reset(self, key: Key, params: Any) -> tuple[Any, ...]:
+            obs, state = super().reset(key, params)
+            return obs.astype(jnp.float32), state._replace(time=jnp.int64(0))
+
+    def mixed(obs: Array) -> Array:
+        return obs.astype(jnp.float64)
+
+    with jax.enable_x64(True):
+        assert check_shapes(line(Mixed())).observation == jax.ShapeDtypeStruct((1,), jnp.float32)
+        assert check_shapes(line(returning(obs=mixed))).observation.dtype == jnp.float32
+        assert "is int32[1]" in str(refused(line(returning(obs=lambda obs: obs.astype(jnp.int32)))))
+
+
 def test_an_observation_that_does_not_lie_in_the_familys_space_by_its_shape() -> None:
     class Silent(Line):
         observation_space: Any = None
@@ -689,6 +706,17 @@ def test_values(family: EnvFamily, message: str) -> None:
     assert message in str(refused(family, check_family))
 
 
+def test_constants_that_are_not_finite_are_no_random_numbers() -> None:
+    table = jnp.array([jnp.nan, jnp.inf, 0.0])
+
+    class Gaps(Line):
+        def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
+            obs, after, reward, *rest = super().step(key, state, action, params)
+            return obs, after, reward + jnp.where(jnp.isfinite(table[action]), 1.0, 0.0), *rest
+
+    check_family(line(Gaps()))
+
+
 def test_a_task_that_the_state_carries_unchanged_is_no_fault() -> None:
     check_family(line(Carries()))
 
@@ -800,7 +828,7 @@ def test_omniglot_passes(omniglot_folder: Path) -> None:
         (WAVES._replace(outputs=2), "the support's y is float32[4, 1], but outputs is 2"),
         (
             WAVES._replace(loss=lambda prediction, y: (prediction - y) ** 2),
-            "loss must return a real scalar, the mean over examples, not float32[4, 1]",
+            "loss must return a real scalar, not float32[4, 1]",
         ),
         (WAVES._replace(score=lambda prediction, y: jnp.int32(1)), "score must return a real scalar"),
         (WAVES._replace(loss=lambda prediction, y: float(prediction[0, 0])), "loss cannot be compiled"),

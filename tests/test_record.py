@@ -18,7 +18,7 @@ from metarl_jax.environments import bandits, classic_control, gridnavi, locomoti
 from metarl_jax.networks import mlp, recurrent
 from metarl_jax.runs import record, scenes, train
 from metarl_jax.runs.folder import RunConfig
-from metarl_jax.types import Algorithm, EnvFamily
+from metarl_jax.types import Algorithm, EnvFamily, TaskDistribution
 
 EPISODES = 2
 
@@ -216,13 +216,15 @@ def test_who_descends_plays_an_episode_before_and_after_every_step(tmp_path: Pat
 
 def test_stages_are_played_with_their_own_parameters() -> None:
     """A policy that is told its action: frames hold it, stage by stage, and the sum of what was paid."""
-    family = point_robot.maml()._replace(horizon=3)
+    long = point_robot.maml()
+    shorter = TaskDistribution(*2 * (lambda key: long.tasks.sample(key).replace(max_steps_in_episode=3),))
+    family = long._replace(horizon=3, tasks=shorter)
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(2,), history=False, critic=False)
     watched, frames = record.watched(family, 2)
     problem = problems.policy_gradient(watched, policy, episodes=1)
     first, second = (policy.init(jax.random.key(seed)) for seed in range(2))
     learners = jax.tree.map(lambda a, b: np.stack([a, b]), first, second)
-    task = family.tasks.sample(jax.random.key(3)).replace(max_steps_in_episode=3)
+    task = family.tasks.sample(jax.random.key(3))
     key = jax.random.key(4)
     shown = record.play_stages(problem, frames, key, learners, task)
     assert [(frame.episode, frame.step) for frame in shown] == [(e, t) for e in range(2) for t in range(4)]

@@ -78,9 +78,15 @@ def wrong_ones(right: Any) -> list[tuple[Any, str]]:
                 (sinusoid.maml(2, 2), "family must be a metarl_jax.types.EnvFamily"),
             ]
         case InnerProblem():
+            fault = (
+                right._replace(score=lambda params, batch: jnp.zeros(3)),
+                "problem.score must return a real scalar",
+            )
+            if right.play is not None:
+                fault = (right._replace(play=lambda key, params, task: float(task)), "problem.play fails")
             return [
                 (right._replace(tasks=TaskDistribution(branching, branching)), "tasks.sample cannot be compiled"),
-                (right._replace(score=lambda params, batch: jnp.zeros(3)), "problem.score must return a real scalar"),
+                fault,
                 (probe_family(), "problem must be a metarl_jax.types.InnerProblem"),
             ]
         case ReadingProblem():
