@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    try:
+        os.write(2, b"metarl-jax: stopped by SIGINT\n")
+    finally:
+        os._exit(128 + number)
 
 
 def _command() -> int:
@@ -14,12 +23,10 @@ def _command() -> int:
 
 def main() -> int:
     """Run the command that the process was started with; return its exit code."""
-    # Signals are handled before anything large is imported.
-    try:
-        from metarl_jax.runs import process
-    except KeyboardInterrupt:
-        os.write(2, b"metarl-jax: stopped by SIGINT\n")
-        os._exit(130)
+    # Ctrl-C is handled before anything else is imported: an exception within an import may become another one.
+    signal.signal(signal.SIGINT, _end)
+    from metarl_jax.runs import process
+
     return process.run(_command, alone=True)
 
 

@@ -267,9 +267,9 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
     _prepare(options)
     if options.resume is not None:
         folder = RunFolder(options.resume)
-        if options.evaluation_tasks not in (None, folder.config.evaluation_tasks):
-            file, config, tasks = folder.path / "config.json", folder.config, options.evaluation_tasks
-            hosts.on_first(lambda: _keep_evaluation_tasks(folder.path, file, config, tasks))
+        if options.evaluation_tasks is not None:
+            file, config = folder.path / "config.json", folder.config
+            hosts.on_first(lambda: _keep_evaluation_tasks(file, config, options.evaluation_tasks))
             folder = RunFolder(options.resume)
     else:
         path = options.run_dir or Path("runs") / f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -295,13 +295,12 @@ def _run_training(experiment: experiments.Experiment, options: argparse.Namespac
     return outcome.exit_code
 
 
-def _keep_evaluation_tasks(held: Path, file: Path, config: RunConfig | StudyConfig, tasks: int) -> None:
+def _keep_evaluation_tasks(file: Path, config: RunConfig | StudyConfig, tasks: int) -> None:
     """Store the number of held-out tasks that was given at a resume.
 
     Args:
-        held: the folder of the run or the study.
-        file: its stored configuration.
-        config: what is stored.
+        file: the stored configuration, in the folder of the run or the study.
+        config: what is stored there.
         tasks: the number.
 
     Raises:
@@ -311,7 +310,9 @@ def _keep_evaluation_tasks(held: Path, file: Path, config: RunConfig | StudyConf
     from metarl_jax.runs.files import write_json
     from metarl_jax.runs.folder import lock
 
-    with lock(held), storing(f"write {file}"):
+    if tasks == config.evaluation_tasks:
+        return
+    with lock(file.parent), storing(f"write {file}"):
         write_json(file, dataclasses.asdict(dataclasses.replace(config, evaluation_tasks=tasks)))
 
 
@@ -416,11 +417,11 @@ def _study(arguments: Sequence[str]) -> int:
     compilation_cache.enable()
     _prepare(options)
     folder = study_folder.StudyFolder(options.resume) if experiment is None else _new_study(experiment, options)
-    if options.evaluation_tasks not in (None, folder.config.evaluation_tasks):
-        file, config, tasks = folder.path / study_folder.CONFIG, folder.config, options.evaluation_tasks
-        hosts.on_first(lambda: _keep_evaluation_tasks(folder.path, file, config, tasks))
-        folder = study_folder.StudyFolder(folder.path)
     _known_experiment(folder.path, folder.config.experiment)
+    if options.evaluation_tasks is not None:
+        file, config = folder.path / study_folder.CONFIG, folder.config
+        hosts.on_first(lambda: _keep_evaluation_tasks(file, config, options.evaluation_tasks))
+        folder = study_folder.StudyFolder(folder.path)
     interrupts.go_on_with(study.resume_command(folder))
     print(f"study folder: {folder.path}", flush=True)
     code = study.run(folder, _training_options(options), folder.config.evaluation_tasks, _say)

@@ -484,7 +484,7 @@ def test_an_engine_that_is_missing_says_what_to_install(monkeypatch: pytest.Monk
     with pytest.raises(ImportError, match=r"mujoco-mjx, which is not installed: pip install '.\[mujoco\]'"):
         locomotion.half_cheetah_direction(engine="mjx")
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    with pytest.raises(ImportError, match=r"robots need MuJoCo, .*metarl-jax\[mujoco\]"):
+    with pytest.raises(ImportError, match=r"robots need MuJoCo, .*pip install '.\[mujoco\]'"):
         locomotion.half_cheetah_direction()
 
 

@@ -6,6 +6,7 @@ import ast
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,8 +65,9 @@ def test_ctrl_c_at_the_start_ends_the_command(tmp_path: Path, after: float) -> N
     started.send_signal(signal.SIGINT)
     code, errors = end(started)
     assert code == 130
-    again = f"; go on with: metarl-jax train --resume '{tmp_path}/my run'" if (tmp_path / "my run").exists() else ""
-    assert errors in (f"metarl-jax: stopped by SIGINT{again}\n", "metarl-jax: stopped by SIGINT\n")
+    # On a fast machine it trains already when the last signal comes.
+    again = re.escape(f"; go on with: metarl-jax train --resume '{tmp_path}/my run'")
+    assert re.fullmatch(f"(metarl-jax: stopped by SIGINT({again})?|SIGINT: saved at iteration \\d+{again})\n", errors)
 
 
 STUBBORN = """

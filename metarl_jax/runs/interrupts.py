@@ -70,10 +70,9 @@ def last_words(text: str, exit_code: int) -> None:
         if text:
             os.write(error, f"metarl-jax: {text}\n".encode(errors="backslashreplace"))
     for path in _temporary:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
     os._exit(exit_code)
 
 
