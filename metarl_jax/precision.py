@@ -14,6 +14,7 @@ checkpoints. Three rules keep it so:
    need no dtype, since they are weakly typed.
 2. Values from user code (environments, acting functions, few-shot data) are converted where they enter: in
    ``rollout.trial`` and ``problems``. A user's environment may keep a float64 state, and C MuJoCo and MJX do.
+   Environments of gymnax and xminigrid run without 64-bit types, with which some of them fail.
 3. Mathematics in ``ops`` follows the dtype of its arguments, so that float64 losses and parameters stay float64.
 """
 
