@@ -140,6 +140,12 @@ def test_bad_json_is_one_error(inside: Path, text: str, message: str) -> None:
     assert files.printable(str(caught.value)) == str(caught.value)
 
 
+def test_a_path_that_is_no_text_is_stored_as_it_is(inside: Path) -> None:
+    content = {"data_dir": os.fsdecode(b"data/caf\xe9"), "name": "café"}
+    files.write_json(inside / "file.json", content)
+    assert files.read_json(inside / "file.json") == content
+
+
 def test_control_characters_are_shown_and_other_characters_stay() -> None:
     assert files.printable("a\x1b[2Jb\x9b\u202eé ²\n") == "a\\x1b[2Jb\\x9b\\u202eé ²\\n"
 

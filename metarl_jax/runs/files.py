@@ -17,6 +17,7 @@ import stat
 from pathlib import Path
 from typing import IO, Any
 
+from metarl_jax.runs import interrupts
 from metarl_jax.runs.errors import UserError
 
 TEMPORARY = ".tmp"
@@ -111,7 +112,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         _require_regular(os.lstat(path).st_mode)
     temporary = path.with_name(f".{secrets.token_hex(8)}{TEMPORARY}")
-    with open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, "wb") as file:
+    create = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with interrupts.temporary(temporary), open_regular(temporary, create, "wb") as file:
         try:
             file.write(content)
             file.flush()
@@ -141,7 +143,9 @@ def finite(value: Any) -> Any:
 
 def write_json(path: Path, content: Any) -> None:
     """``write_atomically``, as JSON; numbers must be finite."""
-    write_atomically(path, (json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    # A byte of a path that is no text is half of a character in Python; an escape with a backslash is one of JSON, too.
+    write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def printable(text: str) -> str:

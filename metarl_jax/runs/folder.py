@@ -29,7 +29,7 @@ from typing import IO, Any
 
 import metarl_jax
 from metarl_jax import checks
-from metarl_jax.runs import commands, files
+from metarl_jax.runs import commands, files, interrupts
 from metarl_jax.runs.errors import StorageError, UserError, storing
 from metarl_jax.runs.progress import warn
 
@@ -243,7 +243,8 @@ def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, li
         # The lock tells other processes that this creation goes on.
         held = lock(staging)
         try:
-            yield staging, final
+            with interrupts.temporary(staging):
+                yield staging, final
             number, candidate = 1, path
             while not final:
                 try:

@@ -188,7 +188,7 @@ def _validation(
             )
             return experiment.measure.headline(evaluation.score).mean(axis=-1)
 
-        runs = jax.tree.map(lambda x: x.reshape(-1, seeds, *x.shape[1:]), states)
+        runs = jax.tree.map(lambda x: x.reshape(x.shape[0] // seeds, seeds, *x.shape[1:]), states)
         return jax.lax.map(one_run, (runs, values))
 
     return score
