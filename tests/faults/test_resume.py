@@ -27,6 +27,12 @@ def test_same_seed_same_bits(run, finished) -> None:
     assert run.metrics() == finished.metrics()
 
 
+def test_observations_of_width_0_are_normalised_and_trained_on(run) -> None:
+    """A bandit has none, but its statistics are part of the state all the same."""
+    assert run.start("--normalise-observations", "true", "--seeds", "2") == 0
+    assert len(run.metrics()) == 20
+
+
 def test_another_seed_differs(run, finished) -> None:
     assert run.start("--seed", "1") == 0
     assert run.leaves() != finished.leaves()
