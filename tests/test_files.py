@@ -169,6 +169,9 @@ def test_a_file_system_without_locks_is_no_other_process(
     inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", _flock(number))
+    with created(inside / "run", "run", numbered=False) as (staging, _):
+        (staging / "config.json").touch()
+    assert capsys.readouterr().err == ""
     folder.lock(inside).close()
     assert capsys.readouterr().err == (
         f"metarl-jax: warning: the file system of {inside} has no locks: see to it that no other process trains there\n"

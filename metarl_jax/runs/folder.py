@@ -184,10 +184,14 @@ _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
-def lock(path: Path) -> IO[bytes]:
+def lock(path: Path, *, quiet: bool = False) -> IO[bytes]:
     """Hold a folder against other processes for as long as the returned file is open.
 
     A file system without locks gives one warning instead.
+
+    Args:
+        path: the folder.
+        quiet: whether to leave out that warning.
 
     Raises:
         UserError: if another process holds it.
@@ -199,7 +203,8 @@ def lock(path: Path) -> IO[bytes]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            warn(f"the file system of {path} has no locks: see to it that no other process trains there")
+            if not quiet:
+                warn(f"the file system of {path} has no locks: see to it that no other process trains there")
             return file
         file.close()
         if error.errno in _HELD:
@@ -241,7 +246,7 @@ def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, li
         _remove_killed_creations(path.parent)
         staging.mkdir()
         # The lock tells other processes that this creation goes on.
-        held = lock(staging)
+        held = lock(staging, quiet=True)
         try:
             with interrupts.temporary(staging):
                 yield staging, final
