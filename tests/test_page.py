@@ -215,14 +215,21 @@ def test_a_damaged_run_has_a_page_that_says_so(run: Path, damage: Callable[[Path
     assert str(run.parent) not in text
 
 
-@pytest.mark.parametrize("change", [{"settings": []}, {"seeds": "2"}, {"experiment": 3}])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"settings": []}, "settings is of another type than dict"),
+        ({"seeds": "2"}, "seeds must be a positive whole number, not '2'"),
+        ({"experiment": 3}, "experiment is of another type than str"),
+    ],
+)
 def test_a_config_of_other_types_is_no_run(
-    run: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+    run: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], said: str
 ) -> None:
     path = run / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert report(run) == 2
-    assert "is of another type than" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert not (run / "report.html").exists()
 
 

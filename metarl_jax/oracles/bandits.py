@@ -260,10 +260,10 @@ def ucb1(family: EnvFamily, episodes: int, exploration: float = 0.3, prior_pulls
     prior_pulls = real(at_least=0)("prior_pulls", prior_pulls)
 
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
-        pulls = statistics.pulls + prior_pulls
+        pulls = statistics.pulls.astype(jnp.float32) + prior_pulls
         safe_pulls = jnp.maximum(pulls, 1e-6)
-        mean = (statistics.total + 0.5 * prior_pulls) / safe_pulls
-        time = 1 + jnp.sum(statistics.pulls)
+        mean = (statistics.total.astype(jnp.float32) + 0.5 * prior_pulls) / safe_pulls
+        time = 1 + jnp.sum(statistics.pulls.astype(jnp.float32))
         bound = mean + exploration * jnp.sqrt(jnp.log(time) / safe_pulls)
         return _best(key, jnp.where(pulls > 0, bound, jnp.inf))
 
