@@ -176,6 +176,7 @@ class Rollouts(NamedTuple):
 
     inputs: Inputs
     action: Array
+    """In the policy's units (``action_scale``)."""
     distribution: Any
     """Over actions, of the policy that played."""
     log_prob: Array
@@ -202,6 +203,7 @@ def policy_gradient(
     value_coefficient: float = 1.0,
     normalise_advantages: bool = True,
     clip: float | None = None,
+    action_scale: float = 1.0,
 ) -> InnerProblem:
     """Reinforcement learning: adaptation is REINFORCE on a few episodes, the score their mean return.
 
@@ -229,6 +231,11 @@ def policy_gradient(
         value_coefficient: weight of the critic's loss.
         normalise_advantages: whether each batch's are scaled to mean 0 and variance 1.
         clip: PPO's clipping radius in the outer loss.
+        action_scale: the environment gets the policy's actions divided by this number and clipped to the action
+            space; log-probabilities are those of the policy's own actions. A Gaussian policy starts with a standard
+            deviation of 1. The published code on robots lets it act in units of a tenth of the action's bound, which
+            is 10 here: most actions of a new policy are then within the bounds. 1: the environment gets the policy's
+            actions as they are. For continuous actions.
 
     Raises:
         ValueError: for an unknown name, a size that is not a positive whole number, a number out of range, a policy
@@ -240,6 +247,9 @@ def policy_gradient(
     choice("dice", "likelihood_ratio", "log_likelihood")("estimator", estimator)
     choice("linear", "critic", "none")("baseline", baseline)
     real(at_least=0)("value_coefficient", value_coefficient)
+    space, rescaled = family.action_space, real(above=0)("action_scale", action_scale) != 1
+    if rescaled and isinstance(space, Discrete):
+        raise ValueError(f"action_scale is for continuous actions: it must be 1 for {space!r}, not {action_scale!r}")
     if baseline == "critic" and not policy.critic:
         raise ValueError("baseline 'critic' needs a policy with a critic: this one has none")
     if clip is not None:
@@ -279,23 +289,29 @@ def policy_gradient(
             advantage = advantage * jax.lax.rsqrt(masked_mean(advantage**2, valid) + 1e-8)
         return advantage * valid, returns / steps_left
 
+    def to_environment(action: Array) -> Array:
+        if not rescaled or isinstance(space, Discrete):
+            return action
+        return jnp.clip(action / action_scale, space.low, space.high)
+
     def play(key: Key, params: Params, task: Task) -> Transition:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Any]:
             carry, output = policy.step(params, carry, inputs)
             action = output.distribution.sample(key)
-            return carry, action, (output.distribution, output.distribution.log_prob(action), output.value)
+            played = (action, output.distribution, output.distribution.log_prob(action), output.value)
+            return carry, to_environment(action), played
 
         return episode(key, act, policy.initial_carry(params), family, task)[1]
 
     def collect(key: Key, params: Params, task: Task) -> Rollouts:
         t = jax.vmap(lambda key: play(key, params, task))(jax.random.split(key, episodes))
-        distribution, log_prob, value = t.output
+        action, distribution, log_prob, value = t.output
         reward = jnp.where(t.valid, t.reward, 0.0)
         succeeded = None
         if family.success is not None:
             reached = jax.vmap(jax.vmap(family.success, (None, 0)), (None, 0))(task, t)
             succeeded = jnp.any(jnp.logical_and(reached, t.valid), axis=1).astype(jnp.float32)
-        return Rollouts(t.inputs, t.action, distribution, log_prob, reward, *judge(t, value), t.valid, succeeded)
+        return Rollouts(t.inputs, action, distribution, log_prob, reward, *judge(t, value), t.valid, succeeded)
 
     def critic_loss(output: Output, batch: Rollouts) -> Array | float:
         if baseline != "critic":

@@ -354,6 +354,33 @@ def _check_rollouts() -> None:
     np.testing.assert_allclose(problem.outer_loss(params, batch), -expected[valid].mean(), rtol=1e-5)
 
 
+def test_the_environment_gets_actions_in_its_own_units() -> None:
+    """Scaled by 10 and clipped; log-probabilities are of the policy's own actions, under which gradients are taken."""
+    with jax.enable_x64(False):
+        _check_action_scale()
+
+
+def _check_action_scale() -> None:
+    family = probe_family()
+    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    problem = problems.policy_gradient(family, policy, episodes=64, baseline="none", action_scale=2.0)
+    params, task = problem.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
+    assert problem.play is not None
+    sent = jax.vmap(lambda key: problem.play(key, params, task))(  # pyright: ignore[reportOptionalCall]
+        jax.random.split(jax.random.key(2), 64)
+    ).action
+    batch = problem.support(jax.random.key(2), params, task)
+    space = family.action_space
+    assert isinstance(space, Box)
+    np.testing.assert_allclose(sent, np.clip(np.asarray(batch.action) / 2.0, space.low, space.high), rtol=1e-6)
+    assert float(jnp.mean(jnp.abs(batch.action) > 2.0)) > 0.01, "no action was beyond the bounds"
+    np.testing.assert_allclose(batch.log_prob, batch.distribution.log_prob(batch.action), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"action_scale is for continuous actions: it must be 1 for Discrete\(n=3\)"):
+        discrete = bandits.bernoulli(3)
+        feed_forward = mlp.make(discrete.observation_space, discrete.action_space, history=False)
+        problems.policy_gradient(discrete, feed_forward, action_scale=10.0)
+
+
 @pytest.mark.parametrize("learner", ["maml", "reptile", "from scratch"])
 def test_successes_are_of_the_episodes_that_are_scored(learner: str) -> None:
     """Of bandits pulled once, where being paid is a success, their share is the mean return, stage by stage."""

@@ -35,6 +35,9 @@ class PolicyGradient:
     """Weight of the critic's loss, where there is one."""
     clip: float = 0.0
     """PPO's clipping radius in the outer loss; 0: no clipping."""
+    action_scale: float = 1.0
+    """The environment gets the policy's actions divided by this number, and clipped to the action space. Published code
+    has 10 on robots."""
     units: int = 100
     """Units of each of the two hidden layers of the policy."""
     activation: Literal["tanh", "relu"] = "relu"
@@ -69,6 +72,7 @@ class PolicyGradient:
             baseline=self.baseline,
             value_coefficient=self.value_coefficient,
             clip=self.clip or None,
+            action_scale=self.action_scale,
         )
 
     def steps_per_iteration(self, family: Any, config: Any) -> int:

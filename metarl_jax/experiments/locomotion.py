@@ -31,9 +31,12 @@ _GRADIENT: dict[str, Any] = {
     "episodes": 10,
     "inner_rate": 0.5,
     "adaptation_steps": 2,
+    "action_scale": 10.0,
     "units": 64,
     "activation": "tanh",
 }
+# The authors' configuration of ProMP on walkers.
+_PROMP_WALKER: dict[str, Any] = {"inner_rate": 0.05, "epochs": 3, "adaptive_weight": True, "target_divergence": 1e-3}
 
 
 def _normalised(method: TrialMethod) -> TrialMethod:
@@ -101,6 +104,8 @@ def experiments() -> Iterator[Experiment]:
             # Rothfuss et al. (2019) have episodes of 100 steps there.
             shorter = task == "half-cheetah-direction" and method.network is PolicyGradient
             more = {"tasks": 40, "iterations": 250} if shorter else {}
+            if (name, task) == ("promp", "walker-parameters"):
+                more = _PROMP_WALKER
             yield Experiment(
                 name=f"{name}-{task}",
                 description=f"{method.title} on {what.description}",
