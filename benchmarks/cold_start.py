@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from adaptation_table import TableRow, main
 from results_file import provenance, write_row
-from stage_cells import Cell, main
 
 NAME = "cold_start"
 AFTER = 10
@@ -23,7 +23,7 @@ AFTER = 10
 TO_BEAT = ("popularity", "Thompson sampling, each user alone")
 
 
-def late_rewards(cell: Cell, evaluation: dict[str, Any]) -> None:
+def late_rewards(cell: TableRow, evaluation: dict[str, Any]) -> None:
     """Write the row of the interactions after the tenth, and by how much each other recommender is beaten."""
     from metarl_jax import experiments
     from metarl_jax.evaluation import meta_test
@@ -74,7 +74,7 @@ def late_rewards(cell: Cell, evaluation: dict[str, Any]) -> None:
     print(f"{cell.experiment}: {row['metric']} {mean.mean:.4f}, beats who does not compare users: {row['reached']}")
 
 
-CELLS = {name: Cell(f"{name}-cold-start", {}) for name in ("rl2", "pearl")}
+CELLS = {name: TableRow(f"{name}-cold-start", {}) for name in ("rl2", "pearl")}
 
 if __name__ == "__main__":
     main(NAME, __doc__ or "", CELLS, also=late_rewards)

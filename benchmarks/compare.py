@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adaptation_table import TableRow, measure
 from results_file import README, provenance, read_rows, table, with_block, write_row
-from stage_cells import Cell, measure
 
 from metarl_jax.runs.errors import Diverged
 
@@ -52,7 +52,7 @@ def compared(family: str, learner: str, steps: int, seeds: int, folder: Path, mi
     experiment = experiments.get(f"{learner}-{family}")
     usual = experiment.with_overrides({})
     iterations = max(1, round(steps / experiment.build(usual).steps_per_iteration))
-    cell = Cell(experiment.name, {}, settings={"iterations": iterations}, variant=f"{iterations} iterations")
+    cell = TableRow(experiment.name, {}, settings={"iterations": iterations}, variant=f"{iterations} iterations")
     evaluation = measure(cell, seeds, None, folder, minutes, 1)
     if evaluation is None:
         return None

@@ -16,14 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from adaptation_table import TableRow, main
 from results_file import provenance, write_row
-from stage_cells import Cell, main
 
 EPISODES = 200
-CELLS = {name: Cell(f"{name}-corners", {}) for name in ("maml", "lvc", "e-maml", "promp")}
+CELLS = {name: TableRow(f"{name}-corners", {}) for name in ("maml", "lvc", "e-maml", "promp")}
 
 
-def visits(cell: Cell, evaluation: dict[str, Any]) -> None:
+def visits(cell: TableRow, evaluation: dict[str, Any]) -> None:
     """Write a row with the share of time that each seed's policy spends in each quadrant before adaptation."""
     from metarl_jax import problems
     from metarl_jax.runs import train

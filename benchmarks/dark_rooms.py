@@ -11,22 +11,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from adaptation_table import TableRow, main
 from results_file import provenance, write_row
-from stage_cells import Cell, main
 
 NAME = "dark_rooms"
 TARGET = 0.95
 KNOWN = "best play, goal known"
 
 
-def share_of_best(cell: Cell, evaluation: dict[str, Any]) -> None:
+def share_of_best(cell: TableRow, evaluation: dict[str, Any]) -> None:
     """Write the row of the last episode's return, as a share of the best."""
     best = next(oracle["score_by_stage"][-1] for oracle in evaluation["oracles"] if oracle["name"] == KNOWN)
     ours = evaluation["ours"]
     by_seed = [scores[-1] / best for scores in ours["per_seed_by_stage"]]
     row = {
         "experiment": cell.experiment,
-        "variant": ", ".join(filter(None, (cell.variant, cell.tested))),
+        "variant": ", ".join(filter(None, (cell.variant, cell.test_variant))),
         "metric": "share of the known goal's return in the last episode",
         "ours": ours["score_by_stage"][-1] / best,
         "ci95": [end / best for end in ours["ci95_by_stage"][-1]],
@@ -49,12 +49,12 @@ EXPERIMENTS = (
     "rl2-dark-room-10x10",
     "rl2-dark-key-to-door",
 )
-CELLS = {name: Cell(name, {}) for name in EXPERIMENTS}
-LINEAR = Cell("rl2-linear-dark-key-to-door", {})
+CELLS = {name: TableRow(name, {}) for name in EXPERIMENTS}
+LINEAR = TableRow("rl2-linear-dark-key-to-door", {})
 ACCELERATOR = {
     LINEAR.experiment: LINEAR,
     # In trials three times as long as it was trained in.
-    f"{LINEAR.experiment}-30": LINEAR._replace(testing={"episodes": 30}, tested="30 episodes"),
+    f"{LINEAR.experiment}-30": LINEAR._replace(testing={"episodes": 30}, test_variant="30 episodes"),
 }
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
 DATA is the folder of omniglot.npz; ``metarl_jax.datasets.omniglot.download(DATA)`` puts it there.
 """
 
-from stage_cells import Cell, main
+from adaptation_table import TableRow, main
 
 SOURCES = {
     "maml": "MAML (Finn et al. 2017",
@@ -42,14 +42,14 @@ SMALL_META_NETWORK = {
     "final_learning_rate_fraction": 0.0,
 }
 CELLS = {
-    "maml": Cell(
+    "maml": TableRow(
         "maml-omniglot-5x1", {3: 0.95}, SOURCES["maml"], settings={"iterations": 3000}, variant="3000 iterations"
     ),
-    "reptile": Cell(
+    "reptile": TableRow(
         "reptile-omniglot-5x1", {50: 0.90}, SOURCES["reptile"], settings={"iterations": 8000}, variant="8000 iterations"
     ),
-    "snail": Cell("snail-omniglot-5x1", {1: 0.95}, SOURCES["snail"], settings=SMALL_SNAIL, variant="small"),
-    "meta-network": Cell(
+    "snail": TableRow("snail-omniglot-5x1", {1: 0.95}, SOURCES["snail"], settings=SMALL_SNAIL, variant="small"),
+    "meta-network": TableRow(
         "meta-network-omniglot-5x1",
         {1: 0.95},
         SOURCES["meta-network"],
@@ -62,7 +62,7 @@ LAST_STAGE = {("maml", 5): 3, ("maml", 20): 5} | {
     (name, ways): stage for name, stage in (("reptile", 50), ("snail", 1), ("meta-network", 1)) for ways in (5, 20)
 }
 PAPER = {
-    f"{name}-{ways}x{shots}": Cell(
+    f"{name}-{ways}x{shots}": TableRow(
         f"{name}-omniglot-{ways}x{shots}",
         {LAST_STAGE[name, ways]: target},
         SOURCES[name],

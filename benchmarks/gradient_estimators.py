@@ -26,10 +26,11 @@ from results_file import provenance, write_row
 
 from metarl_jax import problems
 from metarl_jax.environments import tabular_mdp
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Learner, collect, explicit
 from metarl_jax.networks import mlp
 from metarl_jax.ops.inner_loop import step_sizes
-from metarl_jax.types import InnerProblem, Inputs, Params, Policy, Task
+from metarl_jax.types import Inputs, Params, Policy, Task
 
 STATES, ACTIONS, HORIZON = 4, 3, 5
 INNER_RATE = 2.0

@@ -35,8 +35,9 @@ from metarl_jax import batching, problems, training
 from metarl_jax.algorithms import maml, promp
 from metarl_jax.datasets import glyphs, sinusoid
 from metarl_jax.environments import point_robot
+from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
 from metarl_jax.networks import convolutional, mlp
-from metarl_jax.types import Algorithm, Episode, FewShot, Key, TaskDistribution
+from metarl_jax.types import Algorithm, Key, TaskDistribution
 
 WAYS = 5
 LEARN2LEARN = {"maml-trpo": 1470.0, "promp": 1083.0}
@@ -80,10 +81,10 @@ def images() -> FewShot:
     """Random images instead of Omniglot's: the same arithmetic, without the file."""
     family = glyphs.make(WAYS, 1, 1)
 
-    def draw(key: Key, task: Any) -> Episode:
+    def draw(key: Key, task: Any) -> FewShotTask:
         del task
         x = jax.random.uniform(key, (2, WAYS, 28, 28, 1))
-        return Episode((x[0], jnp.arange(WAYS)), (x[1], jnp.arange(WAYS)))
+        return FewShotTask((x[0], jnp.arange(WAYS)), (x[1], jnp.arange(WAYS)))
 
     nothing = TaskDistribution(lambda key: jnp.zeros(()), lambda key: jnp.zeros(()))
     return family._replace(tasks=nothing, draw=draw)

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from adaptation_table import TableRow, measure
 from results_file import provenance, write_row
-from stage_cells import Cell, measure
 
 NAME = "gridnavi"
 LEARNERS = ("varibad", "rl2", "belief-oracle")
@@ -79,11 +79,11 @@ class _Seen(NamedTuple):
 def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> None:
     """Over steps, cells and trials: the decoded probability of paying, and the exact one, of the cells not excluded."""
     from metarl_jax import experiments
+    from metarl_jax.interfaces.belief import BeliefNetworks
     from metarl_jax.oracles.gridnavi import Belief
     from metarl_jax.rollout import trial
     from metarl_jax.runs import train
     from metarl_jax.runs.folder import RunFolder
-    from metarl_jax.types import BeliefNetworks
 
     run = RunFolder(folder)
     problem = train.build(run.config)
@@ -199,7 +199,7 @@ def main() -> None:
                 speed(name)
             continue
         setting = "adaptation_episodes" if learner == "varibad" else "episodes"
-        cell = Cell(f"{learner}-gridnavi", {})
+        cell = TableRow(f"{learner}-gridnavi", {})
         for longer in (False, True):
             tested = cell._replace(testing={setting: LONGER} if longer else {})
             evaluation = measure(tested, arguments.seeds, arguments.tasks, arguments.folder, arguments.minutes, 1)

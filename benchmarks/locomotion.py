@@ -9,7 +9,7 @@ Budgets are what two cores do in minutes, not what the papers ran; published cur
 orders of magnitude. What adaptation is worth: the gains over play before it, and over acting at random, task by task.
 """
 
-from stage_cells import Cell, main
+from adaptation_table import TableRow, main
 
 DIRECTION = tuple(f"{method}-half-cheetah-direction" for method in ("maml", "promp", "rl2", "varibad", "pearl"))
 OTHERS = (
@@ -46,19 +46,19 @@ PUBLISHED = {
     "engine": "c",
 }
 PAPER = {
-    "pearl-half-cheetah-direction-published": Cell(
+    "pearl-half-cheetah-direction-published": TableRow(
         "pearl-half-cheetah-direction", {}, settings=PUBLISHED, variant="published sizes"
     )
 }
 
 
-def cells(names: tuple[str, ...]) -> dict[str, Cell]:
-    return {name: Cell(name, {}) for name in names}
+def cells(names: tuple[str, ...]) -> dict[str, TableRow]:
+    return {name: TableRow(name, {}) for name in names}
 
 
-def short() -> dict[str, Cell]:
+def short() -> dict[str, TableRow]:
     return {
-        f"{name}-{number}": Cell(name, {}, settings={"iterations": number}, variant=f"{number} iterations")
+        f"{name}-{number}": TableRow(name, {}, settings={"iterations": number}, variant=f"{number} iterations")
         for name, number in SHORT.items()
     }
 

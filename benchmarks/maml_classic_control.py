@@ -7,13 +7,13 @@ what learning from scratch with the same episodes gets; gains are task by task.
     python benchmarks/maml_classic_control.py --cells maml-cartpole
 """
 
-from stage_cells import Cell, main
+from adaptation_table import TableRow, main
 
 METHODS = ("maml", "promp", "reptile", "multi-task")
 OTHERS = ("pendulum", "acrobot", "mountain-car", "mountain-car-continuous")
 EXPERIMENTS = (*(f"{method}-cartpole" for method in METHODS), *(f"maml-{task}" for task in OTHERS))
 CELLS = {
-    name + suffix: Cell(name, {}, testing=testing, tested=tested)
+    name + suffix: TableRow(name, {}, testing=testing, test_variant=tested)
     for name in EXPERIMENTS
     for suffix, testing, tested in (("", {}, ""), ("-far", {"heldout": "out_of_range"}, "out of range"))
 }

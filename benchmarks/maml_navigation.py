@@ -4,15 +4,15 @@ python benchmarks/maml_navigation.py                # everything, three seeds ea
 python benchmarks/maml_navigation.py --cells maml
 """
 
-from stage_cells import Cell, main
+from adaptation_table import TableRow, main
 
 # As published: twice the episodes for each step on a held-out task.
 TESTING = {"episodes": 40}
 CELLS = {
-    "maml": Cell("maml-navigation", {1: -11.7, 3: -3.5}, "MAML (Finn et al. 2017", testing=TESTING),
-    "e-maml": Cell("e-maml-navigation", {}, testing=TESTING),
-    "promp": Cell("promp-navigation", {}, testing=TESTING),
-    "multi-task": Cell("multi-task-navigation", {}, "pretrained on all tasks (Finn et al. 2017", testing=TESTING),
+    "maml": TableRow("maml-navigation", {1: -11.7, 3: -3.5}, "MAML (Finn et al. 2017", testing=TESTING),
+    "e-maml": TableRow("e-maml-navigation", {}, testing=TESTING),
+    "promp": TableRow("promp-navigation", {}, testing=TESTING),
+    "multi-task": TableRow("multi-task-navigation", {}, "pretrained on all tasks (Finn et al. 2017", testing=TESTING),
 }
 
 if __name__ == "__main__":

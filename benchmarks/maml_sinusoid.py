@@ -6,16 +6,16 @@ Trained with 10 points, tested with 5.
     python benchmarks/maml_sinusoid.py --cells maml
 """
 
-from stage_cells import Cell, main
+from adaptation_table import TableRow, main
 
 CELLS = {
-    "maml": Cell("maml-sinusoid", {1: 0.67, 5: 0.38}, "MAML (Finn et al. 2017"),
-    "first-order": Cell("fomaml-sinusoid", {}),
-    "anil": Cell("anil-sinusoid", {}),
-    "meta-sgd": Cell("meta-sgd-sinusoid", {}),
-    "cavia": Cell("cavia-sinusoid", {}),
-    "multi-task": Cell("multi-task-sinusoid", {}, "pretrained on all tasks (Finn et al. 2017"),
-    "reptile": Cell("reptile-sinusoid", {}),
+    "maml": TableRow("maml-sinusoid", {1: 0.67, 5: 0.38}, "MAML (Finn et al. 2017"),
+    "first-order": TableRow("fomaml-sinusoid", {}),
+    "anil": TableRow("anil-sinusoid", {}),
+    "meta-sgd": TableRow("meta-sgd-sinusoid", {}),
+    "cavia": TableRow("cavia-sinusoid", {}),
+    "multi-task": TableRow("multi-task-sinusoid", {}, "pretrained on all tasks (Finn et al. 2017"),
+    "reptile": TableRow("reptile-sinusoid", {}),
 }
 
 if __name__ == "__main__":

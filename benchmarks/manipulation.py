@@ -13,13 +13,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from adaptation_table import TableRow, main
 from results_file import provenance, write_row
-from stage_cells import Cell, main
 
 NAME = "manipulation"
 BAR = 0.9
 REACH = {
-    f"{name}-ml1-reach": Cell(f"{name}-ml1-reach", {}, success_targets={last: BAR})
+    f"{name}-ml1-reach": TableRow(f"{name}-ml1-reach", {}, success_targets={last: BAR})
     for name, last in (("rl2", 2), ("varibad", 2), ("pearl", 3))
 }
 # RL² from what is paid alone, as all is learnt below; with what the settings that Meta-World's authors publish for it
@@ -27,7 +27,7 @@ REACH = {
 # times as many; and with a larger bonus and a smaller memory, which holds fifty goals less well apart, and has to look.
 PAID: dict[str, Any] = {"iterations": 400, "entropy_decay": 1.0, "training_reward": "paid"}
 VARIANTS = {
-    name: Cell("rl2-ml1-reach", {}, settings={**PAID, **settings}, variant=name, success_targets={2: BAR})
+    name: TableRow("rl2-ml1-reach", {}, settings={**PAID, **settings}, variant=name, success_targets={2: BAR})
     for name, settings in (
         ("paid", {}),
         ("normalised", {"normalise_observations": True}),
@@ -38,7 +38,7 @@ VARIANTS = {
 }
 # RL² and VariBAD from what is paid; VariBAD and PEARL for half of their presets' iterations.
 OTHERS = {
-    name: Cell(name, {}, settings=settings, variant=f"{settings['iterations']} iterations")
+    name: TableRow(name, {}, settings=settings, variant=f"{settings['iterations']} iterations")
     for skill in ("push", "pick-place")
     for name, settings in (
         (f"rl2-ml1-{skill}", {**PAID, "iterations": 200}),
@@ -47,10 +47,10 @@ OTHERS = {
     )
 }
 
-ML10 = {name: Cell(name, {}) for name in ("rl2-ml10", "maml-ml10", "pearl-ml10")}
+ML10 = {name: TableRow(name, {}) for name in ("rl2-ml10", "maml-ml10", "pearl-ml10")}
 
 
-def by_skill(cell: Cell, evaluation: dict[str, Any]) -> None:
+def by_skill(cell: TableRow, evaluation: dict[str, Any]) -> None:
     """Success rates of each skill by stage."""
     if cell.experiment not in ML10:
         return

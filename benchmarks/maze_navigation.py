@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from results_file import provenance, write_row
-from rl2_cells import train_seconds
+from rl2_table import train_seconds
 
 from metarl_jax import experiments
 from metarl_jax.environments import maze

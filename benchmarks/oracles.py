@@ -84,7 +84,7 @@ SIMULATED_PSRL = {10: (133.7, 0.7), 25: (403.0, 1.5), 50: (900.0, 3.0), 75: (141
 SIMULATED_GREEDY = {10: (150.1, 0.7), 25: (423.6, 1.5), 50: (895.0, 3.0), 75: (1370.0, 4.5), 100: (1848.0, 6.0)}
 
 
-class Cell(NamedTuple):
+class TableRow(NamedTuple):
     """One oracle at one size."""
 
     experiment: str
@@ -98,7 +98,7 @@ class Cell(NamedTuple):
     published: float | None
 
 
-def cells() -> list[Cell]:
+def cells() -> list[TableRow]:
     """All cells, cheapest sizes first."""
     result = []
     bandit_trials = {10: 40_000, 100: 10_000, 500: 2_000}
@@ -109,7 +109,9 @@ def cells() -> list[Cell]:
         for policy in (*BANDIT_COLUMNS, "greedy_posterior_mean", "best_arm"):
             trials = bandit_trials[pulls] // (2 if arms == 50 and "thompson" in policy else 1)
             paper = papers.get(policy)
-            result.append(Cell(f"bandit-{pulls}x{arms}", policy, pulls, arms, trials, references.get(policy), paper))
+            result.append(
+                TableRow(f"bandit-{pulls}x{arms}", policy, pulls, arms, trials, references.get(policy), paper)
+            )
     mdp_trials = {10: 4000, 25: 2000, 50: 1000, 75: 1000, 100: 1000}
     for episodes, published in PUBLISHED_MDPS.items():
         references = {
@@ -122,11 +124,11 @@ def cells() -> list[Cell]:
         for policy in (*MDP_COLUMNS, "optimal"):
             paper = papers.get(policy)
             reference = references.get(policy)
-            result.append(Cell(f"mdp-{episodes}", policy, episodes, None, mdp_trials[episodes], reference, paper))
+            result.append(TableRow(f"mdp-{episodes}", policy, episodes, None, mdp_trials[episodes], reference, paper))
     return sorted(result, key=lambda cell: (cell.episodes * (cell.arms or 20), cell.experiment))
 
 
-def evaluate(cell: Cell, seed: int) -> tuple[np.ndarray, float]:
+def evaluate(cell: TableRow, seed: int) -> tuple[np.ndarray, float]:
     """Total reward of each trial ``[trials]``, and the seconds it took, compilation included."""
     start = time.perf_counter()
     family: EnvFamily = mdp_environments.make() if cell.arms is None else bandit_environments.bernoulli(cell.arms)
@@ -150,7 +152,7 @@ def commit() -> str:
     return name.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
 
 
-def row(cell: Cell, rewards: np.ndarray, seconds: float) -> dict[str, Any]:
+def row(cell: TableRow, rewards: np.ndarray, seconds: float) -> dict[str, Any]:
     """One row of the results file."""
     mean = float(rewards.mean())
     standard_error = float(rewards.std() / math.sqrt(len(rewards)))

@@ -18,15 +18,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from adaptation_table import TableRow, main
 from results_file import provenance, write_row
-from stage_cells import Cell, main
 
 NAME = "pearl_point_robot"
 IDENTITY = ("experiment", "variant", "metric")
 STEPS_ALLOWED = 1_500_000
 
 
-def by_episode(cell: Cell, evaluation: dict[str, Any]) -> None:
+def by_episode(cell: TableRow, evaluation: dict[str, Any]) -> None:
     """Write, for each episode, how often the goal is met, the return, and the belief's standard deviation before it."""
     from metarl_jax import experiments
     from metarl_jax.evaluation import meta_test
@@ -139,7 +139,7 @@ def speed(repeats: int = 5) -> None:
     print(f"{rate:.2f} gradient steps/s, {row['ratio']:.1f} times the published program's {PUBLISHED_RATE}")
 
 
-CELLS = {name: Cell(f"pearl-point-robot-{name}", {}) for name in ("dense", "sparse")}
+CELLS = {name: TableRow(f"pearl-point-robot-{name}", {}) for name in ("dense", "sparse")}
 
 if __name__ == "__main__":
     if "--speed" in sys.argv:

@@ -3,16 +3,16 @@
 python benchmarks/rl2_tabular_mdp.py --cells 10 25
 """
 
-from rl2_cells import Cell, main
+from rl2_table import TableRow, main
 
 # Oracle: the known-MDP optimum, 21.83 an episode, which no learner can reach; there is no exact Bayes-optimal value.
 CELLS = {
-    "10-gru": Cell("rl2-gru-tabular-mdp-10", target=156.2, paper=156.2, oracle=218.3),
-    "10": Cell("rl2-tabular-mdp-10", target=156.2, paper=156.2, oracle=218.3),
-    "25": Cell("rl2-tabular-mdp-25", target=445.7, paper=445.7, oracle=545.8),
-    "50": Cell("rl2-tabular-mdp-50", target=936.1, paper=936.1, oracle=1091.5),
-    "75": Cell("rl2-tabular-mdp-75", target=1428.8, paper=1428.8, oracle=1637.3),
-    "100": Cell("rl2-tabular-mdp-100", target=1913.7, paper=1913.7, oracle=2183.0),
+    "10-gru": TableRow("rl2-gru-tabular-mdp-10", target=156.2, paper=156.2, oracle=218.3),
+    "10": TableRow("rl2-tabular-mdp-10", target=156.2, paper=156.2, oracle=218.3),
+    "25": TableRow("rl2-tabular-mdp-25", target=445.7, paper=445.7, oracle=545.8),
+    "50": TableRow("rl2-tabular-mdp-50", target=936.1, paper=936.1, oracle=1091.5),
+    "75": TableRow("rl2-tabular-mdp-75", target=1428.8, paper=1428.8, oracle=1637.3),
+    "100": TableRow("rl2-tabular-mdp-100", target=1913.7, paper=1913.7, oracle=2183.0),
 }
 
 if __name__ == "__main__":

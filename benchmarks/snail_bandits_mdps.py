@@ -8,17 +8,17 @@ The bars are of SNAIL alone; what other memories do in the same task is reported
 in ``rl2_bandits.py`` and ``rl2_tabular_mdp.py``, where fast weights learn the MDPs.
 """
 
-from rl2_cells import Cell, main
+from rl2_table import TableRow, main
 
 SOURCE = "Mishra et al. 2018"
 # Oracles: as in the files named above.
 CELLS = {
-    "snail-100x5": Cell("rl2-snail-bandit-100x5", target=78.5, paper=79.1, oracle=78.60, source=SOURCE),
-    "snail-100x10": Cell("rl2-snail-bandit-100x10", target=83.5, paper=83.5, oracle=83.81, source=SOURCE),
-    "snail-10": Cell("rl2-snail-tabular-mdp-10", target=159.1, paper=159.1, oracle=218.3, source=SOURCE),
-    "snail-25": Cell("rl2-snail-tabular-mdp-25", target=445.7, paper=447.2, oracle=545.8, source=SOURCE),
+    "snail-100x5": TableRow("rl2-snail-bandit-100x5", target=78.5, paper=79.1, oracle=78.60, source=SOURCE),
+    "snail-100x10": TableRow("rl2-snail-bandit-100x10", target=83.5, paper=83.5, oracle=83.81, source=SOURCE),
+    "snail-10": TableRow("rl2-snail-tabular-mdp-10", target=159.1, paper=159.1, oracle=218.3, source=SOURCE),
+    "snail-25": TableRow("rl2-snail-tabular-mdp-25", target=445.7, paper=447.2, oracle=545.8, source=SOURCE),
     **{
-        f"{memory}-100x5": Cell(f"rl2-{memory}-bandit-100x5", target=None, paper=None, oracle=78.60)
+        f"{memory}-100x5": TableRow(f"rl2-{memory}-bandit-100x5", target=None, paper=None, oracle=78.60)
         for memory in ("transformer", "linear", "lstm", "fast-weights", "meta-network")
     },
 }

@@ -66,7 +66,7 @@ CACHED_BYTES = 2**14
 """Of a task's data: with more, what a network makes of several tasks at a time overflows a core's cache."""
 
 
-def suits_in_turn(task: Tree) -> bool:
+def prefers_sequential(task: Tree) -> bool:
     """Whether tasks had better be done in turn: on a CPU, where one fills a cache (measured: 1.5 to 3 times as fast).
 
     Args:
@@ -101,7 +101,7 @@ def trials_at_once(carry: Tree, trials: int) -> int | None:
     return max(fit, default=None)
 
 
-def sum_in_turn(function: Callable[[Any], Tree], parts: Tree) -> Tree:
+def sequential_sum(function: Callable[[Any], Tree], parts: Tree) -> Tree:
     """The sum of ``function(part)`` over the leading axis of ``parts``, one part after another."""
 
     def add(total: Tree, part: Any) -> tuple[Tree, None]:
@@ -116,13 +116,14 @@ def first_task(tasks: Tree) -> Tree:
     return jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], tasks))
 
 
-def task_mean(function: Callable[..., Tree], *, in_turn: bool) -> Callable[..., Tree]:
+def task_mean(function: Callable[..., Tree], *, sequential: bool) -> Callable[..., Tree]:
     """The mean over tasks of ``function(shared, task)``.
 
     Args:
         function: of what tasks share, and of one task's own.
-        in_turn: whether tasks are done one after another, for which see ``suits_in_turn``, or side by side. Spread
-            over devices, each does its own in turn; side by side if they do not all get as many.
+        sequential: whether tasks are done one after another (see ``prefers_sequential``) or vectorised. Spread over
+            devices, each device does its own tasks one after another; all are vectorised if the devices do not get
+            equally many.
 
     Returns:
         A function of what is shared and of a tree whose leaves have a leading axis of tasks.
@@ -130,23 +131,23 @@ def task_mean(function: Callable[..., Tree], *, in_turn: bool) -> Callable[..., 
 
     def mean(shared: Any, tasks: Tree) -> Tree:
         number, side_by_side = jax.tree.leaves(tasks)[0].shape[0], task_batch(function, (None, 0))
-        if not in_turn or number % devices():
+        if not sequential or number % devices():
             return jax.tree.map(lambda x: jnp.mean(x, axis=0), side_by_side(shared, tasks))
 
         def rounds(x: Array) -> Array:
             # In each, one task of every device; which device has which task stays as it is.
             return jnp.moveaxis(x.reshape(devices(), number // devices(), *x.shape[1:]), 1, 0)
 
-        total = sum_in_turn(lambda tasks: side_by_side(shared, tasks), jax.tree.map(rounds, tasks))
+        total = sequential_sum(lambda tasks: side_by_side(shared, tasks), jax.tree.map(rounds, tasks))
         return jax.tree.map(lambda x: jnp.sum(x, axis=0) / number, total)
 
     return mean
 
 
 def task_mean_gradient(
-    loss: Callable[[Tree, Any], tuple[Array, Metrics]], *, in_turn: bool
+    loss: Callable[[Tree, Any], tuple[Array, Metrics]], *, sequential: bool
 ) -> Callable[[Tree, Tree], tuple[tuple[Array, Metrics], Tree]]:
     """As ``jax.value_and_grad(task_mean(loss), has_aux=True)``; in turn, nothing is kept from task to task."""
-    if in_turn:
-        return task_mean(jax.value_and_grad(loss, has_aux=True), in_turn=True)
-    return jax.value_and_grad(task_mean(loss, in_turn=False), has_aux=True)
+    if sequential:
+        return task_mean(jax.value_and_grad(loss, has_aux=True), sequential=True)
+    return jax.value_and_grad(task_mean(loss, sequential=False), has_aux=True)

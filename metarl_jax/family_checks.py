@@ -24,6 +24,8 @@ import numpy as np
 from jax.core import Tracer
 
 from metarl_jax.checks import positive_int
+from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextProblem
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.rollout import trial, without_reset
 from metarl_jax.tracing import (
     abstract,
@@ -47,13 +49,9 @@ from metarl_jax.types import (
     Carry,
     Discrete,
     EnvFamily,
-    Episode,
-    FewShot,
-    InnerProblem,
     Inputs,
     Key,
     Outcomes,
-    ReadingProblem,
     Space,
     Task,
     TaskDistribution,
@@ -679,7 +677,7 @@ def _check_lengths(horizon: int, lengths: np.ndarray, num_tasks: int) -> None:
 # ----------------------------------------------------------------------------------------------------------- few-shot
 
 
-def check_few_shot(family: FewShot) -> Episode:
+def check_few_shot(family: FewShot) -> FewShotTask:
     """Check the parts, shapes and dtypes of a family of few-shot tasks, by tracing its functions. Nothing compiles.
 
     Args:
@@ -693,7 +691,7 @@ def check_few_shot(family: FewShot) -> Episode:
     """
     if not isinstance(family, FewShot):
         call = ": call it first" if callable(family) else ""
-        raise ValueError(f"family must be a metarl_jax.types.FewShot, not {_kind(family)}{call}")
+        raise ValueError(f"family must be a metarl_jax.interfaces.few_shot.FewShot, not {_kind(family)}{call}")
     _check_callables(family.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     for name in ("draw", "loss", "score"):
         if not callable(getattr(family, name)):
@@ -712,8 +710,10 @@ def check_few_shot(family: FewShot) -> Episode:
 
 def _check_shown(family: FewShot, episode: Any) -> None:
     """Check the examples of an episode."""
-    if not isinstance(episode, Episode):
-        raise ValueError(f"draw must return a metarl_jax.types.Episode(support, query), not {_kind(episode)}")
+    if not isinstance(episode, FewShotTask):
+        raise ValueError(
+            f"draw must return a metarl_jax.interfaces.few_shot.FewShotTask(support, query), not {_kind(episode)}"
+        )
     for part in ("support", "query"):
         examples = getattr(episode, part)
         pair = isinstance(examples, tuple | list) and len(examples) == 2 and all(map(is_array, examples))
@@ -745,12 +745,12 @@ def _check_shown(family: FewShot, episode: Any) -> None:
 
 def _check_examples(key: Key, family: FewShot, num_tasks: int) -> None:
     @jax.jit
-    def draw(key: Key) -> Episode:
+    def draw(key: Key) -> FewShotTask:
         key_tasks, key_draw = jax.random.split(key)
         tasks = _drawn(key_tasks, family.tasks, num_tasks)
         return jax.vmap(family.draw)(jax.random.split(key_draw, 2 * num_tasks), tasks)
 
-    episodes: Episode = jax.tree.map(np.asarray, _run("drawing examples", draw, key))
+    episodes: FewShotTask = jax.tree.map(np.asarray, _run("drawing examples", draw, key))
     for part in ("support", "query"):
         x, y = getattr(episodes, part)
         for name, array in (("x", x), ("y", y)):
@@ -785,8 +785,8 @@ def check_problem(problem: InnerProblem) -> None:
     """
     if not isinstance(problem, InnerProblem):
         raise ValueError(
-            f"problem must be a metarl_jax.types.InnerProblem, not {_kind(problem)}: problems.few_shot and "
-            "problems.policy_gradient make one of a family and a network"
+            f"problem must be a metarl_jax.interfaces.gradient.InnerProblem, not {_kind(problem)}: problems.few_shot "
+            "and problems.policy_gradient make one of a family and a network"
         )
     _check_callables(problem.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     key = abstract_key()
@@ -814,29 +814,31 @@ def _check_real_scalar(name: str, value: Any) -> None:
         raise ValueError(f"{name} must return a real scalar, not {found}")
 
 
-def check_reading_problem(problem: ReadingProblem) -> None:
+def check_in_context_problem(problem: InContextProblem) -> None:
     """Check the parts of a problem of learners that read examples, by tracing its functions. Nothing compiles.
 
     Args:
-        problem: of ``problems.reading``, or one made by hand.
+        problem: of ``problems.in_context``, or one made by hand.
 
     Raises:
         ValueError: in one line, for the first thing that is wrong. If a function raised an error, it is the cause.
     """
-    if not isinstance(problem, ReadingProblem):
+    if not isinstance(problem, InContextProblem):
         raise ValueError(
-            f"problem must be a metarl_jax.types.ReadingProblem, not {_kind(problem)}: problems.reading makes one of a "
-            "family and a network"
+            "problem must be a metarl_jax.interfaces.few_shot.InContextProblem, "
+            f"not {_kind(problem)}: problems.in_context makes one of a family and a network"
         )
     _check_callables(problem.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     key = abstract_key()
-    params = trace("problem.reader.init", problem.reader.init, key)
+    params = trace("problem.learner.init", problem.learner.init, key)
     for name in ("sample", "sample_heldout"):
         episode = trace(f"problem.tasks.{name}", getattr(problem.tasks, name), key)
-        if not isinstance(episode, Episode):
-            raise ValueError(f"problem.tasks.{name} must return a metarl_jax.types.Episode, not {_kind(episode)}")
+        if not isinstance(episode, FewShotTask):
+            raise ValueError(
+                f"problem.tasks.{name} must return a metarl_jax.interfaces.few_shot.FewShotTask, not {_kind(episode)}"
+            )
         x, y = episode.query
-        prediction = trace("problem.reader.read", problem.reader.read, params, episode.support, x)
+        prediction = trace("problem.learner.predict", problem.learner.predict, params, episode.support, x)
         for function in ("loss", "score"):
             value = trace(f"problem.{function}", getattr(problem, function), prediction, y)
             _check_real_scalar(f"problem.{function}", value)

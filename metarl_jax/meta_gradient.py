@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import first_task, suits_in_turn, task_batch, task_mean, task_mean_gradient
+from metarl_jax.batching import first_task, prefers_sequential, task_batch, task_mean, task_mean_gradient
 from metarl_jax.checks import boolean, check_fields, choice, natural_int, positive_int, real
 from metarl_jax.family_checks import check_problem
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.ops.inner_loop import Gradient, Loss, descend
 from metarl_jax.ops.trust_region import metric_product, trust_region_step
-from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
+from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task, Tree
 
 
 class Learner(NamedTuple):
@@ -169,9 +170,9 @@ class Data(NamedTuple):
     adapting: Params
     """What adapted, after the K steps: who collected the query."""
 
-    def suits_in_turn(self) -> bool:
-        """``batching.suits_in_turn`` of several tasks."""
-        return suits_in_turn(first_task((self.supports, self.query)))
+    def prefers_sequential(self) -> bool:
+        """``batching.prefers_sequential`` of several tasks."""
+        return prefers_sequential(first_task((self.supports, self.query)))
 
 
 Adapted = Callable[[Params, Any], Params]
@@ -259,13 +260,16 @@ def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task:
         key_query, key_support = jax.random.split(key)
         params = learner.params(meta, adapting)
         support = problem.support(key_support, params, task)
-        return inner_step(learner, meta, adapting, support, rate), (problem.tested(key_query, params, task), params)
+        return inner_step(learner, meta, adapting, support, rate), (
+            problem.score_query(key_query, params, task),
+            params,
+        )
 
     steps = jax.tree.leaves(rates)[0].shape[0]
     key_last, key_steps = jax.random.split(key)
     adapting, before = jax.lax.scan(step, learner.start(meta), (jax.random.split(key_steps, steps), rates))
     params = learner.params(meta, adapting)
-    last = problem.tested(key_last, params, task), params
+    last = problem.score_query(key_last, params, task), params
     (score, success), params = jax.tree.map(lambda some, one: jnp.concatenate([some, one[None]]), before, last)
     return Adaptation(score, params, success)
 
@@ -338,7 +342,7 @@ def make(
         one = collect_adapted if adapts_in_training else collect_unadapted
         data = collect_tasks(key, problem, one, state.params, config.tasks)
         met = data, credits(state.params, data)
-        gradient_of = task_mean_gradient(one_loss, in_turn=data.suits_in_turn())
+        gradient_of = task_mean_gradient(one_loss, sequential=data.prefers_sequential())
         (value, metrics), gradient = gradient_of(state.params, met)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         if config.outer_update == "trust_region":
@@ -388,7 +392,7 @@ def make(
             meta,
         )
         return trust_region_step(
-            lambda meta: task_mean(evaluate, in_turn=met[0].suits_in_turn())(meta, met),
+            lambda meta: task_mean(evaluate, sequential=met[0].prefers_sequential())(meta, met),
             value,
             gradient,
             product,

@@ -13,6 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.family_checks import Shapes
+from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
+from metarl_jax.interfaces.belief import BeliefNetworks
+from metarl_jax.interfaces.context import ContextNetworks, Experience
+from metarl_jax.interfaces.few_shot import FewShotTask, InContextLearner
+from metarl_jax.interfaces.gradient import Predictor
 from metarl_jax.tracing import (
     abstract,
     abstract_action,
@@ -26,21 +31,7 @@ from metarl_jax.tracing import (
     stacked,
     trace,
 )
-from metarl_jax.types import (
-    BeliefNetworks,
-    Box,
-    ContextNetworks,
-    Discrete,
-    EnvFamily,
-    Episode,
-    Experience,
-    InformedNetworks,
-    Policy,
-    Predictor,
-    Reader,
-    Space,
-    Spaces,
-)
+from metarl_jax.types import Box, Discrete, EnvFamily, Policy, Space, Spaces
 
 LARGEST_LATENT = 128
 """The most latent variables that a network is tried with, to say in a message how many it takes."""
@@ -165,7 +156,9 @@ def check_belief_networks(networks: BeliefNetworks, family: EnvFamily, shapes: S
         ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
     """
     if not isinstance(networks, BeliefNetworks):
-        raise ValueError(f"networks must be a metarl_jax.types.BeliefNetworks, not {type(networks).__name__}")
+        raise ValueError(
+            f"networks must be a metarl_jax.interfaces.belief.BeliefNetworks, not {type(networks).__name__}"
+        )
     encoder, decoder, size = networks.encoder, networks.decoder, networks.latent_size
     _check_spaces("the encoder", encoder.spaces, family)
     _check_spaces("the decoder", decoder.spaces, family)
@@ -208,7 +201,9 @@ def check_context_networks(networks: ContextNetworks, family: EnvFamily, shapes:
         ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
     """
     if not isinstance(networks, ContextNetworks):
-        raise ValueError(f"networks must be a metarl_jax.types.ContextNetworks, not {type(networks).__name__}")
+        raise ValueError(
+            f"networks must be a metarl_jax.interfaces.context.ContextNetworks, not {type(networks).__name__}"
+        )
     encoder, actor, critic, size = networks
     for who, network in (("the encoder", encoder), ("the actor", actor), ("the critic", critic)):
         _check_spaces(who, network.spaces, family)
@@ -238,7 +233,7 @@ def check_context_networks(networks: ContextNetworks, family: EnvFamily, shapes:
             raise ValueError(f"critic.{name} must return two numbers for each step, not {found}")
 
 
-def check_informed_networks(networks: InformedNetworks, family: EnvFamily, shapes: Shapes) -> None:
+def check_asymmetric_networks(networks: AsymmetricNetworks, family: EnvFamily, shapes: Shapes) -> None:
     """Check that a policy and a critic of arms fit a family of bandits.
 
     Args:
@@ -249,8 +244,10 @@ def check_informed_networks(networks: InformedNetworks, family: EnvFamily, shape
     Raises:
         ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
     """
-    if not isinstance(networks, InformedNetworks):
-        raise ValueError(f"networks must be a metarl_jax.types.InformedNetworks, not {type(networks).__name__}")
+    if not isinstance(networks, AsymmetricNetworks):
+        raise ValueError(
+            f"networks must be a metarl_jax.interfaces.asymmetric.AsymmetricNetworks, not {type(networks).__name__}"
+        )
     arm, space = family.arm, family.action_space
     assert arm is not None
     assert isinstance(space, Discrete)
@@ -265,13 +262,16 @@ def check_informed_networks(networks: InformedNetworks, family: EnvFamily, shape
     params = trace("critic.init", critic.init, key)
     hint = f"arm.features gives {features} numbers: was the critic made for another arm?"
     value = trace("critic.value", critic.value, params, known, left, hint=hint)
-    foreseen = trace("critic.foresee", critic.foresee, params, known, then, left, hint=hint)
-    for name, found, shape in (("value", value, (STEPS,)), ("foresee", foreseen, (STEPS, space.n, outcomes))):
+    lookahead = trace("critic.lookahead", critic.lookahead, params, known, then, left, hint=hint)
+    for name, found, shape in (
+        ("value", value, (STEPS,)),
+        ("lookahead", lookahead, (STEPS, space.n, outcomes)),
+    ):
         if found.shape != shape:
             raise ValueError(f"critic.{name} must return numbers of shape {list(shape)}, not {describe(found)}")
 
 
-def check_predictor(network: Predictor, episode: Episode, outputs: int) -> None:
+def check_predictor(network: Predictor, episode: FewShotTask, outputs: int) -> None:
     """Check that a network takes the examples of an episode and gives as many outputs as are asked for.
 
     Args:
@@ -289,8 +289,8 @@ def check_predictor(network: Predictor, episode: Episode, outputs: int) -> None:
         _check_outputs(trace("network.apply", network.apply, params, x, hint=hint), x, outputs)
 
 
-def check_reader(network: Reader, episode: Episode, outputs: int) -> None:
-    """Check that a reader takes an episode and gives as many outputs as are asked for.
+def check_in_context_learner(network: InContextLearner, episode: FewShotTask, outputs: int) -> None:
+    """Check that a learner takes an episode and gives as many outputs as are asked for.
 
     Args:
         network: the learner's.
@@ -305,7 +305,7 @@ def check_reader(network: Reader, episode: Episode, outputs: int) -> None:
     params = trace("network.init", network.init, abstract_key())
     x, (shown, y) = episode.query[0], episode.support
     hint = f"the support is {describe(shown)} and {describe(y)}: was the network made for other examples?"
-    _check_outputs(trace("network.read", network.read, params, episode.support, x, hint=hint), x, outputs)
+    _check_outputs(trace("network.predict", network.predict, params, episode.support, x, hint=hint), x, outputs)
 
 
 def _check_outputs(prediction: Any, x: Any, outputs: int) -> None:

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import sum_in_turn
+from metarl_jax.batching import sequential_sum
 from metarl_jax.checks import boolean, check_fields, choice, positive_int, real
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean, weighted_sum
 from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
-from metarl_jax.ops.running_statistics import RunningStatistics, normalise, observe, unseen
+from metarl_jax.ops.running_statistics import RunningStatistics, initial_statistics, normalise, observe
 from metarl_jax.types import (
     Array,
     Box,
@@ -37,8 +37,8 @@ from metarl_jax.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ascent:
-    """Settings of ascending PPO's objective, whatever says what actions are worth.
+class OptimizationConfig:
+    """Settings of minibatch_optimizer PPO's objective, whatever says what actions are worth.
 
     Defaults without a source were chosen here, on tasks that no reported result uses.
     """
@@ -79,7 +79,7 @@ class Ascent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Ascent):
+class Config(OptimizationConfig):
     """Settings of PPO, with a critic that shares the policy's memory."""
 
     gae_lambda: float = 0.6
@@ -105,7 +105,7 @@ class Config(Ascent):
     and so does what is reported."""
 
 
-def validate_ascent(config: Ascent) -> None:
+def validate_optimization(config: OptimizationConfig) -> None:
     """Raise ValueError naming the first of these fields that is out of range."""
     check_fields(
         config,
@@ -136,7 +136,7 @@ def validate_ascent(config: Ascent) -> None:
 
 def validate(config: Config) -> None:
     """Raise ValueError naming the first field that is out of range."""
-    validate_ascent(config)
+    validate_optimization(config)
     check_fields(
         config,
         gae_lambda=real(at_least=0, at_most=1),
@@ -149,7 +149,7 @@ def validate(config: Config) -> None:
     )
 
 
-def learnt_from(family: EnvFamily, config: Config) -> Callable[[Task, Transition], Transition]:
+def with_training_reward(family: EnvFamily, config: Config) -> Callable[[Task, Transition], Transition]:
     """A function of a task and a trial of it, ``[T, ...]``, that returns the trial with the rewards to learn from.
 
     Raises:
@@ -176,7 +176,7 @@ def learnt_from(family: EnvFamily, config: Config) -> Callable[[Task, Transition
     return instead
 
 
-class Ascending(NamedTuple):
+class MinibatchOptimizer(NamedTuple):
     """How parameters ascend an objective of trials."""
 
     init: Callable[[Params], optax.OptState]
@@ -189,7 +189,9 @@ class Ascending(NamedTuple):
     """What share of all iterations is done."""
 
 
-def ascending(loss: Callable[[Params, Any, Array], tuple[Array, Metrics]], steps: int, config: Ascent) -> Ascending:
+def minibatch_optimizer(
+    loss: Callable[[Params, Any, Array], tuple[Array, Metrics]], steps: int, config: OptimizationConfig
+) -> MinibatchOptimizer:
     """Adam on minibatches of whole trials.
 
     Args:
@@ -228,7 +230,7 @@ def ascending(loss: Callable[[Params, Any, Array], tuple[Array, Metrics]], steps
             size = trials_per_minibatch // config.accumulation
             return jnp.moveaxis(x.reshape(steps, config.accumulation, size, *x.shape[2:]), 1, 0)
 
-        return sum_in_turn(lambda part: gradient(params, part, entropy_coefficient), jax.tree.map(split, batch))
+        return sequential_sum(lambda part: gradient(params, part, entropy_coefficient), jax.tree.map(split, batch))
 
     def update(
         key: Key, params: Params, optimizer_state: optax.OptState, batch: Any, iteration: Array
@@ -255,7 +257,7 @@ def ascending(loss: Callable[[Params, Any, Array], tuple[Array, Metrics]], steps
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
         return params, optimizer_state, {**metrics, "learning_rate": config.learning_rate * fraction}
 
-    return Ascending(optimizer.init, update, rate_fraction, progress_at)
+    return MinibatchOptimizer(optimizer.init, update, rate_fraction, progress_at)
 
 
 class Record(NamedTuple):
@@ -307,7 +309,7 @@ def normalised(policy: Policy, observation_space: Space) -> Policy:
         return inputs._replace(obs=normalise(jax.lax.stop_gradient(params.seen), inputs.obs, FARTHEST))
 
     def init(key: Key) -> Normalised:
-        return Normalised(policy.init(key), unseen(observation_space.shape))
+        return Normalised(policy.init(key), initial_statistics(observation_space.shape))
 
     def initial_carry(params: Normalised) -> Carry:
         return policy.initial_carry(params.network)
@@ -356,7 +358,7 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
         value_scale = jnp.ones(steps, jnp.float32)
 
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
-        risen = config.gae_lambda_rise * ascent.progress_at(iteration)
+        risen = config.gae_lambda_rise * policy_optimizer.progress_at(iteration)
         gae_lambda = config.gae_lambda + risen * (1 - config.gae_lambda)
         # What comes after the trial's last step counts for nothing, even if it is infinite or NaN.
         reward, value = (jnp.where(t.valid, x, 0.0) for x in (t.reward, recorded.value * value_scale))
@@ -394,7 +396,7 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
         }
         return objective, metrics
 
-    ascent = ascending(loss, steps, config)
+    policy_optimizer = minibatch_optimizer(loss, steps, config)
 
     def update(
         key: Key, params: Params, optimizer_state: optax.OptState, batch: Batch, iteration: Array
@@ -403,10 +405,10 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
             mean = masked_mean(batch.advantage, batch.weight)
             variance = masked_mean((batch.advantage - mean) ** 2, batch.weight)
             batch = batch._replace(advantage=(batch.advantage - mean) * jax.lax.rsqrt(variance + 1e-8))
-        params, optimizer_state, metrics = ascent.update(key, params, optimizer_state, batch, iteration)
+        params, optimizer_state, metrics = policy_optimizer.update(key, params, optimizer_state, batch, iteration)
         if config.normalise_observations:
             # Not before: ratios are to the policy as it was when it was shown these.
             params = params._replace(seen=observe(params.seen, batch.inputs.obs, batch.weight))
         return params, optimizer_state, metrics
 
-    return Learning(policy, ascent.init, prepare, update, ascent.rate_fraction)
+    return Learning(policy, policy_optimizer.init, prepare, update, policy_optimizer.rate_fraction)

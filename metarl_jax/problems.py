@@ -13,7 +13,9 @@ import jax.numpy as jnp
 
 from metarl_jax.checks import choice, positive_int, real
 from metarl_jax.family_checks import check_few_shot, check_shapes
-from metarl_jax.network_checks import check_policy, check_predictor, check_reader
+from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextLearner, InContextProblem
+from metarl_jax.interfaces.gradient import InnerProblem, Predictor
+from metarl_jax.network_checks import check_in_context_learner, check_policy, check_predictor
 from metarl_jax.ops.baselines import fit_linear, linear_features
 from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, likelihood_ratio, masked_mean
 from metarl_jax.ops.returns import discounted_returns, generalised_advantages, remaining_horizon
@@ -25,17 +27,11 @@ from metarl_jax.types import (
     Carry,
     Discrete,
     EnvFamily,
-    Episode,
-    FewShot,
-    InnerProblem,
     Inputs,
     Key,
     Output,
     Params,
     Policy,
-    Predictor,
-    Reader,
-    ReadingProblem,
     Task,
     TaskDistribution,
     Transition,
@@ -44,7 +40,7 @@ from metarl_jax.types import (
 
 @partial(jax.tree_util.register_dataclass, data_fields=["support", "query"], meta_fields=["batch_size"])
 @dataclass(frozen=True)
-class Drawn:
+class DrawnTask:
     """A task of a few-shot problem: an episode, drawn whole."""
 
     support: Any
@@ -65,8 +61,8 @@ def few_shot(
 ) -> InnerProblem:
     """Few-shot supervised learning.
 
-    A task of this problem is an episode, drawn whole (``Drawn``), so that support and query are disjoint whatever is
-    asked for later: inner steps adapt on its support, and its query is seen by the outer loss and the score only.
+    A task of this problem is drawn together with its examples (``DrawnTask``), so that support and query are disjoint
+    whatever is asked for later. Inner steps adapt on its support; the outer loss and the score see its query only.
 
     Args:
         family: training tasks, with their numbers of examples.
@@ -93,10 +89,10 @@ def few_shot(
     else:
         positive_int("heldout_batch_size", heldout_batch_size)
 
-    def drawn(sample: Callable[[Key], Episode], batch_size: int | None) -> Callable[[Key], Drawn]:
-        return lambda key: Drawn(*sample(key), batch_size)
+    def drawn(sample: Callable[[Key], FewShotTask], batch_size: int | None) -> Callable[[Key], DrawnTask]:
+        return lambda key: DrawnTask(*sample(key), batch_size)
 
-    def support(key: Key, params: Params, task: Drawn) -> Any:
+    def support(key: Key, params: Params, task: DrawnTask) -> Any:
         del params
         examples = jax.tree.leaves(task.support)[0].shape[0]
         if task.batch_size is None or task.batch_size >= examples:
@@ -104,7 +100,7 @@ def few_shot(
         chosen = jax.random.permutation(key, examples)[: task.batch_size]
         return jax.tree.map(lambda x: x[chosen], task.support)
 
-    def query(key: Key, params: Params, task: Drawn) -> Any:
+    def query(key: Key, params: Params, task: DrawnTask) -> Any:
         del key, params
         return task.query if transductive else (*task.query, task.support[0])
 
@@ -130,7 +126,7 @@ def few_shot(
     return InnerProblem(tasks, network.init, support, query, loss, loss, score)
 
 
-def reading(family: FewShot, network: Reader, *, heldout: FewShot | None = None) -> ReadingProblem:
+def in_context(family: FewShot, network: InContextLearner, *, heldout: FewShot | None = None) -> InContextProblem:
     """Few-shot supervised learning by a network that reads the support.
 
     Args:
@@ -143,8 +139,8 @@ def reading(family: FewShot, network: Reader, *, heldout: FewShot | None = None)
             or whose outputs are not the tasks'.
     """
     for kind in (family,) if heldout is None else (family, heldout):
-        check_reader(network, check_few_shot(kind), kind.outputs)
-    return ReadingProblem(_episodes(family, heldout), network, family.loss, family.score)
+        check_in_context_learner(network, check_few_shot(kind), kind.outputs)
+    return InContextProblem(_episodes(family, heldout), network, family.loss, family.score)
 
 
 def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
@@ -153,8 +149,8 @@ def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
     Validation tasks have as many examples as held-out ones, so that the two scores measure the same.
     """
 
-    def episode(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], Episode]:
-        def sample(key: Key) -> Episode:
+    def episode(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], FewShotTask]:
+        def sample(key: Key) -> FewShotTask:
             key_task, key_draw = jax.random.split(key)
             return narrow(family.draw(key_draw, draw_task(key_task)))
 
@@ -247,9 +243,6 @@ def policy_gradient(
     choice("dice", "likelihood_ratio", "log_likelihood")("estimator", estimator)
     choice("linear", "critic", "none")("baseline", baseline)
     real(at_least=0)("value_coefficient", value_coefficient)
-    space, rescaled = family.action_space, real(above=0)("action_scale", action_scale) != 1
-    if rescaled and isinstance(space, Discrete):
-        raise ValueError(f"action_scale is for continuous actions: it must be 1 for {space!r}, not {action_scale!r}")
     if baseline == "critic" and not policy.critic:
         raise ValueError("baseline 'critic' needs a policy with a critic: this one has none")
     if clip is not None:
@@ -257,6 +250,9 @@ def policy_gradient(
     if jax.tree.leaves(jax.eval_shape(lambda key: policy.initial_carry(policy.init(key)), jax.random.key(0))):
         raise ValueError("policy must be feed-forward: this one has a memory")
     check_policy(policy, family, check_shapes(family))
+    space, rescaled = family.action_space, real(above=0)("action_scale", action_scale) != 1
+    if rescaled and isinstance(space, Discrete):
+        raise ValueError(f"action_scale is for continuous actions: it must be 1 for {space!r}, not {action_scale!r}")
     steps = jnp.arange(family.horizon, dtype=jnp.int32)
     steps_left = remaining_horizon(family.horizon, discount)
 

@@ -1,4 +1,4 @@
-"""The critic of a bandit's arms: what is foreseen is what is then valued, whichever arm is which."""
+"""The critic of a bandit's arms: values after each outcome are those of what is then known, whichever arm is which."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from metarl_jax.environments import bandits
+from metarl_jax.interfaces.asymmetric import ArmsCritic
 from metarl_jax.networks import arms
-from metarl_jax.types import ArmsCritic, Params
+from metarl_jax.types import Params
 
 ARMS, FEATURES, OUTCOMES = 4, 3, 2
 ARM = bandits.bernoulli_arm()
@@ -31,12 +32,12 @@ def test_what_is_foreseen_is_the_value_of_what_is_then_known(critic: tuple[ArmsC
     made, params = critic
     now, left = known(5, 2), jnp.arange(10.0).reshape(5, 2)
     then = jax.random.normal(jax.random.key(2), (5, 2, ARMS, OUTCOMES, FEATURES))
-    foreseen = made.foresee(params, now, then, left)
-    assert foreseen.shape == (5, 2, ARMS, OUTCOMES)
+    after_pull = made.lookahead(params, now, then, left)
+    assert after_pull.shape == (5, 2, ARMS, OUTCOMES)
     for arm in range(ARMS):
         for outcome in range(OUTCOMES):
             after = now.at[:, :, arm].set(then[:, :, arm, outcome])
-            np.testing.assert_allclose(foreseen[:, :, arm, outcome], made.value(params, after, left), atol=1e-6)
+            np.testing.assert_allclose(after_pull[:, :, arm, outcome], made.value(params, after, left), atol=1e-6)
 
 
 def test_it_does_not_matter_which_arm_is_which(critic: tuple[ArmsCritic, Params]) -> None:

@@ -65,9 +65,9 @@ def test_tasks_in_turn_are_the_same_mean_and_gradient(number: int, devices: int)
     mesh = jax.make_mesh((devices,), (batching.TASK_AXIS,), axis_types=(AxisType.Auto,))
     with jax.set_mesh(mesh):
         assert batching.devices() == devices
-        for in_turn in (True, False):
-            gradient = jax.jit(batching.task_mean_gradient(loss, in_turn=in_turn))
-            mean = jax.jit(batching.task_mean(loss, in_turn=in_turn))
+        for sequential in (True, False):
+            gradient = jax.jit(batching.task_mean_gradient(loss, sequential=sequential))
+            mean = jax.jit(batching.task_mean(loss, sequential=sequential))
             for got, want in ((gradient(shared, tasks), expected), (mean(shared, tasks), expected[0])):
                 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), got, want)
     assert batching.devices() == 1
@@ -83,7 +83,7 @@ def test_each_device_does_its_own_tasks_in_turn() -> None:
         return jnp.sum(jnp.tanh(task @ shared)), {}
 
     with jax.set_mesh(mesh):
-        gradient = jax.jit(batching.task_mean_gradient(loss, in_turn=True), in_shardings=(None, spread))
+        gradient = jax.jit(batching.task_mean_gradient(loss, sequential=True), in_shardings=(None, spread))
         text = gradient.lower(shared, tasks).compile().as_text() or ""
     assert "all-reduce" in text
     for other in ("all-gather", "all-to-all", "collective-permute"):
@@ -93,7 +93,7 @@ def test_each_device_does_its_own_tasks_in_turn() -> None:
 
 def test_tasks_are_done_in_turn_where_one_fills_a_cache() -> None:
     small, large = (jnp.zeros(n, jnp.float32) for n in (batching.CACHED_BYTES // 4, batching.CACHED_BYTES // 4 + 1))
-    assert not batching.suits_in_turn(small)
-    assert batching.suits_in_turn(large)
-    assert batching.suits_in_turn({"images": small, "keys": jax.random.key(0), "labels": jnp.zeros(1)})
+    assert not batching.prefers_sequential(small)
+    assert batching.prefers_sequential(large)
+    assert batching.prefers_sequential({"images": small, "keys": jax.random.key(0), "labels": jnp.zeros(1)})
     assert batching.first_task((large, jnp.zeros((large.size, 3))))[1].shape == (3,)

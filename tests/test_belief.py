@@ -78,7 +78,7 @@ def test_the_encoder_unrolls_as_it_steps_and_sees_the_previous_observation(famil
 
 
 def test_the_cell_decoder_counts_what_a_loop_over_steps_adds_up() -> None:
-    decoder = belief.cell_decoder(GRID.observation_space, latent_size=SIZE, hidden_sizes=(5,), threshold=0.5)
+    decoder = belief.grid_decoder(GRID.observation_space, latent_size=SIZE, hidden_sizes=(5,), threshold=0.5)
     params, trials = noisy(decoder.init), random_trials(GRID)
     reward = np.where(np.random.default_rng(2).random(trials.reward.shape) < 0.4, 1.0, -0.1)
     valid = np.arange(len(reward))[:, None] < np.array([len(reward), len(reward) - 2, len(reward)])
@@ -139,7 +139,7 @@ def test_the_policy_is_shown_observation_mean_and_spread() -> None:
         space,
         GRID.action_space,
         belief.encoder(space, GRID.action_space, latent_size=SIZE),
-        belief.cell_decoder(space, latent_size=SIZE),
+        belief.grid_decoder(space, latent_size=SIZE),
         latent_size=SIZE,
     )
     shown = networks.show(jnp.int32(4), DiagonalGaussian(jnp.array([0.5, -1.0]), jnp.array([0.1, 0.2])))
@@ -148,9 +148,9 @@ def test_the_policy_is_shown_observation_mean_and_spread() -> None:
 
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ValueError, match="needs discrete ones, not Box"):
-        belief.cell_decoder(PROBE.observation_space)
+        belief.grid_decoder(PROBE.observation_space)
     with pytest.raises(ValueError, match="threshold must be a finite number"):
-        belief.cell_decoder(GRID.observation_space, threshold=float("nan"))
+        belief.grid_decoder(GRID.observation_space, threshold=float("nan"))
     with pytest.raises(ValueError, match="hidden_sizes must name one layer"):
         belief.step_decoder(GRID.observation_space, GRID.action_space, hidden_sizes=())
     with pytest.raises(ValueError, match="latent_size must be a positive whole number, not 0"):

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl_jax.interfaces.context import Experience
 from metarl_jax.networks import context
 from metarl_jax.ops.distributions import Categorical, SquashedGaussian
-from metarl_jax.types import Array, Box, Discrete, Experience, Space
+from metarl_jax.types import Array, Box, Discrete, Space
 
 SPACES: list[tuple[Space, Space]] = [
     (Box(-1.0, 1.0, (3,)), Box(-2.0, 1.0, (2,))),

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl_jax.interfaces.gradient import Predictor
 from metarl_jax.networks import convolutional, mlp
 from metarl_jax.networks.normalisation import BatchNormalisation
-from metarl_jax.types import Array, Predictor
+from metarl_jax.types import Array
 
 SHAPE = (28, 28, 1)
 

@@ -12,9 +12,10 @@ import pytest
 
 from metarl_jax.algorithms import pearl, varibad
 from metarl_jax.environments import bandits
+from metarl_jax.interfaces.context import ContextNetworks
 from metarl_jax.networks import belief, context
 from metarl_jax.ops.draws import steps_of_episodes, steps_without_replacement
-from metarl_jax.types import Array, ContextNetworks, EnvFamily, Key
+from metarl_jax.types import Array, EnvFamily, Key
 from tests.probes import probe_family
 
 STEPS = 40

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from metarl_jax import ppo, problems
 from metarl_jax.algorithms import reptile
 from metarl_jax.datasets import sinusoid
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.networks import heads, linear_recurrence, mlp, transformer
 from metarl_jax.ops import distributions
 from metarl_jax.ops.baselines import fit_linear
@@ -24,8 +25,8 @@ from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
 from metarl_jax.ops.gaussians import product
 from metarl_jax.ops.inner_loop import descend, step_sizes
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, likelihood_ratio, masked_mean
-from metarl_jax.ops.running_statistics import observe, unseen
-from metarl_jax.types import Array, Box, Discrete, InnerProblem, Inputs, Transition
+from metarl_jax.ops.running_statistics import initial_statistics, observe
+from metarl_jax.types import Array, Box, Discrete, Inputs, Transition
 from tests.probes import probe_family
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -303,8 +304,8 @@ def test_rows_and_observations_of_weight_zero_may_be_anything(bad: float) -> Non
     clean = fit_linear(features, target, weight)
     rows, targets = (jnp.concatenate([x, jnp.full_like(x[:1], bad)]) for x in (features, target))
     np.testing.assert_allclose(fit_linear(rows, targets, jnp.append(weight, 0.0)), clean, rtol=1e-5)
-    seen = observe(unseen((2,)), features, weight)
-    also = observe(unseen((2,)), rows, jnp.append(weight, 0.0))
+    seen = observe(initial_statistics((2,)), features, weight)
+    also = observe(initial_statistics((2,)), rows, jnp.append(weight, 0.0))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), seen, also))
 
 

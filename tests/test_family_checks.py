@@ -19,25 +19,14 @@ from metarl_jax.environments.base import Environment
 from metarl_jax.family_checks import (
     check_family,
     check_few_shot,
+    check_in_context_problem,
     check_problem,
-    check_reading_problem,
     check_shapes,
     random_action,
 )
-from metarl_jax.types import (
-    Arm,
-    Array,
-    Box,
-    Discrete,
-    EnvFamily,
-    Episode,
-    FewShot,
-    InnerProblem,
-    Key,
-    Outcomes,
-    TaskDistribution,
-    Transition,
-)
+from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
+from metarl_jax.interfaces.gradient import InnerProblem
+from metarl_jax.types import Arm, Array, Box, Discrete, EnvFamily, Key, Outcomes, TaskDistribution, Transition
 
 HORIZON = 5
 
@@ -146,7 +135,10 @@ class NoStep:
     [
         (line, "family must be a metarl_jax.types.EnvFamily, not a function: call it first"),
         (None, "family must be a metarl_jax.types.EnvFamily, not None"),
-        (sinusoid.maml(2, 3), "family must be a metarl_jax.types.EnvFamily, not a metarl_jax.types.FewShot"),
+        (
+            sinusoid.maml(2, 3),
+            "family must be a metarl_jax.types.EnvFamily, not a metarl_jax.interfaces.few_shot.FewShot",
+        ),
         (line(NoStep()), "env (a test_family_checks.NoStep) must have a method step"),
         (line(Line), "env must be an environment, not the class Line: call it"),
         (line(tasks=sample), "tasks must be a metarl_jax.types.TaskDistribution, not a function"),
@@ -595,7 +587,7 @@ class OtherBounds(Line):
         return Box(-12.0, 9.0, (1,))
 
 
-class Drawn(Line):
+class DrawnTask(Line):
     """Numbers that JAX knows nothing of."""
 
     def __init__(self) -> None:
@@ -696,7 +688,7 @@ def _nan_late(x: Array) -> Array:
             "training_reward of a training task is not finite",
         ),
         (line(belief_reward=lambda t, discount: jnp.log(t.reward)), "belief_reward of a training task is not finite"),
-        (line(Drawn()), "env.reset must be a function of its arguments, but two traces of it differ"),
+        (line(DrawnTask()), "env.reset must be a function of its arguments, but two traces of it differ"),
         (line(Counted()), "env.step must be a function of its arguments, but two traces of it differ"),
         (line(Redraws()), "must play the task that they are given, but the task in the state is another one"),
     ],
@@ -780,7 +772,7 @@ def test_random_actions_lie_in_their_space() -> None:
 WAVES = sinusoid.maml(4, 3)
 
 
-def drawing(change: Callable[[Episode], Any]) -> FewShot:
+def drawing(change: Callable[[FewShotTask], Any]) -> FewShot:
     return WAVES._replace(draw=lambda key, task: change(WAVES.draw(key, task)))
 
 
@@ -800,14 +792,14 @@ def test_omniglot_passes(omniglot_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        (sinusoid.maml, "family must be a metarl_jax.types.FewShot, not a function: call it first"),
+        (sinusoid.maml, "family must be a metarl_jax.interfaces.few_shot.FewShot, not a function: call it first"),
         (WAVES._replace(draw=None), "draw must be a function, not None"),  # pyright: ignore[reportArgumentType]
         (WAVES._replace(outputs=0), "outputs must be a positive whole number, not 0"),
         (
             WAVES._replace(tasks=WAVES.tasks._replace(sample_heldout=lambda key: jnp.zeros(2))),
             "training tasks and held-out tasks must have the same structure, shapes and dtypes",
         ),
-        (drawing(tuple), "draw must return a metarl_jax.types.Episode(support, query), not a tuple"),
+        (drawing(tuple), "draw must return a metarl_jax.interfaces.few_shot.FewShotTask(support, query), not a tuple"),
         (
             drawing(lambda e: e._replace(query=e.query[0])),
             "the query that draw returns must be a pair of arrays (x, y)",
@@ -821,7 +813,7 @@ def test_omniglot_passes(omniglot_folder: Path) -> None:
         ),
         (
             # The loss of predictions [4, 1] would be a mean over all pairs of examples.
-            drawing(lambda e: Episode((e.support[0], e.support[1][:, 0]), (e.query[0], e.query[1][:, 0]))),
+            drawing(lambda e: FewShotTask((e.support[0], e.support[1][:, 0]), (e.query[0], e.query[1][:, 0]))),
             "the support's y is float32[4], but outputs is 1: y must be class indices, whole numbers [4], or numbers "
             "[4, outputs]",
         ),
@@ -849,7 +841,7 @@ def test_few_shot_families(family: Any, message: str) -> None:
             ),
             "the support's y of a held-out task is not finite (NaN or infinite)",
         ),
-        (drawing(lambda e: Episode(e.query, e.query)), "draw returns the support as the query"),
+        (drawing(lambda e: FewShotTask(e.query, e.query)), "draw returns the support as the query"),
         (
             glyphs.make(3, 1, 2)._replace(outputs=2),
             "labels must be 0 to 1, as outputs is 2, but the support's y has 0 to 2",
@@ -881,7 +873,11 @@ PROBLEM = InnerProblem(
 @pytest.mark.parametrize(
     ("problem", "message"),
     [
-        (WAVES, "problem must be a metarl_jax.types.InnerProblem, not a metarl_jax.types.FewShot: problems.few_shot"),
+        (
+            WAVES,
+            "problem must be a metarl_jax.interfaces.gradient.InnerProblem, "
+            "not a metarl_jax.interfaces.few_shot.FewShot: problems.few_shot",
+        ),
         (PROBLEM._replace(init=lambda key: float(jax.random.normal(key))), "problem.init cannot be compiled"),
         (PROBLEM._replace(support=lambda key, params: params), "problem.support fails"),
         (PROBLEM._replace(query=lambda key, params, task: float(task)), "problem.query cannot be compiled"),
@@ -901,7 +897,9 @@ def test_problems(problem: Any, message: str) -> None:
 
 
 def test_a_problem_of_gradient_descent_is_not_one_of_reading() -> None:
-    assert "problem must be a metarl_jax.types.ReadingProblem" in str(refused(PROBLEM, check_reading_problem))
+    assert "problem must be a metarl_jax.interfaces.few_shot.InContextProblem" in str(
+        refused(PROBLEM, check_in_context_problem)
+    )
 
 
 def test_a_transition_is_as_a_trial_returns_it() -> None:

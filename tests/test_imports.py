@@ -13,9 +13,10 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "metarl_jax"
 
 # What a room may import from the package, besides itself; `types` and `checks` are open to all.
-OPEN = {"types", "checks", "precision"}
+OPEN = {"types", "interfaces", "checks", "precision"}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
+    "interfaces": {"types"},
     "checks": set(),
     "precision": {"types"},
     "ops": set(),

@@ -14,9 +14,10 @@ import pytest
 from metarl_jax import problems
 from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, multi_task, reptile
 from metarl_jax.datasets import sinusoid
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.networks import mlp
 from metarl_jax.oracles import from_scratch
-from metarl_jax.types import Algorithm, Array, InnerProblem, Key, Metrics, TaskDistribution
+from metarl_jax.types import Algorithm, Array, Key, Metrics, TaskDistribution
 
 RATE = 0.3
 CURVATURE, CENTRE = (1.0, 2.0), (-1.0, 1.0)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl_jax.interfaces.few_shot import InContextLearner
 from metarl_jax.networks import meta_network
-from metarl_jax.types import Array, Discrete, Inputs, Reader
+from metarl_jax.types import Array, Discrete, Inputs
 
 WAYS, SHAPE = 3, (5, 3, 1)
 SIZES: dict[str, Any] = {"filters": 4, "hidden_size": 5, "generator_size": 4}
@@ -27,10 +28,10 @@ def example(shots: int = 1, queries: int = 4) -> tuple[tuple[Array, Array], Arra
 
 
 @functools.cache
-def network(steps: int = WAYS, blocks: int = 1) -> tuple[Reader, Any]:
-    """A reader, compiled, and parameters away from where generators make next to nothing."""
-    reader = meta_network.reader(SHAPE, WAYS, steps=steps, blocks=blocks, **SIZES)
-    return reader._replace(read=jax.jit(reader.read)), drawn_as(reader.init)
+def network(steps: int = WAYS, blocks: int = 1) -> tuple[InContextLearner, Any]:
+    """A learner, compiled, and parameters away from where generators make next to nothing."""
+    learner = meta_network.in_context_learner(SHAPE, WAYS, steps=steps, blocks=blocks, **SIZES)
+    return learner._replace(predict=jax.jit(learner.predict)), drawn_as(learner.init)
 
 
 def drawn_as(init: Any) -> Any:
@@ -205,17 +206,17 @@ def test_the_lstm_s_derivative_is_that_of_its_definition() -> None:
 
 def test_the_reader_written_out() -> None:
     """Of two blocks, and two steps with three examples each."""
-    reader, params = network(steps=2, blocks=2)
+    learner, params = network(steps=2, blocks=2)
     support, images, _ = example(shots=2)
     expected, alike = plain(params, support, images, steps=2)
-    got = reader.read(params, support, images)
+    got = learner.predict(params, support, images)
     error = float(np.max(np.abs(got - expected)))
     assert error < 1e-3 * np.max(np.abs(expected))
     assert error < 0.1 * np.max(np.abs(alike - expected)), "attention matters, to more than rounding"
 
 
 def test_sizes_are_the_published_ones() -> None:
-    shapes = jax.eval_shape(meta_network.reader((28, 28, 1), 5).init, jax.random.key(0))
+    shapes = jax.eval_shape(meta_network.in_context_learner((28, 28, 1), 5).init, jax.random.key(0))
     count = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in shapes.items()}
     kernels = 9 * 64 + 4 * 9 * 64 * 64
     assert count["representation"] == kernels + 64 * 64
@@ -228,44 +229,44 @@ def test_sizes_are_the_published_ones() -> None:
 def test_order_matters_only_between_steps_of_the_lstm() -> None:
     support, images, _ = example(shots=2)
 
-    def read(steps: int, order: list[int]) -> Array:
-        reader, params = network(steps)
-        return reader.read(params, jax.tree.map(lambda z: z[jnp.array(order)], support), images)
+    def predicted(steps: int, order: list[int]) -> Array:
+        learner, params = network(steps)
+        return learner.predict(params, jax.tree.map(lambda z: z[jnp.array(order)], support), images)
 
     kept, swapped, across = list(range(6)), [2, 0, 1, 5, 4, 3], [3, 1, 2, 0, 4, 5]
-    np.testing.assert_allclose(read(2, swapped), read(2, kept), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(read(1, across), read(1, kept), rtol=1e-4, atol=1e-5)
-    assert float(jnp.max(jnp.abs(read(2, [3, 4, 5, 0, 1, 2]) - read(2, kept)))) > 1e-4
+    np.testing.assert_allclose(predicted(2, swapped), predicted(2, kept), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(predicted(1, across), predicted(1, kept), rtol=1e-4, atol=1e-5)
+    assert float(jnp.max(jnp.abs(predicted(2, [3, 4, 5, 0, 1, 2]) - predicted(2, kept)))) > 1e-4
 
 
 def test_queries_do_not_see_each_other() -> None:
-    reader, params = network()
+    learner, params = network()
     support, images, _ = example()
-    together = reader.read(params, support, images)
+    together = learner.predict(params, support, images)
     for i in range(len(images)):
         np.testing.assert_allclose(
-            reader.read(params, support, images[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5
+            learner.predict(params, support, images[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5
         )
-    poisoned = reader.read(params, support, images.at[1].set(jnp.nan))
+    poisoned = learner.predict(params, support, images.at[1].set(jnp.nan))
     np.testing.assert_allclose(poisoned[jnp.array([0, 2, 3])], together[jnp.array([0, 2, 3])], rtol=1e-5)
 
 
 def test_labels_are_read() -> None:
-    reader, params = network()
+    learner, params = network()
     (x, y), images, _ = example()
     assert float(
-        jnp.max(jnp.abs(reader.read(params, (x, (y + 1) % WAYS), images) - reader.read(params, (x, y), images)))
+        jnp.max(jnp.abs(learner.predict(params, (x, (y + 1) % WAYS), images) - learner.predict(params, (x, y), images)))
     )
 
 
 def test_every_weight_is_learned_and_nothing_through_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss has the derivative that it has if what generators are given is recorded, and then given as constants."""
     _, params = network()
-    reader = meta_network.reader(SHAPE, WAYS, steps=WAYS, blocks=1, **SIZES)
+    learner = meta_network.in_context_learner(SHAPE, WAYS, steps=WAYS, blocks=1, **SIZES)
     support, images, labels = example()
 
     def loss(params: Any) -> Array:
-        return jnp.mean(jax.vmap(loss_of)(reader.read(params, support, images), labels))
+        return jnp.mean(jax.vmap(loss_of)(learner.predict(params, support, images), labels))
 
     gradient = jax.jit(jax.grad(loss))(params)
     for path, leaf in jax.tree.leaves_with_path(gradient):
@@ -362,14 +363,14 @@ def test_the_memory_written_out() -> None:
 
 def test_bad_sizes_are_named() -> None:
     with pytest.raises(ValueError, match=r"image_shape must be \(height, width, channels\), not \(28, 28\)"):
-        meta_network.reader((28, 28), 5)
+        meta_network.in_context_learner((28, 28), 5)
     for name in ("ways", "filters", "blocks", "hidden_size", "generator_size", "steps"):
         with pytest.raises(ValueError, match=f"{name} must be a positive whole number, not 0"):
-            meta_network.reader(**{"image_shape": SHAPE, "ways": WAYS, name: 0})
+            meta_network.in_context_learner(**{"image_shape": SHAPE, "ways": WAYS, name: 0})
     for name in ("window", "embedding_size", "hidden_size", "key_size", "readout_size", "generator_size"):
         with pytest.raises(ValueError, match=f"{name} must be a positive whole number, not 0"):
             meta_network.make(Discrete(2), Discrete(2), **{"window": 3, name: 0})
-    reader, params = network(steps=2)
+    learner, params = network(steps=2)
     support, images, _ = example()
     with pytest.raises(ValueError, match=r"a support of 3 examples cannot be divided into 2 equal parts \(steps\)"):
-        reader.read(params, support, images)
+        learner.predict(params, support, images)

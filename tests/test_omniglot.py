@@ -17,8 +17,9 @@ import pytest
 from metarl_jax import problems
 from metarl_jax.algorithms import maml, reptile
 from metarl_jax.datasets import omniglot
+from metarl_jax.interfaces.gradient import Predictor
 from metarl_jax.networks import convolutional, mlp
-from metarl_jax.types import Key, Predictor
+from metarl_jax.types import Key
 
 CHARACTERS, TRAINING = 30, 20
 WAYS, SHOTS, QUERIES = 5, 2, 3

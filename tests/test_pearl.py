@@ -14,8 +14,9 @@ import pytest
 
 from metarl_jax.algorithms import pearl
 from metarl_jax.environments import point_robot, tabular_mdp
+from metarl_jax.interfaces.context import ContextNetworks, Experience
 from metarl_jax.networks import context
-from metarl_jax.types import Algorithm, Array, ContextNetworks, EnvFamily, Experience, Key, TaskDistribution, Transition
+from metarl_jax.types import Algorithm, Array, EnvFamily, Key, TaskDistribution, Transition
 
 SIZES: dict[str, Any] = {
     "training_tasks": 4, "tasks": 2, "prior_episodes": 2, "posterior_episodes": 1, "initial_episodes": 3,

@@ -89,8 +89,8 @@ def test_the_previous_observation_is_kept_and_used(space: Discrete | Box) -> Non
     for t in range(STEPS):
         now = jax.tree.map(lambda x, t=t: x[t], inputs)
         blank = carry._replace(observation=jnp.zeros_like(carry.observation))
-        seen, unseen = (policy.step(params, c, now)[1].value for c in (carry, blank))
-        assert (seen != unseen) == (t > 0)
+        seen, initial_statistics = (policy.step(params, c, now)[1].value for c in (carry, blank))
+        assert (seen != initial_statistics) == (t > 0)
         carry, _ = policy.step(params, carry, now)
         np.testing.assert_array_equal(carry.observation, vectors[t])
 

@@ -61,7 +61,7 @@ def test_remaining_horizon(discount: float, expected: list[float]) -> None:
 
 
 @pytest.fixture
-def foreseen() -> dict[str, jax.Array]:
+def outcomes() -> dict[str, jax.Array]:
     """What five steps of three actions may lead to, two outcomes each; nothing follows the last."""
     keys = jax.random.split(jax.random.key(4), 5)
     return {
@@ -73,20 +73,20 @@ def foreseen() -> dict[str, jax.Array]:
     }
 
 
-def test_expected_advantages_are_of_all_actions(foreseen: dict[str, jax.Array]) -> None:
-    advantages, _ = expected_advantages(**foreseen, discount=0.9, critic_lambda=0.5)
-    np.testing.assert_allclose(jnp.sum(foreseen["policy"] * advantages, axis=-1), 0.0, atol=1e-6)
-    led_to = jnp.sum(foreseen["probability"] * foreseen["next_value"], axis=-1)
-    worth = foreseen["reward"] + 0.9 * led_to
+def test_expected_advantages_are_of_all_actions(outcomes: dict[str, jax.Array]) -> None:
+    advantages, _ = expected_advantages(**outcomes, discount=0.9, critic_lambda=0.5)
+    np.testing.assert_allclose(jnp.sum(outcomes["policy"] * advantages, axis=-1), 0.0, atol=1e-6)
+    led_to = jnp.sum(outcomes["probability"] * outcomes["next_value"], axis=-1)
+    worth = outcomes["reward"] + 0.9 * led_to
     np.testing.assert_allclose(advantages[:, 1] - advantages[:, 0], worth[:, 1] - worth[:, 0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("critic_lambda", [0.0, 0.7, 1.0])
-def test_errors_are_the_mean_of_generalised_advantages(foreseen: dict[str, jax.Array], critic_lambda: float) -> None:
+def test_errors_are_the_mean_of_generalised_advantages(outcomes: dict[str, jax.Array], critic_lambda: float) -> None:
     """Over an action and an outcome of the first of two steps, and of the last."""
-    f, discount = {name: np.asarray(x[-2:], np.float64) for name, x in foreseen.items()}, 0.9
+    f, discount = {name: np.asarray(x[-2:], np.float64) for name, x in outcomes.items()}, 0.9
     _, errors = expected_advantages(
-        **{name: x[-2:] for name, x in foreseen.items()}, discount=discount, critic_lambda=critic_lambda
+        **{name: x[-2:] for name, x in outcomes.items()}, discount=discount, critic_lambda=critic_lambda
     )
     # The second step's mean error does not depend on what was drawn: the value before it is given.
     last = sum(f["policy"][1, a] * (f["reward"][1, a] - f["value"][1]) for a in range(3))

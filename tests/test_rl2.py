@@ -303,10 +303,10 @@ def test_what_is_learnt_does_not_depend_on_how_many_trials_are_played_at_once(mo
 
     all_at_once: set[int] = set()
     eight: set[int] = set()
-    whole, in_turn = step(2**22, all_at_once), step(8 * 16, eight)
+    whole, sequential = step(2**22, all_at_once), step(8 * 16, eight)
     assert 32 in all_at_once
     assert 8 in eight and 32 not in eight
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), in_turn, whole)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), sequential, whole)
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:

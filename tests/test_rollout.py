@@ -19,7 +19,7 @@ EPISODES = 4
 
 class Visit(NamedTuple):
     name: Array
-    """Drawn at each reset, so that episodes can be told apart."""
+    """DrawnTask at each reset, so that episodes can be told apart."""
     time: Array
 
 

@@ -11,7 +11,7 @@ from metarl_jax import ppo
 from metarl_jax.algorithms import rl2
 from metarl_jax.environments import point_robot
 from metarl_jax.networks import recurrent
-from metarl_jax.ops.running_statistics import normalise, observe, unseen
+from metarl_jax.ops.running_statistics import initial_statistics, normalise, observe
 from metarl_jax.types import Discrete, Inputs
 
 
@@ -20,7 +20,7 @@ def test_parts_add_up_to_the_whole(scale: float, shift: float) -> None:
     random = np.random.default_rng(0)
     parts = [scale * random.normal(size=(7, size, 3)) * (1, 2, 3) + shift * np.arange(3) for size in (2, 5, 1, 8)]
     weights = [random.integers(0, 2, part.shape[:2]) for part in parts]
-    statistics = unseen((3,))
+    statistics = initial_statistics((3,))
     for part, weight in zip(parts, weights, strict=True):
         statistics = observe(statistics, jnp.asarray(part, jnp.float32), jnp.asarray(weight, jnp.float32))
     counted = np.concatenate([part[weight > 0] for part, weight in zip(parts, weights, strict=True)])
@@ -32,13 +32,13 @@ def test_parts_add_up_to_the_whole(scale: float, shift: float) -> None:
 
 
 def test_what_does_not_count_changes_nothing() -> None:
-    before = observe(unseen((2,)), jnp.ones((3, 2)) * jnp.arange(3.0)[:, None], jnp.ones(3))
+    before = observe(initial_statistics((2,)), jnp.ones((3, 2)) * jnp.arange(3.0)[:, None], jnp.ones(3))
     after = observe(before, jnp.full((4, 2), 1e3), jnp.zeros(4))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), before, after))
 
 
 def test_numbers_are_cut_off_far_from_the_mean() -> None:
-    seen = observe(unseen(()), jnp.array([1.0, 3.0]), jnp.ones(2))
+    seen = observe(initial_statistics(()), jnp.array([1.0, 3.0]), jnp.ones(2))
     np.testing.assert_allclose(normalise(seen, jnp.array([2.0, 3.0, 100.0, -100.0]), 4.0), [0, 1, 4, -4], atol=1e-6)
 
 

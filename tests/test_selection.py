@@ -54,7 +54,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Experiment:
         return Problem(
             family=None,
             inner_problem=None,
-            reading_problem=None,
+            in_context_problem=None,
             algorithm=algorithm(config.settings["learning_rate"]),
             vary=lambda values: algorithm(values["learning_rate"]),
             tasks=TaskDistribution(lambda key: jnp.float32(TRAINING), lambda key: jnp.float32(HELDOUT)),

@@ -11,8 +11,9 @@ import pytest
 
 from metarl_jax.algorithms import varibad
 from metarl_jax.environments import gridnavi
+from metarl_jax.interfaces.belief import BeliefNetworks
 from metarl_jax.networks import belief
-from metarl_jax.types import Algorithm, BeliefNetworks
+from metarl_jax.types import Algorithm
 
 FAMILY = gridnavi.make(3, 4)
 SIZES: dict[str, Any] = {
@@ -24,7 +25,7 @@ SIZES: dict[str, Any] = {
 def networks() -> BeliefNetworks:
     spaces = FAMILY.observation_space, FAMILY.action_space
     encoder = belief.encoder(*spaces, latent_size=2, hidden_size=5, embedding_size=6)
-    decoder = belief.cell_decoder(FAMILY.observation_space, latent_size=2, hidden_sizes=(6,))
+    decoder = belief.grid_decoder(FAMILY.observation_space, latent_size=2, hidden_sizes=(6,))
     return belief.make(*spaces, encoder, decoder, latent_size=2, hidden_sizes=(7,))
 
 

@@ -213,7 +213,7 @@ def test_the_linear_memory_is_its_recurrence_and_begins_anew_with_a_trial() -> N
     np.testing.assert_allclose(jax.lax.complex(*once), expected[0], rtol=1e-4)
     # What other platforms compute is the same, and has the same derivatives.
     derivatives = []
-    for way in (linear_recurrence.prefix, linear_recurrence.in_turn, linear_recurrence.at_once):
+    for way in (linear_recurrence.prefix, linear_recurrence.sequential, linear_recurrence.at_once):
         states = way(parts(decay), jnp.asarray(first), parts(begin), parts(driven))
         np.testing.assert_allclose(jax.lax.complex(*states), np.stack(expected), rtol=1e-4, atol=1e-5)
         gradient = jax.grad(partial(distance, way), argnums=(0, 1, 2))

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax import meta_gradient
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Learner, explicit
 from metarl_jax.ops.inner_loop import step_sizes
-from metarl_jax.types import Algorithm, InnerProblem, Params
+from metarl_jax.types import Algorithm, Params
 
 State = meta_gradient.State
 CONTEXT, NETWORK = "context", "network"

@@ -17,9 +17,10 @@ from typing import Any
 
 from metarl_jax import meta_gradient
 from metarl_jax.checks import check_fields, positive_int, real
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Learner
 from metarl_jax.ops.inner_loop import implicit_descend, proximal, step_sizes
-from metarl_jax.types import Algorithm, InnerProblem, Params
+from metarl_jax.types import Algorithm, Params
 
 State = meta_gradient.State
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metarl_jax import meta_gradient
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Learner, explicit
 from metarl_jax.ops.inner_loop import step_sizes
-from metarl_jax.types import Algorithm, InnerProblem
+from metarl_jax.types import Algorithm
 
 State = meta_gradient.State
 

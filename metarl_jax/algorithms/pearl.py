@@ -26,6 +26,7 @@ import optax
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import boolean, check_fields, positive_int, real
 from metarl_jax.family_checks import check_shapes
+from metarl_jax.interfaces.context import ContextNetworks, Experience
 from metarl_jax.network_checks import check_context_networks
 from metarl_jax.ops.draws import steps_of_episodes
 from metarl_jax.ops.gaussians import standard
@@ -37,10 +38,8 @@ from metarl_jax.types import (
     Algorithm,
     Array,
     Carry,
-    ContextNetworks,
     Discrete,
     EnvFamily,
-    Experience,
     Inputs,
     Key,
     Metrics,
@@ -249,9 +248,9 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         played = explore(key_prior, learned, task, prior, config.prior_episodes)
         context = _steps(flat(played))
         belief = encoder.infer(learned.encoder, context)
-        informed = explore(key_posterior, learned, task, belief, config.posterior_episodes)
-        metrics = {"prior_return": mean_return(played), "posterior_return": mean_return(informed)}
-        played = jax.tree.map(lambda *x: jnp.concatenate(x), played, informed)
+        played_after = explore(key_posterior, learned, task, belief, config.posterior_episodes)
+        metrics = {"prior_return": mean_return(played), "posterior_return": mean_return(played_after)}
+        played = jax.tree.map(lambda *x: jnp.concatenate(x), played, played_after)
         return for_replay(task, played), context, metrics
 
     def draw_context(key: Key, context: Experience) -> Experience:

@@ -17,9 +17,10 @@ from metarl_jax import meta_gradient
 from metarl_jax.batching import task_mean, task_mean_gradient
 from metarl_jax.checks import boolean, check_fields, real
 from metarl_jax.family_checks import check_problem
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
 from metarl_jax.ops.inner_loop import descend, step_sizes
-from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task, Tree
+from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task, Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +129,8 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         def loss(meta: Params, data: Data) -> tuple[Array, Metrics]:
             return task_loss(meta, data, state.divergence_weight)
 
-        in_turn = data.suits_in_turn()
-        gradient_of = task_mean_gradient(loss, in_turn=in_turn)
+        sequential = data.prefers_sequential()
+        gradient_of = task_mean_gradient(loss, sequential=sequential)
 
         def epoch(now: tuple[Params, optax.OptState], _: None) -> tuple[tuple[Params, optax.OptState], Metrics]:
             params, moments = now
@@ -141,7 +142,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
 
         (params, moments), rows = jax.lax.scan(epoch, (state.params, state.optimizer), None, length=config.epochs)
         metrics = jax.tree.map(lambda x: x[0], rows)
-        _, after = task_mean(loss, in_turn=in_turn)(params, data)
+        _, after = task_mean(loss, sequential=sequential)(params, data)
         for name in ("inner_divergence", "outer_divergence"):
             metrics[name] = after[name]
         weight = state.divergence_weight

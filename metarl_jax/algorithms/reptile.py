@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import devices, suits_in_turn, task_batch
+from metarl_jax.batching import devices, prefers_sequential, task_batch
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
 from metarl_jax.family_checks import check_problem
-from metarl_jax.types import Adaptation, Algorithm, Array, InnerProblem, Key, Metrics, Params, Task
+from metarl_jax.interfaces.gradient import InnerProblem
+from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         keys = jax.random.split(key, config.tasks)
         seen = jax.eval_shape(lambda: problem.support(key, state.params, problem.tasks.sample(key)))
-        if suits_in_turn(seen) and devices() == 1:
+        if prefers_sequential(seen) and devices() == 1:
             adapted, moments, metrics = jax.lax.map(lambda key: learn(key, state), keys)
         else:
             adapted, moments, metrics = task_batch(learn, in_axes=(0, None))(keys, state)
@@ -134,13 +135,13 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         def one(loop: tuple[Params, optax.OptState], key: Key) -> tuple[tuple[Params, optax.OptState], Any]:
             params, moments = loop
             key_query, key_support = jax.random.split(key)
-            tested = problem.tested(key_query, params, task)
+            tested = problem.score_query(key_query, params, task)
             return inner_step(params, moments, problem.support(key_support, params, task)), tested
 
         key_last, key_steps = jax.random.split(key)
         keys = jax.random.split(key_steps, config.adaptation_steps)
         (params, _), before = jax.lax.scan(one, (state.params, state.inner), keys)
-        score, success = jax.tree.map(jnp.append, before, problem.tested(key_last, params, task))
+        score, success = jax.tree.map(jnp.append, before, problem.score_query(key_last, params, task))
         return Adaptation(score, params, success)
 
     return Algorithm(init, step, adapt)

@@ -69,7 +69,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_policy(policy, family, shapes)
     learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config)
-    policy, learnt_from = learning.policy, ppo.learnt_from(family, config)
+    policy, with_training_reward = learning.policy, ppo.with_training_reward(family, config)
 
     def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:
@@ -84,7 +84,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         _, t = play(key_trial, params, task)
-        batch = learning.prepare(t.inputs, learnt_from(task, t), t.output, iteration)
+        batch = learning.prepare(t.inputs, with_training_reward(task, t), t.output, iteration)
         return batch, jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
     def init(key: Key) -> State:

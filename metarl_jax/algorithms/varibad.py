@@ -21,6 +21,7 @@ from metarl_jax import ppo
 from metarl_jax.batching import task_batch
 from metarl_jax.checks import check_fields, natural_int, positive_int, real
 from metarl_jax.family_checks import check_shapes
+from metarl_jax.interfaces.belief import BeliefNetworks
 from metarl_jax.network_checks import check_belief_networks
 from metarl_jax.ops.draws import steps_without_replacement
 from metarl_jax.ops.gaussians import sequential_elbo, standard
@@ -30,7 +31,6 @@ from metarl_jax.types import (
     Adaptation,
     Algorithm,
     Array,
-    BeliefNetworks,
     Carry,
     EnvFamily,
     Inputs,
@@ -122,7 +122,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
     check_belief_networks(networks, family, shapes)
     encoder, decoder = networks.encoder, networks.decoder
     learning = ppo.make(networks.policy, networks.shown, config.episodes * family.horizon, config)
-    policy, learnt_from = learning.policy, ppo.learnt_from(family, config)
+    policy, with_training_reward = learning.policy, ppo.with_training_reward(family, config)
     model_optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
     )
@@ -148,7 +148,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         task = family.tasks.sample(key_task)
         _, t = play(key_trial, params, encoder_params, task, config.episodes)
         shown = t.inputs._replace(obs=t.output.shown)
-        batch = learning.prepare(shown, learnt_from(task, t), t.output.record, iteration)
+        batch = learning.prepare(shown, with_training_reward(task, t), t.output.record, iteration)
         return batch, t._replace(output=()), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
     def model_loss(model: Model, key: Key, trials: Transition) -> tuple[Array, Metrics]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.types import Array, Episode, Key
+from metarl_jax.interfaces.few_shot import FewShotTask
+from metarl_jax.types import Array, Key
 
 
 def cross_entropy(prediction: Array, y: Array) -> Array:
@@ -20,7 +21,7 @@ def accuracy(prediction: Array, y: Array) -> Array:
     return jnp.mean((jnp.argmax(prediction, axis=-1) == y).astype(prediction.dtype))
 
 
-def episode(key: Key, images: Array, shots: int) -> Episode:
+def episode(key: Key, images: Array, shots: int) -> FewShotTask:
     """Label the classes 0, 1, ... as they come, and divide their examples.
 
     Args:
@@ -38,4 +39,4 @@ def episode(key: Key, images: Array, shots: int) -> Episode:
         return images.reshape(ways * examples, *images.shape[2:])[order], (order // examples).astype(jnp.int32)
 
     key_support, key_query = jax.random.split(key)
-    return Episode(shuffled(key_support, images[:, :shots]), shuffled(key_query, images[:, shots:]))
+    return FewShotTask(shuffled(key_support, images[:, :shots]), shuffled(key_query, images[:, shots:]))

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
 from metarl_jax.datasets.classification import accuracy, cross_entropy, episode
-from metarl_jax.types import Array, Episode, FewShot, Key, TaskDistribution
+from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
+from metarl_jax.types import Array, Key, TaskDistribution
 
 SIDE = 28
 """Pixels; a glyph's plane is [-1, 1] x [-1, 1]."""
@@ -62,7 +63,7 @@ def make(ways: int, shots: int, queries: int) -> FewShot:
 
         return sample
 
-    def draw(key: Key, task: Glyphs) -> Episode:
+    def draw(key: Key, task: Glyphs) -> FewShotTask:
         key_examples, key_episode = jax.random.split(key)
         keys = jax.random.split(key_examples, (ways, shots + queries))
         images = jax.vmap(jax.vmap(example, in_axes=(0, None)))(keys, task.strokes)

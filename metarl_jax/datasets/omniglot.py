@@ -26,7 +26,8 @@ import numpy as np
 
 from metarl_jax.checks import positive_int
 from metarl_jax.datasets.classification import accuracy, cross_entropy, episode
-from metarl_jax.types import Array, Episode, FewShot, Key, TaskDistribution
+from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
+from metarl_jax.types import Array, Key, TaskDistribution
 
 FILE = "omniglot.npz"
 SOURCE = "https://github.com/brendenlake/omniglot/raw/master/python"
@@ -114,7 +115,7 @@ def few_shot(
 
         return sample
 
-    def draw(key: Key, task: Characters) -> Episode:
+    def draw(key: Key, task: Characters) -> FewShotTask:
         key_examples, key_episode = jax.random.split(key)
         chosen = jax.vmap(lambda key: jax.random.permutation(key, examples)[: shots + queries])(
             jax.random.split(key_examples, ways)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
-from metarl_jax.types import Array, Episode, FewShot, Key, TaskDistribution
+from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
+from metarl_jax.types import Array, Key, TaskDistribution
 
 BOUND = 5.0
 """Inputs are from -BOUND to BOUND."""
@@ -56,9 +57,9 @@ def maml(shots: int, queries: int) -> FewShot:
     """
     shots, queries = positive_int("shots", shots), positive_int("queries", queries)
 
-    def draw(key: Key, task: Wave) -> Episode:
+    def draw(key: Key, task: Wave) -> FewShotTask:
         x = jax.random.uniform(key, (shots + queries,), jnp.float32, minval=-BOUND, maxval=BOUND)
-        return Episode(_examples(task, x[:shots]), _examples(task, x[shots:]))
+        return FewShotTask(_examples(task, x[:shots]), _examples(task, x[shots:]))
 
     return FewShot(_tasks(math.pi), draw, mean_squared_error, mean_squared_error, outputs=1)
 
@@ -75,8 +76,8 @@ def reptile(shots: int = 10, queries: int = 50) -> FewShot:
     """
     shots, queries = positive_int("shots", shots), positive_int("queries", queries)
 
-    def draw(key: Key, task: Wave) -> Episode:
+    def draw(key: Key, task: Wave) -> FewShotTask:
         x = jax.random.uniform(key, (shots,), jnp.float32, minval=-BOUND, maxval=BOUND)
-        return Episode(_examples(task, x), _examples(task, jnp.linspace(-BOUND, BOUND, queries, dtype=jnp.float32)))
+        return FewShotTask(_examples(task, x), _examples(task, jnp.linspace(-BOUND, BOUND, queries, dtype=jnp.float32)))
 
     return FewShot(_tasks(2 * math.pi), draw, mean_squared_error, mean_squared_error, outputs=1)

@@ -16,20 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 from metarl_jax.checks import did_you_mean
 
 if TYPE_CHECKING:
+    from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
+    from metarl_jax.interfaces.belief import BeliefNetworks
+    from metarl_jax.interfaces.context import ContextNetworks
+    from metarl_jax.interfaces.few_shot import InContextProblem
+    from metarl_jax.interfaces.gradient import InnerProblem
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import (
-        Algorithm,
-        Array,
-        BeliefNetworks,
-        ContextNetworks,
-        EnvFamily,
-        InformedNetworks,
-        InnerProblem,
-        Policy,
-        ReadingProblem,
-        Task,
-        TaskDistribution,
-    )
+    from metarl_jax.types import Algorithm, Array, EnvFamily, Policy, Task, TaskDistribution
 
 
 class Measure(NamedTuple):
@@ -60,8 +53,8 @@ RETURN_BY_EPISODE = Measure(
 RETURN_BY_STEP = Measure("return of an episode", "gradient step", "adaptation_steps", 0, False, True, "score")
 ACCURACY_BY_STEP = RETURN_BY_STEP._replace(title="accuracy")
 ERROR_BY_STEP = RETURN_BY_STEP._replace(title="mean squared error", higher_is_better=False)
-ACCURACY_OF_READER = ACCURACY_BY_STEP._replace(stage="reading", setting=None, first_stage=1)
-ERROR_OF_READER = ACCURACY_OF_READER._replace(title="mean squared error", higher_is_better=False)
+ACCURACY_IN_CONTEXT = ACCURACY_BY_STEP._replace(stage="reading", setting=None, first_stage=1)
+ERROR_IN_CONTEXT = ACCURACY_IN_CONTEXT._replace(title="mean squared error", higher_is_better=False)
 
 
 class Method(NamedTuple):
@@ -178,26 +171,26 @@ class SNAILNetwork(TrialNetwork):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InformedSNAILNetwork(SNAILNetwork):
+class AsymmetricSNAILNetwork(SNAILNetwork):
     """Settings of SNAIL with a critic of a bandit's arms beside it (``networks.arms``)."""
 
     critic_units: int = 64
     """Units of each of the critic's layers."""
 
-    def make(self, family: EnvFamily) -> InformedNetworks:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def make(self, family: EnvFamily) -> AsymmetricNetworks:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The policy and its critic for a family of bandits.
 
         Raises:
             ValueError: for a size that is not a positive whole number, or a family of anything else.
         """
+        from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
         from metarl_jax.networks import arms, snail
-        from metarl_jax.types import InformedNetworks
 
         if family.arm is None:
-            raise ValueError("an informed critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
+            raise ValueError("a privileged critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
         own = {name: getattr(self, name) for name in _names(SNAILNetwork)}
         policy = snail.make(family.observation_space, family.action_space, **own, critic=False)
-        return InformedNetworks(policy, arms.make(family.arm, units=self.critic_units))
+        return AsymmetricNetworks(policy, arms.make(family.arm, units=self.critic_units))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,7 +359,7 @@ class Network(Protocol):
 
     def make(
         self, family: Any
-    ) -> Policy | InnerProblem | ReadingProblem | BeliefNetworks | ContextNetworks | InformedNetworks:
+    ) -> Policy | InnerProblem | InContextProblem | BeliefNetworks | ContextNetworks | AsymmetricNetworks:
         """What the algorithm takes, for what ``Experiment.family`` returned; ValueError for settings out of range."""
         ...
 
@@ -391,7 +384,7 @@ class Problem(NamedTuple):
     """What the experiment's ``family`` returned."""
     inner_problem: InnerProblem | None
     """Of gradient-based learners."""
-    reading_problem: ReadingProblem | None
+    in_context_problem: InContextProblem | None
     """Of learners that read examples."""
     algorithm: Algorithm
     vary: Callable[[Mapping[str, Any]], Algorithm]
@@ -491,7 +484,9 @@ class Experiment:
         Raises:
             ValueError: naming the first setting that is out of range.
         """
-        from metarl_jax.types import EnvFamily, InnerProblem, ReadingProblem
+        from metarl_jax.interfaces.few_shot import InContextProblem
+        from metarl_jax.interfaces.gradient import InnerProblem
+        from metarl_jax.types import EnvFamily
 
         module, family = self._module(), self.make_family(settings)
         own = _names(self.network)
@@ -503,15 +498,15 @@ class Experiment:
             network = self.network(**{name: value for name, value in settings.items() if name in own})
             made = network.make(family)
             # Others are networks, which act in the family's environment.
-            alone = isinstance(made, InnerProblem | ReadingProblem)
+            alone = isinstance(made, InnerProblem | InContextProblem)
             return config, network, made, module.make(made, config) if alone else module.make(family, made, config)
 
         config, network, made, algorithm = assemble(settings)
-        problem = made if isinstance(made, InnerProblem | ReadingProblem) else None
+        problem = made if isinstance(made, InnerProblem | InContextProblem) else None
         return Problem(
             family=family,
             inner_problem=made if isinstance(made, InnerProblem) else None,
-            reading_problem=made if isinstance(made, ReadingProblem) else None,
+            in_context_problem=made if isinstance(made, InContextProblem) else None,
             algorithm=algorithm,
             vary=lambda values: assemble({**settings, **values})[3],
             tasks=problem.tasks if problem else family.tasks,

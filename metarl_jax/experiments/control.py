@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from metarl_jax.experiments.base import RETURN_BY_STEP, Experiment, Method, Problem
 
 if TYPE_CHECKING:
+    from metarl_jax.interfaces.gradient import InnerProblem
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import EnvFamily, InnerProblem
+    from metarl_jax.types import EnvFamily
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,9 @@ from metarl_jax.experiments.base import (
 )
 
 if TYPE_CHECKING:
+    from metarl_jax.interfaces.belief import BeliefNetworks
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import Array, BeliefNetworks, EnvFamily, Inputs, Output, Params, Policy
+    from metarl_jax.types import Array, EnvFamily, Inputs, Output, Params, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class VariBADNetwork(TrialNetwork):
         encoder = belief.encoder(
             *spaces, latent_size=self.latent_size, hidden_size=self.hidden_size, embedding_size=self.embedding_size
         )
-        decoder = belief.cell_decoder(
+        decoder = belief.grid_decoder(
             family.observation_space,
             latent_size=self.latent_size,
             hidden_sizes=(self.decoder_units, self.decoder_units),

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from metarl_jax.experiments.base import ACCURACY_BY_STEP, ACCURACY_OF_READER, Experiment, Measure, Problem
+from metarl_jax.experiments.base import ACCURACY_BY_STEP, ACCURACY_IN_CONTEXT, Experiment, Measure, Problem
 
 if TYPE_CHECKING:
+    from metarl_jax.interfaces.few_shot import FewShot, InContextProblem
+    from metarl_jax.interfaces.gradient import InnerProblem, Predictor
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import FewShot, InnerProblem, Predictor, ReadingProblem
 
 IMAGE_SHAPE = (28, 28, 1)
 
@@ -34,7 +35,7 @@ class Classification:
     heldout_queries: int = 1
     """Examples of a class that adaptation is judged on, of a held-out or validation task."""
 
-    def make(self, family: Any) -> InnerProblem | ReadingProblem:
+    def make(self, family: Any) -> InnerProblem | InContextProblem:
         """The problem, of what makes the families of tasks.
 
         Raises:
@@ -50,7 +51,7 @@ class Classification:
         """Of training tasks and of held-out ones."""
         raise NotImplementedError
 
-    def problem(self, family: FewShot, heldout: FewShot) -> InnerProblem | ReadingProblem:
+    def problem(self, family: FewShot, heldout: FewShot) -> InnerProblem | InContextProblem:
         """The problem that they are to a learner."""
         raise NotImplementedError
 
@@ -168,7 +169,7 @@ class SNAILReading(Classification):
     pooling: bool = True
     """Whether they do so by pooling (published) or, in a quarter of the time, by strides of 2."""
 
-    def problem(self, family: FewShot, heldout: FewShot) -> ReadingProblem:
+    def problem(self, family: FewShot, heldout: FewShot) -> InContextProblem:
         """The problem of training tasks and held-out ones.
 
         Raises:
@@ -179,7 +180,7 @@ class SNAILReading(Classification):
         from metarl_jax.networks import snail
 
         sizes = positive_int("key_size", self.key_size), positive_int("value_size", self.value_size)
-        reader = snail.reader(
+        learner = snail.in_context_learner(
             IMAGE_SHAPE,
             self.ways,
             classes=True,
@@ -191,7 +192,7 @@ class SNAILReading(Classification):
             image_blocks=self.image_blocks,
             pooling=self.pooling,
         )
-        return problems.reading(family, reader, heldout=heldout)
+        return problems.in_context(family, learner, heldout=heldout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,7 @@ class MetaNetworkReading(Classification):
     steps: int = 5
     """Parts of the support, of equal size, whose gradients one after another become task-level fast weights."""
 
-    def problem(self, family: FewShot, heldout: FewShot) -> ReadingProblem:
+    def problem(self, family: FewShot, heldout: FewShot) -> InContextProblem:
         """The problem of training tasks and held-out ones.
 
         Raises:
@@ -218,7 +219,7 @@ class MetaNetworkReading(Classification):
         from metarl_jax import problems
         from metarl_jax.networks import meta_network
 
-        reader = meta_network.reader(
+        learner = meta_network.in_context_learner(
             IMAGE_SHAPE,
             self.ways,
             filters=self.filters,
@@ -232,7 +233,7 @@ class MetaNetworkReading(Classification):
                 raise ValueError(
                     f"steps ({self.steps}) must divide the support, of {self.ways * shots} examples, into equal parts"
                 )
-        return problems.reading(family, reader, heldout=heldout)
+        return problems.in_context(family, learner, heldout=heldout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,8 +283,8 @@ def _glyphs() -> Callable[[int, int, int], FewShot]:
 def _oracles(problem: Problem, steps: int) -> Sequence[Oracle]:
     from metarl_jax.oracles import from_scratch, nearest_example
 
-    if problem.reading_problem is not None:
-        return [nearest_example.make(problem.reading_problem)]
+    if problem.in_context_problem is not None:
+        return [nearest_example.make(problem.in_context_problem)]
     assert problem.inner_problem is not None
     return [from_scratch.adam(problem.inner_problem, steps, 0.001)]
 
@@ -378,23 +379,23 @@ KINDS = {
     ),
     "snail": Kind(
         "SNAIL",
-        "few_shot_sequence",
+        "in_context",
         snail_settings,
         {},
         SNAIL_TABLE,
         OmniglotBySNAIL,
         GlyphsBySNAIL,
-        ACCURACY_OF_READER,
+        ACCURACY_IN_CONTEXT,
     ),
     "meta-network": Kind(
         "Meta Network",
-        "few_shot_sequence",
+        "in_context",
         meta_network_settings,
         {},
         META_NETWORK_TABLE,
         OmniglotByMetaNetwork,
         GlyphsByMetaNetwork,
-        ACCURACY_OF_READER,
+        ACCURACY_IN_CONTEXT,
     ),
 }
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metarl_jax.experiments.base import ERROR_BY_STEP, ERROR_OF_READER, Experiment, Method, Problem
+from metarl_jax.experiments.base import ERROR_BY_STEP, ERROR_IN_CONTEXT, Experiment, Method, Problem
 
 if TYPE_CHECKING:
+    from metarl_jax.interfaces.few_shot import FewShot, InContextProblem
+    from metarl_jax.interfaces.gradient import InnerProblem
     from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import FewShot, InnerProblem, ReadingProblem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class RegressionBySNAIL:
     filters: int = 32
     """Features that each convolution adds."""
 
-    def make(self, family: Callable[[int, int], FewShot]) -> ReadingProblem:
+    def make(self, family: Callable[[int, int], FewShot]) -> InContextProblem:
         """The problem, of a function of shots and queries.
 
         Raises:
@@ -91,7 +92,7 @@ class RegressionBySNAIL:
 
         training = family(self.shots, self.queries)
         heldout = family(self.heldout_shots, self.heldout_queries)
-        reader = snail.reader(
+        learner = snail.in_context_learner(
             (1,),
             1,
             classes=False,
@@ -100,7 +101,7 @@ class RegressionBySNAIL:
             filters=self.filters,
             embedding_size=self.embedding_size,
         )
-        return problems.reading(training, reader, heldout=heldout)
+        return problems.in_context(training, learner, heldout=heldout)
 
     def steps_per_iteration(self, family: Any, config: Any) -> int:
         """Tasks that one seed meets in one meta-iteration."""
@@ -120,11 +121,11 @@ def _reptile_sinusoid() -> Callable[[int, int], FewShot]:
     return sinusoid.reptile
 
 
-def _reader_oracles(problem: Problem, steps: int) -> Sequence[Oracle]:
+def _in_context_oracles(problem: Problem, steps: int) -> Sequence[Oracle]:
     from metarl_jax.oracles import nearest_example
 
-    assert problem.reading_problem is not None
-    return [nearest_example.make(problem.reading_problem)]
+    assert problem.in_context_problem is not None
+    return [nearest_example.make(problem.in_context_problem)]
 
 
 def _regression_oracles(problem: Problem, steps: int) -> Sequence[Oracle]:
@@ -197,11 +198,11 @@ def experiments() -> Iterator[Experiment]:
     yield Experiment(
         name="snail-sinusoid",
         description="SNAIL on the sinusoids of Finn et al. (2017), as labelled sequences",
-        algorithm="few_shot_sequence",
+        algorithm="in_context",
         family=_maml_sinusoid,
         network=RegressionBySNAIL,
         settings={"iterations": 15000, "tasks": 64},
-        measure=ERROR_OF_READER,
+        measure=ERROR_IN_CONTEXT,
         unit="tasks",
-        oracles=_reader_oracles,
+        oracles=_in_context_oracles,
     )

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metarl_jax.experiments.base import (
+    AsymmetricSNAILNetwork,
     Experiment,
     FastWeightNetwork,
-    InformedSNAILNetwork,
     LinearRecurrentNetwork,
     MetaNetworkMemory,
     Network,
@@ -164,11 +164,11 @@ _MEMORIES: dict[str, tuple[type[Network], str]] = {
     "meta-network": (MetaNetworkMemory, "a Meta Network's fast weights"),
 }
 # Those that learn bandits with a critic that is told what is known of the arms.
-_INFORMED: dict[str, type[Network]] = {"snail": InformedSNAILNetwork}
+_ASYMMETRIC: dict[str, type[Network]] = {"snail": AsymmetricSNAILNetwork}
 _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidden_size"}, "learning_rate": 1e-3}
 # Learning from regrets: luck, in pulls and in tasks, is what most of the variance of rewards is.
 _REGRET = {**_ANY_MEMORY, "training_reward": "task", "gae_lambda_rise": 0.85, "entropy_decay": 0.75}
-# What is left to learn at the end is a thousandth of the reward: an informed critic, and all arms at every step.
+# What is left to learn at the end is a thousandth of the reward: a privileged critic, and all arms at every step.
 _SNAIL: dict[str, Any] = {
     "attention_first": True,
     "blocks": 1,
@@ -314,8 +314,8 @@ def experiments() -> Iterator[Experiment]:
     for (memory, pulls, arms), settings in MEMORY_BANDIT_SETTINGS.items():
         network, title = _MEMORIES[memory]
         algorithm, learner = "rl2", f" with {title}"
-        if memory in _INFORMED:
-            algorithm, network, learner = "rl2_informed", _INFORMED[memory], f"{learner} and an informed critic"
+        if memory in _ASYMMETRIC:
+            algorithm, network, learner = "rl2_asymmetric", _ASYMMETRIC[memory], f"{learner} and a privileged critic"
         bandits.append((f"rl2-{memory}", algorithm, network, learner, (pulls, arms), settings))
     for prefix, algorithm, network, learner, (pulls, arms), settings in bandits:
         yield Experiment(

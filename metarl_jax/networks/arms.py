@@ -1,8 +1,8 @@
 """A critic of what is known of a bandit's arms: minus the regret that is to come.
 
 It takes the sum over arms of features of each, and the highest of each feature (as in Deep Sets, Zaheer et al. 2017):
-it does not matter in which order they stand. What is foreseen, after every outcome of every pull, differs in one arm
-from what is known: the features of the others are not computed again.
+it does not matter in which order they stand. What is known after an outcome of a pull differs in one arm
+from what is known before it: the features of the others are not computed again.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import positive_int
+from metarl_jax.interfaces.asymmetric import ArmsCritic
 from metarl_jax.networks.heads import dense
-from metarl_jax.types import Arm, ArmsCritic, Array, Key, Params
+from metarl_jax.types import Arm, Array, Key, Params
 
 
 class _Arms(nn.Module):
@@ -42,7 +43,7 @@ class _Arms(nn.Module):
         now = self._of_arm(known)
         return self._of_all(known.shape[-2], jnp.sum(now, axis=-2), jnp.max(now, axis=-2), left)
 
-    def foresee(self, known: Array, then: Array, left: Array) -> Array:
+    def lookahead(self, known: Array, then: Array, left: Array) -> Array:
         now, new = self._of_arm(known), self._of_arm(then)
         total = (jnp.sum(now, axis=-2, keepdims=True) - now)[..., None, :] + new
         # The highest of the others is the highest of all, but for the arm that alone has it.
@@ -72,7 +73,7 @@ def make(arm: Arm, *, units: int = 64) -> ArmsCritic:
     def value(params: Params, known: Array, left: Array) -> Array:
         return network.apply(params, known, left)  # pyright: ignore[reportReturnType]
 
-    def foresee(params: Params, known: Array, then: Array, left: Array) -> Array:
-        return network.apply(params, known, then, left, method="foresee")  # pyright: ignore[reportReturnType]
+    def lookahead(params: Params, known: Array, then: Array, left: Array) -> Array:
+        return network.apply(params, known, then, left, method="lookahead")  # pyright: ignore[reportReturnType]
 
-    return ArmsCritic(init, value, foresee)
+    return ArmsCritic(init, value, lookahead)

@@ -13,23 +13,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import boolean, natural_int, positive_int, real
+from metarl_jax.interfaces.belief import BeliefEncoder, BeliefNetworks, TrialDecoder
 from metarl_jax.networks import mlp
 from metarl_jax.networks.heads import dense, encode, example_inputs, observation_features, remembering_policy
 from metarl_jax.networks.recurrent import Memory, RecurrentActorCritic
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
-from metarl_jax.types import (
-    Array,
-    BeliefEncoder,
-    BeliefNetworks,
-    Box,
-    Discrete,
-    Key,
-    Params,
-    Policy,
-    Space,
-    Transition,
-    TrialDecoder,
-)
+from metarl_jax.types import Array, Box, Discrete, Key, Params, Policy, Space, Transition
 
 SPREAD = 5.0
 """Beliefs' log standard deviations are kept from minus this to this."""
@@ -98,7 +87,7 @@ def encoder(
     return BeliefEncoder(made.init, made.initial_carry, made.step, made.unroll, made.spaces)
 
 
-def cell_decoder(
+def grid_decoder(
     observation_space: Space, *, latent_size: int = 5, hidden_sizes: Sequence[int] = (32, 32), threshold: float = 0.0
 ) -> TrialDecoder:
     """For each observation there is, the probability that a step which leads there pays more than ``threshold``.

@@ -14,22 +14,11 @@ import numpy as np
 from flax import linen as nn
 
 from metarl_jax.checks import boolean, positive_int
+from metarl_jax.interfaces.context import Actor, ContextEncoder, ContextNetworks, Experience, TwinCritic
 from metarl_jax.networks.heads import ObservationEncoder, dense, encode, zeros_like
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian, Distribution, SquashedGaussian
 from metarl_jax.ops.gaussians import product
-from metarl_jax.types import (
-    Actor,
-    Array,
-    Box,
-    ContextEncoder,
-    ContextNetworks,
-    Discrete,
-    Experience,
-    Key,
-    Params,
-    Space,
-    TwinCritic,
-)
+from metarl_jax.types import Array, Box, Discrete, Key, Params, Space
 
 NARROWEST, WIDEST = -10.0, 5.0
 """Log standard deviations of what one step says are kept from one to the other."""

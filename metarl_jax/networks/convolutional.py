@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import choice, positive_int
+from metarl_jax.interfaces.gradient import Predictor
 from metarl_jax.networks.normalisation import BatchNormalisation, ImageNormalisation
-from metarl_jax.types import Array, Key, Params, Predictor
+from metarl_jax.types import Array, Key, Params
 
 KERNEL = 3
 STRIDE = 2

@@ -67,10 +67,10 @@ def prefix(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
     Returns:
         The states after each step, ``[T, B, H]``.
     """
-    return jax.lax.platform_dependent(decay, first, state, driven, cpu=in_turn, default=at_once)
+    return jax.lax.platform_dependent(decay, first, state, driven, cpu=sequential, default=at_once)
 
 
-def in_turn(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
+def sequential(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
     """As ``prefix``, step by step."""
 
     def step(before: Parts, now: tuple[Array, Parts]) -> tuple[Parts, Parts]:

@@ -22,6 +22,7 @@ import numpy as np
 from flax import linen as nn
 
 from metarl_jax.checks import positive_int
+from metarl_jax.interfaces.few_shot import InContextLearner
 from metarl_jax.networks.convolutional import KERNEL, largest_of_four, patches
 from metarl_jax.networks.heads import (
     ActorCriticHead,
@@ -33,7 +34,7 @@ from metarl_jax.networks.heads import (
     remembering_policy,
 )
 from metarl_jax.networks.windows import look_back, look_back_each
-from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Reader, Space, Tree
+from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Space, Tree
 
 PRECISION = 7.0
 """p of the rule by which gradients are presented: below exp(-p) they count as small."""
@@ -255,7 +256,7 @@ def cosine(query: Array, keys: Array) -> Array:
     return query @ keys.T * jax.lax.rsqrt(sizes + 1e-6)
 
 
-def reader(
+def in_context_learner(
     image_shape: Sequence[int],
     ways: int,
     *,
@@ -264,7 +265,7 @@ def reader(
     hidden_size: int = 64,
     generator_size: int = 20,
     steps: int = 5,
-) -> Reader:
+) -> InContextLearner:
     """The Meta Network of the Omniglot experiments, with the published sizes as defaults.
 
     Base learner and representation are alike: blocks of 3x3 convolution, rectification and 2x2 pooling, and a
@@ -297,7 +298,7 @@ def reader(
         steps: parts of the support, of equal size; each is one step of the LSTM.
 
     Returns:
-        A reader, whose ``read`` raises ValueError for a support that cannot be divided into ``steps`` parts.
+        A learner, whose ``read`` raises ValueError for a support that cannot be divided into ``steps`` parts.
 
     Raises:
         ValueError: for a size that is not a positive whole number, or a shape that is not of three.
@@ -350,7 +351,7 @@ def reader(
         x, y = (z.reshape(parts, -1, *z.shape[1:]) for z in support)
         return jax.vmap(jax.grad(loss), (None, 0, 0))(jax.lax.stop_gradient(weights), x, y)
 
-    def read(params: Params, support: tuple[Array, Array], x: Array) -> Array:
+    def predict(params: Params, support: tuple[Array, Array], x: Array) -> Array:
         shown = support[0].shape[0]
         if shown % steps:
             raise ValueError(f"a support of {shown} examples cannot be divided into {steps} equal parts (steps)")
@@ -365,7 +366,7 @@ def reader(
         # Each query has weights of its own.
         return jax.vmap(lambda fast, one: _logits([slow, fast], one[None])[0])(fast, x)
 
-    return Reader(init, read, ways)
+    return InContextLearner(init, predict, ways)
 
 
 # ------------------------------------------------------------------------------------------ reinforcement learning

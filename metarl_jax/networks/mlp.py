@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from metarl_jax.checks import choice, natural_int, positive_int
+from metarl_jax.interfaces.gradient import Predictor
 from metarl_jax.networks.heads import ActorCriticHead, ObservationEncoder, dense, encode_inputs, example_inputs
 from metarl_jax.networks.normalisation import BatchNormalisation
-from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Predictor, Space
+from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": nn.relu}
 

@@ -3,7 +3,7 @@
 Dilated causal convolutions, each of which adds features to those that it reads, mix the steps of a sequence; causal
 attentions between them, which add to the features too, pick single steps. Going on by one step remembers, for every
 convolution, what it is to add to the step as far ahead as it reaches back, and for every attention its keys and values:
-no step is computed twice. A policy's sequence is its trial, a reader's the examples of a task.
+no step is computed twice. A policy's sequence is its trial, a learner's the examples of a task.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import numpy as np
 from flax import linen as nn
 
 from metarl_jax.checks import positive_int
+from metarl_jax.interfaces.few_shot import InContextLearner
 from metarl_jax.networks.convolutional import ImageEmbedding
 from metarl_jax.networks.heads import ActorCriticHead, ObservationEncoder, dense, encode_inputs, remembering_policy
 from metarl_jax.networks.windows import Window, attend, attend_each, attention, delay, empty_window
-from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Reader, Space
+from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Space
 
 
 class Attention(NamedTuple):
@@ -163,7 +164,7 @@ class Layers(nn.Module):
             features = jnp.concatenate([features, more], axis=-1)
         return Memory(memory.time + steps, jnp.concatenate(rings, axis=1), tuple(windows)), features
 
-    def read(self, shown: Array, asked: Array) -> Array:
+    def predict(self, shown: Array, asked: Array) -> Array:
         """A sequence ``[N, F]`` from its beginning, and each of ``[Q, F]`` as the step that comes after it.
 
         Returns:
@@ -283,10 +284,10 @@ class SNAILReader(nn.Module):
         labels = jnp.concatenate([self._label(y_support), jnp.zeros((x.shape[0], self.outputs), jnp.float32)])
         features = jnp.concatenate([embedded, labels], axis=-1)
         shown = x_support.shape[0]
-        return self.head(self.layers.read(features[:shown], features[shown:]))
+        return self.head(self.layers.predict(features[:shown], features[shown:]))
 
 
-def reader(
+def in_context_learner(
     input_shape: Sequence[int],
     outputs: int,
     *,
@@ -298,7 +299,7 @@ def reader(
     image_filters: int = 64,
     image_blocks: int = 4,
     pooling: bool = True,
-) -> Reader:
+) -> InContextLearner:
     """SNAIL for few-shot learning: it reads the support as a sequence, and each query as what comes after it.
 
     The published embedding of images normalises over batches; here each image is normalised by itself, so that what is
@@ -345,7 +346,7 @@ def reader(
         y = jnp.zeros((1,), jnp.int32) if classes else jnp.zeros((1, outputs), jnp.float32)
         return network.init(key, (x, y), x)
 
-    def read(params: Params, support: tuple[Array, Array], x: Array) -> Array:
+    def predict(params: Params, support: tuple[Array, Array], x: Array) -> Array:
         return network.apply(params, support, x)  # pyright: ignore[reportReturnType]
 
-    return Reader(init, read, outputs)
+    return InContextLearner(init, predict, outputs)

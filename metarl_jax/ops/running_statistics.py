@@ -19,7 +19,7 @@ class RunningStatistics(NamedTuple):
     """How many there were, a ``float32`` scalar; rounded beyond 2^24, where one more hardly changes a weight."""
 
 
-def unseen(shape: tuple[int, ...]) -> RunningStatistics:
+def initial_statistics(shape: tuple[int, ...]) -> RunningStatistics:
     """Nothing so far: mean 0, variance 1."""
     return RunningStatistics(jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32), jnp.float32(0))
 

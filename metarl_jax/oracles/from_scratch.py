@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax.checks import natural_int, positive_number
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.oracles.base import Oracle
-from metarl_jax.types import Adaptation, InnerProblem, Key, Params, State, Task
+from metarl_jax.types import Adaptation, Key, Params, State, Task
 
 
 def gradient_descent(problem: InnerProblem, steps: int, rate: float) -> Oracle:
@@ -45,11 +46,11 @@ def _make(problem: InnerProblem, steps: int, optimizer: optax.GradientTransforma
             key_query, key_support = jax.random.split(key)
             gradient = jax.grad(problem.inner_loss)(params, problem.support(key_support, params, task))
             updates, moments = optimizer.update(gradient, moments, params)
-            return (optax.apply_updates(params, updates), moments), problem.tested(key_query, params, task)
+            return (optax.apply_updates(params, updates), moments), problem.score_query(key_query, params, task)
 
         keys = jax.random.split(key_steps, steps)
         (params, _), before = jax.lax.scan(step, (params, optimizer.init(params)), keys)
-        score, success = jax.tree.map(jnp.append, before, problem.tested(key_last, params, task))
+        score, success = jax.tree.map(jnp.append, before, problem.score_query(key_last, params, task))
         return Adaptation(score, params, success)
 
     return Oracle(name, adapt)

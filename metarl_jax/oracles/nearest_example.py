@@ -5,14 +5,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.interfaces.few_shot import FewShotTask, InContextProblem
 from metarl_jax.oracles.base import Oracle
-from metarl_jax.types import Adaptation, Array, Episode, Key, ReadingProblem, State
+from metarl_jax.types import Adaptation, Array, Key, State
 
 
-def make(problem: ReadingProblem) -> Oracle:
+def make(problem: InContextProblem) -> Oracle:
     """The nearest example, by the Euclidean distance of x."""
 
-    def adapt(key: Key, state: State, task: Episode) -> Adaptation:
+    def adapt(key: Key, state: State, task: FewShotTask) -> Adaptation:
         del key, state
         (x_support, y_support), (x, y) = task
 
@@ -22,7 +23,7 @@ def make(problem: ReadingProblem) -> Oracle:
 
         prediction = jax.vmap(nearest)(x)
         if jnp.issubdtype(prediction.dtype, jnp.integer):
-            prediction = jax.nn.one_hot(prediction, problem.reader.outputs, dtype=jnp.float32)
+            prediction = jax.nn.one_hot(prediction, problem.learner.outputs, dtype=jnp.float32)
         return Adaptation(problem.score(prediction, y)[None])
 
     return Oracle("nearest example", adapt)

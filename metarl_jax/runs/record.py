@@ -15,12 +15,13 @@ from PIL import Image, ImageDraw
 
 from metarl_jax import experiments
 from metarl_jax.environments.locomotion import Locomotion
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.scenes import Draw, Frame, scene
-from metarl_jax.types import Algorithm, Array, EnvFamily, InnerProblem, Key, Params, State, Task
+from metarl_jax.types import Algorithm, Array, EnvFamily, Key, Params, State, Task
 
 CAPTION = 16
 """Rows of the video under what is seen, for words."""

@@ -29,7 +29,7 @@ from metarl_jax.runs import study_figures as figures
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import check_shape, exists, finite, read_json, read_shaped, write_atomically, write_json
 from metarl_jax.runs.folder import RunFolder, created, lock
-from metarl_jax.runs.study_folder import CONFIG, Cell, StudyConfig, StudyFolder, cells
+from metarl_jax.runs.study_folder import CONFIG, StudyConfig, StudyFolder, Variant, cells
 from metarl_jax.types import Array, Key, RunState
 
 SCHEMA = 2
@@ -108,7 +108,7 @@ def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Call
         return 0
 
 
-def _folders(study: StudyFolder, group: Sequence[Cell]) -> list[RunFolder]:
+def _folders(study: StudyFolder, group: Sequence[Variant]) -> list[RunFolder]:
     """The run folders of cells that one program can train; those that are missing are made."""
 
     def make() -> None:
@@ -135,7 +135,11 @@ def _train(
 
 
 def _measure(
-    study: StudyFolder, experiment: Experiment, grouped: list[list[Cell]], tasks: int | None, say: Callable[[str], None]
+    study: StudyFolder,
+    experiment: Experiment,
+    grouped: list[list[Variant]],
+    tasks: int | None,
+    say: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     """Each cell's scores on validation and on held-out tasks, by cell; compiled once for each program that trained.
 

@@ -57,7 +57,7 @@ class StudyConfig:
                 checks.positive_int(name, getattr(self, name))
 
 
-class Cell(NamedTuple):
+class Variant(NamedTuple):
     """One combination of settings."""
 
     name: str
@@ -65,7 +65,7 @@ class Cell(NamedTuple):
     config: RunConfig
 
 
-def cells(study: StudyConfig) -> list[Cell]:
+def cells(study: StudyConfig) -> list[Variant]:
     """Every combination, that of the first values first.
 
     Raises:
@@ -85,7 +85,7 @@ def cells(study: StudyConfig) -> list[Cell]:
             seeds=study.seeds,
             evaluate_every=study.evaluate_every or default_evaluate_every(settings),
         )
-        found.append(Cell(_name(changes), changes, config))
+        found.append(Variant(_name(changes), changes, config))
     if len({cell.name for cell in found}) == len(found):
         return found
     return [cell._replace(name=_unique_name(cell.name, cell.changes)) for cell in found]
@@ -130,6 +130,6 @@ class StudyFolder:
             except OSError as error:
                 raise UserError(f"{self.cell(cell)} cannot be used: {error.strerror}") from error
 
-    def cell(self, cell: Cell) -> Path:
+    def cell(self, cell: Variant) -> Path:
         """Where a cell's run folder is, or will be."""
         return self.path / "cells" / cell.name

@@ -24,8 +24,8 @@ from metarl_jax import problems
 from metarl_jax.algorithms import (
     anil,
     cavia,
-    few_shot_sequence,
     imaml,
+    in_context,
     maml,
     meta_sgd,
     multi_task,
@@ -33,7 +33,7 @@ from metarl_jax.algorithms import (
     promp,
     reptile,
     rl2,
-    rl2_informed,
+    rl2_asymmetric,
     varibad,
 )
 from metarl_jax.datasets import sinusoid
@@ -51,6 +51,7 @@ from metarl_jax.environments import (
     tabular_mdp,
     xland,
 )
+from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
 from metarl_jax.networks import (
     arms,
     belief,
@@ -63,18 +64,7 @@ from metarl_jax.networks import (
     snail,
     transformer,
 )
-from metarl_jax.types import (
-    Algorithm,
-    Box,
-    Discrete,
-    EnvFamily,
-    InformedNetworks,
-    Key,
-    Policy,
-    Space,
-    Task,
-    TaskDistribution,
-)
+from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
 
 
 def modules(package: ModuleType) -> set[str]:
@@ -283,13 +273,13 @@ def _rl2_informed() -> Case:
         family.observation_space, family.action_space, window=4, blocks=1, embedding_size=6, filters=4, critic=False
     )
     assert family.arm is not None
-    networks = InformedNetworks(policy, arms.make(family.arm, units=6))
+    networks = AsymmetricNetworks(policy, arms.make(family.arm, units=6))
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"episodes": 4, "trials": 8, "minibatches": 2, "iterations": 50}
-        return rl2_informed.make(family, networks, rl2_informed.Config(**(sizes | settings)))
+        return rl2_asymmetric.make(family, networks, rl2_asymmetric.Config(**(sizes | settings)))
 
-    rate = rl2_informed.Config().learning_rate
+    rate = rl2_asymmetric.Config().learning_rate
     return Case(make, family.tasks, "learning_rate", rate, lambda state: (state.params, state.critic), 4)
 
 
@@ -297,7 +287,7 @@ def _varibad() -> Case:
     family = gridnavi.make(3, 4)
     spaces = family.observation_space, family.action_space
     encoder = belief.encoder(*spaces, latent_size=2, hidden_size=5, embedding_size=6)
-    decoder = belief.cell_decoder(family.observation_space, latent_size=2, hidden_sizes=(6,))
+    decoder = belief.grid_decoder(family.observation_space, latent_size=2, hidden_sizes=(6,))
     networks = belief.make(*spaces, encoder, decoder, latent_size=2, hidden_sizes=(7,))
 
     def make(**settings: Any) -> Algorithm:
@@ -338,13 +328,15 @@ def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
 
 
 def _reading() -> Case:
-    reader = snail.reader((1,), 1, classes=False, window=4, attentions=[(3, 4), (5, 2)], filters=3, embedding_size=6)
-    problem = problems.reading(sinusoid.maml(shots=3, queries=4), reader)
+    learner = snail.in_context_learner(
+        (1,), 1, classes=False, window=4, attentions=[(3, 4), (5, 2)], filters=3, embedding_size=6
+    )
+    problem = problems.in_context(sinusoid.maml(shots=3, queries=4), learner)
 
     def make(**settings: Any) -> Algorithm:
-        return few_shot_sequence.make(problem, few_shot_sequence.Config(**({"tasks": 8, "iterations": 50} | settings)))
+        return in_context.make(problem, in_context.Config(**({"tasks": 8, "iterations": 50} | settings)))
 
-    rate = few_shot_sequence.Config().learning_rate
+    rate = in_context.Config().learning_rate
     return Case(make, problem.tasks, "learning_rate", rate, lambda state: state.params, 1)
 
 
@@ -366,7 +358,7 @@ def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Es
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "anil": {"make": lambda: _few_shot(anil)},
     "cavia": {"make": lambda: _few_shot(cavia, context_size=2, inner_rate=0.1)},
-    "few_shot_sequence": {"make": _reading},
+    "in_context": {"make": _reading},
     # A pull strong enough for the system it solves to be definite; and a small step, since Adam makes one of its usual
     # size even of a gradient that is but the solver's rounding.
     "imaml": {"make": lambda: _few_shot(imaml, strength=20.0, learning_rate=1e-4)},
@@ -392,7 +384,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
         "make[bandit]": lambda: _rl2(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"], 4),
         "make[continuous]": lambda: _rl2(probe_family(), NETWORKS["recurrent"]["make[lstm]"], 2),
     },
-    "rl2_informed": {"make": _rl2_informed},
+    "rl2_asymmetric": {"make": _rl2_informed},
     "varibad": {"make": _varibad},
 }
 

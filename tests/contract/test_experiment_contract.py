@@ -133,7 +133,7 @@ def test_every_algorithm_and_every_network_runs_two_steps(name: str, omniglot_fo
     # Two episodes for each inner step and for the query; multi-task training has but the query, and Reptile two of them
     # for its metrics.
     batches = {"multi_task": 1, "reptile": 4}.get(experiment.algorithm, 3)
-    if experiment.algorithm in ("rl2", "rl2_informed", "varibad", "pearl"):
+    if experiment.algorithm in ("rl2", "rl2_asymmetric", "varibad", "pearl"):
         assert problem.steps_per_iteration == 4 * 2 * family.horizon
     elif horizon is None:
         assert problem.steps_per_iteration == 4

@@ -14,22 +14,14 @@ from builders import ALGORITHMS, Case, flat
 from probes import probe_family
 
 from metarl_jax import problems
-from metarl_jax.algorithms import pearl, rl2, rl2_informed, varibad
+from metarl_jax.algorithms import pearl, rl2, rl2_asymmetric, varibad
 from metarl_jax.datasets import sinusoid
 from metarl_jax.environments import bandits, gridnavi, tabular_mdp
+from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
+from metarl_jax.interfaces.few_shot import InContextProblem
+from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.networks import arms, belief, context, mlp, recurrent, snail
-from metarl_jax.types import (
-    Algorithm,
-    Array,
-    Box,
-    Discrete,
-    EnvFamily,
-    InformedNetworks,
-    InnerProblem,
-    Key,
-    ReadingProblem,
-    TaskDistribution,
-)
+from metarl_jax.types import Algorithm, Array, Box, Discrete, EnvFamily, Key, TaskDistribution
 
 CASES = flat(ALGORITHMS)
 
@@ -87,13 +79,13 @@ def wrong_ones(right: Any) -> list[tuple[Any, str]]:
             return [
                 (right._replace(tasks=TaskDistribution(branching, branching)), "tasks.sample cannot be compiled"),
                 fault,
-                (probe_family(), "problem must be a metarl_jax.types.InnerProblem"),
+                (probe_family(), "problem must be a metarl_jax.interfaces.gradient.InnerProblem"),
             ]
-        case ReadingProblem():
+        case InContextProblem():
             return [
                 (right._replace(tasks=TaskDistribution(branching, branching)), "tasks.sample cannot be compiled"),
                 (right._replace(score=lambda prediction, y: jnp.zeros(3)), "problem.score must return a real scalar"),
-                (probe_family(), "problem must be a metarl_jax.types.ReadingProblem"),
+                (probe_family(), "problem must be a metarl_jax.interfaces.few_shot.InContextProblem"),
             ]
     raise AssertionError(type(right))
 
@@ -120,12 +112,14 @@ def test_every_problem_refuses_wrong_families() -> None:
             problems.policy_gradient(wrong, policy)
         assert message in str(raised.value)
     predictor = mlp.predictor(1, 1, hidden_sizes=(5,))
-    reader = snail.reader((1,), 1, classes=False, window=4, attentions=[(3, 4)], filters=3, embedding_size=6)
+    learner = snail.in_context_learner(
+        (1,), 1, classes=False, window=4, attentions=[(3, 4)], filters=3, embedding_size=6
+    )
     wrong_draw = waves._replace(draw=lambda key, task: waves.draw(key, task).support)
-    for make, network in ((problems.few_shot, predictor), (problems.reading, reader)):
+    for make, network in ((problems.few_shot, predictor), (problems.in_context, learner)):
         make(waves, network)  # pyright: ignore[reportArgumentType]
         for training, heldout in ((wrong_draw, None), (waves, wrong_draw)):
-            with pytest.raises(ValueError, match=r"draw must return a metarl_jax\.types\.Episode"):
+            with pytest.raises(ValueError, match=r"draw must return a metarl_jax\.interfaces\.few_shot\.FewShotTask"):
                 make(training, network, heldout=heldout)  # pyright: ignore[reportArgumentType]
 
 
@@ -245,7 +239,7 @@ def _beliefs(latents: tuple[int, int, int], family: EnvFamily, steps: bool) -> A
     if steps:
         decoder = belief.step_decoder(*spaces, latent_size=latents[1], **SMALL)
     else:
-        decoder = belief.cell_decoder(family.observation_space, latent_size=latents[1], **SMALL)
+        decoder = belief.grid_decoder(family.observation_space, latent_size=latents[1], **SMALL)
     return belief.make(*spaces, encoder, decoder, latent_size=latents[2], **SMALL)
 
 
@@ -290,7 +284,7 @@ def test_networks_of_varibad_that_were_made_for_another_family() -> None:
     said = "was made for actions in Discrete(n=7), but those of the family are in Discrete(n=5)" + MEND
     for who in ("encoder", "decoder", "policy"):
         assert refused(right._replace(**{who: getattr(many, who)})) == f"the {who} {said}"
-    assert "networks must be a metarl_jax.types.BeliefNetworks, not Policy" in refused(right.policy)
+    assert "networks must be a metarl_jax.interfaces.belief.BeliefNetworks, not Policy" in refused(right.policy)
 
 
 def _contexts(latents: tuple[int, int], family: EnvFamily) -> Any:
@@ -322,7 +316,7 @@ def test_networks_of_pearl(family: EnvFamily) -> None:
         refused(right._replace(critic=other.critic))
         == "latent_size is 2, but the critic takes 4 latent variables" + same
     )
-    assert "networks must be a metarl_jax.types.ContextNetworks, not Actor" in refused(right.actor)
+    assert "networks must be a metarl_jax.interfaces.context.ContextNetworks, not Actor" in refused(right.actor)
     discrete = isinstance(family.action_space, Discrete)
     changed = family._replace(action_space=Discrete(7) if discrete else Box(-1.0, 1.0, (3,)))
     many = _contexts((2, 2), changed)
@@ -339,27 +333,29 @@ def test_networks_of_pearl(family: EnvFamily) -> None:
 
 
 def test_networks_of_informed_rl2() -> None:
-    family, config = bandits.bernoulli(3), rl2_informed.Config(episodes=4, trials=8, minibatches=2)
+    family, config = bandits.bernoulli(3), rl2_asymmetric.Config(episodes=4, trials=8, minibatches=2)
     assert family.arm is not None
 
-    def networks(number: int = 3, arm: Any = family.arm) -> InformedNetworks:
+    def networks(number: int = 3, arm: Any = family.arm) -> AsymmetricNetworks:
         spaces = family.observation_space, Discrete(number)
-        return InformedNetworks(recurrent.make(*spaces, hidden_size=4, embedding_size=3), arms.make(arm, units=4))
+        return AsymmetricNetworks(recurrent.make(*spaces, hidden_size=4, embedding_size=3), arms.make(arm, units=4))
 
     def refused(networks: Any) -> str:
         with pytest.raises(ValueError) as raised:
-            rl2_informed.make(family, networks, config)
+            rl2_asymmetric.make(family, networks, config)
         assert "\n" not in str(raised.value)
         return str(raised.value)
 
-    rl2_informed.make(family, networks(), config)
+    rl2_asymmetric.make(family, networks(), config)
     assert "the policy was made for actions in Discrete(n=7)" in refused(networks(7))
     features = family.arm.features
     other = family.arm._replace(features=lambda belief: jnp.concatenate([features(belief)] * 2))
     said = refused(networks(arm=other))
     assert "critic.value fails" in said
     assert "arm.features gives 4 numbers: was the critic made for another arm?" in said
-    assert "networks must be a metarl_jax.types.InformedNetworks, not Policy" in refused(networks().policy)
+    assert "networks must be a metarl_jax.interfaces.asymmetric.AsymmetricNetworks, not Policy" in refused(
+        networks().policy
+    )
 
 
 def test_networks_of_few_shot_tasks() -> None:
@@ -387,11 +383,11 @@ def test_networks_of_few_shot_tasks() -> None:
         "filters": 3,
         "embedding_size": 6,
     }
-    reader = snail.reader((1,), 1, **settings)
-    assert refused(problems.reading, snail.reader((1,), 2, **settings)) == (
+    learner = snail.in_context_learner((1,), 1, **settings)
+    assert refused(problems.in_context, snail.in_context_learner((1,), 2, **settings)) == (
         "the network has 2 outputs, and the tasks ask for 1"
     )
     # What it says of itself, and what it does.
-    assert refused(problems.reading, snail.reader((1,), 2, **settings)._replace(outputs=1))
-    assert "network.read fails" in refused(problems.reading, snail.reader((2,), 1, **settings))
-    problems.reading(waves, reader)
+    assert refused(problems.in_context, snail.in_context_learner((1,), 2, **settings)._replace(outputs=1))
+    assert "network.predict fails" in refused(problems.in_context, snail.in_context_learner((2,), 1, **settings))
+    problems.in_context(waves, learner)

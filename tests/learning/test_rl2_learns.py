@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from metarl_jax import training
-from metarl_jax.algorithms import rl2, rl2_informed
+from metarl_jax.algorithms import rl2, rl2_asymmetric
 from metarl_jax.environments import bandits
 from metarl_jax.evaluation import meta_test
+from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
 from metarl_jax.networks import arms, mlp, recurrent
 from metarl_jax.ops.statistics import Estimate, mean_with_interval
-from metarl_jax.types import Algorithm, InformedNetworks, Policy
+from metarl_jax.types import Algorithm, Policy
 
 pytestmark = pytest.mark.usefixtures("full_optimisation")
 
@@ -65,8 +66,8 @@ def test_a_policy_without_memory_learns_less() -> None:
 
 def test_with_an_informed_critic_it_comes_within_a_hundredth_of_the_best() -> None:
     policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, cell="gru", hidden_size=24)
-    networks = InformedNetworks(policy, arms.make(bandits.bernoulli_arm(), units=16))
-    config = rl2_informed.Config(episodes=PULLS, iterations=150, trials=128, minibatches=4, learning_rate=1e-2)
-    estimate = train_and_measure(rl2_informed.make(FAMILY, networks, config), config.iterations)
+    networks = AsymmetricNetworks(policy, arms.make(bandits.bernoulli_arm(), units=16))
+    config = rl2_asymmetric.Config(episodes=PULLS, iterations=150, trials=128, minibatches=4, learning_rate=1e-2)
+    estimate = train_and_measure(rl2_asymmetric.make(FAMILY, networks, config), config.iterations)
     assert estimate.low > 0.99 * OPTIMUM
     assert estimate.mean < OPTIMUM + 3 * estimate.standard_error, "better than optimal: something leaks"

@@ -23,7 +23,7 @@ import numpy as np
 from results_file import provenance, write_row
 
 
-class Cell(NamedTuple):
+class TableRow(NamedTuple):
     """One cell of a table."""
 
     experiment: str
@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 
 
 def run_seeds(
-    cell: Cell, first: int, seeds: int, folder: Path, trials: int, minutes: float, changed: dict[str, Any]
+    cell: TableRow, first: int, seeds: int, folder: Path, trials: int, minutes: float, changed: dict[str, Any]
 ) -> Path | None:
     """Train (or go on training) seeds in one run and test them; the file of the test, None if time ran out before."""
     import jax
@@ -86,7 +86,7 @@ def run_seeds(
     return result
 
 
-def run_path(cell: Cell, first: int, seeds: int, folder: Path) -> Path:
+def run_path(cell: TableRow, first: int, seeds: int, folder: Path) -> Path:
     """The run's folder."""
     return folder / f"{cell.experiment}-seed-{first}{f'-and-{seeds - 1}-more' if seeds > 1 else ''}"
 
@@ -103,7 +103,7 @@ def train_seconds(run: Path) -> float:
     return float(np.sum(np.where(seconds > 5 * median, median, seconds)))
 
 
-def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int) -> dict[str, Any]:
+def report_cell(name: str, cell: TableRow, evaluations: Sequence[Path], trials: int) -> dict[str, Any]:
     """Write a cell's row from the tests of its seeds."""
     results = [json.loads(path.read_text()) for path in evaluations]
     means, errors = (np.array([x for result in results for x in result[what]]) for what in ("means", "standard_errors"))
@@ -134,7 +134,7 @@ def report_cell(name: str, cell: Cell, evaluations: Sequence[Path], trials: int)
     return row
 
 
-def main(name: str, description: str, cells: dict[str, Cell]) -> None:
+def main(name: str, description: str, cells: dict[str, TableRow]) -> None:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="+", choices=list(cells), default=list(cells))
     parser.add_argument("--seeds", type=int, default=3)

@@ -1,7 +1,7 @@
 """Learning to read: a task's examples are one sequence, and what a network makes of them is the learner.
 
 So Mishra et al. (2018, arXiv 1707.03141, section 3.1) and Munkhdalai & Yu (2017, arXiv 1703.00837) learn few-shot
-tasks: nothing descends on a task's own loss; the loss of its query, after its support was read, trains the reader.
+tasks: nothing descends on a task's own loss; the loss of its query, after its support was read, trains the learner.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import NamedTuple
 import jax
 import optax
 
-from metarl_jax.batching import first_task, suits_in_turn, task_batch, task_mean_gradient
+from metarl_jax.batching import first_task, prefers_sequential, task_batch, task_mean_gradient
 from metarl_jax.checks import check_fields, positive_int, real
-from metarl_jax.family_checks import check_reading_problem
-from metarl_jax.types import Adaptation, Algorithm, Array, Episode, Key, Metrics, Params, ReadingProblem
+from metarl_jax.family_checks import check_in_context_problem
+from metarl_jax.interfaces.few_shot import FewShotTask, InContextProblem
+from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +48,13 @@ def validate(config: Config) -> None:
 
 
 class State(NamedTuple):
-    """The reader."""
+    """The learner."""
 
     params: Params
     optimizer: optax.OptState
 
 
-def make(problem: ReadingProblem, config: Config) -> Algorithm:
+def make(problem: InContextProblem, config: Config) -> Algorithm:
     """Learning to read the tasks of a problem.
 
     ``adapt`` scores the query of a held-out task after its support was read: ``[1]``; the learner is the parameters,
@@ -63,7 +64,7 @@ def make(problem: ReadingProblem, config: Config) -> Algorithm:
         ValueError: if the configuration is out of range, or the problem is wrong (``family_checks``).
     """
     validate(config)
-    check_reading_problem(problem)
+    check_in_context_problem(problem)
     rate, fraction = config.learning_rate, config.final_learning_rate_fraction
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.max_gradient_norm),
@@ -71,24 +72,24 @@ def make(problem: ReadingProblem, config: Config) -> Algorithm:
     )
 
     def init(key: Key) -> State:
-        params = problem.reader.init(key)
+        params = problem.learner.init(key)
         return State(params, optimizer.init(params))
 
-    def loss(params: Params, task: Episode) -> tuple[Array, Metrics]:
+    def loss(params: Params, task: FewShotTask) -> tuple[Array, Metrics]:
         x, y = task.query
-        prediction = problem.reader.read(params, task.support, x)
+        prediction = problem.learner.predict(params, task.support, x)
         value = problem.loss(prediction, y)
         return value, {"loss": value, "score": problem.score(prediction, y)}
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         tasks = task_batch(problem.tasks.sample)(jax.random.split(key, config.tasks))
-        gradient_of = task_mean_gradient(loss, in_turn=suits_in_turn(first_task(tasks)))
+        gradient_of = task_mean_gradient(loss, sequential=prefers_sequential(first_task(tasks)))
         (_, metrics), gradient = gradient_of(state.params, tasks)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         return State(optax.apply_updates(state.params, updates), optimizer_state), metrics
 
-    def adapt(key: Key, state: State, task: Episode) -> Adaptation:
+    def adapt(key: Key, state: State, task: FewShotTask) -> Adaptation:
         del key
         return Adaptation(loss(state.params, task)[1]["score"][None], state.params)
 

@@ -1,4 +1,4 @@
-"""What an informed critic is told, what it says of every arm, and what a step of learning from that does."""
+"""What a privileged critic is told, what it says of every arm, and what a step of learning from that does."""
 
 from __future__ import annotations
 
@@ -9,37 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax.algorithms import rl2_informed
+from metarl_jax.algorithms import rl2_asymmetric
 from metarl_jax.environments import bandits, tabular_mdp
+from metarl_jax.interfaces.asymmetric import ArmsCritic, AsymmetricNetworks
 from metarl_jax.networks import arms, recurrent
 from metarl_jax.ops.distributions import Categorical
 from metarl_jax.rollout import trial
-from metarl_jax.types import (
-    ArmsCritic,
-    Array,
-    Carry,
-    InformedNetworks,
-    Inputs,
-    Key,
-    Output,
-    TaskDistribution,
-    Transition,
-)
+from metarl_jax.types import Array, Carry, Inputs, Key, Output, TaskDistribution, Transition
 
 FAMILY = bandits.bernoulli(3)
 ARM = bandits.bernoulli_arm()
 
 
-def networks() -> InformedNetworks:
+def networks() -> AsymmetricNetworks:
     policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, hidden_size=4)
-    return InformedNetworks(policy, arms.make(ARM, units=16))
+    return AsymmetricNetworks(policy, arms.make(ARM, units=16))
 
 
 # A critic that says nothing, whatever it is told.
 SILENT = ArmsCritic(
     init=lambda key: {"bias": jnp.zeros(())},
     value=lambda params, known, left: jnp.zeros(left.shape) + 0.0 * params["bias"],
-    foresee=lambda params, known, then, left: jnp.zeros(then.shape[:-1]) + 0.0 * params["bias"],
+    lookahead=lambda params, known, then, left: jnp.zeros(then.shape[:-1]) + 0.0 * params["bias"],
 )
 
 
@@ -52,7 +43,7 @@ def test_beliefs_are_of_the_pulls_before() -> None:
         return trial(key, act, (), FAMILY, FAMILY.tasks.sample(key), 20)[1]
 
     t = jax.vmap(play)(jax.random.split(jax.random.key(0), 16))
-    believed = jax.vmap(lambda t: rl2_informed.beliefs(ARM, 3, t))(t)
+    believed = jax.vmap(lambda t: rl2_asymmetric.beliefs(ARM, 3, t))(t)
     pulled = np.eye(3)[np.asarray(t.action)]
     paid = pulled * np.asarray(t.reward)[..., None]
     np.testing.assert_array_equal(believed.pulls, np.cumsum(pulled, axis=1) - pulled)
@@ -60,16 +51,16 @@ def test_beliefs_are_of_the_pulls_before() -> None:
 
 
 def test_the_policy_ascends_what_all_arms_are_worth() -> None:
-    """With nothing foreseen the advantage of an arm is its posterior mean less what the policy has of all arms.
+    """Without a later pull the advantage of an arm is its posterior mean less what the policy has of all arms.
 
     So a step is up the gradient of the latter, which knows every arm, pulled or not.
     """
     made = networks()
-    config = rl2_informed.Config(
+    config = rl2_asymmetric.Config(
         episodes=6, trials=4, minibatches=1, epochs=1, critic_epochs=1, entropy_coefficient=0.0,
         learning_rate=1e-3, max_grad_norm=1e9, exploration=0.0,
     )  # fmt: skip
-    algorithm = rl2_informed.make(FAMILY, InformedNetworks(made.policy, SILENT), config)
+    algorithm = rl2_asymmetric.make(FAMILY, AsymmetricNetworks(made.policy, SILENT), config)
     state = algorithm.init(jax.random.key(0))
     key = jax.random.key(5)
     after, metrics = algorithm.step(key, state)
@@ -121,8 +112,8 @@ def test_training_explores_and_adapting_does_not() -> None:
 
     policy = made.policy._replace(step=step)
     for exploration, expected in ((0.0, 0.0), (0.3, 0.2)):
-        config = rl2_informed.Config(episodes=50, trials=100, minibatches=1, exploration=exploration)
-        algorithm = rl2_informed.make(family, InformedNetworks(policy, made.critic), config)
+        config = rl2_asymmetric.Config(episodes=50, trials=100, minibatches=1, exploration=exploration)
+        algorithm = rl2_asymmetric.make(family, AsymmetricNetworks(policy, made.critic), config)
         state = algorithm.init(jax.random.key(0))
         mean_reward = float(algorithm.step(jax.random.key(1), state)[1]["trial_reward"]) / 50
         # Six standard errors of 5000 pulls.
@@ -142,10 +133,10 @@ def test_training_explores_and_adapting_does_not() -> None:
 )
 def test_bad_settings_are_named(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        rl2_informed.make(FAMILY, networks(), rl2_informed.Config(**{"trials": 256, **settings}))
+        rl2_asymmetric.make(FAMILY, networks(), rl2_asymmetric.Config(**{"trials": 256, **settings}))
 
 
 @pytest.mark.parametrize("family", [bandits.gaussian(3), tabular_mdp.make()])
 def test_families_without_such_arms_are_refused(family: Any) -> None:
     with pytest.raises(ValueError, match="for bandits whose arms pay finitely many rewards"):
-        rl2_informed.make(family, networks(), rl2_informed.Config())
+        rl2_asymmetric.make(family, networks(), rl2_asymmetric.Config())

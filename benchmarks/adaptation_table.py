@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from results_file import provenance, write_row
 
 
-class Cell(NamedTuple):
+class TableRow(NamedTuple):
     """One experiment."""
 
     experiment: str
@@ -31,12 +31,12 @@ class Cell(NamedTuple):
     """What the changed settings amount to: names run and rows, where an experiment has several."""
     success_targets: Mapping[int, float] = {}
     """The acceptance bar of the success rate by stage, where tasks know success."""
-    tested: str = ""
+    test_variant: str = ""
     """What the changes in testing amount to: names the rows, where one run is tested in several ways."""
 
 
 def measure(
-    cell: Cell, seeds: int, tasks: int | None, folder: Path, minutes: float, number: int
+    cell: TableRow, seeds: int, tasks: int | None, folder: Path, minutes: float, number: int
 ) -> dict[str, Any] | None:
     """Train (or go on training) on a number of devices and test; None if time ran out before."""
     from metarl_jax import experiments
@@ -63,7 +63,7 @@ def measure(
     return evaluate.evaluate(run, tasks, cell.testing, 0, say) | {"folder": str(path)}
 
 
-def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+def report(name: str, cell: TableRow, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
     """Write a row for each stage with a bar or a published number, for the first two and for the last.
 
     Where tasks know success, its rate has rows of its own.
@@ -90,7 +90,7 @@ def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, 
         target = targets.get(stage)
         row = {
             "experiment": cell.experiment,
-            "variant": ", ".join(filter(None, (cell.variant, cell.tested))),
+            "variant": ", ".join(filter(None, (cell.variant, cell.test_variant))),
             "metric": f"{title} after {stage} {measure['stage']}{'s' * (stage != 1)}",
             "ours": ours[f"{name_by}_by_stage"][at],
             "ci95": ours[f"{prefix}ci95_by_stage"][at],
@@ -122,11 +122,11 @@ def report(name: str, cell: Cell, evaluation: dict[str, Any]) -> list[dict[str, 
 def main(
     name: str,
     description: str,
-    cells: Mapping[str, Cell],
+    cells: Mapping[str, TableRow],
     *,
-    more: Mapping[str, Mapping[str, Cell]] | None = None,
+    more: Mapping[str, Mapping[str, TableRow]] | None = None,
     data: bool = False,
-    also: Callable[[Cell, dict[str, Any]], None] | None = None,
+    also: Callable[[TableRow, dict[str, Any]], None] | None = None,
 ) -> None:
     """The program.
 

@@ -1,4 +1,4 @@
-"""Learning to read examples: SNAIL as a reader, the embedding of images, and the algorithm."""
+"""Learning to read examples: SNAIL as a learner, the embedding of images, and the algorithm."""
 
 from __future__ import annotations
 
@@ -11,44 +11,47 @@ import pytest
 from flax import linen as nn
 
 from metarl_jax import problems, training
-from metarl_jax.algorithms import few_shot_sequence
+from metarl_jax.algorithms import in_context
 from metarl_jax.datasets import classification, sinusoid
 from metarl_jax.evaluation import meta_test
+from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextLearner
 from metarl_jax.networks import convolutional, snail
 from metarl_jax.ops.statistics import mean_with_interval
 from metarl_jax.oracles import nearest_example
-from metarl_jax.types import Array, Episode, FewShot, Key, Reader, TaskDistribution
+from metarl_jax.types import Array, Key, TaskDistribution
 
 ATTENTIONS = ((3, 4), (5, 2))
 
 
-def small_reader(window: int = 6, outputs: int = 3) -> Reader:
-    return snail.reader((2,), outputs, classes=True, window=window, attentions=ATTENTIONS, filters=3, embedding_size=5)
+def small_learner(window: int = 6, outputs: int = 3) -> InContextLearner:
+    return snail.in_context_learner(
+        (2,), outputs, classes=True, window=window, attentions=ATTENTIONS, filters=3, embedding_size=5
+    )
 
 
-def episode(examples: int = 5, queries: int = 4) -> Episode:
+def episode(examples: int = 5, queries: int = 4) -> FewShotTask:
     keys = jax.random.split(jax.random.key(0), 4)
     support = jax.random.normal(keys[0], (examples, 2)), jax.random.randint(keys[1], (examples,), 0, 3)
     query = jax.random.normal(keys[2], (queries, 2)), jax.random.randint(keys[3], (queries,), 0, 3)
-    return Episode(support, query)
+    return FewShotTask(support, query)
 
 
-def shaken(reader: Reader) -> Any:
+def shaken(learner: InContextLearner) -> Any:
     """Parameters of which none is zero."""
-    params = reader.init(jax.random.key(1))
+    params = learner.init(jax.random.key(1))
     return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
 
 
 @pytest.mark.parametrize("window", [6, 3])
 def test_reading_is_acting_step_by_step(window: int) -> None:
-    """A reader's layers are those of a policy, which takes the support and then one query, one step at a time."""
+    """A learner's layers are those of a policy, which takes the support and then one query, one step at a time."""
     layers: list[int | snail.Attention] = [snail.Attention(3, 4), 1, 2, snail.Attention(5, 2)]
     design = snail.Design(window, 3, tuple(layers))
     module = snail.Layers(design)
     shown, asked = jax.random.normal(jax.random.key(0), (5, 4)), jax.random.normal(jax.random.key(1), (2, 4))
     params = module.init(jax.random.key(2), design.empty(), shown[0])
     params = jax.tree.map(lambda p: p + 0.1, params)
-    got = cast("Array", module.apply(params, shown, asked, method="read"))
+    got = cast("Array", module.apply(params, shown, asked, method="predict"))
     for query, features in zip(asked, got, strict=True):
         memory, expected = design.empty(), jnp.zeros(())
         for x in (*shown, query):
@@ -57,23 +60,23 @@ def test_reading_is_acting_step_by_step(window: int) -> None:
 
 
 def test_a_query_is_predicted_alike_in_any_company_and_by_its_support_alone() -> None:
-    reader, task = small_reader(), episode()
-    params = shaken(reader)
-    together = reader.read(params, task.support, task.query[0])
-    alone = jnp.concatenate([reader.read(params, task.support, x[None]) for x in task.query[0]])
+    learner, task = small_learner(), episode()
+    params = shaken(learner)
+    together = learner.predict(params, task.support, task.query[0])
+    alone = jnp.concatenate([learner.predict(params, task.support, x[None]) for x in task.query[0]])
     np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
     x, y = task.support
-    relabelled = reader.read(params, (x, (y + 1) % 3), task.query[0])
+    relabelled = learner.predict(params, (x, (y + 1) % 3), task.query[0])
     assert np.all(np.abs(relabelled - together) > 1e-6)
 
 
 def test_the_examples_farthest_back_are_forgotten() -> None:
     """One block over a window of 3 reaches back 1 + 2 steps, and an attention on either side 2 each."""
-    reader, task = small_reader(window=3), episode(examples=9, queries=1)
-    params = shaken(reader)
+    learner, task = small_learner(window=3), episode(examples=9, queries=1)
+    params = shaken(learner)
 
     def predict(x: Array) -> Array:
-        return jnp.sum(reader.read(params, (x, task.support[1]), task.query[0]))
+        return jnp.sum(learner.predict(params, (x, task.support[1]), task.query[0]))
 
     matters = np.flatnonzero(np.any(np.asarray(jax.grad(predict)(task.support[0])) != 0, axis=1))
     assert 9 - int(matters[0]) == 3 + 2 + 2
@@ -104,14 +107,14 @@ def test_pooled_embedding_is_flax_s(size: int) -> None:
 
 @pytest.mark.parametrize("pooling", [True, False])
 def test_an_image_is_embedded_alike_in_any_company(pooling: bool) -> None:
-    reader = snail.reader(
+    learner = snail.in_context_learner(
         (12, 12, 1), 3, classes=True, window=4, attentions=[(3, 3)], filters=3, image_filters=4, image_blocks=4,
         pooling=pooling,
     )  # fmt: skip
     images = jax.random.normal(jax.random.key(0), (7, 12, 12, 1))
-    params = jax.jit(reader.init)(jax.random.key(1))
+    params = jax.jit(learner.init)(jax.random.key(1))
     support = images[:3], jnp.arange(3)
-    read = jax.jit(reader.read)
+    read = jax.jit(learner.predict)
     together = read(params, support, images[3:])
     np.testing.assert_allclose(together[:1], read(params, support, images[3:4]), rtol=1e-4, atol=1e-6)
 
@@ -131,13 +134,13 @@ def test_an_image_is_embedded_alike_in_any_company(pooling: bool) -> None:
 def test_bad_sizes(shape: tuple[int, ...], changes: dict[str, Any], message: str) -> None:
     settings: dict[str, Any] = {"window": 4, **changes}
     with pytest.raises(ValueError, match="must be") as raised:
-        snail.reader(shape, 3, classes=True, **settings)
+        snail.in_context_learner(shape, 3, classes=True, **settings)
     assert str(raised.value) == message
 
 
 def test_outputs_must_be_the_tasks() -> None:
     with pytest.raises(ValueError, match="the network has 2 outputs, and the tasks ask for 1"):
-        problems.reading(sinusoid.maml(3, 4), snail.reader((1,), 2, classes=False, window=4))
+        problems.in_context(sinusoid.maml(3, 4), snail.in_context_learner((1,), 2, classes=False, window=4))
 
 
 def clusters(distance: float) -> FewShot:
@@ -147,7 +150,7 @@ def clusters(distance: float) -> FewShot:
         angle = jax.random.uniform(key, (), maxval=2 * jnp.pi)
         return distance / 2 * jnp.array([jnp.cos(angle), jnp.sin(angle)])
 
-    def draw(key: Key, task: Array) -> Episode:
+    def draw(key: Key, task: Array) -> FewShotTask:
         ends = jnp.stack([task, -task])[:, None]
         points = ends + jax.random.normal(key, (2, 6, 2))
         return classification.episode(key, points, shots=1)
@@ -160,12 +163,14 @@ def test_reading_learns_and_is_no_better_than_possible() -> None:
     """Of a stick of 4 standard deviations, the nearer end is right for 97.7 % of points (the normal law); the nearest
     example, which is one point at each end, less often.
     """
-    problem = problems.reading(
+    problem = problems.in_context(
         clusters(4.0),
-        snail.reader((2,), 2, classes=True, window=3, attentions=[(8, 8), (8, 8)], filters=8, embedding_size=16),
+        snail.in_context_learner(
+            (2,), 2, classes=True, window=3, attentions=[(8, 8), (8, 8)], filters=8, embedding_size=16
+        ),
     )
-    config = few_shot_sequence.Config(iterations=400, tasks=64, learning_rate=3e-3)
-    algorithm = few_shot_sequence.make(problem, config)
+    config = in_context.Config(iterations=400, tasks=64, learning_rate=3e-3)
+    algorithm = in_context.make(problem, config)
 
     @jax.jit
     def learn(key: Key) -> training.Chunk:

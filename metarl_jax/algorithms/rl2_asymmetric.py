@@ -26,7 +26,8 @@ from metarl_jax import ppo
 from metarl_jax.batching import task_batch, trials_at_once
 from metarl_jax.checks import check_fields, positive_int, real
 from metarl_jax.family_checks import check_shapes
-from metarl_jax.network_checks import check_informed_networks
+from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
+from metarl_jax.network_checks import check_asymmetric_networks
 from metarl_jax.ops.distributions import Categorical
 from metarl_jax.ops.policy_gradients import clipped_surrogate, weighted_sum
 from metarl_jax.ops.returns import expected_advantages, remaining_horizon
@@ -39,7 +40,6 @@ from metarl_jax.types import (
     Carry,
     Discrete,
     EnvFamily,
-    InformedNetworks,
     Inputs,
     Key,
     Metrics,
@@ -51,7 +51,7 @@ from metarl_jax.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ppo.Ascent):
+class Config(ppo.OptimizationConfig):
     """Settings: those of PPO's ascent, and of the critic.
 
     Advantages are not scaled, so that the bonus for entropy is in rewards per nat.
@@ -72,7 +72,7 @@ class Config(ppo.Ascent):
 
 def validate(config: Config) -> None:
     """Raise ValueError naming the first field that is out of range."""
-    ppo.validate_ascent(config)
+    ppo.validate_optimization(config)
     check_fields(
         config,
         exploration=real(at_least=0, at_most=1),
@@ -137,15 +137,15 @@ def beliefs(arm: Arm, arms: int, pulls: Transition) -> Any:
     return jax.lax.scan(pull, start, (pulls.action, pulls.reward))[1]
 
 
-def foreseen(arm: Arm, belief: Any) -> tuple[Array, Outcomes, Array]:
+def lookahead_features(arm: Arm, belief: Any) -> tuple[Array, Outcomes, Array]:
     """What a critic is told of an arm ``[F]``; what a pull may pay; and what it would be told then, ``[O, F]``."""
     outcomes = arm.outcomes(belief)
     then = jax.vmap(lambda reward: arm.features(arm.observe(belief, reward)))(outcomes.reward)
     return arm.features(belief), outcomes, then
 
 
-def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algorithm:
-    """RL² with an informed critic, on a family of bandits.
+def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Algorithm:
+    """RL² with a privileged critic, on a family of bandits.
 
     ``adapt`` plays one trial of ``config.episodes`` episodes, sampling actions as in training, and returns the return
     of each; the learner is the memory at the end.
@@ -158,8 +158,8 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     arm, space, belief_reward = family.arm, family.action_space, family.belief_reward
     if arm is None or belief_reward is None or not isinstance(space, Discrete):
-        raise ValueError("an informed critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
-    check_informed_networks(networks, family, shapes)
+        raise ValueError("a privileged critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
+    check_asymmetric_networks(networks, family, shapes)
     policy, critic = networks.policy, networks.critic
     steps, arms = config.episodes * family.horizon, space.n
     left = jnp.arange(steps, 0, -1, dtype=jnp.float32)
@@ -179,7 +179,7 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         _, t = play(key_trial, params, task, config.exploration)
-        each = jax.vmap(jax.vmap(lambda belief: foreseen(arm, belief)))
+        each = jax.vmap(jax.vmap(lambda belief: lookahead_features(arm, belief)))
         known, outcomes, then = each(beliefs(arm, arms, t))
         expected = jnp.sum(outcomes.probability * outcomes.reward, axis=-1)
         # The family says it of the arm that was pulled; others pay as much more as they are expected to.
@@ -188,7 +188,7 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         value = scale * critic.value(critic_params, known, left)
         # Nothing follows the last step.
         next_scale = jnp.append(scale[1:], 0.0)
-        next_value = next_scale[:, None, None] * critic.foresee(critic_params, known, then, left - 1)
+        next_value = next_scale[:, None, None] * critic.lookahead(critic_params, known, then, left - 1)
         log_probs = jax.nn.log_softmax(t.output)
         advantages, error = expected_advantages(
             jnp.exp(log_probs),
@@ -221,7 +221,7 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         kl = total(jnp.sum(-probability * log_ratio, axis=-1))
         return objective, {"loss": objective, "entropy": entropy, "kl": kl}
 
-    ascent = ppo.ascending(loss, steps, config)
+    policy_optimizer = ppo.minibatch_optimizer(loss, steps, config)
 
     def critic_loss(params: Params, lesson: Lesson, entropy_coefficient: Array) -> tuple[Array, Metrics]:
         del entropy_coefficient
@@ -232,12 +232,14 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
     critic_config = replace(
         config, epochs=config.critic_epochs, learning_rate=config.critic_learning_rate, accumulation=1
     )
-    critic_descent = ppo.ascending(critic_loss, steps, critic_config)
+    critic_descent = ppo.minibatch_optimizer(critic_loss, steps, critic_config)
 
     def init(key: Key) -> State:
         key_policy, key_critic = jax.random.split(key)
         params, critic_params = policy.init(key_policy), critic.init(key_critic)
-        return State(params, ascent.init(params), critic_params, critic_descent.init(critic_params), jnp.int32(0))
+        return State(
+            params, policy_optimizer.init(params), critic_params, critic_descent.init(critic_params), jnp.int32(0)
+        )
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_policy, key_critic = jax.random.split(key, 3)
@@ -245,7 +247,9 @@ def make(family: EnvFamily, networks: InformedNetworks, config: Config) -> Algor
         collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 1, 0), at_once=at_once)
         keys = jax.random.split(key_collect, config.trials)
         batch, lesson, trial_reward = collected(keys, state.params, state.critic)
-        params, optimizer, metrics = ascent.update(key_policy, state.params, state.optimizer, batch, state.iteration)
+        params, optimizer, metrics = policy_optimizer.update(
+            key_policy, state.params, state.optimizer, batch, state.iteration
+        )
         critic_params, critic_optimizer, of_critic = critic_descent.update(
             key_critic, state.critic, state.critic_optimizer, lesson, state.iteration
         )

@@ -1,0 +1,1 @@
+"""The contracts of one kind of method each, where its networks and its algorithms meet."""
