@@ -11,22 +11,46 @@ from typing import Any, TypeAlias
 LAST_SEED = 2**32 - 1
 """JAX makes random keys of 32 bits of a seed: it takes larger ones for others."""
 
-Check: TypeAlias = Callable[[str, Any], Any]
+Check: TypeAlias = Callable[..., Any]
 """``(name, value) -> value``; raises ValueError that names the thing, its value and what is valid."""
+
+
+def _in_words(**bounds: float | None) -> str:
+    """Bounds as ``above 0 and at most 1``."""
+    return " and ".join(f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items() if bound is not None)
+
+
+def whole(
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Check:
+    """A check that a number is whole and in range."""
+
+    def check(name: str, value: Any, otherwise: str = "") -> int:
+        valid = isinstance(value, Integral) and not isinstance(value, bool)
+        valid = valid and (above is None or value > above) and (at_least is None or value >= at_least)
+        valid = valid and (at_most is None or value <= at_most) and (below is None or value < below)
+        if not valid:
+            bounds = _in_words(above=above or None, at_least=at_least, at_most=at_most, below=below)
+            kind = "a positive whole number" if above == 0 else "a whole number"
+            of = " of" if bounds.startswith("at") else ""
+            raise ValueError(f"{name} must be {f'{kind}{of} {bounds}'.strip()}{otherwise}, not {value!r}")
+        return int(value)
+
+    return check
 
 
 def positive_int(name: str, value: Any) -> int:
     """Return ``value`` if it is a whole number above zero, else raise ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value <= 0:
-        raise ValueError(f"{name} must be a positive whole number, not {value!r}")
-    return int(value)
+    return whole(above=0)(name, value)
 
 
 def natural_int(name: str, value: Any) -> int:
     """Return ``value`` if it is a whole number of at least zero, else raise ValueError naming it."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
-        raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}")
-    return int(value)
+    return whole(at_least=0)(name, value)
 
 
 def boolean(name: str, value: Any) -> bool:
@@ -52,19 +76,9 @@ def real(
 
     Tracers (under ``vmap`` over hyper-parameters) pass if they are scalars: their value is not known yet.
     """
-    bounds = [
-        text
-        for text, bound in (
-            (f"above {above}", above),
-            (f"at least {at_least}", at_least),
-            (f"at most {at_most}", at_most),
-            (f"below {below}", below),
-        )
-        if bound is not None
-    ]
-    wanted = " and ".join(bounds)
+    wanted = _in_words(above=above, at_least=at_least, at_most=at_most, below=below)
 
-    def check(name: str, value: Any) -> Any:
+    def check(name: str, value: Any, otherwise: str = "") -> Any:
         number = math.nan
         if isinstance(value, Real) and not isinstance(value, bool):
             number = float(value)
@@ -77,7 +91,7 @@ def real(
         valid = valid and (at_least is None or number >= at_least) and (at_most is None or number <= at_most)
         valid = valid and (below is None or number < below)
         if not valid:
-            raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", not {value!r}")
+            raise ValueError(f"{name} must be {f'a finite number {wanted}'.strip()}{otherwise}, not {value!r}")
         return number
 
     return check

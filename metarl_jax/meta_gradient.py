@@ -10,18 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Interval
 
 from metarl_jax.batching import first_task, prefers_sequential, task_batch, task_mean, task_mean_gradient
-from metarl_jax.checks import boolean, check_fields, choice, natural_int, positive_int, real
 from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.ops.inner_loop import Gradient, Loss, descend
 from metarl_jax.ops.trust_region import metric_product, trust_region_step
+from metarl_jax.settings import Doc, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
 from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task, Tree
 
 
@@ -43,58 +44,87 @@ class Learner(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings that gradient-based meta-learners share; defaults are those of the sinusoid of Finn et al. (2017)."""
 
-    iterations: int = 70000
-    """Meta-iterations of a whole run."""
-    tasks: int = 25
-    """Tasks per meta-iteration."""
-    inner_steps: int = 1
-    """Gradient steps on a task in training."""
-    inner_rate: float = 0.01
-    """Step size of the inner steps."""
-    max_inner_norm: float = 0.0
-    """Inner gradients are scaled down to this norm; 0: they are not (as published)."""
-    adaptation_steps: int = 10
-    """Gradient steps on a held-out task."""
-    later_rate_fraction: float = 1.0
-    """Step size on a held-out task of each step beyond the first ``inner_steps``, as a fraction of that of the step
-    before. (In the reinforcement learning of Finn et al. 2017 the second step had half the first's, and kept it.)"""
-    first_order: bool = False
-    """Whether inner gradients count as constants in the outer gradient (FOMAML)."""
-    rematerialise: bool = False
-    """Whether to compute inner steps again in the backward pass instead of keeping them: memory grows with the
-    square root of the number of inner steps."""
-    outer_update: Literal["adam", "trust_region"] = "adam"
-    """How the meta-parameters change: Adam, or a step within a trust region (TRPO; for reinforcement learning)."""
-    learning_rate: float = 1e-3
-    """Adam's step size at the start."""
-    final_learning_rate_fraction: float = 1.0
-    """Adam's step size at the end of training, as a fraction of the start; linear between (constant as published)."""
-    epochs: int = 1
-    """Adam steps on the data of one meta-iteration."""
-    max_divergence: float = 0.01
-    """The trust region: the largest mean KL divergence in nats of the adapted policies from those that collected."""
-    conjugate_gradients: int = 10
-    """Iterations of the linear solver of the trust region (10 in published implementations)."""
-    metric_share: float = 0.1
-    """Share of the episodes on which the trust region's metric is estimated, from which alone the direction of a step
-    depends on it (0.1 in Schulman et al. 2015); whether the step is within the region is tested on all."""
-    damping: float = 1e-5
-    """Added to the trust region's metric (1e-5 in published implementations)."""
-    exploration_credit: float = 0.0
-    """Weight of E-MAML's term (Stadie et al. 2018): what was collected before adaptation is credited with the score
-    after it, beyond the mean of the other tasks. 0: MAML. The score is a return, the outer loss a mean over steps of
-    scaled advantages: with the estimator "log_likelihood" and one inner step, the exact gradient of what is expected
-    after adapting to what was collected has the weight 1 / (horizon * standard deviation of an advantage). For
-    reinforcement learning, and two tasks or more."""
+    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 70000
+    tasks: Annotated[PositiveInt, Doc("Tasks per meta-iteration.")] = 25
+    inner_steps: Annotated[PositiveInt, Doc("Gradient steps on a task in training.")] = 1
+    inner_rate: Annotated[PositiveFloat, Doc("Step size of the inner steps.")] = 0.01
+    max_inner_norm: Annotated[
+        PositiveFloat | None, Doc("Inner gradients are scaled down to this norm; None: they are not (as published).")
+    ] = None
+    adaptation_steps: Annotated[NonNegativeInt, Doc("Gradient steps on a held-out task.")] = 10
+    later_rate_fraction: Annotated[
+        NonNegativeFloat,
+        Doc(
+            "Step size on a held-out task of each step beyond the first ``inner_steps``, as a fraction of "
+            "that of the step before. (In the reinforcement learning of Finn et al. 2017 the second step had "
+            "half the first's, and kept it.)"
+        ),
+    ] = 1.0
+    first_order: Annotated[bool, Doc("Whether inner gradients count as constants in the outer gradient (FOMAML).")] = (
+        False
+    )
+    rematerialise: Annotated[
+        bool,
+        Doc(
+            "Whether to compute inner steps again in the backward pass instead of keeping them: memory grows "
+            "with the square root of the number of inner steps."
+        ),
+    ] = False
+    outer_update: Annotated[
+        Literal["adam", "trust_region"],
+        Doc(
+            "How the meta-parameters change: Adam, or a step within a trust region (TRPO; for reinforcement learning)."
+        ),
+    ] = "adam"
+    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start.")] = 1e-3
+    final_learning_rate_fraction: Annotated[
+        Fraction,
+        Doc(
+            "Adam's step size at the end of training, as a fraction of the start; linear between (constant as "
+            "published)."
+        ),
+    ] = 1.0
+    epochs: Annotated[PositiveInt, Doc("Adam steps on the data of one meta-iteration.")] = 1
+    max_divergence: Annotated[
+        PositiveFloat,
+        Doc(
+            "The trust region: the largest mean KL divergence in nats of the adapted policies from those that "
+            "collected."
+        ),
+    ] = 0.01
+    conjugate_gradients: Annotated[
+        PositiveInt, Doc("Iterations of the linear solver of the trust region (10 in published implementations).")
+    ] = 10
+    metric_share: Annotated[
+        Annotated[float, Interval(gt=0, le=1)],
+        Doc(
+            "Share of the episodes on which the trust region's metric is estimated, from which alone the "
+            "direction of a step depends on it (0.1 in Schulman et al. 2015); whether the step is within the "
+            "region is tested on all."
+        ),
+    ] = 0.1
+    damping: Annotated[
+        NonNegativeFloat, Doc("Added to the trust region's metric (1e-5 in published implementations).")
+    ] = 1e-5
+    exploration_credit: Annotated[
+        NonNegativeFloat,
+        Doc(
+            "Weight of E-MAML's term (Stadie et al. 2018): what was collected before adaptation is credited "
+            "with the score after it, beyond the mean of the other tasks. 0: MAML. The score is a return, the "
+            'outer loss a mean over steps of scaled advantages: with the estimator "log_likelihood" and one '
+            "inner step, the exact gradient of what is expected after adapting to what was collected has the "
+            "weight 1 / (horizon * standard deviation of an advantage). For reinforcement learning, and two "
+            "tasks or more."
+        ),
+    ] = 0.0
 
     @property
     def inner_norm(self) -> float:
-        """``max_inner_norm``, infinite where it is 0."""
-        norm = self.max_inner_norm
-        return math.inf if isinstance(norm, int | float) and norm == 0 else norm
+        """``max_inner_norm``, infinite where it is None."""
+        return math.inf if self.max_inner_norm is None else self.max_inner_norm
 
     def optimizer(self) -> optax.GradientTransformation:
         """Of the outer loop."""
@@ -107,34 +137,8 @@ class Config:
         return self.inner_steps + 1
 
 
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    check_fields(
-        config,
-        iterations=positive_int,
-        tasks=positive_int,
-        inner_steps=positive_int,
-        inner_rate=real(above=0),
-        max_inner_norm=real(at_least=0),
-        adaptation_steps=natural_int,
-        later_rate_fraction=real(at_least=0),
-        first_order=boolean,
-        rematerialise=boolean,
-        outer_update=choice("adam", "trust_region"),
-        learning_rate=real(above=0),
-        final_learning_rate_fraction=real(at_least=0, at_most=1),
-        epochs=positive_int,
-        max_divergence=real(above=0),
-        conjugate_gradients=positive_int,
-        metric_share=real(above=0, at_most=1),
-        damping=real(at_least=0),
-        exploration_credit=real(at_least=0),
-    )
-
-
 def validate_with(config: Config, problem: InnerProblem) -> None:
-    """Raise ValueError if the settings are out of range, the problem is wrong, or it lacks what the settings need."""
-    validate(config)
+    """Raise ValueError if the problem is wrong, or lacks what the settings need."""
     check_problem(problem)
     if config.outer_update == "trust_region":
         for name in ("distribution", "divergence", "part"):

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metarl_jax.batching import sequential_sum
-from metarl_jax.checks import boolean, check_fields, choice, positive_int, real
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, masked_mean, weighted_sum
 from metarl_jax.ops.returns import generalised_advantages, remaining_horizon
 from metarl_jax.ops.running_statistics import RunningStatistics, initial_statistics, normalise, observe
+from metarl_jax.settings import Doc, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from metarl_jax.types import (
     Array,
     Box,
@@ -37,116 +37,119 @@ from metarl_jax.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizationConfig:
-    """Settings of minibatch_optimizer PPO's objective, whatever says what actions are worth.
+class OptimizationConfig(Settings):
+    """Settings of maximising PPO's objective on minibatches of trials, however advantages are estimated.
 
     Defaults without a source were chosen here, on tasks that no reported result uses.
     """
 
-    episodes: int = 10
-    """Episodes per trial."""
-    iterations: int = 600
-    """Meta-iterations of a whole run; the learning rate's schedule ends here."""
-    trials: int = 512
-    """Trials (tasks) collected per meta-iteration."""
-    epochs: int = 2
-    """Passes over the collected trials."""
-    minibatches: int = 4
-    """Gradient steps per pass; each takes trials / minibatches whole trials."""
-    accumulation: int = 1
-    """Parts in which a gradient is computed, one after another: the same gradient from less memory, and on a CPU
-    faster where a part fits its cache and the whole does not."""
-    learning_rate: float = 3e-3
-    """Adam's step size at the start."""
-    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the step size goes to ``final_learning_rate_fraction`` of its start."""
-    final_learning_rate_fraction: float = 0.0
-    """Step size at the end of training, as a fraction of the start."""
-    adam_epsilon: float = 1e-5
-    """Adam's epsilon."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
-    discount: float = 1.0
-    """Per step, across episode ends. Trials are finite and scored by their undiscounted reward, hence 1 (0.99 in
-    Duan et al. 2016)."""
-    clip: float = 0.2
-    """PPO's clipping radius of the probability ratio."""
-    entropy_coefficient: float = 0.05
-    """Weight of the entropy bonus, in nats per step, at the start; it decays linearly to zero."""
-    entropy_decay: float = 1.0
-    """Share of training after which the bonus is zero. A policy becomes no surer of itself while there is a bonus to
-    gain by hesitating, nor when there is no step size left to learn with; above 1 some of the bonus stays."""
+    episodes: Annotated[PositiveInt, Doc("Episodes per trial.")] = 10
+    iterations: Annotated[
+        PositiveInt, Doc("Meta-iterations of a whole run; the learning rate's schedule ends here.")
+    ] = 600
+    trials: Annotated[PositiveInt, Doc("Trials (tasks) collected per meta-iteration.")] = 512
+    epochs: Annotated[PositiveInt, Doc("Passes over the collected trials.")] = 2
+    minibatches: Annotated[
+        PositiveInt, Doc("Gradient steps per pass; each takes trials / minibatches whole trials.")
+    ] = 4
+    accumulation: Annotated[
+        PositiveInt,
+        Doc(
+            "Parts in which a gradient is computed, one after another: the same gradient from less memory, "
+            "and on a CPU faster where a part fits its cache and the whole does not."
+        ),
+    ] = 1
+    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start.")] = 3e-3
+    learning_rate_schedule: Annotated[
+        Literal["constant", "linear", "cosine"],
+        Doc("How the step size goes to ``final_learning_rate_fraction`` of its start."),
+    ] = "linear"
+    final_learning_rate_fraction: Annotated[
+        Fraction, Doc("Step size at the end of training, as a fraction of the start.")
+    ] = 0.0
+    adam_epsilon: Annotated[PositiveFloat, Doc("Adam's epsilon.")] = 1e-5
+    max_grad_norm: Annotated[PositiveFloat, Doc("Gradients are scaled down to this global norm.")] = 1.0
+    discount: Annotated[
+        Fraction,
+        Doc(
+            "Per step, across episode ends. Trials are finite and scored by their undiscounted reward, hence "
+            "1 (0.99 in Duan et al. 2016)."
+        ),
+    ] = 1.0
+    clip: Annotated[PositiveFloat, Doc("PPO's clipping radius of the probability ratio.")] = 0.2
+    entropy_coefficient: Annotated[
+        NonNegativeFloat,
+        Doc("Weight of the entropy bonus, in nats per step, at the start; it decays linearly to zero."),
+    ] = 0.05
+    entropy_decay: Annotated[
+        PositiveFloat,
+        Doc(
+            "Share of training after which the bonus is zero. A policy becomes no surer of itself while there "
+            "is a bonus to gain by hesitating, nor when there is no step size left to learn with; above 1 "
+            "some of the bonus stays."
+        ),
+    ] = 1.0
+
+    def check_relations(self) -> None:
+        super().check_relations()
+        if self.trials % self.minibatches:
+            raise ValueError(f"trials ({self.trials}) must be a multiple of minibatches ({self.minibatches})")
+        minibatch = self.trials // self.minibatches
+        if minibatch % self.accumulation:
+            raise ValueError(
+                f"the trials of a minibatch ({minibatch}) must be a multiple of accumulation ({self.accumulation})"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(OptimizationConfig):
     """Settings of PPO, with a critic that shares the policy's memory."""
 
-    gae_lambda: float = 0.6
-    """Lambda of the advantage estimator at the start (0.3 in Duan et al. 2016)."""
-    gae_lambda_rise: float = 0.0
-    """How much of what it lacks to 1 lambda gains by the end of training, linearly. A critic's errors bias what a
-    small lambda teaches; early on less than its noise harms learning, late it is what keeps a policy from the best."""
-    value_coefficient: float = 50.0
-    """Weight of the critic's loss. A mean reward per step varies by a tenth or so between memories, its square by a
-    hundredth: hence a weight well above one in the unit "remaining_horizon"."""
-    value_unit: Literal["remaining_horizon", "reward"] = "remaining_horizon"
-    """Unit of the critic's output. "reward": the return itself. "remaining_horizon": the return divided by the
-    discounted number of steps left in the trial, i.e. a mean reward per step; keeps the loss of long trials from
-    swamping the policy's gradient, and spares the critic from counting time."""
-    normalise_advantages: bool = True
-    """Whether advantages are scaled to mean 0 and variance 1 over the batch of trials."""
-    normalise_observations: bool = False
-    """Whether what the policy is shown is scaled to mean 0 and variance 1 over all iterations before (in Zintgraf et
-    al. 2020, on MuJoCo, observations and beliefs are)."""
-    training_reward: Literal["paid", "task", "belief"] = "paid"
-    """What is learnt from. "task": the family's ``training_reward``, which knows the task; "belief": its
-    ``belief_reward``, which knows of the task what the trial has shown. What the policy is shown stays what was paid,
-    and so does what is reported."""
-
-
-def validate_optimization(config: OptimizationConfig) -> None:
-    """Raise ValueError naming the first of these fields that is out of range."""
-    check_fields(
-        config,
-        episodes=positive_int,
-        iterations=positive_int,
-        trials=positive_int,
-        epochs=positive_int,
-        minibatches=positive_int,
-        accumulation=positive_int,
-        learning_rate=real(above=0),
-        learning_rate_schedule=choice("constant", "linear", "cosine"),
-        final_learning_rate_fraction=real(at_least=0, at_most=1),
-        adam_epsilon=real(above=0),
-        max_grad_norm=real(above=0),
-        discount=real(at_least=0, at_most=1),
-        clip=real(above=0),
-        entropy_coefficient=real(at_least=0),
-        entropy_decay=real(above=0),
-    )
-    if config.trials % config.minibatches:
-        raise ValueError(f"trials ({config.trials}) must be a multiple of minibatches ({config.minibatches})")
-    minibatch = config.trials // config.minibatches
-    if minibatch % config.accumulation:
-        raise ValueError(
-            f"the trials of a minibatch ({minibatch}) must be a multiple of accumulation ({config.accumulation})"
-        )
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    validate_optimization(config)
-    check_fields(
-        config,
-        gae_lambda=real(at_least=0, at_most=1),
-        gae_lambda_rise=real(at_least=0, at_most=1),
-        value_coefficient=real(at_least=0),
-        value_unit=choice("remaining_horizon", "reward"),
-        normalise_advantages=boolean,
-        normalise_observations=boolean,
-        training_reward=choice("paid", "task", "belief"),
-    )
+    gae_lambda: Annotated[
+        Fraction, Doc("Lambda of the advantage estimator at the start (0.3 in Duan et al. 2016).")
+    ] = 0.6
+    gae_lambda_rise: Annotated[
+        Fraction,
+        Doc(
+            "How much of what it lacks to 1 lambda gains by the end of training, linearly. A critic's errors "
+            "bias what a small lambda teaches; early on less than its noise harms learning, late it is what "
+            "keeps a policy from the best."
+        ),
+    ] = 0.0
+    value_coefficient: Annotated[
+        NonNegativeFloat,
+        Doc(
+            "Weight of the critic's loss. A mean reward per step varies by a tenth or so between memories, "
+            'its square by a hundredth: hence a weight well above one in the unit "remaining_horizon".'
+        ),
+    ] = 50.0
+    value_unit: Annotated[
+        Literal["remaining_horizon", "reward"],
+        Doc(
+            'Unit of the critic\'s output. "reward": the return itself. "remaining_horizon": the return '
+            "divided by the discounted number of steps left in the trial, i.e. a mean reward per step; keeps "
+            "the loss of long trials from swamping the policy's gradient, and spares the critic from counting "
+            "time."
+        ),
+    ] = "remaining_horizon"
+    normalise_advantages: Annotated[
+        bool, Doc("Whether advantages are scaled to mean 0 and variance 1 over the batch of trials.")
+    ] = True
+    normalise_observations: Annotated[
+        bool,
+        Doc(
+            "Whether what the policy is shown is scaled to mean 0 and variance 1 over all iterations before "
+            "(in Zintgraf et al. 2020, on MuJoCo, observations and beliefs are)."
+        ),
+    ] = False
+    training_reward: Annotated[
+        Literal["paid", "task", "belief"],
+        Doc(
+            'What is learnt from. "task": the family\'s ``training_reward``, which knows the task; "belief": '
+            "its ``belief_reward``, which knows of the task what the trial has shown. What the policy is "
+            "shown stays what was paid, and so does what is reported."
+        ),
+    ] = "paid"
 
 
 def with_training_reward(family: EnvFamily, config: Config) -> Callable[[Task, Transition], Transition]:

@@ -13,11 +13,12 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "metarl_jax"
 
 # What a room may import from the package, besides itself; `types` and `checks` are open to all.
-OPEN = {"types", "interfaces", "checks", "precision"}
+OPEN = {"types", "interfaces", "checks", "settings", "precision"}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "interfaces": {"types"},
     "checks": set(),
+    "settings": {"checks"},
     "precision": {"types"},
     "ops": set(),
     "environments": set(),

@@ -22,11 +22,6 @@ class Config(meta_gradient.Config):
     """Settings of ANIL: those that all gradient-based meta-learners share."""
 
 
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    meta_gradient.validate(config)
-
-
 def _in_head(path: tuple[object, ...]) -> bool:
     return any(getattr(entry, "key", None) == HEAD for entry in path)
 

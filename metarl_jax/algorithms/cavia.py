@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from metarl_jax import meta_gradient
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Learner, explicit
 from metarl_jax.ops.inner_loop import step_sizes
+from metarl_jax.settings import Doc
 from metarl_jax.types import Algorithm, Params
 
 State = meta_gradient.State
@@ -22,15 +24,8 @@ CONTEXT, NETWORK = "context", "network"
 class Config(meta_gradient.Config):
     """Settings of CAVIA; defaults are those of its authors' code for the sinusoid."""
 
-    iterations: int = 50000
-    """Meta-iterations of a whole run."""
-    inner_rate: float = 1.0
-    """Step size of the inner steps."""
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    meta_gradient.validate(config)
+    iterations: Annotated[int, Doc("Meta-iterations of a whole run.")] = 50000
+    inner_rate: Annotated[float, Doc("Step size of the inner steps.")] = 1.0
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:

@@ -13,13 +13,13 @@ with a strength of 2, 40 or 100, which is why there is no such preset.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from metarl_jax import meta_gradient
-from metarl_jax.checks import check_fields, positive_int, real
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Learner
 from metarl_jax.ops.inner_loop import implicit_descend, proximal, step_sizes
+from metarl_jax.settings import Doc, PositiveFloat, PositiveInt
 from metarl_jax.types import Algorithm, Params
 
 State = meta_gradient.State
@@ -29,18 +29,13 @@ State = meta_gradient.State
 class Config(meta_gradient.Config):
     """Settings of iMAML."""
 
-    strength: float = 2.0
-    """lambda, of the pull towards the meta-parameters (2 in the few-shot experiments of Rajeswaran et al. 2019)."""
-    solver_iterations: int = 5
-    """Conjugate-gradient iterations of the outer gradient (5 there)."""
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    meta_gradient.validate(config)
-    check_fields(config, strength=real(above=0), solver_iterations=positive_int)
-    if config.first_order or config.rematerialise:
-        raise ValueError("first_order and rematerialise must be False: the implicit gradient keeps no inner steps")
+    strength: Annotated[
+        PositiveFloat,
+        Doc(
+            "lambda, of the pull towards the meta-parameters (2 in the few-shot experiments of Rajeswaran et al. 2019)."
+        ),
+    ] = 2.0
+    solver_iterations: Annotated[PositiveInt, Doc("Conjugate-gradient iterations of the outer gradient (5 there).")] = 5
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
@@ -49,7 +44,6 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     Raises:
         ValueError: if the configuration is out of range, or asks of the problem what it has not got.
     """
-    validate(config)
     meta_gradient.validate_with(config, problem)
     learner = Learner(
         init=problem.init,

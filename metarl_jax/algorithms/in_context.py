@@ -7,44 +7,31 @@ tasks: nothing descends on a task's own loss; the loss of its query, after its s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import optax
 
 from metarl_jax.batching import first_task, prefers_sequential, task_batch, task_mean_gradient
-from metarl_jax.checks import check_fields, positive_int, real
 from metarl_jax.family_checks import check_in_context_problem
 from metarl_jax.interfaces.few_shot import FewShotTask, InContextProblem
+from metarl_jax.settings import Doc, Fraction, PositiveFloat, PositiveInt, Settings
 from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of learning to read."""
 
-    iterations: int = 20000
-    """Meta-iterations of a whole run."""
-    tasks: int = 32
-    """Tasks per meta-iteration."""
-    learning_rate: float = 1e-3
-    """Adam's step size at the start."""
-    final_learning_rate_fraction: float = 0.0
-    """Where the step size ends, as a fraction of where it starts; in between it falls linearly."""
-    max_gradient_norm: float = 10.0
-    """Longer gradients are scaled down to this norm (10 in the code of Munkhdalai & Yu 2017)."""
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    check_fields(
-        config,
-        iterations=positive_int,
-        tasks=positive_int,
-        learning_rate=real(above=0),
-        final_learning_rate_fraction=real(at_least=0, at_most=1),
-        max_gradient_norm=real(above=0),
-    )
+    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 20000
+    tasks: Annotated[PositiveInt, Doc("Tasks per meta-iteration.")] = 32
+    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start.")] = 1e-3
+    final_learning_rate_fraction: Annotated[
+        Fraction, Doc("Where the step size ends, as a fraction of where it starts; in between it falls linearly.")
+    ] = 0.0
+    max_gradient_norm: Annotated[
+        PositiveFloat, Doc("Longer gradients are scaled down to this norm (10 in the code of Munkhdalai & Yu 2017).")
+    ] = 10.0
 
 
 class State(NamedTuple):
@@ -63,7 +50,6 @@ def make(problem: InContextProblem, config: Config) -> Algorithm:
     Raises:
         ValueError: if the configuration is out of range, or the problem is wrong (``family_checks``).
     """
-    validate(config)
     check_in_context_problem(problem)
     rate, fraction = config.learning_rate, config.final_learning_rate_fraction
     optimizer = optax.chain(

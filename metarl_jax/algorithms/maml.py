@@ -24,11 +24,6 @@ class Config(meta_gradient.Config):
     """Settings of MAML: those that all gradient-based meta-learners share."""
 
 
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    meta_gradient.validate(config)
-
-
 def make(problem: InnerProblem, config: Config) -> Algorithm:
     """MAML on a problem.
 

@@ -25,11 +25,6 @@ class Config(meta_gradient.Config):
     """
 
 
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    meta_gradient.validate(config)
-
-
 class MetaParams(NamedTuple):
     """What Meta-SGD learns."""
 

@@ -27,20 +27,12 @@ class Config(meta_gradient.Config):
         return 1
 
 
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    meta_gradient.validate(config)
-    if config.exploration_credit:
-        raise ValueError("exploration_credit must be 0: nothing adapts in training")
-
-
 def make(problem: InnerProblem, config: Config) -> Algorithm:
     """Multi-task training on a problem; ``adapt`` is that of MAML.
 
     Raises:
         ValueError: if the configuration is out of range, or asks of the problem what it has not got.
     """
-    validate(config)
     meta_gradient.validate_with(config, problem)
     learner = Learner(
         init=problem.init,

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Interval
 
 from metarl_jax.batching import task_batch
-from metarl_jax.checks import boolean, check_fields, positive_int, real
+from metarl_jax.checks import real
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.context import ContextNetworks, Experience
 from metarl_jax.network_checks import check_context_networks
@@ -33,6 +34,7 @@ from metarl_jax.ops.gaussians import standard
 from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.precision import narrow
 from metarl_jax.rollout import episode, episode_returns, episode_successes
+from metarl_jax.settings import Doc, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -51,96 +53,84 @@ from metarl_jax.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings. Defaults: the published code's of most tasks, in episodes instead of steps, unless said otherwise."""
 
-    iterations: int = 500
-    """Meta-iterations of a whole run."""
-    training_tasks: int = 100
-    """Tasks with a replay each, drawn once at the start of a run."""
-    tasks: int = 5
-    """Training tasks that are played in an iteration."""
-    prior_episodes: int = 2
-    """Episodes of each, every one with a latent variable drawn from the prior; contexts are drawn from them."""
-    posterior_episodes: int = 3
-    """Episodes of each besides, with latent variables drawn from what the former say of the task."""
-    initial_episodes: int = 10
-    """Episodes of every training task before the first iteration, as ``prior_episodes``."""
-    replay_episodes: int = 1000
-    """Episodes of each training task that are kept, the newest ones."""
-    gradient_steps: int = 2000
-    """Per iteration."""
-    meta_batch: int = 16
-    """Training tasks of a gradient step."""
-    batch_size: int = 256
-    """Valid steps of each, drawn from its replay with replacement."""
-    context_size: int = 64
-    """Steps of each, at most, that its belief is inferred from."""
-    learning_rate: float = 3e-4
-    """Adam's step size, of all networks."""
-    discount: float = 0.99
-    """Per step, within an episode."""
-    target_rate: float = 0.005
-    """Share of the critics that their targets take over in each gradient step."""
-    reward_scale: float = 5.0
-    """What rewards are multiplied by before critics see them."""
-    kl_weight: float = 0.1
-    """Weight of the mean over tasks of a belief's divergence from the prior, in nats, against the critics' mean squared
-    error. The published code sums over the tasks of a meta-batch: 0.1 there is 1.6 here."""
-    temperature: float = 1.0
-    """Weight of the entropy, in nats, against scaled rewards; where it is learnt, at the start."""
-    automatic_temperature: bool = False
-    """Whether the temperature is learnt (Haarnoja et al. 2018b, section 5): it rises while the entropy is too low."""
-    target_entropy: float = -1.0
-    """What a learnt temperature aims at. Real actions: nats per number of an action. Discrete: minus the share of the
-    largest entropy, which must be less than all of it: a temperature that cannot get there rises for ever."""
-    adaptation_episodes: int = 4
-    """Episodes on a held-out task."""
-    exploration_episodes: int = 2
-    """How many of them play by the prior, before the first that goes by what has been seen."""
-    deterministic: bool = True
-    """Whether actions on a held-out task are the likeliest ones instead of samples."""
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    check_fields(
-        config,
-        iterations=positive_int,
-        training_tasks=positive_int,
-        tasks=positive_int,
-        prior_episodes=positive_int,
-        posterior_episodes=positive_int,
-        initial_episodes=positive_int,
-        replay_episodes=positive_int,
-        gradient_steps=positive_int,
-        meta_batch=positive_int,
-        batch_size=positive_int,
-        context_size=positive_int,
-        learning_rate=real(above=0),
-        discount=real(at_least=0, at_most=1),
-        target_rate=real(above=0, at_most=1),
-        reward_scale=real(above=0),
-        kl_weight=real(at_least=0),
-        temperature=real(above=0),
-        automatic_temperature=boolean,
-        target_entropy=real(),
-        adaptation_episodes=positive_int,
-        exploration_episodes=positive_int,
-        deterministic=boolean,
+    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 500
+    training_tasks: Annotated[PositiveInt, Doc("Tasks with a replay each, drawn once at the start of a run.")] = 100
+    tasks: Annotated[PositiveInt, Doc("Training tasks that are played in an iteration.")] = 5
+    prior_episodes: Annotated[
+        PositiveInt,
+        Doc("Episodes of each, every one with a latent variable drawn from the prior; contexts are drawn from them."),
+    ] = 2
+    posterior_episodes: Annotated[
+        PositiveInt, Doc("Episodes of each besides, with latent variables drawn from what the former say of the task.")
+    ] = 3
+    initial_episodes: Annotated[
+        PositiveInt, Doc("Episodes of every training task before the first iteration, as ``prior_episodes``.")
+    ] = 10
+    replay_episodes: Annotated[PositiveInt, Doc("Episodes of each training task that are kept, the newest ones.")] = (
+        1000
     )
-    if config.tasks > config.training_tasks:
-        raise ValueError(f"tasks ({config.tasks}) must be at most training_tasks ({config.training_tasks})")
-    if config.initial_episodes < config.prior_episodes:
-        raise ValueError(
-            f"initial_episodes ({config.initial_episodes}) must be at least prior_episodes"
-            f" ({config.prior_episodes}): the first contexts are drawn from them"
-        )
-    largest = max(config.initial_episodes, config.prior_episodes + config.posterior_episodes)
-    if config.replay_episodes < largest:
-        raise ValueError(
-            f"replay_episodes ({config.replay_episodes}) must be at least {largest}, which are played at a time"
-        )
+    gradient_steps: Annotated[PositiveInt, Doc("Per iteration.")] = 2000
+    meta_batch: Annotated[PositiveInt, Doc("Training tasks of a gradient step.")] = 16
+    batch_size: Annotated[PositiveInt, Doc("Valid steps of each, drawn from its replay with replacement.")] = 256
+    context_size: Annotated[PositiveInt, Doc("Steps of each, at most, that its belief is inferred from.")] = 64
+    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size, of all networks.")] = 3e-4
+    discount: Annotated[Fraction, Doc("Per step, within an episode.")] = 0.99
+    target_rate: Annotated[
+        Annotated[float, Interval(gt=0, le=1)],
+        Doc("Share of the critics that their targets take over in each gradient step."),
+    ] = 0.005
+    reward_scale: Annotated[PositiveFloat, Doc("What rewards are multiplied by before critics see them.")] = 5.0
+    kl_weight: Annotated[
+        NonNegativeFloat,
+        Doc(
+            "Weight of the mean over tasks of a belief's divergence from the prior, in nats, against the "
+            "critics' mean squared error. The published code sums over the tasks of a meta-batch: 0.1 there "
+            "is 1.6 here."
+        ),
+    ] = 0.1
+    temperature: Annotated[
+        PositiveFloat, Doc("Weight of the entropy, in nats, against scaled rewards; where it is learnt, at the start.")
+    ] = 1.0
+    automatic_temperature: Annotated[
+        bool,
+        Doc(
+            "Whether the temperature is learnt (Haarnoja et al. 2018b, section 5): it rises while the entropy "
+            "is too low."
+        ),
+    ] = False
+    target_entropy: Annotated[
+        float,
+        Doc(
+            "What a learnt temperature aims at. Real actions: nats per number of an action. Discrete: minus "
+            "the share of the largest entropy, which must be less than all of it: a temperature that cannot "
+            "get there rises for ever."
+        ),
+    ] = -1.0
+    adaptation_episodes: Annotated[PositiveInt, Doc("Episodes on a held-out task.")] = 4
+    exploration_episodes: Annotated[
+        PositiveInt, Doc("How many of them play by the prior, before the first that goes by what has been seen.")
+    ] = 2
+    deterministic: Annotated[
+        bool, Doc("Whether actions on a held-out task are the likeliest ones instead of samples.")
+    ] = True
+
+    def check_relations(self) -> None:
+        super().check_relations()
+        if self.tasks > self.training_tasks:
+            raise ValueError(f"tasks ({self.tasks}) must be at most training_tasks ({self.training_tasks})")
+        if self.initial_episodes < self.prior_episodes:
+            raise ValueError(
+                f"initial_episodes ({self.initial_episodes}) must be at least prior_episodes"
+                f" ({self.prior_episodes}): the first contexts are drawn from them"
+            )
+        largest = max(self.initial_episodes, self.prior_episodes + self.posterior_episodes)
+        if self.replay_episodes < largest:
+            raise ValueError(
+                f"replay_episodes ({self.replay_episodes}) must be at least {largest}, which are played at a time"
+            )
 
 
 class Learned(NamedTuple):
@@ -195,7 +185,6 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         ValueError: if the configuration is out of range, or asks more entropy of discrete actions than they can have;
             or if the family is wrong (``family_checks``), or the networks do not fit it or each other.
     """
-    validate(config)
     shapes = check_shapes(family, episodes=config.initial_episodes, discount=config.discount)
     check_context_networks(networks, family, shapes)
     horizon, latent_size = family.horizon, networks.latent_size

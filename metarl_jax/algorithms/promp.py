@@ -7,7 +7,7 @@ clipping, the policy before adaptation, which the inner gradients' estimates lea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,11 @@ import optax
 
 from metarl_jax import meta_gradient
 from metarl_jax.batching import task_mean, task_mean_gradient
-from metarl_jax.checks import boolean, check_fields, real
 from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
 from metarl_jax.ops.inner_loop import descend, step_sizes
+from metarl_jax.settings import Doc, NonNegativeFloat, PositiveFloat
 from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task, Tree
 
 
@@ -30,33 +30,23 @@ class Config(meta_gradient.Config):
     The problem's ``estimator`` should be "likelihood_ratio" and its ``clip`` 0.3.
     """
 
-    iterations: int = 1001
-    """Meta-iterations of a whole run."""
-    tasks: int = 40
-    """Tasks per meta-iteration."""
-    inner_rate: float = 0.1
-    """Step size of the inner steps."""
-    adaptation_steps: int = 1
-    """Gradient steps on a held-out task."""
-    epochs: int = 5
-    """Adam steps on the data of one meta-iteration."""
-    divergence_weight: float = 5e-4
-    """Of the mean KL divergence, in nats, of the policies before each inner step from those that collected."""
-    adaptive_weight: bool = False
-    """Whether the weight is halved where the divergence after an iteration is below ``target_divergence`` / 1.5, and
-    doubled above 1.5 times it."""
-    target_divergence: float = 0.01
-    """In nats, with ``adaptive_weight``."""
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    meta_gradient.validate(config)
-    check_fields(config, divergence_weight=real(at_least=0), adaptive_weight=boolean, target_divergence=real(above=0))
-    if config.outer_update != "adam":
-        raise ValueError("outer_update must be adam: ProMP is proximal by clipping and penalty")
-    if config.exploration_credit:
-        raise ValueError("exploration_credit must be 0: that term is E-MAML's")
+    iterations: Annotated[int, Doc("Meta-iterations of a whole run.")] = 1001
+    tasks: Annotated[int, Doc("Tasks per meta-iteration.")] = 40
+    inner_rate: Annotated[float, Doc("Step size of the inner steps.")] = 0.1
+    adaptation_steps: Annotated[int, Doc("Gradient steps on a held-out task.")] = 1
+    epochs: Annotated[int, Doc("Adam steps on the data of one meta-iteration.")] = 5
+    divergence_weight: Annotated[
+        NonNegativeFloat,
+        Doc("Of the mean KL divergence, in nats, of the policies before each inner step from those that collected."),
+    ] = 5e-4
+    adaptive_weight: Annotated[
+        bool,
+        Doc(
+            "Whether the weight is halved where the divergence after an iteration is below "
+            "``target_divergence`` / 1.5, and doubled above 1.5 times it."
+        ),
+    ] = False
+    target_divergence: Annotated[PositiveFloat, Doc("In nats, with ``adaptive_weight``.")] = 0.01
 
 
 class State(NamedTuple):
@@ -73,7 +63,6 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     Raises:
         ValueError: if the configuration is out of range, the problem is wrong (``family_checks``), or it has no policy.
     """
-    validate(config)
     check_problem(problem)
     if problem.distribution is None or problem.divergence is None:
         raise ValueError("ProMP is for problems with a policy: this one has no distribution")

@@ -3,60 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from annotated_types import Interval
 
 from metarl_jax.batching import devices, prefers_sequential, task_batch
-from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
 from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
+from metarl_jax.settings import Doc, NonNegativeInt, PositiveFloat, PositiveInt, Settings
 from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Settings):
     """Settings of Reptile; defaults are those of 5-way Omniglot in Nichol et al. (2018)."""
 
-    iterations: int = 100000
-    """Meta-iterations of a whole run; the outer step size falls to zero over it."""
-    tasks: int = 5
-    """Tasks per meta-iteration, whose directions are averaged. 1: the serial version."""
-    inner_steps: int = 5
-    """Steps on a task in training."""
-    adaptation_steps: int = 50
-    """Steps on a held-out task."""
-    inner_optimizer: Literal["adam", "sgd"] = "adam"
-    """"adam": Adam without momentum (beta1 = 0), as published, whose second moments pass from iteration to iteration
-    and into held-out tasks; "sgd": gradient descent."""
-    inner_rate: float = 1e-3
-    """Step size of the inner steps."""
-    second_moment_decay: float = 0.999
-    """Adam's beta2."""
-    outer_rate: float = 1.0
-    """How far the meta-parameters move towards the adapted ones at the start; falls linearly to zero."""
+    iterations: Annotated[
+        PositiveInt, Doc("Meta-iterations of a whole run; the outer step size falls to zero over it.")
+    ] = 100000
+    tasks: Annotated[
+        PositiveInt, Doc("Tasks per meta-iteration, whose directions are averaged. 1: the serial version.")
+    ] = 5
+    inner_steps: Annotated[PositiveInt, Doc("Steps on a task in training.")] = 5
+    adaptation_steps: Annotated[NonNegativeInt, Doc("Steps on a held-out task.")] = 50
+    inner_optimizer: Annotated[
+        Literal["adam", "sgd"],
+        Doc(
+            '"adam": Adam without momentum (beta1 = 0), as published, whose second moments pass from '
+            'iteration to iteration and into held-out tasks; "sgd": gradient descent.'
+        ),
+    ] = "adam"
+    inner_rate: Annotated[PositiveFloat, Doc("Step size of the inner steps.")] = 1e-3
+    second_moment_decay: Annotated[Annotated[float, Interval(ge=0, lt=1)], Doc("Adam's beta2.")] = 0.999
+    outer_rate: Annotated[
+        PositiveFloat,
+        Doc("How far the meta-parameters move towards the adapted ones at the start; falls linearly to zero."),
+    ] = 1.0
 
     @property
     def batches_per_task(self) -> int:
         """Batches collected on a task in training: one for each inner step, and two that only metrics are made of."""
         return self.inner_steps + 2
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    check_fields(
-        config,
-        iterations=positive_int,
-        tasks=positive_int,
-        inner_steps=positive_int,
-        adaptation_steps=natural_int,
-        inner_optimizer=choice("adam", "sgd"),
-        inner_rate=real(above=0),
-        second_moment_decay=real(at_least=0, below=1),
-        outer_rate=real(above=0),
-    )
 
 
 class State(NamedTuple):
@@ -78,7 +68,6 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     Raises:
         ValueError: if the configuration is out of range, or the problem is wrong (``family_checks``).
     """
-    validate(config)
     check_problem(problem)
     if config.inner_optimizer == "adam":
         inner = optax.adam(config.inner_rate, b1=0.0, b2=config.second_moment_decay)

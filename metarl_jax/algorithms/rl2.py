@@ -41,11 +41,6 @@ class Config(ppo.Config):
     """Settings of RL²: those of PPO."""
 
 
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    ppo.validate(config)
-
-
 class State(NamedTuple):
     """The slow learner."""
 
@@ -65,7 +60,6 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         ValueError: if the configuration is out of range, or asks for a training reward that the family does not have;
             or if the family is wrong (``family_checks``), or the policy was made for other spaces.
     """
-    validate(config)
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_policy(policy, family, shapes)
     learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config)

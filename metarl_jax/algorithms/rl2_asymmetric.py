@@ -16,7 +16,7 @@ meets a task as RL² does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ import optax
 
 from metarl_jax import ppo
 from metarl_jax.batching import task_batch, trials_at_once
-from metarl_jax.checks import check_fields, positive_int, real
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
 from metarl_jax.network_checks import check_asymmetric_networks
@@ -32,6 +31,7 @@ from metarl_jax.ops.distributions import Categorical
 from metarl_jax.ops.policy_gradients import clipped_surrogate, weighted_sum
 from metarl_jax.ops.returns import expected_advantages, remaining_horizon
 from metarl_jax.rollout import episode_returns, episode_successes, trial
+from metarl_jax.settings import Doc, Fraction, PositiveFloat, PositiveInt
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -57,29 +57,29 @@ class Config(ppo.OptimizationConfig):
     Advantages are not scaled, so that the bonus for entropy is in rewards per nat.
     """
 
-    entropy_coefficient: float = 0.02
-    """Weight of the entropy bonus, in rewards per nat, at the start; it decays linearly to zero."""
-    exploration: float = 0.03
-    """Probability that a pull in training is of an arm drawn evenly: what the policy no longer does must stay judged by
-    a critic that has seen what it leads to. In ``adapt`` there is none."""
-    critic_lambda: float = 0.9
-    """Lambda of the returns that the critic learns, which are expectations over each step's action and outcome."""
-    critic_epochs: int = 6
-    """The critic's passes over the collected trials: it is small, and what it has wrong the policy learns."""
-    critic_learning_rate: float = 3e-3
-    """Adam's step size for the critic; its schedule is that of ``learning_rate``."""
-
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    ppo.validate_optimization(config)
-    check_fields(
-        config,
-        exploration=real(at_least=0, at_most=1),
-        critic_lambda=real(at_least=0, at_most=1),
-        critic_epochs=positive_int,
-        critic_learning_rate=real(above=0),
-    )
+    entropy_coefficient: Annotated[
+        float, Doc("Weight of the entropy bonus, in rewards per nat, at the start; it decays linearly to zero.")
+    ] = 0.02
+    exploration: Annotated[
+        Fraction,
+        Doc(
+            "Probability that a pull in training is of an arm drawn evenly: what the policy no longer does "
+            "must stay judged by a critic that has seen what it leads to. In ``adapt`` there is none."
+        ),
+    ] = 0.03
+    critic_lambda: Annotated[
+        Fraction,
+        Doc(
+            "Lambda of the returns that the critic learns, which are expectations over each step's action and outcome."
+        ),
+    ] = 0.9
+    critic_epochs: Annotated[
+        PositiveInt,
+        Doc("The critic's passes over the collected trials: it is small, and what it has wrong the policy learns."),
+    ] = 6
+    critic_learning_rate: Annotated[
+        PositiveFloat, Doc("Adam's step size for the critic; its schedule is that of ``learning_rate``.")
+    ] = 3e-3
 
 
 class State(NamedTuple):
@@ -154,7 +154,6 @@ def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Alg
         ValueError: if the configuration is out of range, or the family is none of bandits with finitely many rewards;
             or if the family is wrong (``family_checks``), or the networks do not fit it.
     """
-    validate(config)
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     arm, space, belief_reward = family.arm, family.action_space, family.belief_reward
     if arm is None or belief_reward is None or not isinstance(space, Discrete):

@@ -11,7 +11,7 @@ the encoder. Encoder and decoder have an optimiser and a buffer of their own, of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,6 @@ import optax
 
 from metarl_jax import ppo
 from metarl_jax.batching import task_batch
-from metarl_jax.checks import check_fields, natural_int, positive_int, real
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.belief import BeliefNetworks
 from metarl_jax.network_checks import check_belief_networks
@@ -27,6 +26,7 @@ from metarl_jax.ops.draws import steps_without_replacement
 from metarl_jax.ops.gaussians import sequential_elbo, standard
 from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.rollout import episode_returns, episode_successes, trial
+from metarl_jax.settings import Doc, NonNegativeFloat, PositiveFloat, PositiveInt
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -46,38 +46,32 @@ from metarl_jax.types import (
 class Config(ppo.Config):
     """Settings of VariBAD: those of PPO, and of learning the belief (defaults: Zintgraf et al. 2020 on GridNavi)."""
 
-    adaptation_episodes: int = 4
-    """Episodes per trial on a held-out task."""
-    model_updates: int = 3
-    """Gradient steps of encoder and decoder per meta-iteration."""
-    model_trials: int = 25
-    """Trials, drawn from the buffer, that each of them sees."""
-    buffer_trials: int = 8192
-    """Trials kept, the newest ones; a multiple of ``trials`` (100,000 as published)."""
-    model_learning_rate: float = 1e-3
-    """Adam's step size for encoder and decoder; its schedule is that of ``learning_rate``."""
-    bound_steps: int = 0
-    """Valid steps of a trial, drawn at random without replacement, at which the bound is taken (50 as published, on
-    MuJoCo); 0, or no fewer than there are: all of them. At each the whole trial is decoded."""
-    kl_weight: float = 0.01
-    """Weight of a belief's divergence from the one before it, against the log-likelihood of a whole trial."""
+    adaptation_episodes: Annotated[PositiveInt, Doc("Episodes per trial on a held-out task.")] = 4
+    model_updates: Annotated[PositiveInt, Doc("Gradient steps of encoder and decoder per meta-iteration.")] = 3
+    model_trials: Annotated[PositiveInt, Doc("Trials, drawn from the buffer, that each of them sees.")] = 25
+    buffer_trials: Annotated[
+        PositiveInt, Doc("Trials kept, the newest ones; a multiple of ``trials`` (100,000 as published).")
+    ] = 8192
+    model_learning_rate: Annotated[
+        PositiveFloat, Doc("Adam's step size for encoder and decoder; its schedule is that of ``learning_rate``.")
+    ] = 1e-3
+    bound_steps: Annotated[
+        PositiveInt | None,
+        Doc(
+            "Valid steps of a trial, drawn at random without replacement, at which the bound is taken (50 as "
+            "published, on MuJoCo); None, or no fewer than there are: all of them. At each the whole trial is "
+            "decoded."
+        ),
+    ] = None
+    kl_weight: Annotated[
+        NonNegativeFloat,
+        Doc("Weight of a belief's divergence from the one before it, against the log-likelihood of a whole trial."),
+    ] = 0.01
 
-
-def validate(config: Config) -> None:
-    """Raise ValueError naming the first field that is out of range."""
-    ppo.validate(config)
-    check_fields(
-        config,
-        adaptation_episodes=positive_int,
-        model_updates=positive_int,
-        model_trials=positive_int,
-        buffer_trials=positive_int,
-        model_learning_rate=real(above=0),
-        bound_steps=natural_int,
-        kl_weight=real(at_least=0),
-    )
-    if config.buffer_trials % config.trials:
-        raise ValueError(f"buffer_trials ({config.buffer_trials}) must be a multiple of trials ({config.trials})")
+    def check_relations(self) -> None:
+        super().check_relations()
+        if self.buffer_trials % self.trials:
+            raise ValueError(f"buffer_trials ({self.buffer_trials}) must be a multiple of trials ({self.trials})")
 
 
 class Model(NamedTuple):
@@ -117,7 +111,6 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         ValueError: if the configuration is out of range, or asks for a training reward that the family does not have;
             or if the family is wrong (``family_checks``), or the networks do not fit it or each other.
     """
-    validate(config)
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_belief_networks(networks, family, shapes)
     encoder, decoder = networks.encoder, networks.decoder
@@ -165,7 +158,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         key_steps, key_bound = jax.random.split(key)
         steps = trials.reward.shape[0]
         chosen, weight = None, trials.valid.astype(jnp.float32)
-        if 0 < config.bound_steps < steps:
+        if config.bound_steps is not None and config.bound_steps < steps:
             chosen = steps_without_replacement(key_steps, trials.valid, config.bound_steps)
             drawn = jnp.take_along_axis(weight, chosen, axis=0)
             # The valid steps of a batch count alike in expectation, in short trials and in long ones. In units in which

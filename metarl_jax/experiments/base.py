@@ -494,7 +494,6 @@ class Experiment:
 
         def assemble(settings: Mapping[str, Any]) -> tuple[Any, Any, Any, Algorithm]:
             config = module.Config(**{name: value for name, value in settings.items() if name not in others})
-            module.validate(config)
             network = self.network(**{name: value for name, value in settings.items() if name in own})
             made = network.make(family)
             # Others are networks, which act in the family's environment.

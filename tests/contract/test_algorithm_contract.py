@@ -94,7 +94,7 @@ def test_every_module_has_config_validate_and_make(name: str) -> None:
     module = __import__(f"metarl_jax.algorithms.{name}", fromlist=["make"])
     assert module.Config.__dataclass_params__.frozen
     assert all(field.kw_only for field in module.Config.__dataclass_fields__.values())
-    module.validate(module.Config())
+    module.Config()
     assert callable(module.make)
     assert isinstance(module.State, type)
 

@@ -1,0 +1,218 @@
+"""How a setting is declared, checked and documented: once, in the frozen dataclass that uses it.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Settings):
+        \"\"\"Settings of my algorithm.\"\"\"
+
+        learning_rate: Annotated[PositiveFloat, Doc("Adam's step size.")] = 1e-3
+        clip: Annotated[PositiveFloat | None, Doc("Clipping radius; None for no clipping.")] = None
+
+The annotation holds the type, the bounds (``annotated_types``, which hypothesis understands, too) and the text. The
+class checks its values when it is made, its docstring gets an ``Attributes:`` section, and the command line offers an
+option for each field. A setting that can be off is of the type ``... | None``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
+from typing_extensions import Doc
+
+from metarl_jax.checks import boolean, choice, real, whole
+
+__all__ = [
+    "Doc",
+    "Field",
+    "Fraction",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "Settings",
+    "check",
+    "fields",
+    "parameters",
+]
+
+PositiveInt: TypeAlias = Annotated[int, Gt(0)]
+NonNegativeInt: TypeAlias = Annotated[int, Ge(0)]
+PositiveFloat: TypeAlias = Annotated[float, Gt(0)]
+NonNegativeFloat: TypeAlias = Annotated[float, Ge(0)]
+Fraction: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
+"""A number from 0 to 1."""
+
+
+class Field(NamedTuple):
+    """One setting."""
+
+    name: str
+    type: Any
+    """The type without annotations: ``int``, ``float``, ``bool``, ``str`` or a ``Literal``."""
+    optional: bool
+    """Whether the setting may be None, which turns off what it is about."""
+    bounds: Mapping[str, Any]
+    """The limits of a number, by the names of the arguments of ``checks.real``."""
+    doc: str
+    """The text."""
+    default: Any
+    annotation: Any
+    """The whole annotation."""
+
+    @property
+    def valid(self) -> str:
+        """What values are valid, in words."""
+        words = {"above": "above", "at_least": "at least", "at_most": "at most", "below": "below"}
+        if get_origin(self.type) is Literal:
+            text = "one of " + ", ".join(map(repr, get_args(self.type)))
+        elif self.type is bool:
+            text = "True or False"
+        elif self.type is str:
+            text = "text"
+        else:
+            kind = "a whole number" if self.type is int else "a number"
+            text = " ".join([kind, " and ".join(f"{words[name]} {bound:g}" for name, bound in self.bounds.items())])
+        return text.strip() + (" or None" if self.optional else "")
+
+
+def _bounds(metadata: tuple[Any, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for bound in metadata:
+        match bound:
+            case Gt(gt=value):
+                found["above"] = value
+            case Ge(ge=value):
+                found["at_least"] = value
+            case Le(le=value):
+                found["at_most"] = value
+            case Lt(lt=value):
+                found["below"] = value
+            case Interval():
+                found |= _bounds(tuple(bound))
+            case _:
+                pass
+    return found
+
+
+def _field(name: str, annotation: Any, default: Any) -> Field:
+    """A setting of what its annotation says.
+
+    Raises:
+        TypeError: for a type that no setting can have.
+    """
+    kind, metadata, optional = annotation, (), False
+    while True:
+        if get_origin(kind) is Annotated:
+            kind, *more = get_args(kind)
+            metadata += tuple(more)
+        elif get_origin(kind) in (Union, types.UnionType) and type(None) in get_args(kind):
+            (kind,) = (one for one in get_args(kind) if one is not type(None))
+            optional = True
+        else:
+            break
+    if not (kind in (int, float, bool, str) or get_origin(kind) is Literal):
+        raise TypeError(
+            f"the setting {name} is of type {kind!r}: it must be int, float, bool, str or a Literal, or one of them "
+            "or None"
+        )
+    doc = next((one.documentation for one in metadata if isinstance(one, Doc)), "")
+    return Field(name, kind, optional, _bounds(metadata), " ".join(doc.split()), default, annotation)
+
+
+@functools.cache
+def fields(settings: type) -> dict[str, Field]:
+    """The settings of a dataclass by name, those of its base classes first.
+
+    Raises:
+        TypeError: for a field that has a type that no setting can have.
+    """
+    hints = typing.get_type_hints(settings, include_extras=True)
+    return {one.name: _field(one.name, hints[one.name], one.default) for one in dataclasses.fields(settings)}
+
+
+@functools.cache
+def parameters(function: Callable[..., Any]) -> dict[str, Field]:
+    """The settings that a function takes: its parameters with defaults, documented as fields are, or under ``Args:``.
+
+    Raises:
+        TypeError: for a parameter that has a type that no setting can have.
+    """
+    hints = typing.get_type_hints(function, include_extras=True)
+    found = {
+        name: _field(name, hints[name], parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    if all(field.doc for field in found.values()):
+        return found
+    import docstring_parser
+
+    texts = {
+        one.arg_name: " ".join((one.description or "").split())
+        for one in docstring_parser.parse(function.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE).params
+    }
+    return {name: field._replace(doc=field.doc or texts.get(name, "")) for name, field in found.items()}
+
+
+def check(field: Field, value: Any) -> None:
+    """Check the value of a setting.
+
+    A tracer passes where a real number is asked for: its value is not known yet.
+
+    Raises:
+        ValueError: naming the setting, its value, and what is valid.
+    """
+    if value is None and field.optional:
+        return
+    otherwise = " or None" if field.optional else ""
+    if get_origin(field.type) is Literal:
+        choice(*get_args(field.type))(field.name, value)
+    elif field.type is bool:
+        boolean(field.name, value)
+    elif field.type is str:
+        if not isinstance(value, str):
+            raise ValueError(f"{field.name} must be text{otherwise}, not {value!r}")
+    elif field.type is int:
+        whole(**field.bounds)(field.name, value, otherwise)
+    else:
+        real(**field.bounds)(field.name, value, otherwise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings: a frozen dataclass that checks its values when it is made.
+
+    Raises:
+        ValueError: naming the first setting that is out of range, its value, and what is valid.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        hints = typing.get_type_hints(cls, include_extras=True)
+        lines = []
+        for name, annotation in hints.items():
+            field = _field(name, annotation, getattr(cls, name, dataclasses.MISSING))
+            text = f"{name}: {field.doc} ({field.valid}; default: {field.default!r})"
+            lines += textwrap.wrap(text, 110, initial_indent="    ", subsequent_indent="        ")
+        if lines:
+            cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or "Settings."), "", "Attributes:", *lines, ""])
+
+    def __post_init__(self) -> None:
+        for name, field in fields(type(self)).items():
+            check(field, getattr(self, name))
+        self.check_relations()
+
+    def check_relations(self) -> None:
+        """Check what relates two settings; subclasses override it, and call that of their base class.
+
+        Raises:
+            ValueError: naming both settings.
+        """
