@@ -30,15 +30,14 @@ def whole(
     """A check that a number is whole and in range."""
 
     def check(name: str, value: Any, otherwise: str = "") -> int:
-        valid = isinstance(value, Integral) and not isinstance(value, bool)
-        valid = valid and (above is None or value > above) and (at_least is None or value >= at_least)
-        valid = valid and (at_most is None or value <= at_most) and (below is None or value < below)
-        if not valid:
-            bounds = _in_words(above=above or None, at_least=at_least, at_most=at_most, below=below)
+        number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+        valid = number is not None and (above is None or number > above) and (at_least is None or number >= at_least)
+        if number is None or not valid or (at_most is not None and number > at_most):
+            bounds = _in_words(above=above or None, at_least=at_least, at_most=at_most)
             kind = "a positive whole number" if above == 0 else "a whole number"
             of = " of" if bounds.startswith("at") else ""
             raise ValueError(f"{name} must be {f'{kind}{of} {bounds}'.strip()}{otherwise}, not {value!r}")
-        return int(value)
+        return number
 
     return check
 
