@@ -32,7 +32,8 @@ def whole(
     def check(name: str, value: Any, otherwise: str = "") -> int:
         number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
         valid = number is not None and (above is None or number > above) and (at_least is None or number >= at_least)
-        if number is None or not valid or (at_most is not None and number > at_most):
+        valid = valid and (at_most is None or number <= at_most) and (below is None or number < below)
+        if number is None or not valid:
             bounds = _in_words(above=above or None, at_least=at_least, at_most=at_most)
             kind = "a positive whole number" if above == 0 else "a whole number"
             of = " of" if bounds.startswith("at") else ""

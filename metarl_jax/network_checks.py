@@ -31,7 +31,7 @@ from metarl_jax.tracing import (
     stacked,
     trace,
 )
-from metarl_jax.types import Box, Discrete, EnvFamily, Policy, Space, Spaces
+from metarl_jax.types import Box, Discrete, EnvFamily, Policy, Space
 
 LARGEST_LATENT = 128
 """The most latent variables that a network is tried with, to say in a message how many it takes."""
@@ -66,7 +66,7 @@ def check_policy(policy: Policy, family: EnvFamily, shapes: Shapes) -> None:
     _check_distribution("the policy", output.distribution, family.action_space)
 
 
-def _check_spaces(who: str, spaces: Spaces | None, family: EnvFamily) -> None:
+def _check_spaces(who: str, spaces: tuple[Space, Space | None] | None, family: EnvFamily) -> None:
     """Compare the spaces that a network was made for with the family's, but for bounds."""
     if spaces is None:
         return

@@ -48,8 +48,23 @@ class Box(NamedTuple):
 
 
 Space: TypeAlias = Discrete | Box
-Spaces: TypeAlias = tuple[Space, Space | None]
-"""An observation space, and an action space; None in its place: actions are not seen."""
+
+
+class HasSpaces(Protocol):
+    """Whatever has an observation space and an action space, as a family of tasks has."""
+
+    @property
+    def observation_space(self) -> Space: ...
+
+    @property
+    def action_space(self) -> Space: ...
+
+
+class Spaces(NamedTuple):
+    """An observation space and an action space."""
+
+    observation_space: Space
+    action_space: Space
 
 
 @runtime_checkable
@@ -186,7 +201,7 @@ class Policy(NamedTuple):
     """
     critic: bool = True
     """Whether the outputs' value is a critic's; otherwise it means nothing."""
-    spaces: Spaces | None = None
+    spaces: tuple[Space, Space | None] | None = None
     """The spaces that the network was made for, which algorithms compare with the family's. None: not compared."""
 
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
 from metarl_jax.datasets.classification import accuracy, cross_entropy, episode
-from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
+from metarl_jax.interfaces.few_shot import FewShot, FewShotFamily, FewShotTask
+from metarl_jax.settings import PositiveInt
 from metarl_jax.types import Array, Key, TaskDistribution
 
 SIDE = 28
@@ -111,3 +112,25 @@ def render(strokes: Array) -> Array:
     place = jnp.clip((across * along[:, 0] + down * along[:, 1]) / length, 0, 1)
     squares = (across - place * along[:, 0]) ** 2 + (down - place * along[:, 1]) ** 2
     return jax.nn.sigmoid((THICKNESS - jnp.sqrt(jnp.min(squares, axis=0))) / BLUR)
+
+
+def family(
+    ways: PositiveInt = 5,
+    shots: PositiveInt = 1,
+    queries: PositiveInt = 1,
+    heldout_shots: PositiveInt = 1,
+    heldout_queries: PositiveInt = 1,
+) -> FewShotFamily:
+    """Glyphs, with other numbers of examples of held-out tasks than in training.
+
+    Args:
+        ways: Classes of a task.
+        shots: Examples of a class to adapt on, in training.
+        queries: Examples of a class that adaptation is judged on, in training.
+        heldout_shots: Examples of a class to adapt on, of a held-out or validation task.
+        heldout_queries: Examples of a class that adaptation is judged on, of a held-out or validation task.
+
+    Raises:
+        ValueError: for a number that is not positive and whole.
+    """
+    return FewShotFamily(make(ways, shots, queries), make(ways, heldout_shots, heldout_queries))

@@ -26,7 +26,8 @@ import numpy as np
 
 from metarl_jax.checks import positive_int
 from metarl_jax.datasets.classification import accuracy, cross_entropy, episode
-from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
+from metarl_jax.interfaces.few_shot import FewShot, FewShotFamily, FewShotTask
+from metarl_jax.settings import PositiveInt
 from metarl_jax.types import Array, Key, TaskDistribution
 
 FILE = "omniglot.npz"
@@ -127,6 +128,38 @@ def few_shot(
 
     tasks = TaskDistribution(sampler(order[:training_characters]), sampler(order[training_characters:]))
     return FewShot(tasks, draw, cross_entropy, accuracy, outputs=ways)
+
+
+def family(
+    ways: PositiveInt = 5,
+    shots: PositiveInt = 1,
+    queries: PositiveInt = 1,
+    heldout_shots: PositiveInt = 1,
+    heldout_queries: PositiveInt = 1,
+    data_dir: str = "data",
+    rotations: bool = True,
+    heldout_rotations: bool = True,
+) -> FewShotFamily:
+    """Omniglot, with other numbers of examples of held-out tasks than in training.
+
+    Args:
+        ways: Classes of a task.
+        shots: Examples of a class to adapt on, in training.
+        queries: Examples of a class that adaptation is judged on, in training.
+        heldout_shots: Examples of a class to adapt on, of a held-out or validation task.
+        heldout_queries: Examples of a class that adaptation is judged on, of a held-out or validation task.
+        data_dir: The folder that omniglot.npz is in; metarl_jax.datasets.omniglot.download puts it there.
+        rotations: Whether characters turned by 90, 180 and 270 degrees are classes of their own, in training.
+        heldout_rotations: The same, of held-out and validation tasks.
+
+    Raises:
+        ValueError: for a number that is out of range, or data that are not there or damaged.
+    """
+    data = load(data_dir)
+    return FewShotFamily(
+        few_shot(data, ways, shots, queries, rotations=rotations),
+        few_shot(data, ways, heldout_shots, heldout_queries, rotations=heldout_rotations),
+    )
 
 
 def rotate(images: Array, turns: Array) -> Array:

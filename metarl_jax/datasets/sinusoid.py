@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
-from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
+from metarl_jax.interfaces.few_shot import FewShot, FewShotFamily, FewShotTask
+from metarl_jax.settings import PositiveInt
 from metarl_jax.types import Array, Key, TaskDistribution
 
 BOUND = 5.0
@@ -81,3 +82,43 @@ def reptile(shots: int = 10, queries: int = 50) -> FewShot:
         return FewShotTask(_examples(task, x), _examples(task, jnp.linspace(-BOUND, BOUND, queries, dtype=jnp.float32)))
 
     return FewShot(_tasks(2 * math.pi), draw, mean_squared_error, mean_squared_error, outputs=1)
+
+
+def maml_family(
+    shots: PositiveInt = 10,
+    queries: PositiveInt = 10,
+    heldout_shots: PositiveInt = 5,
+    heldout_queries: PositiveInt = 100,
+) -> FewShotFamily:
+    """The sinusoids of Finn et al. (2017), with other numbers of examples of held-out tasks than in training.
+
+    Args:
+        shots: Examples of a task to adapt on, in training.
+        queries: Examples of a task that adaptation is judged on, in training (10 in the code of Finn et al. 2017).
+        heldout_shots: Examples to adapt on, of a held-out or validation task.
+        heldout_queries: Examples that adaptation is judged on, of a held-out or validation task.
+
+    Raises:
+        ValueError: for a number that is not positive and whole.
+    """
+    return FewShotFamily(maml(shots, queries), maml(heldout_shots, heldout_queries))
+
+
+def reptile_family(
+    shots: PositiveInt = 10,
+    queries: PositiveInt = 10,
+    heldout_shots: PositiveInt = 10,
+    heldout_queries: PositiveInt = 50,
+) -> FewShotFamily:
+    """The sinusoids of Nichol et al. (2018), with other numbers of examples of held-out tasks than in training.
+
+    Args:
+        shots: Examples of a task to adapt on, in training.
+        queries: Examples of a task that adaptation is judged on, in training.
+        heldout_shots: Examples to adapt on, of a held-out or validation task.
+        heldout_queries: Examples that adaptation is judged on, of a held-out or validation task.
+
+    Raises:
+        ValueError: for a number that is not positive and whole.
+    """
+    return FewShotFamily(reptile(shots, queries), reptile(heldout_shots, heldout_queries))

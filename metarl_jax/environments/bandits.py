@@ -176,6 +176,9 @@ def _family(env: Bandit) -> EnvFamily:
 def bernoulli(arms: int = 5) -> EnvFamily:
     """Bernoulli bandits, success probabilities ~ U[0, 1] (Duan et al. 2016, section 3.1).
 
+    Args:
+        arms: Arms of a bandit.
+
     Raises:
         ValueError: if ``arms`` is not a positive whole number.
     """
@@ -183,7 +186,11 @@ def bernoulli(arms: int = 5) -> EnvFamily:
 
 
 def gaussian(arms: int = 5, noise: float = 0.3) -> EnvFamily:
-    """Gaussian bandits, means ~ U[0, 1], reward standard deviation ``noise``.
+    """Gaussian bandits, means ~ U[0, 1].
+
+    Args:
+        arms: Arms of a bandit.
+        noise: The standard deviation of a reward.
 
     Raises:
         ValueError: if ``arms`` is not a positive whole number or ``noise`` not a positive finite one.

@@ -26,6 +26,7 @@ from flax import struct
 from metarl_jax.checks import did_you_mean, install_command, positive_int, real
 from metarl_jax.environments.base import Environment
 from metarl_jax.precision import without_64_bits
+from metarl_jax.settings import PositiveInt
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution
 
 
@@ -268,6 +269,27 @@ def load(name: str) -> Any:
         # There is nothing that a damaged pickle cannot raise.
         what = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a benchmark: {what}") from error
+
+
+def made_up_family(horizon: PositiveInt = 64) -> EnvFamily:
+    """Rulesets that are made up here, in the grid of 9x9.
+
+    Args:
+        horizon: Steps of an episode.
+    """
+    return make(made_up(), horizon=horizon)
+
+
+def trivial_21k(horizon: PositiveInt = 64) -> EnvFamily:
+    """The rulesets of trivial-21k, which xminigrid downloads, in the grid of 9x9.
+
+    Args:
+        horizon: Steps of an episode.
+
+    Raises:
+        ValueError: if the benchmark cannot be read.
+    """
+    return make(load("trivial-21k"), horizon=horizon)
 
 
 def _require() -> None:

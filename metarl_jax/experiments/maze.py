@@ -1,18 +1,14 @@
-"""RL² in mazes seen from within (Duan et al. 2016, arXiv 1611.02779, section 3.3).
+"""Presets: RL² in mazes seen from within (Duan et al. 2016, arXiv 1611.02779, section 3.3).
 
 Published are steps to the target, which ``benchmarks/maze_navigation.py`` measures, and not the reward of a trial.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-from metarl_jax.experiments.base import Experiment, Problem
-
-if TYPE_CHECKING:
-    from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import EnvFamily
+from metarl_jax.experiments.base import Experiment, experiment
 
 # Two episodes of a trial, and the discount, as published. Batches are of 32,000 steps (small; 50,000 published); memory
 # and embedding of 128 units (256 published), which one core trains in half an hour; the rest was chosen here, on mazes
@@ -40,32 +36,14 @@ MAZE_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def _mazes(size: str) -> Callable[[], EnvFamily]:
-    def family() -> EnvFamily:
-        from metarl_jax.environments import maze
-
-        return getattr(maze, size)()
-
-    return family
-
-
-def _oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
-    from metarl_jax.oracles import maze as oracles
-
-    return [oracles.random(problem.family, episodes), oracles.guide(problem.family, episodes)]
-
-
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
     for size, settings in MAZE_SETTINGS.items():
-        yield Experiment(
+        yield experiment(
             name=f"rl2-maze-{size}",
-            description=f"RL² in {size} mazes seen from within: frames of 40x30 pixels, 2 episodes",
+            description=f"RL² in {size} mazes seen from within, in frames of 40x30 pixels",
             algorithm="rl2",
-            family=_mazes(size),
-            heldout_tasks=1000,
-            validation_tasks=256,
-            heldout_batch=128,
+            family=f"maze-{size}",
             settings=settings,
-            oracles=_oracles,
+            tuned=True,
         )

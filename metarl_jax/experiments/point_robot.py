@@ -1,4 +1,4 @@
-"""PEARL on points that look for a goal (Rakelly et al. 2019, arXiv 1903.08254, section 6.3, and their code).
+"""Presets: PEARL on points that look for a goal (Rakelly et al. 2019, arXiv 1903.08254, section 6.3, and their code).
 
 The paper's results there are figures: with a sparse reward the learner finds the goal within some five trajectories,
 after a million environment steps.
@@ -6,14 +6,10 @@ after a million environment steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from metarl_jax.experiments.base import RETURN_BY_EPISODE, ContextNetwork, Experiment, Problem
-
-if TYPE_CHECKING:
-    from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import EnvFamily
+from metarl_jax.experiments.base import Experiment, experiment
 
 # Networks and batches are smaller than published, and so are gradient steps for each step of the environment: a core
 # trains a seed in minutes. Chosen on tasks that no reported result uses.
@@ -52,47 +48,20 @@ _SPARSE = {
 }
 
 
-class _Preset(NamedTuple):
-    description: str
-    family: str
-    """The function of ``environments.point_robot``."""
-    settings: dict[str, Any]
-
-
 PRESETS = {
-    "dense": _Preset("paid by the distance", "pearl_dense", _DENSE),
-    "sparse": _Preset("paid near the goal alone", "pearl_sparse", _SPARSE),
+    "dense": ("with a reward by the distance", _DENSE),
+    "sparse": ("with a reward near the goal only", _SPARSE),
 }
-
-
-def _points(name: str) -> Callable[[], EnvFamily]:
-    def family() -> EnvFamily:
-        from metarl_jax.environments import point_robot
-
-        return getattr(point_robot, name)()
-
-    return family
-
-
-def _oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
-    from metarl_jax.oracles import point_robot
-
-    family, known = problem.family, point_robot.goal_known(problem.family, episodes)
-    # Who is paid by the distance has seen all after two steps.
-    return [known] if family.training_reward is None else [point_robot.posterior_sampling(family, episodes), known]
 
 
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
-    for name, preset in PRESETS.items():
-        yield Experiment(
+    for name, (title, settings) in PRESETS.items():
+        yield experiment(
             name=f"pearl-point-robot-{name}",
-            description=f"PEARL on point robots {preset.description}: episodes of 20 steps",
+            description=f"PEARL on point robots {title}: episodes of 20 steps",
             algorithm="pearl",
-            family=_points(preset.family),
-            network=ContextNetwork,
-            measure=RETURN_BY_EPISODE,
-            heldout_tasks=2000,
-            settings=preset.settings,
-            oracles=_oracles,
+            family=f"point-robot-{name}",
+            settings=settings,
+            tuned=True,
         )

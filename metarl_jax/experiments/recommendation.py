@@ -1,48 +1,25 @@
-"""Cold start: recommend to users of whom nothing is known, with a memory (RL²) and by inference (PEARL)."""
+"""Presets: cold start, recommendations to users about whom nothing is known, by RL² and by PEARL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
 
-from metarl_jax.experiments.base import (
-    REWARD_OF_TRIAL,
-    ContextNetwork,
-    Experiment,
-    Measure,
-    Network,
-    Problem,
-    RecurrentNetwork,
-)
-
-if TYPE_CHECKING:
-    from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import EnvFamily
+from metarl_jax.experiments.base import Experiment, experiment
+from metarl_jax.experiments.registry import REWARD_OF_TRIAL, REWARD_OF_TRIAL_BY_ADAPTATION
 
 INTERACTIONS = 20
 """With a user."""
 
-
-class _Preset(NamedTuple):
-    description: str
-    algorithm: str
-    network: type[Network]
-    settings: dict[str, Any]
-    measure: Measure = REWARD_OF_TRIAL
-
-
 # Chosen on catalogues that no reported result uses.
 PRESETS = {
-    "rl2": _Preset(
+    "rl2": (
         "RL²",
         "rl2",
-        RecurrentNetwork,
         {"episodes": INTERACTIONS, "iterations": 400, "trials": 256, "hidden_size": 128, "learning_rate": 2e-3},
     ),
-    "pearl": _Preset(
+    "pearl": (
         "PEARL",
         "pearl",
-        ContextNetwork,
         {
             "iterations": 200,
             "training_tasks": 500,
@@ -62,35 +39,23 @@ PRESETS = {
             "exploration_episodes": 1,
             "deterministic": False,
         },
-        REWARD_OF_TRIAL._replace(setting="adaptation_episodes", training_metric="posterior_return"),
     ),
 }
-
-
-def _users() -> EnvFamily:
-    from metarl_jax.environments import recommendation
-
-    return recommendation.made_up()
-
-
-def _oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
-    from metarl_jax.oracles import known_task, recommendation
-
-    family = problem.family
-    makers = recommendation.popularity, recommendation.thompson, recommendation.similar_users, known_task.optimal
-    return [make(family, episodes) for make in makers]
+MEASURES = {
+    "rl2": REWARD_OF_TRIAL,
+    "pearl": REWARD_OF_TRIAL_BY_ADAPTATION._replace(training_metric="posterior_return"),
+}
 
 
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
-    for name, preset in PRESETS.items():
-        yield Experiment(
+    for name, (title, algorithm, settings) in PRESETS.items():
+        yield experiment(
             name=f"{name}-cold-start",
-            description=f"{preset.description} for new users: {INTERACTIONS} recommendations of 50 items",
-            algorithm=preset.algorithm,
-            family=_users,
-            network=preset.network,
-            measure=preset.measure,
-            settings=preset.settings,
-            oracles=_oracles,
+            description=f"{title} for new users: {INTERACTIONS} recommendations of 50 items",
+            algorithm=algorithm,
+            family="cold-start",
+            measure=MEASURES[name],
+            settings=settings,
+            tuned=True,
         )

@@ -1,4 +1,4 @@
-"""RL² on bandits and on random tabular MDPs (Duan et al. 2016, arXiv 1611.02779, sections 3.1 and 3.2), in dark rooms.
+"""Presets: RL² on bandits and random tabular MDPs (Duan et al. 2016, arXiv 1611.02779), and in dark rooms.
 
 Published numbers: Table 1 (bandits) and Table 2 (MDPs), the mean total reward of a trial over 1000 trials; exact
 optima by dynamic programming.
@@ -6,29 +6,15 @@ optima by dynamic programming.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-from metarl_jax.experiments.base import (
-    AsymmetricSNAILNetwork,
-    Experiment,
-    FastWeightNetwork,
-    LinearRecurrentNetwork,
-    MetaNetworkMemory,
-    Network,
-    Problem,
-    RecurrentNetwork,
-    SNAILNetwork,
-    TransformerNetwork,
-)
-
-if TYPE_CHECKING:
-    from metarl_jax.oracles.base import Oracle
-    from metarl_jax.types import EnvFamily
+from metarl_jax.experiments import registry
+from metarl_jax.experiments.base import Experiment, experiment
 
 # ---------------------------------------------------------------------------------------------------------------
 # The settings of every preset, and the only place where they are: by (pulls, arms), and by episodes of the MDPs.
-# What is not here has the default of ``algorithms.rl2.Config`` and ``RecurrentNetwork``.
+# What is not here has the default of ``algorithms.rl2.Config`` and of the network.
 
 _SHORT = {"hidden_size": 64, "iterations": 2000}
 _LONG = {"hidden_size": 64, "iterations": 1200, "minibatches": 8, "gae_lambda": 0.8}
@@ -97,9 +83,8 @@ SNAIL_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     25: {**_MDP_REGRET, "filters": 16, "window": 250, "trials": 256, "iterations": 700},
 }
 
-# The function in ``environments.dark_room``, which share of the goals is held out, and what it is. To search all of a
-# room takes a bonus for entropy that is large and slowly withdrawn, as in ``experiments.exploration``; but also a step
-# size to grow sure with when the bonus is gone.
+# To search all of a room takes a bonus for entropy that is large and slowly withdrawn, as in
+# ``experiments.exploration``; but also a step size to converge with when the bonus is gone.
 _DARK_ROOM: dict[str, Any] = {
     "hidden_size": 64,
     "previous_observation": True,
@@ -112,32 +97,23 @@ _DARK_ROOM: dict[str, Any] = {
     "entropy_decay": 0.6,
     "iterations": 7000,
 }
-DARK_ROOM_SETTINGS: dict[str, tuple[str, float, str, dict[str, Any]]] = {
-    "dark-room": ("algorithm_distillation", 0.0, "the dark room of Laskin et al. (2022)", _DARK_ROOM),
-    "dark-room-new-goals": (
-        "algorithm_distillation",
-        0.2,
-        "the dark room of Laskin et al. (2022), tested on goals that it was not trained on",
-        _DARK_ROOM,
-    ),
-    "dark-room-10x10": (
-        "decision_pretrained",
-        0.0,
-        "the dark room of Lee et al. (2023)",
-        {**_DARK_ROOM, "episodes": 4, "trials": 32},
-    ),
-    "dark-key-to-door": (
-        "key_to_door",
-        0.2,
-        "the dark key-to-door of Laskin et al. (2022), tested on pairs of places that it was not trained on",
-        # An episode pays two at most, not sixteen: a larger bonus is all that is learnt for.
-        {**_DARK_ROOM, "trials": 32, "entropy_coefficient": 0.03, "entropy_decay": 0.9, "iterations": 6000},
-    ),
+DARK_ROOM_SETTINGS: dict[str, dict[str, Any]] = {
+    "dark-room": _DARK_ROOM,
+    "dark-room-new-goals": _DARK_ROOM,
+    "dark-room-10x10": {**_DARK_ROOM, "episodes": 4, "trials": 32},
+    # An episode pays two at most, not sixteen: a larger bonus would outweigh the reward.
+    "dark-key-to-door": {
+        **_DARK_ROOM,
+        "trials": 32,
+        "entropy_coefficient": 0.03,
+        "entropy_decay": 0.9,
+        "iterations": 6000,
+    },
 }
 # Of other memories. A trial of 500 steps is long: a memory that accelerators compute for all steps at once.
 MEMORY_DARK_ROOM_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("linear", "dark-key-to-door"): {
-        "size": 128,
+        "model_size": 128,
         "hidden_size": 128,
         "episodes": 10,
         "trials": 1024,
@@ -155,16 +131,6 @@ MEMORY_DARK_ROOM_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 # Other memories, by name. Their settings are the GRU's with smaller steps, hardly tuned, and as many iterations as a
 # core does in some ten minutes; but for SNAIL's, with half of the paper's filters and, on bandits, one block of
 # convolutions between two attentions in place of two before one.
-_MEMORIES: dict[str, tuple[type[Network], str]] = {
-    "snail": (SNAILNetwork, "SNAIL"),
-    "transformer": (TransformerNetwork, "a gated transformer"),
-    "linear": (LinearRecurrentNetwork, "a linear recurrent memory"),
-    "lstm": (RecurrentNetwork, "an LSTM"),
-    "fast-weights": (FastWeightNetwork, "fast weights"),
-    "meta-network": (MetaNetworkMemory, "a Meta Network's fast weights"),
-}
-# Those that learn bandits with a critic that is told what is known of the arms.
-_ASYMMETRIC: dict[str, type[Network]] = {"snail": AsymmetricSNAILNetwork}
 _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidden_size"}, "learning_rate": 1e-3}
 # Learning from regrets: luck, in pulls and in tasks, is what most of the variance of rewards is.
 _REGRET = {**_ANY_MEMORY, "training_reward": "task", "gae_lambda_rise": 0.85, "entropy_decay": 0.75}
@@ -228,147 +194,70 @@ def _published(learners: tuple[str, ...], row: tuple[float, ...], table: str) ->
     return {f"{name} (Duan et al. 2016, {table})": value for name, value in zip(learners, row, strict=True)}
 
 
-def _bernoulli(arms: int) -> Callable[[], EnvFamily]:
-    def family() -> EnvFamily:
-        from metarl_jax.environments import bandits
-
-        return bandits.bernoulli(arms)
-
-    return family
-
-
-def _gaussian(arms: int) -> Callable[[], EnvFamily]:
-    def family() -> EnvFamily:
-        from metarl_jax.environments import bandits
-
-        return bandits.gaussian(arms)
-
-    return family
-
-
-def _tabular_mdp() -> EnvFamily:
-    from metarl_jax.environments import tabular_mdp
-
-    return tabular_mdp.make()
-
-
-def _dark_room(function: str, heldout_share: float) -> Callable[[], EnvFamily]:
-    def family() -> EnvFamily:
-        from metarl_jax.environments import dark_room
-
-        return getattr(dark_room, function)(heldout_share=heldout_share)
-
-    return family
-
-
-def _known_task_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
-    from metarl_jax.oracles import known_task
-
-    return [known_task.optimal(problem.family, episodes)]
-
-
-def _bandit_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
-    from metarl_jax.oracles import bandits as oracles
-
-    # The Gittins index is computed for rewards of 0 and 1.
-    return [*_gaussian_oracles(problem, episodes), oracles.gittins(problem.family, episodes)]
-
-
-def _gaussian_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
-    from metarl_jax.oracles import bandits as oracles
-
-    makers = (
-        oracles.random,
-        oracles.greedy_posterior_mean,
-        oracles.epsilon_greedy,
-        oracles.thompson_sampling,
-        oracles.optimistic_thompson_sampling,
-        oracles.ucb1,
-        oracles.best_arm,
-    )
-    return [make(problem.family, episodes) for make in makers]
-
-
-def _mdp_oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
-    from metarl_jax.oracles import tabular_mdp as oracles
-
-    makers = (
-        oracles.random,
-        oracles.greedy,
-        oracles.epsilon_greedy,
-        oracles.psrl,
-        oracles.opsrl,
-        oracles.ucrl2,
-        oracles.beb,
-        oracles.state_gittins,
-        oracles.optimal,
-    )
-    return [make(problem.family, episodes) for make in makers]
-
-
 def experiments() -> Iterator[Experiment]:
     """Every preset of this file."""
-    bandits: list[tuple[str, str, type[Network], str, tuple[int, int], dict[str, Any]]] = [
-        ("rl2", "rl2", RecurrentNetwork, "", *item) for item in BANDIT_SETTINGS.items()
+    bandits: list[tuple[str, str, str, tuple[int, int], dict[str, Any]]] = [
+        ("rl2", "rl2", "recurrent", *item) for item in BANDIT_SETTINGS.items()
     ]
     for (memory, pulls, arms), settings in MEMORY_BANDIT_SETTINGS.items():
-        network, title = _MEMORIES[memory]
-        algorithm, learner = "rl2", f" with {title}"
-        if memory in _ASYMMETRIC:
-            algorithm, network, learner = "rl2_asymmetric", _ASYMMETRIC[memory], f"{learner} and a privileged critic"
-        bandits.append((f"rl2-{memory}", algorithm, network, learner, (pulls, arms), settings))
-    for prefix, algorithm, network, learner, (pulls, arms), settings in bandits:
-        yield Experiment(
+        algorithm = "rl2_asymmetric" if memory == "snail" else "rl2"
+        network = "recurrent" if memory == "lstm" else memory
+        bandits.append((f"rl2-{memory}", algorithm, network, (pulls, arms), settings))
+    titles = {
+        "rl2-snail": "RL² with SNAIL and a privileged critic",
+        "rl2-transformer": "RL² with a gated transformer",
+        "rl2-linear": "RL² with a linear recurrent memory",
+        "rl2-lstm": "RL² with an LSTM",
+        "rl2-fast-weights": "RL² with fast weights",
+        "rl2-meta-network": "RL² with a Meta Network's fast weights",
+    }
+    for prefix, algorithm, network, (pulls, arms), settings in bandits:
+        yield experiment(
             name=f"{prefix}-bandit-{pulls}x{arms}",
-            description=f"RL²{learner} on Bernoulli bandits: {pulls} pulls, {arms} arms",
+            description=f"{titles.get(prefix, 'RL²')} on Bernoulli bandits: {pulls} pulls, {arms} arms",
             algorithm=algorithm,
-            family=_bernoulli(arms),
+            family="bandit",
             network=network,
-            settings={"episodes": pulls, **settings},
-            oracles=_bandit_oracles,
+            settings={"arms": arms, "episodes": pulls, **settings},
+            tuned=True,
             paper=_published(_BANDIT_LEARNERS, _BANDIT_TABLE[pulls, arms], "Table 1"),
             optimum=_BANDIT_OPTIMUM.get((pulls, arms)),
         )
     for (pulls, arms), settings in GAUSSIAN_BANDIT_SETTINGS.items():
-        yield Experiment(
+        yield experiment(
             name=f"rl2-gaussian-bandit-{pulls}x{arms}",
             description=f"RL² on Gaussian bandits (noise 0.3): {pulls} pulls, {arms} arms",
             algorithm="rl2",
-            family=_gaussian(arms),
-            settings={"episodes": pulls, **settings},
-            oracles=_gaussian_oracles,
+            family="gaussian-bandit",
+            settings={"arms": arms, "episodes": pulls, **settings},
+            tuned=True,
         )
-    mdps: list[tuple[str, type[Network], str, int, dict[str, Any]]] = [
-        ("rl2", FastWeightNetwork, "fast weights", *item) for item in TABULAR_MDP_SETTINGS.items()
+    mdps: list[tuple[str, str, str, int, dict[str, Any]]] = [
+        ("rl2", "fast-weights", "fast weights", *item) for item in TABULAR_MDP_SETTINGS.items()
     ]
-    mdps += [("rl2-gru", RecurrentNetwork, "a GRU", *item) for item in GRU_TABULAR_MDP_SETTINGS.items()]
-    mdps += [("rl2-snail", SNAILNetwork, "SNAIL", *item) for item in SNAIL_TABULAR_MDP_SETTINGS.items()]
+    mdps += [("rl2-gru", "recurrent", "a GRU", *item) for item in GRU_TABULAR_MDP_SETTINGS.items()]
+    mdps += [("rl2-snail", "snail", "SNAIL", *item) for item in SNAIL_TABULAR_MDP_SETTINGS.items()]
     for prefix, network, memory, episodes, settings in mdps:
-        yield Experiment(
+        yield experiment(
             name=f"{prefix}-tabular-mdp-{episodes}",
             description=f"RL² with {memory} on random MDPs of 10 states and 5 actions: {episodes} episodes of 10 steps",
             algorithm="rl2",
-            family=_tabular_mdp,
+            family="tabular-mdp",
             network=network,
             settings={"episodes": episodes, **settings},
-            oracles=_mdp_oracles,
+            tuned=True,
             paper=_published(_MDP_LEARNERS, _MDP_TABLE[episodes], "Table 2"),
         )
-    rooms: list[tuple[str, type[Network], str, str, dict[str, Any]]] = [
-        ("rl2", RecurrentNetwork, "", name, settings) for name, (*_, settings) in DARK_ROOM_SETTINGS.items()
-    ]
-    for (memory, name), settings in MEMORY_DARK_ROOM_SETTINGS.items():
-        network, title = _MEMORIES[memory]
-        rooms.append((f"rl2-{memory}", network, f" with {title}", name, settings))
-    for prefix, network, memory, name, settings in rooms:
-        function, heldout_share, title, _ = DARK_ROOM_SETTINGS[name]
-        yield Experiment(
-            name=f"{prefix}-{name}",
-            description=f"RL²{memory} in {title}",
+    rooms = [("rl2", "recurrent", "RL²", *item) for item in DARK_ROOM_SETTINGS.items()]
+    for (memory, family), settings in MEMORY_DARK_ROOM_SETTINGS.items():
+        rooms.append((f"rl2-{memory}", memory, "RL² with a linear recurrent memory", family, settings))
+    for prefix, network, title, family, settings in rooms:
+        yield experiment(
+            name=f"{prefix}-{family}",
+            description=f"{title} in {registry.family(family).title}",
             algorithm="rl2",
-            family=_dark_room(function, heldout_share),
+            family=family,
             network=network,
             settings=settings,
-            heldout_tasks=2000,
-            oracles=_known_task_oracles,
+            tuned=True,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from metarl_jax.types import Array, Carry, Inputs, Key, Params, Policy, Space, Spaces, Transition
+from metarl_jax.types import Array, Carry, Inputs, Key, Params, Policy, Space, Transition
 
 
 class BeliefEncoder(NamedTuple):
@@ -18,7 +18,7 @@ class BeliefEncoder(NamedTuple):
     """The belief, an ``ops.distributions.DiagonalGaussian`` over latent variables ``[M]``."""
     unroll: Callable[[Params, Carry, Inputs], tuple[Carry, Any]]
     """``step`` over ``[T, ...]``, or over trials side by side, ``[T, B, ...]``."""
-    spaces: Spaces | None = None
+    spaces: tuple[Space, Space | None] | None = None
     """As ``Policy.spaces``."""
 
 
@@ -32,7 +32,7 @@ class TrialDecoder(NamedTuple):
     pays: Callable[[Params, Array], Array] | None = None
     """``(params, latents [N, M]) -> [N, K]``: the probability that a step to each of K observations pays; None: it is
     no such decoder."""
-    spaces: Spaces | None = None
+    spaces: tuple[Space, Space | None] | None = None
     """As ``Policy.spaces``."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from metarl_jax.types import Array, Key, Params, Spaces
+from metarl_jax.types import Array, Key, Params, Space
 
 
 class Experience(NamedTuple):
@@ -29,7 +29,7 @@ class ContextEncoder(NamedTuple):
     infer: Callable[[Params, Experience], Any]
     """The belief, an ``ops.distributions.DiagonalGaussian`` over latent variables ``[M]``, given experience ``[N, *]``
     of ONE task in whatever order; given none, the standard Gaussian."""
-    spaces: Spaces | None = None
+    spaces: tuple[Space, Space | None] | None = None
     """As ``Policy.spaces``."""
 
 
@@ -39,7 +39,7 @@ class Actor(NamedTuple):
     init: Callable[[Key], Params]
     distribution: Callable[[Params, Array, Array], Any]
     """``(params, observation [..., *], latent [..., M]) ->`` a distribution over actions (``ops.distributions``)."""
-    spaces: Spaces | None = None
+    spaces: tuple[Space, Space | None] | None = None
     """As ``Policy.spaces``."""
 
 
@@ -52,7 +52,7 @@ class TwinCritic(NamedTuple):
     expected: Callable[[Params, Key, Array, Array, Any], tuple[Array, Array]]
     """``(params, key, observation [N, *], latent [N, M], distribution [N])``: the mean over its actions of the smaller
     value, and its entropy in nats, ``[N]`` each. Exact for discrete actions, else by one reparameterised sample."""
-    spaces: Spaces | None = None
+    spaces: tuple[Space, Space | None] | None = None
     """As ``Policy.spaces``."""
 
 

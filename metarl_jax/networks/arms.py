@@ -7,13 +7,18 @@ from what is known before it: the features of the others are not computed again.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import jax.numpy as jnp
 from flax import linen as nn
 
+from metarl_jax import settings
 from metarl_jax.checks import positive_int
-from metarl_jax.interfaces.asymmetric import ArmsCritic
+from metarl_jax.interfaces.asymmetric import ArmsCritic, AsymmetricNetworks
 from metarl_jax.networks.heads import dense
-from metarl_jax.types import Arm, Array, Key, Params
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Arm, Array, EnvFamily, Key, Params, Policy
 
 
 class _Arms(nn.Module):
@@ -55,7 +60,7 @@ class _Arms(nn.Module):
         return self._of_all(known.shape[-2], total, highest, jnp.broadcast_to(left[..., None, None], total.shape[:-1]))
 
 
-def make(arm: Arm, *, units: int = 64) -> ArmsCritic:
+def critic(arm: Arm, *, units: int = 64) -> ArmsCritic:
     """A critic of a bandit's arms.
 
     Args:
@@ -77,3 +82,26 @@ def make(arm: Arm, *, units: int = 64) -> ArmsCritic:
         return network.apply(params, known, then, left, method="lookahead")  # pyright: ignore[reportReturnType]
 
     return ArmsCritic(init, value, lookahead)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of the critic of a bandit's arms."""
+
+    critic_units: Annotated[PositiveInt, Doc("Units of each of the critic's layers.")] = 64
+
+
+def make(family: EnvFamily, policy: Policy, settings: Settings) -> AsymmetricNetworks:
+    """A policy, with a critic of the family's arms.
+
+    Args:
+        family: bandits whose arms pay finitely many rewards.
+        policy: without a critic of its own.
+        settings: sizes.
+
+    Raises:
+        ValueError: for a family of anything else.
+    """
+    if family.arm is None:
+        raise ValueError("a privileged critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
+    return AsymmetricNetworks(policy, critic(family.arm, units=settings.critic_units))

@@ -7,18 +7,22 @@ many m at once (the bound of every step decodes the whole trial), and can be the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from metarl_jax.checks import boolean, natural_int, positive_int, real
+from metarl_jax import settings
+from metarl_jax.checks import boolean, positive_int, real
 from metarl_jax.interfaces.belief import BeliefEncoder, BeliefNetworks, TrialDecoder
 from metarl_jax.networks import mlp
 from metarl_jax.networks.heads import dense, encode, example_inputs, observation_features, remembering_policy
 from metarl_jax.networks.recurrent import Memory, RecurrentActorCritic
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
-from metarl_jax.types import Array, Box, Discrete, Key, Params, Policy, Space, Transition
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, Box, Discrete, HasSpaces, Key, Params, Policy, Space, Transition
 
 SPREAD = 5.0
 """Beliefs' log standard deviations are kept from minus this to this."""
@@ -51,8 +55,8 @@ def encoder(
     *,
     latent_size: int = 5,
     hidden_size: int = 64,
-    embedding_size: int = 40,
-    readout_size: int = 0,
+    embedding_size: int | None = 40,
+    readout_size: int | None = None,
 ) -> BeliefEncoder:
     """A GRU that sees what recurrent policies see, and the previous observation, and ends in a belief.
 
@@ -61,21 +65,26 @@ def encoder(
         action_space: what it takes.
         latent_size: numbers M of the latent variable.
         hidden_size: units of the memory (64 in Zintgraf et al. 2020, on GridNavi).
-        embedding_size: rectified units between the inputs and the memory (40 there); 0 for none.
-        readout_size: rectified units between the memory, beside the embedded inputs, and the belief; 0 for none.
+        embedding_size: rectified units between the inputs and the memory (40 there); None for no such layer.
+        readout_size: rectified units between the memory, together with the embedded inputs, and the belief; None for no
+            such layer.
 
     Raises:
-        ValueError: for a size that is not a positive whole number (of embedding and readout: or 0).
+        ValueError: for a size that is not a positive whole number.
     """
     hidden_size = positive_int("hidden_size", hidden_size)
+    for name, size in (("embedding_size", embedding_size), ("readout_size", readout_size)):
+        if size is not None:
+            positive_int(name, size)
     network = RecurrentEncoder(
         observation_space,
         action_space,
         "gru",
         hidden_size,
-        natural_int("embedding_size", embedding_size),
-        natural_int("readout_size", readout_size),
+        embedding_size,
+        readout_size,
         True,
+        False,
         positive_int("latent_size", latent_size),
     )
     seen = observation_features(observation_space)
@@ -198,7 +207,7 @@ def step_decoder(
     return TrialDecoder(init, log_likelihood, spaces=(observation_space, action_space))
 
 
-def make(
+def combine(
     observation_space: Space,
     action_space: Space,
     encoder: BeliefEncoder,
@@ -222,9 +231,76 @@ def make(
     """
     size = encode(observation_space, example_inputs(observation_space, action_space).obs).size
     shown = Box(-jnp.inf, jnp.inf, (size + 2 * positive_int("latent_size", latent_size),))
-    policy: Policy = mlp.make(shown, action_space, hidden_sizes=hidden_sizes, history=False)
+    policy: Policy = mlp.policy(shown, action_space, hidden_sizes=hidden_sizes, history=False)
 
     def show(obs: Array, belief: DiagonalGaussian) -> Array:
         return jnp.concatenate([encode(observation_space, obs), belief.mean, belief.log_std], axis=-1)
 
     return BeliefNetworks(encoder, decoder, policy, show, shown, latent_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of VariBAD's networks; defaults are those of Zintgraf et al. (2020) on MuJoCo."""
+
+    latent_size: Annotated[PositiveInt, Doc("Numbers of the latent variable.")] = 5
+    hidden_size: Annotated[PositiveInt, Doc("Units of the encoder's memory.")] = 128
+    embedding_size: Annotated[
+        PositiveInt | None, Doc("Rectified units between the inputs and the memory; None for no such layer.")
+    ] = 64
+    decoder: Annotated[
+        Literal["step", "observation"],
+        Doc(
+            'What is decoded. "step": the reward of each step. "observation": for each of finitely many observations, '
+            "whether a step that leads there pays more than ``reward_threshold`` (in Zintgraf et al. 2020 on GridNavi)."
+        ),
+    ] = "step"
+    decoder_units: Annotated[
+        PositiveInt,
+        Doc("Rectified units of the decoder's first layer; its second has half as many, or as many for observations."),
+    ] = 64
+    decode_transitions: Annotated[
+        bool, Doc("Whether next observations are decoded, too, and not only rewards; for the decoder of steps.")
+    ] = False
+    reward_threshold: Annotated[
+        float, Doc("The reward above which a step counts as paid; for the decoder of observations.")
+    ] = 0.0
+    policy_units: Annotated[PositiveInt, Doc("Units of each of the policy's hidden layers.")] = 128
+    policy_layers: Annotated[PositiveInt, Doc("Hidden layers of the policy.")] = 2
+
+    def check_relations(self) -> None:
+        if self.decode_transitions and self.decoder != "step":
+            raise ValueError("decode_transitions needs the decoder 'step'")
+        if self.decoder == "step" and self.decoder_units < 2:
+            raise ValueError(f"decoder_units must be at least 2 for the decoder 'step', not {self.decoder_units}")
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT) -> BeliefNetworks:
+    """VariBAD's networks: an encoder, a decoder, and a policy on the observation and the belief.
+
+    Args:
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes and kinds.
+
+    Raises:
+        ValueError: for a decoder of observations where they are not discrete.
+    """
+    spaces, size = (family.observation_space, family.action_space), settings.latent_size
+    made = encoder(*spaces, latent_size=size, hidden_size=settings.hidden_size, embedding_size=settings.embedding_size)
+    units = settings.decoder_units
+    if settings.decoder == "observation":
+        decoder = grid_decoder(
+            family.observation_space,
+            latent_size=size,
+            hidden_sizes=(units, units),
+            threshold=settings.reward_threshold,
+        )
+    else:
+        decoder = step_decoder(
+            *spaces, latent_size=size, hidden_sizes=(units, units // 2), transitions=settings.decode_transitions
+        )
+    policy_sizes = (settings.policy_units,) * settings.policy_layers
+    return combine(*spaces, made, decoder, latent_size=size, hidden_sizes=policy_sizes)

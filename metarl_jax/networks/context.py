@@ -7,18 +7,22 @@ through filters.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from metarl_jax import settings
 from metarl_jax.checks import boolean, positive_int
 from metarl_jax.interfaces.context import Actor, ContextEncoder, ContextNetworks, Experience, TwinCritic
 from metarl_jax.networks.heads import ObservationEncoder, dense, encode, zeros_like
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian, Distribution, SquashedGaussian
 from metarl_jax.ops.gaussians import product
-from metarl_jax.types import Array, Box, Discrete, Key, Params, Space
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, Box, Discrete, HasSpaces, Key, Params, Space
 
 NARROWEST, WIDEST = -10.0, 5.0
 """Log standard deviations of what one step says are kept from one to the other."""
@@ -144,7 +148,7 @@ def encoder(
     return ContextEncoder(init, infer, (observation_space, action_space))
 
 
-def make(
+def combine(
     observation_space: Space,
     action_space: Space,
     encoder: ContextEncoder,
@@ -209,3 +213,39 @@ def make(
         TwinCritic(init_critics, values, expected, spaces),
         latent_size,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of PEARL's networks; defaults are those of the code of Rakelly et al. (2019)."""
+
+    latent_size: Annotated[PositiveInt, Doc("Numbers of the latent variable.")] = 5
+    encoder_units: Annotated[PositiveInt, Doc("Rectified units of each of the encoder's layers.")] = 200
+    units: Annotated[PositiveInt, Doc("Rectified units of each layer of the actor and of each critic.")] = 300
+    layers: Annotated[PositiveInt, Doc("Layers of each network before its linear one.")] = 3
+    next_observation: Annotated[
+        bool, Doc("Whether the encoder sees the next observation of a step, for tasks that differ in dynamics.")
+    ] = False
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT) -> ContextNetworks:
+    """PEARL's networks: an encoder, an actor and twin critics.
+
+    Args:
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes.
+
+    Raises:
+        ValueError: for actions that are neither discrete nor vectors between finite bounds.
+    """
+    spaces, size = (family.observation_space, family.action_space), settings.latent_size
+    made = encoder(
+        *spaces,
+        latent_size=size,
+        hidden_sizes=(settings.encoder_units,) * settings.layers,
+        next_observation=settings.next_observation,
+    )
+    return combine(*spaces, made, latent_size=size, hidden_sizes=(settings.units,) * settings.layers)

@@ -8,14 +8,18 @@ that is a batched matrix product.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from metarl_jax import settings
 from metarl_jax.checks import choice, positive_int
+from metarl_jax.interfaces.few_shot import FewShotFamily
 from metarl_jax.interfaces.gradient import Predictor
 from metarl_jax.networks.normalisation import BatchNormalisation, ImageNormalisation
+from metarl_jax.settings import Doc, PositiveInt
 from metarl_jax.types import Array, Key, Params
 
 KERNEL = 3
@@ -165,3 +169,38 @@ def classifier(
         return network.apply(params, x)  # pyright: ignore[reportReturnType]
 
     return Predictor(init, apply)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of the convolutional classifier; defaults are those of the code of Finn et al. (2017)."""
+
+    filters: Annotated[PositiveInt, Doc("Filters of each convolution.")] = 64
+    blocks: Annotated[PositiveInt, Doc("Convolutions, each of which halves height and width.")] = 4
+    features: Annotated[
+        Literal["average", "all"],
+        Doc(
+            "What the linear layer sees of the last convolution: each filter's mean over the image (Finn et al. 2017), "
+            "or the whole map (Nichol et al. 2018)."
+        ),
+    ] = "average"
+
+
+def make(family: FewShotFamily, settings: Settings) -> Predictor:
+    """The convolutional classifier for few-shot tasks whose inputs are images.
+
+    Args:
+        family: the few-shot tasks.
+        settings: sizes.
+
+    Raises:
+        ValueError: for inputs that are no images.
+    """
+    examples = family.examples()
+    return classifier(
+        examples.shape,
+        examples.outputs,
+        filters=settings.filters,
+        blocks=settings.blocks,
+        features=settings.features,
+    )

@@ -7,13 +7,14 @@ state and action, by sums; a GRU has to learn to keep them apart, here they are.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from metarl_jax.checks import positive_int
+from metarl_jax import settings
 from metarl_jax.networks.heads import (
     ActorCriticHead,
     ObservationEncoder,
@@ -22,7 +23,8 @@ from metarl_jax.networks.heads import (
     observation_features,
     remembering_policy,
 )
-from metarl_jax.types import Array, Inputs, Output, Policy, Space
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, HasSpaces, Inputs, Output, Policy, Space
 
 CHUNK = 100
 """Steps that ``unroll`` attends over at once; the matrix carries what came before."""
@@ -46,6 +48,7 @@ class FastWeightActorCritic(nn.Module):
     key_size: int
     value_size: int
     readout_size: int
+    critic: bool = True
 
     def setup(self) -> None:
         self.see = ObservationEncoder(self.observation_space)
@@ -53,7 +56,7 @@ class FastWeightActorCritic(nn.Module):
         self.projection = nn.Dense(2 * self.key_size + self.value_size)
         self.scale = self.param("scale", nn.initializers.constant(0.1), (self.value_size,), jnp.float32)
         self.readout = nn.Dense(self.readout_size)
-        self.head = ActorCriticHead(self.action_space)
+        self.head = ActorCriticHead(self.action_space, self.critic)
 
     def _project(self, seen: Array, inputs: Inputs, previous: Array) -> tuple[Array, Array, Array, Array]:
         features = encode_inputs(seen, self.action_space, inputs)
@@ -100,39 +103,44 @@ def _attend(weights: Array, key: Array, query: Array, value: Array) -> tuple[Arr
     return weights, read.reshape(chunks * size, -1)[:steps]
 
 
-def make(
-    observation_space: Space,
-    action_space: Space,
-    *,
-    embedding_size: int = 192,
-    key_size: int = 32,
-    value_size: int = 64,
-    readout_size: int = 64,
-) -> Policy:
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of the actor-critic whose memory is a matrix of fast weights."""
+
+    embedding_size: Annotated[
+        PositiveInt, Doc("Rectified units between the inputs (with the previous observation) and the memory.")
+    ] = 192
+    key_size: Annotated[PositiveInt, Doc("Rows of the memory.")] = 32
+    value_size: Annotated[PositiveInt, Doc("Columns of the memory.")] = 64
+    readout_size: Annotated[
+        PositiveInt,
+        Doc("Rectified units between what is read from the memory, together with the embedded inputs, and the heads."),
+    ] = 64
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
     """An actor-critic with a memory of fast weights. Its carry is a ``Memory``.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        embedding_size: rectified units between the inputs (with the previous observation) and the memory.
-        key_size: rows of the memory.
-        value_size: columns of the memory.
-        readout_size: rectified units between what is read, beside the embedded inputs, and the heads.
-
-    Raises:
-        ValueError: for a size that is not a positive whole number.
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes and kinds.
+        critic: whether the network has a critic; without one, its value is always zero.
     """
     network = FastWeightActorCritic(
-        observation_space,
-        action_space,
-        positive_int("embedding_size", embedding_size),
-        positive_int("key_size", key_size),
-        positive_int("value_size", value_size),
-        positive_int("readout_size", readout_size),
+        family.observation_space,
+        family.action_space,
+        settings.embedding_size,
+        settings.key_size,
+        settings.value_size,
+        settings.readout_size,
+        critic,
     )
-    seen = observation_features(observation_space)
+    seen = observation_features(family.observation_space)
 
     def initial_carry() -> Memory:
-        return Memory(jnp.zeros((key_size, value_size), jnp.float32), jnp.zeros(seen, jnp.float32))
+        return Memory(jnp.zeros((settings.key_size, settings.value_size), jnp.float32), jnp.zeros(seen, jnp.float32))
 
-    return remembering_policy(network, initial_carry, observation_space, action_space)
+    return remembering_policy(network, initial_carry, family.observation_space, family.action_space, critic)

@@ -8,13 +8,15 @@ stands between the layers.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Gt
 from flax import linen as nn
 
-from metarl_jax.checks import positive_int, real
+from metarl_jax import settings
 from metarl_jax.networks.heads import (
     ActorCriticHead,
     ObservationEncoder,
@@ -22,7 +24,8 @@ from metarl_jax.networks.heads import (
     encode_inputs,
     remembering_policy,
 )
-from metarl_jax.types import Array, Inputs, Key, Output, Policy, Space
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, HasSpaces, Inputs, Key, Output, Policy, Space
 
 LOG_RATES = (-40.0, 10.0)
 """The least and the largest logarithm of a rate at which a memory fades. A memory with a smaller rate never fades, and
@@ -148,13 +151,14 @@ class LinearRecurrentActorCritic(nn.Module):
     hidden_size: int
     least_memory: float
     longest_memory: float
+    critic: bool = True
 
     def setup(self) -> None:
         self.see = ObservationEncoder(self.observation_space)
         self.embedding = nn.Dense(self.size)
         spans = self.least_memory, self.longest_memory
         self.stack = [_Layer(self.size, self.hidden_size, *spans) for _ in range(self.layers)]
-        self.head = ActorCriticHead(self.action_space)
+        self.head = ActorCriticHead(self.action_space, self.critic)
 
     def _embed(self, inputs: Inputs) -> Array:
         return nn.relu(dense(self.embedding, encode_inputs(self.see(inputs.obs), self.action_space, inputs)))
@@ -179,40 +183,47 @@ class LinearRecurrentActorCritic(nn.Module):
         return Memory(jnp.stack(after, axis=1)), self.head(x)
 
 
-def make(
-    observation_space: Space,
-    action_space: Space,
-    *,
-    layers: int = 2,
-    size: int = 64,
-    hidden_size: int = 64,
-    least_memory: float = 2.0,
-    longest_memory: float = 1000.0,
-) -> Policy:
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of the actor-critic with linear recurrent memories."""
+
+    layers: Annotated[PositiveInt, Doc("Layers, each a memory and gated units.")] = 2
+    model_size: Annotated[PositiveInt, Doc("Features that pass from layer to layer.")] = 64
+    hidden_size: Annotated[PositiveInt, Doc("Complex numbers H that a layer remembers.")] = 64
+    least_memory: Annotated[
+        Annotated[float, Gt(1)], Doc("How many steps the shortest memory lasts at the start of training.")
+    ] = 2.0
+    longest_memory: Annotated[
+        Annotated[float, Gt(1)], Doc("How many steps the longest memory lasts at the start of training.")
+    ] = 1000.0
+
+    def check_relations(self) -> None:
+        if not self.longest_memory > self.least_memory:
+            raise ValueError(f"longest_memory ({self.longest_memory}) must be above least_memory ({self.least_memory})")
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
     """An actor-critic with linear recurrent memories. Its carry is a ``Memory``.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        layers: of memory and gated units.
-        size: of what passes from layer to layer.
-        hidden_size: complex numbers H that a layer remembers.
-        least_memory: how many steps the shortest memory lasts at the start of training.
-        longest_memory: how many steps the longest memory lasts at the start of training.
-
-    Raises:
-        ValueError: for a size that is not a positive whole number, or memories that last no longer than one step or
-            are not in order.
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes and kinds.
+        critic: whether the network has a critic; without one, its value is always zero.
     """
-    layers, size = positive_int("layers", layers), positive_int("size", size)
-    hidden_size = positive_int("hidden_size", hidden_size)
-    least_memory = real(above=1)("least_memory", least_memory)
-    longest_memory = real(above=least_memory)("longest_memory", longest_memory)
     network = LinearRecurrentActorCritic(
-        observation_space, action_space, layers, size, hidden_size, least_memory, longest_memory
+        family.observation_space,
+        family.action_space,
+        settings.layers,
+        settings.model_size,
+        settings.hidden_size,
+        settings.least_memory,
+        settings.longest_memory,
     )
 
     def initial_carry() -> Memory:
-        return Memory(jnp.zeros((layers, 2, hidden_size), jnp.float32))
+        return Memory(jnp.zeros((settings.layers, 2, settings.hidden_size), jnp.float32))
 
-    return remembering_policy(network, initial_carry, observation_space, action_space)
+    return remembering_policy(network, initial_carry, family.observation_space, family.action_space, critic)

@@ -14,15 +14,17 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from metarl_jax import settings
 from metarl_jax.checks import positive_int
-from metarl_jax.interfaces.few_shot import InContextLearner
+from metarl_jax.interfaces.few_shot import FewShotFamily, InContextLearner
 from metarl_jax.networks.convolutional import KERNEL, largest_of_four, patches
 from metarl_jax.networks.heads import (
     ActorCriticHead,
@@ -34,7 +36,8 @@ from metarl_jax.networks.heads import (
     remembering_policy,
 )
 from metarl_jax.networks.windows import look_back, look_back_each
-from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Space, Tree
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, HasSpaces, Inputs, Key, Output, Params, Policy, Space, Tree
 
 PRECISION = 7.0
 """p of the rule by which gradients are presented: below exp(-p) they count as small."""
@@ -298,7 +301,7 @@ def in_context_learner(
         steps: parts of the support, of equal size; each is one step of the LSTM.
 
     Returns:
-        A learner, whose ``read`` raises ValueError for a support that cannot be divided into ``steps`` parts.
+        A learner, whose ``predict`` raises ValueError for a support that cannot be divided into ``steps`` parts.
 
     Raises:
         ValueError: for a size that is not a positive whole number, or a shape that is not of three.
@@ -403,6 +406,7 @@ class MetaNetworkActorCritic(nn.Module):
     key_size: int
     readout_size: int
     generator_size: int
+    critic: bool = True
 
     def setup(self) -> None:
         seen = observation_features(self.observation_space)
@@ -415,7 +419,7 @@ class MetaNetworkActorCritic(nn.Module):
         self.of_errors = self.param("of_errors", _init_pointwise, self.generator_size, 1.0)
         self.sharpness = self.param("sharpness", nn.initializers.zeros, (), jnp.float32)
         self.readout = nn.Dense(self.readout_size)
-        self.head = ActorCriticHead(self.action_space)
+        self.head = ActorCriticHead(self.action_space, self.critic)
 
     def _situation(self, observation: Array, action: Array) -> Array:
         """An observation with the action taken there, or zeros: rectified units and a one, ``[..., E + 1]``."""
@@ -493,17 +497,27 @@ def gradient_factors(layer: Array, outcome: Array, situation: Array, happened: A
     return situation, errors.reshape(*situation.shape[:-1], -1)
 
 
-def make(
-    observation_space: Space,
-    action_space: Space,
-    *,
-    window: int,
-    embedding_size: int = 32,
-    hidden_size: int = 32,
-    key_size: int = 16,
-    readout_size: int = 64,
-    generator_size: int = 8,
-) -> Policy:
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of the Meta Network's fast weights as a memory."""
+
+    window: Annotated[PositiveInt, Doc("How many steps of a trial the network looks up.")] = 100
+    embedding_size: Annotated[PositiveInt, Doc("Rectified units that see an observation and an action.")] = 32
+    hidden_size: Annotated[PositiveInt, Doc("Units of the layer that fast weights augment.")] = 32
+    key_size: Annotated[
+        PositiveInt,
+        Doc("Size of the representation by which steps are looked up, one linear layer on the same embedding."),
+    ] = 16
+    readout_size: Annotated[PositiveInt, Doc("Rectified units between the predictions and the heads.")] = 64
+    generator_size: Annotated[
+        PositiveInt, Doc("Units of each layer of the generators of fast weights (20 in Munkhdalai & Yu 2017).")
+    ] = 8
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
     """A Meta Network as a memory for reinforcement learning; its carry is a ``Memory``. The paper has none.
 
     The support is what the trial has shown: each step is an example. Its loss must be one that the step itself allows.
@@ -523,33 +537,69 @@ def make(
     of the representation's gradients at every step.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        window: how many steps of a trial are kept.
-        embedding_size: rectified units that see an observation and an action.
-        hidden_size: units of the layer that is augmented.
-        key_size: of the representation, one linear layer behind the same embedding.
-        readout_size: rectified units between all that and the heads.
-        generator_size: units of each layer of the generators.
-
-    Raises:
-        ValueError: for a size that is not a positive whole number.
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes and kinds.
+        critic: whether the network has a critic; without one, its value is always zero.
     """
-    window = positive_int("window", window)
     network = MetaNetworkActorCritic(
-        observation_space,
-        action_space,
-        positive_int("embedding_size", embedding_size),
-        positive_int("hidden_size", hidden_size),
-        positive_int("key_size", key_size),
-        positive_int("readout_size", readout_size),
-        positive_int("generator_size", generator_size),
+        family.observation_space,
+        family.action_space,
+        settings.embedding_size,
+        settings.hidden_size,
+        settings.key_size,
+        settings.readout_size,
+        settings.generator_size,
+        critic,
     )
-    seen = observation_features(observation_space)
+    seen = observation_features(family.observation_space)
 
     def initial_carry() -> Memory:
-        sizes = (key_size, embedding_size + 1, hidden_size)
-        examples = Examples(*(jnp.zeros((window, size), jnp.float32) for size in sizes))
+        sizes = (settings.key_size, settings.embedding_size + 1, settings.hidden_size)
+        examples = Examples(*(jnp.zeros((settings.window, size), jnp.float32) for size in sizes))
         return Memory(jnp.int32(0), examples, jnp.zeros(seen, jnp.float32))
 
-    return remembering_policy(network, initial_carry, observation_space, action_space)
+    return remembering_policy(network, initial_carry, family.observation_space, family.action_space, critic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextSettings(settings.Settings):
+    """Settings of the Meta Network for few-shot learning; defaults are those of the code of Munkhdalai & Yu (2017)."""
+
+    filters: Annotated[PositiveInt, Doc("Filters of each convolution.")] = 64
+    blocks: Annotated[PositiveInt, Doc("Convolutions, each of which halves height and width, rounded up.")] = 5
+    hidden_size: Annotated[PositiveInt, Doc("Units of the layer on the convolutions, and of keys.")] = 64
+    generator_size: Annotated[PositiveInt, Doc("Units of each layer of the networks that make fast weights.")] = 20
+    steps: Annotated[
+        PositiveInt,
+        Doc(
+            "Parts of the support, of equal size, whose gradients one after another become task-level fast weights; "
+            "they must divide the support of training and of held-out tasks."
+        ),
+    ] = 5
+
+
+def make_in_context(family: FewShotFamily, settings: InContextSettings) -> InContextLearner:
+    """The Meta Network for few-shot classification of images.
+
+    Args:
+        family: the few-shot tasks.
+        settings: sizes.
+
+    Raises:
+        ValueError: for inputs that are no images, or parts that do not divide the support.
+    """
+    examples = family.examples()
+    for support in examples.supports:
+        if support % settings.steps:
+            raise ValueError(
+                f"steps ({settings.steps}) must divide the support, of {support} examples, into equal parts"
+            )
+    return in_context_learner(
+        examples.shape,
+        examples.outputs,
+        filters=settings.filters,
+        blocks=settings.blocks,
+        hidden_size=settings.hidden_size,
+        generator_size=settings.generator_size,
+        steps=settings.steps,
+    )

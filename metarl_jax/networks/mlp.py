@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from metarl_jax.checks import choice, natural_int, positive_int
+from metarl_jax import settings
+from metarl_jax.checks import choice, positive_int
+from metarl_jax.interfaces.few_shot import FewShotFamily
 from metarl_jax.interfaces.gradient import Predictor
 from metarl_jax.networks.heads import ActorCriticHead, ObservationEncoder, dense, encode_inputs, example_inputs
 from metarl_jax.networks.normalisation import BatchNormalisation
-from metarl_jax.types import Array, Carry, Inputs, Key, Output, Params, Policy, Space
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, Carry, HasSpaces, Inputs, Key, Output, Params, Policy, Space
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": nn.relu}
 
@@ -38,7 +43,7 @@ class MLPActorCritic(nn.Module):
         return ActorCriticHead(self.action_space, self.critic, name="head")(features)
 
 
-def make(
+def policy(
     observation_space: Space,
     action_space: Space,
     *,
@@ -75,6 +80,38 @@ def make(
     return Policy(init, lambda params: (), step, step, critic, (observation_space, action_space))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of a feed-forward actor-critic; defaults are those of the code of Finn et al. (2017)."""
+
+    units: Annotated[PositiveInt, Doc("Units of each hidden layer of the policy.")] = 100
+    layers: Annotated[PositiveInt, Doc("Hidden layers of the policy.")] = 2
+    activation: Annotated[Literal["tanh", "relu"], Doc("The activation of the hidden layers.")] = "relu"
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT, *, history: bool = True, critic: bool = True) -> Policy:
+    """A feed-forward actor-critic; its carry is ``()``.
+
+    Args:
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes and kinds.
+        history: whether the network sees the previous action, reward and done, too. The policies that gradient-based
+            meta-learners adapt do not: what they know of the task is in their weights.
+        critic: whether the network has a critic; without one, its value is always zero.
+    """
+    return policy(
+        family.observation_space,
+        family.action_space,
+        hidden_sizes=(settings.units,) * settings.layers,
+        activation=settings.activation,
+        history=history,
+        critic=critic,
+    )
+
+
 class MLP(nn.Module):
     """Rectified layers, then a linear one."""
 
@@ -88,30 +125,35 @@ class MLP(nn.Module):
         return nn.Dense(self.outputs, name="head")(x)
 
 
-def predictor(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (40, 40), *, context_size: int = 0) -> Predictor:
+def predictor(
+    inputs: int, outputs: int, hidden_sizes: Sequence[int] = (40, 40), *, context_size: int | None = None
+) -> Predictor:
     """A regressor with rectified layers (two of 40 in Finn et al. 2017, section 5.1).
 
     Args:
         inputs: features of x, ``[N, inputs]``.
         outputs: features of the prediction, ``[N, outputs]``.
         hidden_sizes: units of each layer.
-        context_size: context parameters (CAVIA, Zintgraf et al. 2019), which the first layer sees beside x; 0 for none.
+        context_size: context parameters (CAVIA, Zintgraf et al. 2019), which the first layer sees together with x.
+            None for no context.
             With a context the parameters are ``{"context": [context_size], "network": ...}``.
 
     Raises:
-        ValueError: for a size that is not a positive whole number (of the context: or 0).
+        ValueError: for a size that is not a positive whole number.
     """
-    inputs, context_size = positive_int("inputs", inputs), natural_int("context_size", context_size)
+    inputs, context = positive_int("inputs", inputs), 0
+    if context_size is not None:
+        context = positive_int("context_size", context_size)
     network = MLP(tuple(positive_int("hidden_sizes", size) for size in hidden_sizes), positive_int("outputs", outputs))
 
     def init(key: Key) -> Params:
-        params = network.init(key, jnp.zeros((1, inputs + context_size), jnp.float32))
-        return {"context": jnp.zeros(context_size, jnp.float32), "network": params} if context_size else params
+        params = network.init(key, jnp.zeros((1, inputs + context), jnp.float32))
+        return {"context": jnp.zeros(context, jnp.float32), "network": params} if context else params
 
     def apply(params: Params, x: Array) -> Array:
-        if context_size:
-            context = jnp.broadcast_to(params["context"], (*x.shape[:-1], context_size))
-            params, x = params["network"], jnp.concatenate([x, context], axis=-1)
+        if context:
+            given = jnp.broadcast_to(params["context"], (*x.shape[:-1], context))
+            params, x = params["network"], jnp.concatenate([x, given], axis=-1)
         return network.apply(params, x)  # pyright: ignore[reportReturnType]
 
     return Predictor(init, apply)
@@ -153,3 +195,51 @@ def classifier(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (256, 12
         return network.apply(params, x.reshape(x.shape[0], inputs))  # pyright: ignore[reportReturnType]
 
     return Predictor(init, apply)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorSettings(settings.Settings):
+    """Settings of a predictor with rectified layers; defaults are those of Finn et al. (2017) on sinusoids."""
+
+    units: Annotated[PositiveInt, Doc("Units of each hidden layer.")] = 40
+    layers: Annotated[PositiveInt, Doc("Hidden layers.")] = 2
+    context_size: Annotated[
+        PositiveInt | None, Doc("Context parameters together with the input, for CAVIA; None for no context.")
+    ] = None
+
+
+def make_predictor(family: FewShotFamily, settings: PredictorSettings) -> Predictor:
+    """A predictor with rectified layers for few-shot tasks whose inputs are vectors.
+
+    Args:
+        family: the few-shot tasks.
+        settings: sizes.
+
+    Raises:
+        ValueError: if the inputs are not vectors.
+    """
+    examples = family.examples()
+    if len(examples.shape) != 1:
+        raise ValueError(
+            f"this network is for inputs that are vectors, not of shape {list(examples.shape)}: use convolutional or "
+            "normalised-mlp"
+        )
+    sizes = (settings.units,) * settings.layers
+    return predictor(examples.shape[0], examples.outputs, sizes, context_size=settings.context_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierSettings(settings.Settings):
+    """Settings of the network without convolutions of the Omniglot experiments of Finn et al. (2017): none."""
+
+
+def make_classifier(family: FewShotFamily, settings: ClassifierSettings) -> Predictor:
+    """The network without convolutions of Finn et al. (2017): layers of 256, 128, 64 and 64 units.
+
+    Args:
+        family: the few-shot tasks.
+        settings: none.
+    """
+    del settings
+    examples = family.examples()
+    return classifier(math.prod(examples.shape), examples.outputs)

@@ -5,13 +5,14 @@ The products on the inputs do not depend on the memory, so ``unroll`` does them 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from metarl_jax.checks import natural_int, positive_int
+from metarl_jax import settings
 from metarl_jax.networks import gated
 from metarl_jax.networks.heads import (
     ActorCriticHead,
@@ -21,7 +22,8 @@ from metarl_jax.networks.heads import (
     observation_features,
     remembering_policy,
 )
-from metarl_jax.types import Array, Inputs, Key, Output, Policy, Space
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, HasSpaces, Inputs, Key, Output, Policy, Space
 
 
 def _orthogonal(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
@@ -66,9 +68,10 @@ class RecurrentActorCritic(nn.Module):
     action_space: Space
     cell: gated.Cell
     hidden_size: int
-    embedding_size: int
-    readout_size: int
+    embedding_size: int | None
+    readout_size: int | None
     previous_observation: bool
+    critic: bool
 
     def setup(self) -> None:
         self.see = self._encoder()
@@ -90,7 +93,7 @@ class RecurrentActorCritic(nn.Module):
 
     def _head(self) -> nn.Module:
         """What is made of the memory."""
-        return ActorCriticHead(self.action_space)
+        return ActorCriticHead(self.action_space, self.critic)
 
     def _kept(self, seen: Array) -> Array:
         """What the next step is to know of this one's observation."""
@@ -123,16 +126,39 @@ class RecurrentActorCritic(nn.Module):
         return Memory(state, kept[-1]), self._read(features, hidden)
 
 
-def make(
-    observation_space: Space,
-    action_space: Space,
-    *,
-    cell: gated.Cell = "gru",
-    hidden_size: int = 256,
-    embedding_size: int = 64,
-    readout_size: int = 0,
-    previous_observation: bool = False,
-) -> Policy:
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of the recurrent actor-critic."""
+
+    cell: Annotated[Literal["gru", "lstm"], Doc("The kind of recurrent cell.")] = "gru"
+    hidden_size: Annotated[PositiveInt, Doc("Units H of the memory (256 in Duan et al. 2016).")] = 256
+    embedding_size: Annotated[
+        PositiveInt | None,
+        Doc(
+            "Rectified units between the inputs and the memory (the embedding of Duan et al. 2016); None for "
+            "no such layer."
+        ),
+    ] = 64
+    readout_size: Annotated[
+        PositiveInt | None,
+        Doc(
+            "Rectified units between the memory, together with the embedded inputs, and the heads: what is "
+            "looked up in the memory can then depend on the observation at once. None for no such layer."
+        ),
+    ] = None
+    previous_observation: Annotated[
+        bool,
+        Doc(
+            "Whether the previous observation, in which the previous action was taken, is an input, too "
+            "(zeros where a trial begins)."
+        ),
+    ] = False
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
     """A recurrent actor-critic; 256 GRU units in Duan et al. (2016). Its carry is a ``Memory``.
 
     What the memory must count is which action, in which state, was followed by which reward: products of inputs.
@@ -141,32 +167,24 @@ def make(
     previous observation, and as many rectified units as there are pairs of state and action or more.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        cell: "gru" or "lstm".
-        hidden_size: units H of the memory.
-        embedding_size: rectified units between the inputs and the memory (the embedding of Duan et al. 2016);
-            0 for none.
-        readout_size: rectified units between the memory, beside the embedded inputs, and the heads: what is looked up
-            in the memory can then depend on the observation at once; 0 for none.
-        previous_observation: whether the previous observation is an input too (zeros where a trial begins).
-
-    Raises:
-        ValueError: for an unknown cell, or a size that is not a positive whole number (of the embedding and the
-            readout: or 0).
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes and kinds.
+        critic: whether the network has a critic; without one, its value is always zero.
     """
-    if cell not in gated.GATES:
-        raise ValueError(f"cell must be one of {', '.join(gated.GATES)}, not {cell!r}")
-    hidden_size = positive_int("hidden_size", hidden_size)
-    embedding_size = natural_int("embedding_size", embedding_size)
-    readout_size = natural_int("readout_size", readout_size)
     network = RecurrentActorCritic(
-        observation_space, action_space, cell, hidden_size, embedding_size, readout_size, previous_observation
+        family.observation_space,
+        family.action_space,
+        settings.cell,
+        settings.hidden_size,
+        settings.embedding_size,
+        settings.readout_size,
+        settings.previous_observation,
+        critic,
     )
-    seen = observation_features(observation_space) if previous_observation else 0
+    seen = observation_features(family.observation_space) if settings.previous_observation else 0
 
     def initial_carry() -> Memory:
-        zeros = jnp.zeros(hidden_size, jnp.float32)
-        return Memory(zeros if cell == "gru" else (zeros, zeros), jnp.zeros(seen, jnp.float32))
+        zeros = jnp.zeros(settings.hidden_size, jnp.float32)
+        return Memory(zeros if settings.cell == "gru" else (zeros, zeros), jnp.zeros(seen, jnp.float32))
 
-    return remembering_policy(network, initial_carry, observation_space, action_space)
+    return remembering_policy(network, initial_carry, family.observation_space, family.action_space, critic)

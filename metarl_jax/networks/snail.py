@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from metarl_jax import settings
 from metarl_jax.checks import positive_int
-from metarl_jax.interfaces.few_shot import InContextLearner
+from metarl_jax.interfaces.few_shot import FewShotFamily, InContextLearner
 from metarl_jax.networks.convolutional import ImageEmbedding
 from metarl_jax.networks.heads import ActorCriticHead, ObservationEncoder, dense, encode_inputs, remembering_policy
 from metarl_jax.networks.windows import Window, attend, attend_each, attention, delay, empty_window
-from metarl_jax.types import Array, Inputs, Key, Output, Params, Policy, Space
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, HasSpaces, Inputs, Key, Output, Params, Policy, Space
 
 
 class Attention(NamedTuple):
@@ -219,47 +222,53 @@ class SNAILActorCritic(nn.Module):
         return carry, self.head(features)
 
 
-def make(
-    observation_space: Space,
-    action_space: Space,
-    *,
-    window: int,
-    blocks: int = 2,
-    embedding_size: int = 32,
-    filters: int = 32,
-    key_size: int = 32,
-    value_size: int = 32,
-    attention_first: bool = False,
-    critic: bool = True,
-) -> Policy:
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of SNAIL as an actor-critic."""
+
+    window: Annotated[
+        PositiveInt,
+        Doc(
+            "How many steps of a trial the network looks back at: the convolutions of a block reach back 1, "
+            "2, 4, ... steps until together they cover them, and attention sees as many, the current one "
+            "among them."
+        ),
+    ] = 100
+    blocks: Annotated[
+        PositiveInt,
+        Doc("Blocks of temporal convolutions before the last attention (2 in Mishra et al. 2018 on bandits and MDPs)."),
+    ] = 2
+    embedding_size: Annotated[PositiveInt, Doc("Rectified units that see the inputs (32 in Mishra et al. 2018).")] = 32
+    filters: Annotated[PositiveInt, Doc("Features that each convolution adds (32 in Mishra et al. 2018).")] = 32
+    key_size: Annotated[PositiveInt, Doc("Size of the keys of an attention (32 in Mishra et al. 2018).")] = 32
+    value_size: Annotated[PositiveInt, Doc("Size of the values of an attention (32 in Mishra et al. 2018).")] = 32
+    attention_first: Annotated[
+        bool,
+        Doc(
+            "Whether an attention stands before the blocks, too, as in the few-shot network of Mishra et al. "
+            "(2018). An attention averages over a trial, and so gives frequencies: with one that comes first, "
+            "convolutions see them, not the linear head alone."
+        ),
+    ] = False
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
     """SNAIL as an actor-critic. Its carry is a ``Memory``.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        window: how many steps of a trial it looks back at: the convolutions of a block reach back 1, 2, 4, ... steps
-            until together they cover them, and attention sees as many, the last among them.
-        blocks: of temporal convolutions before the last attention (two in the paper's bandits and MDPs).
-        embedding_size: rectified units that see the inputs.
-        filters: features that a convolution adds.
-        key_size: of an attention.
-        value_size: of an attention.
-        attention_first: whether there is one before the blocks too, as in the paper's few-shot network. What an
-            attention averages over a trial is how often things were: with one that comes first, convolutions see
-            that, and not the linear head alone.
-        critic: whether it has one; without, its value is always zero.
-
-    Raises:
-        ValueError: for a size that is not a positive whole number.
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes and kinds.
+        critic: whether the network has a critic; without one, its value is always zero.
     """
-    window = positive_int("window", window)
-    attention = Attention(positive_int("key_size", key_size), positive_int("value_size", value_size))
-    convolutions = block(window) * positive_int("blocks", blocks)
-    layers = (*[attention] * attention_first, *convolutions, attention)
-    design = Design(window, positive_int("filters", filters), layers)
-    embedding_size = positive_int("embedding_size", embedding_size)
-    network = SNAILActorCritic(observation_space, action_space, embedding_size, design, critic)
-    return remembering_policy(network, design.empty, observation_space, action_space, critic)
+    attention = Attention(settings.key_size, settings.value_size)
+    convolutions = block(settings.window) * settings.blocks
+    layers = (*[attention] * settings.attention_first, *convolutions, attention)
+    design = Design(settings.window, settings.filters, layers)
+    network = SNAILActorCritic(family.observation_space, family.action_space, settings.embedding_size, design, critic)
+    return remembering_policy(network, design.empty, family.observation_space, family.action_space, critic)
 
 
 class SNAILReader(nn.Module):
@@ -350,3 +359,54 @@ def in_context_learner(
         return network.apply(params, support, x)  # pyright: ignore[reportReturnType]
 
     return InContextLearner(init, predict, outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextSettings(settings.Settings):
+    """Settings of SNAIL for few-shot learning; defaults are those of Mishra et al. (2018) on images."""
+
+    attentions: Annotated[PositiveInt, Doc("Attentions; between them are blocks of temporal convolutions.")] = 3
+    growing_attentions: Annotated[
+        bool,
+        Doc(
+            "Whether the second attention is 4 times as large as the first, the third 8 times, and so on (64, 256, 512 "
+            "in Mishra et al. 2018); otherwise all are of one size."
+        ),
+    ] = True
+    key_size: Annotated[PositiveInt, Doc("Size of the keys of the first attention.")] = 64
+    value_size: Annotated[PositiveInt, Doc("Size of the values of the first attention.")] = 32
+    filters: Annotated[PositiveInt, Doc("Features that each temporal convolution adds.")] = 128
+    embedding_size: Annotated[PositiveInt, Doc("Rectified units that see an input, or the features of an image.")] = 64
+    image_filters: Annotated[PositiveInt, Doc("Filters of each convolution over an image.")] = 64
+    image_blocks: Annotated[PositiveInt, Doc("Convolutions over an image, each of which halves height and width.")] = 4
+    pooling: Annotated[
+        bool,
+        Doc("Whether these halve by pooling (as published) or, in a quarter of the time, by strides of 2."),
+    ] = True
+
+
+def make_in_context(family: FewShotFamily, settings: InContextSettings) -> InContextLearner:
+    """SNAIL for few-shot tasks.
+
+    Args:
+        family: the few-shot tasks.
+        settings: sizes.
+
+    Raises:
+        ValueError: for inputs that are neither vectors nor images.
+    """
+    examples = family.examples()
+    sizes = [1, *(2 ** (n + 1) for n in range(1, settings.attentions))]
+    growth = sizes if settings.growing_attentions else [1] * settings.attentions
+    return in_context_learner(
+        examples.shape,
+        examples.outputs,
+        classes=examples.classes,
+        window=max(examples.supports) + 1,
+        attentions=[(settings.key_size * n, settings.value_size * n) for n in growth],
+        filters=settings.filters,
+        embedding_size=settings.embedding_size,
+        image_filters=settings.image_filters,
+        image_blocks=settings.image_blocks,
+        pooling=settings.pooling,
+    )

@@ -7,13 +7,14 @@ are not cut into segments, and positions are rotary or learned.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from metarl_jax.checks import choice, positive_int
+from metarl_jax import settings
 from metarl_jax.networks.heads import (
     ActorCriticHead,
     ObservationEncoder,
@@ -22,7 +23,8 @@ from metarl_jax.networks.heads import (
     remembering_policy,
 )
 from metarl_jax.networks.windows import Window, attend, attend_each, empty_window
-from metarl_jax.types import Array, Inputs, Output, Policy, Space
+from metarl_jax.settings import Doc, PositiveInt
+from metarl_jax.types import Array, HasSpaces, Inputs, Output, Policy, Space
 
 GATE_BIAS = 2.0
 """How far gates are shut at the start (2 in Parisotto et al. 2020)."""
@@ -107,6 +109,7 @@ class TransformerActorCritic(nn.Module):
     heads: int
     window: int
     rotary: bool
+    critic: bool = True
 
     def setup(self) -> None:
         self.see = ObservationEncoder(self.observation_space)
@@ -115,7 +118,7 @@ class TransformerActorCritic(nn.Module):
             shape = self.window, self.size
             self.positions = self.param("positions", nn.initializers.normal(0.02), shape, jnp.float32)
         self.stack = [_Layer(self.size, self.heads, self.rotary) for _ in range(self.layers)]
-        self.head = ActorCriticHead(self.action_space)
+        self.head = ActorCriticHead(self.action_space, self.critic)
 
     def _embed(self, inputs: Inputs, time: Array) -> Array:
         features = nn.relu(dense(self.embedding, encode_inputs(self.see(inputs.obs), self.action_space, inputs)))
@@ -143,41 +146,58 @@ class TransformerActorCritic(nn.Module):
         return Memory(carry.time + steps, tuple(after)), self.head(x)
 
 
-def make(
-    observation_space: Space,
-    action_space: Space,
-    *,
-    window: int,
-    layers: int = 2,
-    size: int = 64,
-    heads: int = 4,
-    positions: Literal["rotary", "learned"] = "rotary",
-) -> Policy:
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Settings):
+    """Settings of the gated causal transformer."""
+
+    window: Annotated[
+        PositiveInt, Doc("How many steps of a trial a layer looks back at, the current one among them.")
+    ] = 100
+    layers: Annotated[PositiveInt, Doc("Layers, each an attention and rectified units.")] = 2
+    model_size: Annotated[PositiveInt, Doc("Features that pass from layer to layer.")] = 64
+    heads: Annotated[PositiveInt, Doc("Heads of each attention; they share the features.")] = 4
+    positions: Annotated[
+        Literal["rotary", "learned"],
+        Doc(
+            'How a layer knows when a step was: "rotary" encodes distances, "learned" has one vector for each '
+            "step of a trial, the last of which stands for all later steps."
+        ),
+    ] = "rotary"
+
+    def check_relations(self) -> None:
+        parts = 2 * self.heads if self.positions == "rotary" else self.heads
+        if self.model_size % parts:
+            raise ValueError(
+                f"model_size ({self.model_size}) must be a multiple of {parts} for {self.heads} heads with "
+                f"{self.positions} positions"
+            )
+
+
+_DEFAULT = Settings()
+
+
+def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
     """A gated causal transformer as an actor-critic. Its carry is a ``Memory``.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        window: how many steps of a trial a layer looks back at, the last among them.
-        layers: of attention and rectified units.
-        size: of what passes from layer to layer.
-        heads: of each attention; they share ``size``.
-        positions: how a layer knows when things were: "rotary", by distance, or "learned", one vector for each step
-            of a trial, the last of which stands for all that come after.
-
-    Raises:
-        ValueError: for a size that is not a positive whole number, heads that do not divide it (for rotary positions:
-            into even parts), or an unknown kind of positions.
+        family: the observation space and the action space, as a family of tasks has them.
+        settings: sizes and kinds.
+        critic: whether the network has a critic; without one, its value is always zero.
     """
-    window, layers = positive_int("window", window), positive_int("layers", layers)
-    size, heads = positive_int("size", size), positive_int("heads", heads)
-    rotary = choice("rotary", "learned")("positions", positions) == "rotary"
-    parts = 2 * heads if rotary else heads
-    if size % parts:
-        raise ValueError(f"size ({size}) must be a multiple of {parts} for {heads} heads with {positions} positions")
-    network = TransformerActorCritic(observation_space, action_space, layers, size, heads, window, rotary)
+    window, heads, part = settings.window, settings.heads, settings.model_size // settings.heads
+    rotary = settings.positions == "rotary"
+    network = TransformerActorCritic(
+        family.observation_space,
+        family.action_space,
+        settings.layers,
+        settings.model_size,
+        heads,
+        window,
+        rotary,
+        critic,
+    )
 
     def initial_carry() -> Memory:
-        return Memory(jnp.int32(0), (empty_window(window, heads, size // heads, size // heads),) * layers)
+        return Memory(jnp.int32(0), (empty_window(window, heads, part, part),) * settings.layers)
 
-    return remembering_policy(network, initial_carry, observation_space, action_space)
+    return remembering_policy(network, initial_carry, family.observation_space, family.action_space, critic)

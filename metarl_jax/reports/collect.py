@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax import experiments
 from metarl_jax.experiments.base import Experiment, Measure
 from metarl_jax.reports.animation import Animation
 from metarl_jax.reports.figures import Series, drawable
@@ -176,7 +175,7 @@ def collect(folder: RunFolder, label: str, animation: Animation | None, problems
     evaluations, wrong = evaluate.read_all(folder)
     problems += [f"{error}.".replace(f"{folder.path}/", "") for error in wrong]
     try:
-        experiment = experiments.get(folder.config.experiment)
+        experiment = folder.config.resolve()
     except ValueError:
         experiment = None
     run = Run(

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from metarl_jax import experiments
 from metarl_jax.evaluation import Evaluation, meta_test
 from metarl_jax.experiments.base import Experiment, Measure, Problem
 from metarl_jax.ops.statistics import mean_with_interval, stratified_bootstrap
@@ -129,7 +128,7 @@ def evaluate(
         StorageError: if the result cannot be written.
     """
     config = folder.config
-    experiment = experiments.get(config.experiment)
+    experiment = config.resolve()
     trained = train.build(config)
     checkpoint = train.load_states(folder, trained, best=best)
     changes = {name: value for name, value in changes.items() if value != config.settings.get(name)}

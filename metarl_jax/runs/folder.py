@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import metarl_jax
 from metarl_jax import checks
@@ -33,26 +33,33 @@ from metarl_jax.runs import commands, files, interrupts
 from metarl_jax.runs.errors import StorageError, UserError, storing
 from metarl_jax.runs.progress import warn
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from metarl_jax.experiments.base import Experiment
+
+SCHEMA = 2
 EVALUATIONS = 20
 """Validations of a run where ``--evaluate-every`` does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that decides what a run computes; stored as ``config.json``."""
+    """All that decides what a run computes; stored as ``config.json``, with settings by what they belong to."""
 
     experiment: str
+    """The name of a preset, or of a combination: "algorithm family" or "algorithm family network"."""
     settings: dict[str, Any]
-    """Every setting of the experiment, defaults included."""
+    """Every setting of the experiment by name, defaults included."""
     seed: int
-    """Of the first of the seeds trained together."""
+    """The first of the seeds that are trained together."""
     seeds: int
     evaluate_every: int
     """Iterations between validations."""
     evaluation_tasks: int | None = None
     """Held-out tasks of the final table; None: as many as the experiment says. Training does not depend on it."""
-    schema: int = SCHEMA
+    names: dict[str, str] | None = None
+    """The names of the algorithm, the family and the network; None: those of the experiment."""
+    stored_hash: str | None = None
+    """What identifies the configuration in checkpoints of an older version; None: that is computed."""
 
     def __post_init__(self) -> None:
         """Check values, which may be those of a file from elsewhere.
@@ -71,8 +78,114 @@ class RunConfig:
 
     def hash(self) -> str:
         """Identify in checkpoints what training depends on."""
-        fields = {name: v for name, v in dataclasses.asdict(self).items() if name != "evaluation_tasks"}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        if self.stored_hash is not None:
+            return self.stored_hash
+        depends = {
+            "experiment": self.experiment,
+            "settings": self.settings,
+            "seed": self.seed,
+            "seeds": self.seeds,
+            "evaluate_every": self.evaluate_every,
+        }
+        return hash_of(depends)
+
+    def resolve(self) -> Experiment:
+        """The experiment.
+
+        Raises:
+            ValueError: if this version does not have it.
+        """
+        return resolved(self.experiment, self.names)
+
+    def stored(self) -> dict[str, Any]:
+        """What ``config.json`` holds.
+
+        Raises:
+            ValueError: if this version does not have the experiment, or a setting belongs to no part of it.
+        """
+        own = {"seed": self.seed, "seeds": self.seeds, "evaluate_every": self.evaluate_every}
+        return {
+            "schema": SCHEMA,
+            "experiment": self.experiment,
+            **nested(self.resolve(), self.settings),
+            **own,
+            "evaluation_tasks": self.evaluation_tasks,
+        }
+
+
+def hash_of(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of what JSON makes of it, in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def resolved(experiment: str, names: Mapping[str, str] | None) -> Experiment:
+    """The experiment of that name, with the algorithm, family and network of the names given.
+
+    Raises:
+        ValueError: if this version does not have it.
+    """
+    from metarl_jax import experiments
+
+    found = experiments.get(experiment)
+    return found if names is None else dataclasses.replace(found, **names)
+
+
+def nested(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by what they belong to, as they are stored.
+
+    Raises:
+        ValueError: if a setting belongs to nothing.
+    """
+    experiment.check_names(settings)
+    parts = experiment.nested(settings)
+    named = {"algorithm": experiment.algorithm, "network": experiment.network, "family": experiment.family}
+    return {
+        part: {"name": named[part], "settings": values} if part in named else {"settings": values}
+        for part, values in parts.items()
+    }
+
+
+def read_experiment(content: dict[str, Any]) -> dict[str, Any]:
+    """The experiment and the settings of a stored configuration, in this version's form.
+
+    They are taken out of ``content``: "experiment", "names", "settings" and "stored_hash".
+
+    Raises:
+        ValueError: for another schema, or an experiment that this version does not have.
+        TypeError: for a value of another type.
+    """
+    from metarl_jax.runs import migrations
+
+    schema, experiment = content.pop("schema", None), content.pop("experiment", None)
+    if not isinstance(experiment, str):
+        raise TypeError("experiment is of another type than str")
+    if schema == 1:
+        stored = content.pop("settings", None)
+        if not isinstance(stored, dict):
+            raise TypeError("settings is of another type than dict")
+        depends = {"experiment": experiment, "settings": stored, **content, "schema": 1}
+        depends.pop("evaluation_tasks", None)
+        found = resolved(experiment, None)
+        names = migrations.names(found, stored)
+        settings = migrations.settings(resolved(experiment, names), stored)
+        return {"experiment": experiment, "names": names, "settings": settings, "stored_hash": hash_of(depends)}
+    if schema != SCHEMA:
+        raise ValueError(f"it has schema {schema}, this program has {SCHEMA}")
+    names, settings = {}, {}
+    for part in ("algorithm", "problem", "network", "family"):
+        if part not in content and part == "problem":
+            continue
+        stored = content.pop(part, None)
+        if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
+            raise TypeError(f"{part} is no JSON object with settings")
+        if part != "problem":
+            if not isinstance(stored.get("name"), str):
+                raise TypeError(f"the name of {part} is of another type than str")
+            names[part] = stored["name"]
+        if twice := settings.keys() & stored["settings"].keys():
+            raise ValueError(f"{min(twice)} is set twice")
+        settings |= stored["settings"]
+    return {"experiment": experiment, "names": names, "settings": settings}
 
 
 class RunFolder:
@@ -91,11 +204,8 @@ class RunFolder:
         self.events = path / "events"
         file = open_folder(path, "run", "config.json", (self.checkpoints, self.events))
         content = files.read_json(file)
-        schema = content.get("schema")
-        if schema != SCHEMA:
-            raise UserError(f"{file} has schema {schema}, this program has {SCHEMA}: it cannot be read")
         try:
-            self.config = RunConfig(**content)
+            self.config = RunConfig(**read_experiment(content), **content)
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
@@ -304,7 +414,7 @@ def create(path: Path, config: RunConfig, fill: Callable[[RunFolder], None], *, 
         StorageError: if it cannot be written; nothing is left.
     """
     with created(path, "run", numbered=numbered) as (staging, final):
-        files.write_json(staging / "config.json", dataclasses.asdict(config))
+        files.write_json(staging / "config.json", config.stored())
         (staging / "checkpoints").mkdir()
         folder = RunFolder(staging)
         folder.add_versions(0)

@@ -116,7 +116,7 @@ def values_of(configs: Sequence[RunConfig]) -> dict[str, np.ndarray]:
 def can_be_arguments(experiment: Experiment, problem: Problem, names: Sequence[str]) -> list[str]:
     """Those of an experiment's settings that a program can take as arguments: real numbers that decide no shape."""
     fields = experiment.fields()
-    numbers = [name for name in names if fields[name].annotation is float]
+    numbers = [name for name in names if fields[name].type is float]
 
     def traced(some: Sequence[str]) -> bool:
         def everything(values: Values) -> Tree:
@@ -142,7 +142,7 @@ def groups(
     fields, alike = experiment.fields(), dict[str, list[int]]()
     for index, config in enumerate(configs):
         # Zero often means that something is left out, which is another program.
-        fixed = {n: v for n, v in config.settings.items() if fields[n].annotation is not float or v == 0}
+        fixed = {n: v for n, v in config.settings.items() if fields[n].type is not float or v == 0}
         alike.setdefault(repr(sorted(fixed.items())), []).append(index)
     found: dict[str, list[int]] = {}
     for indices in alike.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 from jax.experimental import io_callback
 from PIL import Image, ImageDraw
 
-from metarl_jax import experiments
 from metarl_jax.environments.locomotion import Locomotion
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.runs import train
@@ -169,10 +167,7 @@ class Video(NamedTuple):
 
 def environment(config: RunConfig) -> EnvFamily | None:
     """What the learner of a run acts in; None if it does not act."""
-    family = experiments.get(config.experiment).make_family(config.settings)
-    if not isinstance(family, EnvFamily) and "heldout" in config.settings:
-        # Classic control's, which is made for a kind of held-out tasks.
-        family = family(config.settings["heldout"])
+    family = config.resolve().make_family(config.settings)
     return family if isinstance(family, EnvFamily) else None
 
 
@@ -187,7 +182,7 @@ def render(folder: RunFolder, seed: int) -> Video:
         UserError: if the run's learner does not act, or no checkpoint can be used.
     """
     config = folder.config
-    experiment, family, built = experiments.get(config.experiment), environment(config), train.build(config)
+    family, built = environment(config), train.build(config)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), _RECORD_TAG), seed)
     key_task, key_play = jax.random.split(key)
     if family is None:
@@ -196,10 +191,7 @@ def render(folder: RunFolder, seed: int) -> Video:
     draw = scene(family, task)
     descends = built.inner_problem is not None
     shown, frames = watched(family, built.stages + descends)
-    own = isinstance(experiment.make_family(config.settings), EnvFamily)
-    problem = dataclasses.replace(experiment, family=lambda *_: shown if own else lambda heldout: shown).build(
-        config.settings
-    )
+    problem = config.resolve().build(config.settings, family=shown)
     checkpoint = train.load_states(folder, built)
     state = jax.tree.map(lambda x: x[0], checkpoint.state.algorithm)
     if problem.inner_problem is None:

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from metarl_jax import experiments
 from metarl_jax.evaluation import Split, meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.ops.statistics import interquartile_mean, probability_of_improvement, stratified_bootstrap
@@ -61,7 +60,7 @@ def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> Stu
         train.build(cell.config)
     with created(path, "study", numbered=numbered) as (staging, final):
         (staging / "cells").mkdir()
-        write_json(staging / CONFIG, dataclasses.asdict(config))
+        write_json(staging / CONFIG, config.stored())
     return StudyFolder(final[0])
 
 
@@ -88,7 +87,7 @@ def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Call
     """
     with contextlib.ExitStack() as held:
         hosts.on_first(lambda: held.enter_context(lock(study.path)))
-        experiment = experiments.get(study.config.experiment)
+        experiment = study.config.resolve()
         grouped = programs.groups(experiment, [cell.config for cell in study.cells], train.build)
         seeds = study.config.seeds
         say(f"{len(study.cells)} cells, {seeds} seed(s) each, in {len(grouped)} program(s)")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from metarl_jax import experiments
 from metarl_jax.ops.statistics import stratified_bootstrap
 from metarl_jax.runs import metrics
 from metarl_jax.runs.files import write_atomically
@@ -44,7 +43,7 @@ def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
         axes.fill_between(
             steps, [e.low for e in estimates], [e.high for e in estimates], color=line.get_color(), alpha=0.2
         )
-    unit = experiments.get(study.config.experiment).unit
+    unit = study.config.resolve().unit
     axes.set(xlabel=f"{unit} of a seed", ylabel=f"validation {result['measure']['title']}")
     figure.legend(loc="outside lower center", fontsize="x-small")
     return _save(figure, study.path / "learning_curves.png")

@@ -12,14 +12,17 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarl_jax import checks
 from metarl_jax.runs import files
 from metarl_jax.runs.errors import UserError
-from metarl_jax.runs.folder import RunConfig, default_evaluate_every, open_folder
+from metarl_jax.runs.folder import RunConfig, default_evaluate_every, nested, open_folder, read_experiment, resolved
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from metarl_jax.experiments.base import Experiment
+
+SCHEMA = 2
 CONFIG = "study.json"
 MOST_CELLS = 1000
 _MOST_NAME_BYTES = 240
@@ -42,7 +45,10 @@ class StudyConfig:
     """Iterations between validations; None: twenty times a run."""
     evaluation_tasks: int | None = None
     """Held-out tasks, and validation tasks, of the table; None: as many as the experiment says."""
-    schema: int = SCHEMA
+    names: dict[str, str] | None = None
+    """As of ``RunConfig``."""
+    stored_hash: str | None = None
+    """Not used."""
 
     def __post_init__(self) -> None:
         """TypeError or ValueError for a value of another type or out of range, as in a file from elsewhere."""
@@ -55,6 +61,31 @@ class StudyConfig:
         for name in ("evaluate_every", "evaluation_tasks"):
             if getattr(self, name) is not None:
                 checks.positive_int(name, getattr(self, name))
+
+    def resolve(self) -> Experiment:
+        """The experiment.
+
+        Raises:
+            ValueError: if this version does not have it.
+        """
+        return resolved(self.experiment, self.names)
+
+    def stored(self) -> dict[str, Any]:
+        """What ``study.json`` holds.
+
+        Raises:
+            ValueError: if this version does not have the experiment, or a setting belongs to no part of it.
+        """
+        return {
+            "schema": SCHEMA,
+            "experiment": self.experiment,
+            **nested(self.resolve(), self.settings),
+            "vary": self.vary,
+            "seed": self.seed,
+            "seeds": self.seeds,
+            "evaluate_every": self.evaluate_every,
+            "evaluation_tasks": self.evaluation_tasks,
+        }
 
 
 class Variant(NamedTuple):
@@ -80,6 +111,7 @@ def cells(study: StudyConfig) -> list[Variant]:
         settings = {**study.settings, **changes}
         config = RunConfig(
             experiment=study.experiment,
+            names=study.names,
             settings=settings,
             seed=study.seed,
             seeds=study.seeds,
@@ -117,10 +149,8 @@ class StudyFolder:
         self.path = path
         file = open_folder(path, "study", CONFIG, (path / "cells",))
         content = files.read_json(file)
-        if content.get("schema") != SCHEMA:
-            raise UserError(f"{file} has schema {content.get('schema')}, this program has {SCHEMA}")
         try:
-            self.config = StudyConfig(**content)
+            self.config = StudyConfig(**read_experiment(content), **content)
             self.cells = cells(self.config)
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax import experiments, training
+from metarl_jax import training
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import checkpoints, commands, devices, hosts, interrupts, programs
@@ -77,24 +77,9 @@ def build(config: RunConfig) -> Problem:
             what the experiment needs is not installed.
     """
     try:
-        experiment = experiments.get(config.experiment)
-        fields = experiment.fields()
-        for name, value in config.settings.items():
-            if name in fields and not _has_type(value, fields[name].annotation):
-                wanted = get_args(fields[name].annotation) or fields[name].annotation.__name__
-                raise ValueError(f"{name} must be of type {wanted}, not {value!r}")
-        return experiment.build(config.settings)
+        return config.resolve().build(config.settings)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
-
-
-def _has_type(value: Any, annotation: Any) -> bool:
-    """Whether a value, which a file may hold, is one of a setting's annotated type."""
-    if get_origin(annotation) is Literal:
-        return value in get_args(annotation)
-    if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, annotation) and (annotation is bool or not isinstance(value, bool))
 
 
 def new_run(path: Path, config: RunConfig, *, numbered: bool = False) -> RunFolder:
@@ -376,7 +361,7 @@ def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[An
 
 def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcome:
     config = folders[0].config
-    problem, experiment = build(config), experiments.get(config.experiment)
+    problem, experiment = build(config), config.resolve()
     total, measure, columns = problem.iterations, experiment.measure, config.seeds * len(folders)
     states, runs = _load(folders, problem)
     active = [run for run in runs if not run.diverged and run.iteration < total]

@@ -11,7 +11,6 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from metarl_jax import experiments
 from metarl_jax.runs import files, metrics, progress, study_folder
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
@@ -50,7 +49,7 @@ class Follower:
             raise UserError(f"the configuration of {folder} does not say how many iterations there are")
         self._total = total
         self._seeds = config.seeds
-        self._experiment = experiments.get(config.experiment)
+        self._experiment = config.resolve()
         self._forget()
 
     def _forget(self) -> None:

@@ -1,0 +1,287 @@
+"""The families of tasks that have a name."""
+
+from __future__ import annotations
+
+from metarl_jax.experiments.registry import Family, register
+
+_ENVIRONMENTS, _ORACLES = "metarl_jax.environments", "metarl_jax.oracles"
+_IMAGES = "its networks take no images"
+
+
+def _references(module: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{_ORACLES}.{module}:{name}" for name in names)
+
+
+_RANDOM, _KNOWN = _references("at_random", "uniform"), _references("known_task", "optimal")
+_BANDIT = _references(
+    "bandits",
+    "random",
+    "greedy_posterior_mean",
+    "epsilon_greedy",
+    "thompson_sampling",
+    "optimistic_thompson_sampling",
+    "ucb1",
+    "best_arm",
+)
+_MANY = {"heldout_tasks": 20_000, "validation_tasks": 512, "heldout_batch": 2048}
+
+register(
+    Family(
+        "bandit",
+        "Bernoulli bandits (Duan et al. 2016)",
+        f"{_ENVIRONMENTS}.bandits:bernoulli",
+        # The Gittins index is computed for rewards of 0 and 1.
+        references=(*_BANDIT, *_references("bandits", "gittins")),
+        finite_arms=True,
+        **_MANY,
+    ),
+    Family(
+        "gaussian-bandit",
+        "Gaussian bandits",
+        f"{_ENVIRONMENTS}.bandits:gaussian",
+        references=_BANDIT,
+        **_MANY,
+    ),
+    Family(
+        "tabular-mdp",
+        "random tabular MDPs (Duan et al. 2016)",
+        f"{_ENVIRONMENTS}.tabular_mdp:make",
+        references=_references(
+            "tabular_mdp",
+            "random",
+            "greedy",
+            "epsilon_greedy",
+            "psrl",
+            "opsrl",
+            "ucrl2",
+            "beb",
+            "state_gittins",
+            "optimal",
+        ),
+        **_MANY,
+    ),
+    Family(
+        "gridnavi",
+        "GridNavi (Zintgraf et al. 2020)",
+        f"{_ENVIRONMENTS}.gridnavi:make",
+        references=(*_references("gridnavi", "bayes_optimal", "posterior_sampling"), *_KNOWN),
+        **_MANY,
+    ),
+)
+
+# --------------------------------------------------------------------------------------------------- rooms and mazes
+
+_ROOMS = {"heldout_tasks": 2000, "validation_tasks": 512, "heldout_batch": 2048}
+register(
+    Family(
+        "dark-room",
+        "the dark room of Laskin et al. (2022)",
+        f"{_ENVIRONMENTS}.dark_room:algorithm_distillation",
+        defaults={"heldout_share": 0.0},
+        references=_KNOWN,
+        **_ROOMS,
+    ),
+    Family(
+        "dark-room-new-goals",
+        "the dark room of Laskin et al. (2022), with held-out goals",
+        f"{_ENVIRONMENTS}.dark_room:algorithm_distillation",
+        defaults={"heldout_share": 0.2},
+        references=_KNOWN,
+        **_ROOMS,
+    ),
+    Family(
+        "dark-room-10x10",
+        "the dark room of Lee et al. (2023)",
+        f"{_ENVIRONMENTS}.dark_room:decision_pretrained",
+        defaults={"heldout_share": 0.0},
+        references=_KNOWN,
+        **_ROOMS,
+    ),
+    Family(
+        "dark-key-to-door",
+        "the dark key-to-door of Laskin et al. (2022), with held-out pairs of places",
+        f"{_ENVIRONMENTS}.dark_room:key_to_door",
+        references=_KNOWN,
+        **_ROOMS,
+    ),
+    *(
+        Family(
+            f"maze-{size}",
+            f"{size} mazes seen from within (Duan et al. 2016)",
+            f"{_ENVIRONMENTS}.maze:{size}",
+            references=_references("maze", "random", "guide"),
+            heldout_tasks=1000,
+            validation_tasks=256,
+            heldout_batch=128,
+        )
+        for size in ("tiny", "small", "large")
+    ),
+    *(
+        Family(
+            f"xland-{name}",
+            f"XLand-MiniGrid, {title} (Nikulin et al. 2023)",
+            f"{_ENVIRONMENTS}.xland:{function}",
+            heldout_tasks=1000,
+            validation_tasks=128,
+            heldout_batch=250,
+        )
+        for name, function, title in (
+            ("made-up", "made_up_family", "rulesets that are made up here"),
+            ("trivial-21k", "trivial_21k", "the rulesets of trivial-21k"),
+        )
+    ),
+)
+
+# ------------------------------------------------------------------------------------------------------------ points
+
+register(
+    Family(
+        "navigation",
+        "the point navigation of Finn et al. (2017)",
+        f"{_ENVIRONMENTS}.point_robot:maml",
+        references=(*_RANDOM, *_KNOWN),
+    ),
+    Family("corners", "the four corners of Rothfuss et al. (2019)", f"{_ENVIRONMENTS}.point_robot:promp"),
+    Family(
+        "half-circle",
+        "points that look for a goal on a half-circle (Zintgraf et al. 2020)",
+        f"{_ENVIRONMENTS}.point_robot:varibad",
+        references=_references("point_robot", "posterior_sampling", "goal_known"),
+    ),
+    Family(
+        "point-robot-dense",
+        "point robots with a reward by the distance to the goal (Rakelly et al. 2019)",
+        f"{_ENVIRONMENTS}.point_robot:pearl_dense",
+        references=_references("point_robot", "goal_known"),
+        **_ROOMS,
+    ),
+    Family(
+        "point-robot-sparse",
+        "point robots with a reward near the goal only (Rakelly et al. 2019)",
+        f"{_ENVIRONMENTS}.point_robot:pearl_sparse",
+        references=_references("point_robot", "posterior_sampling", "goal_known"),
+        **_ROOMS,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------- classic control
+
+register(
+    *(
+        Family(
+            name,
+            f"{title} with physics as the task",
+            f"{_ENVIRONMENTS}.classic_control:{name.replace('-', '_')}",
+            validation_tasks=20,
+            heldout_batch=100,
+        )
+        for name, title in (
+            ("cartpole", "CartPole"),
+            ("pendulum", "Pendulum"),
+            ("acrobot", "Acrobot"),
+            ("mountain-car", "MountainCar"),
+            ("mountain-car-continuous", "MountainCarContinuous"),
+        )
+    ),
+    Family(
+        "cold-start",
+        "recommendations to new users",
+        f"{_ENVIRONMENTS}.recommendation:made_up",
+        references=(*_references("recommendation", "popularity", "thompson", "similar_users"), *_KNOWN),
+        **_MANY,
+    ),
+)
+
+# ------------------------------------------------------------------------------------------------------------ robots
+
+_SLOW = {"heldout_tasks": 200, "validation_tasks": 20, "heldout_batch": 100}
+_BODIES = ("tasks", "heldout_tasks", "seed")
+_ML1 = {
+    "reach": "brings its fingertips to a goal in the air",
+    "push": "pushes a puck to a goal on the table",
+    "pick-place": "picks a puck up and brings it to a goal in the air",
+}
+register(
+    *(
+        Family(
+            name,
+            title,
+            f"{_ENVIRONMENTS}.locomotion:{name.replace('-', '_')}",
+            hidden=_BODIES,
+            **_SLOW,
+        )
+        for name, title in (
+            ("half-cheetah-direction", "a half cheetah that runs forward or backward"),
+            ("half-cheetah-velocity", "a half cheetah that runs at a speed"),
+            ("ant-direction", "an ant that walks forward or backward"),
+            ("ant-goal", "an ant that walks to a goal"),
+            ("walker-parameters", "walkers that differ in their bodies"),
+            ("hopper-parameters", "hoppers that differ in their bodies"),
+            ("humanoid-direction", "a humanoid that walks in a direction"),
+        )
+    ),
+    *(
+        Family(
+            f"ml1-{skill}",
+            f"Meta-World ML1: an arm that {what}",
+            f"{_ENVIRONMENTS}.manipulation:ml1",
+            defaults={"skill": skill, "horizon": 150},
+            hidden=("skill", *_BODIES),
+            **_SLOW,
+        )
+        for skill, what in _ML1.items()
+    ),
+    Family(
+        "ml10",
+        "Meta-World ML10: an arm that learns skills and is tested on others",
+        f"{_ENVIRONMENTS}.manipulation:ml10",
+        defaults={"horizon": 150},
+        hidden=_BODIES,
+        **_SLOW,
+    ),
+)
+
+# ---------------------------------------------------------------------------------------------------------- few-shot
+
+_DATASETS = "metarl_jax.datasets"
+register(
+    Family(
+        "sinusoid",
+        "the sinusoids of Finn et al. (2017)",
+        f"{_DATASETS}.sinusoid:maml_family",
+        "few-shot",
+        references=(),
+        score="mean squared error",
+        adam_rate=0.01,
+        **_MANY,
+    ),
+    Family(
+        "reptile-sinusoid",
+        "the sinusoids of Nichol et al. (2018)",
+        f"{_DATASETS}.sinusoid:reptile_family",
+        "few-shot",
+        references=(),
+        score="mean squared error",
+        adam_rate=0.01,
+        **_MANY,
+    ),
+    *(
+        Family(
+            name,
+            title,
+            f"{_DATASETS}.{name}:family",
+            "few-shot",
+            references=(),
+            score="accuracy",
+            adam_rate=0.001,
+            heldout_tasks=1000,
+            validation_tasks=200,
+            heldout_batch=50,
+            network={"gradient": "convolutional"},
+        )
+        for name, title in (
+            ("omniglot", "Omniglot"),
+            ("glyphs", "glyphs that are made up here (no download)"),
+        )
+    ),
+)

@@ -1,0 +1,311 @@
+"""What can be combined: algorithms, networks and families of tasks, by name. A line each.
+
+Importing this imports no JAX: modules are named, and imported when they are used.
+
+An algorithm takes what its *interface* says: a policy with a memory, the networks of a belief, a problem of gradient
+descent, and so on. An interface says which kinds of tasks the algorithm applies to, which networks serve it, and how
+they and a family become the arguments of the algorithm's ``make``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from metarl_jax.checks import did_you_mean
+
+Kind: TypeAlias = Literal["reinforcement", "few-shot"]
+
+
+class Measure(NamedTuple):
+    """Which of a learner's scores on a task is reported, and what it is called."""
+
+    title: str = "reward of a trial"
+    stage: str = "episode"
+    """What each score is of."""
+    setting: str | None = "episodes"
+    """The setting that says how many scores there are; None: there is one."""
+    first_stage: int = 1
+    """The number of the first score; 0 where it is that of no adaptation."""
+    total: bool = True
+    """Whether the sum of the scores is reported, or the last one."""
+    higher_is_better: bool = True
+    training_metric: str = "trial_reward"
+    """The metric of training that shows the same."""
+
+    def headline(self, scores: Any) -> Any:
+        """``[..., E] -> [...]``."""
+        return scores.sum(axis=-1) if self.total else scores[..., -1]
+
+
+REWARD_OF_TRIAL = Measure()
+REWARD_OF_TRIAL_BY_ADAPTATION = REWARD_OF_TRIAL._replace(setting="adaptation_episodes")
+RETURN_BY_EPISODE = Measure(
+    "return of the last episode", "episode", "adaptation_episodes", 1, False, True, "posterior_return"
+)
+RETURN_BY_STEP = Measure("return of an episode", "gradient step", "adaptation_steps", 0, False, True, "score")
+SCORE_IN_CONTEXT = RETURN_BY_STEP._replace(stage="reading", setting=None, first_stage=1)
+
+Interface: TypeAlias = Literal["policy", "asymmetric", "belief", "context", "gradient", "in-context"]
+
+
+class Algorithm(NamedTuple):
+    """An algorithm."""
+
+    name: str
+    title: str
+    module: str | ModuleType
+    """It has ``Config``, a dataclass of settings, and ``make``."""
+    interface: Interface
+    measure: Measure
+    needs_policy: bool = False
+    """Whether it applies to reinforcement learning only, though its interface also serves few-shot tasks."""
+
+
+class Network(NamedTuple):
+    """A network."""
+
+    name: str
+    title: str
+    module: str | ModuleType
+    serves: Literal["policy", "feed-forward policy", "belief", "context", "predictor", "in-context"]
+    settings: str = "Settings"
+    """The name of its dataclass of settings in the module."""
+    make: str = "make"
+    """The name of the function in the module that makes it, of a family and settings."""
+    families: tuple[str, ...] | None = None
+    """The only families that it is for; None: there is no such limit."""
+
+
+class Family(NamedTuple):
+    """A family of tasks."""
+
+    name: str
+    title: str
+    make: Any
+    """The function that makes it, or where that is, as "package.module:function". Its parameters that have defaults are
+    the settings of the tasks."""
+    kind: Kind = "reinforcement"
+    defaults: Mapping[str, Any] = {}
+    """Values of its parameters where they differ from the function's defaults."""
+    hidden: tuple[str, ...] = ()
+    """Parameters that are no settings of runs."""
+    references: tuple[str, ...] = ("metarl_jax.oracles.at_random:uniform",)
+    """Reference learners, as "package.module:function" of the family and the number of episodes."""
+    score: str = "return"
+    """What the score of few-shot tasks is: "accuracy" or "mean squared error"."""
+    adam_rate: float | None = None
+    """Of few-shot tasks: the step size of Adam where it learns a task from scratch, as a reference."""
+    heldout_tasks: int = 500
+    """Held-out tasks of the final table; in a study as many validation tasks besides."""
+    validation_tasks: int = 50
+    """Tasks of each validation during training; there are about twenty validations."""
+    heldout_batch: int = 250
+    """Held-out or validation tasks that are measured together, which bounds memory."""
+    finite_arms: bool = False
+    """Whether the tasks are bandits whose arms pay finitely many rewards."""
+    excluded: Mapping[str, str] = {}
+    """Algorithms, or interfaces, that do not apply, with the reason."""
+    network: Mapping[str, str] = {}
+    """By interface, the network that serves where none is named, if it is not the interface's first one."""
+
+
+def resolve(reference: Any) -> Any:
+    """What "package.module:name" names; anything else is returned as it is."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, name = reference.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found
+
+
+_ALGORITHMS: dict[str, Algorithm] = {}
+_NETWORKS: dict[tuple[str, str], Network] = {}
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(*entries: Algorithm | Network | Family) -> None:
+    """Add algorithms, networks or families.
+
+    Raises:
+        ValueError: if one of that name is registered already.
+    """
+    for entry in entries:
+        table, key = _place(entry)
+        if key in table:
+            raise ValueError(f"there is a {type(entry).__name__.lower()} {entry.name!r} already")
+        table[key] = entry
+
+
+def unregister(*entries: Algorithm | Network | Family) -> None:
+    """Take entries out again; for tests."""
+    for entry in entries:
+        table, key = _place(entry)
+        del table[key]
+
+
+def _place(entry: Algorithm | Network | Family) -> tuple[dict[Any, Any], Any]:
+    match entry:
+        case Algorithm():
+            return _ALGORITHMS, entry.name
+        case Network():
+            return _NETWORKS, (entry.serves, entry.name)
+        case Family():
+            return _FAMILIES, entry.name
+
+
+def algorithms() -> list[Algorithm]:
+    """All algorithms."""
+    return list(_ALGORITHMS.values())
+
+
+def families() -> list[Family]:
+    """All families of tasks."""
+    return list(_FAMILIES.values())
+
+
+def algorithm(name: str) -> Algorithm:
+    """The algorithm of that name; ValueError if there is none, which names near ones."""
+    return _get(_ALGORITHMS, name, "algorithm")
+
+
+def family(name: str) -> Family:
+    """The family of that name; ValueError if there is none, which names near ones."""
+    return _get(_FAMILIES, name, "family of tasks")
+
+
+def _get(table: Mapping[str, Any], name: str, what: str) -> Any:
+    if name not in table:
+        raise ValueError(f"there is no {what} {name!r}{did_you_mean(name, table)}")
+    return table[name]
+
+
+def does_not_apply(algorithm: Algorithm, family: Family) -> str | None:
+    """Why an algorithm does not apply to a family; None if it does."""
+    for name in (algorithm.name, algorithm.interface):
+        if name in family.excluded:
+            return family.excluded[name]
+    if family.kind == "few-shot":
+        if algorithm.interface not in ("gradient", "in-context"):
+            return "it acts; few-shot tasks have labelled examples and no actions"
+        if algorithm.needs_policy:
+            return "it needs a policy; few-shot tasks have none"
+    elif algorithm.interface == "in-context":
+        return "it learns labelled examples in context; use rl2 with a memory"
+    if algorithm.interface == "asymmetric" and not family.finite_arms:
+        return "its critic is for bandits whose arms pay finitely many rewards"
+    return None
+
+
+def networks(algorithm: Algorithm, family: Family) -> list[Network]:
+    """The networks that serve an algorithm on a family; the first one is the default."""
+    serves: Sequence[str]
+    match algorithm.interface:
+        case "policy" | "asymmetric":
+            serves = ("policy",)
+        case "gradient":
+            serves = ("feed-forward policy",) if family.kind == "reinforcement" else ("predictor",)
+        case other:
+            serves = (other,)
+    found = [
+        network
+        for network in _NETWORKS.values()
+        if network.serves in serves and (network.families is None or family.name in network.families)
+    ]
+    first = family.network.get(algorithm.interface)
+    return sorted(found, key=lambda network: network.name != first)
+
+
+def network(algorithm: Algorithm, family: Family, name: str | None) -> Network:
+    """The network of that name that serves an algorithm on a family; None: the default one.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    found = {network.name: network for network in networks(algorithm, family)}
+    if name is None:
+        return next(iter(found.values()))
+    if name not in found:
+        raise ValueError(
+            f"{algorithm.name} on {family.name} has no network {name!r}{did_you_mean(name, found)}: "
+            f"there is {', '.join(found)}"
+        )
+    return found[name]
+
+
+# ---------------------------------------------------------------------------------------------------- algorithms
+
+register(
+    Algorithm("rl2", "RL²", "metarl_jax.algorithms.rl2", "policy", REWARD_OF_TRIAL),
+    Algorithm(
+        "rl2_asymmetric",
+        "RL² with a privileged critic",
+        "metarl_jax.algorithms.rl2_asymmetric",
+        "asymmetric",
+        REWARD_OF_TRIAL,
+    ),
+    Algorithm("varibad", "VariBAD", "metarl_jax.algorithms.varibad", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),
+    Algorithm("pearl", "PEARL", "metarl_jax.algorithms.pearl", "context", RETURN_BY_EPISODE),
+    Algorithm("maml", "MAML", "metarl_jax.algorithms.maml", "gradient", RETURN_BY_STEP),
+    Algorithm("maml_trpo", "MAML-TRPO", "metarl_jax.algorithms.maml_trpo", "gradient", RETURN_BY_STEP, True),
+    Algorithm("e_maml", "E-MAML", "metarl_jax.algorithms.e_maml", "gradient", RETURN_BY_STEP, True),
+    Algorithm("promp", "ProMP", "metarl_jax.algorithms.promp", "gradient", RETURN_BY_STEP, True),
+    Algorithm("anil", "ANIL", "metarl_jax.algorithms.anil", "gradient", RETURN_BY_STEP),
+    Algorithm("cavia", "CAVIA", "metarl_jax.algorithms.cavia", "gradient", RETURN_BY_STEP),
+    Algorithm("imaml", "iMAML", "metarl_jax.algorithms.imaml", "gradient", RETURN_BY_STEP),
+    Algorithm("meta_sgd", "Meta-SGD", "metarl_jax.algorithms.meta_sgd", "gradient", RETURN_BY_STEP),
+    Algorithm("reptile", "Reptile", "metarl_jax.algorithms.reptile", "gradient", RETURN_BY_STEP),
+    Algorithm("multi_task", "multi-task training", "metarl_jax.algorithms.multi_task", "gradient", RETURN_BY_STEP),
+    Algorithm(
+        "multi_task_trpo",
+        "multi-task training with TRPO",
+        "metarl_jax.algorithms.multi_task_trpo",
+        "gradient",
+        RETURN_BY_STEP,
+        True,
+    ),
+    Algorithm("in_context", "in-context learning", "metarl_jax.algorithms.in_context", "in-context", SCORE_IN_CONTEXT),
+)
+
+# ------------------------------------------------------------------------------------------------------- networks
+
+register(
+    Network("recurrent", "a GRU or an LSTM", "metarl_jax.networks.recurrent", "policy"),
+    Network("snail", "SNAIL", "metarl_jax.networks.snail", "policy"),
+    Network("transformer", "a gated transformer", "metarl_jax.networks.transformer", "policy"),
+    Network("linear", "a linear recurrent memory", "metarl_jax.networks.linear_recurrence", "policy"),
+    Network("fast-weights", "fast weights", "metarl_jax.networks.fast_weights", "policy"),
+    Network("meta-network", "a Meta Network's fast weights", "metarl_jax.networks.meta_network", "policy"),
+    Network("none", "no memory", "metarl_jax.networks.mlp", "policy"),
+    Network(
+        "exact-belief",
+        "the exact belief",
+        "metarl_jax.oracles.exact_belief",
+        "policy",
+        families=("gridnavi",),
+    ),
+    Network("mlp", "a feed-forward policy", "metarl_jax.networks.mlp", "feed-forward policy"),
+    Network("belief", "a recurrent encoder and a decoder", "metarl_jax.networks.belief", "belief"),
+    Network("context", "an encoder of steps in any order", "metarl_jax.networks.context", "context"),
+    Network("mlp", "rectified layers", "metarl_jax.networks.mlp", "predictor", "PredictorSettings", "make_predictor"),
+    Network("convolutional", "strided convolutions", "metarl_jax.networks.convolutional", "predictor"),
+    Network(
+        "normalised-mlp",
+        "normalised layers",
+        "metarl_jax.networks.mlp",
+        "predictor",
+        "ClassifierSettings",
+        "make_classifier",
+    ),
+    Network("snail", "SNAIL", "metarl_jax.networks.snail", "in-context", "InContextSettings", "make_in_context"),
+    Network(
+        "meta-network",
+        "the Meta Network",
+        "metarl_jax.networks.meta_network",
+        "in-context",
+        "InContextSettings",
+        "make_in_context",
+    ),
+)

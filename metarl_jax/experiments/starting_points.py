@@ -1,0 +1,78 @@
+"""Settings to begin with where an algorithm meets a family that it was not tuned for.
+
+The defaults of each algorithm are those of its paper's first experiment, which may be of another kind: RL²'s are
+bandits of ten pulls. These were chosen on tasks that no reported result uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from metarl_jax.experiments.registry import Algorithm, Family
+
+# Trials of two episodes, as VariBAD's on robots; 1e8 steps there.
+ON_POLICY: dict[str, Any] = {
+    "episodes": 2,
+    "trials": 32,
+    "epochs": 4,
+    "minibatches": 4,
+    "learning_rate": 1e-3,
+    "discount": 0.97,
+    "gae_lambda": 0.9,
+    "entropy_coefficient": 0.01,
+    "value_coefficient": 0.5,
+    "max_grad_norm": 0.5,
+    "hidden_size": 128,
+    "iterations": 400,
+}
+VARIBAD: dict[str, Any] = {
+    **ON_POLICY,
+    "adaptation_episodes": 2,
+    "model_trials": 8,
+    "model_updates": 8,
+    "model_learning_rate": 2e-3,
+    "buffer_trials": 1024,
+    "bound_steps": 50,
+    "kl_weight": 0.1,
+}
+# Networks and batches are smaller than published, and so is the number of gradient steps.
+OFF_POLICY: dict[str, Any] = {
+    "iterations": 100,
+    "training_tasks": 20,
+    "tasks": 5,
+    "prior_episodes": 2,
+    "posterior_episodes": 3,
+    "initial_episodes": 10,
+    "replay_episodes": 200,
+    "gradient_steps": 300,
+    "meta_batch": 4,
+    "batch_size": 256,
+    "encoder_units": 64,
+    "units": 128,
+    "layers": 2,
+    "learning_rate": 1e-3,
+    "automatic_temperature": True,
+    "exploration_episodes": 1,
+    "adaptation_episodes": 3,
+}
+# Of policies that adapt by policy gradients: as Finn et al. (2017) on points, with a smaller network.
+POLICY_GRADIENT: dict[str, Any] = {
+    "iterations": 200,
+    "tasks": 20,
+    "inner_rate": 0.1,
+    "adaptation_steps": 3,
+    "units": 64,
+    "activation": "tanh",
+}
+_BY_INTERFACE = {"policy": ON_POLICY, "belief": VARIBAD, "context": OFF_POLICY}
+
+
+def settings(algorithm: Algorithm, family: Family) -> Mapping[str, Any]:
+    """Settings to begin with; those that the combination does not have are to be left out."""
+    if family.kind == "few-shot":
+        return {}
+    if algorithm.interface == "gradient":
+        clip = {"clip": 0.3} if algorithm.name == "promp" else {}
+        return {**POLICY_GRADIENT, **clip}
+    return _BY_INTERFACE.get(algorithm.interface, {})
