@@ -30,15 +30,15 @@ def whole(
     """A check that a number is whole and in range."""
 
     def check(name: str, value: Any, otherwise: str = "") -> int:
-        number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-        valid = number is not None and (above is None or number > above) and (at_least is None or number >= at_least)
+        number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else math.nan
+        valid = (above is None or number > above) and (at_least is None or number >= at_least)
         valid = valid and (at_most is None or number <= at_most) and (below is None or number < below)
-        if number is None or not valid:
-            bounds = _in_words(above=above or None, at_least=at_least, at_most=at_most)
+        if not valid or math.isnan(number):
+            bounds = _in_words(above=above or None, at_least=at_least, at_most=at_most, below=below)
             kind = "a positive whole number" if above == 0 else "a whole number"
             of = " of" if bounds.startswith("at") else ""
             raise ValueError(f"{name} must be {f'{kind}{of} {bounds}'.strip()}{otherwise}, not {value!r}")
-        return number
+        return int(number)
 
     return check
 

@@ -51,6 +51,9 @@ Fraction: TypeAlias = Annotated[float, Interval(ge=0, le=1)]
 """A number from 0 to 1."""
 
 
+TEXTS: Any = tuple[str, ...]
+
+
 class Field(NamedTuple):
     """One setting."""
 
@@ -75,8 +78,8 @@ class Field(NamedTuple):
             text = "one of " + ", ".join(map(repr, get_args(self.type)))
         elif self.type is bool:
             text = "True or False"
-        elif self.type is str:
-            text = "text"
+        elif self.type in (str, TEXTS):
+            text = "text" if self.type is str else "texts"
         else:
             kind = "a whole number" if self.type is int else "a number"
             text = " ".join([kind, " and ".join(f"{words[name]} {bound:g}" for name, bound in self.bounds.items())])
@@ -118,10 +121,10 @@ def _field(name: str, annotation: Any, default: Any) -> Field:
             optional = True
         else:
             break
-    if not (kind in (int, float, bool, str) or get_origin(kind) is Literal):
+    if not (kind in (int, float, bool, str, TEXTS) or get_origin(kind) is Literal):
         raise TypeError(
-            f"the setting {name} is of type {kind!r}: it must be int, float, bool, str or a Literal, or one of them "
-            "or None"
+            f"the setting {name} is of type {kind!r}: it must be int, float, bool, str, tuple[str, ...] or a Literal, "
+            "or one of them or None"
         )
     doc = next((one.documentation for one in metadata if isinstance(one, Doc)), "")
     return Field(name, kind, optional, _bounds(metadata), " ".join(doc.split()), default, annotation)
@@ -180,6 +183,9 @@ def check(field: Field, value: Any) -> None:
     elif field.type is str:
         if not isinstance(value, str):
             raise ValueError(f"{field.name} must be text{otherwise}, not {value!r}")
+    elif field.type == TEXTS:
+        if not isinstance(value, tuple) or not all(isinstance(one, str) for one in value):
+            raise ValueError(f"{field.name} must be a tuple of texts{otherwise}, not {value!r}")
     elif field.type is int:
         whole(**field.bounds)(field.name, value, otherwise)
     else:

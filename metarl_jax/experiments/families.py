@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from metarl_jax.experiments.registry import Family, register
 
 _ENVIRONMENTS, _ORACLES = "metarl_jax.environments", "metarl_jax.oracles"
@@ -23,7 +25,7 @@ _BANDIT = _references(
     "ucb1",
     "best_arm",
 )
-_MANY = {"heldout_tasks": 20_000, "validation_tasks": 512, "heldout_batch": 2048}
+_MANY: dict[str, Any] = {"heldout_tasks": 20_000, "validation_tasks": 512, "heldout_batch": 2048}
 
 register(
     Family(
@@ -71,7 +73,7 @@ register(
 
 # --------------------------------------------------------------------------------------------------- rooms and mazes
 
-_ROOMS = {"heldout_tasks": 2000, "validation_tasks": 512, "heldout_batch": 2048}
+_ROOMS: dict[str, Any] = {"heldout_tasks": 2000, "validation_tasks": 512, "heldout_batch": 2048}
 register(
     Family(
         "dark-room",
@@ -194,7 +196,7 @@ register(
 
 # ------------------------------------------------------------------------------------------------------------ robots
 
-_SLOW = {"heldout_tasks": 200, "validation_tasks": 20, "heldout_batch": 100}
+_SLOW: dict[str, Any] = {"heldout_tasks": 200, "validation_tasks": 20, "heldout_batch": 100}
 _BODIES = ("tasks", "heldout_tasks", "seed")
 _ML1 = {
     "reach": "brings its fingertips to a goal in the air",

@@ -168,7 +168,7 @@ def families() -> list[Family]:
 
 def algorithm(name: str) -> Algorithm:
     """The algorithm of that name; ValueError if there is none, which names near ones."""
-    return _get(_ALGORITHMS, name, "algorithm")
+    return _get(_ALGORITHMS, name.replace("-", "_"), "algorithm")
 
 
 def family(name: str) -> Family:

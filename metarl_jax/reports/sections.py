@@ -388,7 +388,7 @@ def settings(run: Run) -> Html:
         default = tag("small", f"default: {field.default}") if field and name in changed else None
         cells = [
             tag("td", tag("strong", value) if default else value, default),
-            tag("td", field.description.replace("``", "") if field else ""),
+            tag("td", field.doc.replace("``", "") if field else ""),
         ]
         rows.append(tag("tr", tag("th", tag("code", name), scope="row"), cells))
     titles = [tag("th", title, scope="col") for title in ("setting", "value", "meaning")]

@@ -380,7 +380,7 @@ def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, li
 
 
 def _taken(path: Path, kind: str) -> UserError:
-    again = commands.command("train" if kind == "run" else "study", "--resume", path)
+    again = commands.command("resume", path)
     return UserError(f"{commands.quoted(path)} exists already; choose another --run-dir, or go on with: {again}")
 
 

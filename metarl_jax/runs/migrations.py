@@ -52,7 +52,8 @@ def names(experiment: Any, settings: Mapping[str, Any]) -> dict[str, str]:
         experiment: the preset as this version has it.
         settings: as stored.
     """
-    algorithm, network = experiment.algorithm, experiment.network
+    algorithm: str = experiment.algorithm
+    network: str = experiment.network
     match settings.get("outer_update"):
         case "adam":
             algorithm = ADAM.get(algorithm, algorithm)

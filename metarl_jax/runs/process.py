@@ -32,7 +32,7 @@ def run(command: Callable[[], int], *, alone: bool = False) -> int:
             try:
                 code = command()
             except SystemExit as shown:
-                # argparse has shown the help.
+                # The help, or a message about the command line, is printed already.
                 code = int(shown.code or 0)
             sys.stdout.flush()
             return code

@@ -66,7 +66,7 @@ def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> Stu
 
 def resume_command(study: StudyFolder) -> str:
     """What to type to go on with a study."""
-    return commands.command("study", "--resume", study.path)
+    return commands.command("resume", study.path)
 
 
 def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Callable[[str], None]) -> int:

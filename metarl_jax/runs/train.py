@@ -247,7 +247,7 @@ class _Run:
 
 def resume_command(folder: RunFolder) -> str:
     """What to type to go on with a run."""
-    return commands.command("train", "--resume", folder.path)
+    return commands.command("resume", folder.path)
 
 
 def _raise_diverged(folder: RunFolder, diverged: Mapping[str, int]) -> None:

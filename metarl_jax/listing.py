@@ -1,0 +1,125 @@
+"""What ``metarl-jax list`` prints: families of tasks by algorithms. It imports no JAX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from metarl_jax import experiments
+from metarl_jax.checks import did_you_mean
+from metarl_jax.experiments import registry
+from metarl_jax.runs.errors import UserError
+
+DESCRIPTION = (
+    "Families of tasks by algorithms: T tuned settings, + works, . does not apply. Words filter presets, algorithms, "
+    "and families by their names and titles."
+)
+
+
+def _chosen(words: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
+    """The algorithms, families and presets that match all words."""
+
+    def matches(*texts: str) -> bool:
+        return all(any(word.lower() in text.lower() for text in texts) for word in words)
+
+    presets = [one for one in experiments.presets() if matches(one.name, one.description)]
+    families = [one for one in registry.families() if matches(one.name, one.title)]
+    algorithms = [one for one in registry.algorithms() if matches(one.name, one.title)]
+    if words and not (presets or families or algorithms):
+        names = [*experiments.names(), *(one.name for one in [*registry.families(), *registry.algorithms()])]
+        raise UserError(f"nothing is called {' '.join(words)!r}{did_you_mean(' '.join(words), names)}")
+    # The table is of what was found and of all that it combines with.
+    return algorithms or registry.algorithms(), families or registry.families(), presets
+
+
+def _tuned() -> dict[tuple[str, str], list[str]]:
+    """The presets of each combination, by algorithm and family."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for preset in experiments.presets():
+        found.setdefault((preset.algorithm, preset.family), []).append(preset.name)
+    return found
+
+
+def as_json(words: Sequence[str]) -> str:
+    """Everything, or what matches, for programs.
+
+    Raises:
+        UserError: if nothing matches.
+    """
+    algorithms, families, presets = _chosen(words)
+    tuned = _tuned()
+    return json.dumps(
+        {
+            "algorithms": [{"name": one.name, "title": one.title} for one in algorithms],
+            "families": [{"name": one.name, "title": one.title, "kind": one.kind} for one in families],
+            "combinations": [
+                {
+                    "algorithm": algorithm.name,
+                    "family": family.name,
+                    "networks": [network.name for network in registry.networks(algorithm, family)],
+                    "presets": tuned.get((algorithm.name, family.name), []),
+                }
+                if (reason := registry.does_not_apply(algorithm, family)) is None
+                else {"algorithm": algorithm.name, "family": family.name, "does_not_apply": reason}
+                for algorithm in algorithms
+                for family in families
+            ],
+            "presets": [
+                {
+                    "name": one.name,
+                    "description": one.description,
+                    "algorithm": one.algorithm,
+                    "family": one.family,
+                    "network": one.network,
+                    "minutes": one.minutes,
+                }
+                for one in presets
+            ],
+        },
+        indent=1,
+        ensure_ascii=False,
+    )
+
+
+def as_text(words: Sequence[str]) -> str:
+    """The table, the networks and the presets; or what matches.
+
+    Raises:
+        UserError: if nothing matches.
+    """
+    algorithms, families, presets = _chosen(words)
+    tuned = _tuned()
+    width = max(len(family.name) for family in families)
+    lines = ["Families of tasks by algorithms: T tuned, + works, . does not apply.", ""]
+    lines += _header([algorithm.name for algorithm in algorithms], width)
+    reasons: dict[str, list[str]] = {}
+    for family in families:
+        marks = []
+        for algorithm in algorithms:
+            reason = registry.does_not_apply(algorithm, family)
+            if reason is not None:
+                reasons.setdefault(f"{algorithm.name}: {reason}", []).append(family.name)
+            marks.append("." if reason else "T" if (algorithm.name, family.name) in tuned else "+")
+        lines.append(f"{family.name:{width}} {'  '.join(marks)}   {family.title}")
+    lines += ["", "Does not apply:"]
+    lines += [f"  {reason} ({_few(names)})" for reason, names in reasons.items()]
+    lines += ["", "Any of them:  metarl-jax train ALGORITHM FAMILY [--memory NETWORK]"]
+    memories = [network.name for network in registry.networks(registry.algorithm("rl2"), registry.family("bandit"))]
+    lines += [f"Memories of rl2: {', '.join(memories)}"]
+    if presets:
+        lines += ["", "Tuned:  metarl-jax train NAME"]
+        width = max(len(preset.name) for preset in presets)
+        for preset in presets:
+            took = f" ({preset.minutes:.0f} min)" if preset.minutes is not None else ""
+            lines.append(f"  {preset.name:{width}}  {preset.description}{took}")
+    return "\n".join(lines)
+
+
+def _header(names: Sequence[str], width: int) -> list[str]:
+    """Names of columns, one under another, each with a line down to its column."""
+    return [f"{'':{width}} {'|  ' * i}{name}" for i, name in enumerate(names)]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
