@@ -66,14 +66,16 @@ class PolicyGradient:
         return problems.policy_gradient(
             family,
             policy,
-            episodes=self.episodes,
-            discount=self.discount,
-            gae_lambda=self.gae_lambda,
-            estimator=self.estimator,
-            baseline=self.baseline,
-            value_coefficient=self.value_coefficient,
-            clip=self.clip or None,
-            action_scale=self.action_scale,
+            problems.PolicyGradientSettings(
+                episodes=self.episodes,
+                discount=self.discount,
+                gae_lambda=self.gae_lambda,
+                estimator=self.estimator,
+                baseline=self.baseline,
+                value_coefficient=self.value_coefficient,
+                clip=self.clip or None,
+                action_scale=self.action_scale,
+            ),
         )
 
     def steps_per_iteration(self, family: Any, config: Any) -> int:

@@ -138,14 +138,16 @@ class Descent(Classification):
         from metarl_jax.checks import natural_int
 
         natural_int("batch_size", self.batch_size)
-        everything = self.ways * self.heldout_shots
+        natural_int("heldout_batch_size", self.heldout_batch_size)
         return problems.few_shot(
             family,
             self.predictor(),
+            problems.FewShotSettings(
+                batch_size=self.batch_size or None,
+                heldout_batch_size=self.heldout_batch_size or None,
+                transductive=self.transductive,
+            ),
             heldout=heldout,
-            batch_size=self.batch_size or None,
-            heldout_batch_size=natural_int("heldout_batch_size", self.heldout_batch_size) or everything,
-            transductive=self.transductive,
         )
 
 

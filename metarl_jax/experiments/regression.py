@@ -50,8 +50,8 @@ class Regression:
         return problems.few_shot(
             family(self.shots, self.queries),
             mlp.predictor(1, 1, (self.units, self.units), context_size=self.context_size),
+            problems.FewShotSettings(batch_size=self.batch_size or None, heldout_batch_size=self.batch_size or None),
             heldout=family(self.heldout_shots, self.heldout_queries),
-            batch_size=self.batch_size or None,
         )
 
     def steps_per_iteration(self, family: Any, config: Any) -> int:
