@@ -27,9 +27,8 @@ from results_file import provenance, write_row
 from metarl_jax import problems
 from metarl_jax.environments import tabular_mdp
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.meta_gradient import Learner, collect, explicit
+from metarl_jax.meta_gradient import DifferentiationConfig, InnerLoopConfig, collect, make_learner, unrolled
 from metarl_jax.networks import mlp
-from metarl_jax.ops.inner_loop import step_sizes
 from metarl_jax.types import Inputs, Params, Policy, Task
 
 STATES, ACTIONS, HORIZON = 4, 3, 5
@@ -92,14 +91,8 @@ def hessian_sample(problem: InnerProblem, task: Task, start: jax.Array, structur
 
 def gradient_sample(problem: InnerProblem, task: Task, start: jax.Array, structure: Structure) -> Sampler:
     """Of the gradient of the return after an inner step."""
-    learner = Learner(
-        init=problem.init,
-        start=lambda meta: meta,
-        params=lambda meta, adapting: adapting,
-        loss=lambda meta: problem.inner_loss,
-        rates=lambda meta, steps: step_sizes(INNER_RATE, meta, steps),
-    )
-    adapted = explicit(learner, "exact", False)
+    learner = make_learner(problem, InnerLoopConfig(inner_rate=INNER_RATE))
+    adapted = unrolled(learner, DifferentiationConfig())
 
     def sample(key: jax.Array) -> jax.Array:
         data = collect(key, problem, learner, structure(start), task, 1)
@@ -130,11 +123,9 @@ def compare(seed: int, episodes: int, samples: int, hessian_samples: int) -> dic
         problem = problems.policy_gradient(
             family,
             policy,
-            episodes=episodes,
-            discount=1.0,
-            estimator=estimator,
-            baseline="none",
-            normalise_advantages=False,
+            problems.PolicyGradientSettings(
+                episodes=episodes, discount=1.0, estimator=estimator, baseline="none", normalise_advantages=False
+            ),
         )
         given = (problem, task, start, structure)
         drawn = in_batches(hessian_sample(*given), key_samples, hessian_samples, 16)

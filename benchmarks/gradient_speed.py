@@ -32,7 +32,7 @@ from jax.sharding import AxisType
 from results_file import provenance, write_row
 
 from metarl_jax import batching, problems, training
-from metarl_jax.algorithms import maml, promp
+from metarl_jax.algorithms import maml, maml_trpo, promp
 from metarl_jax.datasets import glyphs, sinusoid
 from metarl_jax.environments import point_robot
 from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
@@ -107,9 +107,9 @@ def navigation(method: str) -> Algorithm:
         family.observation_space, family.action_space, hidden_sizes=(units, units), history=False, critic=False
     )
     if method == "maml-trpo":
-        problem = problems.policy_gradient(family, policy, episodes=20)
-        return maml.make(problem, maml.Config(tasks=20, inner_rate=0.5, outer_update="trust_region"))
-    problem = problems.policy_gradient(family, policy, episodes=20, clip=0.3)
+        problem = problems.policy_gradient(family, policy)
+        return maml_trpo.make(problem, maml_trpo.Config(tasks=20, inner_rate=0.5))
+    problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(clip=0.3))
     return promp.make(problem, promp.Config(tasks=20, epochs=5))
 
 

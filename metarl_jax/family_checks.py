@@ -794,8 +794,8 @@ def check_problem(problem: InnerProblem) -> None:
     training, heldout = (
         trace(f"problem.tasks.{name}", getattr(problem.tasks, name), key) for name in ("sample", "sample_heldout")
     )
-    if problem.play is not None:
-        trace("problem.play", problem.play, key, params, training)
+    if problem.policy is not None:
+        trace("problem.policy.play", problem.policy.play, key, params, training)
         return
     # Held-out tasks may have other numbers of examples.
     alike = difference("", training, "", heldout) is None

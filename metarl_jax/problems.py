@@ -6,21 +6,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.checks import choice, positive_int, real
 from metarl_jax.family_checks import check_few_shot, check_shapes
 from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextLearner, InContextProblem
-from metarl_jax.interfaces.gradient import InnerProblem, Predictor
+from metarl_jax.interfaces.gradient import InnerProblem, PolicyFunctions, Predictor
 from metarl_jax.network_checks import check_in_context_learner, check_policy, check_predictor
 from metarl_jax.ops.baselines import fit_linear, linear_features
 from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, likelihood_ratio, masked_mean
 from metarl_jax.ops.returns import discounted_returns, generalised_advantages, remaining_horizon
 from metarl_jax.precision import narrow
 from metarl_jax.rollout import episode
+from metarl_jax.settings import Doc, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from metarl_jax.types import (
     Array,
     Box,
@@ -50,14 +50,38 @@ class DrawnTask:
     """Examples of the support that one inner step sees; None, or more than there are: all of them."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FewShotSettings(Settings):
+    """Settings of few-shot supervised learning by gradient descent."""
+
+    batch_size: Annotated[
+        PositiveInt | None,
+        Doc(
+            "Examples of a support that one inner step sees in training, drawn afresh for each step without "
+            "replacement (Reptile, whose authors' code deals out a whole support before it shuffles it again, so that "
+            "consecutive steps see more of it); None: all of them."
+        ),
+    ] = None
+    heldout_batch_size: Annotated[
+        PositiveInt | None,
+        Doc("Examples that one inner step sees on a held-out or validation task; None: all of them."),
+    ] = None
+    transductive: Annotated[
+        bool,
+        Doc(
+            "Whether the examples of a query go through the network as one batch, from which a network that "
+            "normalises over batches learns something about all of them. If not, each example goes through it alone "
+            "together with the whole support (Nichol et al. 2018)."
+        ),
+    ] = True
+
+
 def few_shot(
     family: FewShot,
     network: Predictor,
+    settings: FewShotSettings = FewShotSettings(),
     *,
     heldout: FewShot | None = None,
-    batch_size: int | None = None,
-    heldout_batch_size: int | None = None,
-    transductive: bool = True,
 ) -> InnerProblem:
     """Few-shot supervised learning.
 
@@ -67,27 +91,15 @@ def few_shot(
     Args:
         family: training tasks, with their numbers of examples.
         network: the learner's.
+        settings: batches of examples.
         heldout: the same family with other numbers of examples, for held-out and for validation tasks.
-        batch_size: examples of a support that one inner step sees, drawn afresh for each without replacement (Reptile;
-            its authors deal a support out before they shuffle it again, so that steps together see more of it);
-            None, or more than there are: all of them.
-        heldout_batch_size: the same, of a held-out or validation task; None: as in training.
-        transductive: whether the examples of a query go through the network as one batch, which tells a network that
-            normalises over batches something of all of them. False: each alone, beside the whole support (Nichol et
-            al. 2018).
 
     Raises:
-        ValueError: for a batch that is not a positive whole number, a family that is wrong (``family_checks``), or a
-            network that does not take the tasks' examples or whose outputs are not the tasks'.
+        ValueError: for a family that is wrong (``family_checks``), or a network that does not take the tasks' examples
+            or whose outputs are not the tasks'.
     """
     for kind in (family,) if heldout is None else (family, heldout):
         check_predictor(network, check_few_shot(kind), kind.outputs)
-    if batch_size is not None:
-        positive_int("batch_size", batch_size)
-    if heldout_batch_size is None:
-        heldout_batch_size = batch_size
-    else:
-        positive_int("heldout_batch_size", heldout_batch_size)
 
     def drawn(sample: Callable[[Key], FewShotTask], batch_size: int | None) -> Callable[[Key], DrawnTask]:
         return lambda key: DrawnTask(*sample(key), batch_size)
@@ -102,7 +114,7 @@ def few_shot(
 
     def query(key: Key, params: Params, task: DrawnTask) -> Any:
         del key, params
-        return task.query if transductive else (*task.query, task.support[0])
+        return task.query if settings.transductive else (*task.query, task.support[0])
 
     def predict(params: Params, batch: tuple[Array, ...]) -> Array:
         x, _, *beside = batch
@@ -119,9 +131,9 @@ def few_shot(
 
     whole = _episodes(family, heldout)
     tasks = TaskDistribution(
-        drawn(whole.sample, batch_size),
-        drawn(whole.sample_heldout, heldout_batch_size),
-        drawn(whole.validation, heldout_batch_size),
+        drawn(whole.sample, settings.batch_size),
+        drawn(whole.sample_heldout, settings.heldout_batch_size),
+        drawn(whole.validation, settings.heldout_batch_size),
     )
     return InnerProblem(tasks, network.init, support, query, loss, loss, score)
 
@@ -187,70 +199,76 @@ class Rollouts(NamedTuple):
     """``[E]`` float32, 0 or 1; None: the tasks know none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PolicyGradientSettings(Settings):
+    """Settings of adaptation by policy gradients."""
+
+    episodes: Annotated[PositiveInt, Doc("Episodes that one gradient step sees.")] = 20
+    discount: Annotated[Fraction, Doc("Per step.")] = 0.99
+    gae_lambda: Annotated[Fraction, Doc("Lambda of the advantage estimator.")] = 1.0
+    estimator: Annotated[
+        Estimator,
+        Doc(
+            "How the meta-gradient through an inner step is estimated. The inner loss has the same gradient whatever "
+            "the estimator; its derivative in the parameters that collected the episodes differs, and with it the "
+            'meta-gradient. "dice": unbiased (Foerster et al. 2018; Farquhar et al. 2019). "likelihood_ratio": low '
+            "variance, without the dependence of later rewards on earlier actions' likelihoods (LVC, Rothfuss et al. "
+            '2019). "log_likelihood": that of the log-likelihood surrogate, which also lacks the derivative of the '
+            "sampling distribution (MAML as first published)."
+        ),
+    ] = "likelihood_ratio"
+    baseline: Annotated[
+        Literal["linear", "critic", "none"],
+        Doc(
+            'The baseline of returns. "linear": least squares on features of observation and time, fitted to each '
+            "batch's own returns (Duan et al. 2016, arXiv 1604.06778), whose time features stand in for a bootstrap at "
+            'the time limit. "critic": the policy\'s own value, which inner and outer loss train, as a mean reward per '
+            'step left. "none".'
+        ),
+    ] = "linear"
+    value_coefficient: Annotated[NonNegativeFloat, Doc("Weight of the critic's loss, where there is one.")] = 1.0
+    normalise_advantages: Annotated[bool, Doc("Whether each batch's are scaled to mean 0 and variance 1.")] = True
+    clip: Annotated[
+        PositiveFloat | None, Doc("PPO's clipping radius in the outer loss; None: the loss is not clipped.")
+    ] = None
+    action_scale: Annotated[
+        PositiveFloat,
+        Doc(
+            "The environment gets the policy's actions divided by this number and clipped to the action space; "
+            "log-probabilities are those of the policy's own actions. A Gaussian policy starts with a standard "
+            "deviation of 1; the published code on robots lets it act in units of a tenth of the action's bound, which "
+            "is 10 here: most actions of a new policy are then within the bounds. 1: the environment gets the policy's "
+            "actions as they are. For continuous actions."
+        ),
+    ] = 1.0
+
+
 def policy_gradient(
-    family: EnvFamily,
-    policy: Policy,
-    *,
-    episodes: int = 20,
-    discount: float = 0.99,
-    gae_lambda: float = 1.0,
-    estimator: Estimator = "likelihood_ratio",
-    baseline: Literal["linear", "critic", "none"] = "linear",
-    value_coefficient: float = 1.0,
-    normalise_advantages: bool = True,
-    clip: float | None = None,
-    action_scale: float = 1.0,
+    family: EnvFamily, policy: Policy, settings: PolicyGradientSettings = PolicyGradientSettings()
 ) -> InnerProblem:
     """Reinforcement learning: adaptation is REINFORCE on a few episodes, the score their mean return.
 
-    The inner loss has the same gradient whatever the estimator; what differs is its derivative in the parameters that
-    collected the episodes, and so the meta-gradient through it:
-
-    * "dice": unbiased (Foerster et al. 2018; Farquhar et al. 2019);
-    * "likelihood_ratio": low variance, without the dependence of later rewards on earlier actions' likelihoods (LVC,
-      Rothfuss et al. 2019);
-    * "log_likelihood": that of the log-likelihood surrogate, which also lacks that of the sampling distribution (MAML
-      as first published).
-
-    The outer loss is the likelihood-ratio surrogate, clipped if ``clip`` is given (PPO).
+    The outer loss is the likelihood-ratio surrogate, clipped if ``settings.clip`` is a number (PPO).
 
     Args:
         family: environment and tasks; continuous observations are clipped to [-10, 10] by the linear baseline only.
         policy: a feed-forward policy.
-        episodes: E, in one batch.
-        discount: per step.
-        gae_lambda: of the advantage estimator.
-        estimator: of the meta-gradient.
-        baseline: "linear": least squares on features of observation and time, fitted to each batch's own returns (Duan
-            et al. 2016, arXiv 1604.06778), whose time features stand in for a bootstrap at the time limit; "critic":
-            the policy's own value, which inner and outer loss teach, as a mean reward per step left; "none".
-        value_coefficient: weight of the critic's loss.
-        normalise_advantages: whether each batch's are scaled to mean 0 and variance 1.
-        clip: PPO's clipping radius in the outer loss.
-        action_scale: the environment gets the policy's actions divided by this number and clipped to the action
-            space; log-probabilities are those of the policy's own actions. A Gaussian policy starts with a standard
-            deviation of 1. The published code on robots lets it act in units of a tenth of the action's bound, which
-            is 10 here: most actions of a new policy are then within the bounds. 1: the environment gets the policy's
-            actions as they are. For continuous actions.
+        settings: episodes, estimators and losses.
 
     Raises:
-        ValueError: for an unknown name, a size that is not a positive whole number, a number out of range, a policy
-            with a memory, a family that is wrong (``family_checks``), or a policy that was made for other spaces.
+        ValueError: for a policy with a memory, a baseline "critic" with a policy that has none, an ``action_scale`` of
+            discrete actions, a family that is wrong (``family_checks``), or a policy that was made for other spaces.
     """
-    episodes = positive_int("episodes", episodes)
-    real(at_least=0, at_most=1)("discount", discount)
-    real(at_least=0, at_most=1)("gae_lambda", gae_lambda)
-    choice("dice", "likelihood_ratio", "log_likelihood")("estimator", estimator)
-    choice("linear", "critic", "none")("baseline", baseline)
-    real(at_least=0)("value_coefficient", value_coefficient)
+    episodes, discount = settings.episodes, settings.discount
+    estimator, baseline = settings.estimator, settings.baseline
     if baseline == "critic" and not policy.critic:
         raise ValueError("baseline 'critic' needs a policy with a critic: this one has none")
-    if clip is not None:
-        real(above=0)("clip", clip)
     if jax.tree.leaves(jax.eval_shape(lambda key: policy.initial_carry(policy.init(key)), jax.random.key(0))):
         raise ValueError("policy must be feed-forward: this one has a memory")
     check_policy(policy, family, check_shapes(family))
-    space, rescaled = family.action_space, real(above=0)("action_scale", action_scale) != 1
+    space, action_scale = family.action_space, settings.action_scale
+    # A traced scale is not known to be 1.
+    rescaled = not isinstance(action_scale, int | float) or action_scale != 1
     if rescaled and isinstance(space, Discrete):
         raise ValueError(f"action_scale is for continuous actions: it must be 1 for {space!r}, not {action_scale!r}")
     steps = jnp.arange(family.horizon, dtype=jnp.int32)
@@ -278,9 +296,9 @@ def policy_gradient(
             value = jnp.zeros_like(reward)
         next_value = jnp.concatenate([value[:, 1:], jnp.zeros_like(value[:, :1])], axis=1)
         advantage = jax.vmap(generalised_advantages, in_axes=(0, 0, 0, 0, None))(
-            reward, discounts, value, next_value, gae_lambda
+            reward, discounts, value, next_value, settings.gae_lambda
         )
-        if normalise_advantages:
+        if settings.normalise_advantages:
             advantage = advantage - masked_mean(advantage, valid)
             advantage = advantage * jax.lax.rsqrt(masked_mean(advantage**2, valid) + 1e-8)
         return advantage * valid, returns / steps_left
@@ -312,7 +330,7 @@ def policy_gradient(
     def critic_loss(output: Output, batch: Rollouts) -> Array | float:
         if baseline != "critic":
             return 0.0
-        return value_coefficient * masked_mean((output.value - batch.target) ** 2, batch.valid)
+        return settings.value_coefficient * masked_mean((output.value - batch.target) ** 2, batch.valid)
 
     def inner_loss(params: Params, batch: Rollouts) -> Array:
         played = output(params, batch)
@@ -330,7 +348,7 @@ def policy_gradient(
     def outer_loss(params: Params, batch: Rollouts) -> Array:
         played = output(params, batch)
         log_ratio = jnp.where(batch.valid, played.distribution.log_prob(batch.action) - batch.log_prob, 0.0)
-        radius = math.inf if clip is None else clip
+        radius = math.inf if settings.clip is None else settings.clip
         gain = clipped_surrogate(log_ratio, batch.advantage, radius)
         return critic_loss(played, batch) - masked_mean(gain, batch.valid)
 
@@ -348,7 +366,7 @@ def policy_gradient(
         log_prob = output(params, batch).distribution.log_prob(batch.action)
         return jnp.sum(jnp.where(batch.valid, log_prob, 0.0))
 
-    def part(batch: Rollouts, share: float) -> Rollouts:
+    def subsample(batch: Rollouts, share: float) -> Rollouts:
         # Episodes are independent of each other: the first ones are as good as any.
         return jax.tree.map(lambda x: x[: max(1, round(share * episodes))], batch)
 
@@ -360,12 +378,14 @@ def policy_gradient(
         inner_loss=inner_loss,
         outer_loss=outer_loss,
         score=score,
-        distribution=distribution,
-        divergence=divergence,
-        log_likelihood=log_likelihood,
-        part=part,
-        critic=baseline == "critic",
-        play=play,
+        policy=PolicyFunctions(
+            play=play,
+            distribution=distribution,
+            divergence=divergence,
+            log_likelihood=log_likelihood,
+            subsample=subsample,
+            has_critic=baseline == "critic",
+        ),
         success=None if family.success is None else lambda batch: jnp.mean(batch.success),
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metarl_jax import checks, experiments, problems
-from metarl_jax.algorithms import maml, reptile
+from metarl_jax.algorithms import e_maml, maml, maml_trpo, reptile
 from metarl_jax.checks import real
 from metarl_jax.datasets import glyphs, sinusoid
 from metarl_jax.environments import point_robot
@@ -79,13 +79,10 @@ def glyph_preset(**changes: Any) -> Any:
         (lambda: from_scratch.gradient_descent(WAVES, -1, 0.1), "steps must be a whole number of at least 0, not -1"),
         (lambda: from_scratch.adam(WAVES, 1, float("nan")), "rate must be a finite number above 0, not nan"),
         (lambda: known_task.optimal(point_robot.maml(), 0), "stages must be a positive whole number, not 0"),
+        (lambda: e_maml.Config(tasks=1), "tasks must be a whole number of at least 2, not 1"),
         (
-            lambda: maml.make(robots(), maml.Config(exploration_credit=0.1, tasks=1)),
-            "exploration_credit compares tasks with each other: tasks must be at least 2",
-        ),
-        (
-            lambda: maml.make(robots()._replace(part=None), maml.Config(outer_update="trust_region")),
-            "this one has no part",
+            lambda: maml_trpo.make(robots()._replace(policy=None), maml_trpo.Config()),
+            "a trust region needs a problem with a policy .*this one has none",
         ),
     ],
 )

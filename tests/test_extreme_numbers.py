@@ -384,7 +384,8 @@ POLICY = mlp.make(FAMILY.observation_space, FAMILY.action_space, hidden_sizes=(3
 
 
 def policy_problem(estimator: problems.Estimator, clip: float | None) -> InnerProblem:
-    return problems.policy_gradient(FAMILY, POLICY, episodes=6, estimator=estimator, clip=clip, baseline="critic")
+    settings = problems.PolicyGradientSettings(episodes=6, estimator=estimator, clip=clip, baseline="critic")
+    return problems.policy_gradient(FAMILY, POLICY, settings)
 
 
 @pytest.fixture(scope="module")
@@ -403,9 +404,8 @@ def test_inner_and_outer_losses_do_not_depend_on_padding(
 ) -> None:
     params, batch = rollouts
     problem = policy_problem(estimator, 0.2)
-    divergence, distribution = problem.divergence, problem.distribution
-    assert divergence is not None
-    assert distribution is not None
+    assert problem.policy is not None
+    divergence, distribution = problem.policy.divergence, problem.policy.distribution
 
     def everything(params: Any, batch: problems.Rollouts) -> Array:
         moved = divergence(distribution(params, batch), batch)

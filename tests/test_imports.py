@@ -32,16 +32,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "family_checks": {"rollout", "tracing"},
     "network_checks": {"family_checks", "tracing"},
     "problems": {"ops", "rollout", "family_checks", "network_checks"},
-    "meta_gradient": {"ops", "batching", "family_checks"},
+    "meta_gradient": {"ops", "batching"},
+    "outer_updates": {"ops", "batching", "meta_gradient"},
     "ppo": {"ops", "batching"},
     "algorithms": {
-        *("ops", "rollout", "problems", "meta_gradient", "ppo", "batching"),
+        *("ops", "rollout", "problems", "meta_gradient", "outer_updates", "ppo", "batching"),
         *("family_checks", "network_checks"),
     },
     "oracles": {"ops", "rollout", "environments"},
     "experiments": {
         *("ops", "environments", "datasets", "networks", "rollout", "batching", "training", "evaluation", "problems"),
-        *("meta_gradient", "ppo", "algorithms", "oracles"),
+        *("meta_gradient", "outer_updates", "ppo", "algorithms", "oracles"),
     },
 }
 # The host side: runs use all of the above, pages show runs. "" is the package itself, for its version.

@@ -12,11 +12,24 @@ import numpy as np
 import pytest
 
 from metarl_jax import problems
-from metarl_jax.algorithms import anil, cavia, imaml, maml, meta_sgd, multi_task, reptile
+from metarl_jax.algorithms import (
+    anil,
+    cavia,
+    e_maml,
+    imaml,
+    maml,
+    maml_trpo,
+    meta_sgd,
+    multi_task,
+    multi_task_trpo,
+    promp,
+    reptile,
+)
 from metarl_jax.datasets import sinusoid
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.networks import mlp
 from metarl_jax.oracles import from_scratch
+from metarl_jax.settings import fields
 from metarl_jax.types import Algorithm, Array, Key, Metrics, TaskDistribution
 
 RATE = 0.3
@@ -325,14 +338,14 @@ def test_sinusoids_are_those_of_the_papers(make: Any, phase: float) -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="outer_update must be one of adam, trust_region, not 'trust'"):
-        maml.make(quadratics(), maml.Config(outer_update="trust"))  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="'trust_region' is for problems with a policy"):
-        maml.make(quadratics(), maml.Config(outer_update="trust_region"))
-    with pytest.raises(ValueError, match="exploration_credit is for problems with a policy"):
-        maml.make(quadratics(), maml.Config(exploration_credit=1.0))
-    with pytest.raises(ValueError, match="first_order and rematerialise must be False"):
-        imaml.make(quadratics(), imaml.Config(first_order=True))
+    for module, name in (
+        (maml_trpo, "a trust region"),
+        (multi_task_trpo, "a trust region"),
+        (e_maml, "E-MAML"),
+        (promp, "ProMP"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} needs a problem with a policy"):
+            module.make(quadratics(), module.Config())
     with pytest.raises(ValueError, match="ANIL adapts the parameters below 'head': this network has no such"):
         anil.make(quadratics(), anil.Config())
     with pytest.raises(ValueError, match="CAVIA needs a network with a context"):
@@ -343,9 +356,42 @@ def test_bad_settings_are_named() -> None:
         sinusoid.maml(0, 5)
 
 
+INNER = {
+    "iterations",
+    "tasks",
+    "inner_steps",
+    "inner_rate",
+    "max_inner_norm",
+    "adaptation_steps",
+    "later_rate_fraction",
+}
+THROUGH = {"first_order", "rematerialise"}
+ADAM = {"learning_rate", "final_learning_rate_fraction", "epochs"}
+TRUST_REGION = {"max_divergence", "conjugate_gradients", "metric_share", "damping"}
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (maml, INNER | THROUGH | ADAM),
+        (maml_trpo, INNER | THROUGH | TRUST_REGION),
+        (e_maml, INNER | THROUGH | TRUST_REGION | {"exploration_credit"}),
+        (multi_task, INNER | ADAM),
+        (multi_task_trpo, INNER | TRUST_REGION),
+        (anil, INNER | THROUGH | ADAM),
+        (cavia, INNER | THROUGH | ADAM),
+        (meta_sgd, INNER | THROUGH | ADAM),
+        (imaml, INNER | ADAM | {"strength", "solver_iterations"}),
+        (promp, INNER | THROUGH | ADAM | {"divergence_weight", "adaptive_weight", "target_divergence"}),
+    ],
+)
+def test_an_algorithm_has_the_settings_that_it_uses(module: Any, names: set[str]) -> None:
+    assert set(fields(module.Config)) == names
+
+
 def test_adam_s_step_size_falls_linearly() -> None:
     config = maml.Config(iterations=10, learning_rate=0.5, final_learning_rate_fraction=0.2, epochs=2)
-    optimizer = config.optimizer()
+    optimizer = config.optimizer(config.iterations)
     params = jnp.zeros(1)
     state, sizes = optimizer.init(params), []
     for _ in range(25):

@@ -17,7 +17,7 @@ import pytest
 from probes import probe_family
 
 from metarl_jax import problems
-from metarl_jax.algorithms import maml, promp, reptile
+from metarl_jax.algorithms import e_maml, maml, maml_trpo, promp, reptile
 from metarl_jax.environments import bandits, tabular_mdp
 from metarl_jax.networks import mlp, recurrent
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
@@ -79,7 +79,9 @@ def chain_problem(estimator: problems.Estimator) -> Any:
         Discrete(2),
     )
     return problems.policy_gradient(
-        family, chain_policy(), estimator=estimator, baseline="none", normalise_advantages=False, discount=1.0
+        family,
+        chain_policy(),
+        problems.PolicyGradientSettings(estimator=estimator, baseline="none", normalise_advantages=False, discount=1.0),
     )
 
 
@@ -166,7 +168,9 @@ def test_with_a_horizon_of_one_the_likelihood_ratio_is_dice() -> None:
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     derivatives = []
     for estimator in ("dice", "likelihood_ratio"):
-        problem = problems.policy_gradient(family, policy, episodes=20, estimator=estimator)
+        problem = problems.policy_gradient(
+            family, policy, problems.PolicyGradientSettings(episodes=20, estimator=estimator)
+        )
         params = problem.init(jax.random.key(0))
         batch = problem.support(jax.random.key(1), params, family.tasks.sample(jax.random.key(2)))
         flat, unravel = jax.flatten_util.ravel_pytree(params)
@@ -199,14 +203,16 @@ def test_the_exploration_credit_completes_the_meta_gradient(credit: float, clear
     problem = problems.policy_gradient(
         family._replace(tasks=TaskDistribution(lambda key: task, lambda key: task)),
         policy,
-        episodes=1,
         # The derivative of what was collected: who collects is the credit's part.
-        estimator="log_likelihood",
-        baseline="none",
-        normalise_advantages=False,
+        problems.PolicyGradientSettings(
+            episodes=1, estimator="log_likelihood", baseline="none", normalise_advantages=False
+        ),
     )
-    config = maml.Config(tasks=tasks, inner_rate=rate, exploration_credit=credit)
-    algorithm = maml.make(problem, config)
+    sizes: dict[str, Any] = {"tasks": tasks, "inner_rate": rate}
+    if credit:
+        algorithm = e_maml.make(problem, e_maml.Config(**sizes, exploration_credit=credit))
+    else:
+        algorithm = maml_trpo.make(problem, maml_trpo.Config(**sizes))
     _, metrics = jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))
 
     def gradient(credit: float) -> float:
@@ -328,7 +334,9 @@ def _check_rollouts() -> None:
     family = probe_family()
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     problem = problems.policy_gradient(
-        family, policy, episodes=6, discount=0.9, baseline="none", normalise_advantages=False
+        family,
+        policy,
+        problems.PolicyGradientSettings(episodes=6, discount=0.9, baseline="none", normalise_advantages=False),
     )
     params, task = problem.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
     batch = problem.support(jax.random.key(2), params, task)
@@ -348,9 +356,9 @@ def _check_rollouts() -> None:
     assert 0 < (done & valid).any(axis=1).mean() < 1
     np.testing.assert_array_equal(batch.success, (done & valid).any(axis=1))
     # Of the parameters that collected: no divergence, and ratios of one.
-    assert problem.distribution is not None
-    assert problem.divergence is not None
-    assert float(problem.divergence(problem.distribution(params, batch), batch)) == pytest.approx(0, abs=1e-6)
+    assert problem.policy is not None
+    moved = problem.policy.divergence(problem.policy.distribution(params, batch), batch)
+    assert float(moved) == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(problem.outer_loss(params, batch), -expected[valid].mean(), rtol=1e-5)
 
 
@@ -363,12 +371,13 @@ def test_the_environment_gets_actions_in_its_own_units() -> None:
 def _check_action_scale() -> None:
     family = probe_family()
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
-    problem = problems.policy_gradient(family, policy, episodes=64, baseline="none", action_scale=2.0)
+    problem = problems.policy_gradient(
+        family, policy, problems.PolicyGradientSettings(episodes=64, baseline="none", action_scale=2.0)
+    )
     params, task = problem.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
-    assert problem.play is not None
-    sent = jax.vmap(lambda key: problem.play(key, params, task))(  # pyright: ignore[reportOptionalCall]
-        jax.random.split(jax.random.key(2), 64)
-    ).action
+    functions = problem.policy
+    assert functions is not None
+    sent = jax.vmap(lambda key: functions.play(key, params, task))(jax.random.split(jax.random.key(2), 64)).action
     batch = problem.support(jax.random.key(2), params, task)
     space = family.action_space
     assert isinstance(space, Box)
@@ -378,7 +387,7 @@ def _check_action_scale() -> None:
     with pytest.raises(ValueError, match=r"action_scale is for continuous actions: it must be 1 for Discrete\(n=3\)"):
         discrete = bandits.bernoulli(3)
         feed_forward = mlp.make(discrete.observation_space, discrete.action_space, history=False)
-        problems.policy_gradient(discrete, feed_forward, action_scale=10.0)
+        problems.policy_gradient(discrete, feed_forward, problems.PolicyGradientSettings(action_scale=10.0))
 
 
 @pytest.mark.parametrize("learner", ["maml", "reptile", "from scratch"])
@@ -391,7 +400,7 @@ def test_successes_are_of_the_episodes_that_are_scored(learner: str) -> None:
 def _check_successes(learner: str) -> None:
     family = bandits.bernoulli(arms=3)._replace(success=lambda task, step: step.reward > 0)
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(3,), history=False, critic=False)
-    problem = problems.policy_gradient(family, policy, episodes=8, baseline="none")
+    problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=8, baseline="none"))
     adapt, state = from_scratch.gradient_descent(problem, 2, 0.5).adapt, ()
     if learner != "from scratch":
         module = {"maml": maml, "reptile": reptile}[learner]
@@ -427,9 +436,13 @@ def _check_linear_baseline() -> None:
     family = probe_family()
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(8,), history=False, critic=False)
     given: dict[str, Any] = {"episodes": 30, "discount": 0.9}
-    alone = problems.policy_gradient(family, policy, baseline="none", normalise_advantages=False, **given)
-    plain = problems.policy_gradient(family, policy, normalise_advantages=False, **given)
-    scaled = problems.policy_gradient(family, policy, **given)
+    alone = problems.policy_gradient(
+        family, policy, problems.PolicyGradientSettings(baseline="none", normalise_advantages=False, **given)
+    )
+    plain = problems.policy_gradient(
+        family, policy, problems.PolicyGradientSettings(normalise_advantages=False, **given)
+    )
+    scaled = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(**given))
     params, task = alone.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
     returns, left, unit = (p.support(jax.random.key(2), params, task) for p in (alone, plain, scaled))
     valid = np.asarray(returns.valid)
@@ -454,8 +467,10 @@ def _check_critic() -> None:
     family = probe_family()
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(8,), history=False)
     given: dict[str, Any] = {"episodes": 6, "discount": 0.9, "normalise_advantages": False}
-    alone = problems.policy_gradient(family, policy, baseline="none", **given)
-    problem = problems.policy_gradient(family, policy, baseline="critic", value_coefficient=3.0, **given)
+    alone = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(baseline="none", **given))
+    problem = problems.policy_gradient(
+        family, policy, problems.PolicyGradientSettings(baseline="critic", value_coefficient=3.0, **given)
+    )
     params, task = problem.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
     batch, without = (p.support(jax.random.key(2), params, task) for p in (problem, alone))
     left = np.array([sum(0.9**k for k in range(family.horizon - t)) for t in range(family.horizon)])
@@ -470,9 +485,10 @@ def _check_critic() -> None:
         np.testing.assert_allclose(more, error, rtol=1e-4)
     blind = mlp.make(family.observation_space, family.action_space, history=False, critic=False)
     with pytest.raises(ValueError, match="baseline 'critic' needs a policy with a critic"):
-        problems.policy_gradient(family, blind, baseline="critic")
-    with pytest.raises(ValueError, match="'trust_region' bounds no critic"):
-        maml.make(problem, maml.Config(outer_update="trust_region"))
+        problems.policy_gradient(family, blind, problems.PolicyGradientSettings(baseline="critic"))
+    for module in (maml_trpo, e_maml):
+        with pytest.raises(ValueError, match="a trust region does not bound a critic"):
+            module.make(problem, module.Config())
 
 
 def test_clipping_is_that_of_the_outer_loss() -> None:
@@ -481,11 +497,11 @@ def test_clipping_is_that_of_the_outer_loss() -> None:
     params, task = policy.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
     losses = []
     for clip in (None, 0.1):
-        problem = problems.policy_gradient(family, policy, episodes=5, clip=clip)
+        problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=5, clip=clip))
         batch = problem.support(jax.random.key(2), params, task)
         moved = jax.tree.map(lambda p: p + jax.random.normal(jax.random.key(3), p.shape, p.dtype), params)
-        assert problem.distribution is not None
-        ratio = np.exp(problem.distribution(moved, batch).log_prob(batch.action) - batch.log_prob)
+        assert problem.policy is not None
+        ratio = np.exp(problem.policy.distribution(moved, batch).log_prob(batch.action) - batch.log_prob)
         cut = ratio if clip is None else np.clip(ratio, 1 - clip, 1 + clip)
         gain = np.minimum(ratio * batch.advantage, cut * batch.advantage)
         np.testing.assert_allclose(problem.outer_loss(moved, batch), -gain.mean(), atol=1e-6)
@@ -497,7 +513,7 @@ def test_promp_s_weight_follows_the_divergence() -> None:
     """Halved where policies moved far less than the target, doubled where far more, kept unless it is adaptive."""
     family = tabular_mdp.make(states=3, actions=2, horizon=4)
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
-    problem = problems.policy_gradient(family, policy, episodes=5, clip=0.3)
+    problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=5, clip=0.3))
     for adaptive in (True, False):
 
         def algorithm(target: Any, adaptive: bool = adaptive) -> Algorithm:
@@ -518,7 +534,7 @@ def test_promp_s_penalty_holds_back_the_policy_that_collects() -> None:
     """Weighed heavily, it leaves less than half of the divergence that there is without it."""
     family = tabular_mdp.make(states=3, actions=2, horizon=4)
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
-    problem = problems.policy_gradient(family, policy, episodes=5, clip=0.3)
+    problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=5, clip=0.3))
     moved = []
     for weight in (0.0, 100.0):
         config = promp.Config(tasks=2, epochs=20, learning_rate=0.01, divergence_weight=weight)
@@ -530,12 +546,11 @@ def test_promp_s_penalty_holds_back_the_policy_that_collects() -> None:
 
 def test_bad_problems_are_named() -> None:
     family = bandits.bernoulli(3)
-    feed_forward = mlp.make(family.observation_space, family.action_space)
     with pytest.raises(ValueError, match=r"estimator must be one of dice, likelihood_ratio, .*did you mean dice"):
-        problems.policy_gradient(family, feed_forward, estimator="dise")  # pyright: ignore[reportArgumentType]
+        problems.PolicyGradientSettings(estimator="dise")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="policy must be feed-forward"):
         problems.policy_gradient(family, recurrent.make(family.observation_space, family.action_space, hidden_size=4))
     with pytest.raises(ValueError, match="episodes must be a positive whole number, not 0"):
-        problems.policy_gradient(family, feed_forward, episodes=0)
+        problems.PolicyGradientSettings(episodes=0)
     with pytest.raises(ValueError, match="activation must be one of tanh, relu"):
         mlp.make(Box(0, 1, (2,)), Discrete(2), activation="gelu")  # pyright: ignore[reportArgumentType]

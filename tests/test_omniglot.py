@@ -135,7 +135,7 @@ def test_what_there_is_not_cannot_be_asked_for(arguments: Any, settings: dict[st
 
 def _problem(network: Predictor, **settings: Any) -> Any:
     heldout = omniglot.few_shot(small(), WAYS, 1, 2, training_characters=TRAINING)
-    return problems.few_shot(FAMILY, network, heldout=heldout, **settings)
+    return problems.few_shot(FAMILY, network, problems.FewShotSettings(**settings), heldout=heldout)
 
 
 def test_inner_steps_see_batches_of_their_own_size_on_held_out_tasks() -> None:
@@ -146,7 +146,7 @@ def test_inner_steps_see_batches_of_their_own_size_on_held_out_tasks() -> None:
         x, y = problem.support(jax.random.key(2), params, task)
         assert (x.shape[0], y.shape[0], task.support[0].shape[0]) == (batch, batch, whole)
         assert len({told(image) for image in np.asarray(x)}) == batch
-    with pytest.raises(ValueError, match="heldout_batch_size must be a positive whole number, not 0"):
+    with pytest.raises(ValueError, match="heldout_batch_size must be a positive whole number or None, not 0"):
         _problem(mlp.classifier(784, WAYS, (4,)), heldout_batch_size=0)
 
 

@@ -221,17 +221,17 @@ def test_stages_are_played_with_their_own_parameters() -> None:
     family = long._replace(horizon=3, tasks=shorter)
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(2,), history=False, critic=False)
     watched, frames = record.watched(family, 2)
-    problem = problems.policy_gradient(watched, policy, episodes=1)
+    problem = problems.policy_gradient(watched, policy, problems.PolicyGradientSettings(episodes=1))
     first, second = (policy.init(jax.random.key(seed)) for seed in range(2))
     learners = jax.tree.map(lambda a, b: np.stack([a, b]), first, second)
     task = family.tasks.sample(jax.random.key(3))
     key = jax.random.key(4)
     shown = record.play_stages(problem, frames, key, learners, task)
     assert [(frame.episode, frame.step) for frame in shown] == [(e, t) for e in range(2) for t in range(4)]
-    play = problems.policy_gradient(family, policy, episodes=1).play
-    assert play is not None
+    functions = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=1)).policy
+    assert functions is not None
     for stage, (own, params) in enumerate(zip(jax.random.split(key, 2), (first, second), strict=True)):
-        alone = play(own, params, task)
+        alone = functions.play(own, params, task)
         moved = [frame for frame in shown if frame.episode == stage and frame.action is not None]
         np.testing.assert_allclose(np.stack([np.asarray(frame.action) for frame in moved]), alone.action, rtol=1e-5)
         np.testing.assert_allclose(moved[-1].total, alone.reward.sum(), rtol=1e-5)

@@ -186,7 +186,10 @@ def test_an_episode_of_validation_is_of_training_characters_and_of_the_size_of_h
     training = omniglot.few_shot(data, 5, 3, 2)
     heldout = omniglot.few_shot(data, 5, 1, 4, rotations=False)
     problem = problems.few_shot(
-        training, mlp.classifier(28 * 28, 5), heldout=heldout, batch_size=7, heldout_batch_size=2
+        training,
+        mlp.classifier(28 * 28, 5),
+        problems.FewShotSettings(batch_size=7, heldout_batch_size=2),
+        heldout=heldout,
     )
     images = np.asarray(data.images[:, 0])
     order = np.random.RandomState(0).permutation(len(images))

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 import jax
 
 from metarl_jax import meta_gradient
+from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.meta_gradient import Learner, explicit
-from metarl_jax.ops.inner_loop import step_sizes
+from metarl_jax.meta_gradient import DifferentiationConfig, InnerLoopConfig, make_learner, unrolled
+from metarl_jax.outer_updates import AdamConfig, adam
 from metarl_jax.types import Algorithm, Params
 
 State = meta_gradient.State
 HEAD = "head"
-"""What the networks of this package call their last layer."""
+"""The name of the last layer in the networks of this package."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(meta_gradient.Config):
-    """Settings of ANIL: those that all gradient-based meta-learners share."""
+class Config(AdamConfig, DifferentiationConfig, InnerLoopConfig):
+    """Settings of ANIL: those of MAML."""
 
 
 def _in_head(path: tuple[object, ...]) -> bool:
@@ -30,10 +31,10 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     """ANIL on a problem; ``adapt`` is that of MAML, of the head alone.
 
     Raises:
-        ValueError: if the configuration is out of range or asks of the problem what it has not got; or if none or
-            all of the network's parameters are below the name "head".
+        ValueError: if the problem is wrong (``family_checks``), or if none or all of the network's parameters are
+            below the name "head".
     """
-    meta_gradient.validate_with(config, problem)
+    check_problem(problem)
     paths, tree = jax.tree.flatten_with_path(jax.eval_shape(problem.init, jax.random.key(0)))
     in_head = [_in_head(path) for path, _ in paths]
     if not any(in_head) or all(in_head):
@@ -49,13 +50,5 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         leaves = zip(jax.tree.leaves(meta), in_head, strict=True)
         return jax.tree.unflatten(tree, [next(own) if adapts else leaf for leaf, adapts in leaves])
 
-    learner = Learner(
-        init=problem.init,
-        start=start,
-        params=params,
-        loss=lambda meta: lambda head, batch: problem.inner_loss(params(meta, head), batch),
-        rates=lambda meta, steps: step_sizes(config.inner_rate, start(meta), steps),
-        max_norm=config.inner_norm,
-    )
-    gradient = "first_order" if config.first_order else "exact"
-    return meta_gradient.make(problem, learner, explicit(learner, gradient, config.rematerialise), config)
+    learner = make_learner(problem, config, start=start, params=params)
+    return meta_gradient.make(problem, learner, unrolled(learner, config), config, adam(config, config.iterations))

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax import meta_gradient
+from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.meta_gradient import Learner, explicit
-from metarl_jax.ops.inner_loop import step_sizes
-from metarl_jax.settings import Doc
+from metarl_jax.meta_gradient import DifferentiationConfig, InnerLoopConfig, make_learner, unrolled
+from metarl_jax.outer_updates import AdamConfig, adam
+from metarl_jax.settings import Doc, PositiveFloat, PositiveInt
 from metarl_jax.types import Algorithm, Params
 
 State = meta_gradient.State
@@ -21,11 +22,11 @@ CONTEXT, NETWORK = "context", "network"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(meta_gradient.Config):
+class Config(AdamConfig, DifferentiationConfig, InnerLoopConfig):
     """Settings of CAVIA; defaults are those of its authors' code for the sinusoid."""
 
-    iterations: Annotated[int, Doc("Meta-iterations of a whole run.")] = 50000
-    inner_rate: Annotated[float, Doc("Step size of the inner steps.")] = 1.0
+    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 50000
+    inner_rate: Annotated[PositiveFloat, Doc("Step size of the inner steps.")] = 1.0
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
@@ -34,10 +35,10 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     ``adapt`` is that of MAML, of the context alone.
 
     Raises:
-        ValueError: if the configuration is out of range or asks of the problem what it has not got; or if the
-            network's parameters are not the two parts "context" and "network".
+        ValueError: if the problem is wrong (``family_checks``), or if the network's parameters are not the two parts
+            "context" and "network".
     """
-    meta_gradient.validate_with(config, problem)
+    check_problem(problem)
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
     if not (isinstance(shapes, dict) and set(shapes) == {CONTEXT, NETWORK}):
         raise ValueError("CAVIA needs a network with a context (networks.mlp.predictor(..., context_size=5))")
@@ -50,13 +51,5 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     def params(meta: Params, context: Params) -> Params:
         return {CONTEXT: context, NETWORK: meta}
 
-    learner = Learner(
-        init=lambda key: problem.init(key)[NETWORK],
-        start=start,
-        params=params,
-        loss=lambda meta: lambda context, batch: problem.inner_loss(params(meta, context), batch),
-        rates=lambda meta, steps: step_sizes(config.inner_rate, start(meta), steps),
-        max_norm=config.inner_norm,
-    )
-    gradient = "first_order" if config.first_order else "exact"
-    return meta_gradient.make(problem, learner, explicit(learner, gradient, config.rematerialise), config)
+    learner = make_learner(problem, config, init=lambda key: problem.init(key)[NETWORK], start=start, params=params)
+    return meta_gradient.make(problem, learner, unrolled(learner, config), config, adam(config, config.iterations))

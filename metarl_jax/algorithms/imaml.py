@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from metarl_jax import meta_gradient
+from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.meta_gradient import Learner
-from metarl_jax.ops.inner_loop import implicit_descend, proximal, step_sizes
+from metarl_jax.meta_gradient import InnerLoopConfig, make_learner
+from metarl_jax.ops.inner_loop import implicit_descend, proximal
+from metarl_jax.outer_updates import AdamConfig, adam
 from metarl_jax.settings import Doc, PositiveFloat, PositiveInt
 from metarl_jax.types import Algorithm, Params
 
@@ -26,7 +28,7 @@ State = meta_gradient.State
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(meta_gradient.Config):
+class Config(AdamConfig, InnerLoopConfig):
     """Settings of iMAML."""
 
     strength: Annotated[
@@ -42,16 +44,11 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     """Make iMAML on a problem; ``adapt`` is that of MAML, with the pull.
 
     Raises:
-        ValueError: if the configuration is out of range, or asks of the problem what it has not got.
+        ValueError: if the problem is wrong (``family_checks``).
     """
-    meta_gradient.validate_with(config, problem)
-    learner = Learner(
-        init=problem.init,
-        start=lambda meta: meta,
-        params=lambda meta, adapting: adapting,
-        loss=lambda meta: proximal(problem.inner_loss, meta, config.strength),
-        rates=lambda meta, steps: step_sizes(config.inner_rate, meta, steps),
-        max_norm=config.inner_norm,
+    check_problem(problem)
+    learner = make_learner(problem, config)._replace(
+        loss=lambda meta: proximal(problem.inner_loss, meta, config.strength)
     )
 
     def adapted(meta: Params, supports: Any) -> Params:
@@ -63,7 +60,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
             rates,
             strength=config.strength,
             iterations=config.solver_iterations,
-            max_norm=config.inner_norm,
+            max_norm=config.max_inner_norm,
         )
 
-    return meta_gradient.make(problem, learner, adapted, config)
+    return meta_gradient.make(problem, learner, adapted, config, adam(config, config.iterations))

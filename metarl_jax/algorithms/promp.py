@@ -17,24 +17,33 @@ from metarl_jax import meta_gradient
 from metarl_jax.batching import task_mean, task_mean_gradient
 from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.meta_gradient import Data, Learner, collect_tasks, explicit
-from metarl_jax.ops.inner_loop import descend, step_sizes
-from metarl_jax.settings import Doc, NonNegativeFloat, PositiveFloat
+from metarl_jax.meta_gradient import (
+    Data,
+    DifferentiationConfig,
+    InnerLoopConfig,
+    collect_tasks,
+    make_learner,
+    require_policy,
+    unrolled,
+)
+from metarl_jax.ops.inner_loop import descend
+from metarl_jax.outer_updates import AdamConfig
+from metarl_jax.settings import Doc, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task, Tree
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(meta_gradient.Config):
+class Config(AdamConfig, DifferentiationConfig, InnerLoopConfig):
     """Settings of ProMP; defaults are those of its authors' code for the half-cheetah's direction.
 
     The problem's ``estimator`` should be "likelihood_ratio" and its ``clip`` 0.3.
     """
 
-    iterations: Annotated[int, Doc("Meta-iterations of a whole run.")] = 1001
-    tasks: Annotated[int, Doc("Tasks per meta-iteration.")] = 40
-    inner_rate: Annotated[float, Doc("Step size of the inner steps.")] = 0.1
-    adaptation_steps: Annotated[int, Doc("Gradient steps on a held-out task.")] = 1
-    epochs: Annotated[int, Doc("Adam steps on the data of one meta-iteration.")] = 5
+    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 1001
+    tasks: Annotated[PositiveInt, Doc("Tasks per meta-iteration.")] = 40
+    inner_rate: Annotated[PositiveFloat, Doc("Step size of the inner steps.")] = 0.1
+    adaptation_steps: Annotated[NonNegativeInt, Doc("Gradient steps on a held-out task.")] = 1
+    epochs: Annotated[PositiveInt, Doc("Adam steps on the data of one meta-iteration.")] = 5
     divergence_weight: Annotated[
         NonNegativeFloat,
         Doc("Of the mean KL divergence, in nats, of the policies before each inner step from those that collected."),
@@ -61,22 +70,14 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     """Make ProMP on a problem of reinforcement learning; ``adapt`` is that of MAML.
 
     Raises:
-        ValueError: if the configuration is out of range, the problem is wrong (``family_checks``), or it has no policy.
+        ValueError: if the problem is wrong (``family_checks``), or has no policy.
     """
     check_problem(problem)
-    if problem.distribution is None or problem.divergence is None:
-        raise ValueError("ProMP is for problems with a policy: this one has no distribution")
-    distribution, divergence = problem.distribution, problem.divergence
-    learner = Learner(
-        init=problem.init,
-        start=lambda meta: meta,
-        params=lambda meta, adapting: adapting,
-        loss=lambda meta: problem.inner_loss,
-        rates=lambda meta, steps: step_sizes(config.inner_rate, meta, steps),
-        max_norm=config.inner_norm,
-    )
-    adapted = explicit(learner, "first_order" if config.first_order else "exact", config.rematerialise)
-    optimizer = config.optimizer()
+    policy = require_policy(problem, "ProMP")
+    distribution, divergence = policy.distribution, policy.divergence
+    learner = make_learner(problem, config)
+    adapted = unrolled(learner, config)
+    optimizer = config.optimizer(config.iterations)
 
     def init(key: Key) -> State:
         params = problem.init(key)
@@ -92,7 +93,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
             support, rate = now
             moved = divergence(distribution(adapting, support), support)
             one = jax.tree.map(lambda x: x[None], (support, rate))
-            return descend(problem.inner_loss, adapting, *one, max_norm=config.inner_norm), moved
+            return descend(problem.inner_loss, adapting, *one, max_norm=config.max_inner_norm), moved
 
         first = jax.tree.map(lambda x: x[0], data.supports)
         if config.inner_steps == 1:

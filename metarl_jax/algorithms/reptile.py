@@ -66,13 +66,14 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     is the network's parameters then.
 
     Raises:
-        ValueError: if the configuration is out of range, or the problem is wrong (``family_checks``).
+        ValueError: if the problem is wrong (``family_checks``).
     """
     check_problem(problem)
     if config.inner_optimizer == "adam":
         inner = optax.adam(config.inner_rate, b1=0.0, b2=config.second_moment_decay)
     else:
         inner = optax.sgd(config.inner_rate)
+    outer_rate = optax.linear_schedule(config.outer_rate, 0.0, config.iterations)
 
     def inner_step(params: Params, moments: optax.OptState, batch: Any) -> tuple[Params, optax.OptState]:
         gradient = jax.grad(problem.inner_loss)(params, batch)
@@ -110,10 +111,9 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
             adapted, moments, metrics = jax.lax.map(lambda key: learn(key, state), keys)
         else:
             adapted, moments, metrics = task_batch(learn, in_axes=(0, None))(keys, state)
-        rate = config.outer_rate * (1 - jnp.clip(state.iteration / config.iterations, 0, 1))
-        mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), adapted)
-        direction = jax.tree.map(lambda a, p: a - p, mean, state.params)
-        params = jax.tree.map(lambda p, d: (p + rate * d).astype(p.dtype), state.params, direction)
+        rate = outer_rate(state.iteration)
+        direction = optax.tree.sub(jax.tree.map(lambda x: jnp.mean(x, axis=0), adapted), state.params)
+        params = optax.apply_updates(state.params, optax.tree.scale(rate, direction))
         metrics = jax.tree.map(jnp.mean, metrics) | {"outer_rate": rate, "direction_norm": optax.tree.norm(direction)}
         # Every task went on from the same moments. The step count, a whole number, is the same for all; as a mean
         # of floats it would be rounded.

@@ -1,4 +1,4 @@
-"""What gradient-based meta-learners see: a problem with an inner loss and an outer loss."""
+"""The interface of gradient-based meta-learners: a problem with an inner loss and an outer loss."""
 
 from __future__ import annotations
 
@@ -8,10 +8,32 @@ from typing import Any, NamedTuple
 from metarl_jax.types import Array, Key, Params, Task, TaskDistribution, Transition
 
 
-class InnerProblem(NamedTuple):
-    """What gradient-based meta-learning sees; a sinusoid, an Omniglot episode and a robot differ only here.
+class PolicyFunctions(NamedTuple):
+    """Functions of a policy that reinforcement-learning algorithms use in addition to the losses.
 
-    Batches are data: collecting them is never differentiated.
+    Parameters are those of the problem's network; a batch is one of ``InnerProblem.support`` or ``query``.
+    """
+
+    play: Callable[[Key, Params, Task], Transition]
+    """``(key, params, task) ->`` one episode of the policy, with leaves ``[H, ...]``."""
+    distribution: Callable[[Params, Any], Any]
+    """``(params, batch) ->`` the policy's action distributions at the batch's steps."""
+    divergence: Callable[[Any, Any], Array]
+    """``(action distributions, batch) ->`` their mean KL divergence in nats from those of the policy that collected the
+    batch; a scalar."""
+    log_likelihood: Callable[[Params, Any], Array]
+    """``(params, batch) ->`` the sum of the log-probabilities of the batch's actions; a scalar."""
+    subsample: Callable[[Any, float], Any]
+    """``(batch, share) ->`` about that share of the batch's episodes, at least one, for estimates that may be rough."""
+    has_critic: bool = False
+    """Whether the losses also train a critic, whose changes ``divergence`` does not measure."""
+
+
+class InnerProblem(NamedTuple):
+    """A problem of gradient-based meta-learning: tasks, data collection and losses.
+
+    A sinusoid, an Omniglot episode and a robot differ only here. Batches are data: their collection is never
+    differentiated.
     """
 
     tasks: TaskDistribution
@@ -26,18 +48,8 @@ class InnerProblem(NamedTuple):
     """Of a query batch: what the adapted parameters are meta-trained on."""
     score: Callable[[Params, Any], Array]
     """Of any batch: what is reported."""
-    distribution: Callable[[Params, Any], Any] | None = None
-    """Of a policy and a batch: its distributions over actions where the batch was. None: there is no policy."""
-    divergence: Callable[[Any, Any], Array] | None = None
-    """Of such distributions and their batch: their mean KL divergence from those that collected it."""
-    log_likelihood: Callable[[Params, Any], Array] | None = None
-    """Of a policy and a batch: the log-probability of all its actions."""
-    part: Callable[[Any, float], Any] | None = None
-    """About that share of a batch, at random: for what may be estimated roughly."""
-    critic: bool = False
-    """Whether the losses also teach a critic, of whose changes ``divergence`` knows nothing."""
-    play: Callable[[Key, Params, Task], Transition] | None = None
-    """One episode ``[H, ...]`` of a policy. None: there is no policy."""
+    policy: PolicyFunctions | None = None
+    """Functions of the policy in reinforcement learning. None: the network is not a policy."""
     success: Callable[[Any], Array] | None = None
     """Of a batch: the share of its episodes that are a success (``EnvFamily.success``). None: tasks know none."""
 

@@ -58,7 +58,7 @@ def descend(
     *,
     gradient: Gradient = "exact",
     rematerialise: bool = False,
-    max_norm: float | Array = math.inf,
+    max_norm: float | Array | None = None,
 ) -> Params:
     """Gradient descent: params <- params - rate * grad loss(params, batch), once for every batch.
 
@@ -71,7 +71,8 @@ def descend(
             equation 1); "first_order": the inner gradients count as constants (FOMAML).
         rematerialise: whether the backward pass computes the inner steps again instead of keeping them: memory grows
             with the square root of K instead of with K, for at most one more forward pass.
-        max_norm: gradients are scaled down to this norm, so that a step on a steep loss cannot go astray.
+        max_norm: gradients are scaled down to this norm, so that a step on a steep loss cannot diverge; None: they are
+            not.
 
     Returns:
         The adapted parameters.
@@ -84,7 +85,7 @@ def descend(
     def step(params: Params, now: tuple[Any, Tree]) -> tuple[Params, None]:
         batch, rate = now
         direction = jax.grad(loss)(params, batch)
-        if not (isinstance(max_norm, float) and math.isinf(max_norm)):
+        if max_norm is not None:
             # The square root of zero has no derivative.
             squares = sum(jax.tree.leaves(jax.tree.map(lambda d: jnp.sum(d**2), direction)))
             shrink = max_norm * jax.lax.rsqrt(jnp.maximum(squares, max_norm**2))
@@ -126,7 +127,7 @@ def implicit_descend(
     *,
     strength: float | Array,
     iterations: int,
-    max_norm: float | Array = math.inf,
+    max_norm: float | Array | None = None,
 ) -> Params:
     """Descent on the loss with a pull towards ``params`` (``proximal``), differentiated as if it had converged (iMAML).
 

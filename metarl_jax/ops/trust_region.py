@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from metarl_jax.types import Array, Metrics, Params, Tree
+from metarl_jax.types import Array, Metrics, Params
 
 BACKTRACKS = 15
 """The most tries of the line search."""
@@ -18,11 +19,6 @@ LEAST = 0.1
 """What each further try makes of the step, at least."""
 MARGIN = 0.9
 """Of the step that a quadratic divergence would allow, where the last try went beyond the bound."""
-
-
-def dot(a: Tree, b: Tree) -> Array:
-    """The inner product of two trees."""
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)), jnp.zeros((), jnp.float32))
 
 
 def metric_product(
@@ -84,7 +80,7 @@ def trust_region_step(
         return jax.tree.map(lambda a, b: a + damping * b, product(v), v)
 
     direction = jax.scipy.sparse.linalg.cg(damped, gradient, maxiter=iterations, tol=1e-10)[0]
-    length = jnp.sqrt(2 * max_divergence / jnp.maximum(dot(direction, damped(direction)), 1e-12))
+    length = jnp.sqrt(2 * max_divergence / jnp.maximum(optax.tree.vdot(direction, damped(direction)), 1e-12))
 
     def at(fraction: Array) -> tuple[Params, Array, Array]:
         new = jax.tree.map(lambda p, d: (p - fraction * length * d).astype(p.dtype), params, direction)

@@ -128,10 +128,10 @@ def play_stages(problem: InnerProblem, frames: list[Frame], key: Key, learners: 
     Returns:
         The frames of ``K + 1`` episodes.
     """
-    assert problem.play is not None
+    assert problem.policy is not None
     stages = jax.tree.leaves(learners)[0].shape[0]
     keys = jax.random.split(key, stages)
-    one = jax.jit(problem.play)
+    one = jax.jit(problem.policy.play)
     for stage in range(stages):
         one(keys[stage], jax.tree.map(lambda x, stage=stage: x[stage], learners), task)
         jax.effects_barrier()

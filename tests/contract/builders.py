@@ -24,11 +24,14 @@ from metarl_jax import problems
 from metarl_jax.algorithms import (
     anil,
     cavia,
+    e_maml,
     imaml,
     in_context,
     maml,
+    maml_trpo,
     meta_sgd,
     multi_task,
+    multi_task_trpo,
     pearl,
     promp,
     reptile,
@@ -316,7 +319,9 @@ def _pearl(family: EnvFamily) -> Case:
 
 def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
     network = mlp.predictor(1, 1, hidden_sizes=(6, 5), context_size=context_size)
-    problem = problems.few_shot(sinusoid.maml(shots=3, queries=4), network, batch_size=2)
+    problem = problems.few_shot(
+        sinusoid.maml(shots=3, queries=4), network, problems.FewShotSettings(batch_size=2, heldout_batch_size=2)
+    )
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
@@ -343,14 +348,16 @@ def _reading() -> Case:
 def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Estimator, **own: Any) -> Case:
     policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(7, 6), history=False, critic=False)
     # Episodes enough to determine the linear baseline: with fewer, rounding decides what it is.
-    problem = problems.policy_gradient(family, policy, episodes=10, estimator=estimator)
+    problem = problems.policy_gradient(
+        family, policy, problems.PolicyGradientSettings(episodes=10, estimator=estimator)
+    )
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
         return module.make(problem, module.Config(**(sizes | own | settings)))
 
-    # A trust region knows no learning rate; the inner one shapes its step.
-    name = "inner_rate" if own.get("outer_update") == "trust_region" else "learning_rate"
+    # A trust region has no learning rate; the inner one shapes its step.
+    name = "learning_rate" if hasattr(module.Config, "learning_rate") else "inner_rate"
     rate = own.get(name, getattr(module.Config(), name))
     return Case(make, problem.tasks, name, rate, lambda state: state.params, 4)
 
@@ -358,21 +365,27 @@ def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Es
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "anil": {"make": lambda: _few_shot(anil)},
     "cavia": {"make": lambda: _few_shot(cavia, context_size=2, inner_rate=0.1)},
+    "e_maml": {
+        "make": lambda: _reinforcement(
+            e_maml,
+            tabular_mdp.make(states=4, actions=3, horizon=5),
+            "log_likelihood",
+            exploration_credit=1.0,
+            damping=0.1,
+        ),
+    },
     "in_context": {"make": _reading},
     # A pull strong enough for the system it solves to be definite; and a small step, since Adam makes one of its usual
     # size even of a gradient that is but the solver's rounding.
     "imaml": {"make": lambda: _few_shot(imaml, strength=20.0, learning_rate=1e-4)},
     "maml": {
         "make[exact, rematerialised]": lambda: _few_shot(maml, rematerialise=True),
-        "make[trust region]": lambda: _reinforcement(
-            maml, probe_family(), "dice", outer_update="trust_region", damping=0.1
-        ),
-        "make[exploration credit]": lambda: _reinforcement(
-            maml, tabular_mdp.make(states=4, actions=3, horizon=5), "log_likelihood", exploration_credit=1.0, epochs=2
-        ),
+        "make[epochs]": lambda: _few_shot(maml, epochs=2),
     },
+    "maml_trpo": {"make": lambda: _reinforcement(maml_trpo, probe_family(), "dice", damping=0.1)},
     "meta_sgd": {"make": lambda: _few_shot(meta_sgd)},
     "multi_task": {"make": lambda: _few_shot(multi_task)},
+    "multi_task_trpo": {"make": lambda: _reinforcement(multi_task_trpo, probe_family(), "dice", damping=0.1)},
     "pearl": {
         "make": lambda: _pearl(probe_family()),
     },

@@ -74,8 +74,9 @@ def wrong_ones(right: Any) -> list[tuple[Any, str]]:
                 right._replace(score=lambda params, batch: jnp.zeros(3)),
                 "problem.score must return a real scalar",
             )
-            if right.play is not None:
-                fault = (right._replace(play=lambda key, params, task: float(task)), "problem.play fails")
+            if right.policy is not None:
+                wrong = right.policy._replace(play=lambda key, params, task: float(task))
+                fault = (right._replace(policy=wrong), "problem.policy.play fails")
             return [
                 (right._replace(tasks=TaskDistribution(branching, branching)), "tasks.sample cannot be compiled"),
                 fault,
