@@ -52,6 +52,7 @@ from metarl_jax.types import (
     Inputs,
     Key,
     Outcomes,
+    Privileged,
     Space,
     Task,
     TaskDistribution,
@@ -69,7 +70,7 @@ def check_family(family: EnvFamily | FewShot, *, key: Key | None = None, num_tas
     and one compiled program plays two episodes of random actions of each. It is checked that
 
     * observations are finite and lie in the family's observation space;
-    * rewards, training rewards and optimal returns are finite;
+    * rewards, privileged rewards and optimal returns are finite;
     * no episode is longer than ``horizon``, and a new episode begins when one ends;
     * ``reset`` and ``step`` return the same for the same arguments, and keep a task that the state carries;
     * the spaces of the environment, if it has any, are those of the family for each task.
@@ -113,8 +114,8 @@ def check_shapes(family: EnvFamily, *, episodes: int = EPISODES, discount: Any =
 
     Args:
         family: of reinforcement-learning tasks.
-        episodes: of the trial that ``training_reward`` and ``belief_reward`` are traced with.
-        discount: that they are traced with.
+        episodes: number of episodes of the trial with which the rewards of ``privileged`` are traced.
+        discount: the discount with which these rewards are traced.
 
     Returns:
         The shapes and dtypes of a task, an observation and an action.
@@ -147,14 +148,26 @@ def _check_parts(family: Any) -> None:
         raise ValueError(f"env must be an environment, not the class {family.env.__qualname__}: call it")
     _check_callables(family.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     positive_int("horizon", family.horizon)
-    for name in ("optimal_return", "training_reward", "belief_reward", "success"):
-        function = getattr(family, name)
-        if function is not None and not callable(function):
-            raise ValueError(f"{name} must be a function or None, not {function!r}")
-    if family.arm is not None:
-        _check_callables(family.arm, Arm, "arm", "observe", "outcomes", "features")
+    for name in ("optimal_return", "success"):
+        _check_optional(name, getattr(family, name))
+    privileged = family.privileged
+    if privileged is None:
+        return
+    _check_callables(privileged, Privileged, "privileged")
+    for name in ("training_reward", "belief_reward"):
+        _check_optional(f"privileged.{name}", getattr(privileged, name))
+    if privileged.arm is not None:
+        _check_callables(privileged.arm, Arm, "privileged.arm", "observe", "outcomes", "features")
         if not isinstance(family.action_space, Discrete):
-            raise ValueError(f"arm is for families of bandits, whose actions are discrete, not {family.action_space!r}")
+            raise ValueError(
+                "privileged.arm is for families of bandits, whose actions are discrete, not "
+                f"{describe_space(family.action_space)}"
+            )
+
+
+def _check_optional(name: str, function: Any) -> None:
+    if function is not None and not callable(function):
+        raise ValueError(f"{name} must be a function or None, not {function!r}")
 
 
 def _check_callables(value: Any, kind: type, name: str, *functions: str) -> None:
@@ -386,16 +399,18 @@ def _check_functions(family: EnvFamily, shapes: Shapes, episodes: int, discount:
     if family.success is not None:
         _check_returned("success", trace("success", family.success, task, one), ())
     hint = f"it was given a trial of {episodes} episodes, with leaves [{steps}, ...]"
-    if family.training_reward is not None:
-        reward = family.training_reward
-        found = trace("training_reward", lambda task, t: reward(task, t, discount), task, many, hint=hint)
-        _check_returned("training_reward", found, (steps,))
-    if family.belief_reward is not None:
-        belief = family.belief_reward
-        found = trace("belief_reward", lambda t: belief(t, discount), many, hint=hint)
-        _check_returned("belief_reward", found, (steps,))
-    if family.arm is not None:
-        _check_arm(family.arm)
+    privileged = family.privileged or Privileged()
+    training_reward, belief_reward, arm = privileged.training_reward, privileged.belief_reward, privileged.arm
+    if training_reward is not None:
+        name = "privileged.training_reward"
+        found = trace(name, lambda task, t: training_reward(task, t, discount), task, many, hint=hint)
+        _check_returned(name, found, (steps,))
+    if belief_reward is not None:
+        name = "privileged.belief_reward"
+        found = trace(name, lambda t: belief_reward(t, discount), many, hint=hint)
+        _check_returned(name, found, (steps,))
+    if arm is not None:
+        _check_arm(arm)
 
 
 def _check_returned(name: str, found: Any, shape: tuple[int, ...]) -> None:
@@ -406,22 +421,24 @@ def _check_returned(name: str, found: Any, shape: tuple[int, ...]) -> None:
 
 
 def _check_arm(arm: Arm) -> None:
-    belief = jax.eval_shape(lambda: arm.unknown)
-    after = trace("arm.observe", arm.observe, belief, abstract())
-    differs = difference("arm.unknown", belief, "what arm.observe returns", after)
+    belief = jax.eval_shape(lambda: arm.prior)
+    after = trace("privileged.arm.observe", arm.observe, belief, abstract())
+    differs = difference("privileged.arm.prior", belief, "what privileged.arm.observe returns", after)
     if differs is not None:
         raise ValueError(f"a belief must keep its structure, shapes and dtypes: {differs}")
-    outcomes = trace("arm.outcomes", arm.outcomes, belief)
+    outcomes = trace("privileged.arm.outcomes", arm.outcomes, belief)
     if not isinstance(outcomes, Outcomes) or len(outcomes.reward.shape) != 1:
-        raise ValueError("arm.outcomes must return metarl_jax.types.Outcomes of rewards [O] and probabilities [O]")
+        raise ValueError(
+            "privileged.arm.outcomes must return metarl_jax.types.Outcomes of rewards [O] and probabilities [O]"
+        )
     if outcomes.probability.shape != outcomes.reward.shape:
         raise ValueError(
-            f"arm.outcomes must return a probability for each reward: rewards are {describe(outcomes.reward)}, and "
-            f"probabilities {describe(outcomes.probability)}"
+            "privileged.arm.outcomes must return a probability for each reward: rewards are "
+            f"{describe(outcomes.reward)}, and probabilities {describe(outcomes.probability)}"
         )
-    features = trace("arm.features", arm.features, belief)
+    features = trace("privileged.arm.features", arm.features, belief)
     if not is_array(features) or len(features.shape) != 1:
-        raise ValueError(f"arm.features must return a vector [F], not {features}")
+        raise ValueError(f"privileged.arm.features must return a vector [F], not {features}")
 
 
 # ------------------------------------------------------------------------------------------------------------- values
@@ -565,10 +582,12 @@ def _play(key: Key, family: EnvFamily, task: Task) -> _Played:
     done = (t.terminated | t.truncated) & t.valid
     ends = [jnp.max(jnp.where(done & (t.episode == e), jnp.arange(steps) + 1, 0)) for e in range(EPISODES)]
     rewards = {"the reward": t.reward}
-    if family.training_reward is not None:
-        rewards["training_reward"] = family.training_reward(task, t, 0.9)
-    if family.belief_reward is not None:
-        rewards["belief_reward"] = family.belief_reward(t, 0.9)
+    privileged = family.privileged or Privileged()
+    training_reward, belief_reward = privileged.training_reward, privileged.belief_reward
+    if training_reward is not None:
+        rewards["privileged.training_reward"] = training_reward(task, t, 0.9)
+    if belief_reward is not None:
+        rewards["privileged.belief_reward"] = belief_reward(t, 0.9)
     return _Played(
         lowest=jnp.min(usual, axis=0),
         highest=jnp.max(usual, axis=0),

@@ -16,7 +16,18 @@ from flax import struct
 
 from metarl_jax.checks import positive_int, positive_number
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Arm, Array, Box, Discrete, EnvFamily, Key, Outcomes, TaskDistribution, Transition
+from metarl_jax.types import (
+    Arm,
+    Array,
+    Box,
+    Discrete,
+    EnvFamily,
+    Key,
+    Outcomes,
+    Privileged,
+    TaskDistribution,
+    Transition,
+)
 
 
 @struct.dataclass
@@ -167,9 +178,11 @@ def _family(env: Bandit) -> EnvFamily:
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=lambda task: jnp.max(task.means),
-        training_reward=_minus_regret,
-        belief_reward=_minus_expected_regret(env.arms, env.noise),
-        arm=bernoulli_arm() if env.noise is None else None,
+        privileged=Privileged(
+            training_reward=_minus_regret,
+            belief_reward=_minus_expected_regret(env.arms, env.noise),
+            arm=bernoulli_arm() if env.noise is None else None,
+        ),
     )
 
 

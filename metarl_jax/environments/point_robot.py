@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 
 from metarl_jax.environments.base import Environment, random_signs
-from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution, Transition
+from metarl_jax.types import Array, Box, EnvFamily, Key, Privileged, TaskDistribution, Transition
 
 
 @struct.dataclass
@@ -100,7 +100,7 @@ def _family(
     *,
     heldout_goal: Callable[[Key], Array] | None = None,
     validation_goal: Callable[[Key], Array] | None = None,
-    training_reward: Callable[[PointParams, Transition, float], Array] | None = None,
+    privileged: Privileged | None = None,
 ) -> EnvFamily:
     env = PointRobot(rules)
 
@@ -127,7 +127,7 @@ def _family(
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=None if rules.start else optimal_return,
-        training_reward=training_reward,
+        privileged=privileged,
     )
 
 
@@ -193,7 +193,7 @@ def pearl_sparse() -> EnvFamily:
         among(angles[:80]),
         heldout_goal=among(angles[80:]),
         validation_goal=_on_half_circle,
-        training_reward=minus_distance,
+        privileged=Privileged(training_reward=minus_distance),
     )
 
 

@@ -186,11 +186,14 @@ class AsymmetricSNAILNetwork(SNAILNetwork):
         from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
         from metarl_jax.networks import arms, snail
 
-        if family.arm is None:
-            raise ValueError("a privileged critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
+        if family.privileged is None or family.privileged.arm is None:
+            raise ValueError(
+                "a privileged critic is for bandits whose arms pay one of finitely many rewards "
+                "(EnvFamily.privileged.arm)"
+            )
         own = {name: getattr(self, name) for name in _names(SNAILNetwork)}
         policy = snail.make(family.observation_space, family.action_space, **own, critic=False)
-        return AsymmetricNetworks(policy, arms.make(family.arm, units=self.critic_units))
+        return AsymmetricNetworks(policy, arms.make(family.privileged.arm, units=self.critic_units))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ def _oracles(problem: Problem, episodes: int) -> Sequence[Oracle]:
 
     family, known = problem.family, point_robot.goal_known(problem.family, episodes)
     # Who is paid by the distance has seen all after two steps.
-    return [known] if family.training_reward is None else [point_robot.posterior_sampling(family, episodes), known]
+    return [known] if family.privileged is None else [point_robot.posterior_sampling(family, episodes), known]
 
 
 def experiments() -> Iterator[Experiment]:

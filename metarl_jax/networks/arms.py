@@ -68,7 +68,7 @@ def make(arm: Arm, *, units: int = 64) -> ArmsCritic:
     network = _Arms(positive_int("units", units))
 
     def init(key: Key) -> Params:
-        return network.init(key, arm.features(arm.unknown)[None], jnp.float32(0))
+        return network.init(key, arm.features(arm.prior)[None], jnp.float32(0))
 
     def value(params: Params, known: Array, left: Array) -> Array:
         return network.apply(params, known, left)  # pyright: ignore[reportReturnType]
