@@ -26,7 +26,7 @@ from jax.core import Tracer
 from metarl_jax.checks import positive_int
 from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextProblem
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.rollout import trial, without_reset
+from metarl_jax.rollout import has_step_env, trial
 from metarl_jax.tracing import (
     abstract,
     abstract_action,
@@ -49,6 +49,7 @@ from metarl_jax.types import (
     Carry,
     Discrete,
     EnvFamily,
+    Environment,
     Inputs,
     Key,
     Outcomes,
@@ -143,7 +144,9 @@ def _check_parts(family: Any) -> None:
         raise ValueError(f"family must be a metarl_jax.types.EnvFamily, not {_kind(family)}{call}")
     for name in ("reset", "step"):
         if not callable(getattr(family.env, name, None)):
-            raise ValueError(f"env ({_kind(family.env)}) must have a method {name}: see metarl_jax.types.Environment")
+            raise ValueError(
+                f"env ({_kind(family.env)}) must have a method {name}: see metarl_jax.types.AutoResetEnvironment"
+            )
     if isinstance(family.env, type):
         raise ValueError(f"env must be an environment, not the class {family.env.__qualname__}: call it")
     _check_callables(family.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
@@ -306,14 +309,14 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
     _check_observation(reset, observation, family.observation_space)
     action = abstract_action(family.action_space)
     hint = f"action is {describe(action)}, an element of action_space"
-    plain = without_reset(env)
-    if plain is not None:
+    if has_step_env(env):
+        _check_step_env_is_current(env)
         name = f"env.step_env of {of_class}"
         parts = ("obs", "state", "reward", "terminated", "info")
-        stepped = _several(name, parts, trace(name, plain.step_env, key, state, action, task, hint=hint))
+        stepped = _several(name, parts, trace(name, env.step_env, key, state, action, task, hint=hint))
         _check_step(name, stepped, reset, begun)
         name = f"env.is_truncated of {of_class}"
-        _check_scalar(name, "", trace(name, plain.is_truncated, state, task))
+        _check_scalar(name, "", trace(name, env.is_truncated, state, task))
     parts = ("obs", "state", "reward", "terminated", "truncated", "info")
     stepped = _several(step, parts, trace(step, env.step, key, state, action, task, hint=hint))
     _check_step(step, stepped, reset, begun)
@@ -328,6 +331,27 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
         raise ValueError(f"{step} must return the final observation in the shape of every other one: {differs}")
     _check_nothing_kept(env)
     return observation
+
+
+def _check_step_env_is_current(env: Environment) -> None:
+    """Refuse an environment whose ``step`` was overridden without its ``step_env``, which trials of one episode call.
+
+    The attributes of the object itself come before those of its class, in the order in which Python finds them. An
+    object may replace both methods by others, so its class is checked as well.
+    """
+    classes = [(cls.__qualname__, vars(cls)) for cls in type(env).__mro__]
+    itself = f"an object of {type(env).__qualname__}", getattr(env, "__dict__", {})
+    for places in ([itself, *classes], classes):
+        (step_at, of_step), (step_env_at, of_step_env) = (
+            next((at, name) for at, (name, attributes) in enumerate(places) if method in attributes)
+            for method in ("step", "step_env")
+        )
+        if step_at < step_env_at:
+            raise ValueError(
+                f"step of {of_step} overrides that of {of_step_env}, but step_env is still that of {of_step_env}, and "
+                "trials of one episode call step_env: override step_env instead of step, or set step_env = None in "
+                f"{of_step}, after which step is always called"
+            )
 
 
 def _several(name: str, parts: tuple[str, ...], returned: Any) -> dict[str, Any]:

@@ -53,24 +53,58 @@ Spaces: TypeAlias = tuple[Space, Space | None]
 
 
 @runtime_checkable
-class Environment(Protocol):
-    """What this package asks of an environment: the gymnax 1.x API, structurally.
+class AutoResetEnvironment(Protocol):
+    """The least that an environment must provide: ``reset``, and a ``step`` that resets when an episode ends.
 
-    ``step`` resets by itself when an episode ends and leaves the last observation of the ended episode in
-    ``info["final_observation"]``. Neither ``reset`` nor ``step`` changes ``params``.
+    Environments and wrappers in the style of Brax can be used with these methods alone. The methods are pure functions,
+    and neither of them changes ``params``.
     """
 
-    def reset(self, key: Key, params: Task) -> tuple[Array, State]: ...
+    def reset(self, key: Key, params: Task) -> tuple[Array, State]:
+        """Start an episode of the task ``params``; return ``(obs, state)``."""
+        ...
 
     def step(
         self, key: Key, state: State, action: Array, params: Task
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
-        """Return ``(obs, state, reward, terminated, truncated, info)``."""
+        """One step, with an automatic reset when the episode ends.
+
+        Returns:
+            ``(obs, state, reward, terminated, truncated, info)``. If the episode ended, ``obs`` and ``state`` are the
+            first ones of the next episode. ``info["final_observation"]`` is always the observation after the action,
+            before any reset.
+        """
         ...
 
     def action_space(self, params: Task) -> Any: ...
 
     def observation_space(self, params: Task) -> Any: ...
+
+
+@runtime_checkable
+class Environment(AutoResetEnvironment, Protocol):
+    """An environment with the API of gymnax 1.x, which also provides a step without a reset.
+
+    If the class of an environment has ``step_env`` and ``is_truncated``, trials of one episode call these instead of
+    ``step``, because a vectorised ``step`` computes a reset at every step. All other trials call ``step``. The
+    environment therefore promises that ``step`` is ``step_env``, followed by ``reset`` if ``step_env`` returns
+    ``terminated`` or ``is_truncated`` returns true, as in gymnax's base class.
+
+    A class that inherits ``step_env`` and overrides ``step`` would break this promise: it must override ``step_env`` as
+    well, or set ``step_env = None``, after which ``step`` is called in all trials. ``family_checks.check_shapes``
+    refuses such a class. A wrapper that forwards ``step_env`` by ``__getattr__`` does not have it in its class, so only
+    its ``step`` is called.
+    """
+
+    def step_env(
+        self, key: Key, state: State, action: Array, params: Task
+    ) -> tuple[Array, State, Array, Array, dict[Any, Any]]:
+        """One step without a reset; return ``(obs, state, reward, terminated, info)``."""
+        ...
+
+    def is_truncated(self, state: State, params: Task) -> Array:
+        """Whether the episode has reached its time limit, given the state after a step."""
+        ...
 
 
 class TaskDistribution(NamedTuple):
@@ -145,7 +179,8 @@ class Privileged(NamedTuple):
 class EnvFamily(NamedTuple):
     """A family of reinforcement-learning tasks that share spaces and dynamics up to their parameters."""
 
-    env: Environment
+    env: AutoResetEnvironment
+    """An ``Environment``, or one with an automatic reset only."""
     tasks: TaskDistribution
     horizon: int
     """The most steps that an episode can last (static, since gymnax's own limit is a traced value)."""

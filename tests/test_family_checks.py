@@ -541,6 +541,39 @@ def test_step_env_of_an_environment_like_gymnaxs_is_checked_before_the_base_clas
     assert "Both returns must be a scalar number or bool, not bool[2]" in str(refused(clocks(Both())))
 
 
+class Paying(Clocks):
+    """Overrides ``step`` and inherits ``step_env``."""
+
+    def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
+        obs, state, reward, *rest = super().step(key, state, action, params)
+        return obs, state, reward + 1, *rest
+
+
+def test_step_must_not_be_overridden_without_step_env() -> None:
+    message = str(refused(clocks(Paying())))
+    assert "step of Paying overrides that of Clocks, but step_env is still that of Clocks" in message
+    assert "set step_env = None in Paying" in message
+    replaced, both = Clocks(), Paying()
+    replaced.step = both.step
+    assert "step of an object of Clocks overrides that of Clocks" in str(refused(clocks(replaced)))
+    # Methods replaced by equivalent ones, as ``from_gymnax`` does, do not hide what the class is.
+    both.step, both.step_env = both.step, both.step_env
+    assert "step of Paying overrides that of Clocks" in str(refused(clocks(both)))
+
+
+class StepAlone(Paying):
+    """Says that only its ``step`` may be called."""
+
+    step_env: Any = None
+
+    def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
+        return Paying().step(key, state, action, params)
+
+
+def test_step_may_be_overridden_alone_where_step_env_is_none() -> None:
+    check_family(clocks(StepAlone()))
+
+
 ARM = bandits.bernoulli_arm()
 
 

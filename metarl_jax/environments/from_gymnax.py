@@ -103,7 +103,9 @@ def _without_64_bits(env: Any) -> Any:
     """The same environment, computing in 32 bits: with 64-bit types some of gymnax's fail, such as Pendulum."""
     env = copy.copy(env)
     for name in ("step", "reset", "step_env", "reset_env"):
-        object.__setattr__(env, name, without_64_bits(getattr(env, name)))
+        # A class without ``step_env`` of its own may set it to None (``types.Environment``).
+        if (method := getattr(env, name)) is not None:
+            object.__setattr__(env, name, without_64_bits(method))
     return env
 
 
