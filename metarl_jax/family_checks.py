@@ -343,7 +343,9 @@ def _check_step_env_is_current(env: Environment) -> None:
     itself = f"an object of {type(env).__qualname__}", getattr(env, "__dict__", {})
     for places in ([itself, *classes], classes):
         (step_at, of_step), (step_env_at, of_step_env) = (
-            next((at, name) for at, (name, attributes) in enumerate(places) if method in attributes)
+            next(
+                ((at, name) for at, (name, attributes) in enumerate(places) if method in attributes), (len(places), "")
+            )
             for method in ("step", "step_env")
         )
         if step_at < step_env_at:

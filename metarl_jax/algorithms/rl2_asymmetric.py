@@ -161,7 +161,7 @@ def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Alg
     belief_reward, arm = privileged.belief_reward, privileged.arm
     if arm is None or belief_reward is None or not isinstance(space, Discrete):
         raise ValueError(
-            "a privileged critic is for bandits whose arms pay one of finitely many rewards "
+            "a privileged critic is for bandits whose arms pay finitely many rewards "
             "(EnvFamily.privileged.arm and EnvFamily.privileged.belief_reward)"
         )
     check_asymmetric_networks(networks, family, shapes)

@@ -188,8 +188,7 @@ class AsymmetricSNAILNetwork(SNAILNetwork):
 
         if family.privileged is None or family.privileged.arm is None:
             raise ValueError(
-                "a privileged critic is for bandits whose arms pay one of finitely many rewards "
-                "(EnvFamily.privileged.arm)"
+                "a privileged critic is for bandits whose arms pay finitely many rewards (EnvFamily.privileged.arm)"
             )
         own = {name: getattr(self, name) for name in _names(SNAILNetwork)}
         policy = snail.make(family.observation_space, family.action_space, **own, critic=False)
