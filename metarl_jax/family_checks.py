@@ -26,7 +26,7 @@ from jax.core import Tracer
 from metarl_jax.checks import positive_int
 from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextProblem
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.rollout import trial, without_reset
+from metarl_jax.rollout import has_step_env, trial
 from metarl_jax.tracing import (
     abstract,
     abstract_action,
@@ -49,9 +49,11 @@ from metarl_jax.types import (
     Carry,
     Discrete,
     EnvFamily,
+    Environment,
     Inputs,
     Key,
     Outcomes,
+    Privileged,
     Space,
     Task,
     TaskDistribution,
@@ -69,7 +71,7 @@ def check_family(family: EnvFamily | FewShot, *, key: Key | None = None, num_tas
     and one compiled program plays two episodes of random actions of each. It is checked that
 
     * observations are finite and lie in the family's observation space;
-    * rewards, training rewards and optimal returns are finite;
+    * rewards, privileged rewards and optimal returns are finite;
     * no episode is longer than ``horizon``, and a new episode begins when one ends;
     * ``reset`` and ``step`` return the same for the same arguments, and keep a task that the state carries;
     * the spaces of the environment, if it has any, are those of the family for each task.
@@ -113,8 +115,8 @@ def check_shapes(family: EnvFamily, *, episodes: int = EPISODES, discount: Any =
 
     Args:
         family: of reinforcement-learning tasks.
-        episodes: of the trial that ``training_reward`` and ``belief_reward`` are traced with.
-        discount: that they are traced with.
+        episodes: number of episodes of the trial with which the rewards of ``privileged`` are traced.
+        discount: the discount with which these rewards are traced.
 
     Returns:
         The shapes and dtypes of a task, an observation and an action.
@@ -142,19 +144,33 @@ def _check_parts(family: Any) -> None:
         raise ValueError(f"family must be a metarl_jax.types.EnvFamily, not {_kind(family)}{call}")
     for name in ("reset", "step"):
         if not callable(getattr(family.env, name, None)):
-            raise ValueError(f"env ({_kind(family.env)}) must have a method {name}: see metarl_jax.types.Environment")
+            raise ValueError(
+                f"env ({_kind(family.env)}) must have a method {name}: see metarl_jax.types.AutoResetEnvironment"
+            )
     if isinstance(family.env, type):
         raise ValueError(f"env must be an environment, not the class {family.env.__qualname__}: call it")
     _check_callables(family.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     positive_int("horizon", family.horizon)
-    for name in ("optimal_return", "training_reward", "belief_reward", "success"):
-        function = getattr(family, name)
-        if function is not None and not callable(function):
-            raise ValueError(f"{name} must be a function or None, not {function!r}")
-    if family.arm is not None:
-        _check_callables(family.arm, Arm, "arm", "observe", "outcomes", "features")
+    for name in ("optimal_return", "success"):
+        _check_optional(name, getattr(family, name))
+    privileged = family.privileged
+    if privileged is None:
+        return
+    _check_callables(privileged, Privileged, "privileged")
+    for name in ("training_reward", "belief_reward"):
+        _check_optional(f"privileged.{name}", getattr(privileged, name))
+    if privileged.arm is not None:
+        _check_callables(privileged.arm, Arm, "privileged.arm", "observe", "outcomes", "features")
         if not isinstance(family.action_space, Discrete):
-            raise ValueError(f"arm is for families of bandits, whose actions are discrete, not {family.action_space!r}")
+            raise ValueError(
+                "privileged.arm is for families of bandits, whose actions are discrete, not "
+                f"{describe_space(family.action_space)}"
+            )
+
+
+def _check_optional(name: str, function: Any) -> None:
+    if function is not None and not callable(function):
+        raise ValueError(f"{name} must be a function or None, not {function!r}")
 
 
 def _check_callables(value: Any, kind: type, name: str, *functions: str) -> None:
@@ -293,14 +309,14 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
     _check_observation(reset, observation, family.observation_space)
     action = abstract_action(family.action_space)
     hint = f"action is {describe(action)}, an element of action_space"
-    plain = without_reset(env)
-    if plain is not None:
+    if has_step_env(env):
+        _check_step_env_is_current(env)
         name = f"env.step_env of {of_class}"
         parts = ("obs", "state", "reward", "terminated", "info")
-        stepped = _several(name, parts, trace(name, plain.step_env, key, state, action, task, hint=hint))
+        stepped = _several(name, parts, trace(name, env.step_env, key, state, action, task, hint=hint))
         _check_step(name, stepped, reset, begun)
         name = f"env.is_truncated of {of_class}"
-        _check_scalar(name, "", trace(name, plain.is_truncated, state, task))
+        _check_scalar(name, "", trace(name, env.is_truncated, state, task))
     parts = ("obs", "state", "reward", "terminated", "truncated", "info")
     stepped = _several(step, parts, trace(step, env.step, key, state, action, task, hint=hint))
     _check_step(step, stepped, reset, begun)
@@ -315,6 +331,29 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
         raise ValueError(f"{step} must return the final observation in the shape of every other one: {differs}")
     _check_nothing_kept(env)
     return observation
+
+
+def _check_step_env_is_current(env: Environment) -> None:
+    """Refuse an environment whose ``step`` was overridden without its ``step_env``, which trials of one episode call.
+
+    The attributes of the object itself come before those of its class, in the order in which Python finds them. An
+    object may replace both methods by others, so its class is checked as well.
+    """
+    classes = [(cls.__qualname__, vars(cls)) for cls in type(env).__mro__]
+    itself = f"an object of {type(env).__qualname__}", getattr(env, "__dict__", {})
+    for places in ([itself, *classes], classes):
+        (step_at, of_step), (step_env_at, of_step_env) = (
+            next(
+                ((at, name) for at, (name, attributes) in enumerate(places) if method in attributes), (len(places), "")
+            )
+            for method in ("step", "step_env")
+        )
+        if step_at < step_env_at:
+            raise ValueError(
+                f"step of {of_step} overrides that of {of_step_env}, but step_env is still that of {of_step_env}, and "
+                "trials of one episode call step_env: override step_env instead of step, or set step_env = None in "
+                f"{of_step}, after which step is always called"
+            )
 
 
 def _several(name: str, parts: tuple[str, ...], returned: Any) -> dict[str, Any]:
@@ -386,16 +425,18 @@ def _check_functions(family: EnvFamily, shapes: Shapes, episodes: int, discount:
     if family.success is not None:
         _check_returned("success", trace("success", family.success, task, one), ())
     hint = f"it was given a trial of {episodes} episodes, with leaves [{steps}, ...]"
-    if family.training_reward is not None:
-        reward = family.training_reward
-        found = trace("training_reward", lambda task, t: reward(task, t, discount), task, many, hint=hint)
-        _check_returned("training_reward", found, (steps,))
-    if family.belief_reward is not None:
-        belief = family.belief_reward
-        found = trace("belief_reward", lambda t: belief(t, discount), many, hint=hint)
-        _check_returned("belief_reward", found, (steps,))
-    if family.arm is not None:
-        _check_arm(family.arm)
+    privileged = family.privileged or Privileged()
+    training_reward, belief_reward, arm = privileged.training_reward, privileged.belief_reward, privileged.arm
+    if training_reward is not None:
+        name = "privileged.training_reward"
+        found = trace(name, lambda task, t: training_reward(task, t, discount), task, many, hint=hint)
+        _check_returned(name, found, (steps,))
+    if belief_reward is not None:
+        name = "privileged.belief_reward"
+        found = trace(name, lambda t: belief_reward(t, discount), many, hint=hint)
+        _check_returned(name, found, (steps,))
+    if arm is not None:
+        _check_arm(arm)
 
 
 def _check_returned(name: str, found: Any, shape: tuple[int, ...]) -> None:
@@ -406,22 +447,24 @@ def _check_returned(name: str, found: Any, shape: tuple[int, ...]) -> None:
 
 
 def _check_arm(arm: Arm) -> None:
-    belief = jax.eval_shape(lambda: arm.unknown)
-    after = trace("arm.observe", arm.observe, belief, abstract())
-    differs = difference("arm.unknown", belief, "what arm.observe returns", after)
+    belief = jax.eval_shape(lambda: arm.prior)
+    after = trace("privileged.arm.observe", arm.observe, belief, abstract())
+    differs = difference("privileged.arm.prior", belief, "what privileged.arm.observe returns", after)
     if differs is not None:
         raise ValueError(f"a belief must keep its structure, shapes and dtypes: {differs}")
-    outcomes = trace("arm.outcomes", arm.outcomes, belief)
+    outcomes = trace("privileged.arm.outcomes", arm.outcomes, belief)
     if not isinstance(outcomes, Outcomes) or len(outcomes.reward.shape) != 1:
-        raise ValueError("arm.outcomes must return metarl_jax.types.Outcomes of rewards [O] and probabilities [O]")
+        raise ValueError(
+            "privileged.arm.outcomes must return metarl_jax.types.Outcomes of rewards [O] and probabilities [O]"
+        )
     if outcomes.probability.shape != outcomes.reward.shape:
         raise ValueError(
-            f"arm.outcomes must return a probability for each reward: rewards are {describe(outcomes.reward)}, and "
-            f"probabilities {describe(outcomes.probability)}"
+            "privileged.arm.outcomes must return a probability for each reward: rewards are "
+            f"{describe(outcomes.reward)}, and probabilities {describe(outcomes.probability)}"
         )
-    features = trace("arm.features", arm.features, belief)
+    features = trace("privileged.arm.features", arm.features, belief)
     if not is_array(features) or len(features.shape) != 1:
-        raise ValueError(f"arm.features must return a vector [F], not {features}")
+        raise ValueError(f"privileged.arm.features must return a vector [F], not {features}")
 
 
 # ------------------------------------------------------------------------------------------------------------- values
@@ -565,10 +608,12 @@ def _play(key: Key, family: EnvFamily, task: Task) -> _Played:
     done = (t.terminated | t.truncated) & t.valid
     ends = [jnp.max(jnp.where(done & (t.episode == e), jnp.arange(steps) + 1, 0)) for e in range(EPISODES)]
     rewards = {"the reward": t.reward}
-    if family.training_reward is not None:
-        rewards["training_reward"] = family.training_reward(task, t, 0.9)
-    if family.belief_reward is not None:
-        rewards["belief_reward"] = family.belief_reward(t, 0.9)
+    privileged = family.privileged or Privileged()
+    training_reward, belief_reward = privileged.training_reward, privileged.belief_reward
+    if training_reward is not None:
+        rewards["privileged.training_reward"] = training_reward(task, t, 0.9)
+    if belief_reward is not None:
+        rewards["privileged.belief_reward"] = belief_reward(t, 0.9)
     return _Played(
         lowest=jnp.min(usual, axis=0),
         highest=jnp.max(usual, axis=0),

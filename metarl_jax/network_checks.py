@@ -238,7 +238,7 @@ def check_asymmetric_networks(networks: AsymmetricNetworks, family: EnvFamily, s
 
     Args:
         networks: policy and critic.
-        family: bandits with discrete actions and an ``arm``.
+        family: bandits with discrete actions and an arm (``EnvFamily.privileged.arm``).
         shapes: of the family (``family_checks.check_shapes``).
 
     Raises:
@@ -248,19 +248,20 @@ def check_asymmetric_networks(networks: AsymmetricNetworks, family: EnvFamily, s
         raise ValueError(
             f"networks must be a metarl_jax.interfaces.asymmetric.AsymmetricNetworks, not {type(networks).__name__}"
         )
-    arm, space = family.arm, family.action_space
+    assert family.privileged is not None
+    arm, space = family.privileged.arm, family.action_space
     assert arm is not None
     assert isinstance(space, Discrete)
     check_policy(networks.policy, family, shapes)
     critic, key = networks.critic, abstract_key()
-    belief = jax.eval_shape(lambda: arm.unknown)
+    belief = jax.eval_shape(lambda: arm.prior)
     features = jax.eval_shape(arm.features, belief).shape[-1]
     outcomes = jax.eval_shape(arm.outcomes, belief).reward.shape[-1]
     known = abstract((STEPS, space.n, features))
     then = abstract((STEPS, space.n, outcomes, features))
     left = abstract((STEPS,))
     params = trace("critic.init", critic.init, key)
-    hint = f"arm.features gives {features} numbers: was the critic made for another arm?"
+    hint = f"privileged.arm.features gives {features} numbers: was the critic made for another arm?"
     value = trace("critic.value", critic.value, params, known, left, hint=hint)
     lookahead = trace("critic.lookahead", critic.lookahead, params, known, then, left, hint=hint)
     for name, found, shape in (

@@ -30,6 +30,7 @@ from metarl_jax.types import (
     Output,
     Params,
     Policy,
+    Privileged,
     Space,
     Task,
     Transition,
@@ -145,8 +146,8 @@ class Config(OptimizationConfig):
     training_reward: Annotated[
         Literal["paid", "task", "belief"],
         Doc(
-            'What is learnt from. "task": the family\'s ``training_reward``, which knows the task; "belief": '
-            "its ``belief_reward``, which knows of the task what the trial has shown. What the policy is "
+            'What is learnt from. "task": the family\'s ``privileged.training_reward``, which knows the task; "belief": '
+            "its ``privileged.belief_reward``, which knows of the task what the trial has shown. What the policy is "
             "shown stays what was paid, and so does what is reported."
         ),
     ] = "paid"
@@ -160,7 +161,8 @@ def with_training_reward(family: EnvFamily, config: Config) -> Callable[[Task, T
     """
     if config.training_reward == "paid":
         return lambda task, t: t
-    of_task, of_belief = family.training_reward, family.belief_reward
+    privileged = family.privileged or Privileged()
+    of_task, of_belief = privileged.training_reward, privileged.belief_reward
     rewards = {
         "task": of_task,
         "belief": None if of_belief is None else lambda task, t, discount: of_belief(t, discount),
@@ -168,8 +170,10 @@ def with_training_reward(family: EnvFamily, config: Config) -> Callable[[Task, T
     reward = rewards[config.training_reward]
     if reward is None:
         valid = " or ".join(f'"{name}"' for name in ("paid", *(name for name in rewards if rewards[name])))
+        member = {"task": "training_reward", "belief": "belief_reward"}[config.training_reward]
         raise ValueError(
-            f'training_reward "{config.training_reward}" is for families that have one; this one has not: give {valid}'
+            f'training_reward "{config.training_reward}" needs a family with EnvFamily.privileged.{member}, which this '
+            f"family does not have: give {valid}"
         )
 
     def instead(task: Task, t: Transition) -> Transition:

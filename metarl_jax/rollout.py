@@ -1,15 +1,28 @@
-"""Episodes and trials: the only callers of an environment's ``step``."""
+"""Episodes and trials: the only callers of an environment's ``step`` and ``step_env``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
 
 from metarl_jax.precision import as_action, keep_dtypes, narrow
-from metarl_jax.types import Array, Box, Carry, Discrete, EnvFamily, Inputs, Key, Space, State, Task, Transition
+from metarl_jax.types import (
+    Array,
+    AutoResetEnvironment,
+    Box,
+    Carry,
+    Discrete,
+    EnvFamily,
+    Environment,
+    Inputs,
+    Key,
+    Space,
+    Task,
+    Transition,
+)
 
 Act: TypeAlias = Callable[[Key, Carry, Inputs], tuple[Carry, Array, Any]]
 """``(key, carry, inputs) -> (carry, action, record)``: acting for one step, with whatever should be recorded."""
@@ -24,21 +37,9 @@ def no_action(space: Space) -> Array:
             return jnp.zeros(shape, jnp.float32)
 
 
-class WithoutReset(Protocol):
-    """The two functions that gymnax's ``step`` calls, apart from ``reset_env``."""
-
-    def step_env(
-        self, key: Key, state: State, action: Array, params: Task
-    ) -> tuple[Array, State, Array, Array, dict[Any, Any]]: ...
-
-    def is_truncated(self, state: State, params: Task) -> Array: ...
-
-
-def without_reset(env: Any) -> WithoutReset | None:
-    """The environment, if its ``step`` is a base class's, which only adds the reset to ``step_env``; else None."""
-    classes = type(env).__mro__
-    step_env, step = (next((i for i, c in enumerate(classes) if name in vars(c)), -1) for name in ("step_env", "step"))
-    return env if 0 <= step_env < step else None
+def has_step_env(env: AutoResetEnvironment) -> TypeGuard[Environment]:
+    """Whether the class of an environment has ``step_env`` and ``is_truncated``; see ``types.Environment``."""
+    return all(callable(getattr(type(env), name, None)) for name in ("step_env", "is_truncated"))
 
 
 def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episodes: int) -> tuple[Carry, Transition]:
@@ -46,7 +47,7 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
 
     The scan has ``episodes * horizon`` steps. Where episodes end early the next one begins at once, and what comes
     after the last episode is marked ``valid = False``. A trial of one episode costs one reset instead of one for each
-    step, if the environment is made as gymnax's are.
+    step if the environment has ``step_env`` (``types.Environment``).
 
     Args:
         key: random key.
@@ -60,7 +61,7 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
         The memory at the end, and the transitions ``[episodes * horizon, ...]``.
     """
     env = family.env
-    plain = without_reset(env) if episodes == 1 else None
+    without_reset = env if episodes == 1 and has_step_env(env) else None
     key_steps, key_reset = jax.random.split(key)
     obs, state = env.reset(key_reset, task)
     inputs = Inputs(
@@ -75,13 +76,13 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
         memory, inputs, state, episode = loop
         carry, action, output = act(keys[0], memory, inputs)
         action = as_action(family.action_space, action)
-        if plain is None:
+        if without_reset is None:
             obs, after, reward, terminated, truncated, info = env.step(keys[1], state, action, task)
             final_obs = info["final_observation"]
         else:
-            obs, after, reward, terminated, _ = plain.step_env(keys[1], state, action, task)
-            truncated = plain.is_truncated(after, task)
-            # What has ended stays as it is: physics without end might leave the numbers that there are.
+            obs, after, reward, terminated, _ = without_reset.step_env(keys[1], state, action, task)
+            truncated = without_reset.is_truncated(after, task)
+            # The state stays fixed after the end of the episode: physics that go on might overflow.
             after = jax.tree.map(lambda new, old: jnp.where(episode == 0, new, old), after, state)
             final_obs = obs
         obs, final_obs, reward = narrow(obs), narrow(final_obs), jnp.asarray(reward, jnp.float32)

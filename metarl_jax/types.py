@@ -68,24 +68,58 @@ class Spaces(NamedTuple):
 
 
 @runtime_checkable
-class Environment(Protocol):
-    """What this package asks of an environment: the gymnax 1.x API, structurally.
+class AutoResetEnvironment(Protocol):
+    """The least that an environment must provide: ``reset``, and a ``step`` that resets when an episode ends.
 
-    ``step`` resets by itself when an episode ends and leaves the last observation of the ended episode in
-    ``info["final_observation"]``. Neither ``reset`` nor ``step`` changes ``params``.
+    Environments and wrappers in the style of Brax can be used with these methods alone. The methods are pure functions,
+    and neither of them changes ``params``.
     """
 
-    def reset(self, key: Key, params: Task) -> tuple[Array, State]: ...
+    def reset(self, key: Key, params: Task) -> tuple[Array, State]:
+        """Start an episode of the task ``params``; return ``(obs, state)``."""
+        ...
 
     def step(
         self, key: Key, state: State, action: Array, params: Task
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
-        """Return ``(obs, state, reward, terminated, truncated, info)``."""
+        """One step, with an automatic reset when the episode ends.
+
+        Returns:
+            ``(obs, state, reward, terminated, truncated, info)``. If the episode ended, ``obs`` and ``state`` are the
+            first ones of the next episode. ``info["final_observation"]`` is always the observation after the action,
+            before any reset.
+        """
         ...
 
     def action_space(self, params: Task) -> Any: ...
 
     def observation_space(self, params: Task) -> Any: ...
+
+
+@runtime_checkable
+class Environment(AutoResetEnvironment, Protocol):
+    """An environment with the API of gymnax 1.x, which also provides a step without a reset.
+
+    If the class of an environment has ``step_env`` and ``is_truncated``, trials of one episode call these instead of
+    ``step``, because a vectorised ``step`` computes a reset at every step. All other trials call ``step``. The
+    environment therefore promises that ``step`` is ``step_env``, followed by ``reset`` if ``step_env`` returns
+    ``terminated`` or ``is_truncated`` returns true, as in gymnax's base class.
+
+    A class that inherits ``step_env`` and overrides ``step`` would break this promise: it must override ``step_env`` as
+    well, or set ``step_env = None``, after which ``step`` is called in all trials. ``family_checks.check_shapes``
+    refuses such a class. A wrapper that forwards ``step_env`` by ``__getattr__`` does not have it in its class, so only
+    its ``step`` is called.
+    """
+
+    def step_env(
+        self, key: Key, state: State, action: Array, params: Task
+    ) -> tuple[Array, State, Array, Array, dict[Any, Any]]:
+        """One step without a reset; return ``(obs, state, reward, terminated, info)``."""
+        ...
+
+    def is_truncated(self, state: State, params: Task) -> Array:
+        """Whether the episode has reached its time limit, given the state after a step."""
+        ...
 
 
 class TaskDistribution(NamedTuple):
@@ -110,35 +144,58 @@ class TaskDistribution(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """What a pull of an arm may pay."""
+    """The distribution of the reward of one pull of an arm, which takes one of ``O`` values."""
 
     reward: Array
-    """``[O]``."""
+    """``[O]``: the possible rewards."""
     probability: Array
-    """``[O]``."""
+    """``[O]``: the probability of each of them."""
 
 
 class Arm(NamedTuple):
-    """An arm of a bandit to who knows the law of the training tasks, where arms are alike and independent.
+    """Bayesian inference about ONE arm of a bandit, for bandits whose arms are independent and identically distributed.
 
-    It is a process of its own, which stands still until it is pulled (Gittins 1979); together they are the bandit's
-    Bayes-adaptive MDP. All is of ONE arm; a belief is a tree of arrays.
+    The prior is the distribution of an arm over training tasks. The belief about an arm changes only when that arm is
+    pulled (Gittins 1979), so the beliefs about all arms together are the state of the bandit's Bayes-adaptive MDP. A
+    belief is a tree of arrays.
     """
 
-    unknown: Any
-    """What is believed before the first pull."""
+    prior: Any
+    """The belief before the first pull."""
     observe: Callable[[Any, Array], Any]
-    """``(belief, reward of a pull) -> belief``."""
+    """``(belief, reward of a pull) -> belief``: the posterior after one more pull of this arm."""
     outcomes: Callable[[Any], Outcomes]
-    """Of the next pull, given a belief."""
+    """``belief -> Outcomes``: the predictive distribution of the reward of the next pull of this arm."""
     features: Callable[[Any], Array]
-    """What a network is told of a belief: ``[F]``, of order one."""
+    """``belief -> [F]``: the belief as the input of a network, with entries of order one."""
+
+
+class Privileged(NamedTuple):
+    """Privileged information about training tasks: what a simulator knows and the deployed learner never observes.
+
+    Algorithms may use it in training, for the targets of a loss or as the input of a critic (asymmetric learning: Pinto
+    et al. 2018, arXiv 1710.06542). Policies never receive it, and no reported return is computed from it. Every member
+    is optional.
+    """
+
+    training_reward: Callable[[Task, Transition, float], Array] | None = None
+    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards computed from the task, which have the same optimal
+    policies as the environment's rewards and are denser (Rakelly et al. 2019, section 6.3) or have a lower variance.
+    PEARL's critics learn from them; other algorithms do if ``training_reward`` of their configuration is "task"."""
+    belief_reward: Callable[[Transition, float], Array] | None = None
+    """``(whole trial [T, ...], discount) -> [T]``: the expectation of ``training_reward`` under the posterior over
+    tasks, given the steps of the trial before each step. These are the rewards of the Bayes-adaptive MDP (Zintgraf et
+    al. 2020, section 2.2). They are for algorithms whose returns and memories span whole trials."""
+    arm: Arm | None = None
+    """Bayesian inference about an arm, if the tasks are bandits with independent, identically distributed arms that pay
+    one of finitely many rewards. Every action is the pull of such an arm."""
 
 
 class EnvFamily(NamedTuple):
     """A family of reinforcement-learning tasks that share spaces and dynamics up to their parameters."""
 
-    env: Environment
+    env: AutoResetEnvironment
+    """An ``Environment``, or one with an automatic reset only."""
     tasks: TaskDistribution
     horizon: int
     """The most steps that an episode can last (static, since gymnax's own limit is a traced value)."""
@@ -146,16 +203,8 @@ class EnvFamily(NamedTuple):
     action_space: Space
     optimal_return: Callable[[Task], Array] | None = None
     """The expected return per episode of the policy that is best for a *known* task; regret is measured from it."""
-    training_reward: Callable[[Task, Transition, float], Array] | None = None
-    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards for the same aim, denser (Rakelly et al. 2019,
-    section 6.3) or less noisy, which may be learnt from on training tasks: PEARL does, others where they are asked to.
-    No learner is shown them."""
-    belief_reward: Callable[[Transition, float], Array] | None = None
-    """``(whole trial from its beginning [T, ...], discount) -> [T]``: the expectation of such rewards to who knows the
-    training tasks' law, and of the task what the trial has shown before each step: the rewards of the Bayes-adaptive
-    MDP (Zintgraf et al. 2020, section 2.2). For learners whose returns and memories are of whole trials."""
-    arm: Arm | None = None
-    """Of bandits: every action is such an arm. None: they are none, or pay more than finitely many rewards."""
+    privileged: Privileged | None = None
+    """Privileged information about training tasks. None: there is none."""
     success: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> bool``: whether the step does what is to be done; an episode with such a step is a success.
     None: the tasks are not of that kind."""

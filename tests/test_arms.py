@@ -63,7 +63,7 @@ def test_bad_sizes_are_named(units: Any) -> None:
 
 def test_a_bernoulli_arm_is_a_beta_distribution() -> None:
     """Laplace's rule of succession; and what is expected of an arm does not change by its being pulled."""
-    arm, belief = ARM, ARM.unknown
+    arm, belief = ARM, ARM.prior
     for pulls, (reward, mean) in enumerate([(1.0, 1 / 2), (0.0, 2 / 3), (0.0, 2 / 4), (1.0, 2 / 5)]):
         outcomes = arm.outcomes(belief)
         np.testing.assert_allclose(outcomes.reward, [0, 1])
@@ -79,4 +79,6 @@ def test_a_bernoulli_arm_is_a_beta_distribution() -> None:
 
 
 def test_only_finitely_many_rewards_can_be_foreseen() -> None:
-    assert bandits.gaussian(2).arm is None
+    privileged = bandits.gaussian(2).privileged
+    assert privileged is not None
+    assert privileged.arm is None

@@ -53,7 +53,9 @@ def test_rewards_have_the_arms_mean_and_variance(make: type) -> None:
 def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
     """A trial's pay is, in expectation, the best arm's less the regrets: here of who pulls at random."""
     family: EnvFamily = make(arms=3)
-    assert family.training_reward is not None
+    assert family.privileged is not None
+    training_reward = family.privileged.training_reward
+    assert training_reward is not None
     pulls = 4
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
@@ -64,7 +66,7 @@ def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         t = trial(key_trial, act, (), family, task, pulls)[1]
-        return task, t, family.training_reward(task, t, 0.9)  # pyright: ignore[reportOptionalCall]
+        return task, t, training_reward(task, t, 0.9)
 
     task, t, reward = jax.jit(jax.vmap(play))(keys(9))
     means, arms, paid = np.asarray(task.means), np.asarray(t.action), np.asarray(t.reward)
@@ -79,7 +81,9 @@ def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> 
     """Against integrals over the exact posterior, of means that were drawn with others."""
     arms, pulls, trials = 3, 60, 32
     family = bandits.bernoulli(arms) if noise is None else bandits.gaussian(arms, noise)
-    assert family.belief_reward is not None
+    assert family.privileged is not None
+    belief_reward = family.privileged.belief_reward
+    assert belief_reward is not None
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
         del inputs
@@ -88,7 +92,7 @@ def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> 
     def play(key: Key) -> tuple[Transition, Array]:
         key_task, key_trial = jax.random.split(key)
         t = trial(key_trial, act, (), family, family.tasks.sample(key_task), pulls)[1]
-        return t, family.belief_reward(t, 0.9)  # pyright: ignore[reportOptionalCall]
+        return t, belief_reward(t, 0.9)
 
     t, reward = jax.jit(jax.vmap(play))(keys(3, trials))
     pulled = np.eye(arms)[np.asarray(t.action)]
@@ -113,8 +117,10 @@ def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> 
 def test_the_expected_regret_is_the_regret_without_its_luck() -> None:
     """Of who pulls by what was paid: the same in expectation at every pull, and varies less."""
     family = bandits.bernoulli(4)
-    assert family.training_reward is not None
-    assert family.belief_reward is not None
+    assert family.privileged is not None
+    training_reward, belief_reward = family.privileged.training_reward, family.privileged.belief_reward
+    assert training_reward is not None
+    assert belief_reward is not None
 
     def act(key: Key, lost: Array, inputs: Inputs) -> tuple[Array, Array, tuple[()]]:
         # The next arm whenever this one does not pay.
@@ -125,7 +131,7 @@ def test_the_expected_regret_is_the_regret_without_its_luck() -> None:
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         t = trial(key_trial, act, jnp.int32(0), family, task, 10)[1]
-        return family.training_reward(task, t, 1.0), family.belief_reward(t, 1.0)  # pyright: ignore
+        return training_reward(task, t, 1.0), belief_reward(t, 1.0)
 
     of_task, of_belief = (np.asarray(x, np.float64) for x in jax.jit(jax.vmap(play))(keys(4)))
     difference = of_task - of_belief

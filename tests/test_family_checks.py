@@ -26,7 +26,18 @@ from metarl_jax.family_checks import (
 )
 from metarl_jax.interfaces.few_shot import FewShot, FewShotTask
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.types import Arm, Array, Box, Discrete, EnvFamily, Key, Outcomes, TaskDistribution, Transition
+from metarl_jax.types import (
+    Arm,
+    Array,
+    Box,
+    Discrete,
+    EnvFamily,
+    Key,
+    Outcomes,
+    Privileged,
+    TaskDistribution,
+    Transition,
+)
 
 HORIZON = 5
 
@@ -102,8 +113,10 @@ def refused(family: Any, check: Callable[[Any], Any] = check_shapes) -> ValueErr
 def test_a_right_family_passes_and_its_shapes_are_returned() -> None:
     family = line(
         optimal_return=lambda task: -task.place,
-        training_reward=lambda task, t, discount: t.reward,
-        belief_reward=lambda t, discount: discount * t.reward,
+        privileged=Privileged(
+            training_reward=lambda task, t, discount: t.reward,
+            belief_reward=lambda t, discount: discount * t.reward,
+        ),
         success=lambda task, step: step.reward > -0.1,
     )
     shapes = check_shapes(family)
@@ -146,7 +159,12 @@ class NoStep:
         (line(horizon=0), "horizon must be a positive whole number, not 0"),
         (line(horizon=5.0), "horizon must be a positive whole number, not 5.0"),
         (line(optimal_return=1.0), "optimal_return must be a function or None, not 1.0"),
-        (line(arm=3), "arm must be a metarl_jax.types.Arm, not an int"),
+        (line(privileged=3), "privileged must be a metarl_jax.types.Privileged, not an int"),
+        (line(privileged=Privileged(arm=3)), "privileged.arm must be a metarl_jax.types.Arm, not an int"),  # pyright: ignore
+        (
+            line(privileged=Privileged(belief_reward=1.0)),  # pyright: ignore[reportArgumentType]
+            "privileged.belief_reward must be a function or None, not 1.0",
+        ),
         (line(action_space=Discrete(0)), "action_space.n must be a positive whole number, not 0"),
         (line(action_space=4), "action_space must be a metarl_jax.types.Discrete or Box, not an int"),
         (
@@ -429,16 +447,16 @@ def _with(**info: Any) -> Callable[[Any], Any]:
         (line(optimal_return=lambda task: jnp.zeros(2)), "optimal_return must return a scalar, not float32[2]"),
         (line(success=lambda task, step: step.inputs.obs > 0), "success must return a scalar, not bool[1]"),
         (
-            line(training_reward=lambda task, t, discount: jnp.sum(t.reward)),
-            "training_reward must return numbers of shape [10], one for each step, not float32[]",
+            line(privileged=Privileged(training_reward=lambda task, t, discount: jnp.sum(t.reward))),
+            "privileged.training_reward must return numbers of shape [10], one for each step, not float32[]",
         ),
         (
-            line(training_reward=lambda task, t, discount: t.reward * jnp.ones(HORIZON)),
-            "training_reward fails (test_family_checks.py, line ",
+            line(privileged=Privileged(training_reward=lambda task, t, discount: t.reward * jnp.ones(HORIZON))),
+            "privileged.training_reward fails (test_family_checks.py, line ",
         ),
         (
-            line(belief_reward=lambda t, discount: t.reward[:, None]),
-            "belief_reward must return numbers of shape [10], one for each step, not float32[10, 1]",
+            line(privileged=Privileged(belief_reward=lambda t, discount: t.reward[:, None])),
+            "privileged.belief_reward must return numbers of shape [10], one for each step, not float32[10, 1]",
         ),
         (line(optimal_return=lambda task: float(task.place)), "optimal_return cannot be compiled"),
     ],
@@ -523,6 +541,39 @@ def test_step_env_of_an_environment_like_gymnaxs_is_checked_before_the_base_clas
     assert "Both returns must be a scalar number or bool, not bool[2]" in str(refused(clocks(Both())))
 
 
+class Paying(Clocks):
+    """Overrides ``step`` and inherits ``step_env``."""
+
+    def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
+        obs, state, reward, *rest = super().step(key, state, action, params)
+        return obs, state, reward + 1, *rest
+
+
+def test_step_must_not_be_overridden_without_step_env() -> None:
+    message = str(refused(clocks(Paying())))
+    assert "step of Paying overrides that of Clocks, but step_env is still that of Clocks" in message
+    assert "set step_env = None in Paying" in message
+    replaced, both = Clocks(), Paying()
+    replaced.step = both.step
+    assert "step of an object of Clocks overrides that of Clocks" in str(refused(clocks(replaced)))
+    # Methods replaced by equivalent ones, as ``from_gymnax`` does, do not hide what the class is.
+    both.step, both.step_env = both.step, both.step_env
+    assert "step of Paying overrides that of Clocks" in str(refused(clocks(both)))
+
+
+class StepAlone(Paying):
+    """Says that only its ``step`` may be called."""
+
+    step_env: Any = None
+
+    def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
+        return Paying().step(key, state, action, params)
+
+
+def test_step_may_be_overridden_alone_where_step_env_is_none() -> None:
+    check_family(clocks(StepAlone()))
+
+
 ARM = bandits.bernoulli_arm()
 
 
@@ -531,25 +582,28 @@ ARM = bandits.bernoulli_arm()
     [
         (
             ARM._replace(observe=lambda belief, reward: belief._replace(pulls=jnp.int32(0))),
-            "a belief must keep its structure, shapes and dtypes: pulls is float32[] in arm.unknown, and int32[] "
-            "in what arm.observe returns",
+            "a belief must keep its structure, shapes and dtypes: pulls is float32[] in privileged.arm.prior, "
+            "and int32[] in what privileged.arm.observe returns",
         ),
-        (ARM._replace(outcomes=lambda belief: jnp.zeros(2)), "arm.outcomes must return metarl_jax.types.Outcomes"),
+        (
+            ARM._replace(outcomes=lambda belief: jnp.zeros(2)),
+            "privileged.arm.outcomes must return metarl_jax.types.Outcomes",
+        ),
         (
             ARM._replace(outcomes=lambda belief: Outcomes(jnp.zeros(2), jnp.zeros(3))),
             "rewards are float32[2], and probabilities float32[3]",
         ),
-        (ARM._replace(features=lambda belief: belief.pulls), "arm.features must return a vector [F]"),
-        (ARM._replace(features=lambda belief: float(belief.pulls)), "arm.features cannot be compiled"),
+        (ARM._replace(features=lambda belief: belief.pulls), "privileged.arm.features must return a vector [F]"),
+        (ARM._replace(features=lambda belief: float(belief.pulls)), "privileged.arm.features cannot be compiled"),
     ],
 )
 def test_arms(arm: Arm, message: str) -> None:
-    assert message in str(refused(bandits.bernoulli(3)._replace(arm=arm)))
+    assert message in str(refused(bandits.bernoulli(3)._replace(privileged=Privileged(arm=arm))))
 
 
 def test_an_arm_needs_discrete_actions() -> None:
     family = bandits.bernoulli(3)._replace(action_space=Box(0.0, 1.0, (1,)))
-    assert "arm is for families of bandits, whose actions are discrete" in str(refused(family))
+    assert "privileged.arm is for families of bandits, whose actions are discrete, not a Box" in str(refused(family))
 
 
 # ------------------------------------------------------------------------------------------------------------- values
@@ -684,10 +738,13 @@ def _nan_late(x: Array) -> Array:
         ),
         (line(optimal_return=lambda task: jnp.log(-task.place)), "optimal_return of a training task is not finite"),
         (
-            line(training_reward=lambda task, t, discount: jnp.log(t.reward)),
-            "training_reward of a training task is not finite",
+            line(privileged=Privileged(training_reward=lambda task, t, discount: jnp.log(t.reward))),
+            "privileged.training_reward of a training task is not finite",
         ),
-        (line(belief_reward=lambda t, discount: jnp.log(t.reward)), "belief_reward of a training task is not finite"),
+        (
+            line(privileged=Privileged(belief_reward=lambda t, discount: jnp.log(t.reward))),
+            "privileged.belief_reward of a training task is not finite",
+        ),
         (line(DrawnTask()), "env.reset must be a function of its arguments, but two traces of it differ"),
         (line(Counted()), "env.step must be a function of its arguments, but two traces of it differ"),
         (line(Redraws()), "must play the task that they are given, but the task in the state is another one"),
@@ -723,8 +780,8 @@ def test_a_discrete_observation_beyond_its_space() -> None:
         observation_space: Any = None
 
     env = Cells(4, 3)
-    check_family(family._replace(env=env, observation_space=Discrete(4), training_reward=None))
-    message = refused(family._replace(env=env, observation_space=Discrete(3), training_reward=None), check_family)
+    check_family(family._replace(env=env, observation_space=Discrete(4), privileged=None))
+    message = refused(family._replace(env=env, observation_space=Discrete(3), privileged=None), check_family)
     assert "observation_space is Discrete(n=3), whose elements are 0 to 2, but 3 was observed" in str(message)
 
 
@@ -912,7 +969,7 @@ def test_a_transition_is_as_a_trial_returns_it() -> None:
         seen.append(jax.tree.map(jax.typeof, t))
         return t.reward
 
-    check_shapes(family._replace(training_reward=training_reward), episodes=3)
+    check_shapes(family._replace(privileged=Privileged(training_reward=training_reward)), episodes=3)
 
     def play(key: Key) -> Transition:
         def act(key: Key, carry: Any, inputs: Any) -> tuple[Any, Array, tuple[()]]:

@@ -110,7 +110,15 @@ def test_the_rule_catches_what_it_should() -> None:
     assert not allowed(PACKAGE / "types.py", "checks.positive_int")
     assert not allowed(PACKAGE / "ops" / "returns.py", "rollout.trial")
     assert allowed(PACKAGE / "runs" / "train.py", "training.run")
+    assert allowed(PACKAGE / "runs" / "scenes.py", "environments.drawing.Frame")
     assert not allowed(PACKAGE / "runs" / "train.py", "reports.page.write")
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "runs").glob("*.py")), ids=lambda path: path.name)
+def test_runs_know_no_environment(path: Path) -> None:
+    """Environments draw themselves; of their package, runs import only what drawing is."""
+    found = {name for name in local_imports(path) if name.partition(".")[0] == "environments"}
+    assert all(name.startswith("environments.drawing.") for name in found)
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -142,13 +150,17 @@ def test_importing_is_cheap() -> None:
     assert min(float(run_python(code)) for _ in range(2)) <= 1.0
 
 
-HEAVY = ("gymnax", "gymnasium", "matplotlib", "pandas", "seaborn", "tensorboardX")
+HEAVY = ("gymnax", "gymnasium", "mujoco", "matplotlib", "pandas", "PIL", "seaborn", "tensorboardX")
 LIGHT_ROOMS = (
     "metarl_jax",
     "metarl_jax.experiments",
     "metarl_jax.environments.bandits",
     "metarl_jax.environments.tabular_mdp",
+    "metarl_jax.environments.dark_room",
+    "metarl_jax.environments.drawing",
     "metarl_jax.environments.from_gymnax",
+    "metarl_jax.environments.locomotion",
+    "metarl_jax.environments.point_robot",
     "metarl_jax.algorithms.rl2",
     "metarl_jax.evaluation",
     "metarl_jax.cli",

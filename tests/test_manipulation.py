@@ -309,13 +309,15 @@ def test_goals_are_out_of_reach_at_first_and_those_of_each_split_are_others() ->
 
 def test_success_is_half_of_what_may_be_learnt_from() -> None:
     family = manipulation.ml1("reach", horizon=2, tasks=1, heldout_tasks=1, engine="c")
-    assert family.training_reward is not None
+    assert family.privileged is not None
+    training_reward = family.privileged.training_reward
+    assert training_reward is not None
     task = family.tasks.sample(jax.random.key(0))
     zeros = jax.tree.map(lambda x: jnp.zeros((4, *x.shape)), family.env.reset(jax.random.key(0), task)[0])
     paid, none = jnp.array([0.0, 4.0, 9.99, 10.0]), jnp.zeros(4)
     inputs = Inputs(zeros, jnp.zeros((4, 4)), none, none, none)
     t = Transition(inputs, jnp.zeros((4, 4)), paid, none, none, zeros, none, none, ())
-    np.testing.assert_allclose(family.training_reward(task, t, 0.9), [0.0, 2.0, 4.995, 10.0], rtol=1e-6)
+    np.testing.assert_allclose(training_reward(task, t, 0.9), [0.0, 2.0, 4.995, 10.0], rtol=1e-6)
 
 
 def test_a_preset_trains_and_its_successes_are_counted() -> None:

@@ -16,7 +16,7 @@ from metarl_jax.algorithms import pearl
 from metarl_jax.environments import point_robot, tabular_mdp
 from metarl_jax.interfaces.context import ContextNetworks, Experience
 from metarl_jax.networks import context
-from metarl_jax.types import Algorithm, Array, EnvFamily, Key, TaskDistribution, Transition
+from metarl_jax.types import Algorithm, Array, EnvFamily, Key, Privileged, TaskDistribution, Transition
 
 SIZES: dict[str, Any] = {
     "training_tasks": 4, "tasks": 2, "prior_episodes": 2, "posterior_episodes": 1, "initial_episodes": 3,
@@ -91,7 +91,8 @@ def test_discrete_soft_values_are_those_of_soft_value_iteration() -> None:
         return task.reward_mean[jnp.argmax(t.inputs.obs, axis=-1), t.action]
 
     family = tabular_mdp.make(states=3, actions=2, horizon=10)
-    family = family._replace(tasks=TaskDistribution(lambda key: task, lambda key: task), training_reward=mean_reward)
+    tasks = TaskDistribution(lambda key: task, lambda key: task)
+    family = family._replace(tasks=tasks, privileged=Privileged(training_reward=mean_reward))
     made, state = learn(family, temperature=temperature, discount=discount, reward_scale=scale)
     expected = soft_optimum(transition, scale * reward, discount, temperature)
     latent = jnp.zeros((3, 1))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,20 @@ from PIL import Image, ImageSequence
 
 from metarl_jax import cli, experiments, problems
 from metarl_jax.algorithms import rl2
-from metarl_jax.environments import bandits, classic_control, gridnavi, locomotion, maze, point_robot, tabular_mdp
+from metarl_jax.environments import (
+    bandits,
+    classic_control,
+    drawing,
+    gridnavi,
+    locomotion,
+    maze,
+    point_robot,
+    tabular_mdp,
+)
 from metarl_jax.networks import mlp, recurrent
 from metarl_jax.runs import record, scenes, train
 from metarl_jax.runs.folder import RunConfig
-from metarl_jax.types import Algorithm, EnvFamily, TaskDistribution
+from metarl_jax.types import Algorithm, Array, Box, Discrete, EnvFamily, Key, TaskDistribution
 
 EPISODES = 2
 
@@ -80,14 +91,14 @@ def test_a_point_is_drawn_from_above_episode_after_episode(tmp_path: Path) -> No
         # Pictures that do not change are one, so there may be fewer; the first one of three episodes is the same.
         assert 3 < getattr(video, "n_frames") <= 3 * 21  # noqa: B009
         picture = np.asarray(video.convert("RGB")).astype(int)[: -record.CAPTION]
-    assert picture.shape == (scenes.SIZE, scenes.SIZE, 3)
-    middle = picture[scenes.SIZE // 2, scenes.SIZE // 2]
+    assert picture.shape == (drawing.SIZE, drawing.SIZE, 3)
+    middle = picture[drawing.SIZE // 2, drawing.SIZE // 2]
     assert middle[2] > 100
     assert middle[:2].max() < 30
     green = np.argwhere((np.abs(picture - (0, 128, 0)) < 30).all(axis=-1)).mean(axis=0)
-    away = np.linalg.norm(green - scenes.SIZE / 2)
+    away = np.linalg.norm(green - drawing.SIZE / 2)
     # The goals' circle has radius one, the picture's half side is a quarter more.
-    assert away == pytest.approx(scenes.SIZE / 2 / 1.25, abs=3)
+    assert away == pytest.approx(drawing.SIZE / 2 / 1.25, abs=3)
 
 
 def test_a_room_is_drawn_from_above() -> None:
@@ -99,7 +110,7 @@ def test_a_room_is_drawn_from_above() -> None:
     shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
     assert [frame.step for frame in shown] == [*range(6), *range(6)]
     draw = scenes.scene(family, task)
-    side = scenes.SIZE // 4
+    side = drawing.SIZE // 4
     for at in range(6):
         picture = np.asarray(draw(shown[: at + 1]))
         x, y = divmod(int(shown[at].observation), 4)
@@ -117,14 +128,14 @@ def test_a_robot_is_drawn_from_the_side_and_followed() -> None:
     shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
     assert [frame.step for frame in shown] == [*range(5), *range(5)]
     for before, frame in itertools.pairwise(shown):
-        # What ends an episode begins another: its last pose is not to be had.
-        np.testing.assert_array_equal(frame.pose[1:], (before if frame.last else frame).observation[:8])
+        # What ends an episode begins another: its last pose is not known.
+        np.testing.assert_array_equal(frame.state[1:], (before if frame.last else frame).observation[:8])
     draw = scenes.scene(family, task)
     for moved in (0.0, 0.5):
-        there = shown[0]._replace(pose=shown[0].pose + np.eye(9)[0] * moved)
+        there = shown[0]._replace(state=shown[0].state + np.eye(9)[0] * moved)
         picture = np.asarray(draw([there]))
         torso = np.argwhere((picture == (0, 0, 128)).all(axis=-1))
-        assert torso[:, 1].mean() == pytest.approx(scenes.SIZE / 2, abs=0.1 * scenes.SIZE)
+        assert torso[:, 1].mean() == pytest.approx(drawing.SIZE / 2, abs=0.1 * drawing.SIZE)
         assert tuple(picture[0, 0]) == (255, 255, 255)
         # Above the ground, of which there is some.
         assert tuple(picture[-1, 1]) in {(245, 245, 245), (192, 192, 192)}
@@ -144,7 +155,7 @@ def test_arms_are_columns_of_what_they_pay_and_how_often_they_were_pulled() -> N
 
     def columns(colour: tuple[int, int, int]) -> list[int]:
         found = (picture == colour).all(axis=-1)
-        return [int(found[:, arm * scenes.SIZE // 2 + scenes.SIZE // 4].sum()) for arm in range(2)]
+        return [int(found[:, arm * drawing.SIZE // 2 + drawing.SIZE // 4].sum()) for arm in range(2)]
 
     paid, share = columns((152, 251, 152)), columns((65, 105, 225))
     assert paid[1] / paid[0] == pytest.approx(3, rel=0.05)
@@ -152,7 +163,7 @@ def test_arms_are_columns_of_what_they_pay_and_how_often_they_were_pulled() -> N
     assert share[1] / share[0] == pytest.approx(counts[1] / counts[0], rel=0.15)
     # The last pull is framed, the other arm's column is not.
     framed = [
-        bool((picture[scenes.SIZE // 2, arm * scenes.SIZE // 2 :][:4] == (0, 0, 128)).all(-1).any()) for arm in (0, 1)
+        bool((picture[drawing.SIZE // 2, arm * drawing.SIZE // 2 :][:4] == (0, 0, 128)).all(-1).any()) for arm in (0, 1)
     ]
     assert framed == [pulled[-1] == 0, pulled[-1] == 1]
 
@@ -164,39 +175,108 @@ def test_a_pole_leans_as_its_angle_says() -> None:
     tops = []
     for angle in (-0.2, 0.0, 0.2):
         seen = np.array([1.2, 0.0, angle, 0.0], np.float32)
-        picture = np.asarray(draw([scenes.Frame(seen, np.empty(0), None, 0, 0, 0.0, False)]))
+        picture = np.asarray(draw([drawing.Frame(seen, (), None, 0, 0, 0.0, False)]))
         cart = np.argwhere((picture == (0, 0, 128)).all(axis=-1))
         # Half the way to where an episode ends, of a picture that shows a tenth more than that.
-        assert cart[:, 1].mean() == pytest.approx(scenes.SIZE / 2 * (1 + 0.5 / 1.1), abs=2)
+        assert cart[:, 1].mean() == pytest.approx(drawing.SIZE / 2 * (1 + 0.5 / 1.1), abs=2)
         pole = np.argwhere((picture == (65, 105, 225)).all(axis=-1))
         tops.append(pole[pole[:, 0] == pole[:, 0].min(), 1].mean() - cart[:, 1].mean())
-    assert tops[0] == pytest.approx(-scenes.SIZE / 3 * np.sin(0.2), abs=4)
+    assert tops[0] == pytest.approx(-drawing.SIZE / 3 * np.sin(0.2), abs=4)
     assert abs(tops[1]) < 3
-    assert tops[2] == pytest.approx(scenes.SIZE / 3 * np.sin(0.2), abs=4)
+    assert tops[2] == pytest.approx(drawing.SIZE / 3 * np.sin(0.2), abs=4)
+
+
+class Hidden(NamedTuple):
+    key: Array
+    place: Array
+    time: Array
+
+
+class SelfDrawn:
+    """A user's environment, whose pictures show a place that it does not observe; its state has a typed random key."""
+
+    caption = "Where it is."
+
+    def reset(self, key: Key, params: Any) -> tuple[Array, Hidden]:
+        del params
+        return jnp.zeros(1), Hidden(key, jnp.int32(0), jnp.int32(0))
+
+    def step(self, key: Key, state: Hidden, action: Array, params: Any) -> tuple[Any, ...]:
+        went = Hidden(key, state.place + 1 + action, state.time + 1)
+        done = went.time >= 3
+        state = jax.tree.map(lambda a, b: jnp.where(done, a, b), self.reset(key, params)[1], went)
+        end = {"final_observation": jnp.zeros(1)}
+        return jnp.zeros(1), state, 0.0, jnp.bool_(False), done, end
+
+    def action_space(self, params: Any) -> Discrete:
+        return Discrete(2)
+
+    def observation_space(self, params: Any) -> Box:
+        return Box(0.0, 1.0, (1,))
+
+    def draw(self, frames: Sequence[drawing.Frame], task: Any) -> Image.Image:
+        assert frames[-1].state.key.dtype == np.uint32
+        colour = (int(frames[-1].state.place), int(task * 100), len(frames))
+        return Image.new("RGB", (40, 30), colour)
+
+
+class SelfDrawnByPlace(SelfDrawn):
+    """The same, which keeps only the place for its pictures."""
+
+    def drawn_state(self, state: Hidden) -> Array:
+        return state.place
+
+    def draw(self, frames: Sequence[drawing.Frame], task: Any) -> Image.Image:
+        return Image.new("RGB", (40, 30), (int(frames[-1].state), int(task * 100), len(frames)))
+
+
+@pytest.mark.parametrize("env", [SelfDrawn(), SelfDrawnByPlace()])
+def test_an_environment_of_a_user_draws_itself(env: SelfDrawn) -> None:
+    tasks = TaskDistribution(*2 * (lambda key: jnp.float32(0.5),))
+    family = EnvFamily(env, tasks, 3, Box(0.0, 1.0, (1,)), Discrete(2))
+    watched, frames = record.watched(family, EPISODES)
+    learner, task = algorithm(watched), jnp.float32(0.5)
+    shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
+    assert [frame.step for frame in shown] == [*range(4), *range(4)]
+    draw, places = scenes.scene(family, task), []
+    for at in range(len(shown)):
+        place, of_task, number = np.asarray(draw(shown[: at + 1]))[0, 0]
+        assert (of_task, number) == (50, at + 1)
+        places.append(int(place))
+    expected = []
+    for episode in range(EPISODES):
+        moved = [1 + int(frame.action) for frame in shown if frame.episode == episode and frame.action is not None]
+        # The state at the end of an episode is that of the step before.
+        expected += [0, moved[0], sum(moved[:2]), sum(moved[:2])]
+    assert places == expected
+    assert scenes.described(family) == "Where it is."
+    with Image.open(io.BytesIO(record.gif(shown, draw))) as video:
+        assert video.size == (40, 30 + record.CAPTION)
 
 
 def test_what_has_no_picture_is_shown_in_numbers() -> None:
     """What is seen above, what is done in the middle, what episodes paid below."""
     family = tabular_mdp.make(states=4, actions=2)
     task = jax.jit(family.tasks.sample)(jax.random.key(0))
+    assert scenes.described(family).startswith("From top to bottom")
     frames = [
-        scenes.Frame(np.eye(4)[1], np.empty(0), None, 0, 0, 0.0, False),
-        scenes.Frame(np.eye(4)[3], np.empty(0), np.array(0), 0, 1, 2.0, True),
-        scenes.Frame(np.eye(4)[1], np.empty(0), None, 1, 0, 0.0, False),
-        scenes.Frame(np.eye(4)[2], np.empty(0), np.array(1), 1, 1, -1.0, False),
+        drawing.Frame(np.eye(4)[1], (), None, 0, 0, 0.0, False),
+        drawing.Frame(np.eye(4)[3], (), np.array(0), 0, 1, 2.0, True),
+        drawing.Frame(np.eye(4)[1], (), None, 1, 0, 0.0, False),
+        drawing.Frame(np.eye(4)[2], (), np.array(1), 1, 1, -1.0, False),
     ]
     picture = np.asarray(scenes.scene(family, task)(frames))
-    third = scenes.SIZE // 3
+    third = drawing.SIZE // 3
 
     def where(colour: tuple[int, int, int]) -> np.ndarray:
         return np.argwhere((picture == colour).all(axis=-1))
 
     seen, done, paid = where((65, 105, 225)), where((0, 0, 128)), where((0, 128, 0))
-    assert np.unique(seen[seen[:, 0] < third // 2 - 8, 1] * 4 // scenes.SIZE).tolist() == [2]
+    assert np.unique(seen[seen[:, 0] < third // 2 - 8, 1] * 4 // drawing.SIZE).tolist() == [2]
     tall = done[done[:, 0] < third + third // 2 - 8]
-    assert np.unique(tall[:, 1] * 2 // scenes.SIZE).tolist() == [1]
+    assert np.unique(tall[:, 1] * 2 // drawing.SIZE).tolist() == [1]
     middle = 2 * third + third / 2
-    first, second = (paid[paid[:, 1] * 2 // scenes.SIZE == episode] for episode in (0, 1))
+    first, second = (paid[paid[:, 1] * 2 // drawing.SIZE == episode] for episode in (0, 1))
     up, down = middle - first[:, 0].min(), second[:, 0].max() - middle
     assert up == pytest.approx(2 * down, rel=0.1)
 

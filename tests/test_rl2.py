@@ -17,7 +17,19 @@ from metarl_jax.environments import bandits
 from metarl_jax.networks import gated, recurrent
 from metarl_jax.ops.distributions import Categorical
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Array, Box, Carry, Discrete, EnvFamily, Inputs, Key, Output, Policy, TaskDistribution
+from metarl_jax.types import (
+    Array,
+    Box,
+    Carry,
+    Discrete,
+    EnvFamily,
+    Inputs,
+    Key,
+    Output,
+    Policy,
+    Privileged,
+    TaskDistribution,
+)
 
 EPISODES = 3
 FAMILY = bandits.bernoulli(2)
@@ -144,7 +156,7 @@ def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None
         return jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))
 
     def paying(reward: Any) -> EnvFamily:
-        return FAMILY._replace(training_reward=reward)
+        return FAMILY._replace(privileged=Privileged(training_reward=reward))
 
     def same(a: Any, b: Any) -> bool:
         return all(bool(jnp.all(x == y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
@@ -168,8 +180,9 @@ def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None
         assert t.reward.shape == (EPISODES * FAMILY.horizon,)
         return jnp.cumsum(t.reward) * discount
 
-    of_belief = after(FAMILY._replace(belief_reward=so_far), "belief")
-    of_task = after(FAMILY._replace(training_reward=lambda task, t, discount: so_far(t, discount)), "task")
+    of_belief = after(FAMILY._replace(privileged=Privileged(belief_reward=so_far)), "belief")
+    of_task_alone = Privileged(training_reward=lambda task, t, discount: so_far(t, discount))
+    of_task = after(FAMILY._replace(privileged=of_task_alone), "task")
     paid = after(FAMILY, "paid")
     first, *_ = jax.tree.leaves(of_belief.params)
     np.testing.assert_array_equal(first, jax.tree.leaves(of_task.params)[0])
@@ -179,14 +192,16 @@ def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None
 @pytest.mark.parametrize(
     ("asked", "there", "message"),
     [
-        ("task", {"training_reward": None}, r'training_reward "task" is for families .*: give "paid" or "belief"$'),
-        ("belief", {"belief_reward": None}, r'training_reward "belief" is for families .*: give "paid" or "task"$'),
+        ("task", {"training_reward": None}, r'"task" needs .*privileged.training_reward, .*: give "paid" or "belief"$'),
+        ("belief", {"belief_reward": None}, r'"belief" needs .*privileged.belief_reward, .*: give "paid" or "task"$'),
         ("task", {"training_reward": None, "belief_reward": None}, r'give "paid"$'),
         ("tsak", {}, r"training_reward must be one of .*tsak.*did you mean"),
     ],
 )
 def test_rewards_that_a_family_does_not_have_are_named(asked: Any, there: dict[str, Any], message: str) -> None:
-    family = bandits.bernoulli(2)._replace(**there)
+    family = bandits.bernoulli(2)
+    assert family.privileged is not None
+    family = family._replace(privileged=family.privileged._replace(**there))
     with pytest.raises(ValueError, match=message):
         rl2.make(family, counting_policy(), rl2.Config(training_reward=asked))
 

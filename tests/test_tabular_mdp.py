@@ -64,7 +64,9 @@ def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
     """An episode's discounted pay is, in expectation, the best policy's and what is learnt from: of random play."""
     horizon = 3
     family = tabular_mdp.make(states=4, actions=2, horizon=horizon)
-    assert family.training_reward is not None
+    assert family.privileged is not None
+    training_reward = family.privileged.training_reward
+    assert training_reward is not None
     task = family.tasks.sample(jax.random.key(3))
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
@@ -74,7 +76,7 @@ def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
     def play(key: Key) -> tuple[Transition, Array]:
         # Two episodes: what begins one is not where the other ended.
         t = trial(key, act, (), family, task, 2)[1]
-        return t, family.training_reward(task, t, discount)  # pyright: ignore[reportOptionalCall]
+        return t, training_reward(task, t, discount)
 
     t, learnt = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(5), 20000))
     transition, reward = np.asarray(task.transition, np.float64), np.asarray(task.reward_mean, np.float64)
@@ -93,7 +95,9 @@ def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
 
 def test_acting_best_leaves_nothing_to_regret() -> None:
     family = tabular_mdp.make(states=4, actions=3, horizon=5)
-    assert family.training_reward is not None
+    assert family.privileged is not None
+    training_reward = family.privileged.training_reward
+    assert training_reward is not None
     task = family.tasks.sample(jax.random.key(0))
     best = finite_horizon_values(task.transition, task.reward_mean, 5)[1]
 
@@ -102,7 +106,7 @@ def test_acting_best_leaves_nothing_to_regret() -> None:
         return time + 1, best[time % 5, jnp.argmax(inputs.obs)], ()
 
     t = trial(jax.random.key(1), act, jnp.int32(0), family, task, 3)[1]
-    np.testing.assert_array_equal(family.training_reward(task, t, 1.0), 0.0)
+    np.testing.assert_array_equal(training_reward(task, t, 1.0), 0.0)
 
 
 def test_a_state_that_cannot_be_reached_is_not() -> None:

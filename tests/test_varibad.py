@@ -13,7 +13,7 @@ from metarl_jax.algorithms import varibad
 from metarl_jax.environments import gridnavi
 from metarl_jax.interfaces.belief import BeliefNetworks
 from metarl_jax.networks import belief
-from metarl_jax.types import Algorithm
+from metarl_jax.types import Algorithm, Privileged
 
 FAMILY = gridnavi.make(3, 4)
 SIZES: dict[str, Any] = {
@@ -174,7 +174,7 @@ def test_the_ring_must_hold_whole_iterations() -> None:
 
 
 def test_the_policy_learns_from_the_training_reward_and_the_model_from_what_was_paid(start: varibad.State) -> None:
-    family = FAMILY._replace(training_reward=lambda task, t, discount: -t.reward)
+    family = FAMILY._replace(privileged=Privileged(training_reward=lambda task, t, discount: -t.reward))
 
     def after(**settings: Any) -> varibad.State:
         algorithm = varibad.make(family, networks(), varibad.Config(**(SIZES | settings)))
@@ -184,5 +184,5 @@ def test_the_policy_learns_from_the_training_reward_and_the_model_from_what_was_
     assert same(usual.model, other.model)
     assert same(usual.buffer, other.buffer)
     assert not same(usual.policy, other.policy)
-    with pytest.raises(ValueError, match='training_reward "task" is for families that have one'):
+    with pytest.raises(ValueError, match=r'"task" needs a family with .*privileged\.training_reward'):
         make(training_reward="task")

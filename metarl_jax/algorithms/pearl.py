@@ -46,6 +46,7 @@ from metarl_jax.types import (
     Key,
     Metrics,
     Params,
+    Privileged,
     Task,
     Transition,
     Tree,
@@ -188,6 +189,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     shapes = check_shapes(family, episodes=config.initial_episodes, discount=config.discount)
     check_context_networks(networks, family, shapes)
     horizon, latent_size = family.horizon, networks.latent_size
+    training_reward = (family.privileged or Privileged()).training_reward
     encoder, actor, critic = networks.encoder, networks.actor, networks.critic
     optimizer = optax.scale_by_adam()
     prior = standard((latent_size,))
@@ -223,9 +225,9 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     def for_replay(task: Task, played: Transition) -> Experience:
         """Steps ``[N, ...]`` with the rewards that critics learn from."""
         steps = _steps(flat(played))
-        if family.training_reward is None:
+        if training_reward is None:
             return steps
-        reward = family.training_reward(task, flat(played), config.discount)
+        reward = training_reward(task, flat(played), config.discount)
         return steps._replace(reward=jnp.asarray(reward, jnp.float32))
 
     def mean_return(played: Transition) -> Array:

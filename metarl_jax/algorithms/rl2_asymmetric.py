@@ -45,6 +45,7 @@ from metarl_jax.types import (
     Metrics,
     Outcomes,
     Params,
+    Privileged,
     Task,
     Transition,
 )
@@ -133,7 +134,7 @@ def beliefs(arm: Arm, arms: int, pulls: Transition) -> Any:
         after = arm.observe(jax.tree.map(lambda x: x[which], believed), reward)
         return jax.tree.map(lambda x, new: x.at[which].set(new), believed, after), believed
 
-    start = jax.tree.map(lambda x: jnp.broadcast_to(x, (arms, *jnp.shape(x))), arm.unknown)
+    start = jax.tree.map(lambda x: jnp.broadcast_to(x, (arms, *jnp.shape(x))), arm.prior)
     return jax.lax.scan(pull, start, (pulls.action, pulls.reward))[1]
 
 
@@ -155,9 +156,13 @@ def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Alg
             or if the family is wrong (``family_checks``), or the networks do not fit it.
     """
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
-    arm, space, belief_reward = family.arm, family.action_space, family.belief_reward
+    privileged, space = family.privileged or Privileged(), family.action_space
+    belief_reward, arm = privileged.belief_reward, privileged.arm
     if arm is None or belief_reward is None or not isinstance(space, Discrete):
-        raise ValueError("a privileged critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
+        raise ValueError(
+            "a privileged critic is for bandits whose arms pay finitely many rewards "
+            "(EnvFamily.privileged.arm and EnvFamily.privileged.belief_reward)"
+        )
     check_asymmetric_networks(networks, family, shapes)
     policy, critic = networks.policy, networks.critic
     steps, arms = config.episodes * family.horizon, space.n

@@ -7,16 +7,32 @@ Decision-Pretrained Transformer).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from metarl_jax.checks import positive_int, positive_number
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Arm, Array, Box, Discrete, EnvFamily, Key, Outcomes, TaskDistribution, Transition
+from metarl_jax.environments.drawing import SIZE, Frame, blank
+from metarl_jax.types import (
+    Arm,
+    Array,
+    Box,
+    Discrete,
+    EnvFamily,
+    Key,
+    Outcomes,
+    Privileged,
+    TaskDistribution,
+    Transition,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @struct.dataclass
@@ -42,6 +58,8 @@ class Bandit(Environment):
         noise: standard deviation of the Gaussian rewards, or None for Bernoulli rewards.
     """
 
+    caption = "Green: what each arm pays on average; blue: its share of the pulls so far; framed: the last pull."
+
     def __init__(self, arms: int, noise: float | None = None) -> None:
         self.arms = arms
         self.noise = noise
@@ -66,6 +84,27 @@ class Bandit(Environment):
 
     def observation_space(self, params: BanditParams | None = None) -> Box:
         return Box(0.0, 1.0, (0,))
+
+    def draw(self, frames: Sequence[Frame], task: BanditParams) -> Image:
+        """A column for each arm (``drawing.Drawable``): its mean reward, its share of the pulls, and the last pull."""
+        means = np.asarray(task.means)
+        width = SIZE / len(means)
+        low, high = min(0.0, float(means.min())), max(1.0, float(means.max()))
+        middle, most = 2 * SIZE // 3, SIZE // 3
+        picture, canvas = blank()
+        pulled = [int(frame.action) for frame in frames if frame.action is not None]
+        for arm, mean in enumerate(means):
+            left, right = arm * width + width / 8, (arm + 1) * width - width / 8
+            height = (float(mean) - low) / (high - low) * (middle - 4)
+            canvas.rectangle((left, middle - height, right, middle), fill="palegreen")
+            if pulled:
+                share = pulled.count(arm) / len(pulled) * (most - 8)
+                canvas.rectangle((left, middle + 4, right, middle + 4 + share), fill="royalblue")
+        if pulled:
+            arm = pulled[-1]
+            left, right = arm * width + 1, (arm + 1) * width - 2
+            canvas.rectangle((left, 0, right, SIZE - 1), outline="navy", width=2)
+        return picture
 
 
 def _minus_regret(task: BanditParams, pulls: Transition, discount: float) -> Array:
@@ -167,9 +206,11 @@ def _family(env: Bandit) -> EnvFamily:
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=lambda task: jnp.max(task.means),
-        training_reward=_minus_regret,
-        belief_reward=_minus_expected_regret(env.arms, env.noise),
-        arm=bernoulli_arm() if env.noise is None else None,
+        privileged=Privileged(
+            training_reward=_minus_regret,
+            belief_reward=_minus_expected_regret(env.arms, env.noise),
+            arm=bernoulli_arm() if env.noise is None else None,
+        ),
     )
 
 

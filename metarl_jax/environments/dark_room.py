@@ -17,8 +17,9 @@ how well it finds new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,11 @@ from flax import struct
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.base import Environment
+from metarl_jax.environments.drawing import SIZE, Frame, blank, of_episode
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Space, Task, TaskDistribution
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
 """Of each action, along x and y."""
@@ -62,6 +67,8 @@ class DarkRoom(Environment):
         start: the cell where episodes begin.
         stays: whether the last goal pays at every step spent on it; otherwise each pays once.
     """
+
+    caption = "From above. Green: where it pays; dark: the agent; blue: the cells visited in this episode."
 
     def __init__(self, size: int, start: tuple[int, int], stays: bool) -> None:
         self.size = size
@@ -101,6 +108,25 @@ class DarkRoom(Environment):
     def observation_space(self, params: RoomParams | None = None) -> Space:
         del params
         return Box(0.0, 1.0, (2 * self.size,))
+
+    def draw(self, frames: Sequence[Frame], task: RoomParams) -> Image:
+        """The grid from above (``drawing.Drawable``): the goals, the cells visited in this episode, and the walker."""
+        size = self.size
+        side = SIZE // size
+        picture, canvas = blank(side * size, side * size)
+
+        def fill(cell: tuple[int, int], colour: str, margin: int) -> None:
+            left, top = cell[0] * side + margin, (size - 1 - cell[1]) * side + margin
+            right, bottom = left + side - 1 - 2 * margin, top + side - 1 - 2 * margin
+            canvas.rectangle((left, top, right, bottom), fill=colour, outline="lightgrey")
+
+        cells = [self.place(frame.observation) for frame in of_episode(frames)]
+        for x, y in itertools.product(range(size), repeat=2):
+            fill((x, y), "lightsteelblue" if (x, y) in cells else "white", 0)
+        for place in np.asarray(task.goals):
+            fill((int(place[0]), int(place[1])), "green", side // 5)
+        fill(cells[-1], "navy", side // 3)
+        return picture
 
 
 def _family(

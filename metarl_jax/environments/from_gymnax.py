@@ -11,20 +11,26 @@
 
     family = from_gymnax.make("CartPole-v1", sample, horizon=200)
 
-gymnax takes seconds to import, so it is imported by ``make`` and nowhere else.
+gymnax takes seconds to import, so it is imported by ``make`` and nowhere else. gymnax's CartPole draws itself
+(``drawing.Drawable``); environments with a method ``draw`` keep it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from metarl_jax.checks import did_you_mean, positive_int
+from metarl_jax.environments.drawing import SIZE, Drawable, Frame, blank
 from metarl_jax.precision import without_64_bits
 from metarl_jax.types import Box, Discrete, EnvFamily, Key, Space, Task, TaskDistribution
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def make(
@@ -58,7 +64,7 @@ def make(
             that is neither discrete nor a box.
         TypeError: if a sampler does not return parameters of this environment.
     """
-    env = _without_64_bits(_environment(name_or_env))
+    env = _drawable(_without_64_bits(_environment(name_or_env)))
     defaults = env.default_params
     if horizon is None:
         horizon = int(defaults.max_steps_in_episode)
@@ -103,7 +109,42 @@ def _without_64_bits(env: Any) -> Any:
     """The same environment, computing in 32 bits: with 64-bit types some of gymnax's fail, such as Pendulum."""
     env = copy.copy(env)
     for name in ("step", "reset", "step_env", "reset_env"):
-        object.__setattr__(env, name, without_64_bits(getattr(env, name)))
+        # A class without ``step_env`` of its own may set it to None (``types.Environment``).
+        if (method := getattr(env, name)) is not None:
+            object.__setattr__(env, name, without_64_bits(method))
+    return env
+
+
+def draw_cartpole(frames: Sequence[Frame], task: Task) -> Image:
+    """CartPole from the side (``drawing.Drawable``): cart and pole on a rail, and an arrow for the action.
+
+    The arrow points to the left for action 0 and to the right for action 1, also if the force of the task is negative.
+    """
+    furthest = float(task.x_threshold)
+    scale = SIZE / (2.2 * furthest)
+    rail = 0.7 * SIZE
+    picture, canvas = blank()
+    position, _, angle, _ = map(float, frames[-1].observation)
+    x = SIZE / 2 + position * scale
+    canvas.line((0, rail, SIZE, rail), fill="silver")
+    for end in (-furthest, furthest):
+        canvas.line((SIZE / 2 + end * scale, rail - 8, SIZE / 2 + end * scale, rail + 8), fill="silver", width=2)
+    length = SIZE / 3
+    canvas.line((x, rail - 8, x + length * math.sin(angle), rail - 8 - length * math.cos(angle)), "royalblue", 5)
+    canvas.rectangle((x - 20, rail - 16, x + 20, rail), fill="navy")
+    if frames[-1].action is not None:
+        way = 1 if int(frames[-1].action) else -1
+        canvas.line((x, rail + 16, x + 30 * way, rail + 16), fill="green", width=3)
+        canvas.ellipse((x + 30 * way - 4, rail + 12, x + 30 * way + 4, rail + 20), fill="green")
+    return picture
+
+
+def _drawable(env: Any) -> Any:
+    """The given environment, which this changes: if it is gymnax's CartPole, it is given a ``draw``."""
+    if env.name == "CartPole-v1" and not isinstance(env, Drawable):
+        object.__setattr__(env, "draw", draw_cartpole)
+        caption = "From the side. Green: the action, whichever way it pushes on this task."
+        object.__setattr__(env, "caption", caption)
     return env
 
 

@@ -8,8 +8,8 @@ action space before they cost anything. Needs the extra ``metarl-jax[mujoco]``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,15 @@ from flax import struct
 from metarl_jax.checks import choice, positive_int, real
 from metarl_jax.environments import physics
 from metarl_jax.environments.base import Environment, random_signs
+from metarl_jax.environments.drawing import SIZE, Frame, blank
 from metarl_jax.environments.physics import Engine, EngineName, Readings, Robot
 from metarl_jax.types import Array, Box, EnvFamily, Key, State, TaskDistribution
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CAPSULE = 3
+"""MuJoCo's number of the shape that most robots' limbs have."""
 
 # ---------------------------------------------------------------------------------------------------------------
 # The robots, as Gymnasium's v5 environments look at them.
@@ -143,6 +150,8 @@ class Locomotion(Environment):
         reward: ``(readings, control [nu], target) -> scalar``.
     """
 
+    caption = "The picture follows the robot; the marks on the floor are a metre apart."
+
     def __init__(
         self,
         robot: Robot,
@@ -208,6 +217,58 @@ class Locomotion(Environment):
     def observation_space(self, params: LocomotionParams | None = None) -> Box:
         del params
         return self._observations
+
+    def drawn_state(self, state: LocomotionState) -> Array:
+        """MuJoCo's positions ``[nq]``, which are all that ``draw`` needs of a state."""
+        return self.engine.pose(state.physics)
+
+    def draw(self, frames: Sequence[Frame], task: LocomotionParams) -> Image:
+        """The robot from the side or from above (``drawing.Drawable``): its geoms as thick lines on a marked floor.
+
+        The picture follows the robot, as large as makes the picture of its initial pose 2.5 robots wide.
+        """
+        mujoco, model = physics.import_mujoco(), self.models[int(task.model)]
+        data, above = mujoco.MjData(model), self.robot.from_above
+        mujoco.mj_kinematics(model, data)
+        limbs = np.flatnonzero(model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE)
+        metres = 2.5 * float(np.ptp(data.geom_xpos[limbs], axis=0).max())
+        scale = SIZE / metres
+        data.qpos[:] = frames[-1].state
+        mujoco.mj_kinematics(model, data)
+        middle = np.array(data.xpos[1])
+        across = (0, 1) if above else (0, 2)
+        # The camera looks along the third axis.
+        lowest = middle[1] - metres / 2 if above else -0.2 * metres
+
+        def pixel(place: np.ndarray) -> tuple[float, float]:
+            x, y = place[list(across)]
+            return (x - middle[0] + metres / 2) * scale, SIZE - (y - lowest) * scale
+
+        picture, canvas = blank()
+        top = 0.0 if above else pixel(np.zeros(3))[1]
+        canvas.rectangle((0, top, SIZE, SIZE), fill="whitesmoke")
+        # A mark at every metre; along both axes if the picture is from above.
+        first = math.floor(middle[0] - metres / 2)
+        for mark in range(first, first + math.ceil(metres) + 2):
+            x = pixel(np.array([mark, 0.0, 0.0]))[0]
+            canvas.line((x, top, x, SIZE), fill="silver")
+        if above:
+            first = math.floor(lowest)
+            for mark in range(first, first + math.ceil(metres) + 2):
+                y = pixel(np.array([0.0, mark, 0.0]))[1]
+                canvas.line((0, y, SIZE, y), fill="silver")
+        # Nearer geoms cover those that are farther away.
+        nearer = data.geom_xpos[limbs, 2] if above else -data.geom_xpos[limbs, 1]
+        for geom in limbs[np.argsort(nearer)]:
+            kind, size = model.geom_type[geom], model.geom_size[geom]
+            along = np.array(data.geom_xmat[geom]).reshape(3, 3)[:, 2] * (size[1] if kind == CAPSULE else 0.0)
+            ends = [pixel(data.geom_xpos[geom] + sign * along) for sign in (-1, 1)]
+            radius = max(1.0, float(size[0]) * scale)
+            colour = "navy" if model.geom_bodyid[geom] == 1 else "royalblue"
+            canvas.line((*ends[0], *ends[1]), fill=colour, width=round(2 * radius))
+            for x, y in ends:
+                canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        return picture
 
 
 def make(

@@ -25,7 +25,7 @@ from metarl_jax.environments import physics
 from metarl_jax.environments.base import Environment
 from metarl_jax.environments.manipulation_skills import FULL, ML10_TEST, ML10_TRAIN, REACH, SKILLS, Scene, Skill, Start
 from metarl_jax.environments.physics import Engine, Robot
-from metarl_jax.types import Array, Box, EnvFamily, Key, State, TaskDistribution, Transition
+from metarl_jax.types import Array, Box, EnvFamily, Key, Privileged, State, TaskDistribution, Transition
 
 REACHABLE_LOW, REACHABLE_HIGH = (-0.5, 0.4), (0.5, 1.0, 0.5)
 """Metres: between which the hand can be pulled; how low, skills say."""
@@ -368,7 +368,7 @@ def _family(env: Manipulation, steps: int, tasks: TaskDistribution) -> EnvFamily
         horizon=steps,
         observation_space=env.observation_space(),
         action_space=env.action_space(),
-        training_reward=training_reward,
+        privileged=Privileged(training_reward=training_reward),
         success=success,
     )
 

@@ -8,8 +8,8 @@ moves the point by that multiple of ``reach``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,11 @@ import numpy as np
 from flax import struct
 
 from metarl_jax.environments.base import Environment, random_signs
-from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution, Transition
+from metarl_jax.environments.drawing import SIZE, Frame, blank, of_episode
+from metarl_jax.types import Array, Box, EnvFamily, Key, Privileged, TaskDistribution, Transition
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @struct.dataclass
@@ -56,6 +60,8 @@ class Rules(NamedTuple):
 class PointRobot(Environment):
     """The point, under the rules of one paper."""
 
+    caption = "From above. Green: the goal, paler where it pays; blue: the way so far in this episode."
+
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
 
@@ -92,6 +98,29 @@ class PointRobot(Environment):
         del params
         return Box(-jnp.inf, jnp.inf, (2,))
 
+    def draw(self, frames: Sequence[Frame], task: PointParams) -> Image:
+        """The plane from above (``drawing.Drawable``): the goal, the circle in which it pays, and the path so far."""
+        goal = np.asarray(task.goal)
+        reach = 1.25 * max(1.0, float(np.abs(goal).max()))
+        picture, canvas = blank()
+
+        def pixel(place: np.ndarray) -> tuple[float, float]:
+            x, y = (np.asarray(place, float) / reach + 1) / 2 * SIZE
+            return x, SIZE - y
+
+        def circle(place: np.ndarray, radius: float, colour: str) -> None:
+            x, y = pixel(place)
+            canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+
+        if self.rules.reward == "near":
+            circle(goal, self.rules.radius / reach / 2 * SIZE, "palegreen")
+        circle(goal, 4, "green")
+        path = [pixel(frame.observation) for frame in of_episode(frames)]
+        if len(path) > 1:
+            canvas.line(path, fill="royalblue", width=2)
+        circle(frames[-1].observation, 5, "navy")
+        return picture
+
 
 def _family(
     rules: Rules,
@@ -100,7 +129,7 @@ def _family(
     *,
     heldout_goal: Callable[[Key], Array] | None = None,
     validation_goal: Callable[[Key], Array] | None = None,
-    training_reward: Callable[[PointParams, Transition, float], Array] | None = None,
+    privileged: Privileged | None = None,
 ) -> EnvFamily:
     env = PointRobot(rules)
 
@@ -127,7 +156,7 @@ def _family(
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=None if rules.start else optimal_return,
-        training_reward=training_reward,
+        privileged=privileged,
     )
 
 
@@ -193,7 +222,7 @@ def pearl_sparse() -> EnvFamily:
         among(angles[:80]),
         heldout_goal=among(angles[80:]),
         validation_goal=_on_half_circle,
-        training_reward=minus_distance,
+        privileged=Privileged(training_reward=minus_distance),
     )
 
 

@@ -14,7 +14,7 @@ from flax import struct
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.base import Environment
-from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribution, Transition
+from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Privileged, TaskDistribution, Transition
 
 
 @struct.dataclass
@@ -142,5 +142,5 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=optimal_return,
-        training_reward=training_reward,
+        privileged=Privileged(training_reward=training_reward),
     )

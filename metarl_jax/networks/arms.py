@@ -73,7 +73,7 @@ def critic(arm: Arm, *, units: int = 64) -> ArmsCritic:
     network = _Arms(positive_int("units", units))
 
     def init(key: Key) -> Params:
-        return network.init(key, arm.features(arm.unknown)[None], jnp.float32(0))
+        return network.init(key, arm.features(arm.prior)[None], jnp.float32(0))
 
     def value(params: Params, known: Array, left: Array) -> Array:
         return network.apply(params, known, left)  # pyright: ignore[reportReturnType]
@@ -102,6 +102,8 @@ def make(family: EnvFamily, policy: Policy, settings: Settings) -> AsymmetricNet
     Raises:
         ValueError: for a family of anything else.
     """
-    if family.arm is None:
-        raise ValueError("a privileged critic is for bandits whose arms pay finitely many rewards (EnvFamily.arm)")
-    return AsymmetricNetworks(policy, critic(family.arm, units=settings.critic_units))
+    if family.privileged is None or family.privileged.arm is None:
+        raise ValueError(
+            "a privileged critic is for bandits whose arms pay finitely many rewards (EnvFamily.privileged.arm)"
+        )
+    return AsymmetricNetworks(policy, critic(family.privileged.arm, units=settings.critic_units))

@@ -12,13 +12,13 @@ import numpy as np
 from jax.experimental import io_callback
 from PIL import Image, ImageDraw
 
-from metarl_jax.environments.locomotion import Locomotion
+from metarl_jax.environments.drawing import Drawable, Frame
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunConfig, RunFolder
-from metarl_jax.runs.scenes import Draw, Frame, scene
+from metarl_jax.runs.scenes import Draw, scene
 from metarl_jax.types import Algorithm, Array, EnvFamily, Key, Params, State, Task
 
 CAPTION = 16
@@ -31,6 +31,12 @@ _RECORD_TAG = 0x5245434F
 """As ``train.VALIDATION_TAG``: no ``split`` of a training key gives this one."""
 
 
+def _without_key_type(x: Any) -> Any:
+    """The data of a typed random key; anything else as it is. Callbacks to the host cannot take typed keys."""
+    typed = isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(x) if typed else x
+
+
 class _Watched:
     """An environment, every step of which is also told to the host."""
 
@@ -39,42 +45,47 @@ class _Watched:
         self._episodes = episodes
         self._frames = frames
 
-    def _pose(self, state: State) -> Any:
-        return self._env.engine.pose(state.physics) if isinstance(self._env, Locomotion) else ()
+    def _drawn_state(self, state: State) -> Any:
+        """What frames hold of a state: what the environment's ``draw`` needs of it."""
+        if not isinstance(self._env, Drawable):
+            return ()
+        part = getattr(self._env, "drawn_state", lambda state: state)
+        return jax.tree.map(_without_key_type, part(state))
 
-    def _keep(self, observation: Any, pose: Any, action: Any, total: float, step: int, last: bool) -> None:
+    def _keep(self, observation: Any, state: Any, action: Any, total: float, step: int, last: bool) -> None:
         ended = sum(frame.last for frame in self._frames)
-        self._frames.append(Frame(np.asarray(observation), np.asarray(pose), action, ended, step, total, last))
+        state = jax.tree.map(np.asarray, state)
+        self._frames.append(Frame(np.asarray(observation), state, action, ended, step, total, last))
 
-    def _began(self, observation: Any, pose: Any) -> None:
+    def _began(self, observation: Any, state: Any) -> None:
         if self._frames and self._frames[-1].step == 0:
             # The step that ended an episode has begun another, and now the learner begins one itself.
             del self._frames[-1]
-        self._keep(observation, pose, None, 0.0, 0, False)
+        self._keep(observation, state, None, 0.0, 0, False)
 
     def _stepped(
-        self, action: Any, final_observation: Any, reward: Any, done: Any, observation: Any, pose: Any
+        self, action: Any, final_observation: Any, reward: Any, done: Any, observation: Any, state: Any
     ) -> None:
         before = self._frames[-1]
         if before.episode == self._episodes:
             return
-        # Where an episode ends, the pose is the next one's already.
-        now = before.pose if done else pose
+        # Where an episode ends, the state is already that of the next one.
+        now = before.state if done else state
         total = before.total + float(reward)
         self._keep(final_observation, now, np.asarray(action), total, before.step + 1, bool(done))
         if done:
-            self._began(observation, pose)
+            self._began(observation, state)
 
     def reset(self, key: Key, params: Task) -> tuple[Array, State]:
         obs, state = self._env.reset(key, params)
-        io_callback(self._began, None, obs, self._pose(state), ordered=True)
+        io_callback(self._began, None, obs, self._drawn_state(state), ordered=True)
         return obs, state
 
     def step(
         self, key: Key, state: State, action: Array, params: Task
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
         obs, state, reward, terminated, truncated, info = self._env.step(key, state, action, params)
-        seen = action, info["final_observation"], reward, terminated | truncated, obs, self._pose(state)
+        seen = action, info["final_observation"], reward, terminated | truncated, obs, self._drawn_state(state)
         io_callback(self._stepped, None, *seen, ordered=True)
         return obs, state, reward, terminated, truncated, info
 

@@ -275,8 +275,9 @@ def _rl2_informed() -> Case:
     policy = snail.make(
         family.observation_space, family.action_space, window=4, blocks=1, embedding_size=6, filters=4, critic=False
     )
-    assert family.arm is not None
-    networks = AsymmetricNetworks(policy, arms.make(family.arm, units=6))
+    assert family.privileged is not None
+    assert family.privileged.arm is not None
+    networks = AsymmetricNetworks(policy, arms.make(family.privileged.arm, units=6))
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"episodes": 4, "trials": 8, "minibatches": 2, "iterations": 50}

@@ -335,9 +335,11 @@ def test_networks_of_pearl(family: EnvFamily) -> None:
 
 def test_networks_of_informed_rl2() -> None:
     family, config = bandits.bernoulli(3), rl2_asymmetric.Config(episodes=4, trials=8, minibatches=2)
-    assert family.arm is not None
+    assert family.privileged is not None
+    known = family.privileged.arm
+    assert known is not None
 
-    def networks(number: int = 3, arm: Any = family.arm) -> AsymmetricNetworks:
+    def networks(number: int = 3, arm: Any = known) -> AsymmetricNetworks:
         spaces = family.observation_space, Discrete(number)
         return AsymmetricNetworks(recurrent.make(*spaces, hidden_size=4, embedding_size=3), arms.make(arm, units=4))
 
@@ -349,11 +351,11 @@ def test_networks_of_informed_rl2() -> None:
 
     rl2_asymmetric.make(family, networks(), config)
     assert "the policy was made for actions in Discrete(n=7)" in refused(networks(7))
-    features = family.arm.features
-    other = family.arm._replace(features=lambda belief: jnp.concatenate([features(belief)] * 2))
+    features = known.features
+    other = known._replace(features=lambda belief: jnp.concatenate([features(belief)] * 2))
     said = refused(networks(arm=other))
     assert "critic.value fails" in said
-    assert "arm.features gives 4 numbers: was the critic made for another arm?" in said
+    assert "privileged.arm.features gives 4 numbers: was the critic made for another arm?" in said
     assert "networks must be a metarl_jax.interfaces.asymmetric.AsymmetricNetworks, not Policy" in refused(
         networks().policy
     )
