@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import first_task, prefers_sequential, task_batch, task_mean, task_mean_gradient
+from metarl_jax.batching import map_tasks, task_mean, task_mean_gradient
 from metarl_jax.checks import boolean, check_fields, choice, natural_int, positive_int, real
 from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
@@ -170,9 +170,9 @@ class Data(NamedTuple):
     adapting: Params
     """What adapted, after the K steps: who collected the query."""
 
-    def prefers_sequential(self) -> bool:
-        """``batching.prefers_sequential`` of several tasks."""
-        return prefers_sequential(first_task((self.supports, self.query)))
+    def examples(self) -> tuple[Any, Any]:
+        """Supports and query: the data that a network processes."""
+        return self.supports, self.query
 
 
 Adapted = Callable[[Params, Any], Params]
@@ -235,8 +235,8 @@ def collect_tasks(
 ) -> Data:
     """Draw training tasks and collect on each; leaves get a leading axis of tasks."""
     key_tasks, key_collect = jax.random.split(key)
-    batch = task_batch(problem.tasks.sample)(jax.random.split(key_tasks, tasks))
-    return task_batch(collect, in_axes=(0, None, 0))(jax.random.split(key_collect, tasks), meta, batch)
+    batch = map_tasks(problem.tasks.sample)(jax.random.split(key_tasks, tasks))
+    return map_tasks(collect, in_axes=(0, None, 0))(jax.random.split(key_collect, tasks), meta, batch)
 
 
 def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task: Task, rates: Tree) -> Adaptation:
@@ -332,7 +332,7 @@ def make(
         """What each task scored beyond the others: a baseline that does not depend on the task's own data."""
         if not _asks_credit(config):
             return jnp.zeros(config.tasks, jnp.float32)
-        score = task_batch(lambda meta, data: problem.score(after(meta, data), data.query), (None, 0))(meta, data)
+        score = map_tasks(lambda meta, data: problem.score(after(meta, data), data.query), (None, 0))(meta, data)
         return (score - jnp.mean(score)) * (config.tasks / max(1, config.tasks - 1))
 
     def one_loss(meta: Params, task: tuple[Data, Array]) -> tuple[Array, Metrics]:
@@ -342,7 +342,7 @@ def make(
         one = collect_adapted if adapts_in_training else collect_unadapted
         data = collect_tasks(key, problem, one, state.params, config.tasks)
         met = data, credits(state.params, data)
-        gradient_of = task_mean_gradient(one_loss, sequential=data.prefers_sequential())
+        gradient_of = task_mean_gradient(one_loss, data_of=lambda meta, task: task[0].examples())
         (value, metrics), gradient = gradient_of(state.params, met)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         if config.outer_update == "trust_region":
@@ -385,14 +385,14 @@ def make(
             moved = divergence(distribution(after(meta, data), data.query), data.query)
             return task_loss(meta, data, credit)[0], moved
 
-        thinned = task_batch(thin)(met[0])
+        thinned = map_tasks(thin)(met[0])
         product = metric_product(
-            lambda meta: task_batch(outputs, (None, 0))(meta, thinned),
-            lambda outputs: jnp.mean(task_batch(divergence)(outputs, thinned.query)),
+            lambda meta: map_tasks(outputs, (None, 0))(meta, thinned),
+            lambda outputs: jnp.mean(map_tasks(divergence)(outputs, thinned.query)),
             meta,
         )
         return trust_region_step(
-            lambda meta: task_mean(evaluate, sequential=met[0].prefers_sequential())(meta, met),
+            lambda meta: task_mean(evaluate, data_of=lambda meta, task: task[0].examples())(meta, met),
             value,
             gradient,
             product,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import equations
 
 from metarl_jax import batching
 from metarl_jax.algorithms import rl2
@@ -287,7 +286,7 @@ def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> N
         np.testing.assert_allclose(value, same_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_what_is_learnt_does_not_depend_on_how_many_trials_are_played_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_numbers_do_not_depend_on_how_many_trials_are_vectorised(monkeypatch: pytest.MonkeyPatch) -> None:
     family = coin_family()
     policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
     algorithm = rl2.make(family, policy, rl2.Config(episodes=2, trials=32, minibatches=2, iterations=10))
@@ -307,14 +306,6 @@ def test_what_is_learnt_does_not_depend_on_how_many_trials_are_played_at_once(mo
     assert 32 in all_at_once
     assert 8 in eight and 32 not in eight
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), sequential, whole)
-
-
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Of a program and of those within it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
 
 
 def test_lambda_rises_and_the_entropy_bonus_decays() -> None:

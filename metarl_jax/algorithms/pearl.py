@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import task_batch
+from metarl_jax.batching import map_tasks
 from metarl_jax.checks import boolean, check_fields, positive_int, real
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.context import ContextNetworks, Experience
@@ -318,11 +318,11 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         steps = steps_of_episodes(key_steps, lengths[which], horizon, config.batch_size)
         steps = jax.tree.map(lambda x: x[which[:, None], steps], state.replay)
         keys = jax.random.split(key_context, config.meta_batch)
-        context = task_batch(draw_context)(keys, jax.tree.map(lambda x: x[which], state.context))
+        context = map_tasks(draw_context)(keys, jax.tree.map(lambda x: x[which], state.context))
 
         def mean_loss(learned: Learned) -> tuple[Array, Metrics]:
             tasks = jax.random.split(key_loss, config.meta_batch), steps, context
-            return jax.tree.map(jnp.mean, task_batch(loss, (None, None, 0))(learned, target_critic, tasks))
+            return jax.tree.map(jnp.mean, map_tasks(loss, (None, None, 0))(learned, target_critic, tasks))
 
         gradient, metrics = jax.grad(mean_loss, has_aux=True)(learned)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, learned)
@@ -355,7 +355,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             first = jax.tree.map(lambda x: x[: config.prior_episodes], played)
             return for_replay(task, played), _steps(flat(first))
 
-        first, context = task_batch(begin)(jax.random.split(key_play, config.training_tasks), tasks)
+        first, context = map_tasks(begin)(jax.random.split(key_play, config.training_tasks), tasks)
         steps, initial = config.replay_episodes * horizon, config.initial_episodes * horizon
         replay = jax.tree.map(
             lambda x: jnp.zeros((config.training_tasks, steps, *x.shape[2:]), x.dtype).at[:, :initial].set(x), first
@@ -370,7 +370,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         which = jax.random.permutation(key_tasks, config.training_tasks)[: config.tasks]
         tasks = jax.tree.map(lambda x: x[which], state.tasks)
         keys = jax.random.split(key_play, config.tasks)
-        new, context, returns = task_batch(collect, (0, None, 0))(keys, state.learned, tasks)
+        new, context, returns = map_tasks(collect, (0, None, 0))(keys, state.learned, tasks)
         state = store(state, which, new, config.prior_episodes + config.posterior_episodes, context)
 
         def learn(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import devices, prefers_sequential, task_batch
+from metarl_jax.batching import map_tasks
 from metarl_jax.checks import check_fields, choice, natural_int, positive_int, real
 from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
@@ -94,6 +94,9 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         params = problem.init(key)
         return State(params, inner.init(params), jnp.int32(0))
 
+    def support(key: Key, state: State) -> Any:
+        return problem.support(key, state.params, problem.tasks.sample(key))
+
     def learn(key: Key, state: State) -> tuple[Params, optax.OptState, Metrics]:
         """Meet one task."""
         key_task, key_query, key_first, key_steps = jax.random.split(key, 4)
@@ -116,11 +119,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         keys = jax.random.split(key, config.tasks)
-        seen = jax.eval_shape(lambda: problem.support(key, state.params, problem.tasks.sample(key)))
-        if prefers_sequential(seen) and devices() == 1:
-            adapted, moments, metrics = jax.lax.map(lambda key: learn(key, state), keys)
-        else:
-            adapted, moments, metrics = task_batch(learn, in_axes=(0, None))(keys, state)
+        adapted, moments, metrics = map_tasks(learn, in_axes=(0, None), data_of=support)(keys, state)
         rate = config.outer_rate * (1 - jnp.clip(state.iteration / config.iterations, 0, 1))
         mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), adapted)
         direction = jax.tree.map(lambda a, p: a - p, mean, state.params)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import ppo
-from metarl_jax.batching import task_batch
+from metarl_jax.batching import map_tasks
 from metarl_jax.checks import check_fields, natural_int, positive_int, real
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.belief import BeliefNetworks
@@ -127,6 +127,9 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
     )
 
+    def initial_carry(params: Params, encoder_params: Params) -> tuple[Carry, Carry]:
+        return encoder.initial_carry(encoder_params), policy.initial_carry(params)
+
     def play(key: Key, params: Params, encoder_params: Params, task: Task, episodes: int) -> tuple[Carry, Transition]:
         def act(key: Key, carry: tuple[Carry, Carry], inputs: Inputs) -> tuple[tuple[Carry, Carry], Array, Played]:
             memory, policy_memory = carry
@@ -136,7 +139,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
             action = output.distribution.sample(key)
             return (memory, policy_memory), action, Played(shown, ppo.record(output, action))
 
-        carry = encoder.initial_carry(encoder_params), policy.initial_carry(params)
+        carry = initial_carry(params, encoder_params)
         (memory, _), transitions = trial(key, act, carry, family, task, episodes)
         return memory, transitions
 
@@ -150,6 +153,13 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         shown = t.inputs._replace(obs=t.output.shown)
         batch = learning.prepare(shown, with_training_reward(task, t), t.output.record, iteration)
         return batch, t._replace(output=()), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
+
+    collect_trials = map_tasks(
+        collect,
+        in_axes=(0, None, None, None),
+        out_axes=(1, 0, 0),
+        carry_of=lambda key, params, encoder_params, iteration: initial_carry(params, encoder_params),
+    )
 
     def model_loss(model: Model, key: Key, trials: Transition) -> tuple[Array, Metrics]:
         """Minus the mean bound of trials ``[T, B, ...]``."""
@@ -211,9 +221,8 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_policy, key_model = jax.random.split(key, 3)
         iteration = state.iteration
-        collected = task_batch(collect, in_axes=(0, None, None, None), out_axes=(1, 0, 0))
         keys = jax.random.split(key_collect, config.trials)
-        batch, trials, trial_reward = collected(keys, state.policy, state.model.encoder, iteration)
+        batch, trials, trial_reward = collect_trials(keys, state.policy, state.model.encoder, iteration)
         params, policy_optimizer, metrics = learning.update(
             key_policy, state.policy, state.policy_optimizer, batch, iteration
         )
