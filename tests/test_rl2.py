@@ -345,6 +345,38 @@ def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
     assert distance(over, params(8, entropy_coefficient=0.0)) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 0.5, 0.5, 0.5]),
+        ("linear", [0.5, 0.4, 0.1, 0.1]),
+        ("cosine", [0.5, 0.1 + 0.4 * (1 + np.cos(np.pi / 4)) / 2, 0.1, 0.1]),
+    ],
+)
+def test_the_learning_rate_is_a_function_of_the_iteration(schedule: Any, expected: list[float]) -> None:
+    """At 0, 2, 8 and 9 of 8 iterations; all numbers may be tracers. The epochs of one iteration have one rate."""
+    family = coin_family()
+
+    @jax.jit
+    @jax.vmap
+    def rates(iteration: Array, rate: Array, fraction: Array) -> tuple[Array, Array]:
+        config = rl2.Config(
+            episodes=2, trials=4, minibatches=2, iterations=8, epochs=3, learning_rate=rate,
+            final_learning_rate_fraction=fraction, learning_rate_schedule=schedule,
+        )  # fmt: skip
+        algorithm = rl2.make(family, first_step_policy(), config)
+        state = algorithm.init(jax.random.key(0))._replace(iteration=iteration)
+        after, metrics = algorithm.step(jax.random.key(1), state)
+        return metrics["learning_rate"], jnp.abs(after.params["d"])
+
+    iterations = jnp.array([0, 2, 8, 9], jnp.int32)
+    got, moved = rates(iterations, jnp.full(4, 0.5), jnp.full(4, 0.2))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    # The first step of Adam is the learning rate, and later ones are no longer.
+    assert bool(jnp.all(moved <= 6 * got * 1.001))
+    assert got.dtype == jnp.float32
+
+
 def test_minibatches_must_divide_into_parts() -> None:
     with pytest.raises(ValueError, match=r"the trials of a minibatch \(4\) must be a multiple of accumulation \(3\)"):
         rl2.make(FAMILY, counting_policy(), rl2.Config(trials=8, minibatches=2, accumulation=3))

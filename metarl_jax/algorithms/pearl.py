@@ -200,6 +200,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     check_context_networks(networks, family, shapes)
     horizon, latent_size = family.horizon, networks.latent_size
     encoder, actor, critic = networks.encoder, networks.actor, networks.critic
+    # Not ``optax.adam``, in whose chain the state would have another place in a checkpoint.
     optimizer = optax.scale_by_adam()
     prior = standard((latent_size,))
     match family.action_space:
@@ -326,7 +327,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
 
         gradient, metrics = jax.grad(mean_loss, has_aux=True)(learned)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, learned)
-        learned = jax.tree.map(lambda p, u: p - config.learning_rate * u, learned, updates)
+        learned = optax.apply_updates(learned, optax.tree.scale(-config.learning_rate, updates))
         target_critic = optax.incremental_update(learned.critic, target_critic, config.target_rate)
         return learned, target_critic, optimizer_state, metrics
 

@@ -85,6 +85,8 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     else:
         inner = optax.sgd(config.inner_rate)
 
+    outer_rate_at = optax.linear_schedule(config.outer_rate, 0.0, config.iterations)
+
     def inner_step(params: Params, moments: optax.OptState, batch: Any) -> tuple[Params, optax.OptState]:
         gradient = jax.grad(problem.inner_loss)(params, batch)
         updates, moments = inner.update(gradient, moments, params)
@@ -120,10 +122,10 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         keys = jax.random.split(key, config.tasks)
         adapted, moments, metrics = map_tasks(learn, in_axes=(0, None), data_of=support)(keys, state)
-        rate = config.outer_rate * (1 - jnp.clip(state.iteration / config.iterations, 0, 1))
+        rate = outer_rate_at(state.iteration)
         mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), adapted)
         direction = jax.tree.map(lambda a, p: a - p, mean, state.params)
-        params = jax.tree.map(lambda p, d: (p + rate * d).astype(p.dtype), state.params, direction)
+        params = optax.apply_updates(state.params, optax.tree.scale(rate, direction))
         metrics = jax.tree.map(jnp.mean, metrics) | {"outer_rate": rate, "direction_norm": optax.tree.norm(direction)}
         # Every task went on from the same moments. The step count, a whole number, is the same for all; as a mean
         # of floats it would be rounded.

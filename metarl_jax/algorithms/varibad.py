@@ -123,9 +123,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
     encoder, decoder = networks.encoder, networks.decoder
     learning = ppo.make(networks.policy, networks.shown, config.episodes * family.horizon, config)
     policy, with_training_reward = learning.policy, ppo.with_training_reward(family, config)
-    model_optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
-    )
+    model_learning_rate_at = ppo.learning_rates(config.model_learning_rate, config)
 
     def initial_carry(params: Params, encoder_params: Params) -> tuple[Carry, Carry]:
         return encoder.initial_carry(encoder_params), policy.initial_carry(params)
@@ -193,7 +191,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         key: Key, model: Model, optimizer_state: optax.OptState, buffer: Transition, iteration: Array
     ) -> tuple[Model, optax.OptState, Metrics]:
         filled = jnp.minimum((iteration + 1) * config.trials, config.buffer_trials)
-        rate = config.model_learning_rate * learning.rate_fraction(iteration)
+        model_optimizer = ppo.adam(model_learning_rate_at(iteration), config)
 
         def gradient_step(
             carry: tuple[Model, optax.OptState], key: Key
@@ -204,7 +202,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
             trials = jax.tree.map(lambda x: jnp.moveaxis(x[which], 0, 1), buffer)
             gradient, metrics = jax.grad(model_loss, has_aux=True)(model, key_loss, trials)
             updates, optimizer_state = model_optimizer.update(gradient, optimizer_state, model)
-            return (jax.tree.map(lambda p, u: p - rate * u, model, updates), optimizer_state), metrics
+            return (optax.apply_updates(model, updates), optimizer_state), metrics
 
         keys = jax.random.split(key, config.model_updates)
         (model, optimizer_state), metrics = jax.lax.scan(gradient_step, (model, optimizer_state), keys)
@@ -216,6 +214,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         model = Model(encoder.init(key_encoder), decoder.init(key_decoder))
         shapes = jax.eval_shape(lambda: collect(key, params, model.encoder, iteration)[1])
         buffer = jax.tree.map(lambda x: jnp.zeros((config.buffer_trials, *x.shape), x.dtype), shapes)
+        model_optimizer = ppo.adam(config.model_learning_rate, config)
         return State(params, learning.init(params), model, model_optimizer.init(model), buffer, iteration)
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
