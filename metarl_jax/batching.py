@@ -1,4 +1,8 @@
-"""The only place that batches tasks: side by side, spread over devices, or in turn."""
+"""The only place that batches tasks: vectorised, sequentially, or sharded over devices.
+
+The functions here decide which of these it is, from the shapes that they are given, the backend and the mesh that is
+set. No caller asks about any of them. Where the mesh has an axis "tasks", tasks are sharded over it.
+"""
 
 from __future__ import annotations
 
@@ -15,90 +19,120 @@ from metarl_jax.types import Array, Metrics, Tree
 TASK_AXIS = "tasks"
 SEED_AXIS = "seeds"
 
+CACHED_BYTES = 2**14
+"""The data of a task that a core's cache has room for, in bytes. Where a task has more, what a network computes for
+several tasks at the same time overflows the cache: on a CPU, tasks are then 1.5 to 3 times as fast sequentially."""
+CACHED_CARRIES = 2**22
+"""The memories of trials, in bytes, that a CPU's cache has room for. If the trials that are vectorised have more, every
+step fetches them from main memory. A memory that looks back reads all of itself at every step: 512 trials of SNAIL with
+two attentions over 100 steps take half as long in parts of 32."""
+LEAST_AT_ONCE = 8
+"""The fewest trials in a part: products of fewer rows are slow."""
 
-def task_batch(
-    function: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0, *, at_once: int | None = None
+
+def task_devices() -> int:
+    """The number of devices that tasks are sharded over: the size of the mesh's axis "tasks", or one."""
+    return jax.sharding.get_abstract_mesh().shape.get(TASK_AXIS, 1)
+
+
+def map_tasks(
+    function: Callable[..., Any],
+    in_axes: int | tuple[int | None, ...] = 0,
+    out_axes: Any = 0,
+    *,
+    carry_of: Callable[..., Tree] | None = None,
+    data_of: Callable[..., Tree] | None = None,
 ) -> Callable[..., Any]:
-    """``vmap`` over tasks; with a mesh set whose axes include "tasks", the work is spread over it.
+    """Map a function of one task over tasks, as ``jax.vmap`` does.
+
+    All tasks are vectorised, unless ``carry_of`` or ``data_of`` say that this would overflow a CPU's cache. Then parts
+    of them are, one part after another. Tasks that are sharded over devices are always vectorised.
 
     Args:
         function: of one task.
-        in_axes: as for ``jax.vmap``; arguments mapped over their leading axis are sharded.
+        in_axes: 0 for arguments that are mapped over their leading axis, None for those that all tasks share.
         out_axes: as for ``jax.vmap``.
-        at_once: how many tasks are done side by side, and others after them, a divisor of their number; None: all. For
-            which see ``trials_at_once``. Spread over devices, all are.
+        carry_of: takes the arguments of ``function`` and returns the memory that it carries from step to step of a
+            trial. It is traced for its shapes only.
+        data_of: takes the arguments of ``function`` and returns the data that a network processes for this task. It is
+            traced for its shapes only.
     """
-    batched = jax.vmap(function, in_axes=in_axes, out_axes=out_axes)
+    vectorised = jax.vmap(function, in_axes, out_axes)
 
     @functools.wraps(function)
     def apply(*arguments: Any) -> Any:
         axes = (in_axes,) * len(arguments) if isinstance(in_axes, int) else in_axes
-        if devices() == 1 and at_once is None:
-            return batched(*arguments)
-        if devices() == 1:
+        mapped = [argument for argument, axis in zip(arguments, axes, strict=True) if axis == 0]
 
-            def part(own: list[Any]) -> Any:
-                rest = iter(own)
-                of_all = [next(rest) if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)]
-                return jax.vmap(function, in_axes)(*of_all)
+        def with_mapped(others: list[Any]) -> list[Any]:
+            rest = iter(others)
+            return [next(rest) if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)]
 
-            own = [a for a, axis in zip(arguments, axes, strict=True) if axis == 0]
-            number = jax.tree.leaves(own)[0].shape[0]
+        if task_devices() > 1:
+            spec = PartitionSpec(TASK_AXIS)
+            return vectorised(*with_mapped([jax.lax.with_sharding_constraint(x, spec) for x in mapped]))
+        number = jax.tree.leaves(mapped)[0].shape[0]
+        size = _part_size(number, lambda: with_mapped(_first(mapped)), carry_of, data_of)
+        if size == number:
+            return vectorised(*arguments)
+        if size == 1:
+            results = jax.lax.map(lambda one: function(*with_mapped(one)), mapped)
+        else:
             # Not ``batch_size`` of ``map``, which fails where a leaf is of size 0.
-            parts = jax.tree.map(lambda x: x.reshape(number // at_once, at_once, *x.shape[1:]), own)
-            joined = jax.tree.map(lambda x: x.reshape(number, *x.shape[2:]), jax.lax.map(part, parts))
-            return jax.vmap(lambda x: x, 0, out_axes)(joined)
-
-        def shard(argument: Tree) -> Tree:
-            return jax.lax.with_sharding_constraint(argument, PartitionSpec(TASK_AXIS))
-
-        return batched(*(shard(a) if axis == 0 else a for a, axis in zip(arguments, axes, strict=True)))
+            parts = jax.tree.map(lambda x: x.reshape(number // size, size, *x.shape[1:]), mapped)
+            results = jax.lax.map(lambda part: jax.vmap(function, in_axes)(*with_mapped(part)), parts)
+            results = jax.tree.map(lambda x: x.reshape(number, *x.shape[2:]), results)
+        return jax.vmap(lambda x: x, 0, out_axes)(results)
 
     return apply
 
 
-def devices() -> int:
-    """Over how many devices tasks are spread: as many as the mesh has along "tasks", or one."""
-    return jax.sharding.get_abstract_mesh().shape.get(TASK_AXIS, 1)
+def task_mean(
+    function: Callable[[Any, Any], Tree], *, data_of: Callable[[Any, Any], Tree] | None = None
+) -> Callable[[Any, Tree], Tree]:
+    """The mean over tasks of ``function(shared, task)``.
 
-
-CACHED_BYTES = 2**14
-"""Of a task's data: with more, what a network makes of several tasks at a time overflows a core's cache."""
-
-
-def prefers_sequential(task: Tree) -> bool:
-    """Whether tasks had better be done in turn: on a CPU, where one fills a cache (measured: 1.5 to 3 times as fast).
+    Tasks whose data overflow a CPU's cache are evaluated sequentially. If they are sharded, each device evaluates its
+    own tasks sequentially; all are vectorised if the devices do not have the same number of tasks.
 
     Args:
-        task: the data of one task, or their shapes.
+        function: of what the tasks share, and of one task's own.
+        data_of: takes the arguments of ``function`` and returns the data that a network processes for this task; None:
+            the task itself. It is traced for its shapes only.
+
+    Returns:
+        A function of what is shared and of a tree whose leaves have a leading axis of tasks.
     """
-    size = sum(
-        x.size * x.dtype.itemsize for x in jax.tree.leaves(task) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-    )
-    return size > CACHED_BYTES and jax.default_backend() == "cpu"
+
+    def mean(shared: Any, tasks: Tree) -> Tree:
+        return _mean(function, shared, tasks, sequential=_overflows(shared, tasks, data_of))
+
+    return mean
 
 
-CACHED_CARRIES = 2**22
-"""Bytes of the memories of trials that are played side by side: with more, every step fetches them from afar."""
-LEAST_AT_ONCE = 8
-"""Trials: with fewer side by side, products are of few rows, and slow."""
+def task_mean_gradient(
+    loss: Callable[[Tree, Any], tuple[Array, Metrics]], *, data_of: Callable[[Any, Any], Tree] | None = None
+) -> Callable[[Tree, Tree], tuple[tuple[Array, Metrics], Tree]]:
+    """The same numbers as ``jax.value_and_grad(task_mean(loss), has_aux=True)``.
 
-
-def trials_at_once(carry: Tree, trials: int) -> int | None:
-    """How many trials had better be played side by side: all (None), or on a CPU as many as a cache has memories of.
-
-    A memory that looks back reads all of itself at every step (measured, SNAIL with two attentions over 100 steps: 512
-    trials take half as long 32 at a time).
+    Where tasks are evaluated sequentially, each task's gradient is computed before the next task begins, so that no
+    intermediate results are kept from task to task.
 
     Args:
-        carry: the memory of one trial, or its shapes.
-        trials: to be played; what is returned divides them.
+        loss: ``(shared, task) -> (loss, metrics)``.
+        data_of: as for ``task_mean``.
     """
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
-    if jax.default_backend() != "cpu" or trials * size <= CACHED_CARRIES:
-        return None
-    fit = [n for n in range(LEAST_AT_ONCE, trials) if trials % n == 0 and n * size <= CACHED_CARRIES]
-    return max(fit, default=None)
+    gradient = jax.value_and_grad(loss, has_aux=True)
+
+    def mean(shared: Any, tasks: Tree) -> tuple[Array, Metrics]:
+        return _mean(loss, shared, tasks, sequential=False)
+
+    def mean_gradient(shared: Tree, tasks: Tree) -> tuple[tuple[Array, Metrics], Tree]:
+        if _overflows(shared, tasks, data_of):
+            return _mean(gradient, shared, tasks, sequential=True)
+        return jax.value_and_grad(mean, has_aux=True)(shared, tasks)
+
+    return mean_gradient
 
 
 def sequential_sum(function: Callable[[Any], Tree], parts: Tree) -> Tree:
@@ -107,47 +141,63 @@ def sequential_sum(function: Callable[[Any], Tree], parts: Tree) -> Tree:
     def add(total: Tree, part: Any) -> tuple[Tree, None]:
         return jax.tree.map(jnp.add, total, function(part)), None
 
-    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    shapes = jax.eval_shape(function, _first(parts))
     return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), parts)[0]
 
 
-def first_task(tasks: Tree) -> Tree:
-    """The shapes of the first of the tasks on the leading axis."""
-    return jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], tasks))
+def _mean(function: Callable[[Any, Any], Tree], shared: Any, tasks: Tree, *, sequential: bool) -> Tree:
+    number, devices, vectorised = jax.tree.leaves(tasks)[0].shape[0], task_devices(), map_tasks(function, (None, 0))
+    if not sequential or number % devices:
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), vectorised(shared, tasks))
+
+    def rounds(x: Array) -> Array:
+        # Each round has one task of every device; which device has which task stays as it is.
+        return jnp.moveaxis(x.reshape(devices, number // devices, *x.shape[1:]), 1, 0)
+
+    total = sequential_sum(lambda tasks: vectorised(shared, tasks), jax.tree.map(rounds, tasks))
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0) / number, total)
 
 
-def task_mean(function: Callable[..., Tree], *, sequential: bool) -> Callable[..., Tree]:
-    """The mean over tasks of ``function(shared, task)``.
-
-    Args:
-        function: of what tasks share, and of one task's own.
-        sequential: whether tasks are done one after another (see ``prefers_sequential``) or vectorised. Spread over
-            devices, each device does its own tasks one after another; all are vectorised if the devices do not get
-            equally many.
-
-    Returns:
-        A function of what is shared and of a tree whose leaves have a leading axis of tasks.
-    """
-
-    def mean(shared: Any, tasks: Tree) -> Tree:
-        number, side_by_side = jax.tree.leaves(tasks)[0].shape[0], task_batch(function, (None, 0))
-        if not sequential or number % devices():
-            return jax.tree.map(lambda x: jnp.mean(x, axis=0), side_by_side(shared, tasks))
-
-        def rounds(x: Array) -> Array:
-            # In each, one task of every device; which device has which task stays as it is.
-            return jnp.moveaxis(x.reshape(devices(), number // devices(), *x.shape[1:]), 1, 0)
-
-        total = sequential_sum(lambda tasks: side_by_side(shared, tasks), jax.tree.map(rounds, tasks))
-        return jax.tree.map(lambda x: jnp.sum(x, axis=0) / number, total)
-
-    return mean
+def _part_size(
+    number: int,
+    first: Callable[[], list[Any]],
+    carry_of: Callable[..., Tree] | None,
+    data_of: Callable[..., Tree] | None,
+) -> int:
+    """The number of tasks in a part, a divisor of their number; ``first`` returns the arguments of the first task."""
+    if not _cached():
+        return number
+    if data_of is not None and _bytes(jax.eval_shape(lambda: data_of(*first()))) > CACHED_BYTES:
+        return 1
+    if carry_of is None:
+        return number
+    size = _bytes(jax.eval_shape(lambda: carry_of(*first())))
+    if number * size <= CACHED_CARRIES:
+        return number
+    fitting = [n for n in range(LEAST_AT_ONCE, number) if number % n == 0 and n * size <= CACHED_CARRIES]
+    return max(fitting, default=number)
 
 
-def task_mean_gradient(
-    loss: Callable[[Tree, Any], tuple[Array, Metrics]], *, sequential: bool
-) -> Callable[[Tree, Tree], tuple[tuple[Array, Metrics], Tree]]:
-    """As ``jax.value_and_grad(task_mean(loss), has_aux=True)``; in turn, nothing is kept from task to task."""
-    if sequential:
-        return task_mean(jax.value_and_grad(loss, has_aux=True), sequential=True)
-    return jax.value_and_grad(task_mean(loss, sequential=False), has_aux=True)
+def _overflows(shared: Any, tasks: Tree, data_of: Callable[[Any, Any], Tree] | None) -> bool:
+    """Whether one task's data fill a cache, so that tasks are faster sequentially."""
+
+    def data() -> Tree:
+        task = _first(tasks)
+        return task if data_of is None else data_of(shared, task)
+
+    return _cached() and _bytes(jax.eval_shape(data)) > CACHED_BYTES
+
+
+def _cached() -> bool:
+    """Whether what a program computes must fit a cache to be fast. An accelerator is fast with large arrays."""
+    return jax.default_backend() == "cpu"
+
+
+def _first(tasks: Tree) -> Tree:
+    return jax.tree.map(lambda x: x[0], tasks)
+
+
+def _bytes(shapes: Tree) -> int:
+    """The size of arrays or their shapes, without random keys."""
+    arrays = [x for x in jax.tree.leaves(shapes) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    return sum(x.size * x.dtype.itemsize for x in arrays)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.batching import task_batch, trials_at_once
+from metarl_jax.batching import map_tasks
 from metarl_jax.checks import choice, positive_int
 from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution, Tree
 
@@ -50,7 +50,7 @@ def meta_test(
         tasks: where the tasks come from.
         num_tasks: N; rounded up to a whole number of batches, and cut back.
         num_seeds: S.
-        batch_size: tasks at a time, to bound memory; on a CPU fewer are, where memories of as many fill its cache.
+        batch_size: the most tasks that are vectorised, which bounds memory; ``batching.map_tasks`` may vectorise fewer.
         optimal_return: the best expected return per episode of a known task (``EnvFamily.optimal_return``).
         split: "heldout" draws held-out tasks, for a result that is reported. "validation" draws validation tasks, for
             a score by which a setting or a checkpoint is chosen.
@@ -65,28 +65,28 @@ def meta_test(
     batch_size = min(batch_size, num_tasks)
     batches = -(-num_tasks // batch_size)
 
-    def one_task(key: Key, state: State) -> tuple[Array, Array, Array | None]:
-        key_task, key_adapt = key
+    def one_task(keys: tuple[Key, Key], state: State) -> tuple[Array, Array, Array | None]:
+        key_task, key_adapt = keys
         task = sample(key_task)
         adaptation = adapt(key_adapt, state, task)
         best = jnp.asarray(jnp.nan if optimal_return is None else optimal_return(task), jnp.float32)
         return adaptation.score, best, adaptation.success
 
-    def learner(key: Key, state: State) -> Tree:
-        return adapt(key, state, sample(key)).learner
+    def learner(keys: tuple[Key, Key], state: State) -> Tree:
+        key_task, key_adapt = keys
+        return adapt(key_adapt, state, sample(key_task)).learner
 
     def one_seed(key: Key, state: State) -> tuple[Array, Array, Array | None]:
-        at_once = trials_at_once(jax.eval_shape(learner, key, state), batch_size)
-
         def one_batch(keys: tuple[Key, Key]) -> tuple[Array, Array, Array | None]:
-            return task_batch(one_task, in_axes=(0, None), at_once=at_once)(keys, state)
+            # What adaptation produces stands for what it carries from step to step.
+            return map_tasks(one_task, in_axes=(0, None), carry_of=learner)(keys, state)
 
         adapt_keys = jax.random.split(key, (batches, batch_size))
         return jax.lax.map(one_batch, (task_keys, adapt_keys))
 
     key_tasks, key_seeds = jax.random.split(key)
     task_keys = jax.random.split(key_tasks, (batches, batch_size))
-    # One seed after another: the batch of tasks already fills the device.
+    # One seed after another: a batch of tasks is parallel work enough.
     found = jax.lax.map(lambda x: one_seed(*x), (jax.random.split(key_seeds, num_seeds), states))
     score, best, success = jax.tree.map(
         lambda x: x.reshape(num_seeds, batches * batch_size, *x.shape[3:])[:, :num_tasks], found

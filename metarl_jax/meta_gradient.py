@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metarl_jax.batching import first_task, prefers_sequential, task_batch, task_mean, task_mean_gradient
+from metarl_jax.batching import map_tasks, task_mean, task_mean_gradient
 from metarl_jax.interfaces.gradient import InnerProblem, PolicyFunctions
 from metarl_jax.ops.inner_loop import Loss, descend, step_sizes
 from metarl_jax.settings import Doc, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
@@ -154,9 +154,14 @@ class Data(NamedTuple):
     credit: Array | None = None
     """The task's ``CreditTerm.credits``; None: the algorithm has no such term."""
 
-    def prefers_sequential(self) -> bool:
-        """``batching.prefers_sequential`` of several tasks."""
-        return prefers_sequential(first_task((self.supports, self.query)))
+    def examples(self) -> tuple[Any, Any]:
+        """Supports and query: the data that a network processes."""
+        return self.supports, self.query
+
+
+def _examples(meta: Params, data: Data) -> Any:
+    del meta
+    return data.examples()
 
 
 Adapted = Callable[[Params, Any], Params]
@@ -219,8 +224,8 @@ def collect_tasks(
 ) -> Data:
     """Draw training tasks and collect on each; leaves get a leading axis of tasks."""
     key_tasks, key_collect = jax.random.split(key)
-    batch = task_batch(problem.tasks.sample)(jax.random.split(key_tasks, tasks))
-    return task_batch(collect, in_axes=(0, None, 0))(jax.random.split(key_collect, tasks), meta, batch)
+    batch = map_tasks(problem.tasks.sample)(jax.random.split(key_tasks, tasks))
+    return map_tasks(collect, in_axes=(0, None, 0))(jax.random.split(key_collect, tasks), meta, batch)
 
 
 def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task: Task, rates: Tree) -> Adaptation:
@@ -297,11 +302,11 @@ class Objective(NamedTuple):
 
     def value_and_gradient(self, meta: Params) -> tuple[tuple[Array, Metrics], Params]:
         """``((objective, mean metrics), gradient)`` at some meta-parameters."""
-        return task_mean_gradient(self.loss, sequential=self.data.prefers_sequential())(meta, self.data)
+        return task_mean_gradient(self.loss, data_of=_examples)(meta, self.data)
 
     def mean(self, function: Callable[[Params, Data], Tree], meta: Params) -> Tree:
         """The mean over tasks of ``function(meta-parameters, data of one task)``."""
-        return task_mean(function, sequential=self.data.prefers_sequential())(meta, self.data)
+        return task_mean(function, data_of=_examples)(meta, self.data)
 
 
 class OuterUpdate(NamedTuple):
@@ -376,7 +381,7 @@ def make(
         return loss, metrics
 
     def with_credits(meta: Params, data: Data, credit: CreditTerm) -> Data:
-        scores = task_batch(lambda meta, data: problem.score(adapted_params(meta, data), data.query), (None, 0))
+        scores = map_tasks(lambda meta, data: problem.score(adapted_params(meta, data), data.query), (None, 0))
         return data._replace(credit=credit.credits(scores(meta, data)))
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:

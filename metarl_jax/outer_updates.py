@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from metarl_jax.batching import task_batch
+from metarl_jax.batching import map_tasks
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.meta_gradient import Data, Objective, OuterUpdate, require_policy
 from metarl_jax.ops.trust_region import metric_product, trust_region_step
@@ -130,10 +130,10 @@ def trust_region(config: TrustRegionConfig, problem: InnerProblem) -> OuterUpdat
             moved = policy.divergence(policy.distribution(objective.params(meta, data), data.query), data.query)
             return objective.loss(meta, data)[0], moved
 
-        some = task_batch(subsample)(objective.data)
+        some = map_tasks(subsample)(objective.data)
         product = metric_product(
-            lambda meta: task_batch(outputs, (None, 0))(meta, some),
-            lambda outputs: jnp.mean(task_batch(policy.divergence)(outputs, some.query)),
+            lambda meta: map_tasks(outputs, (None, 0))(meta, some),
+            lambda outputs: jnp.mean(map_tasks(policy.divergence)(outputs, some.query)),
             params,
         )
         params, metrics = trust_region_step(

@@ -146,9 +146,9 @@ class Config(OptimizationConfig):
     training_reward: Annotated[
         Literal["paid", "task", "belief"],
         Doc(
-            'What is learnt from. "task": the family\'s ``privileged.training_reward``, which knows the task; "belief": '
-            "its ``privileged.belief_reward``, which knows of the task what the trial has shown. What the policy is "
-            "shown stays what was paid, and so does what is reported."
+            'The rewards that are learned from. "task": those of the family\'s ``privileged.training_reward``, which '
+            'knows the task. "belief": those of its ``privileged.belief_reward``, which knows of the task what the trial '
+            "has shown. The policy sees the rewards that were paid, and those are reported."
         ),
     ] = "paid"
 
@@ -190,10 +190,38 @@ class MinibatchOptimizer(NamedTuple):
     """The optimiser's state."""
     update: Callable[[Key, Params, optax.OptState, Any, Array], tuple[Params, optax.OptState, Metrics]]
     """``(key, params, optimiser's state, batch [T, B, ...], iteration) -> (params, optimiser's state, metrics)``."""
-    rate_fraction: Callable[[Array], Array]
-    """What fraction of the starting step size is in force at an iteration."""
-    progress_at: Callable[[Array], Array]
-    """What share of all iterations is done."""
+
+
+def learning_rates(learning_rate: float | Array, config: OptimizationConfig) -> Callable[[Array], Array]:
+    """The schedule of a learning rate over META-iterations, not over gradient steps: ``iteration -> float32``.
+
+    Args:
+        learning_rate: at the start of training.
+        config: valid settings; how the learning rate changes, and over how many iterations.
+    """
+    match config.learning_rate_schedule:
+        case "constant":
+            schedule = optax.constant_schedule(learning_rate)
+        case "linear":
+            end = learning_rate * config.final_learning_rate_fraction
+            schedule = optax.linear_schedule(learning_rate, end, config.iterations)
+        case "cosine":
+            fraction = config.final_learning_rate_fraction
+            schedule = optax.cosine_decay_schedule(learning_rate, config.iterations, fraction)
+    return lambda iteration: jnp.asarray(schedule(iteration), jnp.float32)
+
+
+def adam(learning_rate: float | Array, config: OptimizationConfig) -> optax.GradientTransformation:
+    """Adam on gradients that are scaled down to ``config.max_grad_norm``.
+
+    The learning rate may be a tracer, and another one in every meta-iteration: the optimiser's state does not depend on
+    it. A schedule within the chain would count gradient steps.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.scale_by_adam(eps=config.adam_epsilon),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def minibatch_optimizer(
@@ -209,23 +237,11 @@ def minibatch_optimizer(
         config: valid settings.
     """
     trials_per_minibatch = config.trials // config.minibatches
+    learning_rate_at = learning_rates(config.learning_rate, config)
 
-    def progress_at(iteration: Array) -> Array:
-        return jnp.clip(iteration / config.iterations, 0, 1)
-
-    def rate_fraction(iteration: Array) -> Array:
-        progress, final = progress_at(iteration), config.final_learning_rate_fraction
-        match config.learning_rate_schedule:
-            case "constant":
-                return jnp.ones_like(progress)
-            case "linear":
-                return 1 + (final - 1) * progress
-            case "cosine":
-                return final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
-    )
+    def entropy_coefficient_at(iteration: Array) -> Array:
+        progress = jnp.clip(iteration / config.iterations, 0, 1)
+        return config.entropy_coefficient * jnp.maximum(0, 1 - progress / config.entropy_decay)
 
     def loss_gradient(params: Params, batch: Any, entropy_coefficient: Array) -> tuple[Params, Metrics]:
         batch = batch._replace(weight=batch.weight / jnp.maximum(jnp.sum(batch.weight), 1))
@@ -242,8 +258,8 @@ def minibatch_optimizer(
     def update(
         key: Key, params: Params, optimizer_state: optax.OptState, batch: Any, iteration: Array
     ) -> tuple[Params, optax.OptState, Metrics]:
-        progress, fraction = progress_at(iteration), rate_fraction(iteration)
-        entropy_coefficient = config.entropy_coefficient * jnp.maximum(0, 1 - progress / config.entropy_decay)
+        learning_rate, entropy_coefficient = learning_rate_at(iteration), entropy_coefficient_at(iteration)
+        optimizer = adam(learning_rate, config)
 
         def gradient_step(
             carry: tuple[Params, optax.OptState], indices: Array
@@ -252,8 +268,7 @@ def minibatch_optimizer(
             minibatch = jax.tree.map(lambda x: jnp.take(x, indices, axis=1), batch)
             gradient, metrics = loss_gradient(params, minibatch, entropy_coefficient)
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-            rate = config.learning_rate * fraction
-            params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+            params = optax.apply_updates(params, updates)
             return (params, optimizer_state), {**metrics, "gradient_norm": optax.tree.norm(gradient)}
 
         # In every epoch, each trial.
@@ -262,9 +277,9 @@ def minibatch_optimizer(
             gradient_step, (params, optimizer_state), orders.reshape(-1, trials_per_minibatch)
         )
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-        return params, optimizer_state, {**metrics, "learning_rate": config.learning_rate * fraction}
+        return params, optimizer_state, {**metrics, "learning_rate": learning_rate}
 
-    return MinibatchOptimizer(optimizer.init, update, rate_fraction, progress_at)
+    return MinibatchOptimizer(adam(config.learning_rate, config).init, update)
 
 
 class Record(NamedTuple):
@@ -341,8 +356,6 @@ class Learning(NamedTuple):
     """``(what the policy was shown, trial, what it recorded, iteration) ->`` the trial for learning, ``[T, ...]``."""
     update: Callable[[Key, Params, optax.OptState, Batch, Array], tuple[Params, optax.OptState, Metrics]]
     """``(key, params, optimiser's state, batch [T, B, ...], iteration) -> (params, optimiser's state, metrics)``."""
-    rate_fraction: Callable[[Array], Array]
-    """What fraction of the starting step size is in force at an iteration."""
 
 
 def make(policy: Policy, observation_space: Space, steps: int, config: Config) -> Learning:
@@ -364,9 +377,11 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
     else:
         value_scale = jnp.ones(steps, jnp.float32)
 
+    last_lambda = config.gae_lambda + config.gae_lambda_rise * (1 - config.gae_lambda)
+    gae_lambda_at = optax.linear_schedule(config.gae_lambda, last_lambda, config.iterations)
+
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
-        risen = config.gae_lambda_rise * policy_optimizer.progress_at(iteration)
-        gae_lambda = config.gae_lambda + risen * (1 - config.gae_lambda)
+        gae_lambda = gae_lambda_at(iteration)
         # What comes after the trial's last step counts for nothing, even if it is infinite or NaN.
         reward, value = (jnp.where(t.valid, x, 0.0) for x in (t.reward, recorded.value * value_scale))
         # The trial is the unit: what follows its last step, and only that, is worth nothing.
@@ -418,4 +433,4 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
             params = params._replace(seen=observe(params.seen, batch.inputs.obs, batch.weight))
         return params, optimizer_state, metrics
 
-    return Learning(policy, policy_optimizer.init, prepare, update, policy_optimizer.rate_fraction)
+    return Learning(policy, policy_optimizer.init, prepare, update)

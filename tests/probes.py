@@ -1,10 +1,12 @@
-"""Environments for tests, whose answers are known."""
+"""Environments for tests, whose answers are known, and what programs consist of."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 
 from metarl_jax.types import Box, EnvFamily, Key, TaskDistribution
@@ -66,3 +68,11 @@ def probe_family() -> EnvFamily:
         action_space=env.action_space(),
         success=lambda task, step: jnp.all((step.action > 0) == (task.target > 0)),
     )
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """The equations of a program and of those within it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)

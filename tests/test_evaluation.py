@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import equations
 
-from metarl_jax import batching, evaluation
 from metarl_jax.evaluation import meta_test
 from metarl_jax.ops.statistics import mean_with_interval
-from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution, Tree
+from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution
 
 TASKS = TaskDistribution(
     sample=lambda key: jax.random.uniform(key) - 100.0,  # meta-training tasks, which must not turn up
@@ -44,23 +44,21 @@ def test_scores_do_not_depend_on_the_batch_size() -> None:
         np.testing.assert_allclose(evaluate(50, batch_size), whole, rtol=1e-5)
 
 
-def test_scores_do_not_depend_on_how_many_learners_a_cache_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[int | None] = []
-
-    def trials_at_once(carry: Tree, trials: int) -> int | None:
-        held.append(batching.trials_at_once(carry, trials))
-        return held[-1]
-
-    monkeypatch.setattr(evaluation, "trials_at_once", trials_at_once)
-
-    def evaluated(numbers: int) -> np.ndarray:
+def test_scores_do_not_depend_on_how_many_learners_a_cache_holds() -> None:
+    def evaluated(numbers: int) -> tuple[np.ndarray, set[int]]:
         def remembering(key: Key, state: State, task: Task) -> Adaptation:
             return adapt(key, state, task)._replace(learner=jnp.full(numbers, task))
 
-        return np.asarray(meta_test(jax.random.key(0), remembering, STATES, TASKS, num_tasks=48, num_seeds=3).score)
+        def scores(key: Key) -> Array:
+            return meta_test(key, remembering, STATES, TASKS, num_tasks=48, num_seeds=3).score
 
-    np.testing.assert_allclose(evaluated(2**16), evaluated(1), rtol=1e-5)
-    assert held == [16, None]
+        program = jax.make_jaxpr(scores)(jax.random.key(0))
+        shapes = [v.aval.shape for e in equations(program.jaxpr) for v in e.outvars]
+        return np.asarray(scores(jax.random.key(0))), {s[0] for s in shapes if len(s) == 2 and s[1] == numbers}
+
+    (whole, all_tasks), (parts, some) = evaluated(999), evaluated(2**16)
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    assert (all_tasks, some) == ({48}, {16})
 
 
 def test_more_tasks_begin_with_the_same_ones() -> None:

@@ -103,7 +103,7 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_the_rule_catches_what_it_should() -> None:
     rl2 = PACKAGE / "algorithms" / "rl2.py"
-    assert allowed(rl2, "batching.task_batch")
+    assert allowed(rl2, "batching.map_tasks")
     assert allowed(rl2, "types.Algorithm")
     for wrong in ("training.run", "networks.recurrent", "environments.bandits", "algorithms.maml", "runs.train"):
         assert not allowed(rl2, wrong)

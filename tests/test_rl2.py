@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import equations
 
 from metarl_jax import batching
 from metarl_jax.algorithms import rl2
@@ -302,7 +301,7 @@ def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> N
         np.testing.assert_allclose(value, same_metrics[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_what_is_learnt_does_not_depend_on_how_many_trials_are_played_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_numbers_do_not_depend_on_how_many_trials_are_vectorised(monkeypatch: pytest.MonkeyPatch) -> None:
     family = coin_family()
     policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
     algorithm = rl2.make(family, policy, rl2.Config(episodes=2, trials=32, minibatches=2, iterations=10))
@@ -322,14 +321,6 @@ def test_what_is_learnt_does_not_depend_on_how_many_trials_are_played_at_once(mo
     assert 32 in all_at_once
     assert 8 in eight and 32 not in eight
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), sequential, whole)
-
-
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Of a program and of those within it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
 
 
 def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
@@ -367,6 +358,38 @@ def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
     assert distance(decayed, params(5, entropy_coefficient=0.0)) > 1e-4
     over = params(8, entropy_coefficient=6.0, entropy_decay=0.6)
     assert distance(over, params(8, entropy_coefficient=0.0)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 0.5, 0.5, 0.5]),
+        ("linear", [0.5, 0.4, 0.1, 0.1]),
+        ("cosine", [0.5, 0.1 + 0.4 * (1 + np.cos(np.pi / 4)) / 2, 0.1, 0.1]),
+    ],
+)
+def test_the_learning_rate_is_a_function_of_the_iteration(schedule: Any, expected: list[float]) -> None:
+    """At 0, 2, 8 and 9 of 8 iterations; all numbers may be tracers. The epochs of one iteration have one rate."""
+    family = coin_family()
+
+    @jax.jit
+    @jax.vmap
+    def rates(iteration: Array, rate: Array, fraction: Array) -> tuple[Array, Array]:
+        config = rl2.Config(
+            episodes=2, trials=4, minibatches=2, iterations=8, epochs=3, learning_rate=rate,
+            final_learning_rate_fraction=fraction, learning_rate_schedule=schedule,
+        )  # fmt: skip
+        algorithm = rl2.make(family, first_step_policy(), config)
+        state = algorithm.init(jax.random.key(0))._replace(iteration=iteration)
+        after, metrics = algorithm.step(jax.random.key(1), state)
+        return metrics["learning_rate"], jnp.abs(after.params["d"])
+
+    iterations = jnp.array([0, 2, 8, 9], jnp.int32)
+    got, moved = rates(iterations, jnp.full(4, 0.5), jnp.full(4, 0.2))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    # The first step of Adam is the learning rate, and later ones are no longer.
+    assert bool(jnp.all(moved <= 6 * got * 1.001))
+    assert got.dtype == jnp.float32
 
 
 def test_minibatches_must_divide_into_parts() -> None:

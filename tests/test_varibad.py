@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import equations
 
+from metarl_jax import batching
 from metarl_jax.algorithms import varibad
 from metarl_jax.environments import gridnavi
 from metarl_jax.interfaces.belief import BeliefNetworks
@@ -79,6 +81,22 @@ def test_the_buffer_is_a_ring_of_the_newest_trials(start: varibad.State) -> None
     assert bool(jnp.all(buffer.valid))
     np.testing.assert_array_equal(buffer.inputs.first, np.broadcast_to(np.arange(8) == 0, (12, 8)))
     np.testing.assert_array_equal(buffer.inputs.prev_reward[:, 1:], buffer.reward[:, :-1])
+
+
+@pytest.mark.parametrize(("memories", "expected"), [(16, 16), (8, 8)])
+def test_as_many_trials_are_vectorised_as_a_cache_has_beliefs_of(
+    memories: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = networks().encoder
+    memory = jax.eval_shape(lambda key: encoder.initial_carry(encoder.init(key)), jax.random.key(0))
+    size = sum(4 * x.size for x in jax.tree.leaves(memory))
+    monkeypatch.setattr(batching, "CACHED_CARRIES", memories * size)
+    algorithm = make(trials=16, buffer_trials=16, model_trials=3)
+    key = jax.random.key(0)
+    program = jax.make_jaxpr(lambda key, state: algorithm.step(key, state))(key, jax.eval_shape(algorithm.init, key))
+    played = [e for e in equations(program.jaxpr) if e.primitive.name == "scan" and e.params["length"] == 8]
+    widths = {v.aval.shape[0] for e in played for v in e.outvars if v.aval.shape[1:] == (5,)}
+    assert widths - {3} == {expected}
 
 
 def test_only_trials_that_were_played_are_learnt_from(start: varibad.State) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import jax
 import optax
 
-from metarl_jax.batching import first_task, prefers_sequential, task_batch, task_mean_gradient
+from metarl_jax.batching import map_tasks, task_mean_gradient
 from metarl_jax.family_checks import check_in_context_problem
 from metarl_jax.interfaces.few_shot import FewShotTask, InContextProblem
 from metarl_jax.settings import Doc, Fraction, PositiveFloat, PositiveInt, Settings
@@ -68,9 +68,8 @@ def make(problem: InContextProblem, config: Config) -> Algorithm:
         return value, {"loss": value, "score": problem.score(prediction, y)}
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
-        tasks = task_batch(problem.tasks.sample)(jax.random.split(key, config.tasks))
-        gradient_of = task_mean_gradient(loss, sequential=prefers_sequential(first_task(tasks)))
-        (_, metrics), gradient = gradient_of(state.params, tasks)
+        tasks = map_tasks(problem.tasks.sample)(jax.random.split(key, config.tasks))
+        (_, metrics), gradient = task_mean_gradient(loss)(state.params, tasks)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         return State(optax.apply_updates(state.params, updates), optimizer_state), metrics

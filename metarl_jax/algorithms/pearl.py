@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from metarl_jax.batching import task_batch
+from metarl_jax.batching import map_tasks
 from metarl_jax.checks import real
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.context import ContextNetworks, Experience
@@ -191,6 +191,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     horizon, latent_size = family.horizon, networks.latent_size
     training_reward = (family.privileged or Privileged()).training_reward
     encoder, actor, critic = networks.encoder, networks.actor, networks.critic
+    # Not ``optax.adam``, in whose chain the state would have another place in a checkpoint.
     optimizer = optax.scale_by_adam()
     prior = standard((latent_size,))
     match family.action_space:
@@ -309,15 +310,15 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         steps = steps_of_episodes(key_steps, lengths[which], horizon, config.batch_size)
         steps = jax.tree.map(lambda x: x[which[:, None], steps], state.replay)
         keys = jax.random.split(key_context, config.meta_batch)
-        context = task_batch(draw_context)(keys, jax.tree.map(lambda x: x[which], state.context))
+        context = map_tasks(draw_context)(keys, jax.tree.map(lambda x: x[which], state.context))
 
         def mean_loss(learned: Learned) -> tuple[Array, Metrics]:
             tasks = jax.random.split(key_loss, config.meta_batch), steps, context
-            return jax.tree.map(jnp.mean, task_batch(loss, (None, None, 0))(learned, target_critic, tasks))
+            return jax.tree.map(jnp.mean, map_tasks(loss, (None, None, 0))(learned, target_critic, tasks))
 
         gradient, metrics = jax.grad(mean_loss, has_aux=True)(learned)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, learned)
-        learned = jax.tree.map(lambda p, u: p - config.learning_rate * u, learned, updates)
+        learned = optax.apply_updates(learned, optax.tree.scale(-config.learning_rate, updates))
         target_critic = optax.incremental_update(learned.critic, target_critic, config.target_rate)
         return learned, target_critic, optimizer_state, metrics
 
@@ -346,7 +347,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             first = jax.tree.map(lambda x: x[: config.prior_episodes], played)
             return for_replay(task, played), _steps(flat(first))
 
-        first, context = task_batch(begin)(jax.random.split(key_play, config.training_tasks), tasks)
+        first, context = map_tasks(begin)(jax.random.split(key_play, config.training_tasks), tasks)
         steps, initial = config.replay_episodes * horizon, config.initial_episodes * horizon
         replay = jax.tree.map(
             lambda x: jnp.zeros((config.training_tasks, steps, *x.shape[2:]), x.dtype).at[:, :initial].set(x), first
@@ -361,7 +362,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         which = jax.random.permutation(key_tasks, config.training_tasks)[: config.tasks]
         tasks = jax.tree.map(lambda x: x[which], state.tasks)
         keys = jax.random.split(key_play, config.tasks)
-        new, context, returns = task_batch(collect, (0, None, 0))(keys, state.learned, tasks)
+        new, context, returns = map_tasks(collect, (0, None, 0))(keys, state.learned, tasks)
         state = store(state, which, new, config.prior_episodes + config.posterior_episodes, context)
 
         def learn(

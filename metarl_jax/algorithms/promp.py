@@ -119,8 +119,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         def loss(meta: Params, data: Data) -> tuple[Array, Metrics]:
             return task_loss(meta, data, state.divergence_weight)
 
-        sequential = data.prefers_sequential()
-        gradient_of = task_mean_gradient(loss, sequential=sequential)
+        gradient_of = task_mean_gradient(loss, data_of=lambda meta, data: data.examples())
 
         def epoch(now: tuple[Params, optax.OptState], _: None) -> tuple[tuple[Params, optax.OptState], Metrics]:
             params, moments = now
@@ -132,7 +131,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
 
         (params, moments), rows = jax.lax.scan(epoch, (state.params, state.optimizer), None, length=config.epochs)
         metrics = jax.tree.map(lambda x: x[0], rows)
-        _, after = task_mean(loss, sequential=sequential)(params, data)
+        _, after = task_mean(loss, data_of=lambda meta, data: data.examples())(params, data)
         for name in ("inner_divergence", "outer_divergence"):
             metrics[name] = after[name]
         weight = state.divergence_weight

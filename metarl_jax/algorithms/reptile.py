@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from annotated_types import Interval
 
-from metarl_jax.batching import devices, prefers_sequential, task_batch
+from metarl_jax.batching import map_tasks
 from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.settings import Doc, NonNegativeInt, PositiveFloat, PositiveInt, Settings
@@ -84,6 +84,9 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         params = problem.init(key)
         return State(params, inner.init(params), jnp.int32(0))
 
+    def support(key: Key, state: State) -> Any:
+        return problem.support(key, state.params, problem.tasks.sample(key))
+
     def learn(key: Key, state: State) -> tuple[Params, optax.OptState, Metrics]:
         """Meet one task."""
         key_task, key_query, key_first, key_steps = jax.random.split(key, 4)
@@ -106,11 +109,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         keys = jax.random.split(key, config.tasks)
-        seen = jax.eval_shape(lambda: problem.support(key, state.params, problem.tasks.sample(key)))
-        if prefers_sequential(seen) and devices() == 1:
-            adapted, moments, metrics = jax.lax.map(lambda key: learn(key, state), keys)
-        else:
-            adapted, moments, metrics = task_batch(learn, in_axes=(0, None))(keys, state)
+        adapted, moments, metrics = map_tasks(learn, in_axes=(0, None), data_of=support)(keys, state)
         rate = outer_rate(state.iteration)
         direction = optax.tree.sub(jax.tree.map(lambda x: jnp.mean(x, axis=0), adapted), state.params)
         params = optax.apply_updates(state.params, optax.tree.scale(rate, direction))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import ppo
-from metarl_jax.batching import task_batch, trials_at_once
+from metarl_jax.batching import map_tasks
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.network_checks import check_policy
 from metarl_jax.rollout import episode_returns, episode_successes, trial
@@ -81,16 +81,21 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         batch = learning.prepare(t.inputs, with_training_reward(task, t), t.output, iteration)
         return batch, jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
+    collect_trials = map_tasks(
+        collect,
+        in_axes=(0, None, None),
+        out_axes=(1, 0),
+        carry_of=lambda key, params, iteration: policy.initial_carry(params),
+    )
+
     def init(key: Key) -> State:
         params = policy.init(key)
         return State(params, learning.init(params), jnp.int32(0))
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_shuffle = jax.random.split(key)
-        at_once = trials_at_once(jax.eval_shape(policy.initial_carry, state.params), config.trials)
-        collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 0), at_once=at_once)
         keys = jax.random.split(key_collect, config.trials)
-        batch, trial_reward = collected(keys, state.params, state.iteration)
+        batch, trial_reward = collect_trials(keys, state.params, state.iteration)
         params, optimizer, metrics = learning.update(key_shuffle, state.params, state.optimizer, batch, state.iteration)
         return State(params, optimizer, state.iteration + 1), {**metrics, "trial_reward": jnp.mean(trial_reward)}
 

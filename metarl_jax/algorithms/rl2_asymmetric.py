@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import ppo
-from metarl_jax.batching import task_batch, trials_at_once
+from metarl_jax.batching import map_tasks
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
 from metarl_jax.network_checks import check_asymmetric_networks
@@ -208,6 +208,13 @@ def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Alg
         lesson = Lesson(known, (value + error) / scale, weight * scale**2)
         return batch, lesson, jnp.sum(weight * t.reward)
 
+    collect_trials = map_tasks(
+        collect,
+        in_axes=(0, None, None),
+        out_axes=(1, 1, 0),
+        carry_of=lambda key, params, critic_params: policy.initial_carry(params),
+    )
+
     def loss(params: Params, batch: Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
         def total(x: Array) -> Array:
             return weighted_sum(x, batch.weight)
@@ -247,10 +254,8 @@ def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Alg
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_policy, key_critic = jax.random.split(key, 3)
-        at_once = trials_at_once(jax.eval_shape(policy.initial_carry, state.params), config.trials)
-        collected = task_batch(collect, in_axes=(0, None, None), out_axes=(1, 1, 0), at_once=at_once)
         keys = jax.random.split(key_collect, config.trials)
-        batch, lesson, trial_reward = collected(keys, state.params, state.critic)
+        batch, lesson, trial_reward = collect_trials(keys, state.params, state.critic)
         params, optimizer, metrics = policy_optimizer.update(
             key_policy, state.params, state.optimizer, batch, state.iteration
         )

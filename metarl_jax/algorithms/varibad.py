@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from metarl_jax import ppo
-from metarl_jax.batching import task_batch
+from metarl_jax.batching import map_tasks
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.belief import BeliefNetworks
 from metarl_jax.network_checks import check_belief_networks
@@ -116,9 +116,10 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
     encoder, decoder = networks.encoder, networks.decoder
     learning = ppo.make(networks.policy, networks.shown, config.episodes * family.horizon, config)
     policy, with_training_reward = learning.policy, ppo.with_training_reward(family, config)
-    model_optimizer = optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=config.adam_epsilon)
-    )
+    model_learning_rate_at = ppo.learning_rates(config.model_learning_rate, config)
+
+    def initial_carry(params: Params, encoder_params: Params) -> tuple[Carry, Carry]:
+        return encoder.initial_carry(encoder_params), policy.initial_carry(params)
 
     def play(key: Key, params: Params, encoder_params: Params, task: Task, episodes: int) -> tuple[Carry, Transition]:
         def act(key: Key, carry: tuple[Carry, Carry], inputs: Inputs) -> tuple[tuple[Carry, Carry], Array, Played]:
@@ -129,7 +130,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
             action = output.distribution.sample(key)
             return (memory, policy_memory), action, Played(shown, ppo.record(output, action))
 
-        carry = encoder.initial_carry(encoder_params), policy.initial_carry(params)
+        carry = initial_carry(params, encoder_params)
         (memory, _), transitions = trial(key, act, carry, family, task, episodes)
         return memory, transitions
 
@@ -143,6 +144,13 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         shown = t.inputs._replace(obs=t.output.shown)
         batch = learning.prepare(shown, with_training_reward(task, t), t.output.record, iteration)
         return batch, t._replace(output=()), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
+
+    collect_trials = map_tasks(
+        collect,
+        in_axes=(0, None, None, None),
+        out_axes=(1, 0, 0),
+        carry_of=lambda key, params, encoder_params, iteration: initial_carry(params, encoder_params),
+    )
 
     def model_loss(model: Model, key: Key, trials: Transition) -> tuple[Array, Metrics]:
         """Minus the mean bound of trials ``[T, B, ...]``."""
@@ -176,7 +184,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         key: Key, model: Model, optimizer_state: optax.OptState, buffer: Transition, iteration: Array
     ) -> tuple[Model, optax.OptState, Metrics]:
         filled = jnp.minimum((iteration + 1) * config.trials, config.buffer_trials)
-        rate = config.model_learning_rate * learning.rate_fraction(iteration)
+        model_optimizer = ppo.adam(model_learning_rate_at(iteration), config)
 
         def gradient_step(
             carry: tuple[Model, optax.OptState], key: Key
@@ -187,7 +195,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
             trials = jax.tree.map(lambda x: jnp.moveaxis(x[which], 0, 1), buffer)
             gradient, metrics = jax.grad(model_loss, has_aux=True)(model, key_loss, trials)
             updates, optimizer_state = model_optimizer.update(gradient, optimizer_state, model)
-            return (jax.tree.map(lambda p, u: p - rate * u, model, updates), optimizer_state), metrics
+            return (optax.apply_updates(model, updates), optimizer_state), metrics
 
         keys = jax.random.split(key, config.model_updates)
         (model, optimizer_state), metrics = jax.lax.scan(gradient_step, (model, optimizer_state), keys)
@@ -199,14 +207,14 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
         model = Model(encoder.init(key_encoder), decoder.init(key_decoder))
         shapes = jax.eval_shape(lambda: collect(key, params, model.encoder, iteration)[1])
         buffer = jax.tree.map(lambda x: jnp.zeros((config.buffer_trials, *x.shape), x.dtype), shapes)
+        model_optimizer = ppo.adam(config.model_learning_rate, config)
         return State(params, learning.init(params), model, model_optimizer.init(model), buffer, iteration)
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         key_collect, key_policy, key_model = jax.random.split(key, 3)
         iteration = state.iteration
-        collected = task_batch(collect, in_axes=(0, None, None, None), out_axes=(1, 0, 0))
         keys = jax.random.split(key_collect, config.trials)
-        batch, trials, trial_reward = collected(keys, state.policy, state.model.encoder, iteration)
+        batch, trials, trial_reward = collect_trials(keys, state.policy, state.model.encoder, iteration)
         params, policy_optimizer, metrics = learning.update(
             key_policy, state.policy, state.policy_optimizer, batch, iteration
         )

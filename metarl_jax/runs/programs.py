@@ -17,8 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from metarl_jax import checks, training
-from metarl_jax.batching import SEED_AXIS, TASK_AXIS
-from metarl_jax.batching import devices as task_devices
+from metarl_jax.batching import SEED_AXIS, TASK_AXIS, task_devices
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import hosts
 from metarl_jax.runs.folder import RunConfig
