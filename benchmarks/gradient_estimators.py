@@ -104,7 +104,7 @@ def gradient_sample(problem: InnerProblem, task: Task, start: jax.Array, structu
 def compare(seed: int, episodes: int, samples: int, hessian_samples: int) -> dict[tuple[str, str], Summary]:
     """Every estimator of both quantities, on one MDP and one policy."""
     family = tabular_mdp.make(STATES, ACTIONS, HORIZON)
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(8,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(8,), history=False, critic=False)
     key_task, key_init, key_noise, key_samples = jax.random.split(jax.random.key(seed), 4)
     task = family.tasks.sample(key_task)
     # The policy's last layer starts near zero, that is near uniform: away from it.

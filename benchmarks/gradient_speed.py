@@ -103,7 +103,7 @@ def waves(tasks: int) -> Algorithm:
 def navigation(method: str) -> Algorithm:
     family = point_robot.maml()
     units = 100 if method == "maml-trpo" else 64
-    policy = mlp.make(
+    policy = mlp.policy(
         family.observation_space, family.action_space, hidden_sizes=(units, units), history=False, critic=False
     )
     if method == "maml-trpo":

@@ -23,16 +23,18 @@ import jax.numpy as jnp
 from results_file import provenance, write_row
 
 from metarl_jax.networks import fast_weights, linear_recurrence, recurrent, snail, transformer
-from metarl_jax.types import Box, Discrete, Inputs, Output, Policy
+from metarl_jax.types import Box, Discrete, Inputs, Output, Policy, Spaces
 
 OBSERVATIONS, ACTIONS = Box(-1.0, 1.0, (4,)), Discrete(5)
 MEMORIES: dict[str, Callable[[int], Policy]] = {
-    "gru": lambda window: recurrent.make(OBSERVATIONS, ACTIONS, cell="gru", hidden_size=64),
-    "lstm": lambda window: recurrent.make(OBSERVATIONS, ACTIONS, cell="lstm", hidden_size=64),
-    "fast weights": lambda window: fast_weights.make(OBSERVATIONS, ACTIONS),
-    "linear": lambda window: linear_recurrence.make(OBSERVATIONS, ACTIONS),
-    "snail": lambda window: snail.make(OBSERVATIONS, ACTIONS, window=window),
-    "transformer": lambda window: transformer.make(OBSERVATIONS, ACTIONS, window=window),
+    "gru": lambda window: recurrent.make(Spaces(OBSERVATIONS, ACTIONS), recurrent.Settings(cell="gru", hidden_size=64)),
+    "lstm": lambda window: recurrent.make(
+        Spaces(OBSERVATIONS, ACTIONS), recurrent.Settings(cell="lstm", hidden_size=64)
+    ),
+    "fast weights": lambda window: fast_weights.make(Spaces(OBSERVATIONS, ACTIONS)),
+    "linear": lambda window: linear_recurrence.make(Spaces(OBSERVATIONS, ACTIONS)),
+    "snail": lambda window: snail.make(Spaces(OBSERVATIONS, ACTIONS), snail.Settings(window=window)),
+    "transformer": lambda window: transformer.make(Spaces(OBSERVATIONS, ACTIONS), transformer.Settings(window=window)),
 }
 
 

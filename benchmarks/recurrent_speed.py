@@ -85,7 +85,7 @@ def recurrent_products(hidden: int, trials: int) -> list[tuple[int, int, int, in
 def measure(hidden: int, trials: int, part: int, repeats: int) -> dict[str, float]:
     """Measure one hidden size; the gradient of all trials is computed in parts of ``part``."""
     family = bandits.bernoulli(ARMS)
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=hidden, embedding_size=EMBEDDING)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=hidden, embedding_size=EMBEDDING))
     one_epoch = rl2.Config(episodes=PULLS, trials=trials, minibatches=1, accumulation=trials // part, epochs=1)
     seconds = {}
     compile_seconds = 0.0

@@ -45,7 +45,7 @@ from metarl_jax.experiments.xland import ENVIRONMENT, HORIZON
 from metarl_jax.networks import recurrent
 from metarl_jax.networks.heads import dense, remembering_policy
 from metarl_jax.ops.distributions import Categorical
-from metarl_jax.types import Algorithm, Array, Discrete, EnvFamily, Output, Policy
+from metarl_jax.types import Algorithm, Array, Discrete, EnvFamily, Output, Policy, Spaces
 
 TRIALS, EPISODES = 256, 4
 STEPS = EPISODES * HORIZON
@@ -112,7 +112,7 @@ def same_network(family: EnvFamily) -> Policy:
 
 def presets_network(family: EnvFamily) -> Policy:
     spaces = family.observation_space, family.action_space
-    return recurrent.make(*spaces, hidden_size=HIDDEN, embedding_size=64, readout_size=HEAD)
+    return recurrent.make(Spaces(*spaces), recurrent.Settings(hidden_size=HIDDEN, embedding_size=64, readout_size=HEAD))
 
 
 NETWORKS: dict[str, Callable[[EnvFamily], Policy]] = {

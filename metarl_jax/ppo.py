@@ -147,8 +147,8 @@ class Config(OptimizationConfig):
         Literal["paid", "task", "belief"],
         Doc(
             'The rewards that are learned from. "task": those of the family\'s ``privileged.training_reward``, which '
-            'knows the task. "belief": those of its ``privileged.belief_reward``, which knows of the task what the trial '
-            "has shown. The policy sees the rewards that were paid, and those are reported."
+            'knows the task. "belief": those of its ``privileged.belief_reward``, which knows what the trial has shown '
+            "of the task. The policy sees the rewards that were paid, and those are reported."
         ),
     ] = "paid"
 

@@ -20,7 +20,7 @@ ARM = bandits.bernoulli_arm()
 
 @pytest.fixture(scope="module")
 def critic() -> tuple[ArmsCritic, Params]:
-    made = arms.make(ARM._replace(features=lambda belief: jnp.zeros(FEATURES)), units=6)
+    made = arms.critic(ARM._replace(features=lambda belief: jnp.zeros(FEATURES)), units=6)
     return made, made.init(jax.random.key(0))
 
 
@@ -58,7 +58,7 @@ def test_the_value_depends_on_the_pulls_that_are_left(critic: tuple[ArmsCritic, 
 @pytest.mark.parametrize("units", [0, 2.5])
 def test_bad_sizes_are_named(units: Any) -> None:
     with pytest.raises(ValueError, match="units"):
-        arms.make(ARM, units=units)
+        arms.critic(ARM, units=units)
 
 
 def test_a_bernoulli_arm_is_a_beta_distribution() -> None:

@@ -135,7 +135,7 @@ def test_the_step_decoder_adds_up_what_single_steps_are_worth(family: EnvFamily,
 
 def test_the_policy_is_shown_observation_mean_and_spread() -> None:
     space = GRID.observation_space
-    networks = belief.make(
+    networks = belief.combine(
         space,
         GRID.action_space,
         belief.encoder(space, GRID.action_space, latent_size=SIZE),

@@ -47,7 +47,7 @@ WAVES = problems.few_shot(sinusoid.maml(5, 5), mlp.predictor(1, 1))
 
 def robots() -> Any:
     family = point_robot.maml()
-    policy = mlp.make(family.observation_space, family.action_space, history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, history=False, critic=False)
     return problems.policy_gradient(family, policy)
 
 

@@ -73,7 +73,7 @@ def test_the_same_step_n_times_is_the_product_of_n_factors_and_the_prior() -> No
 @pytest.mark.parametrize("spaces", SPACES, ids=str)
 def test_actors_act_in_their_space_and_critics_judge_each_action(spaces: tuple[Space, Space]) -> None:
     encoder = context.encoder(*spaces, latent_size=LATENT, hidden_sizes=(5,))
-    networks = context.make(*spaces, encoder, latent_size=LATENT, hidden_sizes=(6, 7))
+    networks = context.combine(*spaces, encoder, latent_size=LATENT, hidden_sizes=(6, 7))
     keys, seen = jax.random.split(jax.random.key(0), 4), experience(spaces)
     latent = jax.random.normal(keys[0], (STEPS, LATENT))
     actor, critic = networks.actor.init(keys[1]), networks.critic.init(keys[2])
@@ -110,7 +110,7 @@ def test_actors_act_in_their_space_and_critics_judge_each_action(spaces: tuple[S
 def test_actions_of_another_kind_are_refused(actions: Space) -> None:
     encoder = context.encoder(SPACES[0][0], actions, latent_size=LATENT)
     with pytest.raises(ValueError, match="actions must be discrete, or vectors between finite bounds"):
-        context.make(SPACES[0][0], actions, encoder, latent_size=LATENT)
+        context.combine(SPACES[0][0], actions, encoder, latent_size=LATENT)
 
 
 @pytest.mark.parametrize("setting", ["latent_size", "hidden_sizes"])
@@ -120,4 +120,4 @@ def test_sizes_must_be_positive(setting: str) -> None:
         context.encoder(*SPACES[0], **wrong)
     encoder = context.encoder(*SPACES[0])
     with pytest.raises(ValueError, match=setting):
-        context.make(*SPACES[0], encoder, **wrong)
+        context.combine(*SPACES[0], encoder, **wrong)

@@ -99,7 +99,7 @@ def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int) -> np.ndarra
     monkeypatch.setattr(varibad, "sequential_elbo", bound_is_minus_index)
     family = probe_family()
     spaces = family.observation_space, family.action_space
-    networks = belief.make(
+    networks = belief.combine(
         *spaces,
         belief.encoder(*spaces, latent_size=2, hidden_size=2, embedding_size=0),
         belief.step_decoder(*spaces, latent_size=2, hidden_sizes=(2,)),
@@ -138,7 +138,7 @@ def test_varibad_weighs_valid_steps_alike(monkeypatch: pytest.MonkeyPatch, bound
 def pearl_networks(family: EnvFamily) -> ContextNetworks:
     spaces = family.observation_space, family.action_space
     encoder = context.encoder(*spaces, latent_size=1, hidden_sizes=(4,))
-    return context.make(*spaces, encoder, latent_size=1, hidden_sizes=(4,))
+    return context.combine(*spaces, encoder, latent_size=1, hidden_sizes=(4,))
 
 
 PEARL_SIZES: dict[str, Any] = {

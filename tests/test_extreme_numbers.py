@@ -26,7 +26,7 @@ from metarl_jax.ops.gaussians import product
 from metarl_jax.ops.inner_loop import descend, step_sizes
 from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, likelihood_ratio, masked_mean
 from metarl_jax.ops.running_statistics import initial_statistics, observe
-from metarl_jax.types import Array, Box, Discrete, Inputs, Transition
+from metarl_jax.types import Array, Box, Discrete, Inputs, Spaces, Transition
 from tests.probes import probe_family
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -313,7 +313,7 @@ def test_rows_and_observations_of_weight_zero_may_be_anything(bad: float) -> Non
 
 STEPS, TRIALS = 3, 2
 PPO_CONFIG = ppo.Config(episodes=1, trials=TRIALS, minibatches=1, epochs=1, normalise_advantages=False)
-PPO = ppo.make(mlp.make(Box(-1, 1, (2,)), Discrete(3), hidden_sizes=(3,)), Box(-1, 1, (2,)), STEPS, PPO_CONFIG)
+PPO = ppo.make(mlp.policy(Box(-1, 1, (2,)), Discrete(3), hidden_sizes=(3,)), Box(-1, 1, (2,)), STEPS, PPO_CONFIG)
 
 
 def ppo_batch() -> ppo.Batch:
@@ -380,7 +380,7 @@ def test_advantages_do_not_depend_on_what_lies_beyond_the_trial() -> None:
 # -------------------------------------------------------------------------------------------------- policy gradients
 
 FAMILY = probe_family()
-POLICY = mlp.make(FAMILY.observation_space, FAMILY.action_space, hidden_sizes=(3,), history=False)
+POLICY = mlp.policy(FAMILY.observation_space, FAMILY.action_space, hidden_sizes=(3,), history=False)
 
 
 def policy_problem(estimator: problems.Estimator, clip: float | None) -> InnerProblem:
@@ -456,7 +456,9 @@ def test_inner_steps_are_recomputed_for_data_of_width_zero() -> None:
 
 @pytest.mark.parametrize("log_rate", [-200.0, -100.0, 100.0])
 def test_linear_memories_that_never_fade_or_at_once_have_finite_gradients(log_rate: float) -> None:
-    policy = linear_recurrence.make(Box(-1, 1, (2,)), Discrete(2), layers=1, size=4, hidden_size=3)
+    policy = linear_recurrence.make(
+        Spaces(Box(-1, 1, (2,)), Discrete(2)), linear_recurrence.Settings(layers=1, model_size=4, hidden_size=3)
+    )
     params = policy.init(jax.random.key(0))
     params = jax.tree.map_with_path(
         lambda path, x: jnp.full_like(x, log_rate) if "log_rate" in jax.tree_util.keystr(path) else x, params

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from metarl_jax.networks import fast_weights
-from metarl_jax.types import Discrete, Inputs
+from metarl_jax.types import Discrete, Inputs, Spaces
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 5, 12, 100])
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     """Whether the trial's length is a multiple of the chunk's or not, ``unroll`` is a scan of ``step``."""
     monkeypatch.setattr(fast_weights, "CHUNK", chunk)
-    policy = fast_weights.make(Discrete(4), Discrete(3), embedding_size=7, key_size=3, value_size=5, readout_size=6)
+    policy = fast_weights.make(
+        Spaces(Discrete(4), Discrete(3)),
+        fast_weights.Settings(embedding_size=7, key_size=3, value_size=5, readout_size=6),
+    )
     params = policy.init(jax.random.key(0))
     keys, steps = jax.random.split(jax.random.key(1), 3), 12
     inputs = Inputs(
@@ -36,7 +39,10 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, chunk: int) 
 
 def test_what_was_written_under_a_key_is_read_with_it() -> None:
     """The memory after T steps is the sum of outer products, whatever their order."""
-    policy = fast_weights.make(Discrete(2), Discrete(2), embedding_size=8, key_size=3, value_size=4, readout_size=5)
+    policy = fast_weights.make(
+        Spaces(Discrete(2), Discrete(2)),
+        fast_weights.Settings(embedding_size=8, key_size=3, value_size=4, readout_size=5),
+    )
     params = policy.init(jax.random.key(0))
 
     def after(observations: list[int]) -> jax.Array:
@@ -53,4 +59,4 @@ def test_what_was_written_under_a_key_is_read_with_it() -> None:
 
 def test_bad_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="key_size must be a positive whole number, not 0"):
-        fast_weights.make(Discrete(2), Discrete(2), key_size=0)
+        fast_weights.make(Spaces(Discrete(2), Discrete(2)), fast_weights.Settings(key_size=0))

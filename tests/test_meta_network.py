@@ -13,7 +13,7 @@ import pytest
 
 from metarl_jax.interfaces.few_shot import InContextLearner
 from metarl_jax.networks import meta_network
-from metarl_jax.types import Array, Discrete, Inputs
+from metarl_jax.types import Array, Discrete, Inputs, Spaces
 
 WAYS, SHAPE = 3, (5, 3, 1)
 SIZES: dict[str, Any] = {"filters": 4, "hidden_size": 5, "generator_size": 4}
@@ -313,7 +313,8 @@ def test_the_memory_written_out() -> None:
     """Fast weights as whole matrices, from a gradient for each step by itself, averaged by a softmax of cosines."""
     states, actions, steps, window = 4, 3, 9, 3
     policy = meta_network.make(
-        Discrete(states), Discrete(actions), window=window, embedding_size=6, hidden_size=5, key_size=3, readout_size=7
+        Spaces(Discrete(states), Discrete(actions)),
+        meta_network.Settings(window=window, embedding_size=6, hidden_size=5, key_size=3, readout_size=7),
     )
     params = drawn_as(policy.init)
     keys = jax.random.split(jax.random.key(2), 4)
@@ -369,7 +370,7 @@ def test_bad_sizes_are_named() -> None:
             meta_network.in_context_learner(**{"image_shape": SHAPE, "ways": WAYS, name: 0})
     for name in ("window", "embedding_size", "hidden_size", "key_size", "readout_size", "generator_size"):
         with pytest.raises(ValueError, match=f"{name} must be a positive whole number, not 0"):
-            meta_network.make(Discrete(2), Discrete(2), **{"window": 3, name: 0})
+            meta_network.make(Spaces(Discrete(2), Discrete(2)), meta_network.Settings(**{"window": 3, name: 0}))
     learner, params = network(steps=2)
     support, images, _ = example()
     with pytest.raises(ValueError, match=r"a support of 3 examples cannot be divided into 2 equal parts \(steps\)"):

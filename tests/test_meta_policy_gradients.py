@@ -165,7 +165,7 @@ def test_meta_gradients_of_each_estimator_on_the_chain(estimator: problems.Estim
 
 def test_with_a_horizon_of_one_the_likelihood_ratio_is_dice() -> None:
     family = bandits.bernoulli(3)
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     derivatives = []
     for estimator in ("dice", "likelihood_ratio"):
         problem = problems.policy_gradient(
@@ -332,7 +332,7 @@ def test_rollouts_and_advantages_are_what_they_say() -> None:
 
 def _check_rollouts() -> None:
     family = probe_family()
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     problem = problems.policy_gradient(
         family,
         policy,
@@ -370,7 +370,7 @@ def test_the_environment_gets_actions_in_its_own_units() -> None:
 
 def _check_action_scale() -> None:
     family = probe_family()
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     problem = problems.policy_gradient(
         family, policy, problems.PolicyGradientSettings(episodes=64, baseline="none", action_scale=2.0)
     )
@@ -386,7 +386,7 @@ def _check_action_scale() -> None:
     np.testing.assert_allclose(batch.log_prob, batch.distribution.log_prob(batch.action), rtol=1e-5)
     with pytest.raises(ValueError, match=r"action_scale is for continuous actions: it must be 1 for Discrete\(n=3\)"):
         discrete = bandits.bernoulli(3)
-        feed_forward = mlp.make(discrete.observation_space, discrete.action_space, history=False)
+        feed_forward = mlp.policy(discrete.observation_space, discrete.action_space, history=False)
         problems.policy_gradient(discrete, feed_forward, problems.PolicyGradientSettings(action_scale=10.0))
 
 
@@ -399,7 +399,7 @@ def test_successes_are_of_the_episodes_that_are_scored(learner: str) -> None:
 
 def _check_successes(learner: str) -> None:
     family = bandits.bernoulli(arms=3)._replace(success=lambda task, step: step.reward > 0)
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(3,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(3,), history=False, critic=False)
     problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=8, baseline="none"))
     adapt, state = from_scratch.gradient_descent(problem, 2, 0.5).adapt, ()
     if learner != "from scratch":
@@ -434,7 +434,7 @@ def _check_linear_baseline() -> None:
     from metarl_jax.ops.baselines import linear_features
 
     family = probe_family()
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(8,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(8,), history=False, critic=False)
     given: dict[str, Any] = {"episodes": 30, "discount": 0.9}
     alone = problems.policy_gradient(
         family, policy, problems.PolicyGradientSettings(baseline="none", normalise_advantages=False, **given)
@@ -465,7 +465,7 @@ def test_a_critic_is_what_returns_are_compared_with_and_is_taught_by_both_losses
 
 def _check_critic() -> None:
     family = probe_family()
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(8,), history=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(8,), history=False)
     given: dict[str, Any] = {"episodes": 6, "discount": 0.9, "normalise_advantages": False}
     alone = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(baseline="none", **given))
     problem = problems.policy_gradient(
@@ -483,7 +483,7 @@ def _check_critic() -> None:
     for loss in ("inner_loss", "outer_loss"):
         more = getattr(problem, loss)(params, batch) - getattr(alone, loss)(params, batch)
         np.testing.assert_allclose(more, error, rtol=1e-4)
-    blind = mlp.make(family.observation_space, family.action_space, history=False, critic=False)
+    blind = mlp.policy(family.observation_space, family.action_space, history=False, critic=False)
     with pytest.raises(ValueError, match="baseline 'critic' needs a policy with a critic"):
         problems.policy_gradient(family, blind, problems.PolicyGradientSettings(baseline="critic"))
     for module in (maml_trpo, e_maml):
@@ -493,7 +493,7 @@ def _check_critic() -> None:
 
 def test_clipping_is_that_of_the_outer_loss() -> None:
     family = tabular_mdp.make(states=3, actions=2, horizon=4)
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     params, task = policy.init(jax.random.key(0)), family.tasks.sample(jax.random.key(1))
     losses = []
     for clip in (None, 0.1):
@@ -512,7 +512,7 @@ def test_clipping_is_that_of_the_outer_loss() -> None:
 def test_promp_s_weight_follows_the_divergence() -> None:
     """Halved where policies moved far less than the target, doubled where far more, kept unless it is adaptive."""
     family = tabular_mdp.make(states=3, actions=2, horizon=4)
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=5, clip=0.3))
     for adaptive in (True, False):
 
@@ -533,7 +533,7 @@ def test_promp_s_weight_follows_the_divergence() -> None:
 def test_promp_s_penalty_holds_back_the_policy_that_collects() -> None:
     """Weighed heavily, it leaves less than half of the divergence that there is without it."""
     family = tabular_mdp.make(states=3, actions=2, horizon=4)
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=5, clip=0.3))
     moved = []
     for weight in (0.0, 100.0):
@@ -549,8 +549,8 @@ def test_bad_problems_are_named() -> None:
     with pytest.raises(ValueError, match=r"estimator must be one of dice, likelihood_ratio, .*did you mean dice"):
         problems.PolicyGradientSettings(estimator="dise")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="policy must be feed-forward"):
-        problems.policy_gradient(family, recurrent.make(family.observation_space, family.action_space, hidden_size=4))
+        problems.policy_gradient(family, recurrent.make(family, recurrent.Settings(hidden_size=4)))
     with pytest.raises(ValueError, match="episodes must be a positive whole number, not 0"):
         problems.PolicyGradientSettings(episodes=0)
     with pytest.raises(ValueError, match="activation must be one of tanh, relu"):
-        mlp.make(Box(0, 1, (2,)), Discrete(2), activation="gelu")  # pyright: ignore[reportArgumentType]
+        mlp.policy(Box(0, 1, (2,)), Discrete(2), activation="gelu")  # pyright: ignore[reportArgumentType]

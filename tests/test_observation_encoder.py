@@ -12,21 +12,27 @@ from flax import linen as nn
 
 from metarl_jax.networks import fast_weights, linear_recurrence, mlp, recurrent, snail, transformer
 from metarl_jax.networks.heads import FILTERS, ObservationEncoder, observation_features
-from metarl_jax.types import Box, Discrete, Inputs, Policy
+from metarl_jax.types import Box, Discrete, Inputs, Policy, Spaces
 
 IMAGES = Box(0.0, 255.0, (30, 40, 3))
 ACTIONS = Discrete(3)
 SMALL: dict[str, Any] = {
     "fast_weights": lambda space: fast_weights.make(
-        space, ACTIONS, embedding_size=7, key_size=4, value_size=5, readout_size=6
+        Spaces(space, ACTIONS), fast_weights.Settings(embedding_size=7, key_size=4, value_size=5, readout_size=6)
     ),
-    "linear_recurrence": lambda space: linear_recurrence.make(space, ACTIONS, size=5, hidden_size=4),
-    "mlp": lambda space: mlp.make(space, ACTIONS, hidden_sizes=(5,)),
+    "linear_recurrence": lambda space: linear_recurrence.make(
+        Spaces(space, ACTIONS), linear_recurrence.Settings(model_size=5, hidden_size=4)
+    ),
+    "mlp": lambda space: mlp.policy(space, ACTIONS, hidden_sizes=(5,)),
     "recurrent": lambda space: recurrent.make(
-        space, ACTIONS, hidden_size=5, embedding_size=6, previous_observation=True
+        Spaces(space, ACTIONS), recurrent.Settings(hidden_size=5, embedding_size=6, previous_observation=True)
     ),
-    "snail": lambda space: snail.make(space, ACTIONS, window=3, blocks=1, embedding_size=5, filters=4),
-    "transformer": lambda space: transformer.make(space, ACTIONS, window=4, layers=1, size=8, heads=2),
+    "snail": lambda space: snail.make(
+        Spaces(space, ACTIONS), snail.Settings(window=3, blocks=1, embedding_size=5, filters=4)
+    ),
+    "transformer": lambda space: transformer.make(
+        Spaces(space, ACTIONS), transformer.Settings(window=4, layers=1, model_size=8, heads=2)
+    ),
 }
 
 

@@ -28,7 +28,7 @@ SIZES: dict[str, Any] = {
 def networks(family: EnvFamily, latent_size: int = 2, units: int = 8) -> ContextNetworks:
     spaces = family.observation_space, family.action_space
     encoder = context.encoder(*spaces, latent_size=latent_size, hidden_sizes=(units,))
-    return context.make(*spaces, encoder, latent_size=latent_size, hidden_sizes=(units,))
+    return context.combine(*spaces, encoder, latent_size=latent_size, hidden_sizes=(units,))
 
 
 FAMILY = point_robot.pearl_sparse()
@@ -302,7 +302,7 @@ def test_discrete_actions_are_not_asked_for_all_the_entropy_there_is() -> None:
     family = tabular_mdp.make(states=3)
     spaces = family.observation_space, family.action_space
     encoder = context.encoder(*spaces, latent_size=2, hidden_sizes=(3,))
-    networks = context.make(*spaces, encoder, latent_size=2, hidden_sizes=(3,))
+    networks = context.combine(*spaces, encoder, latent_size=2, hidden_sizes=(3,))
     for share in (-1.0, 0.5):
         with pytest.raises(ValueError, match=r"target_entropy of discrete actions must be .* above -1 "):
             pearl.make(family, networks, pearl.Config(automatic_temperature=True, target_entropy=share))

@@ -248,7 +248,7 @@ def test_mazes_are_the_same() -> None:
 
 def _recurrent_bandit(**settings: Any) -> Algorithm:
     family = bandits.bernoulli(2)
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=16, embedding_size=16)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=16, embedding_size=16))
     return rl2.make(family, policy, rl2.Config(**settings))
 
 

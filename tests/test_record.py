@@ -35,7 +35,7 @@ EPISODES = 2
 
 
 def algorithm(family: EnvFamily) -> Algorithm:
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))
     return rl2.make(family, policy, rl2.Config(episodes=EPISODES, trials=4, minibatches=1))
 
 
@@ -103,7 +103,7 @@ def test_a_point_is_drawn_from_above_episode_after_episode(tmp_path: Path) -> No
 
 def test_a_room_is_drawn_from_above() -> None:
     family = gridnavi.make(4, 5)
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))
     watched, frames = record.watched(family, EPISODES)
     learner = rl2.make(watched, policy, rl2.Config(episodes=EPISODES, trials=4, minibatches=1))
     task = family.tasks.sample(jax.random.key(0)).replace(goals=np.array([[3, 0]]))
@@ -144,7 +144,7 @@ def test_a_robot_is_drawn_from_the_side_and_followed() -> None:
 def test_arms_are_columns_of_what_they_pay_and_how_often_they_were_pulled() -> None:
     family = bandits.bernoulli(2)
     watched, frames = record.watched(family, 8)
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))
     learner = rl2.make(watched, policy, rl2.Config(episodes=8, trials=4, minibatches=1))
     task = bandits.BanditParams(means=jnp.array([0.25, 0.75]))
     shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
@@ -299,7 +299,7 @@ def test_stages_are_played_with_their_own_parameters() -> None:
     long = point_robot.maml()
     shorter = TaskDistribution(*2 * (lambda key: long.tasks.sample(key).replace(max_steps_in_episode=3),))
     family = long._replace(horizon=3, tasks=shorter)
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(2,), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(2,), history=False, critic=False)
     watched, frames = record.watched(family, 2)
     problem = problems.policy_gradient(watched, policy, problems.PolicyGradientSettings(episodes=1))
     first, second = (policy.init(jax.random.key(seed)) for seed in range(2))

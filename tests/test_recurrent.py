@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from metarl_jax.networks import gated, recurrent
 from metarl_jax.networks.heads import encode, encode_inputs
-from metarl_jax.types import Array, Box, Discrete, Inputs
+from metarl_jax.types import Array, Box, Discrete, Inputs, Spaces
 
 STATES, ACTIONS, HIDDEN, STEPS = Discrete(4), Discrete(3), 5, 6
 
@@ -66,7 +66,9 @@ def _reference(cell: gated.Cell, weights: Any, features: Array) -> Array:
 
 @pytest.mark.parametrize("cell", gated.GATES)
 def test_the_memory_is_that_of_flaxs_cell(cell: gated.Cell) -> None:
-    policy = recurrent.make(STATES, ACTIONS, cell=cell, hidden_size=HIDDEN, embedding_size=0)
+    policy = recurrent.make(
+        Spaces(STATES, ACTIONS), recurrent.Settings(cell=cell, hidden_size=HIDDEN, embedding_size=None)
+    )
     params, inputs = _noisy(policy.init(jax.random.key(2))), _inputs()
     _, output = policy.unroll(params, policy.initial_carry(params), inputs)
     weights = params["params"]
@@ -77,7 +79,9 @@ def test_the_memory_is_that_of_flaxs_cell(cell: gated.Cell) -> None:
 
 @pytest.mark.parametrize("space", [STATES, Box(-1.0, 1.0, (2, 3))], ids=["discrete", "continuous"])
 def test_the_previous_observation_is_kept_and_used(space: Discrete | Box) -> None:
-    policy = recurrent.make(space, ACTIONS, hidden_size=HIDDEN, embedding_size=7, previous_observation=True)
+    policy = recurrent.make(
+        Spaces(space, ACTIONS), recurrent.Settings(hidden_size=HIDDEN, embedding_size=7, previous_observation=True)
+    )
     params, inputs = _noisy(policy.init(jax.random.key(3))), _inputs()
     if isinstance(space, Box):
         inputs = inputs._replace(obs=jax.random.normal(jax.random.key(4), (STEPS, *space.shape)))
@@ -96,16 +100,16 @@ def test_the_previous_observation_is_kept_and_used(space: Discrete | Box) -> Non
 
 
 def test_without_it_nothing_but_the_cell_is_carried() -> None:
-    policy = recurrent.make(STATES, ACTIONS, hidden_size=HIDDEN)
+    policy = recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(hidden_size=HIDDEN))
     assert policy.initial_carry(None).observation.shape == (0,)
 
 
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ValueError, match="cell must be one of gru, lstm, not 'rnn'"):
-        recurrent.make(STATES, ACTIONS, cell="rnn")  # pyright: ignore[reportArgumentType]
+        recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(cell="rnn"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="hidden_size must be a positive whole number, not 0"):
-        recurrent.make(STATES, ACTIONS, hidden_size=0)
+        recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(hidden_size=0))
     with pytest.raises(ValueError, match="readout_size must be a whole number of at least 0, not -1"):
-        recurrent.make(STATES, ACTIONS, readout_size=-1)
+        recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(readout_size=-1))
     with pytest.raises(ValueError, match=r"embedding_size must be a whole number of at least 0, not 2\.5"):
-        recurrent.make(STATES, ACTIONS, embedding_size=2.5)  # pyright: ignore[reportArgumentType]
+        recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(embedding_size=2.5))  # pyright: ignore[reportArgumentType]

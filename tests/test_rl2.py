@@ -63,7 +63,7 @@ def test_memory_lasts_over_the_episodes_of_a_trial_and_starts_afresh_with_the_ne
 
 @pytest.mark.parametrize("cell", gated.GATES)
 def test_what_was_seen_in_one_episode_is_remembered_in_the_next(cell: gated.Cell) -> None:
-    policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, cell=cell, hidden_size=8)
+    policy = recurrent.make(FAMILY, recurrent.Settings(cell=cell, hidden_size=8))
     params = policy.init(jax.random.key(0))
 
     def logits(first_reward: float) -> Array:
@@ -149,7 +149,7 @@ def test_the_return_stops_where_the_trial_does() -> None:
 
 def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None:
     def after(family: EnvFamily, **settings: Any) -> tuple[rl2.State, Any]:
-        policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
+        policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))
         config = rl2.Config(episodes=EPISODES, trials=4, minibatches=2, entropy_coefficient=0.0, **settings)
         algorithm = rl2.make(family, policy, config)
         return jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))
@@ -170,7 +170,7 @@ def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None
 
 def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None:
     def after(family: EnvFamily, training_reward: Any) -> rl2.State:
-        policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=4)
+        policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))
         config = rl2.Config(episodes=EPISODES, trials=4, minibatches=2, training_reward=training_reward)
         algorithm = rl2.make(family, policy, config)
         return jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))[0]
@@ -206,7 +206,7 @@ def test_rewards_that_a_family_does_not_have_are_named(asked: Any, there: dict[s
 
 
 def test_adaptation_scores_are_the_returns_of_its_episodes() -> None:
-    policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, hidden_size=4)
+    policy = recurrent.make(FAMILY, recurrent.Settings(hidden_size=4))
     algorithm = rl2.make(FAMILY, policy, rl2.Config(episodes=EPISODES, trials=2, minibatches=1))
     state, task, key = algorithm.init(jax.random.key(0)), FAMILY.tasks.sample(jax.random.key(1)), jax.random.key(2)
 
@@ -280,7 +280,7 @@ def coin_family() -> EnvFamily:
 @pytest.mark.parametrize(("family", "parts"), [(coin_family(), 2), (coin_family(), 4), (FAMILY, 2)])
 def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> None:
     """Trials of uneven length, where a mean of the parts' means would be another number; and nothing to observe."""
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
 
     def step(accumulation: int) -> Any:
         # Adam's epsilon so large that its step is proportional to the gradient.
@@ -303,7 +303,7 @@ def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> N
 
 def test_the_numbers_do_not_depend_on_how_many_trials_are_vectorised(monkeypatch: pytest.MonkeyPatch) -> None:
     family = coin_family()
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
     algorithm = rl2.make(family, policy, rl2.Config(episodes=2, trials=32, minibatches=2, iterations=10))
     state = algorithm.init(jax.random.key(0))
 
@@ -328,7 +328,7 @@ def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
     of training, a bonus of 6 has become 6 * (1 - 0.5 / 0.6) = 1.
     """
     family = coin_family()
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
 
     @jax.jit
     def stepped(iteration: Array, settings: dict[str, Any]) -> Any:

@@ -22,8 +22,8 @@ ARM = bandits.bernoulli_arm()
 
 
 def networks() -> AsymmetricNetworks:
-    policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, hidden_size=4)
-    return AsymmetricNetworks(policy, arms.make(ARM, units=16))
+    policy = recurrent.make(FAMILY, recurrent.Settings(hidden_size=4))
+    return AsymmetricNetworks(policy, arms.critic(ARM, units=16))
 
 
 # A critic that says nothing, whatever it is told.

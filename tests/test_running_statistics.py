@@ -12,7 +12,7 @@ from metarl_jax.algorithms import rl2
 from metarl_jax.environments import point_robot
 from metarl_jax.networks import recurrent
 from metarl_jax.ops.running_statistics import initial_statistics, normalise, observe
-from metarl_jax.types import Discrete, Inputs
+from metarl_jax.types import Discrete, Inputs, Spaces
 
 
 @pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (0.01, -3.0), (50.0, 1000.0)])
@@ -44,7 +44,7 @@ def test_numbers_are_cut_off_far_from_the_mean() -> None:
 
 def test_statistics_are_of_all_that_was_shown_and_no_gradient_reaches_them() -> None:
     family = point_robot.maml()
-    plain = recurrent.make(family.observation_space, family.action_space, hidden_size=8, embedding_size=8)
+    plain = recurrent.make(family, recurrent.Settings(hidden_size=8, embedding_size=8))
     settings = {"episodes": 1, "trials": 8, "epochs": 2, "minibatches": 2, "normalise_observations": True}
     algorithm = rl2.make(family, plain, rl2.Config(**settings))
     start = algorithm.init(jax.random.key(0))
@@ -81,6 +81,6 @@ def test_statistics_are_of_all_that_was_shown_and_no_gradient_reaches_them() -> 
 
 
 def test_only_real_numbers_are_normalised() -> None:
-    policy = recurrent.make(Discrete(4), Discrete(2), hidden_size=8)
+    policy = recurrent.make(Spaces(Discrete(4), Discrete(2)), recurrent.Settings(hidden_size=8))
     with pytest.raises(ValueError, match=r"normalise_observations is for .* real numbers, not Discrete\(n=4\)"):
         ppo.normalised(policy, Discrete(4))

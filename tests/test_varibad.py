@@ -28,7 +28,7 @@ def networks() -> BeliefNetworks:
     spaces = FAMILY.observation_space, FAMILY.action_space
     encoder = belief.encoder(*spaces, latent_size=2, hidden_size=5, embedding_size=6)
     decoder = belief.grid_decoder(FAMILY.observation_space, latent_size=2, hidden_sizes=(6,))
-    return belief.make(*spaces, encoder, decoder, latent_size=2, hidden_sizes=(7,))
+    return belief.combine(*spaces, encoder, decoder, latent_size=2, hidden_sizes=(7,))
 
 
 def make(**settings: Any) -> Algorithm:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metarl_jax.networks import linear_recurrence, snail, transformer, windows
-from metarl_jax.types import Box, Discrete, Inputs, Policy
+from metarl_jax.types import Box, Discrete, Inputs, Policy, Spaces
 
 ROWS, HEADS, KEY, VALUE = 4, 2, 3, 5
 
@@ -144,16 +144,37 @@ def reach(policy: Policy, steps: int) -> int:
     ("policy", "expected"),
     [
         # Convolutions reach back 1 + 2 + 4; and attention from there 6 - 1.
-        (snail.make(OBSERVATIONS, ACTIONS, window=6, blocks=1, filters=4, key_size=3, value_size=3), 7 + 5),
-        (snail.make(OBSERVATIONS, ACTIONS, window=4, blocks=2, filters=4, key_size=3, value_size=3), 3 + 3 + 3),
         (
             snail.make(
-                OBSERVATIONS, ACTIONS, window=5, blocks=1, filters=4, key_size=3, value_size=3, attention_first=True
+                Spaces(OBSERVATIONS, ACTIONS), snail.Settings(window=6, blocks=1, filters=4, key_size=3, value_size=3)
+            ),
+            7 + 5,
+        ),
+        (
+            snail.make(
+                Spaces(OBSERVATIONS, ACTIONS), snail.Settings(window=4, blocks=2, filters=4, key_size=3, value_size=3)
+            ),
+            3 + 3 + 3,
+        ),
+        (
+            snail.make(
+                Spaces(OBSERVATIONS, ACTIONS),
+                snail.Settings(window=5, blocks=1, filters=4, key_size=3, value_size=3, attention_first=True),
             ),
             4 + 7 + 4,
         ),
-        (transformer.make(OBSERVATIONS, ACTIONS, window=4, layers=1, size=8, heads=1), 3),
-        (transformer.make(OBSERVATIONS, ACTIONS, window=4, layers=3, size=8, heads=1), 3 * 3),
+        (
+            transformer.make(
+                Spaces(OBSERVATIONS, ACTIONS), transformer.Settings(window=4, layers=1, model_size=8, heads=1)
+            ),
+            3,
+        ),
+        (
+            transformer.make(
+                Spaces(OBSERVATIONS, ACTIONS), transformer.Settings(window=4, layers=3, model_size=8, heads=1)
+            ),
+            3 * 3,
+        ),
     ],
 )
 def test_how_far_a_memory_reaches_back(policy: Policy, expected: int) -> None:
@@ -222,7 +243,9 @@ def test_the_linear_memory_is_its_recurrence_and_begins_anew_with_a_trial() -> N
         for ours, theirs in zip(jax.tree.leaves(derivatives[0]), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
-    policy = linear_recurrence.make(OBSERVATIONS, ACTIONS, size=6, hidden_size=4)
+    policy = linear_recurrence.make(
+        Spaces(OBSERVATIONS, ACTIONS), linear_recurrence.Settings(model_size=6, hidden_size=4)
+    )
     inputs = trial(9)
     twice = inputs._replace(first=inputs.first.at[5].set(True))
     alone: Any = jax.tree.map(lambda x: x[5:], twice)
@@ -232,7 +255,8 @@ def test_the_linear_memory_is_its_recurrence_and_begins_anew_with_a_trial() -> N
 
 def test_the_linear_memory_starts_with_the_spans_it_is_given() -> None:
     policy = linear_recurrence.make(
-        OBSERVATIONS, ACTIONS, size=4, hidden_size=400, least_memory=10.0, longest_memory=100.0
+        Spaces(OBSERVATIONS, ACTIONS),
+        linear_recurrence.Settings(model_size=4, hidden_size=400, least_memory=10.0, longest_memory=100.0),
     )
     layer = policy.init(jax.random.key(0))["params"]["stack_0"]
     modulus = np.exp(-np.exp(np.asarray(layer["log_rate"])))

@@ -103,13 +103,13 @@ class Config(Settings):
         ),
     ] = False
     target_entropy: Annotated[
-        float,
+        float | None,
         Doc(
-            "What a learnt temperature aims at. Real actions: nats per number of an action. Discrete: minus "
-            "the share of the largest entropy, which must be less than all of it: a temperature that cannot "
-            "get there rises for ever."
+            "What a learned temperature aims at. Real actions: nats per number of an action. Discrete actions: minus a "
+            "share of the largest entropy, above -1: at -1 the temperature would rise for ever. None: -1 for real "
+            "actions, -0.3 for discrete ones."
         ),
-    ] = -1.0
+    ] = None
     adaptation_episodes: Annotated[PositiveInt, Doc("Episodes on a held-out task.")] = 4
     exploration_episodes: Annotated[
         PositiveInt, Doc("How many of them play by the prior, before the first that goes by what has been seen.")
@@ -196,12 +196,14 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     prior = standard((latent_size,))
     match family.action_space:
         case Discrete(n=n):
+            share = 0.3 if config.target_entropy is None else -config.target_entropy
             if config.automatic_temperature:
-                # All of it is what acting at random has: a temperature that had to get there would rise for ever.
-                real(above=-1, at_most=0)("target_entropy of discrete actions", config.target_entropy)
-            target_entropy = -config.target_entropy * math.log(n)
+                # A policy that acts at random has all of it: a temperature that had to get there would rise for ever.
+                real(above=-1, at_most=0)("target_entropy of discrete actions", -share)
+            target_entropy = share * math.log(n)
         case _:
-            target_entropy = config.target_entropy * math.prod(family.action_space.shape)
+            per_number = -1.0 if config.target_entropy is None else config.target_entropy
+            target_entropy = per_number * math.prod(family.action_space.shape)
 
     def play(key: Key, learned: Learned, task: Task, latent: Array, deterministic: bool) -> Transition:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:

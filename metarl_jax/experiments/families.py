@@ -7,7 +7,6 @@ from typing import Any
 from metarl_jax.experiments.registry import Family, register
 
 _ENVIRONMENTS, _ORACLES = "metarl_jax.environments", "metarl_jax.oracles"
-_IMAGES = "its networks take no images"
 
 
 def _references(module: str, *names: str) -> tuple[str, ...]:
@@ -279,6 +278,7 @@ register(
             heldout_tasks=1000,
             validation_tasks=200,
             heldout_batch=50,
+            excluded={"cavia": "no network of images here has context parameters"},
             network={"gradient": "convolutional"},
         )
         for name, title in (

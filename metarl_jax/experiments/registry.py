@@ -60,8 +60,8 @@ class Algorithm(NamedTuple):
     """It has ``Config``, a dataclass of settings, and ``make``."""
     interface: Interface
     measure: Measure
-    needs_policy: bool = False
-    """Whether it applies to reinforcement learning only, though its interface also serves few-shot tasks."""
+    excluded: Mapping[str, str] = {}
+    """Kinds of tasks that it does not apply to, though its interface serves them, with the reason."""
 
 
 class Network(NamedTuple):
@@ -184,14 +184,14 @@ def _get(table: Mapping[str, Any], name: str, what: str) -> Any:
 
 def does_not_apply(algorithm: Algorithm, family: Family) -> str | None:
     """Why an algorithm does not apply to a family; None if it does."""
+    if family.kind in algorithm.excluded:
+        return algorithm.excluded[family.kind]
     for name in (algorithm.name, algorithm.interface):
         if name in family.excluded:
             return family.excluded[name]
     if family.kind == "few-shot":
         if algorithm.interface not in ("gradient", "in-context"):
             return "it acts; few-shot tasks have labelled examples and no actions"
-        if algorithm.needs_policy:
-            return "it needs a policy; few-shot tasks have none"
     elif algorithm.interface == "in-context":
         return "it learns labelled examples in context; use rl2 with a memory"
     if algorithm.interface == "asymmetric" and not family.finite_arms:
@@ -237,6 +237,8 @@ def network(algorithm: Algorithm, family: Family, name: str | None) -> Network:
 
 # ---------------------------------------------------------------------------------------------------- algorithms
 
+_NEEDS_POLICY = {"few-shot": "it needs a policy; few-shot tasks have none"}
+_NEEDS_CONTEXT = {"reinforcement": "no policy here has context parameters"}
 register(
     Algorithm("rl2", "RL²", "metarl_jax.algorithms.rl2", "policy", REWARD_OF_TRIAL),
     Algorithm(
@@ -249,11 +251,11 @@ register(
     Algorithm("varibad", "VariBAD", "metarl_jax.algorithms.varibad", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),
     Algorithm("pearl", "PEARL", "metarl_jax.algorithms.pearl", "context", RETURN_BY_EPISODE),
     Algorithm("maml", "MAML", "metarl_jax.algorithms.maml", "gradient", RETURN_BY_STEP),
-    Algorithm("maml_trpo", "MAML-TRPO", "metarl_jax.algorithms.maml_trpo", "gradient", RETURN_BY_STEP, True),
-    Algorithm("e_maml", "E-MAML", "metarl_jax.algorithms.e_maml", "gradient", RETURN_BY_STEP, True),
-    Algorithm("promp", "ProMP", "metarl_jax.algorithms.promp", "gradient", RETURN_BY_STEP, True),
+    Algorithm("maml_trpo", "MAML-TRPO", "metarl_jax.algorithms.maml_trpo", "gradient", RETURN_BY_STEP, _NEEDS_POLICY),
+    Algorithm("e_maml", "E-MAML", "metarl_jax.algorithms.e_maml", "gradient", RETURN_BY_STEP, _NEEDS_POLICY),
+    Algorithm("promp", "ProMP", "metarl_jax.algorithms.promp", "gradient", RETURN_BY_STEP, _NEEDS_POLICY),
     Algorithm("anil", "ANIL", "metarl_jax.algorithms.anil", "gradient", RETURN_BY_STEP),
-    Algorithm("cavia", "CAVIA", "metarl_jax.algorithms.cavia", "gradient", RETURN_BY_STEP),
+    Algorithm("cavia", "CAVIA", "metarl_jax.algorithms.cavia", "gradient", RETURN_BY_STEP, _NEEDS_CONTEXT),
     Algorithm("imaml", "iMAML", "metarl_jax.algorithms.imaml", "gradient", RETURN_BY_STEP),
     Algorithm("meta_sgd", "Meta-SGD", "metarl_jax.algorithms.meta_sgd", "gradient", RETURN_BY_STEP),
     Algorithm("reptile", "Reptile", "metarl_jax.algorithms.reptile", "gradient", RETURN_BY_STEP),
@@ -264,7 +266,7 @@ register(
         "metarl_jax.algorithms.multi_task_trpo",
         "gradient",
         RETURN_BY_STEP,
-        True,
+        _NEEDS_POLICY,
     ),
     Algorithm("in_context", "in-context learning", "metarl_jax.algorithms.in_context", "in-context", SCORE_IN_CONTEXT),
 )

@@ -71,7 +71,7 @@ _BY_INTERFACE = {"policy": ON_POLICY, "belief": VARIBAD, "context": OFF_POLICY}
 def settings(algorithm: Algorithm, family: Family) -> Mapping[str, Any]:
     """Settings to begin with; those that the combination does not have are to be left out."""
     if family.kind == "few-shot":
-        return {}
+        return {"context_size": 5} if algorithm.name == "cavia" else {}
     if algorithm.interface == "gradient":
         clip = {"clip": 0.3} if algorithm.name == "promp" else {}
         return {**POLICY_GRADIENT, **clip}

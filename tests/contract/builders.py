@@ -67,7 +67,7 @@ from metarl_jax.networks import (
     snail,
     transformer,
 )
-from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Task, TaskDistribution
+from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Spaces, Task, TaskDistribution
 
 
 def modules(package: ModuleType) -> set[str]:
@@ -195,42 +195,59 @@ NOT_NETWORKS = {"arms", "belief", "context", "heads", "normalisation", "convolut
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(
-            obs, act, embedding_size=9, key_size=4, value_size=6, readout_size=5
+            Spaces(obs, act), fast_weights.Settings(embedding_size=9, key_size=4, value_size=6, readout_size=5)
         ),
     },
-    "linear_recurrence": {"make": lambda obs, act: linear_recurrence.make(obs, act, size=7, hidden_size=5)},
+    "linear_recurrence": {
+        "make": lambda obs, act: linear_recurrence.make(
+            Spaces(obs, act), linear_recurrence.Settings(model_size=7, hidden_size=5)
+        )
+    },
     "meta_network": {
         "make": lambda obs, act: meta_network.make(
-            obs, act, window=4, embedding_size=7, hidden_size=8, key_size=3, readout_size=6, generator_size=8
+            Spaces(obs, act),
+            meta_network.Settings(
+                window=4, embedding_size=7, hidden_size=8, key_size=3, readout_size=6, generator_size=8
+            ),
         ),
     },
-    "mlp": {"make": lambda obs, act: mlp.make(obs, act, hidden_sizes=(7, 6))},
+    "mlp": {"make": lambda obs, act: mlp.policy(obs, act, hidden_sizes=(7, 6))},
     "recurrent": {
-        "make[gru]": lambda obs, act: recurrent.make(obs, act, cell="gru", hidden_size=6, embedding_size=9),
-        "make[gru, previous observation]": lambda obs, act: recurrent.make(
-            obs, act, hidden_size=6, embedding_size=9, readout_size=5, previous_observation=True
+        "make[gru]": lambda obs, act: recurrent.make(
+            Spaces(obs, act), recurrent.Settings(cell="gru", hidden_size=6, embedding_size=9)
         ),
-        "make[gru, no embedding]": lambda obs, act: recurrent.make(obs, act, hidden_size=6, embedding_size=0),
+        "make[gru, previous observation]": lambda obs, act: recurrent.make(
+            Spaces(obs, act),
+            recurrent.Settings(hidden_size=6, embedding_size=9, readout_size=5, previous_observation=True),
+        ),
+        "make[gru, no embedding]": lambda obs, act: recurrent.make(
+            Spaces(obs, act), recurrent.Settings(hidden_size=6, embedding_size=None)
+        ),
         "make[lstm]": lambda obs, act: recurrent.make(
-            obs, act, cell="lstm", hidden_size=6, embedding_size=9, readout_size=5
+            Spaces(obs, act), recurrent.Settings(cell="lstm", hidden_size=6, embedding_size=9, readout_size=5)
         ),
     },
     "snail": {
         "make": lambda obs, act: snail.make(
-            obs, act, window=8, blocks=1, embedding_size=6, filters=4, key_size=3, value_size=5
+            Spaces(obs, act), snail.Settings(window=8, blocks=1, embedding_size=6, filters=4, key_size=3, value_size=5)
         ),
         # The contract's trials are longer: what lies farther back is forgotten.
         "make[short window]": lambda obs, act: snail.make(
-            obs, act, window=3, embedding_size=6, filters=4, key_size=3, value_size=5
+            Spaces(obs, act), snail.Settings(window=3, embedding_size=6, filters=4, key_size=3, value_size=5)
         ),
         "make[attention first]": lambda obs, act: snail.make(
-            obs, act, window=8, blocks=1, embedding_size=6, filters=4, key_size=3, value_size=5, attention_first=True
+            Spaces(obs, act),
+            snail.Settings(
+                window=8, blocks=1, embedding_size=6, filters=4, key_size=3, value_size=5, attention_first=True
+            ),
         ),
     },
     "transformer": {
-        "make[rotary]": lambda obs, act: transformer.make(obs, act, window=4, size=8, heads=2),
+        "make[rotary]": lambda obs, act: transformer.make(
+            Spaces(obs, act), transformer.Settings(window=4, model_size=8, heads=2)
+        ),
         "make[learned]": lambda obs, act: transformer.make(
-            obs, act, window=8, layers=1, size=6, heads=3, positions="learned"
+            Spaces(obs, act), transformer.Settings(window=8, layers=1, model_size=6, heads=3, positions="learned")
         ),
     },
 }
@@ -272,12 +289,10 @@ def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes:
 
 def _rl2_informed() -> Case:
     family = bandits.bernoulli(3)
-    policy = snail.make(
-        family.observation_space, family.action_space, window=4, blocks=1, embedding_size=6, filters=4, critic=False
-    )
+    policy = snail.make(family, snail.Settings(window=4, blocks=1, embedding_size=6, filters=4), critic=False)
     assert family.privileged is not None
     assert family.privileged.arm is not None
-    networks = AsymmetricNetworks(policy, arms.make(family.privileged.arm, units=6))
+    networks = AsymmetricNetworks(policy, arms.critic(family.privileged.arm, units=6))
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"episodes": 4, "trials": 8, "minibatches": 2, "iterations": 50}
@@ -292,7 +307,7 @@ def _varibad() -> Case:
     spaces = family.observation_space, family.action_space
     encoder = belief.encoder(*spaces, latent_size=2, hidden_size=5, embedding_size=6)
     decoder = belief.grid_decoder(family.observation_space, latent_size=2, hidden_sizes=(6,))
-    networks = belief.make(*spaces, encoder, decoder, latent_size=2, hidden_sizes=(7,))
+    networks = belief.combine(*spaces, encoder, decoder, latent_size=2, hidden_sizes=(7,))
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"episodes": 2, "trials": 8, "minibatches": 2, "iterations": 50}
@@ -306,7 +321,7 @@ def _varibad() -> Case:
 def _pearl(family: EnvFamily) -> Case:
     spaces = family.observation_space, family.action_space
     encoder = context.encoder(*spaces, latent_size=2, hidden_sizes=(6,))
-    networks = context.make(*spaces, encoder, latent_size=2, hidden_sizes=(7,))
+    networks = context.combine(*spaces, encoder, latent_size=2, hidden_sizes=(7,))
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"training_tasks": 6, "tasks": 2, "prior_episodes": 2, "posterior_episodes": 1}
@@ -347,7 +362,7 @@ def _reading() -> Case:
 
 
 def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Estimator, **own: Any) -> Case:
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(7, 6), history=False, critic=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(7, 6), history=False, critic=False)
     # Episodes enough to determine the linear baseline: with fewer, rounding decides what it is.
     problem = problems.policy_gradient(
         family, policy, problems.PolicyGradientSettings(episodes=10, estimator=estimator)

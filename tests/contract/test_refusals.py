@@ -21,7 +21,7 @@ from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
 from metarl_jax.interfaces.few_shot import InContextProblem
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.networks import arms, belief, context, mlp, recurrent, snail
-from metarl_jax.types import Algorithm, Array, Box, Discrete, EnvFamily, Key, TaskDistribution
+from metarl_jax.types import Algorithm, Array, Box, Discrete, EnvFamily, Key, Spaces, TaskDistribution
 
 CASES = flat(ALGORITHMS)
 
@@ -107,7 +107,7 @@ def test_every_algorithm_refuses_wrong_families_in_one_line(
 
 def test_every_problem_refuses_wrong_families() -> None:
     family, waves = probe_family(), sinusoid.maml(3, 4)
-    policy = mlp.make(family.observation_space, family.action_space, hidden_sizes=(5,), history=False)
+    policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(5,), history=False)
     for wrong, message in wrong_ones(family):
         with pytest.raises(ValueError) as raised:
             problems.policy_gradient(wrong, policy)
@@ -132,8 +132,8 @@ SMALL: dict[str, Any] = {"hidden_sizes": (5,)}
 def policies(family: EnvFamily, other: EnvFamily) -> list[tuple[Callable[..., Any], Any]]:
     """Algorithms and problems that take a policy, each with settings of its own, given a policy of another family."""
     spaces = other.observation_space, other.action_space
-    with_memory = recurrent.make(*spaces, hidden_size=4, embedding_size=3)
-    reactive = mlp.make(*spaces, history=False, **SMALL)
+    with_memory = recurrent.make(Spaces(*spaces), recurrent.Settings(hidden_size=4, embedding_size=3))
+    reactive = mlp.policy(*spaces, history=False, **SMALL)
     return [
         (lambda policy: rl2.make(family, policy, rl2.Config(trials=4, minibatches=2)), with_memory),
         (lambda policy: problems.policy_gradient(family, policy), reactive),
@@ -205,7 +205,7 @@ def test_a_policy_of_other_spaces(family: EnvFamily, other: EnvFamily, message: 
 
 def test_a_policy_of_your_own_whose_parts_do_not_fit() -> None:
     family = bandits.bernoulli(3)
-    right = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    right = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
 
     def refused(policy: Any) -> str:
         with pytest.raises(ValueError) as raised:
@@ -241,7 +241,7 @@ def _beliefs(latents: tuple[int, int, int], family: EnvFamily, steps: bool) -> A
         decoder = belief.step_decoder(*spaces, latent_size=latents[1], **SMALL)
     else:
         decoder = belief.grid_decoder(family.observation_space, latent_size=latents[1], **SMALL)
-    return belief.make(*spaces, encoder, decoder, latent_size=latents[2], **SMALL)
+    return belief.combine(*spaces, encoder, decoder, latent_size=latents[2], **SMALL)
 
 
 @pytest.mark.parametrize("steps", [False, True], ids=["cells", "steps"])
@@ -291,7 +291,7 @@ def test_networks_of_varibad_that_were_made_for_another_family() -> None:
 def _contexts(latents: tuple[int, int], family: EnvFamily) -> Any:
     """PEARL's networks: how many latent variables the encoder and the others have."""
     spaces = family.observation_space, family.action_space
-    return context.make(
+    return context.combine(
         *spaces, context.encoder(*spaces, latent_size=latents[0], **SMALL), latent_size=latents[1], **SMALL
     )
 
@@ -341,7 +341,10 @@ def test_networks_of_informed_rl2() -> None:
 
     def networks(number: int = 3, arm: Any = known) -> AsymmetricNetworks:
         spaces = family.observation_space, Discrete(number)
-        return AsymmetricNetworks(recurrent.make(*spaces, hidden_size=4, embedding_size=3), arms.make(arm, units=4))
+        return AsymmetricNetworks(
+            recurrent.make(Spaces(*spaces), recurrent.Settings(hidden_size=4, embedding_size=3)),
+            arms.critic(arm, units=4),
+        )
 
     def refused(networks: Any) -> str:
         with pytest.raises(ValueError) as raised:

@@ -50,14 +50,14 @@ def by_ppo(policy: Policy, gae_lambda: float) -> Estimate:
 
 
 def test_a_recurrent_policy_explores_and_exploits() -> None:
-    policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, cell="gru", hidden_size=24)
+    policy = recurrent.make(FAMILY, recurrent.Settings(cell="gru", hidden_size=24))
     estimate = by_ppo(policy, gae_lambda=0.6)
     assert estimate.low > WIN_STAY + 0.05
     assert estimate.mean < OPTIMUM + 3 * estimate.standard_error, "better than optimal: something leaks"
 
 
 def test_a_policy_without_memory_learns_less() -> None:
-    policy = mlp.make(FAMILY.observation_space, FAMILY.action_space, hidden_sizes=(16,))
+    policy = mlp.policy(FAMILY.observation_space, FAMILY.action_space, hidden_sizes=(16,))
     # Its critic remembers nothing either: nothing to bootstrap from.
     estimate = by_ppo(policy, gae_lambda=1.0)
     assert estimate.low > RANDOM + 0.1
@@ -65,8 +65,8 @@ def test_a_policy_without_memory_learns_less() -> None:
 
 
 def test_with_an_informed_critic_it_comes_within_a_hundredth_of_the_best() -> None:
-    policy = recurrent.make(FAMILY.observation_space, FAMILY.action_space, cell="gru", hidden_size=24)
-    networks = AsymmetricNetworks(policy, arms.make(bandits.bernoulli_arm(), units=16))
+    policy = recurrent.make(FAMILY, recurrent.Settings(cell="gru", hidden_size=24))
+    networks = AsymmetricNetworks(policy, arms.critic(bandits.bernoulli_arm(), units=16))
     config = rl2_asymmetric.Config(episodes=PULLS, iterations=150, trials=128, minibatches=4, learning_rate=1e-2)
     estimate = train_and_measure(rl2_asymmetric.make(FAMILY, networks, config), config.iterations)
     assert estimate.low > 0.99 * OPTIMUM
