@@ -314,6 +314,50 @@ class Normalised(NamedTuple):
     seen: RunningStatistics
 
 
+class Auxiliary(NamedTuple):
+    """A loss that is added to PPO's, such as predicting rewards from a memory's features.
+
+    The gradient of the sum trains the policy together with parameters of the loss's own.
+    """
+
+    loss: Callable[[WithAuxiliary, Output, Batch], tuple[Array, Metrics]]
+    """``(parameters, outputs of the policy's unroll [T, B, ...], minibatch [T, B, ...]) -> (scalar, metrics)``. The
+    scalar is a sum over steps weighted by ``batch.weight`` (``ops.policy_gradients.weighted_sum``), which adds up to 1
+    over a minibatch and is 0 after a trial's end: where a gradient is computed in parts, the parts add up."""
+    init: Callable[[Key], Params] = lambda key: ()
+    """Parameters of its own; none if not given."""
+
+
+class WithAuxiliary(NamedTuple):
+    """Parameters of a policy that is trained with an auxiliary loss."""
+
+    policy: Params
+    auxiliary: Params
+    """Of the loss itself (``Auxiliary.init``)."""
+
+
+AUXILIARY_KEY = 0x61757869
+"""What the key of auxiliary parameters is derived with: the policy's key is what it is without them."""
+
+
+def with_auxiliary(policy: Policy, auxiliary: Auxiliary) -> Policy:
+    """The same policy, whose parameters are ``WithAuxiliary``."""
+
+    def init(key: Key) -> WithAuxiliary:
+        return WithAuxiliary(policy.init(key), auxiliary.init(jax.random.fold_in(key, AUXILIARY_KEY)))
+
+    def initial_carry(params: WithAuxiliary) -> Carry:
+        return policy.initial_carry(params.policy)
+
+    def step(params: WithAuxiliary, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+        return policy.step(params.policy, carry, inputs)
+
+    def unroll(params: WithAuxiliary, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+        return policy.unroll(params.policy, carry, inputs)
+
+    return Policy(init, initial_carry, step, unroll, policy.critic)
+
+
 FARTHEST = 10.0
 """Standard deviations from the mean at which observations are cut off, as in Zintgraf et al. (2020)."""
 
@@ -358,7 +402,9 @@ class Learning(NamedTuple):
     """``(key, params, optimiser's state, batch [T, B, ...], iteration) -> (params, optimiser's state, metrics)``."""
 
 
-def make(policy: Policy, observation_space: Space, steps: int, config: Config) -> Learning:
+def make(
+    policy: Policy, observation_space: Space, steps: int, config: Config, auxiliary: Auxiliary | None = None
+) -> Learning:
     """PPO.
 
     Args:
@@ -366,10 +412,14 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
         observation_space: of what the policy is shown.
         steps: T, of a trial.
         config: valid settings.
+        auxiliary: a loss to add to PPO's. The policy's parameters are then ``WithAuxiliary``.
 
     Raises:
-        ValueError: for observations that are to be normalised and are not real numbers.
+        ValueError: for observations that are to be normalised and are not real numbers; when a gradient is traced, for
+            an auxiliary loss that is no scalar or has a metric with the name of one of PPO's.
     """
+    if auxiliary is not None:
+        policy = with_auxiliary(policy, auxiliary)
     if config.normalise_observations:
         policy = normalised(policy, observation_space)
     if config.value_unit == "remaining_horizon":
@@ -381,7 +431,7 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
     gae_lambda_at = optax.linear_schedule(config.gae_lambda, last_lambda, config.iterations)
 
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
-        gae_lambda = gae_lambda_at(iteration)
+        gae_lambda = jnp.asarray(gae_lambda_at(iteration), jnp.float32)
         # What comes after the trial's last step counts for nothing, even if it is infinite or NaN.
         reward, value = (jnp.where(t.valid, x, 0.0) for x in (t.reward, recorded.value * value_scale))
         # The trial is the unit: what follows its last step, and only that, is worth nothing.
@@ -410,13 +460,20 @@ def make(policy: Policy, observation_space: Space, steps: int, config: Config) -
         entropy = total(output.distribution.entropy())
         objective = -surrogate + config.value_coefficient * value_loss - entropy_coefficient * entropy
         metrics = {
-            "loss": objective,
             "value_loss": value_loss,
             "entropy": entropy,
             "approximate_kl": total(approximate_kl(log_ratio)),
             "clip_fraction": total((jnp.abs(jnp.expm1(log_ratio)) > config.clip).astype(jnp.float32)),
         }
-        return objective, metrics
+        if auxiliary is not None:
+            network = params.network if config.normalise_observations else params
+            extra, extra_metrics = auxiliary.loss(network, output, batch)
+            if jnp.shape(extra) != ():
+                raise ValueError(f"an auxiliary loss must be a scalar, not of shape {jnp.shape(extra)}")
+            if taken := sorted({"loss", *metrics} & extra_metrics.keys()):
+                raise ValueError(f"PPO has a metric {taken[0]!r} already: give that of the auxiliary loss another name")
+            objective, metrics = objective + extra, metrics | extra_metrics
+        return objective, {"loss": objective, **metrics}
 
     policy_optimizer = minibatch_optimizer(loss, steps, config)
 

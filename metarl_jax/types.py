@@ -233,6 +233,8 @@ class Output(NamedTuple):
     """A distribution over actions (``ops.distributions``)."""
     value: Array
     """The critic's raw output, a scalar; the algorithm says in what unit."""
+    features: Array | None = None
+    """``[F]``: the vector from which the network computes both, for auxiliary losses. None: it does not say."""
 
 
 class Policy(NamedTuple):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from probes import equations
 
-from metarl_jax import batching
+from metarl_jax import batching, ppo
 from metarl_jax.algorithms import rl2
 from metarl_jax.environments import bandits
 from metarl_jax.networks import gated, recurrent
 from metarl_jax.ops.distributions import Categorical
+from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import (
     Array,
@@ -24,6 +25,7 @@ from metarl_jax.types import (
     EnvFamily,
     Inputs,
     Key,
+    Metrics,
     Output,
     Policy,
     Privileged,
@@ -375,10 +377,10 @@ def test_the_learning_rate_is_a_function_of_the_iteration(schedule: Any, expecte
     @jax.jit
     @jax.vmap
     def rates(iteration: Array, rate: Array, fraction: Array) -> tuple[Array, Array]:
+        settings: dict[str, Any] = {"learning_rate": rate, "final_learning_rate_fraction": fraction}
         config = rl2.Config(
-            episodes=2, trials=4, minibatches=2, iterations=8, epochs=3, learning_rate=rate,
-            final_learning_rate_fraction=fraction, learning_rate_schedule=schedule,
-        )  # fmt: skip
+            episodes=2, trials=4, minibatches=2, iterations=8, epochs=3, learning_rate_schedule=schedule, **settings
+        )
         algorithm = rl2.make(family, first_step_policy(), config)
         state = algorithm.init(jax.random.key(0))._replace(iteration=iteration)
         after, metrics = algorithm.step(jax.random.key(1), state)
@@ -395,3 +397,105 @@ def test_the_learning_rate_is_a_function_of_the_iteration(schedule: Any, expecte
 def test_minibatches_must_divide_into_parts() -> None:
     with pytest.raises(ValueError, match=r"the trials of a minibatch \(4\) must be a multiple of accumulation \(3\)"):
         rl2.make(FAMILY, counting_policy(), rl2.Config(trials=8, minibatches=2, accumulation=3))
+
+
+def reward_prediction(weight: float) -> ppo.Auxiliary:
+    """As a user writes it: features of the memory predict the reward of the step, linearly."""
+
+    def loss(params: ppo.WithAuxiliary, output: Output, batch: ppo.Batch) -> tuple[Array, Metrics]:
+        assert output.features is not None
+        predicted = output.features[:-1] @ params.auxiliary
+        error = weighted_sum((predicted - batch.inputs.prev_reward[1:]) ** 2, batch.weight[1:])
+        return weight * error, {"reward_error": error}
+
+    return ppo.Auxiliary(loss, lambda key: jax.random.normal(key, (4,)))
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_with_an_auxiliary_loss_of_zero_the_numbers_are_those_without(normalise: bool) -> None:
+    family = coin_family()
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    config = rl2.Config(episodes=2, trials=8, minibatches=2, iterations=10, normalise_observations=normalise)
+
+    def after(auxiliary: ppo.Auxiliary | None) -> tuple[Any, Metrics]:
+        algorithm = rl2.make(family, policy, config, auxiliary=auxiliary)
+        state, metrics = jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))
+        return state.params, metrics
+
+    (params, metrics), (both, more) = after(None), after(reward_prediction(0.0))
+    assert more.keys() - metrics.keys() == {"reward_error"}
+    assert float(more.pop("reward_error")) > 0
+    if normalise:
+        params, seen, both, same_seen = params.network, params.seen, both.network, both.seen
+        jax.tree.map(np.testing.assert_array_equal, same_seen, seen)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), both.policy, params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), more, metrics)
+
+
+def test_an_auxiliary_loss_trains_the_memory_and_parameters_of_its_own() -> None:
+    """Trials of uneven length, whose gradient is computed in parts."""
+    family, trials, weight = coin_family(), 8, 3.0
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    # Adam's epsilon so large that its step is the gradient, but for the sign.
+    config = rl2.Config(
+        episodes=2, trials=trials, minibatches=1, epochs=1, accumulation=2, adam_epsilon=1e6, learning_rate=1e6,
+        max_grad_norm=1e6, iterations=10,
+    )  # fmt: skip
+    key = jax.random.key(1)
+
+    def step(auxiliary: ppo.Auxiliary | None) -> tuple[Any, Any, Metrics]:
+        algorithm = rl2.make(family, policy, config, auxiliary=auxiliary)
+        state = algorithm.init(jax.random.key(0))
+        after, metrics = jax.jit(algorithm.step)(key, state)
+        return state.params, jax.tree.map(jnp.subtract, state.params, after.params), metrics
+
+    start, gradient, metrics = step(reward_prediction(weight))
+    first, plain, _ = step(None)
+    jax.tree.map(np.testing.assert_array_equal, start.policy, first)
+
+    @jax.jit
+    @jax.value_and_grad
+    def by_hand(params: ppo.WithAuxiliary) -> Array:
+        def errors(key: Key) -> tuple[Array, Array]:
+            def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Output]:
+                carry, output = policy.step(params.policy, carry, inputs)
+                return carry, jax.lax.stop_gradient(output.distribution.sample(key)), output
+
+            key_task, key_trial = jax.random.split(key)
+            task = family.tasks.sample(key_task)
+            _, t = trial(key_trial, act, policy.initial_carry(params.policy), family, task, 2)
+            # The last step's reward is shown to nobody.
+            followed = jnp.append(t.valid[1:], False)
+            squares = (t.output.features @ params.auxiliary - t.reward) ** 2
+            return jnp.sum(jnp.where(followed, squares, 0.0)), jnp.sum(t.valid)
+
+        keys = jax.random.split(jax.random.split(key)[0], trials)
+        error, steps = jax.vmap(errors)(keys)
+        return jnp.sum(error) / jnp.sum(steps)
+
+    error, expected = by_hand(start)
+    np.testing.assert_allclose(metrics["reward_error"], error, rtol=1e-5)
+    difference = jax.tree.map(jnp.subtract, gradient.policy, plain), gradient.auxiliary
+    expected = jax.tree.map(lambda x: weight * x, (expected.policy, expected.auxiliary))
+    assert max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(expected[0])) > 1e-2
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), difference, expected)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            lambda params, output, batch: (output.value, {}),
+            r"an auxiliary loss must be a scalar, not of shape \(4, 2\)",
+        ),
+        (lambda params, output, batch: (0.0, {"entropy": jnp.float32(0)}), "PPO has a metric 'entropy' already"),
+    ],
+)
+def test_a_wrong_auxiliary_loss_is_said(loss: Any, message: str) -> None:
+    config = rl2.Config(episodes=2, trials=4, minibatches=2)
+    family = FAMILY._replace(horizon=2)
+    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    algorithm = rl2.make(family, policy, config, auxiliary=ppo.Auxiliary(loss))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(algorithm.step, jax.random.key(1), state)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from probes import equations
 
-from metarl_jax import batching
+from metarl_jax import batching, ppo
 from metarl_jax.algorithms import varibad
 from metarl_jax.environments import gridnavi
 from metarl_jax.interfaces.belief import BeliefNetworks
@@ -63,6 +63,21 @@ def test_no_gradient_of_the_policy_reaches_the_encoder_nor_of_the_model_the_poli
     third = after(jnp.float32(1e-3), jnp.float32(1e-1))
     assert same(one.policy, third.policy)
     assert not same(one.model, third.model)
+
+
+def test_an_auxiliary_loss_trains_the_policy_and_not_the_belief(start: varibad.State) -> None:
+    def loss(params: ppo.WithAuxiliary, output: Any, batch: ppo.Batch) -> Any:
+        return jnp.sum(batch.weight * (output.features @ params.auxiliary) ** 2), {}
+
+    config = varibad.Config(**SIZES)
+    auxiliary = ppo.Auxiliary(loss, lambda key: jnp.ones(7))
+    algorithm = varibad.make(FAMILY, networks(), config, auxiliary=auxiliary)
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    assert same(state.policy.policy, start.policy)
+    (with_it, _), (without, _) = jax.jit(algorithm.step)(jax.random.key(1), state), STEP(jax.random.key(1), start)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), with_it.model, without.model)
+    assert not same(with_it.policy.policy, without.policy)
+    assert not same(with_it.policy.auxiliary, state.policy.auxiliary)
 
 
 def test_the_buffer_is_a_ring_of_the_newest_trials(start: varibad.State) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -320,7 +320,8 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
 
         gradient, metrics = jax.grad(mean_loss, has_aux=True)(learned)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, learned)
-        learned = optax.apply_updates(learned, optax.tree.scale(-config.learning_rate, updates))
+        updates = optax.tree.scale(-config.learning_rate, updates)
+        learned = cast("Learned", optax.apply_updates(learned, updates))
         target_critic = optax.incremental_update(learned.critic, target_critic, config.target_rate)
         return learned, target_critic, optimizer_state, metrics
 

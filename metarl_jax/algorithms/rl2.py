@@ -50,11 +50,17 @@ class State(NamedTuple):
     """Meta-iterations done, ``int32``."""
 
 
-def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
+def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Auxiliary | None = None) -> Algorithm:
     """RL² on a family of tasks.
 
     ``adapt`` plays one trial of ``config.episodes`` episodes, sampling actions as in training (Duan et al. act
     stochastically at test time too), and returns the return of each; the learner is the memory at the end.
+
+    Args:
+        family: the tasks.
+        policy: a policy with a memory.
+        config: the settings.
+        auxiliary: a loss to add to PPO's; ``State.params`` are then ``ppo.WithAuxiliary``.
 
     Raises:
         ValueError: if the configuration is out of range, or asks for a training reward that the family does not have;
@@ -62,7 +68,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
     """
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_policy(policy, family, shapes)
-    learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config)
+    learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config, auxiliary)
     policy, with_training_reward = learning.policy, ppo.with_training_reward(family, config)
 
     def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:

@@ -11,7 +11,7 @@ the encoder. Encoder and decoder have an optimiser and a buffer of their own, of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -101,11 +101,20 @@ class Played(NamedTuple):
     record: ppo.Record
 
 
-def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorithm:
+def make(
+    family: EnvFamily, networks: BeliefNetworks, config: Config, *, auxiliary: ppo.Auxiliary | None = None
+) -> Algorithm:
     """VariBAD on a family of tasks.
 
     ``adapt`` plays one trial of ``config.adaptation_episodes`` episodes, sampling actions as in training, and returns
     the return of each; the learner is the encoder's memory at the end.
+
+    Args:
+        family: the tasks.
+        networks: encoder, decoder and policy.
+        config: the settings.
+        auxiliary: a loss to add to the policy's; ``State.policy`` is then ``ppo.WithAuxiliary``. Like the policy's, its
+            gradient does not reach the encoder.
 
     Raises:
         ValueError: if the configuration is out of range, or asks for a training reward that the family does not have;
@@ -114,7 +123,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_belief_networks(networks, family, shapes)
     encoder, decoder = networks.encoder, networks.decoder
-    learning = ppo.make(networks.policy, networks.shown, config.episodes * family.horizon, config)
+    learning = ppo.make(networks.policy, networks.shown, config.episodes * family.horizon, config, auxiliary)
     policy, with_training_reward = learning.policy, ppo.with_training_reward(family, config)
     model_learning_rate_at = ppo.learning_rates(config.model_learning_rate, config)
 
@@ -195,7 +204,7 @@ def make(family: EnvFamily, networks: BeliefNetworks, config: Config) -> Algorit
             trials = jax.tree.map(lambda x: jnp.moveaxis(x[which], 0, 1), buffer)
             gradient, metrics = jax.grad(model_loss, has_aux=True)(model, key_loss, trials)
             updates, optimizer_state = model_optimizer.update(gradient, optimizer_state, model)
-            return (optax.apply_updates(model, updates), optimizer_state), metrics
+            return (cast("Model", optax.apply_updates(model, updates)), optimizer_state), metrics
 
         keys = jax.random.split(key, config.model_updates)
         (model, optimizer_state), metrics = jax.lax.scan(gradient_step, (model, optimizer_state), keys)

@@ -154,7 +154,7 @@ class ActorCriticHead(nn.Module):
                 log_std = self.param("log_std", nn.initializers.zeros, (size,), jnp.float32)
                 mean = mean.reshape(*mean.shape[:-1], *shape)
                 distribution = DiagonalGaussian(mean, jnp.broadcast_to(log_std.reshape(shape), mean.shape))
-        return Output(distribution, value)
+        return Output(distribution, value, features)
 
 
 def remembering_policy(
