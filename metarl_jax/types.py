@@ -164,7 +164,7 @@ class Privileged(NamedTuple):
     """
 
     training_reward: Callable[[Task, Transition, float], Array] | None = None
-    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards computed from the task, which serve the same goal as
+    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards computed from the task, for the same goal as
     the environment's rewards and are denser (Rakelly et al. 2019, section 6.3) or have a lower variance. PEARL's
     critics learn from them; RL² and VariBAD do if ``training_reward`` of their configuration is "task"."""
     belief_reward: Callable[[Transition, float], Array] | None = None
