@@ -179,9 +179,9 @@ class Privileged(NamedTuple):
     """
 
     training_reward: Callable[[Task, Transition, float], Array] | None = None
-    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards computed from the task, which have the same optimal
-    policies as the environment's rewards and are denser (Rakelly et al. 2019, section 6.3) or have a lower variance.
-    PEARL's critics learn from them; other algorithms do if ``training_reward`` of their configuration is "task"."""
+    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards computed from the task, for the same goal as
+    the environment's rewards and are denser (Rakelly et al. 2019, section 6.3) or have a lower variance. PEARL's
+    critics learn from them; RL² and VariBAD do if ``training_reward`` of their configuration is "task"."""
     belief_reward: Callable[[Transition, float], Array] | None = None
     """``(whole trial [T, ...], discount) -> [T]``: the expectation of ``training_reward`` under the posterior over
     tasks, given the steps of the trial before each step. These are the rewards of the Bayes-adaptive MDP (Zintgraf et
