@@ -78,7 +78,6 @@ class _Seen(NamedTuple):
 
 def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> None:
     """Over steps, cells and trials: the decoded probability of paying, and the exact one, of the cells not excluded."""
-    from metarl_jax import experiments
     from metarl_jax.interfaces.belief import BeliefNetworks
     from metarl_jax.oracles.gridnavi import Belief
     from metarl_jax.rollout import trial
@@ -88,9 +87,7 @@ def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> No
     run = RunFolder(folder)
     problem = train.build(run.config)
     family = problem.family
-    experiment = experiments.get(run.config.experiment)
-    own = {name: run.config.settings[name] for name in experiment.network.__dataclass_fields__}
-    networks = experiment.network(**own).make(family)
+    networks = run.config.resolve().make_networks(run.config.settings, family)
     assert isinstance(networks, BeliefNetworks)
     pays = networks.decoder.pays
     assert pays is not None

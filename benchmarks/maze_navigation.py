@@ -65,10 +65,8 @@ def measure(family: EnvFamily, policy: Policy, params: Params, trials: int) -> t
 def learner(run: RunFolder) -> tuple[Policy, Params]:
     """The policy of a run's network, and its newest parameters."""
     config = run.config
-    experiment = experiments.get(config.experiment)
-    own = experiment.network.__dataclass_fields__
-    network = experiment.network(**{name: value for name, value in config.settings.items() if name in own})
-    policy = network.make(experiment.family())
+    experiment = config.resolve()
+    policy = experiment.make_networks(config.settings, experiment.make_family(config.settings))
     assert isinstance(policy, Policy)
     state = train.load_states(run, train.build(config)).state.algorithm
     return policy, jax.tree.map(lambda x: x[0], state.params)

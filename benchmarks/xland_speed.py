@@ -41,12 +41,12 @@ from results_file import provenance, write_row
 from metarl_jax import training
 from metarl_jax.algorithms import rl2
 from metarl_jax.environments import xland
-from metarl_jax.experiments.xland import ENVIRONMENT, HORIZON
 from metarl_jax.networks import recurrent
 from metarl_jax.networks.heads import dense, remembering_policy
 from metarl_jax.ops.distributions import Categorical
 from metarl_jax.types import Algorithm, Array, Discrete, EnvFamily, Output, Policy, Spaces
 
+ENVIRONMENT, HORIZON = "XLand-MiniGrid-R1-9x9", 64
 TRIALS, EPISODES = 256, 4
 STEPS = EPISODES * HORIZON
 HIDDEN, HEAD = 128, 64
@@ -106,7 +106,7 @@ def same_network(family: EnvFamily) -> Policy:
     env, spaces = family.env, (family.observation_space, family.action_space)
     assert isinstance(env, xland.XLand)
     view = (env.defaults.view_size, env.classes)
-    network = PeersNetwork(*spaces, "gru", HIDDEN, 0, 0, previous_observation=False, view=view)
+    network = PeersNetwork(*spaces, "gru", HIDDEN, None, None, previous_observation=False, critic=True, view=view)
     return remembering_policy(network, lambda: recurrent.Memory(jnp.zeros(HIDDEN), jnp.zeros(0)), *spaces)
 
 

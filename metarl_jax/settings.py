@@ -158,10 +158,11 @@ def parameters(function: Callable[..., Any]) -> dict[str, Field]:
         return found
     import docstring_parser
 
-    texts = {
-        one.arg_name: " ".join((one.description or "").split())
-        for one in docstring_parser.parse(function.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE).params
-    }
+    try:
+        parsed = docstring_parser.parse(function.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
+        texts = {one.arg_name: " ".join((one.description or "").split()) for one in parsed.params}
+    except docstring_parser.ParseError:
+        texts = {}
     return {name: field._replace(doc=field.doc or texts.get(name, "")) for name, field in found.items()}
 
 

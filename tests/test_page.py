@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import http.server
 import importlib.util
 import io
@@ -56,11 +55,10 @@ def run_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with a checkpoint, an evaluation and a video that the program wrote, and metrics as it writes them."""
     path = tmp_path_factory.mktemp("runs") / "the-run"
     with pytest.MonkeyPatch.context() as patch:
-        family = experiments.get(NAME).family()
-        oracle = at_random.uniform(family, 2)
-        alone = dataclasses.replace(experiments.get(NAME), oracles=lambda problem, stages: [oracle])
-        patch.setitem(experiments._EXPERIMENTS, NAME, alone)
-        settings = alone.with_overrides(SMALL)
+        experiment = experiments.get(NAME)
+        settings = experiment.with_overrides(SMALL)
+        oracle = at_random.uniform(experiment.make_family(settings), 2)
+        patch.setattr(type(experiment), "oracles", lambda self, problem, stages: [oracle])
         run = train.new_run(path, RunConfig(experiment=NAME, settings=settings, seed=0, seeds=2, evaluate_every=50))
         write_metrics(path, metric_lines(300))
         evaluate.evaluate(run, 8, {}, 0, lambda text: None)

@@ -414,7 +414,7 @@ def reward_prediction(weight: float) -> ppo.Auxiliary:
 @pytest.mark.parametrize("normalise", [False, True])
 def test_with_an_auxiliary_loss_of_zero_the_numbers_are_those_without(normalise: bool) -> None:
     family = coin_family()
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
     config = rl2.Config(episodes=2, trials=8, minibatches=2, iterations=10, normalise_observations=normalise)
 
     def after(auxiliary: ppo.Auxiliary | None) -> tuple[Any, Metrics]:
@@ -435,7 +435,7 @@ def test_with_an_auxiliary_loss_of_zero_the_numbers_are_those_without(normalise:
 def test_an_auxiliary_loss_trains_the_memory_and_parameters_of_its_own() -> None:
     """Trials of uneven length, whose gradient is computed in parts."""
     family, trials, weight = coin_family(), 8, 3.0
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
     # Adam's epsilon so large that its step is the gradient, but for the sign.
     config = rl2.Config(
         episodes=2, trials=trials, minibatches=1, epochs=1, accumulation=2, adam_epsilon=1e6, learning_rate=1e6,
@@ -494,7 +494,7 @@ def test_an_auxiliary_loss_trains_the_memory_and_parameters_of_its_own() -> None
 def test_a_wrong_auxiliary_loss_is_said(loss: Any, message: str) -> None:
     config = rl2.Config(episodes=2, trials=4, minibatches=2)
     family = FAMILY._replace(horizon=2)
-    policy = recurrent.make(family.observation_space, family.action_space, hidden_size=4, embedding_size=3)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
     algorithm = rl2.make(family, policy, config, auxiliary=ppo.Auxiliary(loss))
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     with pytest.raises(ValueError, match=message):

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from metarl_jax import cli, experiments
-from metarl_jax.experiments.base import REWARD_OF_TRIAL, Experiment, Problem
+from metarl_jax.experiments.base import Experiment, Problem
+from metarl_jax.experiments.registry import REWARD_OF_TRIAL
 from metarl_jax.runs import checkpoints, evaluate, metrics, study, study_folder, train
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
@@ -45,7 +46,6 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Experiment:
         experiments.get(NAME),
         measure=REWARD_OF_TRIAL,
         heldout_tasks=4,
-        oracles=lambda problem, stages: [],
         paper={},
         optimum=None,
     )
@@ -56,6 +56,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Experiment:
             inner_problem=None,
             in_context_problem=None,
             algorithm=algorithm(config.settings["learning_rate"]),
+            config=None,
             vary=lambda values: algorithm(values["learning_rate"]),
             tasks=TaskDistribution(lambda key: jnp.float32(TRAINING), lambda key: jnp.float32(HELDOUT)),
             optimal_return=None,
@@ -65,6 +66,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Experiment:
         )
 
     monkeypatch.setattr(experiments, "get", lambda name: found)
+    monkeypatch.setattr(Experiment, "oracles", lambda self, problem, stages: [])
     monkeypatch.setattr(train, "build", build)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax import experiments, problems
+from metarl_jax import problems
 from metarl_jax.datasets import omniglot
 from metarl_jax.environments import manipulation, maze, recommendation, xland
 from metarl_jax.environments.maze import MazeParams
-from metarl_jax.experiments.control import ClassicControl
-from metarl_jax.experiments.few_shot import Classification
+from metarl_jax.experiments import registry
 from metarl_jax.networks import mlp
 from metarl_jax.runs import evaluate, train
 from metarl_jax.types import Array, EnvFamily, Key, Task, TaskDistribution
@@ -56,54 +56,48 @@ def by_split(tasks: TaskDistribution) -> dict[str, set[bytes]]:
 
 
 def distributions(name: str, data_dir: str) -> list[TaskDistribution]:
-    """An experiment's tasks themselves, where its problem is made of episodes of them."""
-    experiment = experiments.get(name)
-    known: dict[str, Any] = {"data_dir": data_dir} if "data_dir" in experiment.fields() else {}
-    family = experiment.make_family(experiment.with_overrides(known))
-    if isinstance(family, EnvFamily):
-        return [family.tasks]
-    if issubclass(experiment.network, ClassicControl):
-        return [family("in_range").tasks, family("out_of_range").tasks]
-    if issubclass(experiment.network, Classification):
-        training, heldout = experiment.network(**known).families(family)
-        return [TaskDistribution(training.tasks.sample, heldout.tasks.sample_heldout, heldout.tasks.validation)]
-    return [family(5, 5).tasks]
+    """The tasks of a family, of each kind of held-out tasks; the few-shot tasks themselves, without examples."""
+    entry = registry.family(name)
+    make, known = registry.resolve(entry.make), dict(entry.defaults)
+    names = inspect.signature(make).parameters
+    if "data_dir" in names:
+        known["data_dir"] = data_dir
+    kinds = [{"heldout": "in_range"}, {"heldout": "out_of_range"}] if "heldout" in names else [{}]
+    found = []
+    for kind in kinds:
+        family = make(**known, **kind)
+        if isinstance(family, EnvFamily):
+            found.append(family.tasks)
+        else:
+            tasks, test = family.training.tasks, family.heldout.tasks
+            found.append(TaskDistribution(tasks.sample, test.sample_heldout, test.validation))
+    return found
 
 
-def _identity(name: str) -> tuple[str, ...]:
-    """Equal for experiments of one family of tasks."""
-    family: Any = experiments.get(name).family
-    return (family.__module__, family.__qualname__, *(str(c.cell_contents) for c in family.__closure__ or ()))
-
-
-FAMILIES = list({_identity(name): name for name in reversed(experiments.names())}.values())
+FAMILIES = [family.name for family in registry.families()]
 Kind: TypeAlias = Literal["continuum", "without split", "fresh", "training"]
-# By an experiment of each family: what validation tasks are where there are finitely many tasks to train on. All other
+# By family: what validation tasks are where there are finitely many tasks to train on. All other
 # families draw their tasks from a continuum.
 KINDS: dict[Kind, tuple[str, ...]] = {
     # Few tasks, and all of them are trained on and tested on; as published, but for tiny mazes.
     "without split": (
-        *("rl2-gridnavi", "rl2-dark-room", "rl2-dark-room-10x10", "rl2-maze-tiny", "maml-corners"),
-        *("maml-half-cheetah-direction", "rl2-half-cheetah-direction", "maml-ant-direction"),
+        *("gridnavi", "dark-room", "dark-room-10x10", "maze-tiny", "corners"),
+        *("half-cheetah-direction", "ant-direction"),
     ),
     # New ones, neither of training nor held out.
     "fresh": (
-        *("rl2-ml1-reach", "rl2-ml1-push", "rl2-ml1-pick-place", "rl2-ml10", "rl2-maze-small", "rl2-maze-large"),
-        *("maml-walker-parameters", "maml-hopper-parameters", "pearl-point-robot-sparse"),
+        *("ml1-reach", "ml1-push", "ml1-pick-place", "ml10", "maze-small", "maze-large"),
+        *("walker-parameters", "hopper-parameters", "point-robot-sparse"),
     ),
     # Those of training: others there are not, but those held out.
-    "training": (
-        *("rl2-dark-room-new-goals", "rl2-dark-key-to-door", "maml-omniglot-5x1"),
-        *("rl2-xland-made-up", "rl2-xland-trivial-21k"),
-    ),
+    "training": ("dark-room-new-goals", "dark-key-to-door", "omniglot", "xland-made-up", "xland-trivial-21k"),
 }
 
 
 @pytest.mark.usefixtures("xland_benchmark")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_heldout_tasks_are_apart_from_training_and_validation_tasks(name: str, omniglot_folder: Path) -> None:
-    kinds = {_identity(one): kind for kind, names in KINDS.items() for one in names}
-    kind = kinds.get(_identity(name), "continuum")
+    kind = next((kind for kind, names in KINDS.items() if name in names), "continuum")
     for tasks in distributions(name, str(omniglot_folder)):
         found = by_split(tasks)
         training, heldout, validation = (found[split] for split in SPLITS)

@@ -70,6 +70,11 @@ def _make(
 def cartpole(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
     """CartPole with other gravity, cart mass, pole mass, pole length, and force, which may push the other way.
 
+    Args:
+        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
+            ones than any there ("out_of_range").
+        horizon: steps of an episode.
+
     Raises:
         ValueError: for an unknown kind of held-out tasks, or a horizon that is not a positive whole number.
     """
@@ -93,6 +98,11 @@ def cartpole(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
 def pendulum(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
     """Pendulum with other gravity, mass and length.
 
+    Args:
+        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
+            ones than any there ("out_of_range").
+        horizon: steps of an episode.
+
     Raises:
         ValueError: as ``cartpole``.
     """
@@ -106,6 +116,11 @@ def pendulum(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
 
 def acrobot(heldout: Heldout = "in_range", horizon: int = 500) -> EnvFamily:
     """Acrobot with other link masses and lengths, and torques, which may turn the other way.
+
+    Args:
+        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
+            ones than any there ("out_of_range").
+        horizon: steps of an episode.
 
     Raises:
         ValueError: as ``cartpole``.
@@ -128,6 +143,11 @@ def acrobot(heldout: Heldout = "in_range", horizon: int = 500) -> EnvFamily:
 def mountain_car(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
     """MountainCar with another force, which may push the other way, gravity and goal position.
 
+    Args:
+        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
+            ones than any there ("out_of_range").
+        horizon: steps of an episode.
+
     Raises:
         ValueError: as ``cartpole``.
     """
@@ -144,6 +164,11 @@ def mountain_car(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily
 
 def mountain_car_continuous(heldout: Heldout = "in_range", horizon: int = 999) -> EnvFamily:
     """MountainCarContinuous, with the same tasks as ``mountain_car``.
+
+    Args:
+        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
+            ones than any there ("out_of_range").
+        horizon: steps of an episode.
 
     Raises:
         ValueError: as ``cartpole``.

@@ -408,7 +408,8 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
         engine: "c", "mjx", or by the platform.
 
     Raises:
-        As ``half_cheetah_direction``.
+        horizon: control steps of an episode.
+        engine: "c", "mjx", or by the platform ("auto").
     """
 
     def reward(readings: Readings, control: Array, direction: Array) -> Array:
@@ -432,7 +433,8 @@ def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
         engine: "c", "mjx", or by the platform.
 
     Raises:
-        As ``half_cheetah_direction``.
+        horizon: control steps of an episode.
+        engine: "c", "mjx", or by the platform ("auto").
     """
 
     def reward(readings: Readings, control: Array, goal: Array) -> Array:
@@ -458,7 +460,8 @@ def humanoid_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFa
         engine: "c", "mjx" (which solves contacts by another method than Gymnasium's), or by the platform.
 
     Raises:
-        As ``half_cheetah_direction``.
+        horizon: control steps of an episode.
+        engine: "c", "mjx", or by the platform ("auto").
     """
 
     def reward(readings: Readings, control: Array, direction: Array) -> Array:

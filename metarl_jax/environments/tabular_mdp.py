@@ -102,6 +102,11 @@ def finite_horizon_values(transition: Array, reward: Array, horizon: int) -> tup
 def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
     """The random MDPs of RL²: 10 states, 5 actions, episodes of 10 steps.
 
+    Args:
+        states: states of an MDP.
+        actions: actions in each state.
+        horizon: steps of an episode.
+
     Raises:
         ValueError: if a size is not a positive whole number.
     """

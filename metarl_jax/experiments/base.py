@@ -179,6 +179,18 @@ class Experiment:
             check(own[name], value)
         return registry.resolve(family.make)(**{**family.defaults, **values})
 
+    def make_networks(self, settings: Mapping[str, Any], family: Any) -> Any:
+        """The network, or the networks, for a family: what the network's ``make`` returns.
+
+        Args:
+            settings: all of them, as ``with_overrides`` returns them.
+            family: the family of tasks.
+        """
+        _, _, network = self._entries
+        module = registry.resolve(network.module)
+        sizes = getattr(module, network.settings)(**{name: settings[name] for name in self.parts().network})
+        return getattr(module, network.make)(family, sizes)
+
     def build(self, settings: Mapping[str, Any], *, family: Any = None) -> Problem:
         """Make the algorithm on this experiment's tasks.
 

@@ -257,7 +257,7 @@ register(
         **_MANY,
     ),
     Family(
-        "reptile-sinusoid",
+        "sinusoid-reptile",
         "the sinusoids of Nichol et al. (2018)",
         f"{_DATASETS}.sinusoid:reptile_family",
         "few-shot",
@@ -279,7 +279,7 @@ register(
             validation_tasks=200,
             heldout_batch=50,
             excluded={"cavia": "no network of images here has context parameters"},
-            network={"gradient": "convolutional"},
+            inputs="images",
         )
         for name, title in (
             ("omniglot", "Omniglot"),

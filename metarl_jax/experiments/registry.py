@@ -77,6 +77,8 @@ class Network(NamedTuple):
     """The name of the function in the module that makes it, of a family and settings."""
     families: tuple[str, ...] | None = None
     """The only families that it is for; None: there is no such limit."""
+    inputs: Literal["vectors", "images"] | None = None
+    """The only inputs of few-shot tasks that it takes; None: it takes both."""
 
 
 class Family(NamedTuple):
@@ -94,6 +96,8 @@ class Family(NamedTuple):
     """Parameters that are no settings of runs."""
     references: tuple[str, ...] = ("metarl_jax.oracles.at_random:uniform",)
     """Reference learners, as "package.module:function" of the family and the number of episodes."""
+    inputs: Literal["vectors", "images"] = "vectors"
+    """Inputs of few-shot tasks."""
     score: str = "return"
     """What the score of few-shot tasks is: "accuracy" or "mean squared error"."""
     adam_rate: float | None = None
@@ -108,8 +112,6 @@ class Family(NamedTuple):
     """Whether the tasks are bandits whose arms pay finitely many rewards."""
     excluded: Mapping[str, str] = {}
     """Algorithms, or interfaces, that do not apply, with the reason."""
-    network: Mapping[str, str] = {}
-    """By interface, the network that serves where none is named, if it is not the interface's first one."""
 
 
 def resolve(reference: Any) -> Any:
@@ -209,13 +211,13 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
             serves = ("feed-forward policy",) if family.kind == "reinforcement" else ("predictor",)
         case other:
             serves = (other,)
-    found = [
+    return [
         network
         for network in _NETWORKS.values()
-        if network.serves in serves and (network.families is None or family.name in network.families)
+        if network.serves in serves
+        and (network.families is None or family.name in network.families)
+        and (network.inputs is None or network.inputs == family.inputs)
     ]
-    first = family.network.get(algorithm.interface)
-    return sorted(found, key=lambda network: network.name != first)
 
 
 def network(algorithm: Algorithm, family: Family, name: str | None) -> Network:
@@ -291,8 +293,16 @@ register(
     Network("mlp", "a feed-forward policy", "metarl_jax.networks.mlp", "feed-forward policy"),
     Network("belief", "a recurrent encoder and a decoder", "metarl_jax.networks.belief", "belief"),
     Network("context", "an encoder of steps in any order", "metarl_jax.networks.context", "context"),
-    Network("mlp", "rectified layers", "metarl_jax.networks.mlp", "predictor", "PredictorSettings", "make_predictor"),
-    Network("convolutional", "strided convolutions", "metarl_jax.networks.convolutional", "predictor"),
+    Network(
+        "mlp",
+        "rectified layers",
+        "metarl_jax.networks.mlp",
+        "predictor",
+        "PredictorSettings",
+        "make_predictor",
+        inputs="vectors",
+    ),
+    Network("convolutional", "strided convolutions", "metarl_jax.networks.convolutional", "predictor", inputs="images"),
     Network(
         "normalised-mlp",
         "normalised layers",
@@ -300,6 +310,7 @@ register(
         "predictor",
         "ClassifierSettings",
         "make_classifier",
+        inputs="images",
     ),
     Network("snail", "SNAIL", "metarl_jax.networks.snail", "in-context", "InContextSettings", "make_in_context"),
     Network(
@@ -309,5 +320,6 @@ register(
         "in-context",
         "InContextSettings",
         "make_in_context",
+        inputs="images",
     ),
 )

@@ -59,7 +59,7 @@ def experiments() -> Iterator[Experiment]:
         name="reptile-sinusoid",
         description="Reptile on the sinusoids of Nichol et al. (2018)",
         algorithm="reptile",
-        family="reptile-sinusoid",
+        family="sinusoid-reptile",
         settings=REPTILE_SINUSOID_SETTINGS,
         tuned=True,
     )

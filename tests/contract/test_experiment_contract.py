@@ -1,19 +1,22 @@
-"""Every preset builds as it is; each algorithm and each network, made small, trains two steps and is measured."""
+"""Experiments: presets build as they are, combinations trace, and what a user registers trains by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
+from toys import toy_algorithm, toy_family, toy_memory
 
-from metarl_jax import experiments, training
+from metarl_jax import cli, experiments, training
 from metarl_jax.evaluation import Evaluation, meta_test
-from metarl_jax.experiments import few_shot
-from metarl_jax.experiments.control import ClassicControl
+from metarl_jax.experiments import registry
+from metarl_jax.family_checks import check_family
+from metarl_jax.oracles import from_scratch
+from metarl_jax.settings import Settings
 
 SMALL = {
     "episodes": 2,
@@ -36,7 +39,7 @@ SMALL = {
     "blocks": 2,
     "window": 3,
     "layers": 1,
-    "size": 4,
+    "model_size": 4,
     "heads": 2,
     "adaptation_episodes": 2,
     "model_trials": 2,
@@ -56,10 +59,10 @@ SMALL = {
 }
 
 
-def overrides(name: str, changes: dict[str, Any], omniglot_folder: Path) -> dict[str, Any]:
+def overrides(experiment: experiments.Experiment, changes: dict[str, Any], omniglot_folder: Path) -> dict[str, Any]:
     """Those of the changes that the experiment knows, and where its data are."""
     changes = {**changes, "data_dir": str(omniglot_folder)}
-    return {setting: value for setting, value in changes.items() if setting in experiments.get(name).fields()}
+    return {setting: value for setting, value in changes.items() if setting in experiment.fields()}
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -73,28 +76,46 @@ def test_names_are_unique_and_found() -> None:
     assert names
     assert len(set(names)) == len(names)
     assert all(experiments.get(name).name == name for name in names)
-
-
-# Of few-shot classification, whatever the images.
-LEARNERS = {few_shot.Descent, few_shot.SNAILReading, few_shot.MetaNetworkReading}
+    assert not set(names) & {entry.name for entry in [*registry.algorithms(), *registry.families()]}
 
 
 def parts(name: str) -> tuple[str, str]:
     """The algorithm and the network; families of tasks have a contract of their own, and settings have tests."""
     experiment = experiments.get(name)
-    network = next((base for base in experiment.network.__bases__ if base in LEARNERS), experiment.network)
-    return experiment.algorithm, network.__name__
+    return experiment.algorithm, experiment.network
 
 
 @pytest.mark.usefixtures("xland_benchmark")
 @pytest.mark.parametrize("name", experiments.names())
 def test_every_preset_builds_at_its_own_size(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
-    problem = experiment.build(experiment.with_overrides(overrides(name, {}, omniglot_folder)))
+    fields = experiment.fields()
+    assert set(experiment.settings) <= set(fields)
+    problem = experiment.build(experiment.with_overrides(overrides(experiment, {}, omniglot_folder)))
     setting = experiment.measure.setting
-    assert problem.stages == (1 if setting is None else experiment.fields()[setting].default)
+    assert problem.stages == (1 if setting is None else fields[setting].default)
     assert problem.steps_per_iteration > 0
     assert experiment.oracles(problem, 2)
+
+
+def combinations() -> list[tuple[registry.Algorithm, registry.Family]]:
+    """Every algorithm on every family that it applies to."""
+    return [
+        (algorithm, family)
+        for algorithm in registry.algorithms()
+        for family in registry.families()
+        if registry.does_not_apply(algorithm, family) is None
+    ]
+
+
+def test_no_setting_of_a_combination_has_the_name_of_another_one() -> None:
+    """Settings of an algorithm, its problem, a network and a family share one command line."""
+    for algorithm, family in combinations():
+        for network in registry.networks(algorithm, family):
+            made = experiments.combination(algorithm.name, family.name, network.name)
+            names = [name for part in made.parts() for name in part]
+            assert len(set(names)) == len(names), made.name
+            assert all(field.doc for field in made.fields().values()), made.name
 
 
 PAIRS = {parts(name): name for name in reversed(experiments.names())}
@@ -103,11 +124,36 @@ PAIRS = {parts(name): name for name in reversed(experiments.names())}
 @pytest.mark.parametrize("name", sorted(PAIRS.values()))
 def test_every_pair_of_algorithm_and_network_traces_at_its_own_size(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
-    problem = experiment.build(experiment.with_overrides(overrides(name, {}, omniglot_folder)))
+    problem = experiment.build(experiment.with_overrides(overrides(experiment, {}, omniglot_folder)))
     state = jax.eval_shape(problem.algorithm.init, jax.random.key(0))
     after, metrics = jax.eval_shape(problem.algorithm.step, jax.random.key(0), state)
     assert after == state
     assert all(value.shape == () for value in metrics.values())
+
+
+# One family of each kind of observations and actions; all others differ from one of them in sizes.
+KINDS = ("bandit", "cartpole", "navigation", "sinusoid", "glyphs")
+
+
+@pytest.mark.parametrize("family", [*KINDS, pytest.param("maze-tiny", marks=pytest.mark.slow)])
+def test_every_combination_traces(family: str, omniglot_folder: Path) -> None:
+    entry, made = registry.family(family), None
+    for algorithm in registry.algorithms():
+        if registry.does_not_apply(algorithm, entry):
+            continue
+        for network in registry.networks(algorithm, entry):
+            experiment = experiments.combination(algorithm.name, family, network.name)
+            settings = experiment.with_overrides(overrides(experiment, {**SMALL, "steps": 1}, omniglot_folder))
+            made = experiment.make_family(settings) if made is None else made
+            problem = experiment.build(settings, family=made)
+            key = jax.random.key(0)
+            state = jax.eval_shape(problem.algorithm.init, key)
+            after, metrics = jax.eval_shape(problem.algorithm.step, key, state)
+            assert after == state
+            assert all(value.shape == () for value in metrics.values())
+            task = jax.eval_shape(problem.tasks.sample_heldout, key)
+            score = jax.eval_shape(problem.algorithm.adapt, key, state, task).score
+            assert score.shape == (problem.stages + (experiment.measure.first_stage == 0),)
 
 
 def cover() -> list[str]:
@@ -121,24 +167,8 @@ def cover() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", cover())
-def test_every_algorithm_and_every_network_runs_two_steps(name: str, omniglot_folder: Path) -> None:
-    experiment = experiments.get(name)
-    problem = experiment.build(experiment.with_overrides(overrides(name, SMALL, omniglot_folder)))
-    stages = 1 if experiment.measure.setting is None else 2
-    assert (problem.stages, problem.iterations) == (stages, 2)
-    # A family, or a function that makes one of held-out tasks of a kind.
-    family = problem.family("in_range") if experiment.network is ClassicControl else problem.family
-    horizon = getattr(family, "horizon", None)
-    # Two episodes for each inner step and for the query; multi-task training has but the query, and Reptile two of them
-    # for its metrics.
-    batches = {"multi_task": 1, "reptile": 4}.get(experiment.algorithm, 3)
-    if experiment.algorithm in ("rl2", "rl2_asymmetric", "varibad", "pearl"):
-        assert problem.steps_per_iteration == 4 * 2 * family.horizon
-    elif horizon is None:
-        assert problem.steps_per_iteration == 4
-    else:
-        assert problem.steps_per_iteration == 4 * 2 * horizon * batches
+def run_and_test(problem: Any) -> Any:
+    """Two iterations and the scores on three held-out tasks."""
 
     def run(key: jax.Array) -> training.Chunk:
         return training.run(problem.algorithm, training.start(problem.algorithm, key), 2, capacity=2)
@@ -151,6 +181,100 @@ def test_every_algorithm_and_every_network_runs_two_steps(name: str, omniglot_fo
     def test(key: jax.Array, states: Any) -> Evaluation:
         return meta_test(key, problem.algorithm.adapt, states, problem.tasks, num_tasks=3)
 
-    scores = compiled(test, jax.random.key(1), states).score
+    return compiled(test, jax.random.key(1), states).score
+
+
+@pytest.mark.parametrize("name", cover())
+def test_every_algorithm_and_every_network_runs_two_steps(name: str, omniglot_folder: Path) -> None:
+    experiment = experiments.get(name)
+    problem = experiment.build(experiment.with_overrides(overrides(experiment, SMALL, omniglot_folder)))
+    stages = 1 if experiment.measure.setting is None else 2
+    assert (problem.stages, problem.iterations) == (stages, 2)
+    horizon = getattr(problem.family, "horizon", None)
+    # Two episodes for each inner step and for the query; multi-task training has but the query, and Reptile two of them
+    # for its metrics.
+    batches = {"multi_task": 1, "multi_task_trpo": 1, "reptile": 4}.get(experiment.algorithm, 3)
+    if horizon is None:
+        assert problem.steps_per_iteration == 4
+    elif registry.algorithm(experiment.algorithm).interface == "gradient":
+        assert problem.steps_per_iteration == 4 * 2 * horizon * batches
+    else:
+        assert problem.steps_per_iteration == 4 * 2 * horizon
+    scores = run_and_test(problem)
     assert scores.shape == (1, 3, stages + (experiment.measure.first_stage == 0))
     assert bool(jnp.all(jnp.isfinite(scores)))
+
+
+# ------------------------------------------------------------------------------------------------------ references
+
+
+def test_the_reference_that_learns_from_scratch_has_the_run_s_step_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    monkeypatch.setattr(from_scratch, "gradient_descent", lambda problem, steps, rate: rates.append(rate))
+    for name in ("maml-sinusoid", "maml-navigation", "maml-corners"):
+        experiment = experiments.get(name)
+        for rate in (0.25, 0.125):
+            problem = experiment.build(experiment.with_overrides({"inner_rate": rate}))
+            experiment.oracles(problem, 1)
+    assert rates == [0.25, 0.125] * 3
+
+
+# ------------------------------------------------------------------------------------------------------------ toys
+
+TOYS = (
+    registry.Algorithm("toy_algorithm", "a toy", toy_algorithm, "policy", registry.REWARD_OF_TRIAL),
+    registry.Network("toy-memory", "a toy", "toys.toy_memory", "policy"),
+    registry.Family("toy-family", "a toy", "toys.toy_family:make", references=()),
+)
+
+
+@pytest.fixture
+def toys() -> Iterator[None]:
+    """An algorithm, a memory and a family of a user's own: a file each, and a line each to register it."""
+    experiments.register(*TOYS)
+    yield
+    registry.unregister(*TOYS)
+
+
+@pytest.mark.usefixtures("toys")
+def test_toys_keep_the_contracts() -> None:
+    check_family(toy_family.make())
+    family = toy_family.make(length=4)
+    policy = toy_memory.make(family, toy_memory.Settings(units=3))
+    params = policy.init(jax.random.key(0))
+    assert issubclass(toy_algorithm.Config, Settings)
+    algorithm = toy_algorithm.make(family, policy, toy_algorithm.Config(episodes=2, trials=3, iterations=2))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
+    after, _ = jax.eval_shape(algorithm.step, jax.random.key(2), state)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert jax.tree.leaves(params)
+
+
+@pytest.mark.usefixtures("toys")
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["toy_algorithm", "toy-family", "--memory", "toy-memory"], "toy_algorithm toy-family toy-memory"),
+        (["toy_algorithm", "bandit", "--arms", "3"], "toy_algorithm bandit"),
+        (["rl2", "toy-family", "--memory", "toy-memory", "--minibatches", "1"], "rl2 toy-family toy-memory"),
+    ],
+)
+def test_toys_train_by_name(
+    words: list[str], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--iterations", "2", "--trials", "4", "--episodes", "2", "--evaluation-tasks", "4", "--run-dir", "run"]
+    assert cli.main(["train", *words, *small]) == 0, capsys.readouterr().err
+    assert f"{name} (ours)" in capsys.readouterr().out
+    assert cli.main(["evaluate", "run", "--evaluation-tasks", "4"]) == 0
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ValueError, match="there is a family 'bandit' already"):
+        experiments.register(registry.family("bandit"))
+    with pytest.raises(ValueError, match=r"there is no family of tasks 'gridnav'.*did you mean gridnavi"):
+        experiments.combination("rl2", "gridnav")
+    with pytest.raises(ValueError, match=r"rl2 on gridnavi has no network 'snial' \(did you mean snail\?\)"):
+        experiments.combination("rl2", "gridnavi", "snial")
+    with pytest.raises(ValueError, match="promp does not apply to sinusoid: it needs a policy"):
+        experiments.combination("promp", "sinusoid")

@@ -14,7 +14,7 @@ from builders import ALGORITHMS, ENVIRONMENTS, flat
 
 from metarl_jax import experiments, training
 from metarl_jax.datasets import glyphs, omniglot, sinusoid
-from metarl_jax.experiments import few_shot
+from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Problem
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, Discrete, EnvFamily, Inputs, Key
@@ -128,20 +128,21 @@ def test_every_algorithm_trains_and_adapts(builder: Callable[[], Any]) -> None:
 
 # ------------------------------------------------------------------------------------------------------- experiments
 
-# Of few-shot classification, whatever the images.
-LEARNERS = {few_shot.Descent, few_shot.SNAILReading, few_shot.MetaNetworkReading}
-
 
 def network_of(name: str) -> Any:
     """What a network or a learner is made by."""
-    network = experiments.get(name).network
-    return next((base for base in network.__bases__ if base in LEARNERS), network)
+    experiment = experiments.get(name)
+    learner, family = registry.algorithm(experiment.algorithm), registry.family(experiment.family)
+    network = registry.network(learner, family, experiment.network)
+    return f"{network.serves} {network.name}"
 
 
 def oracles_of(name: str) -> str:
     """What makes the reference learners."""
-    made_by = experiments.get(name).oracles
-    return f"{made_by.__module__}.{made_by.__qualname__}"
+    experiment = experiments.get(name)
+    interface = registry.algorithm(experiment.algorithm).interface
+    learns = interface if interface in ("gradient", "in-context") else ""
+    return " ".join([learns, *registry.family(experiment.family).references])
 
 
 def one_of_each(part: Callable[[str], Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import jax
 import pytest
 
-from metarl_jax import cli, experiments
+from metarl_jax import cli
+from metarl_jax.experiments.base import Experiment
 from metarl_jax.runs import report
 
 EXPERIMENT = "rl2-bandit-10x5"
@@ -34,8 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def _small_world(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our cache, and neither oracles nor figures: they are tested elsewhere."""
     monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(cache))
-    alone = dataclasses.replace(experiments.get(EXPERIMENT), oracles=lambda problem, stages: ())
-    monkeypatch.setitem(experiments._EXPERIMENTS, EXPERIMENT, alone)
+    monkeypatch.setattr(Experiment, "oracles", lambda self, problem, stages: [])
     monkeypatch.setattr(report, "write", lambda folder, evaluations: [])
 
 
