@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -432,6 +433,7 @@ def make(
 
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
         gae_lambda = jnp.asarray(gae_lambda_at(iteration), jnp.float32)
+        chex.assert_shape([t.reward, t.valid, recorded.value, recorded.log_prob], (steps,))
         # What comes after the trial's last step counts for nothing, even if it is infinite or NaN.
         reward, value = (jnp.where(t.valid, x, 0.0) for x in (t.reward, recorded.value * value_scale))
         # The trial is the unit: what follows its last step, and only that, is worth nothing.
@@ -452,7 +454,9 @@ def make(
         trials = batch.action.shape[1]
         carry = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
         output = policy.unroll(params, carry, batch.inputs)[1]
-        log_ratio = output.distribution.log_prob(batch.action) - batch.log_prob
+        log_prob = output.distribution.log_prob(batch.action)
+        chex.assert_equal_shape([log_prob, output.value, batch.weight])
+        log_ratio = log_prob - batch.log_prob
         # Where a step does not count, whatever its ratio is must not reach the gradient.
         log_ratio = jnp.where(batch.weight != 0, log_ratio, 0.0)
         surrogate = total(clipped_surrogate(log_ratio, batch.advantage, config.clip))

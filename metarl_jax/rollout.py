@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeGuard
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -123,6 +124,7 @@ def episode_returns(transitions: Transition, episodes: int) -> Array:
     Returns:
         ``[E]`` float32.
     """
+    _check_trial(transitions)
     rewards = jnp.where(transitions.valid, transitions.reward, 0.0)
     return jax.ops.segment_sum(rewards, transitions.episode, num_segments=episodes)
 
@@ -141,6 +143,13 @@ def episode_successes(transitions: Transition, family: EnvFamily, task: Task, ep
     """
     if family.success is None:
         return None
+    _check_trial(transitions)
     reached = jax.vmap(family.success, (None, 0))(task, transitions)
     reached = jnp.logical_and(reached, transitions.valid).astype(jnp.float32)
     return jnp.zeros(episodes, jnp.float32).at[transitions.episode].max(reached, mode="drop")
+
+
+def _check_trial(transitions: Transition) -> None:
+    """Check that transitions are of one trial, ``[T, ...]``: of several, the episodes of all would be added up."""
+    chex.assert_rank(transitions.reward, 1)
+    chex.assert_equal_shape([transitions.reward, transitions.valid, transitions.episode])

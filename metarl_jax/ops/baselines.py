@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax.numpy as jnp
 
 from metarl_jax.types import Array
@@ -18,6 +19,7 @@ def linear_features(observation: Array, time: Array, horizon: int) -> Array:
     Returns:
         ``[..., 2 D + 4]``: o, o^2, t, t^2, t^3, 1.
     """
+    chex.assert_shape(time, observation.shape[:-1])
     o = jnp.clip(observation, -10, 10)
     t = (time / horizon).astype(o.dtype)[..., None]
     return jnp.concatenate([o, o**2, t, t**2, t**3, jnp.ones_like(t)], axis=-1)
@@ -35,6 +37,8 @@ def fit_linear(features: Array, target: Array, weight: Array, ridge: float = 1e-
     Returns:
         Coefficients ``[F]``.
     """
+    chex.assert_rank(features, 2)
+    chex.assert_shape([target, weight], features.shape[:1])
     n = jnp.maximum(jnp.sum(weight), 1)
     counts = weight != 0
     features, target = jnp.where(counts[:, None], features, 0.0), jnp.where(counts, target, 0.0)

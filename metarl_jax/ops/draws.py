@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -23,6 +24,7 @@ def steps_without_replacement(key: Key, valid: Array, number: int) -> Array:
         ``[number, ...]`` int32. The first V draws of a trial with V valid steps are valid, in uniformly random order
         and without replacement; only if ``number`` exceeds V are there others, which are not valid.
     """
+    chex.assert_scalar_in(number, 0, valid.shape[0])
     order = jax.random.permutation(key, valid.shape[0])
     valid_first = jnp.argsort(jnp.logical_not(valid[order]), axis=0, stable=True)
     return order[valid_first[:number]].astype(jnp.int32)
@@ -45,6 +47,7 @@ def steps_of_episodes(key: Key, lengths: Array, horizon: int, number: int) -> Ar
         ``[N, number]`` int32, places in ``0 .. E H - 1``: independent and uniform over the valid steps of each task.
         For a task without any, the place of an invalid one.
     """
+    chex.assert_rank(lengths, 2)
     ends = jnp.cumsum(lengths, axis=-1, dtype=jnp.int32)
     rank = jax.random.randint(key, (lengths.shape[0], number), 0, ends[:, -1:], dtype=jnp.int32)
     episode = jax.vmap(lambda ends, rank: jnp.searchsorted(ends, rank, side="right"))(ends, rank)

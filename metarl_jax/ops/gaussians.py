@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -33,6 +34,9 @@ def product(factors: DiagonalGaussian, weight: Array | None = None) -> DiagonalG
     Returns:
         ``[..., D]``.
     """
+    chex.assert_equal_shape([factors.mean, factors.log_std])
+    if weight is not None:
+        chex.assert_shape(weight, factors.mean.shape[:-1])
     mean, log_precision = factors.mean, -2 * factors.log_std
     if weight is not None:
         counts = weight[..., None] != 0
@@ -73,9 +77,15 @@ def sequential_elbo(
     Returns:
         The expected log-likelihoods, and the bounds, ``[K, ...]`` each, in nats.
     """
+    chex.assert_equal_shape([beliefs.mean, beliefs.log_std])
+    chex.assert_shape([prior.mean, prior.log_std], beliefs.mean.shape[1:])
+    chex.assert_rank(kl_weight, 0)
+    if steps is not None:
+        chex.assert_shape(steps, (None, *beliefs.mean.shape[1 : steps.ndim]))
     before = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest[:-1]]), prior, beliefs)
     if steps is not None:
         rows = steps.reshape(*steps.shape, *(1,) * (beliefs.mean.ndim - steps.ndim))
         beliefs, before = jax.tree.map(lambda x: jnp.take_along_axis(x, rows, axis=0), (beliefs, before))
     expected = log_likelihood(beliefs.sample(key))
+    chex.assert_shape(expected, beliefs.mean.shape[:-1])
     return expected, expected - kl_weight * beliefs.kl(before)

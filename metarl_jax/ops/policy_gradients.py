@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -46,6 +47,7 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, clip: float | Array) -
     Returns:
         ``[...]``.
     """
+    chex.assert_equal_shape([log_ratio, advantage])
     ratio = likelihood_ratio(log_ratio)
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
@@ -65,6 +67,8 @@ def dice(log_prob: Array, advantage: Array) -> Array:
     Returns:
         ``[T]``.
     """
+    chex.assert_rank(log_prob, 1)
+    chex.assert_equal_shape([log_prob, advantage])
     up_to = jnp.cumsum(log_prob)
     before = up_to - log_prob
 
@@ -85,6 +89,7 @@ def masked_mean(x: Array, mask: Array) -> Array:
 
 def weighted_sum(x: Array, weight: Array) -> Array:
     """The sum of ``weight * x``, both ``[...]``; entries of ``x`` whose weight is 0 may be infinite or NaN."""
+    chex.assert_equal_shape([x, weight])
     # Zero times infinity is NaN: those entries are replaced before they are multiplied.
     return jnp.sum(weight * jnp.where(weight != 0, x, 0.0))
 

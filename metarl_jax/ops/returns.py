@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -19,6 +20,8 @@ def discounted_returns(reward: Array, discount: Array, bootstrap: Array | float 
     Returns:
         ``[T]``.
     """
+    chex.assert_rank([reward, discount, bootstrap], [1, 1, 0])
+    chex.assert_equal_shape([reward, discount])
 
     def backup(future: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         r, d = now
@@ -47,6 +50,8 @@ def generalised_advantages(
     Returns:
         ``[T]``.
     """
+    chex.assert_rank([reward, gae_lambda], [1, 0])
+    chex.assert_equal_shape([reward, discount, value, next_value])
     delta = reward + discount * next_value - value
     return discounted_returns(delta, gae_lambda * discount)
 
@@ -79,6 +84,10 @@ def expected_advantages(
     Returns:
         Advantages ``[T, A]`` and errors ``[T]``.
     """
+    chex.assert_rank([next_value, discount, critic_lambda], [3, 0, 0])
+    chex.assert_equal_shape([probability, next_value])
+    chex.assert_shape([policy, reward], next_value.shape[:2])
+    chex.assert_shape(value, next_value.shape[:1])
     action_value = reward + discount * jnp.sum(probability * next_value, axis=-1)
     mean = jnp.sum(policy * action_value, axis=-1)
     error = discounted_returns(mean - value, jnp.broadcast_to(critic_lambda * discount, value.shape))
@@ -98,4 +107,5 @@ def remaining_horizon(steps: int, discount: float | Array) -> Array:
     Returns:
         ``[T]``.
     """
+    chex.assert_rank(discount, 0)
     return discounted_returns(jnp.ones(steps, jnp.float32), jnp.full(steps, discount, jnp.float32))

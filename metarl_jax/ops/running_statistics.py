@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -32,6 +33,7 @@ def observe(statistics: RunningStatistics, x: Array, weight: Array) -> RunningSt
         x: more of them, ``[..., *shape]``.
         weight: ``[...]``, 1, or 0 for what does not count, which may be infinite or NaN.
     """
+    chex.assert_shape(x, (*weight.shape, *statistics.mean.shape))
     axes = tuple(range(weight.ndim))
     number = jnp.sum(weight)
     share = number / jnp.maximum(statistics.number + number, 1)
@@ -49,5 +51,6 @@ def observe(statistics: RunningStatistics, x: Array, weight: Array) -> RunningSt
 
 def normalise(statistics: RunningStatistics, x: Array, farthest: float) -> Array:
     """``[..., *shape]`` scaled to mean 0 and variance 1, and cut off ``farthest`` standard deviations from the mean."""
+    chex.assert_shape(x, (..., *statistics.mean.shape))
     centred = (x.astype(jnp.float32) - statistics.mean) * jax.lax.rsqrt(statistics.variance + 1e-8)
     return jnp.clip(centred, -farthest, farthest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -75,6 +76,8 @@ def trust_region_step(
         The new parameters; and "divergence", the step's, with "step_fraction", what the line search left of it (0: the
         parameters stayed).
     """
+    chex.assert_rank([value, max_divergence, damping], 0)
+    chex.assert_trees_all_equal_shapes(gradient, params)
 
     def damped(v: Params) -> Params:
         return jax.tree.map(lambda a, b: a + damping * b, product(v), v)
