@@ -348,22 +348,20 @@ def make(
         outer_update: how the meta-parameters change.
         credit: a further term of each task's loss.
     """
-    adapts = adapted is not None
-    if adapted is None:
-        adapted = lambda meta, supports: learner.start(meta)  # noqa: E731
+    trained: Adapted = (lambda meta, supports: learner.start(meta)) if adapted is None else adapted
 
     def init(key: Key) -> State:
         meta = learner.init(key)
         return State(meta, outer_update.init(meta))
 
     def collect_one(key: Key, meta: Params, task: Task) -> Data:
-        if adapts:
+        if adapted is not None:
             return collect(key, problem, learner, meta, task, config.inner_steps)
         query = problem.query(key, learner.params(meta, learner.start(meta)), task)
         return Data(jax.tree.map(lambda x: x[None], query), query, learner.start(meta))
 
     def adapted_params(meta: Params, data: Data) -> Params:
-        return learner.params(meta, adapted(meta, data.supports))
+        return learner.params(meta, trained(meta, data.supports))
 
     def task_loss(meta: Params, data: Data) -> tuple[Array, Metrics]:
         params, before = adapted_params(meta, data), learner.params(meta, learner.start(meta))
@@ -380,15 +378,15 @@ def make(
             loss += credit.loss(before, first, data.credit)
         return loss, metrics
 
-    def with_credits(meta: Params, data: Data, credit: CreditTerm) -> Data:
-        scores = map_tasks(lambda meta, data: problem.score(adapted_params(meta, data), data.query), (None, 0))
-        return data._replace(credit=credit.credits(scores(meta, data)))
+    def score(meta: Params, data: Data) -> Array:
+        return problem.score(adapted_params(meta, data), data.query)
 
     def step(key: Key, state: State) -> tuple[State, Metrics]:
         data = collect_tasks(key, problem, collect_one, state.params, config.tasks)
         if credit is not None:
-            data = with_credits(state.params, data, credit)
-        objective = Objective(data, task_loss, learner, adapted)
+            scores = map_tasks(score, (None, 0))(state.params, data)
+            data = data._replace(credit=credit.credits(scores))
+        objective = Objective(data, task_loss, learner, trained)
         (value, metrics), gradient = objective.value_and_gradient(state.params)
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         params, optimizer, more = outer_update.update(objective, value, gradient, state.params, state.optimizer)

@@ -178,35 +178,33 @@ def parse(
     """
     import tyro
 
-    parts: list[tuple[str, Any, Any]] = [("options", options, options())]
+    parts: list[tuple[str, Any, Any]] = [("run", options, options())]
     known: dict[str, Any] = {}
     if experiment is not None:
         fields = experiment.fields()
         known = {name: (defaults or {}).get(name, field.default) for name, field in fields.items()}
         first = [name for name in FIRST if name in fields][:DOZEN]
-        rest = [name for name in fields if name not in first]
-        for title, names in (("first", first), ("rest", rest)):
-            if names:
-                group = dataclasses.make_dataclass(
-                    title, [(name, fields[name].annotation, known[name]) for name in names], frozen=True, kw_only=True
-                )
-                group.__doc__ = (
-                    f"Settings of {experiment.name}"
-                    + (", first those that are changed most often.", ".")[title == "rest"]
-                )
-                parts.append((title, group, group()))
+
+        def group(title: str, text: str, names: list[str]) -> tuple[str, Any, Any]:
+            entries = [(name, fields[name].annotation, known[name]) for name in names]
+            made = dataclasses.make_dataclass(title, entries, frozen=True, kw_only=True)
+            made.__doc__ = text
+            return title, made, made()
+
+        parts.insert(0, group("frequent", f"Settings of {experiment.name} that are changed most often.", first))
+        parts.append(group("further", "Other settings.", [name for name in fields if name not in first]))
     whole = dataclasses.make_dataclass("Arguments", parts, frozen=True)
     found: Any = tyro.cli(
         whole, args=list(arguments), prog=program, description=description, config=(tyro.conf.OmitArgPrefixes,)
     )
     given = {
         name: value
-        for title in ("first", "rest")
+        for title in ("frequent", "further")
         if hasattr(found, title)
         for name, value in vars(getattr(found, title)).items()
         if value != known[name]
     }
-    return found.options, given
+    return found.run, given
 
 
 def network_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

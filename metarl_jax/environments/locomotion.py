@@ -476,7 +476,15 @@ def hopper_parameters(
 ) -> EnvFamily:
     """A hopper whose masses, inertias, damping and friction are the task (Rakelly et al. 2019, code).
 
-    As ``walker_parameters``.
+    Args:
+        tasks: bodies of training tasks.
+        heldout_tasks: bodies of held-out tasks.
+        horizon: control steps of an episode.
+        engine: "c", "mjx", or by the platform ("auto").
+        seed: of the bodies.
+
+    Raises:
+        ValueError, ImportError: as ``walker_parameters``.
     """
     return _with_parameters(HOPPER, tasks, heldout_tasks, horizon, engine, seed)
 
