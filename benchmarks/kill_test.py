@@ -33,8 +33,8 @@ OPTIONS = [
 
 
 def spawn(arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start ``metarl-jax train`` with some arguments; its output is dropped, its errors are ours."""
-    return subprocess.Popen([sys.executable, "-m", "metarl_jax", "train", *arguments], stdout=subprocess.DEVNULL)
+    """Start ``metarl-jax`` with some arguments; its output is dropped, its errors are ours."""
+    return subprocess.Popen([sys.executable, "-m", "metarl_jax", *arguments], stdout=subprocess.DEVNULL)
 
 
 def leaves(path: Path) -> dict[str, np.ndarray]:
@@ -66,14 +66,14 @@ def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: ra
     Raises:
         AssertionError: if anything was lost, doubled, or unreadable.
     """
-    new = [EXPERIMENT, *OPTIONS, "--iterations", str(iterations), "--run-dir"]
-    again = ["--checkpoint-every", "50", "--evaluation-tasks", "64", "--resume"]
     peaceful, killed = root / "peaceful", root / "killed"
+    new = ["train", EXPERIMENT, *OPTIONS, "--iterations", str(iterations), "--run-dir"]
+    again = ["resume", str(killed), "--checkpoint-every", "50", "--evaluation-tasks", "64"]
     assert spawn([*new, str(peaceful)]).wait() == 0
     reached: list[int] = []
     while len(reached) < kills:
         # A process killed before its folder appears leaves nothing, and is simply started anew.
-        process = spawn([*again, str(killed)] if killed.exists() else [*new, str(killed)])
+        process = spawn(again if killed.exists() else [*new, str(killed)])
         _wait_for_a_moment(process, killed / "metrics.jsonl", longest_s, rng)
         process.kill()
         assert process.wait() in (-9, 0), "the run failed by itself"
@@ -88,7 +88,7 @@ def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: ra
         else:
             reached.append(-1)
         print(f"kill {len(reached)}: the last checkpoint is of iteration {reached[-1]}", flush=True)
-    assert spawn([*again, str(killed)] if killed.exists() else [*new, str(killed)]).wait() == 0
+    assert spawn(again if killed.exists() else [*new, str(killed)]).wait() == 0
     ends = [leaves(checkpoints.paths(folder / "checkpoints")[0]) for folder in (peaceful, killed)]
     assert ends[0].keys() == ends[1].keys()
     for name, value in ends[0].items():

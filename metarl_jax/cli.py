@@ -49,8 +49,9 @@ def _experiment(command: str, words: Sequence[str], rest: list[str]) -> tuple[ex
             f"{command} needs the name of an experiment, or of an algorithm and a family of tasks, before any option "
             "(metarl-jax list)"
         )
-    if len(words) > 2:
-        raise UserError(f"unexpected argument {words[2]!r}")
+    most = 1 if words[0] in experiments.names() else 2
+    if len(words) > most:
+        raise UserError(f"unexpected argument {words[most]!r}")
     try:
         if len(words) == 1:
             return experiments.get(words[0]), rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,18 @@ import pytest
 
 import metarl_jax
 from metarl_jax import cli, experiments
+from metarl_jax.experiments import registry
+from metarl_jax.runs.folder import RunConfig
 
 NAME = "rl2-bandit-10x5"
+
+
+def _said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """Run a command that must fail; return what it says on standard error, as one line without the frame."""
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", captured.err).split())
 
 
 def _error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
@@ -38,18 +49,18 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["trian"], "did you mean train?"),
         (["train"], "name of an experiment"),
+        (["train", "--learning-rate", "0.1", NAME], "name of an experiment"),
         (["train", "rl2-bandit-10x6"], "did you mean rl2-bandit-10x5"),
-        (["train", NAME, "--learnin-rate", "0.1"], "did you mean --learning-rate"),
-        (["train", "--learning-rte", "0.1", NAME], "did you mean --learning-rate"),
-        (["train", NAME, "--learning-rate", "fast"], "--learning-rate: must be a number, not 'fast'"),
-        (["train", NAME, "--learning-rate"], "--learning-rate: expected one argument"),
-        (["train", NAME, "--trials", "3.5"], "--trials: must be a whole number, not '3.5'"),
-        (["train", NAME, "--normalise-advantages", "perhaps"], "must be true or false, not 'perhaps'"),
-        (["train", NAME, "--cell", "gruu"], "did you mean gru?"),
+        (["train", "rl2", "bandid"], "there is no family of tasks 'bandid' (did you mean bandit"),
+        (["train", "rl3", "bandit"], "there is no algorithm 'rl3' (did you mean rl2"),
+        (["train", "rl2", "bandit", "--memory", "snial"], "no network 'snial' (did you mean snail?)"),
+        (["train", "promp", "sinusoid"], "promp does not apply to sinusoid: it needs a policy"),
+        (["train", "rl2", "bandit", "extra"], "unexpected argument 'extra'"),
         (["train", NAME, "--hidden-size", "0"], "hidden_size must be a positive whole number, not 0"),
         (["train", NAME, "--hidden-size", "-3"], "hidden_size must be a positive whole number, not -3"),
-        (["train", NAME, "--embedding-size", "-1"], "embedding_size must be a whole number of at least 0, not -1"),
-        (["train", NAME, "--readout-size", "-1"], "readout_size must be a whole number of at least 0, not -1"),
+        (["train", NAME, "--embedding-size", "0"], "embedding_size must be a positive whole number or None, not 0"),
+        (["train", NAME, "--readout-size", "-1"], "readout_size must be a positive whole number or None, not -1"),
+        (["train", NAME, "--arms", "0"], "arms must be a positive whole number, not 0"),
         (["train", NAME, "--trials", "0"], "trials must be a positive whole number, not 0"),
         (["train", NAME, "--iterations", "0"], "iterations must be a positive whole number, not 0"),
         (["train", NAME, "--minibatches", "5", "--trials", "8"], "trials (8) must be a multiple of minibatches (5)"),
@@ -58,33 +69,25 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", NAME, "--learning-rate", "1e999"], "learning_rate must be a finite number above 0, not inf"),
         (["train", NAME, "--learning-rate", "-1"], "learning_rate must be a finite number above 0, not -1.0"),
         (["train", NAME, "--discount", "1.5"], "discount must be a finite number at least 0 and at most 1, not 1.5"),
-        (["train", NAME, "--seed", "-1"], "--seed: must be a whole number from 0 to 4294967295, not '-1'"),
         (
             ["train", NAME, "--seed", "4294967295", "--seeds", "2"],
             "seeds 4294967295 .. 4294967296 are not all from 0 to",
         ),
         (["study", NAME, "--seed", "4294967292"], "seeds 4294967292 .. 4294967296 are not all from 0 to 4294967295"),
-        (["train", NAME, "--seeds", "0"], "--seeds: must be a whole number at least 1, not '0'"),
-        (["train", NAME, "--evaluate-every", "0"], "--evaluate-every: must be a whole number at least 1, not '0'"),
-        (["train", NAME, "--checkpoint-every", "x"], "--checkpoint-every: must be a whole number, not 'x'"),
-        (["train", NAME, "--evaluation-tasks", "1"], "--evaluation-tasks: must be a whole number at least 2"),
-        (["train", NAME, "--time-limit", "nan"], "--time-limit: must be a finite number of minutes above 0"),
         (["train", "maml-omniglot-5x1"], "there is no Omniglot at data/omniglot.npz: copy an omniglot.npz there, or"),
         (["train", "maml-omniglot-5x1", "--data-dir", "over/there"], "there is no Omniglot at over/there/omniglot.npz"),
         (["train", "maml-glyphs-5x1", "--ways", "0"], "ways must be a positive whole number, not 0"),
-        (["train", "maml-glyphs-5x1", "--architecture", "convolution"], "did you mean convolutional?"),
-        (["train", NAME, "extra"], "unexpected argument 'extra'"),
-        (["train", "--resume", "nowhere"], "there is no run folder nowhere"),
-        (["train", "--resume", "."], "is no run folder: it has no config.json"),
-        (["evaluate"], "evaluate needs a run folder"),
+        (["train", NAME, "bandit"], "unexpected argument 'bandit'"),
+        (["resume"], "resume needs the folder of a run"),
+        (["resume", "nowhere"], "there is no run folder nowhere"),
+        (["resume", "."], "is no run folder: it has no config.json"),
+        (["evaluate"], "evaluate needs the folder of a run"),
         (["evaluate", "nowhere"], "there is no run folder nowhere"),
         (["evaluate", "."], "is no run folder"),
+        (["report"], "report needs the folder of a run"),
         (["report", "nowhere"], "there is no run folder nowhere"),
         (["report", "."], "is no run folder"),
-        (["list", "--all"], "unknown option --all"),
-        (["train", "pearl-point-robot-dense", "--episodes", "8"], "that are measured is --adaptation-episodes"),
-        (["train", "maml-sinusoid", "--gradient-steps", "8"], "gradient steps that are measured is --adaptation-steps"),
-        (["train", "varibad-gridnavi", "--kl", "0"], "unknown option --kl (did you mean --kl-weight?)"),
+        (["list", "nonsense"], "nothing is called 'nonsense'"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
@@ -94,19 +97,48 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", NAME, "--learnin-rate", "0.1"], ["--learnin-rate", "Perhaps you meant: --learning-rate FLOAT"]),
+        (["train", NAME, "--learning-rate", "fast"], ["--learning-rate", "could not convert string to float: 'fast'"]),
+        (["train", NAME, "--learning-rate"], ["Missing value for argument '--learning-rate'"]),
+        (["train", NAME, "--trials", "3.5"], ["--trials", "'3.5'", "--trials INT"]),
+        (["train", NAME, "--cell", "gruu"], ["'gruu'", "--cell", "('gru', 'lstm')"]),
+        (["train", NAME, "--seed", "-1"], ["seed must be a whole number of at least 0 and at most 4294967295", "-1"]),
+        (["train", NAME, "--seeds", "0"], ["seeds must be a positive whole number or None, not 0"]),
+        (["train", NAME, "--evaluate-every", "0"], ["evaluate_every must be a positive whole number or None, not 0"]),
+        (["train", NAME, "--checkpoint-every", "x"], ["--checkpoint-every", "'x'", "--checkpoint-every {None}|INT"]),
+        (["train", NAME, "--evaluation-tasks", "1"], ["evaluation_tasks must be a whole number of at least 2"]),
+        (["train", NAME, "--time-limit", "nan"], ["time_limit must be a finite number above 0 or None, not nan"]),
+        (["train", "maml-glyphs-5x1", "--features", "averag"], ["'averag'", "--features", "('average', 'all')"]),
+        (["list", "--all"], ["--all"]),
+        (["resume", ".", "--seed", "1"], ["Unrecognized options: --seed"]),
+        (["train", "pearl-point-robot-dense", "--episodes", "8"], ["--episodes", "--prior-episodes"]),
+        (["train", "varibad-gridnavi", "--kl", "0"], ["--kl", "Perhaps you meant: --kl-weight FLOAT"]),
+        (["study", NAME, "--vary", "hidden_size=3,x"], ["--hidden-size", "'x'"]),
+    ],
+)
+def test_mistakes_in_options_name_option_value_and_what_is_valid(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], expected: list[str]
+) -> None:
+    said = _said(capsys, arguments)
+    assert all(text in said for text in expected), said
+    assert not list(tmp_path.iterdir())
+
+
 def _store(folder: Path, name: str, **changes: Any) -> None:
     """A run folder with nothing but its configuration."""
     settings = experiments.get(name).with_overrides({})
-    stored = {"schema": 1, "experiment": name, "settings": settings, "seed": 0, "seeds": 1, "evaluate_every": 5}
+    config = RunConfig(experiment=name, settings=settings, seed=0, seeds=1, evaluate_every=5)
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(stored | changes))
+    (folder / "config.json").write_text(json.dumps(config.stored() | changes))
 
 
 @pytest.mark.parametrize(
     ("name", "option", "expected"),
     [
         ("varibad-gridnavi", "--episodes", "--episodes is a setting of training: the number of episodes"),
-        ("pearl-point-robot-dense", "--episodes", "unknown option --episodes: the number of episodes"),
     ],
 )
 def test_evaluate_names_the_setting_that_is_measured(
@@ -119,7 +151,7 @@ def test_evaluate_names_the_setting_that_is_measured(
 
 def test_stored_seeds_out_of_range_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     _store(tmp_path / "run", NAME, seed=2**32 - 1, seeds=2)
-    for command in (["train", "--resume"], ["evaluate"], ["report"], ["watch"]):
+    for command in (["resume"], ["evaluate"], ["report"], ["watch"]):
         said = _error(capsys, [*command, "run"])
         assert "config.json cannot be read: seeds 4294967295 .. 4294967296 are not all from 0 to 4294967295" in said
 
@@ -188,36 +220,37 @@ def test_a_file_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"schema": 1}', '{"schema": 1, "experiment": 3, "x": 2}'])
 def test_a_broken_config_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
-    for command in (["train", "--resume", "."], ["evaluate", "."], ["report", "."]):
+    for command in (["resume", "."], ["evaluate", "."], ["report", "."]):
         assert "config.json" in _error(capsys, command)
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["--seed", "1"], "--seed 1 contradicts the run in run: it has 0"),
-        (["--seeds", "2"], "--seeds 2 contradicts the run in run: it has 1"),
-        (["--learning-rate", "0.5"], "--learning-rate 0.5 contradicts the run in run"),
-        (["--cell", "lstm"], "--cell lstm contradicts the run in run: it has gru"),
-        (["--evaluate-every", "3"], "--evaluate-every 3 contradicts the run in run: it has 5"),
-        (["rl2-bandit-10x10"], "run is a run of rl2-bandit-10x5, not of rl2-bandit-10x10"),
-        (["--run-dir", "other"], "--run-dir is for new runs"),
-    ],
-)
-def test_a_resume_refuses_contradictions(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, options: list[str], expected: str
-) -> None:
-    settings = experiments.get(NAME).with_overrides({})
-    stored = {"schema": 1, "experiment": NAME, "settings": settings, "seed": 0, "seeds": 1, "evaluate_every": 5}
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
-    assert expected in _error(capsys, ["train", "--resume", "run", *options])
-
-
-def test_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_what_combines_and_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in experiments.names())
+    (row,) = (line for line in printed.splitlines() if line.startswith("sinusoid "))
+    marks = dict(zip([one.name for one in registry.algorithms()], row.split()[1:], strict=False))
+    assert (marks["rl2"], marks["maml"], marks["anil"], marks["imaml"], marks["promp"]) == (".", "T", "T", "+", ".")
+    assert "promp: it needs a policy; few-shot tasks have none (sinusoid" in printed
+
+
+def test_list_filters_by_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "bandit"]) == 0
+    printed = capsys.readouterr().out
+    assert "rl2-snail-bandit-100x5" in printed
+    assert "gaussian-bandit" in printed
+    assert "half-cheetah" not in printed
+
+
+def test_list_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in found["presets"]] == experiments.names()
+    pairs = {(one["algorithm"], one["family"]): one for one in found["combinations"]}
+    assert len(pairs) == len(registry.algorithms()) * len(registry.families())
+    assert "snail" in pairs["rl2", "gridnavi"]["networks"]
+    assert "rl2-gridnavi" in pairs["rl2", "gridnavi"]["presets"]
+    assert pairs["promp", "glyphs"]["does_not_apply"] == "it needs a policy; few-shot tasks have none"
 
 
 def test_list_and_the_package_import_nothing_heavy() -> None:
@@ -231,7 +264,7 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
     printed = capsys.readouterr().out
     for name, field in experiments.get(NAME).fields().items():
         assert f"--{name.replace('_', '-')}" in printed
-        assert field.description
+        assert field.doc
 
 
 def test_python_m_works() -> None:

@@ -217,7 +217,7 @@ def test_a_name_that_was_given_is_never_taken_twice(tmp_path: Path) -> None:
         (late / "config.json").write_text("second")
         inner()
     assert str(caught.value) == (
-        f"'{path}' exists already; choose another --run-dir, or go on with: metarl-jax train --resume '{path}'"
+        f"'{path}' exists already; choose another --run-dir, or go on with: metarl-jax resume '{path}'"
     )
     assert (path / "config.json").read_text() == "first"
     assert os.listdir(tmp_path) == ["a name"]

@@ -134,7 +134,7 @@ def test_where_a_process_is_killed_the_other_ends_and_says_how_to_go_on(
     assert time.monotonic() - began + hosts.HEARTBEAT_S - 5 < 30
     last = errors.splitlines()[-1]
     assert last.startswith("metarl-jax: error: another process ")
-    assert last.endswith(f"; go on with: metarl-jax train --resume '{path}'")
+    assert last.endswith(f"; go on with: metarl-jax resume '{path}'")
 
 
 @pytest.mark.parametrize(

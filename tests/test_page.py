@@ -278,7 +278,7 @@ def test_without_references_there_is_no_empty_table(run: Path, capsys: pytest.Ca
     assert title not in capsys.readouterr().out and title not in (run / "report.md").read_text()
 
 
-@pytest.mark.parametrize("command", [["report"], ["evaluate"], ["record"], ["watch", "--once"], ["train", "--resume"]])
+@pytest.mark.parametrize("command", [["report"], ["evaluate"], ["record"], ["watch", "--once"], ["resume"]])
 def test_a_run_of_an_unknown_experiment_is_named_and_nothing_is_overwritten(
     run: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:

@@ -66,7 +66,7 @@ def test_ctrl_c_at_the_start_ends_the_command(tmp_path: Path, after: float) -> N
     code, errors = end(started)
     assert code == 130
     # On a fast machine it trains already when the last signal comes.
-    again = re.escape(f"; go on with: metarl-jax train --resume '{tmp_path}/my run'")
+    again = re.escape(f"; go on with: metarl-jax resume '{tmp_path}/my run'")
     assert re.fullmatch(f"(metarl-jax: stopped by SIGINT({again})?|SIGINT: saved at iteration \\d+{again})\n", errors)
 
 
@@ -75,7 +75,7 @@ import time
 from pathlib import Path
 from metarl_jax.runs import interrupts, process
 def command():
-    interrupts.go_on_with("metarl-jax train --resume run")
+    interrupts.go_on_with("metarl-jax resume run")
     with interrupts.temporary(Path(sys.argv[1])):
         print("up", flush=True)
         while True:
@@ -96,7 +96,7 @@ def test_a_signal_cannot_be_swallowed(tmp_path: Path, name: str) -> None:
     number = getattr(signal, name)
     started = child(STUBBORN, str(staging))
     started.send_signal(number)
-    assert end(started) == (128 + number, f"metarl-jax: stopped by {name}; go on with: metarl-jax train --resume run\n")
+    assert end(started) == (128 + number, f"metarl-jax: stopped by {name}; go on with: metarl-jax resume run\n")
     assert not staging.exists()
 
 
@@ -351,12 +351,12 @@ def test_text_is_read_and_written_in_a_named_encoding(name: str) -> None:
     ],
 )
 def test_a_suggested_command_can_be_pasted(name: str) -> None:
-    words = commands.command("train", "--resume", Path(name))
-    assert words.startswith("metarl-jax train --resume ")
+    words = commands.command("resume", Path(name))
+    assert words.startswith("metarl-jax resume ")
     assert words.isprintable()
     with tempfile.TemporaryFile() as file:
         shown = f"metarl-jax() {{ printf '%s\\n' \"$@\"; }}; {words}"
         subprocess.run(["bash", "-c", shown], stdout=file, check=True)
         file.seek(0)
         printed = os.fsdecode(file.read())
-    assert printed == f"train\n--resume\n{'./' * name.startswith('-')}{name}\n"
+    assert printed == f"resume\n{'./' * name.startswith('-')}{name}\n"

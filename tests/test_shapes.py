@@ -37,7 +37,7 @@ def trial(*shape: int) -> Transition:
 FAMILY = bandits.bernoulli(A)
 SUCCESSFUL = FAMILY._replace(success=lambda task, step: step.reward > 0)
 STATISTICS = running_statistics.initial_statistics((D,))
-POLICY = recurrent.make(FAMILY.observation_space, FAMILY.action_space, hidden_size=3, embedding_size=3)
+POLICY = recurrent.make(FAMILY, recurrent.Settings(hidden_size=3, embedding_size=3))
 LEARNING = ppo.make(POLICY, FAMILY.observation_space, T, ppo.Config(trials=B, minibatches=1))
 
 

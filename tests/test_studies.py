@@ -46,7 +46,7 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
         if int(checkpoint.name.partition(".")[0]) > 0:
             checkpoint.unlink()
     capsys.readouterr()
-    assert cli.main(["study", "--resume", str(path)]) == 0
+    assert cli.main(["resume", str(path)]) == 0
     assert "4 cells, 2 seed(s) each, in 1 program(s)" in capsys.readouterr().out
     for cell in good:
         assert [line["iteration"] for line in lines(cell)] == [1, 2, 3, 4, 5, 6]
@@ -78,14 +78,14 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
     assert better[pair[0]][pair[1]]["probability"] == 1 - better[pair[1]][pair[0]]["probability"]
     # What is done stays, and a cell is a run like any other.
     before = {file: file.read_bytes() for file in path.rglob("*.jsonl")}
-    assert cli.main(["study", "--resume", str(path), "--evaluation-tasks", "12"]) == 0
+    assert cli.main(["resume", str(path), "--evaluation-tasks", "12"]) == 0
     assert study_folder.StudyFolder(path).config.evaluation_tasks == study.read(folder)["tasks"] == 12
     assert {file: file.read_bytes() for file in path.rglob("*.jsonl")} == before
     assert cli.main(["report", str(path)]) == 0
     assert {file.name for file in path.glob("*.*")} == {
         *("study.json", "table.json", "table.md", "learning_curves.png", "scores.png", "improvement.png")
     }
-    assert cli.main(["train", "--resume", str(good[0]), "--evaluation-tasks", "16"]) == 0
+    assert cli.main(["resume", str(good[0]), "--evaluation-tasks", "16"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def families() -> list[Family]:
 
 def algorithm(name: str) -> Algorithm:
     """The algorithm of that name; ValueError if there is none, which names near ones."""
-    return _get(_ALGORITHMS, name.replace("-", "_"), "algorithm")
+    module_name = name.replace("-", "_")
+    return _get(_ALGORITHMS, module_name if module_name in _ALGORITHMS else name, "algorithm")
 
 
 def family(name: str) -> Family:

@@ -1,7 +1,7 @@
 """The study folder.
 
 ``study.json`` (what was asked for), ``cells/`` (an ordinary run folder for each combination of settings, on which
-``train --resume``, ``evaluate``, ``report`` and ``record`` work), ``table.json``, ``table.md``, ``*.png``.
+``resume``, ``evaluate``, ``report`` and ``record`` work), ``table.json``, ``table.md``, ``*.png``.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ class Run:
         return cli.main(["train", EXPERIMENT, *small, "--run-dir", str(self.path), *options])
 
     def resume(self, *options: str) -> int:
-        """``metarl-jax train --resume`` this folder."""
-        return cli.main(["train", "--resume", str(self.path), "--evaluation-tasks", "16", *options])
+        """``metarl-jax resume`` this folder."""
+        return cli.main(["resume", str(self.path), "--evaluation-tasks", "16", *options])
 
     def metrics(self) -> list[dict[str, Any]]:
         """Metric lines without what depends on the clock."""

@@ -577,7 +577,7 @@ def test_a_study_that_cannot_be_used_is_one_line(received_study: Path, capsys, c
     path = received_study / "study.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     before = _tree(received_study)
-    for command in (["study", "--resume"], ["report"], ["watch", "--once"]):
+    for command in (["resume"], ["report"], ["watch", "--once"]):
         capsys.readouterr()
         assert cli.main([*command, str(received_study)]) == 2
         captured = capsys.readouterr()
@@ -592,7 +592,7 @@ def test_a_study_whose_parts_are_links_is_refused(received_study: Path, outside:
     shutil.rmtree(path, ignore_errors=True)
     path.symlink_to(outside)
     before = _tree(outside)
-    for command in (["study", "--resume"], ["report"], ["watch", "--once"]):
+    for command in (["resume"], ["report"], ["watch", "--once"]):
         capsys.readouterr()
         assert cli.main([*command, str(received_study)]) == 2
         assert "it is a symbolic link, which is not followed" in _one_line(capsys.readouterr().err)
@@ -628,7 +628,7 @@ def test_a_table_that_cannot_be_used_is_one_line(received_study: Path, capsys, c
     capsys.readouterr()
     assert cli.main(["report", str(received_study)]) == 2
     line = _one_line(capsys.readouterr().err)
-    assert message in line and line.endswith(f"to write it anew: metarl-jax study --resume {received_study}")
+    assert message in line and line.endswith(f"to write it anew: metarl-jax resume {received_study}")
     assert _tree(received_study) == before
 
 
@@ -639,9 +639,9 @@ def test_long_names_are_one_line(tmp_path: Path, capsys) -> None:
     long = str(tmp_path / ("x" * 300))
     for command, code in (
         (["train", "maml-sinusoid", "--run-dir", long], 4),
-        (["train", "--resume", long], 2),
+        (["resume", long], 2),
         (["study", "maml-sinusoid", "--run-dir", long], 4),
-        (["study", "--resume", long], 2),
+        (["resume", long], 2),
         (["evaluate", long], 2),
         (["report", long], 2),
         (["record", long], 2),

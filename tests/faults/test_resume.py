@@ -77,7 +77,7 @@ def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys
     assert run.start() == code
     name = signal.Signals(number).name
     assert (
-        capsys.readouterr().err == f"{name}: saved at iteration 5; go on with: metarl-jax train --resume {run.path}\n"
+        capsys.readouterr().err == f"{name}: saved at iteration 5; go on with: metarl-jax resume {run.path}\n"
     )
     assert len(run.metrics()) == 5
     monkeypatch.setattr(train, "_validation", evaluated)
@@ -96,7 +96,7 @@ def test_a_signal_with_the_last_save_leaves_out_what_follows_training(run, finis
 
     monkeypatch.setattr(checkpoints, "save", save_and_signal)
     assert run.start() == 143
-    assert "SIGTERM: saved at iteration 20; go on with: metarl-jax train --resume" in capsys.readouterr().err
+    assert "SIGTERM: saved at iteration 20; go on with: metarl-jax resume" in capsys.readouterr().err
     assert not list(run.path.glob("evaluation-*"))
     assert run.leaves() == finished.leaves()
     assert run.resume() == 0
@@ -148,7 +148,7 @@ def test_the_number_of_held_out_tasks_is_kept_until_another_is_given(run, finish
 
     def resumed(*options: str) -> set[str]:
         before = {path.name for path in run.path.glob("evaluation-*")}
-        assert cli.main(["train", "--resume", str(run.path), *options]) == 0
+        assert cli.main(["resume", str(run.path), *options]) == 0
         return {path.name for path in run.path.glob("evaluation-*")} - before
 
     assert run.start("--time-limit", "0.000001") == 0
@@ -177,6 +177,6 @@ def test_a_run_of_before_that_number_was_kept_goes_on(finished) -> None:
 def test_another_number_is_not_stored_in_a_run_that_trains(finished, capsys) -> None:
     before = finished.content()
     with RunFolder(finished.path).lock():
-        assert cli.main(["train", "--resume", str(finished.path), "--evaluation-tasks", "9"]) == 2
+        assert cli.main(["resume", str(finished.path), "--evaluation-tasks", "9"]) == 2
     assert "another process" in capsys.readouterr().err
     assert finished.content() == before
