@@ -76,9 +76,7 @@ def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys
     monkeypatch.setattr(train, "_validation", interrupted)
     assert run.start() == code
     name = signal.Signals(number).name
-    assert (
-        capsys.readouterr().err == f"{name}: saved at iteration 5; go on with: metarl-jax resume {run.path}\n"
-    )
+    assert capsys.readouterr().err == f"{name}: saved at iteration 5; go on with: metarl-jax resume {run.path}\n"
     assert len(run.metrics()) == 5
     monkeypatch.setattr(train, "_validation", evaluated)
     assert run.resume() == 0
