@@ -84,9 +84,9 @@ class TrustRegionConfig(Settings):
     metric_share: Annotated[
         Annotated[float, Interval(gt=0, le=1)],
         Doc(
-            "Share of the episodes on which the trust region's metric is estimated, from which alone the "
-            "direction of a step depends on it (0.1 in Schulman et al. 2015); whether the step is within the "
-            "region is tested on all."
+            "Share of the episodes from which the trust region's metric is estimated (0.1 in Schulman et al. 2015). "
+            "The metric decides the direction of a step; whether the step is within the region is tested on all "
+            "episodes."
         ),
     ] = 0.1
     damping: Annotated[

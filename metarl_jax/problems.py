@@ -1,4 +1,4 @@
-"""What learners see that are not handed an ``EnvFamily``: a problem, made of a family of tasks and a network."""
+"""Problems: a family of tasks combined with a network, for learners that do not take an ``EnvFamily``."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from metarl_jax.types import Adaptation, Key, Params, State, Task
 
 
 def gradient_descent(problem: InnerProblem, steps: int, rate: float) -> Oracle:
-    """Gradient descent, every task from parameters of its own.
+    """Gradient descent on each task from a random initialisation of its own.
 
     Args:
-        problem: what tasks are of.
+        problem: the problem that the tasks belong to.
         steps: K; the scores are ``[K + 1]``, before the first step and after each.
         rate: step size.
 
@@ -29,7 +29,7 @@ def gradient_descent(problem: InnerProblem, steps: int, rate: float) -> Oracle:
 
 
 def adam(problem: InnerProblem, steps: int, rate: float) -> Oracle:
-    """Adam, else as ``gradient_descent``."""
+    """Adam on each task from a random initialisation of its own; arguments as in ``gradient_descent``."""
     return _make(problem, steps, optax.adam(positive_number("rate", rate)), f"from scratch, Adam ({rate:g})")
 
 

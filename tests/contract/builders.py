@@ -363,19 +363,24 @@ def _reading() -> Case:
 
 def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Estimator, **own: Any) -> Case:
     policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(7, 6), history=False, critic=False)
-    # Episodes enough to determine the linear baseline: with fewer, rounding decides what it is.
-    problem = problems.policy_gradient(
-        family, policy, problems.PolicyGradientSettings(episodes=10, estimator=estimator)
-    )
 
-    def make(**settings: Any) -> Algorithm:
+    def make(gae_lambda: float = own.pop("gae_lambda", 1.0), **settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
+        # Episodes enough to determine the linear baseline: with fewer, rounding decides what it is.
+        chosen = problems.PolicyGradientSettings(episodes=10, estimator=estimator, gae_lambda=gae_lambda)
+        problem = problems.policy_gradient(family, policy, chosen)
         return module.make(problem, module.Config(**(sizes | own | settings)))
 
-    # A trust region has no learning rate; the inner one shapes its step.
+    # A trust region has no learning rate, but the inner one shapes its step.
     name = "learning_rate" if hasattr(module.Config, "learning_rate") else "inner_rate"
     rate = own.get(name, getattr(module.Config(), name))
-    return Case(make, problem.tasks, name, rate, lambda state: state.params, 4)
+    return Case(make, family.tasks, name, rate, lambda state: state.params, 4)
+
+
+def _multi_task_trpo() -> Case:
+    case = _reinforcement(multi_task_trpo, probe_family(), "dice", damping=0.1, gae_lambda=0.5)
+    # A step within a trust region is finite whatever the algorithm's settings; that of the advantages shapes it.
+    return case._replace(learning_rate="gae_lambda", rate=0.5)
 
 
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
@@ -401,7 +406,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "maml_trpo": {"make": lambda: _reinforcement(maml_trpo, probe_family(), "dice", damping=0.1)},
     "meta_sgd": {"make": lambda: _few_shot(meta_sgd)},
     "multi_task": {"make": lambda: _few_shot(multi_task)},
-    "multi_task_trpo": {"make": lambda: _reinforcement(multi_task_trpo, probe_family(), "dice", damping=0.1)},
+    "multi_task_trpo": {"make": _multi_task_trpo},
     "pearl": {
         "make": lambda: _pearl(probe_family()),
     },
