@@ -66,6 +66,7 @@ def assert_same_curve(got: Path, expected: Path) -> None:
                 np.testing.assert_allclose(one[name], values, rtol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_train_as_one_does(tmp_path: Path, root: Path) -> None:
     """Two seeds over four devices, so that both axes of the mesh are used; and one device goes on with it."""
     sizes = {"iterations": 6, "tasks": 4, "adaptation_steps": 1, "units": 4}
@@ -100,6 +101,7 @@ def test_two_processes_of_two_devices_train_as_one_does(tmp_path: Path, root: Pa
     assert_same_curve(together, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_where_a_process_is_killed_the_other_ends_and_says_how_to_go_on(
     tmp_path: Path, root: Path, killed: int

@@ -201,7 +201,7 @@ def test_programs_that_step_at_the_same_time_do_not_mix_robots_up() -> None:
     np.testing.assert_array_equal(together, alone)
 
 
-@pytest.mark.parametrize("make", [CEngine, MJXEngine])
+@pytest.mark.parametrize("make", [CEngine, pytest.param(MJXEngine, marks=pytest.mark.slow)])
 def test_a_pose_is_where_all_of_it_is(make: Any) -> None:
     engine, model = make(HALF_CHEETAH, [physics.load(HALF_CHEETAH)]), physics.load(HALF_CHEETAH)
     qpos, qvel = (jnp.stack(x) for x in zip(*(beginning(HALF_CHEETAH, model, i) for i in range(3)), strict=True))
@@ -287,6 +287,7 @@ def test_bodies_of_each_split_are_others() -> None:
 MJX_TOLERANCE = 1e-4
 
 
+@pytest.mark.slow
 def test_mjx_is_the_same_physics() -> None:
     """50 control steps of the half cheetah, which touches the ground meanwhile, as it is and with another body.
 
@@ -338,6 +339,7 @@ def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
     assert longest in str(jax.make_jaxpr(engine.step)(jnp.int32(0), state, jnp.zeros(model.nu)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lean", [0.0, 0.05, 2.0])
 def test_a_leg_on_the_ground_has_the_same_friction_in_both_engines(lean: float) -> None:
     """Upright, steeper than 60 degrees, and flatter: MJX's own contact frames are C's in the last case only."""
@@ -377,6 +379,7 @@ def test_a_leg_on_the_ground_has_the_same_friction_in_both_engines(lean: float) 
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_both_engines_begin_anew_what_is_over() -> None:
     model = physics.load(HALF_CHEETAH)
     actions, over = jnp.asarray(controls(model, 2, 4)), jnp.array([False, True])
@@ -536,6 +539,7 @@ for i in range(1_000_000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends(which: signal.Signals) -> None:
     """Threads and callbacks keep nobody alive."""
@@ -552,6 +556,7 @@ def test_an_interrupted_run_ends(which: signal.Signals) -> None:
     assert process.returncode != 0
 
 
+@pytest.mark.slow
 def test_thousands_of_robots_at_once_do_not_lock() -> None:
     """A host callback that asked JAX for anything would wait for the program that waits for it."""
     family = locomotion.half_cheetah_direction(horizon=2)

@@ -65,6 +65,7 @@ def test_stored_without_outputs(name: str) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_opens_with_a_question_and_ends_with_a_picture(name: str, executed: Callable[[str], Any]) -> None:
     notebook = executed(name)
@@ -72,6 +73,7 @@ def test_opens_with_a_question_and_ends_with_a_picture(name: str, executed: Call
     assert any("image/png" in output.get("data", {}) for output in notebook.cells[-1].outputs)
 
 
+@pytest.mark.slow
 def test_the_bandit_notebook_learns(executed: Callable[[str], Any]) -> None:
     notebook = executed("01_rl2_on_a_bandit")
     assert len(notebook.cells) == 15
@@ -84,6 +86,7 @@ def test_the_bandit_notebook_learns(executed: Callable[[str], Any]) -> None:
     assert 6.5 < float(rows["RL²"]) < 6.660 + 0.05
 
 
+@pytest.mark.slow
 def test_the_wave_notebook_adapts(executed: Callable[[str], Any]) -> None:
     pattern = r"^(.*): (\d\.\d\d) before, (\d\.\d\d) after one step, (\d\.\d\d) after five$"
     found = re.findall(pattern, _printed(executed("02_inner_and_outer_loops")), flags=re.MULTILINE)
@@ -96,6 +99,7 @@ def test_the_wave_notebook_adapts(executed: Callable[[str], Any]) -> None:
     assert errors["multi-task training"][1] > 2.0
 
 
+@pytest.mark.slow
 def test_the_memory_notebook_remembers(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("03_what_a_memory_holds"))
     # Two things to find; who knows where they are finds both.
@@ -114,6 +118,7 @@ def test_the_memory_notebook_remembers(executed: Callable[[str], Any]) -> None:
     assert float(explained[1]) > 0.5
 
 
+@pytest.mark.slow
 def test_the_belief_notebook_believes_and_finds(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("04_belief_and_exploration"))
     rewards = {name: float(mean) for name, mean in re.findall(r"^(.*): (\d+\.\d\d) \(", printed, flags=re.MULTILINE)}
@@ -132,6 +137,7 @@ def _rows(printed: str) -> dict[str, list[float]]:
     return {name: [float(number) for number in re.findall(r"-?\d+\.\d+", numbers)] for name, numbers in found}
 
 
+@pytest.mark.slow
 def test_the_task_family_notebook_finds_out_what_buttons_do(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("05_your_own_task_family"))
     assert "no fault found" in printed
@@ -149,6 +155,7 @@ def test_the_task_family_notebook_finds_out_what_buttons_do(executed: Callable[[
     assert second > 5
 
 
+@pytest.mark.slow
 def test_the_algorithm_notebook_learns_a_prior(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("06_your_own_algorithm"))
     assert "resumed is uninterrupted: True" in printed
@@ -160,6 +167,7 @@ def test_the_algorithm_notebook_learns_a_prior(executed: Callable[[str], Any]) -
         assert rows[kind] == pytest.approx(mean, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_study_notebook_says_what_its_seeds_say(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("07_a_study_with_statistics"))
     rows = _rows(printed)
@@ -179,6 +187,7 @@ def test_the_study_notebook_says_what_its_seeds_say(executed: Callable[[str], An
     assert 2 <= needed["pairs"] <= needed["strangers"]
 
 
+@pytest.mark.slow
 def test_the_notebook_of_choosing_compares(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("08_choosing_an_algorithm"))
     rows = _rows(printed)

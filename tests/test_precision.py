@@ -274,6 +274,7 @@ def test_training_is_the_same() -> None:
 # --------------------------------------------------------------------------------------------------------- learning
 
 
+@pytest.mark.slow
 def test_maml_learns_with_64_bits() -> None:
     """It comes to know sinusoids: adapted, it errs less than half as much as who always says 0, E[amplitude^2] / 2."""
     nothing = (5**3 - 0.1**3) / (3 * (5 - 0.1)) / 2
@@ -283,6 +284,7 @@ def test_maml_learns_with_64_bits() -> None:
     assert float(jnp.mean(scores[-50:])) < nothing / 2
 
 
+@pytest.mark.slow
 def test_rl2_learns_with_64_bits() -> None:
     """Two arms, ten pulls: at random 5 are paid."""
     settings = {"episodes": 10, "trials": 128, "minibatches": 2, "learning_rate": 1e-2, "entropy_coefficient": 0.01}

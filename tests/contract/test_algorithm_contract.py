@@ -63,7 +63,7 @@ def built(request: pytest.FixtureRequest) -> Built:
         name=name,
         case=case,
         algorithm=algorithm,
-        start=lambda key: training.start(poisonable(algorithm, NEVER), key),
+        start=jax.jit(lambda key: training.start(poisonable(algorithm, NEVER), key)),
         run=run,
     )
 
@@ -102,12 +102,15 @@ def test_every_module_has_config_validate_and_make(name: str) -> None:
 def test_step_keeps_tree_shapes_and_types_so_that_it_compiles_once(built: Built) -> None:
     """What comes out is what goes in, down to whether a type is weak: the same program takes it."""
     key = jax.random.key(0)
-    state = jax.jit(built.algorithm.init)(key)
+    begun = jax.jit(built.algorithm.init).trace(key)
+    state = begun.out_info
     traced = jax.jit(built.algorithm.step).trace(key, state)
     after, metrics = traced.out_info
     assert jax.tree.structure(after) == jax.tree.structure(state)
-    outs = traced.jaxpr.out_avals[: len(jax.tree.leaves(state))]
-    assert outs == [jax.typeof(x) for x in jax.tree.leaves(state)]
+    before = begun.jaxpr.out_avals
+    # Types of arguments are those of what ``init`` returns.
+    assert traced.jaxpr.in_avals[-len(before) :] == before
+    assert traced.jaxpr.out_avals[: len(before)] == before
     assert metrics
     for name, value in metrics.items():
         assert value.shape == (), name
@@ -125,6 +128,7 @@ def test_every_trainable_leaf_learns_and_metrics_are_finite(built: Built) -> Non
         assert bool(jnp.all(jnp.isfinite(rows[:3]))), name
 
 
+@pytest.mark.slow
 def test_seeds_and_learning_rates_are_a_vmap_and_one_that_explodes_is_flagged(built: Built) -> None:
     """One program for several of each. Every pair is as it is alone; with an infinite rate it does not leave its start,
     and the others are as they would be without it.
@@ -135,7 +139,7 @@ def test_seeds_and_learning_rates_are_a_vmap_and_one_that_explodes_is_flagged(bu
 
     sweep = jax.jit(jax.vmap(one))
     keys, rate = jax.random.split(jax.random.key(3), 3), built.case.rate
-    starts = jax.vmap(lambda key: training.start(built.algorithm, key))(keys)
+    starts = jax.jit(jax.vmap(lambda key: training.start(built.algorithm, key)))(keys)
     chunks, others = (sweep(starts, jnp.array([rate, rate, last])) for last in (jnp.inf, 2 * rate))
     np.testing.assert_array_equal(chunks.diverged, [False, False, True])
     np.testing.assert_array_equal(chunks.iterations, [1, 1, 0])
@@ -190,7 +194,7 @@ def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built
 
 def test_a_task_adapts_alike_in_any_company(built: Built) -> None:
     """Duplicating a task in a batch, or having others beside it, leaves each task's adaptation as it is alone."""
-    state = built.algorithm.init(jax.random.key(0))
+    state = jax.jit(built.algorithm.init)(jax.random.key(0))
     tasks = [built.case.tasks.sample_heldout(jax.random.key(s)) for s in (1, 2)]
     keys = [jax.random.key(s) for s in (3, 4)]
     order = (0, 0, 1, 0)
@@ -206,6 +210,7 @@ def test_a_task_adapts_alike_in_any_company(built: Built) -> None:
         assert_close(jax.tree.map(lambda x, row=row: x[row], together), alone[i], 1e-4)
 
 
+@pytest.mark.slow
 def test_two_devices_agree_with_one(built: Built) -> None:
     start = built.start(jax.random.key(0))
     assert jax.device_count() == 2

@@ -59,13 +59,17 @@ def network(request: pytest.FixtureRequest) -> Network:
     # Compiled whole: one operation at a time there would be hundreds of programs.
     policy = policy._replace(init=jax.jit(policy.init), step=jax.jit(policy.step), unroll=jax.jit(policy.unroll))
     keys = jax.random.split(jax.random.key(0), 4)
-    params = policy.init(keys[0])
-    # Away from the initial point, where biases are zero and the policy's layer is nearly so.
-    leaves, structure = jax.tree.flatten(params)
-    noise = jax.random.split(keys[1], len(leaves))
-    params = jax.tree.unflatten(
-        structure, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, noise, strict=True)]
-    )
+
+    @jax.jit
+    def moved(params: Any) -> Any:
+        """Away from the initial point, where biases are zero and the policy's layer is nearly so."""
+        leaves, structure = jax.tree.flatten(params)
+        noise = jax.random.split(keys[1], len(leaves))
+        return jax.tree.unflatten(
+            structure, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, noise, strict=True)]
+        )
+
+    params = moved(policy.init(keys[0]))
     inputs = random_inputs(keys[2], observation_space, action_space)
     return Network(policy, action_space, params, inputs, random_value(keys[3], action_space, STEPS))
 
@@ -115,8 +119,9 @@ def test_unroll_is_a_scan_of_step_gradients_included(network: Network) -> None:
         total = jnp.sum(weight * (log_prob + 0.5 * output.distribution.entropy() + output.value**2))
         return total, (carry, output)
 
-    (_, expected), expected_gradient = jax.value_and_grad(loss, has_aux=True)(network.params, scanned)
-    (_, got), gradient = jax.value_and_grad(loss, has_aux=True)(network.params, unrolled)
+    gradient_of = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    (_, expected), expected_gradient = gradient_of(network.params, scanned)
+    (_, got), gradient = gradient_of(network.params, unrolled)
     close(got, expected)
     close(gradient, expected_gradient)
     for path, leaf in jax.tree.leaves_with_path(gradient):
@@ -185,8 +190,9 @@ def test_trials_side_by_side_are_a_vmap_over_trials(network: Network) -> None:
         weight = jnp.linspace(-1, 1, STEPS * trials).reshape(STEPS, trials)
         return jnp.sum(weight * (output.distribution.entropy() + output.value**2)), (carry, output)
 
-    (_, expected), expected_gradient = jax.value_and_grad(loss, has_aux=True)(network.params, mapped)
-    (_, got), gradient = jax.value_and_grad(loss, has_aux=True)(network.params, side_by_side)
+    gradient_of = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    (_, expected), expected_gradient = gradient_of(network.params, mapped)
+    (_, got), gradient = gradient_of(network.params, side_by_side)
     close(got, expected)
     close(gradient, expected_gradient)
 
@@ -195,11 +201,12 @@ def test_batch_elements_are_independent(network: Network) -> None:
     policy, params = network.policy, network.params
     scales = jnp.array([1.0, -0.5, 2.0])
     batch = jax.vmap(lambda s: network.inputs._replace(prev_reward=s * network.inputs.prev_reward))(scales)
-    batched = jax.vmap(lambda x: unrolled(policy, params, x))(batch)
+    play = jax.jit(jax.vmap(lambda x: unrolled(policy, params, x)))
+    batched = play(batch)
     for i in range(3):
         close(at(batched, i), unrolled(policy, params, at(batch, i)))
     poisoned = batch._replace(prev_reward=batch.prev_reward.at[1].set(jnp.nan))
-    after = jax.vmap(lambda x: unrolled(policy, params, x))(poisoned)
+    after = play(poisoned)
     close(at(after, jnp.array([0, 2])), at(batched, jnp.array([0, 2])))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from metarl_jax import cli
 from metarl_jax.experiments.base import Experiment
-from metarl_jax.runs import report
+from metarl_jax.runs import report, train
 
 EXPERIMENT = "rl2-bandit-10x5"
 SMALL = [
@@ -30,11 +30,42 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     jax.config.update("jax_compilation_cache_dir", None)
 
 
+def _once(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, called once for arguments of one key; the results are kept, so that their ids stay theirs."""
+    results: dict[Any, Any] = {}
+
+    def called(*arguments: Any) -> Any:
+        name = key(*arguments)
+        if name not in results:
+            results[name] = function(*arguments)
+        return results[name]
+
+    return called
+
+
+def _shapes(tree: Any) -> str:
+    return str(jax.tree.map(lambda x: (jax.typeof(x), getattr(x, "sharding", None)), tree))
+
+
+# Tracing the same programs for every resume would be most of the time of this folder.
+BUILD = _once(train.build, lambda config: repr((config.experiment, sorted(config.settings.items()))))
+COMPILE = _once(
+    train._compile,
+    lambda problem, placement, arguments, runs: (id(problem), _shapes(arguments), runs),
+)
+VALIDATION = _once(
+    train._validation, lambda experiment, problem, seeds: (id(problem), experiment.validation_tasks, seeds)
+)
+
+
 @pytest.fixture(autouse=True)
 def _small_world(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our cache, and neither oracles nor figures: they are tested elsewhere."""
+    """Our cache, programs that are made once, and neither oracles nor figures: they are tested elsewhere."""
     monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(cache))
     monkeypatch.setattr(Experiment, "oracles", lambda self, problem, stages: [])
+    monkeypatch.setattr(train, "build", BUILD)
+    monkeypatch.setattr(train, "_compile", COMPILE)
+    monkeypatch.setattr(train, "_validation", VALIDATION)
     monkeypatch.setattr(report, "write", lambda folder, evaluations: [])
 
 

@@ -125,6 +125,7 @@ def test_the_time_limit_saves_and_stops(run, finished, capsys) -> None:
     assert run.metrics() == finished.metrics()
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments() -> None:
     script = REPOSITORY / "benchmarks" / "kill_test.py"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

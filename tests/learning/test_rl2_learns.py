@@ -15,7 +15,7 @@ from metarl_jax.networks import arms, mlp, recurrent
 from metarl_jax.ops.statistics import Estimate, mean_with_interval
 from metarl_jax.types import Algorithm, Policy
 
-pytestmark = pytest.mark.usefixtures("full_optimisation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("full_optimisation")]
 
 PULLS = 10
 # Two arms, ten pulls: random; win-stay, lose-shift, which needs only the last pull (simulated, +-0.004); the exact
