@@ -111,7 +111,7 @@ def as_text(words: Sequence[str]) -> str:
         lines += ["", "Tuned:  metarl-jax train NAME"]
         width = max(len(preset.name) for preset in presets)
         for preset in presets:
-            took = f" ({preset.minutes:.0f} min)" if preset.minutes is not None else ""
+            took = f" ({max(1, round(preset.minutes))} min a seed)" if preset.minutes is not None else ""
             lines.append(f"  {preset.name:{width}}  {preset.description}{took}")
     return "\n".join(lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from metarl_jax.checks import did_you_mean
 from metarl_jax.experiments import (
     control,
@@ -11,6 +13,7 @@ from metarl_jax.experiments import (
     locomotion,
     manipulation,
     maze,
+    minutes,
     point_robot,
     recommendation,
     registry,
@@ -24,7 +27,7 @@ from metarl_jax.experiments.base import Experiment, combination
 __all__ = ["Experiment", "combination", "families", "get", "names", "register", "registry"]
 
 _PRESETS: dict[str, Experiment] = {
-    experiment.name: experiment
+    experiment.name: dataclasses.replace(experiment, minutes=minutes.MINUTES.get(experiment.name))
     for module in (
         rl2,
         maze,

@@ -87,7 +87,7 @@ class Experiment:
     tuned: bool
     """Whether the settings were tuned: a preset."""
     minutes: float | None = None
-    """The time that training takes on two cores of a current processor; None: it was not measured."""
+    """Minutes that one seed trains on a core or two of a current processor; None: they were not measured."""
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Published value of what is reported, with as many stages as ``settings`` has, by "learner (source)"."""
     paper_by_stage: Mapping[str, Mapping[int, float]] = dataclasses.field(default_factory=dict)

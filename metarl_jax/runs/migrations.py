@@ -41,6 +41,8 @@ GONE = {
     "context_size",
 }
 """Settings that some algorithms and networks had without any effect."""
+SINUSOIDS = ("sinusoid", "sinusoid-reptile")
+"""Families on which inner steps on held-out tasks saw as many examples as in training."""
 ADAM = {"maml_trpo": "maml", "multi_task_trpo": "multi_task"}
 TRUST_REGION = {new: old for old, new in ADAM.items()}
 
@@ -79,11 +81,14 @@ def settings(experiment: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     found = {name: field.default for name, field in fields.items()}
     found |= {name: value for name, value in ADDED.items() if name in fields}
     for old, value in stored.items():
-        name = old if old in fields else RENAMED.get(old, old)
+        # What a size was of is now in its name; families have a "size" of their own.
+        name = RENAMED[old] if RENAMED.get(old) in fields else old
         if name in fields:
             off = value == 0 and not isinstance(value, bool) and name in ZERO_IS_NONE and fields[name].optional
             found[name] = None if off else value
         elif name not in GONE:
             # It is named where the settings are checked.
             found[name] = value
+    if experiment.family in SINUSOIDS and "heldout_batch_size" in fields:
+        found["heldout_batch_size"] = found["batch_size"]
     return found
