@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("ops", "rollout", "problems", "meta_gradient", "outer_updates", "ppo", "batching"),
         *("family_checks", "network_checks"),
     },
-    "oracles": {"ops", "rollout", "environments"},
+    "oracles": {"ops", "rollout", "environments", "networks"},
     "experiments": {
         *("ops", "environments", "datasets", "networks", "rollout", "batching", "training", "evaluation", "problems"),
         *("meta_gradient", "outer_updates", "ppo", "algorithms", "oracles"),
@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # The host side: runs use all of the above, pages show runs. "" is the package itself, for its version.
 MAY_IMPORT["runs"] = {*MAY_IMPORT, ""}
 MAY_IMPORT["reports"] = {"experiments", "runs", ""}
-EVERYTHING = {"cli", "__main__", "__init__"}
+EVERYTHING = {"cli", "listing", "options", "__main__", "__init__"}
 # Rooms whose files do not import one another either.
 STRANGERS = {"algorithms"}
 

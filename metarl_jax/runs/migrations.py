@@ -20,6 +20,8 @@ ZERO_IS_NONE = {
     "context_size",
     "clip",
 }
+DEFAULT_IS_NONE = {"target_entropy": -1.0}
+"""Defaults that are None now, which means the same where it had an effect."""
 ADDED: dict[str, Any] = {"action_scale": 1.0}
 """Settings that did not exist, with the values that stand for what the code did."""
 GONE = {
@@ -85,7 +87,7 @@ def settings(experiment: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
         name = RENAMED[old] if RENAMED.get(old) in fields else old
         if name in fields:
             off = value == 0 and not isinstance(value, bool) and name in ZERO_IS_NONE and fields[name].optional
-            found[name] = None if off else value
+            found[name] = None if off or DEFAULT_IS_NONE.get(name) == value else value
         elif name not in GONE:
             # It is named where the settings are checked.
             found[name] = value
