@@ -329,6 +329,10 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
         folder = RunFolder(path)
         experiment = _known_experiment(folder.path, folder.config)
+        try:
+            experiment.check_settings(folder.config.settings)
+        except ValueError as error:
+            raise UserError(f"{folder.path} cannot be evaluated: {error}") from None
     asked, changes = options.parse(
         options.Evaluate,
         rest,

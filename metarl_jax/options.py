@@ -186,7 +186,7 @@ def parse(
         first = [name for name in FIRST if name in fields][:DOZEN]
 
         def group(title: str, text: str, names: list[str]) -> tuple[str, Any, Any]:
-            entries = [(name, Annotated[fields[name].annotation, Doc(fields[name].doc)], known[name]) for name in names]
+            entries = [(name, fields[name].annotation, known[name]) for name in names]
             made = dataclasses.make_dataclass(title, entries, frozen=True, kw_only=True)
             made.__doc__ = text
             return title, made, made()
@@ -195,7 +195,11 @@ def parse(
         parts.append(group("further", "Other settings.", [name for name in fields if name not in first]))
     whole = dataclasses.make_dataclass("Arguments", parts, frozen=True)
     found: Any = tyro.cli(
-        whole, args=list(arguments), prog=program, description=description, config=(tyro.conf.OmitArgPrefixes,)
+        whole,
+        args=list(arguments),
+        prog=program,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction),
     )
     given = {
         name: value

@@ -163,7 +163,10 @@ def parameters(function: Callable[..., Any]) -> dict[str, Field]:
         texts = {one.arg_name: " ".join((one.description or "").split()) for one in parsed.params}
     except docstring_parser.ParseError:
         texts = {}
-    return {name: field._replace(doc=field.doc or texts.get(name, "")) for name, field in found.items()}
+    for name, field in found.items():
+        if not field.doc and (text := texts.get(name)):
+            found[name] = field._replace(doc=text, annotation=Annotated[field.annotation, Doc(text)])
+    return found
 
 
 def check(field: Field, value: Any) -> None:

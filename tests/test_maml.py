@@ -221,7 +221,7 @@ def _meta_gradients(algorithm_module: Any, problem: InnerProblem, **settings: An
     np.testing.assert_array_equal(jnp.sign(moved)[clear], -jnp.sign(differences)[clear])
 
 
-def _regression(context_size: int = 0) -> InnerProblem:
+def _regression(context_size: int | None = None) -> InnerProblem:
     network = mlp.predictor(1, 1, hidden_sizes=(4,), context_size=context_size)
     return problems.few_shot(sinusoid.maml(shots=5, queries=6), network)
 
@@ -229,10 +229,10 @@ def _regression(context_size: int = 0) -> InnerProblem:
 @pytest.mark.parametrize(
     ("module", "context", "settings"),
     [
-        (maml, 0, {}),
-        (maml, 0, {"rematerialise": True}),
-        (anil, 0, {}),
-        (meta_sgd, 0, {}),
+        (maml, None, {}),
+        (maml, None, {"rematerialise": True}),
+        (anil, None, {}),
+        (meta_sgd, None, {}),
         (cavia, 2, {"inner_rate": 0.1}),
     ],
 )
@@ -256,7 +256,7 @@ def test_imaml_s_meta_gradient_is_that_of_the_minimum_it_adapts_to() -> None:
 
 @pytest.mark.parametrize(("module", "part"), [(anil, "head"), (cavia, "context")])
 def test_only_the_named_part_adapts(module: Any, part: str) -> None:
-    problem = _regression(2 if module is cavia else 0)
+    problem = _regression(2 if module is cavia else None)
     algorithm = module.make(problem, module.Config(adaptation_steps=2))
     state = algorithm.init(jax.random.key(0))
     task = problem.tasks.sample_heldout(jax.random.key(1))

@@ -214,6 +214,7 @@ def mdp_scores() -> dict[str, np.ndarray]:
     return {name: np.asarray(score) for name, score in result.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "mean", "standard_error"), SIMULATED_MDPS)
 def test_mdp_oracles(mdp_scores: dict[str, np.ndarray], name: str, mean: float, standard_error: float) -> None:
     assert_near(mdp_scores[name].sum(axis=1), mean, standard_error)

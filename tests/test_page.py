@@ -119,7 +119,7 @@ def test_a_comparison_writes_nothing_but_the_page(run: Path, tmp_path: Path) -> 
     other = tmp_path / "elsewhere" / "the-run"
     shutil.copytree(run, other)
     config = json.loads((other / "config.json").read_text())
-    config["settings"]["learning_rate"] = 0.5
+    config["algorithm"]["settings"]["learning_rate"] = 0.5
     (other / "config.json").write_text(json.dumps(config))
     before = sorted(tmp_path.rglob("*"))
     assert report(run, other, "--output", tmp_path / "both.html", "--no-record") == 0
@@ -216,7 +216,7 @@ def test_a_damaged_run_has_a_page_that_says_so(run: Path, damage: Callable[[Path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"settings": []}, "settings is of another type than dict"),
+        ({"algorithm": []}, "algorithm is no JSON object with settings"),
         ({"seeds": "2"}, "seeds must be a positive whole number, not '2'"),
         ({"experiment": 3}, "experiment is of another type than str"),
     ],
@@ -235,7 +235,8 @@ def make_hostile(path: Path, host: str) -> None:
     """Put markup wherever a run has text, and numbers that are none."""
     words = HOSTILE.format(host)
     config = json.loads((path / "config.json").read_text())
-    config |= {"experiment": words, "settings": {words: words, "iterations": 10**30}}
+    config |= {"experiment": words}
+    config["algorithm"]["settings"] = {words: words, "iterations": 10**30}
     (path / "config.json").write_text(json.dumps(config))
     (path / "versions.json").write_text(json.dumps([{words: words, "device": words, "commit": "half \ud800"}]))
     lines = [line | {words: [1.0, 2.0], "loss": [float("nan"), "x"], "wall_s": 1e99} for line in metric_lines(60)]
@@ -286,9 +287,9 @@ def test_a_run_of_an_unknown_experiment_is_named_and_nothing_is_overwritten(
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"experiment": "rl2-gridnavy"}))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert cli.main([*command, str(run)]) == 2
+    assert cli.main([command[0], str(run), *command[1:]]) == 2
     captured = capsys.readouterr()
-    said = f"{run} is of the experiment 'rl2-gridnavy', which this version of metarl_jax does not have"
+    said = f"{run} cannot be used by this version of metarl_jax: there is no experiment 'rl2-gridnavy'"
     assert captured.out == "" and captured.err.count("\n") == 1
     assert captured.err.startswith(f"metarl-jax: error: {said} (did you mean rl2-gridnavi")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

@@ -70,11 +70,8 @@ def new_run(path: Path, name: str, **settings: int) -> None:
     train.new_run(path, RunConfig(experiment=name, settings=every, seed=0, seeds=1, evaluate_every=1))
 
 
-def test_the_command_writes_a_video(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(maze.small, "__defaults__", (6,))
-    new_run(tmp_path / "run", "rl2-maze-small", hidden_size=4, embedding_size=4, trials=8)
+def test_the_command_writes_a_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new_run(tmp_path / "run", "rl2-maze-small", horizon=6, hidden_size=4, embedding_size=4, trials=8)
     assert cli.main(["record", str(tmp_path / "run"), "--seed", "3"]) == 0
     path = tmp_path / "run" / "trial-iteration0-seed3.gif"
     assert str(path) in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_bad_settings_are_named() -> None:
         recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(cell="rnn"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="hidden_size must be a positive whole number, not 0"):
         recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(hidden_size=0))
-    with pytest.raises(ValueError, match="readout_size must be a whole number of at least 0, not -1"):
+    with pytest.raises(ValueError, match="readout_size must be a positive whole number or None, not -1"):
         recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(readout_size=-1))
-    with pytest.raises(ValueError, match=r"embedding_size must be a whole number of at least 0, not 2\.5"):
+    with pytest.raises(ValueError, match=r"embedding_size must be a positive whole number or None, not 2\.5"):
         recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(embedding_size=2.5))  # pyright: ignore[reportArgumentType]

@@ -265,16 +265,16 @@ def test_the_linear_memory_starts_with_the_spans_it_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "settings", "message"),
+    ("memory", "settings", "message"),
     [
-        (snail.make, {"window": 0}, "window must be a positive whole number, not 0"),
-        (snail.make, {"window": 5, "filters": -1}, "filters must be a positive whole number, not -1"),
-        (transformer.make, {"window": 5, "heads": 3}, r"size \(64\) must be a multiple of 6 for 3 heads with rotary"),
-        (transformer.make, {"window": 5, "positions": "sine"}, "positions must be one of rotary, learned, not 'sine'"),
-        (linear_recurrence.make, {"least_memory": 1.0}, "least_memory must be a finite number above 1, not 1.0"),
-        (linear_recurrence.make, {"longest_memory": 1.5}, "longest_memory must be a finite number above 2.0, not 1.5"),
+        (snail, {"window": 0}, "window must be a positive whole number, not 0"),
+        (snail, {"window": 5, "filters": -1}, "filters must be a positive whole number, not -1"),
+        (transformer, {"window": 5, "heads": 3}, r"model_size \(64\) must be a multiple of 6 for 3 heads with rotary"),
+        (transformer, {"window": 5, "positions": "sine"}, "positions must be one of rotary, learned, not 'sine'"),
+        (linear_recurrence, {"least_memory": 1.0}, "least_memory must be a finite number above 1, not 1.0"),
+        (linear_recurrence, {"longest_memory": 1.5}, r"longest_memory \(1.5\) must be above least_memory \(2.0\)"),
     ],
 )
-def test_bad_sizes_are_named(make: Any, settings: dict[str, Any], message: str) -> None:
+def test_bad_sizes_are_named(memory: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(OBSERVATIONS, ACTIONS, **settings)
+        memory.Settings(**settings)

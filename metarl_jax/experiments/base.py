@@ -144,6 +144,20 @@ class Experiment:
             if name not in fields:
                 raise ValueError(f"{self.name} has no setting {name!r}{did_you_mean(name, fields)}")
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Check that a map has a valid value of every setting of this experiment, and no others.
+
+        Raises:
+            ValueError: naming the first setting that is wrong.
+        """
+        from metarl_jax.settings import check
+
+        self.check_names(settings)
+        for name, field in self.fields().items():
+            if name not in settings:
+                raise ValueError(f"there is no value of the setting {name}")
+            check(field, settings[name])
+
     def with_overrides(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """All settings by name, with some of them overridden.
 
@@ -170,13 +184,8 @@ class Experiment:
         Raises:
             ValueError: naming a setting of the tasks that is out of range.
         """
-        from metarl_jax.settings import check
-
         family = registry.family(self.family)
-        own = self.parts().family
-        values = {name: settings[name] for name in own}
-        for name, value in values.items():
-            check(own[name], value)
+        values = {name: settings[name] for name in self.parts().family}
         return registry.resolve(family.make)(**{**family.defaults, **values})
 
     def make_networks(self, settings: Mapping[str, Any], family: Any) -> Any:
@@ -205,10 +214,7 @@ class Experiment:
         from metarl_jax.interfaces.gradient import InnerProblem
         from metarl_jax.types import EnvFamily
 
-        self.check_names(settings)
-        for name in self.fields():
-            if name not in settings:
-                raise ValueError(f"there is no value of the setting {name}")
+        self.check_settings(settings)
         algorithm, entry, network = self._entries
         made_family = self.make_family(settings) if family is None else family
         parts, module = self.parts(), registry.resolve(algorithm.module)

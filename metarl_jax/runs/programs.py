@@ -140,8 +140,8 @@ def groups(
     """Which runs one program can train: those that differ in arguments only, by their indices."""
     fields, alike = experiment.fields(), dict[str, list[int]]()
     for index, config in enumerate(configs):
-        # Zero often means that something is left out, which is another program.
-        fixed = {n: v for n, v in config.settings.items() if fields[n].type is not float or v == 0}
+        # None means that something is left out, and zero often does: that is another program.
+        fixed = {n: v for n, v in config.settings.items() if fields[n].type is not float or not v}
         alike.setdefault(repr(sorted(fixed.items())), []).append(index)
     found: dict[str, list[int]] = {}
     for indices in alike.values():
@@ -149,7 +149,7 @@ def groups(
         arguments = can_be_arguments(experiment, build(configs[indices[0]]), differing) if differing else []
         for index in indices:
             rest = {name: value for name, value in configs[index].settings.items() if name not in arguments}
-            zeros = [name for name in arguments if configs[index].settings[name] == 0]
+            zeros = [name for name in arguments if not configs[index].settings[name]]
             found.setdefault(repr((sorted(rest.items()), zeros)), []).append(index)
     return list(found.values())
 

@@ -147,7 +147,9 @@ def _from_ratings() -> EnvFamily:
         return recommendation.from_ratings(path, least=2)
 
 
-NOT_ENVIRONMENTS = {"base", "physics", "manipulation_skills"}
+NOT_ENVIRONMENTS = {"base", "drawing", "physics", "manipulation_skills"}
+# ``xland.make`` of rulesets that have names.
+SAME_ENVIRONMENTS = {"made_up_family", "trivial_21k"}
 CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
 ROBOTS = ("half_cheetah_direction", "half_cheetah_velocity", "ant_direction", "ant_goal", "humanoid_direction")
 POINT_ROBOTS = ("maml", "promp", "pearl_dense", "pearl_sparse", "varibad")
@@ -211,7 +213,10 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
             ),
         ),
     },
-    "mlp": {"make": lambda obs, act: mlp.policy(obs, act, hidden_sizes=(7, 6))},
+    "mlp": {
+        "policy": lambda obs, act: mlp.policy(obs, act, hidden_sizes=(7, 6)),
+        "make": lambda obs, act: mlp.make(Spaces(obs, act), mlp.Settings(units=7, layers=1)),
+    },
     "recurrent": {
         "make[gru]": lambda obs, act: recurrent.make(
             Spaces(obs, act), recurrent.Settings(cell="gru", hidden_size=6, embedding_size=9)
@@ -333,7 +338,7 @@ def _pearl(family: EnvFamily) -> Case:
     return Case(make, family.tasks, "learning_rate", rate, lambda state: state.learned, 3)
 
 
-def _few_shot(module: ModuleType, context_size: int = 0, **own: Any) -> Case:
+def _few_shot(module: ModuleType, context_size: int | None = None, **own: Any) -> Case:
     network = mlp.predictor(1, 1, hidden_sizes=(6, 5), context_size=context_size)
     problem = problems.few_shot(
         sinusoid.maml(shots=3, queries=4), network, problems.FewShotSettings(batch_size=2, heldout_batch_size=2)

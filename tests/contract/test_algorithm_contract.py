@@ -117,6 +117,7 @@ def test_step_keeps_tree_shapes_and_types_so_that_it_compiles_once(built: Built)
         assert jnp.issubdtype(value.dtype, jnp.floating), name
 
 
+@pytest.mark.slow
 def test_every_trainable_leaf_learns_and_metrics_are_finite(built: Built) -> None:
     before = built.start(jax.random.key(0))
     chunk = built.run(before, 3, NEVER)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from builders import ENVIRONMENTS, NOT_ENVIRONMENTS, flat, makers, modules
+from builders import ENVIRONMENTS, NOT_ENVIRONMENTS, SAME_ENVIRONMENTS, flat, makers, modules
 
 import metarl_jax.environments
 from metarl_jax.family_checks import check_family, check_shapes
@@ -34,7 +34,7 @@ def test_every_module_has_a_builder() -> None:
 @pytest.mark.parametrize("name", sorted(modules(metarl_jax.environments) - NOT_ENVIRONMENTS))
 def test_every_maker_has_a_builder(name: str) -> None:
     module = importlib.import_module(f"metarl_jax.environments.{name}")
-    found = makers(module, "EnvFamily")
+    found = makers(module, "EnvFamily") - SAME_ENVIRONMENTS
     assert found, "a module of environments has a public function that returns an EnvFamily"
     assert found == {builder.partition("[")[0] for builder in ENVIRONMENTS[name]}
 
@@ -157,6 +157,7 @@ def test_a_step_keeps_the_states_shapes_and_types(family: EnvFamily) -> None:
     assert jnp.shape(reward) == jnp.shape(terminated) == jnp.shape(truncated) == ()
 
 
+@pytest.mark.slow
 def test_jit_and_vmap_agree_with_one_at_a_time(family: EnvFamily) -> None:
     arguments = [one_step(family, seed) for seed in range(4)]
     batch: tuple[Any, ...] = tuple(

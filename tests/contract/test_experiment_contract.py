@@ -121,6 +121,7 @@ def test_no_setting_of_a_combination_has_the_name_of_another_one() -> None:
 PAIRS = {parts(name): name for name in reversed(experiments.names())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PAIRS.values()))
 def test_every_pair_of_algorithm_and_network_traces_at_its_own_size(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)
@@ -132,10 +133,10 @@ def test_every_pair_of_algorithm_and_network_traces_at_its_own_size(name: str, o
 
 
 # One family of each kind of observations and actions; all others differ from one of them in sizes.
-KINDS = ("bandit", "cartpole", "navigation", "sinusoid", "glyphs")
+KINDS = ("bandit", "sinusoid", "cartpole", "navigation", "glyphs", "maze-tiny")
 
 
-@pytest.mark.parametrize("family", [*KINDS, pytest.param("maze-tiny", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", [*KINDS[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[2:])])
 def test_every_combination_traces(family: str, omniglot_folder: Path) -> None:
     entry, made = registry.family(family), None
     for algorithm in registry.algorithms():
@@ -184,6 +185,7 @@ def run_and_test(problem: Any) -> Any:
     return compiled(test, jax.random.key(1), states).score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cover())
 def test_every_algorithm_and_every_network_runs_two_steps(name: str, omniglot_folder: Path) -> None:
     experiment = experiments.get(name)

@@ -492,16 +492,18 @@ def test_damaged_versions_stop_a_resume_and_stay(finished, capsys, content: str)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"trials": "8"}, "trials must be of type int, not '8'"),
-        ({"trials": True}, "trials must be of type int, not True"),
-        ({"discount": None}, "discount must be of type float, not None"),
-        ({"cell": ["gru"]}, "cell must be of type ('gru', 'lstm'), not ['gru']"),
+        ({"trials": "8"}, "trials must be a positive whole number, not '8'"),
+        ({"trials": True}, "trials must be a positive whole number, not True"),
+        ({"discount": None}, "discount must be a finite number at least 0 and at most 1, not None"),
+        ({"cell": ["gru"]}, "cell must be one of gru, lstm, not ['gru']"),
     ],
 )
 def test_settings_of_other_types_are_one_line(finished, capsys, command: str, settings: dict, message: str) -> None:
     path = finished.path / "config.json"
     config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "settings": {**config["settings"], **settings}}))
+    part = config["network" if "cell" in settings else "algorithm"]["settings"]
+    part |= settings
+    path.write_text(json.dumps(config))
     before = finished.content()
     code = _command(finished, command)
     err = capsys.readouterr().err
@@ -562,7 +564,7 @@ def received_study(tmp_path: Path) -> Path:
         ({"vary": {"learning_rate": 3}}, "vary does not map settings to lists of values"),
         ({"vary": {"learning_rate": []}}, "vary does not map settings to lists of values"),
         ({"vary": [1]}, "vary is of another type than dict"),
-        ({"settings": "all"}, "settings is of another type than dict"),
+        ({"algorithm": "all"}, "algorithm is no JSON object with settings"),
         ({"seed": 2**32 - 1, "seeds": 2}, "seeds 4294967295 .. 4294967296 are not all from 0 to 4294967295"),
         ({"seeds": 0}, "seeds must be a positive whole number, not 0"),
         ({"evaluate_every": 0}, "evaluate_every must be a positive whole number, not 0"),
@@ -579,7 +581,7 @@ def test_a_study_that_cannot_be_used_is_one_line(received_study: Path, capsys, c
     before = _tree(received_study)
     for command in (["resume"], ["report"], ["watch", "--once"]):
         capsys.readouterr()
-        assert cli.main([*command, str(received_study)]) == 2
+        assert cli.main([command[0], str(received_study), *command[1:]]) == 2
         captured = capsys.readouterr()
         assert message in _one_line(captured.err)
         assert printable(captured.err.strip()) == captured.err.strip()
@@ -594,7 +596,7 @@ def test_a_study_whose_parts_are_links_is_refused(received_study: Path, outside:
     before = _tree(outside)
     for command in (["resume"], ["report"], ["watch", "--once"]):
         capsys.readouterr()
-        assert cli.main([*command, str(received_study)]) == 2
+        assert cli.main([command[0], str(received_study), *command[1:]]) == 2
         assert "it is a symbolic link, which is not followed" in _one_line(capsys.readouterr().err)
     assert _tree(outside) == before
 

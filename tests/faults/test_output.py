@@ -67,7 +67,7 @@ def test_the_locale_may_be_c(finished) -> None:
     file.write_text(json.dumps(entries, ensure_ascii=False), encoding="utf-8")
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(REPOSITORY)}
     environment = {**os.environ, **locale}
-    command = [sys.executable, "-m", "metarl_jax", "report", "--no-record", str(path)]
+    command = [sys.executable, "-m", "metarl_jax", "report", str(path), "--no-record"]
     result = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert (result.returncode, result.stderr) == (0, b"")
     assert "Xe\xf3n" in (path / "report.html").read_text(encoding="utf-8")

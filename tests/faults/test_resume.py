@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -29,7 +28,7 @@ def test_same_seed_same_bits(run, finished) -> None:
 
 def test_observations_of_width_0_are_normalised_and_trained_on(run) -> None:
     """A bandit has none, but its statistics are part of the state all the same."""
-    assert run.start("--normalise-observations", "true", "--seeds", "2") == 0
+    assert run.start("--normalise-observations", "--seeds", "2") == 0
     assert len(run.metrics()) == 20
 
 
@@ -118,7 +117,7 @@ def test_a_second_signal_acts_as_always() -> None:
 
 def test_the_time_limit_saves_and_stops(run, finished, capsys) -> None:
     assert run.start("--time-limit", "0.000001") == 0
-    assert "--resume" in capsys.readouterr().out
+    assert "metarl-jax resume" in capsys.readouterr().out
     assert 0 < len(run.metrics()) < 20
     assert run.resume() == 0
     assert run.leaves() == finished.leaves()
@@ -160,14 +159,11 @@ def test_the_number_of_held_out_tasks_is_kept_until_another_is_given(run, finish
     assert "--evaluation-tasks 9" in (run.path / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_run_of_before_that_number_was_kept_goes_on(finished) -> None:
+def test_a_configuration_without_that_number_goes_on(finished) -> None:
     file = finished.path / "config.json"
     content = json.loads(file.read_text())
     del content["evaluation_tasks"]
     file.write_text(json.dumps(content))
-    # What checkpoints of that time have stored.
-    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    assert RunFolder(finished.path).config.hash() == expected
     assert RunFolder(finished.path).config.evaluation_tasks is None
     finished.checkpoint(20).unlink()
     assert finished.resume() == 0
