@@ -220,6 +220,7 @@ def test_mdp_oracles(mdp_scores: dict[str, np.ndarray], name: str, mean: float, 
     assert_near(mdp_scores[name].sum(axis=1), mean, standard_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["opsrl", "ucrl2", "beb", "epsilon_greedy", "state_gittins"])
 def test_unreferenced_mdp_oracles_learn(mdp_scores: dict[str, np.ndarray], name: str) -> None:
     score = mdp_scores[name]

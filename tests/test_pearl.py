@@ -78,6 +78,7 @@ def learn(family: EnvFamily, **settings: Any) -> tuple[ContextNetworks, pearl.St
     return made, jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))[0]
 
 
+@pytest.mark.slow
 def test_discrete_soft_values_are_those_of_soft_value_iteration() -> None:
     """One tabular MDP as the only task. Its time limit is none of the critic's business, and its noise averages out."""
     temperature, discount, scale = 0.7, 0.8, 2.0
@@ -108,6 +109,7 @@ def test_discrete_soft_values_are_those_of_soft_value_iteration() -> None:
     np.testing.assert_allclose(jax.nn.softmax(logits), best / best.sum(axis=-1, keepdims=True), atol=0.04)
 
 
+@pytest.mark.slow
 def test_real_actions_are_drawn_in_proportion_to_the_exponent_of_their_value() -> None:
     """Of a critic that knows its business, minus the squared distance to a target: a Gaussian of variance T / 2."""
     temperature, target = 0.04, jnp.array([0.3, -0.2])
@@ -131,6 +133,7 @@ def test_real_actions_are_drawn_in_proportion_to_the_exponent_of_their_value() -
     assert float(metrics["entropy"]) == pytest.approx(math.log(math.pi * math.e * temperature), abs=0.3)
 
 
+@pytest.mark.slow
 def test_a_learnt_temperature_goes_where_the_entropy_is_the_wanted_one() -> None:
     algorithm = make(
         gradient_steps=1000, learning_rate=5e-3, automatic_temperature=True, discount=0.0, target_entropy=-0.5
@@ -146,6 +149,7 @@ def test_a_learnt_temperature_goes_where_the_entropy_is_the_wanted_one() -> None
 # --------------------------------------------------------------------------------------------- what learns from what
 
 
+@pytest.mark.slow
 def test_the_encoder_learns_from_the_critics_and_its_divergence_alone(compiled: Compiled) -> None:
     """Without them, its gradient is zero, whatever the actor and the temperature do; and the targets only follow."""
     start = compiled.start

@@ -144,6 +144,7 @@ def mean_reward(family: EnvFamily, oracle: oracles.Oracle) -> np.ndarray:
     return np.asarray(tested(jax.random.key(5)).score[0]).mean(axis=0)
 
 
+@pytest.mark.slow
 def test_recommenders_without_meta_learning_are_ordered_as_what_they_know() -> None:
     family = recommendation.made_up(items=30)
     makers = oracles.popularity, oracles.thompson, oracles.similar_users, known_task.optimal

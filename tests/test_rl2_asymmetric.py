@@ -50,6 +50,7 @@ def test_beliefs_are_of_the_pulls_before() -> None:
     np.testing.assert_array_equal(believed.successes, np.cumsum(paid, axis=1) - paid)
 
 
+@pytest.mark.slow
 def test_the_policy_ascends_what_all_arms_are_worth() -> None:
     """Without a later pull the advantage of an arm is its posterior mean less what the policy has of all arms.
 
@@ -99,6 +100,7 @@ def test_the_policy_ascends_what_all_arms_are_worth() -> None:
         np.testing.assert_allclose(new, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_training_explores_and_adapting_does_not() -> None:
     """A policy that always pulls one arm: in training it is paid what others pay as often as it explores."""
     # The first arm pays nothing, the others always.

@@ -108,6 +108,7 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert compilation_cache.enable() is False
 
 
+@pytest.mark.slow
 def test_tasks_spread_over_devices_learn_alike(tmp_path: Path) -> None:
     """Two devices and one agree to rounding; and one goes on where two stopped."""
     settings = experiments.get("fomaml-sinusoid").with_overrides({"iterations": 6, "tasks": 4, "adaptation_steps": 1})
@@ -130,6 +131,7 @@ def test_tasks_spread_over_devices_learn_alike(tmp_path: Path) -> None:
         train.train(train.new_run(tmp_path / "more", half), train.Options(devices=3))
 
 
+@pytest.mark.slow
 def test_seeds_of_robots_are_spread_over_devices(tmp_path: Path) -> None:
     """Which are stepped by callbacks to the host."""
     sizes = {"iterations": 1, "trials": 2, "episodes": 1, "epochs": 1, "minibatches": 1, "hidden_size": 8}

@@ -32,6 +32,7 @@ def numbers(found: list[dict[str, Any]]) -> list[list[float]]:
     return [[line["iteration"], *line["loss"], *line.get("validation_score", [])] for line in found]
 
 
+@pytest.mark.slow
 def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: Any) -> None:
     """Four cells of two seeds, two of which diverge: stopped at once, with one cell behind, then finished."""
     path = tmp_path / "study"

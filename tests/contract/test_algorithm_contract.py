@@ -156,6 +156,7 @@ def test_seeds_and_learning_rates_are_a_vmap_and_one_that_explodes_is_flagged(bu
     assert any(bool(jnp.any(jnp.abs(a - b) > 1e-6)) for a, b in leaves)
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(built: Built) -> None:
     start = built.start(jax.random.key(7))
     whole = built.run(start, 20, NEVER)

@@ -96,6 +96,7 @@ def test_tasks_differ_and_are_functions_of_the_key(family: EnvFamily, which: str
     assert any(not np.all(leaf == leaf[0]) for leaf in map(np.asarray, jax.tree.leaves(many)))
 
 
+@pytest.mark.slow
 def test_the_task_decides_what_happens(family: EnvFamily) -> None:
     @jax.jit
     def outcome(key: Key, state: Any, action: Array, key_task: Key) -> tuple[Array, Array, Array]:

@@ -56,6 +56,7 @@ def test_every_algorithm_lowers(builder: Callable[[], Case]) -> None:
     assert_algorithm_lowers(case.make(), case.tasks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_kind_of_network_lowers(name: str) -> None:
     """Acting, and the gradient of training."""
@@ -97,6 +98,7 @@ def play(family: EnvFamily) -> Callable[[Key], Any]:
     return played
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("builder", [builder for _, builder in FAMILIES], ids=[name for name, _ in FAMILIES])
 def test_every_family_lowers(builder: Callable[[], EnvFamily]) -> None:
     assert_lowers(play(builder()), jax.random.key(0))

@@ -109,6 +109,7 @@ def test_a_trial_of_every_family_is_stored_in_32_bits(name: str, builder: Callab
 CASES = flat(ALGORITHMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("builder", [builder for _, builder in CASES], ids=[name for name, _ in CASES])
 def test_every_algorithm_trains_and_adapts(builder: Callable[[], Any]) -> None:
     """Its state is the same tree of the same dtypes as without 64-bit types, so that checkpoints fit both."""
@@ -165,6 +166,7 @@ def assert_in_32_bits(problem: Problem, jaxpr: Any) -> None:
         assert not float64_results(jaxpr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_of_each(network_of))
 def test_every_network_learns_in_32_bits(name: str, omniglot_folder: Path) -> None:
     problem = built(name, omniglot_folder)
