@@ -126,12 +126,6 @@ def choice(*valid: str) -> Check:
     return check
 
 
-def check_fields(config: Any, **checks: Check) -> None:
-    """Apply each check to the field of ``config`` that it is named for."""
-    for name, check in checks.items():
-        check(name, getattr(config, name))
-
-
 def install_command(extra: str) -> str:
     """What to type to install what an optional part of the package needs.
 

@@ -150,13 +150,16 @@ def _default_folder(experiment: experiments.Experiment, prefix: str) -> Path:
 
 
 def _run_training(folder: RunFolder, asked: opt.Training | opt.Resume) -> int:
-    from metarl_jax.reports import page
-    from metarl_jax.runs import evaluate, hosts, train
+    from metarl_jax.runs import hosts, train
 
     interrupts.go_on_with(train.resume_command(folder))
     print(f"run folder: {folder.path}", flush=True)
     outcome = train.train(folder, _training_options(asked))
     if outcome.finished and hosts.first():
+        # Imported late: training starts sooner.
+        from metarl_jax.reports import page
+        from metarl_jax.runs import evaluate
+
         evaluate.evaluate(folder, folder.config.evaluation_tasks, {}, 0, _say)
         output = folder.path / "report.html"
         page.check_destination(output, overwrite=False)

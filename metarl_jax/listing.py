@@ -29,7 +29,7 @@ def _chosen(words: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
     if words and not (presets or families or algorithms):
         names = [*experiments.names(), *(one.name for one in [*registry.families(), *registry.algorithms()])]
         raise UserError(f"nothing is called {' '.join(words)!r}{did_you_mean(' '.join(words), names)}")
-    # The table is of what was found and of all that it combines with.
+    # Where only families match, the table shows them with all algorithms; and the reverse.
     return algorithms or registry.algorithms(), families or registry.families(), presets
 
 

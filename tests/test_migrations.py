@@ -55,6 +55,7 @@ def test_presets_of_version_0_1_are_those_of_this_version(name: str) -> None:
     [
         ("maml-navigation", {"outer_update": "adam"}, "maml", "mlp", {"learning_rate": 1e-3}),
         ("maml-navigation", {"exploration_credit": 0.5}, "e_maml", "mlp", {"exploration_credit": 0.5}),
+        ("e-maml-navigation", {"exploration_credit": 0.0}, "maml_trpo", "mlp", {"damping": 1e-5}),
         ("multi-task-navigation", {"outer_update": "adam"}, "multi_task", "mlp", {"epochs": 1}),
         ("maml-glyphs-5x1", {"architecture": "mlp", "batch_size": 3}, "maml", "normalised-mlp", {"batch_size": 3}),
         ("maml-sinusoid", {"max_inner_norm": 0.0}, "maml", "mlp", {"max_inner_norm": None}),
@@ -85,6 +86,18 @@ def test_changed_settings_of_version_0_1_keep_their_meaning(
     assert (resolved.algorithm, resolved.network) == (algorithm, network)
     assert {setting: config.settings[setting] for setting in settings} == settings
     assert set(config.settings) == set(resolved.fields())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("maml-navigation", {"outer_update": "adam", "exploration_credit": 0.5}, "no maml with exploration_credit 0.5"),
+        ("anil-sinusoid", {"outer_update": "trust_region"}, "no anil with outer_update 'trust_region'"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(stored(name, **changes))
 
 
 def test_a_setting_that_no_version_had_is_named_when_it_is_built() -> None:

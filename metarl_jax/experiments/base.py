@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from metarl_jax.settings import Field
     from metarl_jax.types import Algorithm, Array, Task, TaskDistribution
 
-PARTS = ("algorithm", "problem", "network", "family")
-"""What settings belong to: the algorithm; how its problem is made of the family, where that has settings; the network;
-the tasks."""
-
 
 class Problem(NamedTuple):
     """An experiment, built."""
@@ -52,11 +48,12 @@ class Problem(NamedTuple):
     """In the experiment's ``unit``, of one seed in one meta-iteration."""
 
 
-class _Parts(NamedTuple):
-    """What settings belong to, with the fields of each."""
+class Parts(NamedTuple):
+    """The settings of each part of an experiment, by name."""
 
     algorithm: dict[str, Field]
     problem: dict[str, Field]
+    """How the algorithm's problem is made of the family; empty where that has no settings."""
     network: dict[str, Field]
     family: dict[str, Field]
 
@@ -66,7 +63,7 @@ class Experiment:
     """An algorithm on a family of tasks with a network: any combination, or a preset with settings of its own."""
 
     name: str
-    """Of a preset, its name; else the names of what is combined."""
+    """The name of the preset, or the names of algorithm, family and network of a combination."""
     description: str
     algorithm: str
     """The name of an algorithm (``registry``)."""
@@ -77,9 +74,9 @@ class Experiment:
     settings: Mapping[str, Any]
     """Settings that differ from the defaults of the algorithm, the problem, the network and the family."""
     measure: Measure
-    """What is reported."""
+    """Which scores are reported."""
     heldout_tasks: int
-    """Held-out tasks of the final table; in a study as many validation tasks besides."""
+    """Held-out tasks of the final table; in a study also the number of its validation tasks."""
     validation_tasks: int
     """Tasks of each validation during training; there are about twenty validations."""
     heldout_batch: int
@@ -105,14 +102,14 @@ class Experiment:
         """What progress is counted in."""
         return "environment steps" if registry.family(self.family).kind == "reinforcement" else "tasks"
 
-    def parts(self) -> _Parts:
+    def parts(self) -> Parts:
         """The settings of each part by name, with this experiment's values as defaults."""
         from metarl_jax.settings import fields, parameters
 
         algorithm, family, network = self._entries
         problem = _problem_settings(algorithm, family)
         own = parameters(registry.resolve(family.make))
-        found = _Parts(
+        found = Parts(
             fields(registry.resolve(algorithm.module).Config),
             fields(problem) if problem else {},
             fields(getattr(registry.resolve(network.module), network.settings)),
@@ -122,7 +119,7 @@ class Experiment:
                 if name not in family.hidden
             },
         )
-        return _Parts(
+        return Parts(
             *(
                 {name: field._replace(default=self.settings.get(name, field.default)) for name, field in part.items()}
                 for part in found
@@ -168,10 +165,10 @@ class Experiment:
         return {**{name: field.default for name, field in self.fields().items()}, **overrides}
 
     def nested(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Settings by part; parts without settings are left out, but for the algorithm, the network and the family."""
+        """Group settings by part. The part "problem" is left out where it has no settings."""
         nested = {
             part: {name: settings[name] for name in fields if name in settings}
-            for part, fields in zip(PARTS, self.parts(), strict=True)
+            for part, fields in self.parts()._asdict().items()
         }
         return {part: values for part, values in nested.items() if values or part != "problem"}
 
@@ -189,7 +186,7 @@ class Experiment:
         return registry.resolve(family.make)(**{**family.defaults, **values})
 
     def make_networks(self, settings: Mapping[str, Any], family: Any) -> Any:
-        """The network, or the networks, for a family: what the network's ``make`` returns.
+        """Make the network, or the networks, for a family.
 
         Args:
             settings: all of them, as ``with_overrides`` returns them.
@@ -205,7 +202,7 @@ class Experiment:
 
         Args:
             settings: all of them, as ``with_overrides`` returns them.
-            family: what is used in place of the family of tasks; None: that.
+            family: replaces the family of tasks; None: the family is made from the settings.
 
         Raises:
             ValueError: naming the first setting that is out of range.
@@ -273,7 +270,7 @@ class Experiment:
 
 
 def _measure(algorithm: AlgorithmEntry, family: Family) -> Measure:
-    """What an algorithm reports on a family."""
+    """Which scores an algorithm reports on a family."""
     if family.kind == "reinforcement":
         return algorithm.measure
     return algorithm.measure._replace(title=family.score, higher_is_better=family.score == "accuracy")
@@ -296,7 +293,7 @@ def _problem_settings(algorithm: AlgorithmEntry, family: Family) -> type | None:
 
 
 def _assemble(algorithm: AlgorithmEntry, family: Any, make: Callable[..., Any], sizes: Any, problem: Any) -> Any:
-    """What an algorithm's ``make`` takes besides its configuration: networks or a problem."""
+    """The networks or the problem that an algorithm's ``make`` takes, in addition to its configuration."""
     from metarl_jax import problems
     from metarl_jax.types import EnvFamily
 
@@ -342,7 +339,7 @@ def experiment(
     tuned: bool = False,
     **others: Any,
 ) -> Experiment:
-    """An experiment; what is not given is what the algorithm and the family have.
+    """An experiment. The algorithm and the family supply what is not given.
 
     Args:
         name: of a preset, or of a combination.
@@ -351,7 +348,7 @@ def experiment(
         family: the name of a family of tasks.
         network: the name of a network; None: the default one.
         settings: those that differ from the defaults.
-        measure: what is reported; None: what the algorithm reports.
+        measure: which scores are reported; None: those of the algorithm.
         tuned: whether the settings were tuned.
         others: further fields of ``Experiment``.
 
@@ -389,21 +386,24 @@ def combination(algorithm: str, family: str, network: str | None = None) -> Expe
     from metarl_jax.experiments import starting_points
 
     learner, tasks = registry.algorithm(algorithm), registry.family(family)
-    if reason := registry.does_not_apply(learner, tasks):
-        raise ValueError(f"{algorithm} does not apply to {family}: {reason}")
-    default = registry.network(learner, tasks, None).name
-    found = registry.network(learner, tasks, network)
-    own = "" if found.name == default else f" {found.name}"
-    made = experiment(
-        name=f"{algorithm} {family}{own}",
-        description=f"{learner.title}{f' with {found.title}' if own else ''} on {tasks.title}",
+    usual = experiment(
+        name=f"{algorithm} {family}",
+        description=f"{learner.title} on {tasks.title}",
         algorithm=algorithm,
         family=family,
-        network=found.name,
     )
+    made = usual
+    if network not in (None, usual.network):
+        found = registry.network(learner, tasks, network)
+        made = dataclasses.replace(
+            usual,
+            name=f"{usual.name} {found.name}",
+            description=f"{learner.title} with {found.title} on {tasks.title}",
+            network=found.name,
+        )
     known = starting_points.settings(learner, tasks)
     fields = made.fields()
     return dataclasses.replace(made, settings={name: value for name, value in known.items() if name in fields})
 
 
-__all__ = ["PARTS", "Experiment", "Measure", "Problem", "combination", "experiment"]
+__all__ = ["Experiment", "Measure", "Problem", "combination", "experiment"]

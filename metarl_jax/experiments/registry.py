@@ -1,4 +1,4 @@
-"""What can be combined: algorithms, networks and families of tasks, by name. A line each.
+"""The registry of algorithms, networks and families of tasks: a line for each.
 
 Importing this imports no JAX: modules are named, and imported when they are used.
 
@@ -99,11 +99,11 @@ class Family(NamedTuple):
     inputs: Literal["vectors", "images"] = "vectors"
     """Inputs of few-shot tasks."""
     score: str = "return"
-    """What the score of few-shot tasks is: "accuracy" or "mean squared error"."""
+    """The score of few-shot tasks: "accuracy" or "mean squared error"."""
     adam_rate: float | None = None
-    """Of few-shot tasks: the step size of Adam where it learns a task from scratch, as a reference."""
+    """The step size of the reference learner that learns few-shot tasks from scratch with Adam; None: there is none."""
     heldout_tasks: int = 500
-    """Held-out tasks of the final table; in a study as many validation tasks besides."""
+    """Held-out tasks of the final table; in a study also the number of its validation tasks."""
     validation_tasks: int = 50
     """Tasks of each validation during training; there are about twenty validations."""
     heldout_batch: int = 250

@@ -1,7 +1,7 @@
 """Settings to begin with where an algorithm meets a family that it was not tuned for.
 
 The defaults of each algorithm are those of its paper's first experiment, which may be of another kind: RL²'s are
-bandits of ten pulls. These were chosen on tasks that no reported result uses.
+bandits of ten pulls. The settings here were chosen on tasks that no reported result uses.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The contracts of one kind of method each, where its networks and its algorithms meet."""
+"""Contracts between the networks and the algorithms of one kind of method, a file each."""

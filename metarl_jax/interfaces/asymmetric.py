@@ -1,4 +1,4 @@
-"""What asymmetric actor-critics see: a policy, and a critic that is given privileged information in training."""
+"""The interface of asymmetric actor-critics, whose critic alone gets privileged information in training."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from metarl_jax.types import Array, Key, Params, Policy
 
 
 class ArmsCritic(NamedTuple):
-    """What will be lost to the best of a bandit's arms, given what is known of each, whichever is which."""
+    """A critic that predicts a bandit's future regret from the beliefs about its arms, whatever their order."""
 
     init: Callable[[Key], Params]
     value: Callable[[Params, Array, Array], Array]
-    """``(params, known [..., K, F], pulls that are left [...]) -> [...]``: minus the regret of a pull that is left."""
+    """``(params, beliefs [..., K, F], remaining pulls [...]) -> [...]``: minus the mean regret of a remaining pull."""
     lookahead: Callable[[Params, Array, Array, Array], Array]
-    """``(params, known [..., K, F], then known of the arm pulled [..., K, O, F], pulls that are then left [...]) ->
-    [..., K, O]``: ``value`` after every outcome of pulling every arm, for a fraction of what that takes one by one."""
+    """``(params, beliefs [..., K, F], beliefs about the pulled arm afterwards [..., K, O, F], remaining pulls [...]) ->
+    [..., K, O]``: ``value`` after each outcome of a pull of each arm. It costs a fraction of separate evaluations."""
 
 
 class AsymmetricNetworks(NamedTuple):
-    """A policy, and a critic that knows more than it."""
+    """A policy, and a critic that gets privileged information."""
 
     policy: Policy
-    """Without a critic of its own."""
+    """The policy; it has no critic of its own."""
     critic: ArmsCritic

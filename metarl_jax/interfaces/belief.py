@@ -1,4 +1,4 @@
-"""What learners see that act on a belief about the task, as VariBAD does: an encoder, a decoder and a policy."""
+"""The interface of learners that act on a belief about the task, such as VariBAD: encoder, decoder and policy."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from metarl_jax.types import Array, Carry, Inputs, Key, Params, Policy, Space, T
 
 
 class BeliefEncoder(NamedTuple):
-    """A memory that says what it believes about the task. All but ``unroll`` is of one trial, as in ``Policy``."""
+    """A memory that returns a belief about the task. All functions but ``unroll`` are of one trial (see ``Policy``)."""
 
     init: Callable[[Key], Params]
     initial_carry: Callable[[Params], Carry]
     """The memory at the first step of a trial."""
     step: Callable[[Params, Carry, Inputs], tuple[Carry, Any]]
-    """The belief, an ``ops.distributions.DiagonalGaussian`` over latent variables ``[M]``."""
+    """``(params, memory, inputs) -> (memory, belief)``. The belief is an ``ops.distributions.DiagonalGaussian`` over
+    latent variables ``[M]``."""
     unroll: Callable[[Params, Carry, Inputs], tuple[Carry, Any]]
-    """``step`` over ``[T, ...]``, or over trials side by side, ``[T, B, ...]``."""
+    """``step`` over the inputs ``[T, ...]`` of a trial, or ``[T, B, ...]`` of B vectorised trials."""
     spaces: tuple[Space, Space | None] | None = None
-    """As ``Policy.spaces``."""
+    """The spaces that the network was made for, as ``Policy.spaces``."""
 
 
 class TrialDecoder(NamedTuple):
-    """What a latent variable makes of a trial."""
+    """A model that predicts a trial from a latent variable."""
 
     init: Callable[[Key], Params]
     log_likelihood: Callable[[Params, Array, Transition], Array]
-    """``(params, latents [N, B, M], trials [T, B, ...]) -> [N, B]``: the log-probability of all that is decoded of a
-    trial, given each of N latent variables. Steps that are not valid do not count."""
+    """``(params, latents [N, B, M], trials [T, B, ...]) -> [N, B]``: the log-probability of the decoded parts of
+    a trial given each of N latent variables. Invalid steps do not count."""
     pays: Callable[[Params, Array], Array] | None = None
-    """``(params, latents [N, M]) -> [N, K]``: the probability that a step to each of K observations pays; None: it is
-    no such decoder."""
+    """``(params, latents [N, M]) -> [N, K]``: the probability that a step to each of K observations is rewarded. None:
+    the decoder has no such probabilities."""
     spaces: tuple[Space, Space | None] | None = None
-    """As ``Policy.spaces``."""
+    """The spaces that the network was made for, as ``Policy.spaces``."""
 
 
 class BeliefNetworks(NamedTuple):
-    """What acts on a belief, and what the belief is learnt with."""
+    """A policy that acts on a belief, and the encoder and the decoder that learn the belief."""
 
     encoder: BeliefEncoder
     decoder: TrialDecoder
     policy: Policy
-    """Its observation is what ``show`` makes."""
+    """The policy; it observes what ``show`` returns."""
     show: Callable[[Array, Any], Array]
-    """``(observation, belief) ->`` what the policy is shown."""
+    """``(observation, belief) ->`` the policy's observation."""
     shown: Space
-    """Where that lies."""
+    """The space of the policy's observations."""
     latent_size: int
-    """M."""
+    """The number M of latent variables."""

@@ -1,4 +1,4 @@
-"""What learners see that infer the task from context and learn off-policy, as PEARL does."""
+"""The interface of learners that infer the task from context and learn off-policy, such as PEARL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metarl_jax.types import Array, Key, Params, Space
 
 
 class Experience(NamedTuple):
-    """Steps of one task in no order, ``[N, ...]``: what a belief is inferred from, and what critics learn from."""
+    """Unordered steps of one task, ``[N, ...]``. Beliefs are inferred from them, and critics learn from them."""
 
     obs: Array
     action: Array
@@ -19,48 +19,48 @@ class Experience(NamedTuple):
     terminated: Array
     """The episode ended by its own rules."""
     valid: Array
-    """What is not valid is not there."""
+    """Whether a step counts; the others are padding."""
 
 
 class ContextEncoder(NamedTuple):
-    """What experience of a task says about it."""
+    """A network that infers a belief about a task from experience of it."""
 
     init: Callable[[Key], Params]
     infer: Callable[[Params, Experience], Any]
-    """The belief, an ``ops.distributions.DiagonalGaussian`` over latent variables ``[M]``, given experience ``[N, *]``
-    of ONE task in whatever order; given none, the standard Gaussian."""
+    """``(params, experience [N, *] of ONE task) ->`` the belief, an ``ops.distributions.DiagonalGaussian`` over latent
+    variables ``[M]``. The order of the steps has no effect. Without valid steps it is the standard Gaussian."""
     spaces: tuple[Space, Space | None] | None = None
-    """As ``Policy.spaces``."""
+    """The spaces that the network was made for, as ``Policy.spaces``."""
 
 
 class Actor(NamedTuple):
-    """What acts, given a latent variable."""
+    """A policy that is conditioned on a latent variable."""
 
     init: Callable[[Key], Params]
     distribution: Callable[[Params, Array, Array], Any]
     """``(params, observation [..., *], latent [..., M]) ->`` a distribution over actions (``ops.distributions``)."""
     spaces: tuple[Space, Space | None] | None = None
-    """As ``Policy.spaces``."""
+    """The spaces that the network was made for, as ``Policy.spaces``."""
 
 
 class TwinCritic(NamedTuple):
-    """Two estimates of what an action is worth, of which the smaller one counts."""
+    """Two estimates of the value of an action; the smaller one is used (Fujimoto et al. 2018)."""
 
     init: Callable[[Key], Params]
     values: Callable[[Params, Array, Array, Array], tuple[Array, Array]]
-    """``(params, observation [N, *], latent [N, M], action [N, *]) ->`` both, ``[N]`` each."""
+    """``(params, observation [N, *], latent [N, M], action [N, *]) ->`` both estimates, ``[N]`` each."""
     expected: Callable[[Params, Key, Array, Array, Any], tuple[Array, Array]]
     """``(params, key, observation [N, *], latent [N, M], distribution [N])``: the mean over its actions of the smaller
     value, and its entropy in nats, ``[N]`` each. Exact for discrete actions, else by one reparameterised sample."""
     spaces: tuple[Space, Space | None] | None = None
-    """As ``Policy.spaces``."""
+    """The spaces that the network was made for, as ``Policy.spaces``."""
 
 
 class ContextNetworks(NamedTuple):
-    """What infers a task from context, and acts on it."""
+    """A context encoder, with an actor and critics that are conditioned on the latent variable."""
 
     encoder: ContextEncoder
     actor: Actor
     critic: TwinCritic
     latent_size: int
-    """M."""
+    """The number M of latent variables."""

@@ -12,12 +12,12 @@ from metarl_jax.types import Array, Key, Params, Task, TaskDistribution
 
 
 class FewShotTask(NamedTuple):
-    """A few-shot task as a learner meets it."""
+    """The examples of a few-shot task."""
 
     support: Any
-    """What may be adapted on: ``(x, y)`` with leading axes of examples."""
+    """The examples to adapt on: ``(x, y)`` with leading axes of examples."""
     query: Any
-    """What adaptation is judged on; disjoint from the support."""
+    """The examples that adaptation is scored on: ``(x, y)``, disjoint from the support."""
 
 
 class FewShot(NamedTuple):
@@ -25,37 +25,37 @@ class FewShot(NamedTuple):
 
     tasks: TaskDistribution
     draw: Callable[[Key, Task], FewShotTask]
-    """The examples of ONE task, drawn afresh."""
+    """``(key, task) ->`` newly drawn examples of ONE task."""
     loss: Callable[[Array, Array], Array]
-    """``(prediction [N, ...], y [N, ...]) -> scalar``: what is descended on."""
+    """``(prediction [N, ...], y [N, ...]) -> scalar``: the loss to minimise."""
     score: Callable[[Array, Array], Array]
-    """``(prediction, y) -> scalar``: what is reported (mean squared error, accuracy)."""
+    """``(prediction, y) -> scalar``: the reported score, such as the accuracy or the mean squared error."""
     outputs: int
     """Numbers that a prediction has for each example: classes, or the dimension of ``y``."""
 
 
 class Examples(NamedTuple):
-    """What the examples of few-shot tasks are like."""
+    """Shapes and kinds of the examples of few-shot tasks."""
 
     shape: tuple[int, ...]
-    """Of one input."""
+    """The shape of one input."""
     outputs: int
     """Numbers that a prediction has for each example."""
     classes: bool
     """Whether labels are classes; otherwise they are vectors."""
     supports: tuple[int, int]
-    """Examples of a support in training, and of a held-out task."""
+    """The number of examples of a support: in training, and of a held-out task."""
 
 
 class FewShotFamily(NamedTuple):
-    """Few-shot tasks to train on and to be tested on, which may have other numbers of examples."""
+    """Few-shot tasks for training and for testing; the two may have different numbers of examples."""
 
     training: FewShot
     heldout: FewShot
-    """Its held-out tasks and validation tasks are used."""
+    """The tasks for testing: only their held-out and validation tasks are drawn."""
 
     def examples(self) -> Examples:
-        """What the examples are like."""
+        """Shapes and kinds of the examples."""
         drawn = [_support(few_shot) for few_shot in self]
         x, y = drawn[0]
         return Examples(
@@ -77,7 +77,7 @@ def _support(few_shot: FewShot) -> Any:
 
 
 class InContextLearner(NamedTuple):
-    """A network that is shown labelled examples and predicts others of the same task from them."""
+    """A network that predicts the labels of queries from labelled examples of the same task."""
 
     init: Callable[[Key], Params]
     predict: Callable[[Params, tuple[Array, Array], Array], Array]
@@ -88,11 +88,11 @@ class InContextLearner(NamedTuple):
 
 
 class InContextProblem(NamedTuple):
-    """What learning to read examples sees: a task is an ``FewShotTask``, drawn whole."""
+    """A problem of in-context learning. A task is a ``FewShotTask``: it is drawn together with its examples."""
 
     tasks: TaskDistribution
     learner: InContextLearner
     loss: Callable[[Array, Array], Array]
-    """``(prediction [Q, outputs], y [Q, ...]) -> scalar``: what is descended on."""
+    """``(prediction [Q, outputs], y [Q, ...]) -> scalar``: the loss to minimise."""
     score: Callable[[Array, Array], Array]
-    """Of the same: what is reported."""
+    """``(prediction [Q, outputs], y [Q, ...]) -> scalar``: the reported score."""

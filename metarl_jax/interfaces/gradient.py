@@ -39,19 +39,19 @@ class InnerProblem(NamedTuple):
     tasks: TaskDistribution
     init: Callable[[Key], Params]
     support: Callable[[Key, Params, Task], Any]
-    """What a learner with these parameters gets to adapt on: examples, or rollouts of its policy."""
+    """``(key, params, task) ->`` a batch to adapt on: examples, or rollouts of the policy with these parameters."""
     query: Callable[[Key, Params, Task], Any]
-    """What it is judged on; never what it adapted on."""
+    """``(key, params, task) ->`` a batch to score adaptation on; it shares no data with any support batch."""
     inner_loss: Callable[[Params, Any], Array]
-    """Of a support batch: what adaptation descends on."""
+    """``(params, support batch) ->`` the loss that adaptation minimises."""
     outer_loss: Callable[[Params, Any], Array]
-    """Of a query batch: what the adapted parameters are meta-trained on."""
+    """``(adapted params, query batch) ->`` the loss that meta-training minimises."""
     score: Callable[[Params, Any], Array]
-    """Of any batch: what is reported."""
+    """``(params, batch) ->`` the reported score."""
     policy: PolicyFunctions | None = None
     """Functions of the policy in reinforcement learning. None: the network is not a policy."""
     success: Callable[[Any], Array] | None = None
-    """Of a batch: the share of its episodes that are a success (``EnvFamily.success``). None: tasks know none."""
+    """``batch ->`` the share of its episodes that are a success (``EnvFamily.success``). None: they define none."""
 
     def score_query(self, key: Key, params: Params, task: Task) -> tuple[Array, Array | None]:
         """The score of a query, and its successes."""

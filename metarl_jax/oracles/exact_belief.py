@@ -23,7 +23,7 @@ class Settings(settings.Settings):
 
 
 class _Known(NamedTuple):
-    """What the policy carries along."""
+    """The policy's carry."""
 
     possible: Array
     """``[cells]`` bool: where the goal may still be."""

@@ -43,7 +43,7 @@ EVALUATIONS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that decides what a run computes; stored as ``config.json``, with settings by what they belong to."""
+    """All that decides what a run computes. ``config.json`` stores it, with the settings grouped by part."""
 
     experiment: str
     """The name of a preset, or of a combination: "algorithm family" or "algorithm family network"."""
@@ -131,7 +131,7 @@ def resolved(experiment: str, names: Mapping[str, str] | None) -> Experiment:
 
 
 def nested(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by what they belong to, as they are stored.
+    """Settings grouped by part, as they are stored.
 
     Raises:
         ValueError: if a setting belongs to nothing.

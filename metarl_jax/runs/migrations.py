@@ -1,4 +1,4 @@
-"""Configurations that older versions stored, read as those of this version: one table.
+"""Read configurations that older versions stored: one table.
 
 Schema 1 (version 0.1) had one flat map of settings; zero meant "off" for some of them, and the trust region and the
 exploration term were settings of one MAML.
@@ -21,9 +21,9 @@ ZERO_IS_NONE = {
     "clip",
 }
 DEFAULT_IS_NONE = {"target_entropy": -1.0}
-"""Defaults that are None now, which means the same where it had an effect."""
+"""Defaults that are None now; None means the same wherever the setting has an effect."""
 ADDED: dict[str, Any] = {"action_scale": 1.0}
-"""Settings that did not exist, with the values that stand for what the code did."""
+"""Settings that did not exist, with the values that give the behaviour of that version."""
 GONE = {
     "outer_update",
     "exploration_credit",
@@ -44,7 +44,7 @@ GONE = {
 }
 """Settings that some algorithms and networks had without any effect."""
 SINUSOIDS = ("sinusoid", "sinusoid-reptile")
-"""Families on which inner steps on held-out tasks saw as many examples as in training."""
+"""Families whose inner steps on held-out tasks used the batch size of training."""
 ADAM = {"maml_trpo": "maml", "multi_task_trpo": "multi_task"}
 TRUST_REGION = {new: old for old, new in ADAM.items()}
 
@@ -55,6 +55,9 @@ def names(experiment: Any, settings: Mapping[str, Any]) -> dict[str, str]:
     Args:
         experiment: the preset as this version has it.
         settings: as stored.
+
+    Raises:
+        ValueError: for a combination that this version does not have.
     """
     algorithm: str = experiment.algorithm
     network: str = experiment.network
@@ -65,8 +68,13 @@ def names(experiment: Any, settings: Mapping[str, Any]) -> dict[str, str]:
             algorithm = TRUST_REGION.get(algorithm, algorithm)
         case _:
             pass
-    if algorithm == "maml_trpo" and settings.get("exploration_credit"):
-        algorithm = "e_maml"
+    credit = settings.get("exploration_credit")
+    if algorithm in ("maml_trpo", "e_maml"):
+        algorithm = "e_maml" if credit else "maml_trpo"
+    elif credit:
+        raise ValueError(f"this version has no {algorithm} with exploration_credit {credit!r}")
+    if settings.get("outer_update") == "trust_region" and algorithm not in ("e_maml", *ADAM):
+        raise ValueError(f"this version has no {algorithm} with outer_update 'trust_region'")
     if settings.get("architecture") == "mlp":
         network = "normalised-mlp"
     return {"algorithm": algorithm, "family": experiment.family, "network": network}
@@ -76,14 +84,14 @@ def settings(experiment: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of schema 1 as those of this version.
 
     Args:
-        experiment: what the run is of, with the algorithm and the network that ``names`` returned.
+        experiment: the run's experiment, with the algorithm and the network that ``names`` returned.
         stored: the settings in the file.
     """
     fields = experiment.fields()
     found = {name: field.default for name, field in fields.items()}
     found |= {name: value for name, value in ADDED.items() if name in fields}
     for old, value in stored.items():
-        # What a size was of is now in its name; families have a "size" of their own.
+        # Sizes of memories have longer names now; a "size" among the settings of a family is another one.
         name = RENAMED[old] if RENAMED.get(old) in fields else old
         if name in fields:
             off = value == 0 and not isinstance(value, bool) and name in ZERO_IS_NONE and fields[name].optional

@@ -46,9 +46,7 @@ class StudyConfig:
     evaluation_tasks: int | None = None
     """Held-out tasks, and validation tasks, of the table; None: as many as the experiment says."""
     names: dict[str, str] | None = None
-    """As of ``RunConfig``."""
-    stored_hash: str | None = None
-    """Not used."""
+    """The names of the algorithm, the family and the network; None: those of the experiment."""
 
     def __post_init__(self) -> None:
         """TypeError or ValueError for a value of another type or out of range, as in a file from elsewhere."""
@@ -150,7 +148,10 @@ class StudyFolder:
         file = open_folder(path, "study", CONFIG, (path / "cells",))
         content = files.read_json(file)
         try:
-            self.config = StudyConfig(**read_experiment(content), **content)
+            found = read_experiment(content)
+            # Only checkpoints hold hashes, and cells have their own.
+            found.pop("stored_hash", None)
+            self.config = StudyConfig(**found, **content)
             self.cells = cells(self.config)
         except (ValueError, TypeError) as error:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
