@@ -12,12 +12,14 @@ rollout gives back neither the warm start nor contact forces.) The bits travel t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import functools
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -213,6 +215,34 @@ def _cores() -> int:
 
 
 _POOL: ThreadPoolExecutor | None = None
+_exiting = False
+_last_call = -float("inf")
+"""When the host was last called by a program, in seconds of ``time.monotonic``."""
+QUIET_S = 0.25
+"""At exit: the program in flight has ended if it has not called the host for this long."""
+
+
+def _note_call() -> None:
+    """Note that a program calls the host; RuntimeError, which ends the program, once the interpreter exits."""
+    global _last_call
+    _last_call = time.monotonic()
+    if _exiting:
+        raise RuntimeError("the interpreter exits")
+
+
+@atexit.register
+def _wait_for_programs() -> None:
+    """At exit, wait until no program calls the host.
+
+    XLA does not cancel a program whose caller was interrupted. A program that calls the host while the interpreter
+    exits aborts the process or waits for Python's lock for ever.
+    """
+    global _exiting
+    _exiting = True
+    while time.monotonic() - _last_call < QUIET_S:
+        time.sleep(0.01)
+
+
 ROBOTS_OF_A_THREAD = 8
 """The fewest robots that are worth a thread of their own."""
 
@@ -420,6 +450,7 @@ class CEngine:
 
     def _deal(self, work: Callable[[_Desk, Iterable[int]], None], which: np.ndarray) -> None:
         """Deal the rows out to threads; each does the rows of one robot after those of another, at a desk for it."""
+        _note_call()
         whose = self._whose[which]
         threads = max(1, min(_cores(), len(which) // ROBOTS_OF_A_THREAD))
 
