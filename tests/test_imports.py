@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interfaces": {"types"},
     "checks": set(),
     "settings": {"checks"},
+    "references": {"checks"},
     "precision": {"types"},
     "ops": set(),
     "environments": set(),

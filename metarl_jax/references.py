@@ -1,0 +1,107 @@
+"""References to code of the user: ``my_file.py:name``, ``package.module:name``, or the name of an entry point.
+
+The code behind a reference is executed. A reference must therefore come from the user, who typed it, and never from a
+file that the program reads. Nothing is added to ``sys.path``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from metarl_jax.checks import did_you_mean
+
+
+class Loaded(NamedTuple):
+    """An object that a reference names."""
+
+    value: Any
+    reference: str
+    """The reference, as it was typed."""
+    sha256: str | None
+    """The SHA-256 of the file, in hexadecimal; None where the reference names no file."""
+
+
+def is_reference(text: str) -> bool:
+    """Whether a word is a reference by its form: a file or a module, a colon and a name."""
+    return ":" in text
+
+
+def load(text: str, *, entry_points: str | None = None) -> Loaded:
+    """Load what a reference names, and execute its code if it was not loaded before.
+
+    Args:
+        text: ``path/to/file.py:name``, ``package.module:name``, or the name of an entry point.
+        entry_points: the group of entry points; None: their names are not accepted.
+
+    Raises:
+        ValueError: if nothing has that name, or the code raises an exception, which the message quotes.
+    """
+    if not is_reference(text):
+        return Loaded(_entry_point(text, entry_points), text, None)
+    place, _, name = text.rpartition(":")
+    if place.endswith(".py"):
+        module, digest = _file(Path(place), text)
+    else:
+        module, digest = _module(place, text), None
+    if not name or not hasattr(module, name):
+        names = [word for word in vars(module) if not word.startswith("_")]
+        raise ValueError(f"{place} has no {name!r}{did_you_mean(name, names)}")
+    return Loaded(getattr(module, name), text, digest)
+
+
+def _file(path: Path, text: str) -> tuple[ModuleType, str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{text}: {path} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    # Another version of the same file is another module. Dataclasses look their module up in ``sys.modules``.
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"metarl_jax_user_{path.stem}_{place}_{digest[:8]}"
+    if name in sys.modules:
+        return sys.modules[name], digest
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        exec(compile(content, str(path), "exec"), module.__dict__)
+    except BaseException as error:
+        del sys.modules[name]
+        if not isinstance(error, Exception):
+            raise
+        raise ValueError(f"{text} cannot be loaded: {_described(error)}") from error
+    return module, digest
+
+
+def _module(name: str, text: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # The user's code may raise anything.
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
+        hint = " (the working directory is not searched: install the package, or name a file)" if missing else ""
+        raise ValueError(f"{text} cannot be loaded: {_described(error)}{hint}") from error
+
+
+def _entry_point(name: str, group: str | None) -> Any:
+    points = [] if group is None else importlib.metadata.entry_points(group=group)
+    known = {point.name: point for point in points}
+    if name not in known:
+        raise ValueError(
+            f"{name!r} is no reference: it must be FILE.py:NAME or PACKAGE.MODULE:NAME{did_you_mean(name, known)}"
+        )
+    try:
+        return known[name].load()
+    except Exception as error:  # The user's code may raise anything.
+        raise ValueError(f"the entry point {name} cannot be loaded: {_described(error)}") from error
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
