@@ -1,4 +1,4 @@
-"""The only place that batches tasks: vectorised, sequentially, or sharded over devices.
+"""The only place that batches tasks and seeds: vectorised, sequentially, or sharded over devices.
 
 The functions here decide which of these it is, from the shapes that they are given, the backend and the mesh that is
 set. No caller asks about any of them. Where the mesh has an axis "tasks", tasks are sharded over it.
@@ -83,6 +83,25 @@ def map_tasks(
             results = jax.lax.map(lambda part: jax.vmap(function, in_axes)(*with_mapped(part)), parts)
             results = jax.tree.map(lambda x: x.reshape(number, *x.shape[2:]), results)
         return jax.vmap(lambda x: x, 0, out_axes)(results)
+
+    return apply
+
+
+def vectorised_seeds(seeds: int) -> int:
+    """How many of the seeds on a device to vectorise, where memory allows.
+
+    On a CPU it is one: one seed keeps the cores busy, and several overflow their caches (eight seeds of RL², or of MAML
+    on sinusoids, take 0.8 of the time sequentially). On an accelerator it is all of them.
+    """
+    return 1 if jax.default_backend() == "cpu" else seeds
+
+
+def map_seeds(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Map a function of one seed's arguments over their leading axis: vectorised or sequentially."""
+
+    def apply(seeds: Any) -> Any:
+        number = jax.tree.leaves(seeds)[0].shape[0]
+        return jax.vmap(function)(seeds) if vectorised_seeds(number) == number > 1 else jax.lax.map(function, seeds)
 
     return apply
 

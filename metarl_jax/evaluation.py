@@ -1,16 +1,20 @@
-"""``meta_test``: one evaluator for every algorithm and every oracle."""
+"""One evaluator for every algorithm and every oracle: ``meta_test`` is traced, ``evaluate`` is for notebooks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
 
 from metarl_jax.batching import map_tasks
 from metarl_jax.checks import choice, positive_int
-from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution, Tree
+from metarl_jax.ops.statistics import Estimate, mean_with_interval
+from metarl_jax.types import Adaptation, Array, Key, RunState, State, Task, TaskDistribution, Tree
 
 Split: TypeAlias = Literal["heldout", "validation"]
 """Which tasks of a ``TaskDistribution`` an evaluation draws."""
@@ -56,11 +60,13 @@ def meta_test(
             a score by which a setting or a checkpoint is chosen.
 
     Raises:
-        ValueError: for a number of tasks or seeds, or a batch, that is not a positive whole number, or another split.
+        ValueError: for a number of tasks or seeds, or a batch, that is not a positive whole number, or another split;
+            or for states that are not stacked along an axis of ``num_seeds``.
     """
     for name, number in (("num_tasks", num_tasks), ("num_seeds", num_seeds), ("batch_size", batch_size)):
         positive_int(name, number)
     choice("heldout", "validation")("split", split)
+    _check_stacked(states, num_seeds)
     sample = tasks.sample_heldout if split == "heldout" else tasks.validation
     batch_size = min(batch_size, num_tasks)
     batches = -(-num_tasks // batch_size)
@@ -93,3 +99,146 @@ def meta_test(
     )
     regret = jnp.cumsum(best[..., None] - score, axis=-1) if optimal_return is not None else None
     return Evaluation(score, regret, success)
+
+
+def _check_stacked(states: State, num_seeds: int) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(states):
+        if jnp.shape(leaf)[:1] != (num_seeds,):
+            where = f"states{jax.tree_util.keystr(path)} has shape {list(jnp.shape(leaf))}"
+            raise ValueError(
+                f"states must be stacked along a leading axis of num_seeds ({num_seeds}), but {where}. The state of "
+                "one learner is stacked by jax.tree.map(lambda x: x[None], state); evaluate() needs no such axis"
+            )
+
+
+# --------------------------------------------------------------------------------------------------------- in notebooks
+
+
+class Learner(Protocol):
+    """Whatever adapts to a task: an ``Algorithm``, or an oracle."""
+
+    @property
+    def adapt(self) -> Callable[[Key, State, Task], Adaptation]: ...
+
+
+class HasTasks(Protocol):
+    """Whatever tasks are drawn from: a family of tasks, or a problem that was made of one."""
+
+    @property
+    def tasks(self) -> TaskDistribution: ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a learner on new tasks. ``print`` shows a table of means with 95 % intervals over tasks."""
+
+    score: NDArray[np.float64]
+    """``[N, E]``, or ``[S, N, E]`` of S seeds: the return (or the few-shot score) of each adaptation episode (or after
+    each gradient step) on each of N tasks."""
+    regret: NDArray[np.float64] | None
+    """As ``score``: the cumulative regret after each episode; None where the tasks' optimum is not known."""
+    success: NDArray[np.float64] | None
+    """As ``score``: whether each episode is a success; None where the tasks define none."""
+    stage: str
+    """What each score is of: an "episode", or the number of steps taken by "gradient step"."""
+
+    def by_stage(self) -> list[Estimate]:
+        """The mean score of each stage, with its 95 % interval over tasks. E estimates."""
+        return [_estimate(self.score[..., stage]) for stage in range(self.score.shape[-1])]
+
+    def total(self) -> Estimate:
+        """The mean of the sum over stages: the return of a whole trial."""
+        return _estimate(self.score.sum(axis=-1))
+
+    def last(self) -> Estimate:
+        """The mean score of the last stage."""
+        return self.by_stage()[-1]
+
+    def __str__(self) -> str:
+        tasks, seeds = self.score.shape[-2], self.score.shape[0] if self.score.ndim == 3 else 1
+        first = 0 if self.stage == "gradient step" else 1
+        rows = [(str(first + index), _text(estimate)) for index, estimate in enumerate(self.by_stage())]
+        if self.stage == "episode" and len(rows) > 1:
+            rows.append(("sum", _text(self.total())))
+        width = max(len(self.stage), *(len(name) for name, _ in rows))
+        of_seeds = f", {seeds} seeds" if seeds > 1 else ""
+        lines = [f"{tasks} tasks{of_seeds}; mean (95 % interval over tasks)", f"{self.stage:>{width}}  score"]
+        lines += [f"{name:>{width}}  {text}" for name, text in rows]
+        if self.success is not None:
+            rates = [_estimate(self.success[..., stage]).mean for stage in range(self.success.shape[-1])]
+            lines.append("success by " + self.stage + ": " + " ".join(f"{rate:.1%}" for rate in rates))
+        if self.regret is not None:
+            lines.append(f"cumulative regret: {_text(_estimate(self.regret[..., -1]))}")
+        return "\n".join(lines)
+
+
+def _estimate(scores: NDArray[np.float64]) -> Estimate:
+    # The seeds met the same tasks: a task's mean over seeds is one observation.
+    return mean_with_interval(scores.mean(axis=0) if scores.ndim == 2 else scores)
+
+
+def _text(estimate: Estimate) -> str:
+    return f"{estimate.mean:.4g} ({estimate.low:.4g} to {estimate.high:.4g})"
+
+
+def evaluate(
+    key: Key,
+    learner: Learner,
+    state: State,
+    family: HasTasks,
+    *,
+    num_tasks: int = 1000,
+    split: Split = "heldout",
+    batch_size: int = 2048,
+) -> Scores:
+    """Let a learner adapt to new tasks, as deployed, and score every adaptation episode.
+
+    Args:
+        key: a random key that training did not use.
+        learner: an algorithm, or an oracle.
+        state: ``Training.state``, of one seed or of several; an algorithm's own state; ``()`` for an oracle.
+        family: the family of tasks; of few-shot learners the problem, which draws their examples.
+        num_tasks: the number N of tasks, at least two.
+        split: "heldout" draws held-out tasks, for a result that is reported; "validation" draws validation tasks, for
+            a score by which something is chosen.
+        batch_size: the most tasks that are vectorised, which bounds memory.
+
+    Raises:
+        TypeError: if ``family`` has no tasks.
+        ValueError: for a number of tasks below two, a batch that is not a positive whole number, or another split.
+    """
+    if not isinstance(getattr(family, "tasks", None), TaskDistribution):
+        raise TypeError(
+            f"tasks are drawn from a family of tasks, or from a problem that was made of one, not from {family!r}"
+        )
+    if positive_int("num_tasks", num_tasks) < 2:
+        raise ValueError(f"num_tasks must be at least 2, for an interval over tasks, not {num_tasks}")
+    seeds = None
+    if isinstance(state, RunState):
+        seeds = state.step.shape[0] if jnp.ndim(state.step) else None
+        state = state.algorithm
+    states = jax.tree.map(lambda x: x[None], state) if seeds is None else state
+    found = _compiled_meta_test(
+        key,
+        learner.adapt,
+        states,
+        family.tasks,
+        num_tasks=num_tasks,
+        num_seeds=seeds or 1,
+        batch_size=batch_size,
+        optimal_return=getattr(family, "optimal_return", None),
+        split=split,
+    )
+
+    def on_host(values: Array | None) -> Any:
+        if values is None:
+            return None
+        array = np.asarray(values, np.float64)
+        return array[0] if seeds is None else array
+
+    return Scores(*map(on_host, found), stage=getattr(learner, "stage", "episode"))
+
+
+_compiled_meta_test = jax.jit(
+    meta_test, static_argnames=("adapt", "tasks", "num_tasks", "num_seeds", "batch_size", "optimal_return", "split")
+)

@@ -21,7 +21,19 @@ from metarl_jax.batching import map_tasks, task_mean, task_mean_gradient
 from metarl_jax.interfaces.gradient import InnerProblem, PolicyFunctions
 from metarl_jax.ops.inner_loop import Loss, descend, step_sizes
 from metarl_jax.settings import Doc, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
-from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task, Tree
+from metarl_jax.types import (
+    Acting,
+    Adaptation,
+    Algorithm,
+    Array,
+    Inputs,
+    Key,
+    Metrics,
+    Params,
+    Task,
+    Transition,
+    Tree,
+)
 
 # ----------------------------------------------------------------------------------------------------------- settings
 
@@ -274,6 +286,45 @@ def adaptation_rates(learner: Learner, meta: Params, config: InnerLoopConfig) ->
     return jax.tree.map(reduced, learner.rates(meta, config.adaptation_steps))
 
 
+class Adapting(NamedTuple):
+    """The memory of an acting learner."""
+
+    adapting: Params
+    """What adapts, as it is now."""
+    steps: Array
+    """Gradient steps taken, ``int32``."""
+
+
+def acting(problem: InnerProblem, learner: Learner, config: InnerLoopConfig) -> Acting | None:
+    """Acting with a policy that adapts by gradient descent on whole episodes, as ``adapt`` does.
+
+    A step beyond the first ``adaptation_steps`` has the size of the last of these.
+
+    Returns:
+        None if the problem has no policy.
+    """
+    if problem.policy is None:
+        return None
+    policy = problem.policy
+
+    def act(key: Key, meta: Params, memory: Adapting, inputs: Inputs, final_obs: Array) -> tuple[Adapting, Array, Any]:
+        del final_obs
+        return memory, *policy.act(key, learner.params(meta, memory.adapting), inputs)
+
+    def learn(meta: Params, memory: Adapting, episodes: Transition) -> Adapting:
+        rates = adaptation_rates(learner, meta, config)
+        rate = jax.tree.map(lambda x: x[jnp.minimum(memory.steps, x.shape[0] - 1)], rates)
+        adapting = inner_step(learner, meta, memory.adapting, policy.batch(episodes), rate)
+        return Adapting(adapting, memory.steps + 1)
+
+    return Acting(
+        params=lambda state: state.params,
+        start=lambda key, meta: Adapting(learner.start(meta), jnp.int32(0)),
+        act=act,
+        learn=learn if config.adaptation_steps else None,
+    )
+
+
 # -------------------------------------------------------------------------------------------------------- outer loop
 
 
@@ -395,4 +446,4 @@ def make(
     def adapt_to(key: Key, state: State, task: Task) -> Adaptation:
         return adapt(key, problem, learner, state.params, task, adaptation_rates(learner, state.params, config))
 
-    return Algorithm(init, step, adapt_to)
+    return Algorithm(init, step, adapt_to, config.iterations, "gradient step", acting=acting(problem, learner, config))

@@ -308,24 +308,30 @@ def policy_gradient(
             return action
         return jnp.clip(action / action_scale, space.low, space.high)
 
-    def play(key: Key, params: Params, task: Task) -> Transition:
-        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Any]:
-            carry, output = policy.step(params, carry, inputs)
-            action = output.distribution.sample(key)
-            played = (action, output.distribution, output.distribution.log_prob(action), output.value)
-            return carry, to_environment(action), played
+    def act(key: Key, params: Params, inputs: Inputs) -> tuple[Array, Any]:
+        _, output = policy.step(params, (), inputs)
+        action = output.distribution.sample(key)
+        played = (action, output.distribution, output.distribution.log_prob(action), output.value)
+        return to_environment(action), played
 
-        return episode(key, act, policy.initial_carry(params), family, task)[1]
+    def play(key: Key, params: Params, task: Task) -> Transition:
+        def act_now(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, Any]:
+            return carry, *act(key, params, inputs)
+
+        return episode(key, act_now, (), family, task)[1]
+
+    def batch(t: Transition) -> Rollouts:
+        action, distribution, log_prob, value = t.output
+        reward = jnp.where(t.valid, t.reward, 0.0)
+        return Rollouts(t.inputs, action, distribution, log_prob, reward, *judge(t, value), t.valid)
 
     def collect(key: Key, params: Params, task: Task) -> Rollouts:
         t = jax.vmap(lambda key: play(key, params, task))(jax.random.split(key, episodes))
-        action, distribution, log_prob, value = t.output
-        reward = jnp.where(t.valid, t.reward, 0.0)
-        succeeded = None
-        if family.success is not None:
-            reached = jax.vmap(jax.vmap(family.success, (None, 0)), (None, 0))(task, t)
-            succeeded = jnp.any(jnp.logical_and(reached, t.valid), axis=1).astype(jnp.float32)
-        return Rollouts(t.inputs, action, distribution, log_prob, reward, *judge(t, value), t.valid, succeeded)
+        if family.success is None:
+            return batch(t)
+        reached = jax.vmap(jax.vmap(family.success, (None, 0)), (None, 0))(task, t)
+        succeeded = jnp.any(jnp.logical_and(reached, t.valid), axis=1).astype(jnp.float32)
+        return batch(t)._replace(success=succeeded)
 
     def critic_loss(output: Output, batch: Rollouts) -> Array | float:
         if baseline != "critic":
@@ -379,7 +385,9 @@ def policy_gradient(
         outer_loss=outer_loss,
         score=score,
         policy=PolicyFunctions(
+            act=act,
             play=play,
+            batch=batch,
             distribution=distribution,
             divergence=divergence,
             log_likelihood=log_likelihood,

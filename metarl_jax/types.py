@@ -288,6 +288,27 @@ class Adaptation(NamedTuple):
     such thing."""
 
 
+class Acting(NamedTuple):
+    """How a trained learner acts on one task, one step at a time. ``agents.Agent`` calls these functions.
+
+    They compute what ``Algorithm.adapt`` computes in its rollouts. All are of one task: ``vmap`` them over tasks.
+    """
+
+    params: Callable[[State], Params]
+    """``state ->`` the part of an algorithm's state that acting needs."""
+    start: Callable[[Key, Params], Carry]
+    """``(key, params) ->`` the memory at the start of a task."""
+    act: Callable[[Key, Params, Carry, Inputs, Array], tuple[Carry, Array, Any]]
+    """``(key, params, memory, inputs, final observation) -> (memory, action, record)``. The final observation is the
+    one after the previous action, before any reset: it differs from ``inputs.obs`` where an episode ended. The record
+    is what ``learn`` needs to know of the step."""
+    learn: Callable[[Params, Carry, Transition], Carry] | None = None
+    """``(params, memory, episodes [E, H, ...]) -> memory``: one step of adaptation from whole episodes that ``act``
+    played, whose records are in ``Transition.output``. None: the learner adapts while it acts."""
+    final_observation: bool = False
+    """Whether the learner uses the final observation of an episode."""
+
+
 class Algorithm(NamedTuple):
     """A meta-learning algorithm; pure functions closed over problem, network and configuration."""
 
@@ -296,6 +317,12 @@ class Algorithm(NamedTuple):
     """One meta-iteration over a batch of tasks; metrics are float scalars."""
     adapt: Callable[[Key, State, Task], Adaptation]
     """Meet one task as the deployed learner would."""
+    iterations: int | None = None
+    """The meta-iterations of a whole run, for which schedules are made. None: the algorithm does not say."""
+    stage: str = "episode"
+    """What each score of ``adapt`` is of: an "episode", or the number of steps taken by "gradient step"."""
+    acting: Acting | None = None
+    """How the learner acts step by step. None: it does not act (few-shot tasks), or does not offer this."""
 
 
 class RunState(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 import tempfile
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 # Compiled programs are kept within a test session only: a test run must not depend on what an earlier one left.
@@ -36,6 +38,19 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+MOST_BYTES = 3 * 2**30
+"""The memory of a test process above which compiled programs are dropped between modules."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Thousands of compiled programs would otherwise add up to 8 GB in each process."""
+    yield
+    if psutil.Process().memory_info().rss > MOST_BYTES:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

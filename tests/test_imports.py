@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"ops"},
     "rollout": {"ops"},
     "batching": {"ops"},
-    "training": {"ops"},
+    "training": {"ops", "batching"},
     "evaluation": {"ops", "batching"},
     "tracing": set(),
     "family_checks": {"rollout", "tracing"},

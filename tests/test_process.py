@@ -29,7 +29,11 @@ PACKAGE = Path(interrupts.__file__).resolve().parent.parent
 def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """A process that can be interrupted, and says "up" before it runs some code."""
     # A process that was started in the background ignores SIGINT, and its children inherit that.
-    before = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    # Whoever starts tests in the background, or with nohup, may have had these signals ignored.
+    before = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    )
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **options.pop("env", {})}
     started = subprocess.Popen([sys.executable, "-c", before + code, *arguments], env=environment, **options)

@@ -151,7 +151,7 @@ class Compiled:
 @pytest.mark.parametrize(("free", "expected"), [(None, 12), (100, 12), (70, 6), (45, 6), (40, 4), (17, 1)])
 def test_as_many_columns_as_fit(monkeypatch: pytest.MonkeyPatch, free: int | None, expected: int) -> None:
     """Of 12 columns, with a tenth of the memory spared."""
-    monkeypatch.setattr(programs, "side_by_side", lambda columns: columns)
+    monkeypatch.setattr(programs, "vectorised_seeds", lambda columns: columns)
     tried: list[int] = []
 
     def compile_for(columns: int) -> Compiled:

@@ -78,4 +78,4 @@ def make(problem: InContextProblem, config: Config) -> Algorithm:
         del key
         return Adaptation(loss(state.params, task)[1]["score"][None], state.params)
 
-    return Algorithm(init, step, adapt)
+    return Algorithm(init, step, adapt, config.iterations, "reading")

@@ -33,9 +33,10 @@ from metarl_jax.ops.draws import steps_of_episodes
 from metarl_jax.ops.gaussians import standard
 from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.precision import narrow
-from metarl_jax.rollout import episode, episode_returns, episode_successes
+from metarl_jax.rollout import episode, episode_returns, episode_successes, no_action
 from metarl_jax.settings import Doc, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from metarl_jax.types import (
+    Acting,
     Adaptation,
     Algorithm,
     Array,
@@ -160,6 +161,28 @@ class State(NamedTuple):
     """``[training_tasks, prior_episodes * horizon, ...]``, of the latest time that the task was played."""
 
 
+class Deployed(NamedTuple):
+    """The parameters that act."""
+
+    encoder: Params
+    actor: Params
+
+
+class Memory(NamedTuple):
+    """What an acting learner remembers of a task."""
+
+    context: Experience
+    """The latest steps ``[adaptation_episodes * horizon, ...]``, in a ring; those that are valid count."""
+    steps: Array
+    """How many steps it has seen, ``int32``."""
+    episode: Array
+    """The index of its episode on the task, ``int32``."""
+    obs: Array
+    """The observation before the latest action."""
+    latent: Array
+    """``[M]``: the latent variable of this episode."""
+
+
 class Beliefs(NamedTuple):
     """What a learner believed when it drew the latent variable of each episode on a task."""
 
@@ -205,10 +228,13 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             per_number = -1.0 if config.target_entropy is None else config.target_entropy
             target_entropy = per_number * math.prod(family.action_space.shape)
 
+    def choose(key: Key, params: Params, obs: Array, latent: Array, deterministic: bool) -> Array:
+        distribution = actor.distribution(params, obs, latent)
+        return distribution.mode() if deterministic else distribution.sample(key)
+
     def play(key: Key, learned: Learned, task: Task, latent: Array, deterministic: bool) -> Transition:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
-            distribution = actor.distribution(learned.actor, inputs.obs, latent)
-            return carry, distribution.mode() if deterministic else distribution.sample(key), ()
+            return carry, choose(key, learned.actor, inputs.obs, latent, deterministic), ()
 
         return episode(key, act, (), family, task)[1]
 
@@ -382,14 +408,18 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         state = state._replace(learned=learned, target_critic=target, optimizer=optimizer_state)
         return state, jax.tree.map(jnp.mean, {**metrics, **returns})
 
+    def usable(context: Experience, episode: Array) -> Experience:
+        """The context of an episode on a held-out task: there is none in the first ``exploration_episodes``."""
+        later = episode >= config.exploration_episodes
+        return context._replace(valid=jnp.logical_and(context.valid, later))
+
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         episodes, learned = config.adaptation_episodes, state.learned
 
         def one(seen: Experience, now: tuple[Key, Array]) -> tuple[Experience, tuple[Array, Beliefs, Array | None]]:
             key, index = now
             key_latent, key_play = jax.random.split(key)
-            usable = jnp.logical_and(seen.valid, index >= config.exploration_episodes)
-            belief = encoder.infer(learned.encoder, seen._replace(valid=usable))
+            belief = encoder.infer(learned.encoder, usable(seen, index))
             played = play(key_play, learned, task, belief.sample(key_latent), config.deterministic)
             seen = jax.tree.map(
                 lambda so_far, new: jax.lax.dynamic_update_slice_in_dim(so_far, new, index * horizon, 0),
@@ -405,4 +435,38 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         _, (returns, beliefs, success) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes, dtype=jnp.int32)))
         return Adaptation(returns[:, 0], beliefs, None if success is None else success[:, 0])
 
-    return Algorithm(init, step, adapt)
+    def start(key: Key, params: Deployed) -> Memory:
+        del key, params
+        capacity = config.adaptation_episodes * horizon
+        obs = jnp.zeros(shapes.observation.shape, shapes.observation.dtype)
+        one = Experience(obs, no_action(family.action_space), jnp.float32(0), obs, jnp.bool_(False), jnp.bool_(False))
+        context = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), one)
+        return Memory(context, jnp.int32(0), jnp.int32(0), obs, jnp.zeros(latent_size, jnp.float32))
+
+    def act(
+        key: Key, params: Deployed, memory: Memory, inputs: Inputs, final_obs: Array
+    ) -> tuple[Memory, Array, tuple[()]]:
+        key_latent, key_action = jax.random.split(key)
+        ended = inputs.prev_done > 0
+        went = jnp.logical_not(inputs.first)
+        # Whether an episode ended by its own rules matters to critics only.
+        seen = Experience(memory.obs, inputs.prev_action, inputs.prev_reward, final_obs, jnp.bool_(False), went)
+        place = jnp.where(inputs.first, 0, memory.steps % memory.context.valid.shape[0])
+        context = jax.tree.map(lambda ring, x: ring.at[place].set(x), memory.context, seen)
+        episode_index = memory.episode + ended.astype(jnp.int32)
+
+        def draw() -> Array:
+            return encoder.infer(params.encoder, usable(context, episode_index)).sample(key_latent)
+
+        latent = jax.lax.cond(jnp.logical_or(ended, inputs.first), draw, lambda: memory.latent)
+        action = choose(key_action, params.actor, inputs.obs, latent, config.deterministic)
+        steps = memory.steps + went.astype(jnp.int32)
+        return Memory(context, steps, episode_index, inputs.obs, latent), action, ()
+
+    acting = Acting(
+        params=lambda state: Deployed(state.learned.encoder, state.learned.actor),
+        start=start,
+        act=act,
+        final_observation=encoder.next_observation,
+    )
+    return Algorithm(init, step, adapt, config.iterations, acting=acting)

@@ -144,4 +144,5 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         rates = meta_gradient.adaptation_rates(learner, state.params, config)
         return meta_gradient.adapt(key, problem, learner, state.params, task, rates)
 
-    return Algorithm(init, step, adapt)
+    acting = meta_gradient.acting(problem, learner, config)
+    return Algorithm(init, step, adapt, config.iterations, "gradient step", acting=acting)

@@ -14,7 +14,7 @@ from metarl_jax.batching import map_tasks
 from metarl_jax.family_checks import check_problem
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.settings import Doc, NonNegativeInt, PositiveFloat, PositiveInt, Settings
-from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Task
+from metarl_jax.types import Acting, Adaptation, Algorithm, Array, Inputs, Key, Metrics, Params, Task, Transition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,13 @@ class State(NamedTuple):
     """Of the inner optimizer."""
     iteration: Array
     """Meta-iterations done, ``int32``."""
+
+
+class Adapting(NamedTuple):
+    """The part of the state that adapts to a task."""
+
+    params: Params
+    inner: optax.OptState
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
@@ -132,4 +139,24 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         score, success = jax.tree.map(jnp.append, before, problem.score_query(key_last, params, task))
         return Adaptation(score, params, success)
 
-    return Algorithm(init, step, adapt)
+    policy = problem.policy
+    if policy is None:
+        return Algorithm(init, step, adapt, config.iterations, "gradient step")
+
+    def act(
+        key: Key, params: Adapting, memory: Adapting, inputs: Inputs, final_obs: Array
+    ) -> tuple[Adapting, Array, Any]:
+        del params, final_obs
+        return memory, *policy.act(key, memory.params, inputs)
+
+    def learn_from(params: Adapting, memory: Adapting, episodes: Transition) -> Adapting:
+        del params
+        return Adapting(*inner_step(memory.params, memory.inner, policy.batch(episodes)))
+
+    acting = Acting(
+        params=lambda state: Adapting(state.params, state.inner),
+        start=lambda key, params: params,
+        act=act,
+        learn=learn_from,
+    )
+    return Algorithm(init, step, adapt, config.iterations, "gradient step", acting=acting)

@@ -21,6 +21,7 @@ from metarl_jax.family_checks import check_shapes
 from metarl_jax.network_checks import check_policy
 from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import (
+    Acting,
     Adaptation,
     Algorithm,
     Array,
@@ -71,13 +72,16 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
     learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config, auxiliary)
     policy, with_training_reward = learning.policy, ppo.with_training_reward(family, config)
 
-    def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:
-        def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:
-            carry, output = policy.step(params, carry, inputs)
-            action = output.distribution.sample(key)
-            return carry, action, ppo.record(output, action)
+    def act(key: Key, params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:
+        carry, output = policy.step(params, carry, inputs)
+        action = output.distribution.sample(key)
+        return carry, action, ppo.record(output, action)
 
-        return trial(key, act, policy.initial_carry(params), family, task, config.episodes)
+    def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:
+        def act_now(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:
+            return act(key, params, carry, inputs)
+
+        return trial(key, act_now, policy.initial_carry(params), family, task, config.episodes)
 
     def collect(key: Key, params: Params, iteration: Array) -> tuple[ppo.Batch, Array]:
         """One trial of a fresh task, as a learner needs it, and its total reward."""
@@ -110,4 +114,9 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
         success = episode_successes(transitions, family, task, config.episodes)
         return Adaptation(episode_returns(transitions, config.episodes), memory, success)
 
-    return Algorithm(init, step, adapt)
+    acting = Acting(
+        params=lambda state: state.params,
+        start=lambda key, params: policy.initial_carry(params),
+        act=lambda key, params, carry, inputs, final_obs: (*act(key, params, carry, inputs)[:2], ()),
+    )
+    return Algorithm(init, step, adapt, config.iterations, acting=acting)

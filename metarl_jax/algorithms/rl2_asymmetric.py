@@ -33,6 +33,7 @@ from metarl_jax.ops.returns import expected_advantages, remaining_horizon
 from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.settings import Doc, Fraction, PositiveFloat, PositiveInt
 from metarl_jax.types import (
+    Acting,
     Adaptation,
     Algorithm,
     Arm,
@@ -270,4 +271,10 @@ def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Alg
         success = episode_successes(transitions, family, task, config.episodes)
         return Adaptation(episode_returns(transitions, config.episodes), memory, success)
 
-    return Algorithm(init, step, adapt)
+    def act(key: Key, params: Params, carry: Carry, inputs: Inputs, final_obs: Array) -> tuple[Carry, Array, tuple[()]]:
+        del final_obs
+        carry, output = policy.step(params, carry, inputs)
+        return carry, output.distribution.sample(key), ()
+
+    acting = Acting(params=lambda state: state.params, start=lambda key, params: policy.initial_carry(params), act=act)
+    return Algorithm(init, step, adapt, config.iterations, acting=acting)

@@ -28,6 +28,7 @@ from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.settings import Doc, NonNegativeFloat, PositiveFloat, PositiveInt
 from metarl_jax.types import (
+    Acting,
     Adaptation,
     Algorithm,
     Array,
@@ -94,6 +95,13 @@ class State(NamedTuple):
     """Meta-iterations done, ``int32``."""
 
 
+class Deployed(NamedTuple):
+    """The parameters that act."""
+
+    policy: Params
+    encoder: Params
+
+
 class Played(NamedTuple):
     """What acting leaves behind: what the policy was shown, and what PPO asks for."""
 
@@ -130,17 +138,22 @@ def make(
     def initial_carry(params: Params, encoder_params: Params) -> tuple[Carry, Carry]:
         return encoder.initial_carry(encoder_params), policy.initial_carry(params)
 
+    def act(
+        key: Key, params: Params, encoder_params: Params, carry: tuple[Carry, Carry], inputs: Inputs
+    ) -> tuple[tuple[Carry, Carry], Array, Played]:
+        memory, policy_memory = carry
+        memory, belief = encoder.step(encoder_params, memory, inputs)
+        shown = networks.show(inputs.obs, belief)
+        policy_memory, output = policy.step(params, policy_memory, inputs._replace(obs=shown))
+        action = output.distribution.sample(key)
+        return (memory, policy_memory), action, Played(shown, ppo.record(output, action))
+
     def play(key: Key, params: Params, encoder_params: Params, task: Task, episodes: int) -> tuple[Carry, Transition]:
-        def act(key: Key, carry: tuple[Carry, Carry], inputs: Inputs) -> tuple[tuple[Carry, Carry], Array, Played]:
-            memory, policy_memory = carry
-            memory, belief = encoder.step(encoder_params, memory, inputs)
-            shown = networks.show(inputs.obs, belief)
-            policy_memory, output = policy.step(params, policy_memory, inputs._replace(obs=shown))
-            action = output.distribution.sample(key)
-            return (memory, policy_memory), action, Played(shown, ppo.record(output, action))
+        def act_now(key: Key, carry: tuple[Carry, Carry], inputs: Inputs) -> tuple[tuple[Carry, Carry], Array, Played]:
+            return act(key, params, encoder_params, carry, inputs)
 
         carry = initial_carry(params, encoder_params)
-        (memory, _), transitions = trial(key, act, carry, family, task, episodes)
+        (memory, _), transitions = trial(key, act_now, carry, family, task, episodes)
         return memory, transitions
 
     def collect(
@@ -242,4 +255,15 @@ def make(
         success = episode_successes(transitions, family, task, config.adaptation_episodes)
         return Adaptation(episode_returns(transitions, config.adaptation_episodes), memory, success)
 
-    return Algorithm(init, step, adapt)
+    def act_deployed(
+        key: Key, params: Deployed, carry: tuple[Carry, Carry], inputs: Inputs, final_obs: Array
+    ) -> tuple[tuple[Carry, Carry], Array, tuple[()]]:
+        del final_obs
+        return *act(key, params.policy, params.encoder, carry, inputs)[:2], ()
+
+    acting = Acting(
+        params=lambda state: Deployed(state.policy, state.model.encoder),
+        start=lambda key, params: initial_carry(params.policy, params.encoder),
+        act=act_deployed,
+    )
+    return Algorithm(init, step, adapt, config.iterations, acting=acting)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from metarl_jax.checks import positive_int, real
+from metarl_jax.checks import positive_int, real, whole
 from metarl_jax.environments.base import Environment
 from metarl_jax.environments.drawing import SIZE, Frame, blank, of_episode
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Space, Task, TaskDistribution
@@ -195,15 +195,15 @@ def key_to_door(size: int = 9, horizon: int = 50, heldout_share: float = HELDOUT
     Here episodes start in the middle, and go on after the door is found.
 
     Args:
-        size: cells along each side, two or more.
+        size: cells along each side, from 2 to 30: there are almost ``size ** 4`` pairs.
         horizon: steps of an episode.
         heldout_share: of the pairs of key and door; 0: tests are on all pairs, as training is.
 
     Raises:
-        ValueError: for a size or horizon that is not a positive whole number, a room without a cell for the door, or a
-            share below 0 or above 0.9.
+        ValueError: for a size or horizon that is not a positive whole number, a room without a cell for the door or
+            with too many pairs, or a share below 0 or above 0.9.
     """
-    size, horizon = positive_int("size", size), positive_int("horizon", horizon)
+    size, horizon = whole(above=0, at_most=30)("size", size), positive_int("horizon", horizon)
     if size < 2:
         raise ValueError(f"size must be at least 2, not {size}: key and door lie in different cells")
     cells = _cells(size)

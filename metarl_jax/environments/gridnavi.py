@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.checks import positive_int
+from metarl_jax.checks import positive_int, whole
 from metarl_jax.environments.dark_room import DarkRoom, RoomParams, RoomState
 from metarl_jax.types import Array, Discrete, EnvFamily, Key, TaskDistribution
 
@@ -54,13 +54,14 @@ def make(size: int = 5, horizon: int = 15) -> EnvFamily:
     """The family. Goals are uniform; training, validation and held-out tasks have the same ones.
 
     Args:
-        size: cells along each side, three or more.
+        size: cells along each side, from 3 to 1000.
         horizon: steps of an episode.
 
     Raises:
-        ValueError: for a size or horizon that is not a positive whole number, or a grid without a cell for the goal.
+        ValueError: for a size or horizon that is not a positive whole number, a larger size, or a grid without a cell
+            for the goal.
     """
-    size, horizon = positive_int("size", size), positive_int("horizon", horizon)
+    size, horizon = whole(above=0, at_most=1000)("size", size), positive_int("horizon", horizon)
     if size < 3:
         raise ValueError(f"size must be at least 3, not {size}: the goal lies outside the corner's four cells")
     env = GridNavi(size)

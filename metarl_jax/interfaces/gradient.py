@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from metarl_jax.types import Array, Key, Params, Task, TaskDistribution, Transition
+from metarl_jax.types import Array, Inputs, Key, Params, Task, TaskDistribution, Transition
 
 
 class PolicyFunctions(NamedTuple):
@@ -14,8 +14,14 @@ class PolicyFunctions(NamedTuple):
     Parameters are those of the problem's network; a batch is one of ``InnerProblem.support`` or ``query``.
     """
 
+    act: Callable[[Key, Params, Inputs], tuple[Array, Any]]
+    """``(key, params, inputs) -> (action, record)``: the action as the environment takes it, and what ``batch`` needs
+    to know of the step."""
     play: Callable[[Key, Params, Task], Transition]
     """``(key, params, task) ->`` one episode of the policy, with leaves ``[H, ...]``."""
+    batch: Callable[[Transition], Any]
+    """``episodes [E, H, ...] ->`` a batch like those of ``InnerProblem.support``, from episodes that the policy played;
+    ``Transition.output`` has the records of ``act``."""
     distribution: Callable[[Params, Any], Any]
     """``(params, batch) ->`` the policy's action distributions at the batch's steps."""
     divergence: Callable[[Any, Any], Array]

@@ -145,7 +145,7 @@ def encoder(
         factors = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros((1, latent_size), jnp.float32), x]), factors)
         return product(factors, jnp.concatenate([jnp.ones(1, jnp.float32), experience.valid.astype(jnp.float32)]))
 
-    return ContextEncoder(init, infer, (observation_space, action_space))
+    return ContextEncoder(init, infer, (observation_space, action_space), network.next_observation)
 
 
 def combine(

@@ -22,6 +22,8 @@ class Oracle(NamedTuple):
     name: str
     adapt: Callable[[Key, State, Task], Adaptation]
     """``(key, (), task) -> Adaptation`` with ``score [E]``; the state is not looked at."""
+    stage: str = "episode"
+    """What each score is of, as ``Algorithm.stage``."""
 
 
 def gamma(key: Key, shape: Array) -> Array:

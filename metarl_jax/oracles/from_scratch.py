@@ -53,4 +53,4 @@ def _make(problem: InnerProblem, steps: int, optimizer: optax.GradientTransforma
         score, success = jax.tree.map(jnp.append, before, problem.score_query(key_last, params, task))
         return Adaptation(score, params, success)
 
-    return Oracle(name, adapt)
+    return Oracle(name, adapt, "gradient step")

@@ -26,4 +26,4 @@ def make(problem: InContextProblem) -> Oracle:
             prediction = jax.nn.one_hot(prediction, problem.learner.outputs, dtype=jnp.float32)
         return Adaptation(problem.score(prediction, y)[None])
 
-    return Oracle("nearest example", adapt)
+    return Oracle("nearest example", adapt, "reading")

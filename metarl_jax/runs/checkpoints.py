@@ -45,7 +45,8 @@ def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _flatten(tree: Tree) -> dict[str, Any]:
+def flatten(tree: Tree) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as ``params/dense/kernel``."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -75,7 +76,7 @@ def save(
 
 def write(path: Path, state: Tree, iteration: int, config_hash: str, extra: dict[str, Any]) -> None:
     """Write one checkpoint; arguments and errors as for ``save``."""
-    leaves = _flatten(state)
+    leaves = flatten(state)
     keys = {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)}
     arrays = {path: np.asarray(jax.random.key_data(leaf) if path in keys else leaf) for path, leaf in leaves.items()}
     meta = {
@@ -216,7 +217,7 @@ def load(path: Path, target: Tree, config_hash: str, iterations: int) -> Checkpo
     if content.iteration > iterations:
         raise Unreadable(f"it holds iteration {content.iteration} of a run of {iterations}")
 
-    expected_leaves = _flatten(target)
+    expected_leaves = flatten(target)
     for name in sorted(expected_leaves.keys() ^ content.leaves.keys()):
         problem = "is missing" if name in expected_leaves else "is not expected"
         raise UserError(f"{path} does not fit this program: {files.printable(name)} {problem}")

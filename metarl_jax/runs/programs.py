@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from metarl_jax import checks, training
-from metarl_jax.batching import SEED_AXIS, TASK_AXIS, task_devices
+from metarl_jax.batching import SEED_AXIS, TASK_AXIS, task_devices, vectorised_seeds
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import hosts
 from metarl_jax.runs.folder import RunConfig
@@ -92,15 +92,6 @@ def train_columns(
     return spread
 
 
-def side_by_side(columns: int) -> int:
-    """How many of a device's columns to train at a time where memory allows.
-
-    On a CPU one: its cores are busy with one already, and what several need at a time overflows their caches (eight
-    seeds of RL² or of MAML on sinusoids take 0.8 of the time in turn). On an accelerator all.
-    """
-    return 1 if jax.default_backend() == "cpu" else columns
-
-
 def varying(configs: Sequence[RunConfig]) -> list[str]:
     """The settings that differ between runs."""
     first = configs[0].settings
@@ -173,7 +164,7 @@ def compile_to_fit(compile_for: Callable[[int], Any], columns: int, free: int | 
     Raises:
         TooLarge: if not even one column at a time fits, by what the compiler says it needs.
     """
-    at_a_time = side_by_side(columns)
+    at_a_time = vectorised_seeds(columns)
     while True:
         compiled = compile_for(at_a_time)
         needed = needed_bytes(compiled)

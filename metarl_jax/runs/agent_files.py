@@ -1,0 +1,338 @@
+"""Agents from run folders, and agents as files: weights, and names and settings as JSON. No pickle, no code.
+
+A file is in the safetensors format. Its tensors are the parameters that act, by their paths in the tree. Its metadata
+entry ``metarl_jax`` is JSON: the names and the settings of the experiment's parts, as ``config.json`` has them, and the
+spaces of the tasks. A file may come from a stranger: only registered names are looked up, and no array is made before
+its shape was compared with that of a tensor in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import metarl_jax
+from metarl_jax import experiments
+from metarl_jax.agents import Agent, Interface
+from metarl_jax.experiments.base import Experiment
+from metarl_jax.runs import checkpoints, files, train
+from metarl_jax.runs.errors import UserError, storing
+from metarl_jax.runs.folder import RunFolder, nested, read_experiment, resolved
+from metarl_jax.types import Acting, Algorithm, Box, Discrete, Key, Params, Space
+
+SCHEMA = 1
+SUFFIX = ".safetensors"
+_ENTRY = "metarl_jax"
+_MOST_HEADER_BYTES = 10_000_000
+_SHARE = 1000
+"""The product of the sizes of a family of tasks, and the bytes of a memory, may be this many times the bytes of the
+weights."""
+_SPACE_NUMBERS = 1_000_000
+"""The most numbers of an observation or an action in a file."""
+
+
+def load(
+    path: str | Path,
+    *,
+    seed: int | None = None,
+    best: bool = False,
+    experiment: Experiment | None = None,
+) -> Agent:
+    """Load a trained learner that acts.
+
+    Args:
+        path: the folder of a run, or a file that ``save`` or ``metarl-jax export`` wrote.
+        seed: of a run folder, which of the seeds that were trained together; None: the first.
+        best: of a run folder, whether to take the state with the best validation score, where it was kept.
+        experiment: the experiment, if it is not one of the package's own. Code is never loaded because a file or a
+            folder names it.
+
+    Raises:
+        UserError: if there is no such folder or file, it is damaged or does not fit this version, or the learner does
+            not act, because its tasks are few-shot.
+    """
+    path = Path(path)
+    if experiment is not None:
+        experiments.register(experiment)
+    if path.is_dir():
+        return _from_folder(RunFolder(path), seed, best)
+    if seed is not None or best:
+        raise UserError(f"seed and best choose a state in the folder of a run: {path} is no folder")
+    return _from_file(path)
+
+
+def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
+    """Write an agent to a file, from which ``load`` makes it again.
+
+    The file has the parameters with which the agent starts on a task, not what it has seen of one.
+
+    Args:
+        path: the file; its name must end in ``.safetensors``.
+        agent: an agent that ``load`` made.
+        overwrite: whether an agent's file of that name may be replaced.
+
+    Raises:
+        UserError: if the file exists or has another ending, or the agent was not loaded: then the file could not say
+            what it is made of.
+        StorageError: if it cannot be written.
+    """
+    from safetensors.numpy import save as serialised
+
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise UserError(f"the file of an agent must end in {SUFFIX}: {path}")
+    if agent.origin is None:
+        raise UserError(
+            "this agent was not loaded from a run folder or a file: nothing says which experiment it is made of"
+        )
+    content = {"schema": SCHEMA, "package": metarl_jax.__version__, **agent.origin, **_stored(agent.interface)}
+    tensors = {name: np.asarray(leaf) for name, leaf in checkpoints.flatten(agent.params).items()}
+    data = serialised(tensors, metadata={_ENTRY: json.dumps(content, allow_nan=False)})
+    with storing(f"write {path}"):
+        if files.exists(path):
+            if not overwrite:
+                raise UserError(f"{path} exists already")
+            _read(path)
+        files.write_atomically(path, data)
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------- run folders
+
+
+def _from_folder(folder: RunFolder, seed: int | None, best: bool) -> Agent:
+    config = folder.config
+    problem = train.build(config)
+    if problem.algorithm.acting is None:
+        raise UserError(f"{folder.path} has no agent: its learner does not act")
+    ids = range(config.seed, config.seed + config.seeds)
+    seed = ids[0] if seed is None else seed
+    if seed not in ids:
+        raise UserError(f"{folder.path} has the seeds {ids[0]} to {ids[-1]}, not {seed}")
+    checkpoint = train.load_states(folder, problem, best=best)
+    state = jax.tree.map(lambda x: x[ids.index(seed)], checkpoint.state.algorithm)
+    experiment = config.resolve()
+    origin = {
+        "experiment": config.experiment,
+        **nested(experiment, config.settings),
+        "seed": seed,
+        "iteration": checkpoint.iteration,
+    }
+    return Agent(problem.algorithm, state, problem.family, origin=origin)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def _from_file(path: Path) -> Agent:
+    tensors, content = _read(path)
+    try:
+        origin = {name: value for name, value in content.items() if name not in ("schema", "package", "interface")}
+        interface = _interface(content["interface"])
+        stored = {"schema": 2, **{name: value for name, value in origin.items() if name not in ("seed", "iteration")}}
+        named = read_experiment(stored)
+        if stored:
+            raise ValueError(f"it has the unknown entry {min(stored)}")
+        experiment = resolved(named["experiment"], named["names"])
+        experiment.check_settings(named["settings"])
+        bytes_of_tensors = sum(tensor.nbytes for tensor in tensors.values())
+        _check_sizes(experiment, named["settings"], bytes_of_tensors)
+        acting = _built_when_traced(experiment, named["settings"])
+        params = _params(acting, tensors)
+        memory = jax.eval_shape(acting[0].start, jax.random.key(0), params)
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory))
+        if size > _SHARE * max(bytes_of_tensors, 1000):
+            raise ValueError(f"a memory of {size} bytes is out of proportion to {bytes_of_tensors} bytes of weights")
+    except (ValueError, TypeError, KeyError, ImportError, OverflowError) as error:
+        raise UserError(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
+    return Agent.from_parts(acting[0], params, interface, origin=origin)
+
+
+def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], bytes_of_tensors: int) -> None:
+    """Bound what a family of tasks may make in NumPy when it is built; ValueError for sizes beyond that."""
+    sizes = {
+        name: settings[name]
+        for name, field in experiment.parts().family.items()
+        if field.type is int and name != "seed" and settings[name] is not None
+    }
+    most = _SHARE * max(bytes_of_tensors, 1000)
+    if math.prod(max(1, abs(size)) for size in sizes.values()) > most:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(
+            f"the sizes of the tasks are out of proportion to {bytes_of_tensors} bytes of weights: {listed}"
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The tensors and the description in a file.
+
+    Raises:
+        UserError: if it cannot be read, or is not the file of an agent.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as deserialised
+
+    try:
+        data = files.read(path)
+    except FileNotFoundError:
+        raise UserError(f"there is no run folder and no file {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        size = int.from_bytes(data[:8], "little")
+        if len(data) < 8 or size > min(len(data) - 8, _MOST_HEADER_BYTES):
+            raise ValueError("its header does not fit")
+        header = files.parse_json(data[8 : 8 + size])
+        text = header.get("__metadata__", {}).get(_ENTRY) if isinstance(header, dict) else None
+        if not isinstance(text, str):
+            raise ValueError(f"its metadata have no entry {_ENTRY}")
+        content = files.parse_json(text)
+        files.check_shape(content, {"schema": int, "package": str, "experiment": str, "interface": dict})
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"it has schema {content['schema']}, this program has {SCHEMA}")
+        return deserialised(data), content
+    except (ValueError, AttributeError, TypeError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path} is not the file of an agent: {' '.join(str(error).split())}") from error
+
+
+def _built_when_traced(experiment: Experiment, settings: Mapping[str, Any]) -> tuple[Acting, Callable[[Key], Params]]:
+    """Acting, and the parameters of a new learner, of an experiment that is built within each trace.
+
+    An algorithm makes arrays when it is made, whose sizes are settings. Within a trace these arrays are shapes only,
+    and what acting does not use of them is never made.
+    """
+
+    def algorithm() -> Algorithm:
+        return experiment.build(settings).algorithm
+
+    def acting() -> Acting:
+        found = algorithm().acting
+        if found is None:
+            raise ValueError(f"{experiment.name} has no agent: its learner does not act")
+        return found
+
+    known: list[Acting] = []
+
+    def new_params(key: Key) -> Params:
+        made = algorithm()
+        if made.acting is None:
+            raise ValueError(f"{experiment.name} has no agent: its learner does not act")
+        known.append(made.acting)
+        return made.acting.params(made.init(key))
+
+    jax.eval_shape(new_params, jax.random.key(0))
+    (kind,) = known
+    return (
+        Acting(
+            params=lambda state: acting().params(state),
+            start=lambda *arguments: acting().start(*arguments),
+            act=lambda *arguments: acting().act(*arguments),
+            learn=None if kind.learn is None else lambda *arguments: _learn(acting())(*arguments),
+            final_observation=kind.final_observation,
+        ),
+        new_params,
+    )
+
+
+def _learn(acting: Acting) -> Callable[..., Any]:
+    assert acting.learn is not None
+    return acting.learn
+
+
+def _params(acting: tuple[Acting, Callable[[Key], Params]], tensors: Mapping[str, np.ndarray]) -> Params:
+    """The tensors of a file in the tree of the learner's parameters.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    shapes = jax.eval_shape(acting[1], jax.random.key(0))
+    expected = checkpoints.flatten(shapes)
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        raise ValueError(
+            f"the tensor {files.printable(name)} {'is missing' if name in expected else 'is not expected'}"
+        )
+    for name, shape in expected.items():
+        found = tensors[name]
+        if (found.shape, found.dtype) != (shape.shape, shape.dtype):
+            raise ValueError(
+                f"the tensor {name} is {found.dtype}{list(found.shape)}, expected {shape.dtype}{list(shape.shape)}"
+            )
+        if np.issubdtype(found.dtype, np.floating) and not np.all(np.isfinite(found)):
+            raise ValueError(f"the tensor {name} has numbers that are not finite")
+    return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(tensors[name]) for name in expected])
+
+
+# --------------------------------------------------------------------------------------------------------------- spaces
+
+
+def _stored(interface: Interface) -> dict[str, Any]:
+    def space(of: Space) -> dict[str, Any]:
+        match of:
+            case Discrete(n=n):
+                return {"discrete": n}
+            case Box(low=low, high=high, shape=shape):
+                bounds = (np.broadcast_to(np.asarray(bound, np.float64), shape).ravel() for bound in (low, high))
+                low, high = ([x if np.isfinite(x) else None for x in bound.tolist()] for bound in bounds)
+                return {"box": list(shape), "low": _short(low), "high": _short(high)}
+
+    return {
+        "interface": {
+            "observation_space": space(interface.observation_space),
+            "action_space": space(interface.action_space),
+            "observation_dtype": np.dtype(interface.observation_dtype).name,
+            "horizon": interface.horizon,
+        }
+    }
+
+
+def _short(numbers: list[float | None]) -> list[float | None]:
+    """One number if all are equal."""
+    return numbers[:1] if len(set(numbers)) == 1 else numbers
+
+
+def _interface(stored: Mapping[str, Any]) -> Interface:
+    """The interface in a file.
+
+    Raises:
+        ValueError: if it is not what ``save`` writes.
+    """
+
+    def space(name: str) -> Space:
+        content = stored.get(name)
+        if isinstance(content, dict) and _is_size(content.get("discrete")):
+            return Discrete(content["discrete"])
+        files.check_shape(content, {"box": [int], "low": [float], "high": [float]}, f"interface.{name}")
+        assert isinstance(content, dict)
+        shape = tuple(content["box"])
+        if (
+            len(shape) > 8
+            or not all(n == 0 or _is_size(n) for n in shape)
+            or np.prod(shape, dtype=np.float64) > _SPACE_NUMBERS
+        ):
+            raise ValueError(f"interface.{name} has the shape {list(shape)}")
+        bounds = []
+        for bound, infinite in (("low", -np.inf), ("high", np.inf)):
+            numbers = np.asarray([infinite if x is None else x for x in content[bound]], np.float32)
+            if numbers.size not in (1, np.prod(shape, dtype=np.int64)):
+                raise ValueError(f"interface.{name}.{bound} has {numbers.size} numbers for the shape {list(shape)}")
+            bounds.append(float(numbers[0]) if numbers.size == 1 else numbers.reshape(shape))
+        return Box(*bounds, shape)
+
+    dtype, horizon = stored.get("observation_dtype"), stored.get("horizon")
+    if dtype not in ("float32", "int32", "uint8", "bool"):
+        raise ValueError(f"interface.observation_dtype is {dtype!r}")
+    if not _is_size(horizon):
+        raise ValueError(f"interface.horizon is {horizon!r}")
+    assert isinstance(horizon, int)
+    return Interface(space("observation_space"), space("action_space"), np.dtype(dtype), horizon)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**31

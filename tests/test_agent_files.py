@@ -1,0 +1,246 @@
+"""Agents from run folders and files, some of them from strangers."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load as read_tensors
+from safetensors.numpy import save as write_tensors
+
+import metarl_jax as mrl
+from metarl_jax import cli, experiments
+from metarl_jax.runs.errors import UserError
+from metarl_jax.runs.folder import RunConfig
+
+TINY: dict[str, dict[str, Any]] = {
+    "rl2 bandit": {"iterations": 1, "trials": 4, "minibatches": 1, "hidden_size": 4, "episodes": 2},
+    "varibad gridnavi": {"iterations": 1, "trials": 4, "minibatches": 1, "buffer_trials": 4, "model_trials": 2},
+    "pearl point-robot-sparse": {"iterations": 1, "gradient_steps": 2, "units": 8, "encoder_units": 8},
+    "maml_trpo navigation": {"iterations": 1, "tasks": 2, "units": 8, "episodes": 2},
+    "rl2_asymmetric bandit": {"iterations": 1, "trials": 4, "minibatches": 1, "hidden_size": 4, "episodes": 2},
+}
+
+
+def trained(folder: Path, name: str, *, seeds: int = 1) -> Path:
+    """A run folder with the first checkpoint in it."""
+    from metarl_jax.runs import train
+
+    experiment = experiments.get(name)
+    fields = experiment.fields()
+    settings = experiment.with_overrides({key: value for key, value in TINY[name].items() if key in fields})
+    config = RunConfig(experiment=name, settings=settings, seed=3, seeds=seeds, evaluate_every=1)
+    return train.new_run(folder, config).path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("agents") / "run", "rl2 bandit", seeds=2)
+
+
+@pytest.fixture(scope="module")
+def file(run: Path) -> Path:
+    return mrl.save(run.parent / "agent.safetensors", mrl.load(run))
+
+
+def actions(agent: mrl.Agent) -> np.ndarray:
+    agent.reset(5, batch=40)
+    shape = getattr(agent.interface.observation_space, "shape", ())
+    dtype = agent.interface.observation_dtype
+    return np.asarray(agent.act(np.zeros((40, *shape), dtype)))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_file_acts_as_its_run(tmp_path: Path, name: str) -> None:
+    agent = mrl.load(trained(tmp_path / "run", name))
+    path = mrl.save(tmp_path / "agent.safetensors", agent)
+    again = mrl.load(str(path))
+    np.testing.assert_array_equal(actions(again), actions(agent))
+    assert again.origin == agent.origin
+    jax.tree.map(np.testing.assert_array_equal, again.params, agent.params)
+    space = agent.interface.action_space
+    assert type(again.interface.action_space) is type(space)
+    assert again.interface.horizon == agent.interface.horizon
+    # Saved again, it is the same file.
+    assert mrl.save(tmp_path / "second.safetensors", again).read_bytes() == path.read_bytes()
+
+
+def test_seeds_are_chosen(run: Path) -> None:
+    first, second = mrl.load(run), mrl.load(run, seed=4)
+    assert first.origin is not None and first.origin["seed"] == 3
+    assert second.origin is not None and second.origin["seed"] == 4
+    differs = jax.tree.map(lambda a, b: bool(np.any(a != b)), first.params, second.params)
+    assert any(jax.tree.leaves(differs))
+    with pytest.raises(UserError, match="has the seeds 3 to 4, not 0"):
+        mrl.load(run, seed=0)
+    with pytest.raises(UserError, match=r"best\.checkpoint cannot be read"):
+        mrl.load(run, best=True)
+
+
+def test_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.safetensors"
+    assert cli.main(["export", str(run), "--output", str(output), "--seed", "4"]) == 0
+    assert f"wrote {output}" in capsys.readouterr().out
+    loaded = mrl.load(output)
+    assert loaded.origin is not None and loaded.origin["seed"] == 4
+    assert cli.main(["export", str(run), "--output", str(output)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert cli.main(["export", str(run), "--output", str(output), "--overwrite"]) == 0
+    assert mrl.load(output).origin != loaded.origin
+    other = tmp_path / "notes.safetensors"
+    other.write_text("mine")
+    assert cli.main(["export", str(run), "--output", str(other), "--overwrite"]) == 2
+    assert other.read_text() == "mine"
+    assert cli.main(["export", str(run), "--output", str(tmp_path / "agent.bin")]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err
+
+
+def test_few_shot_learners_are_no_agents(tmp_path: Path) -> None:
+    from metarl_jax.runs import train
+
+    experiment = experiments.get("maml-sinusoid")
+    settings = experiment.with_overrides({"iterations": 1, "tasks": 2})
+    config = RunConfig(experiment="maml-sinusoid", settings=settings, seed=0, seeds=1, evaluate_every=1)
+    folder = train.new_run(tmp_path / "run", config).path
+    with pytest.raises(UserError, match="has no agent: its learner does not act"):
+        mrl.load(folder)
+
+
+# ------------------------------------------------------------------------------------------------ files from strangers
+
+
+def forged(file: Path, to: Path, change: Any = None, tensors: dict[str, np.ndarray] | None = None) -> Path:
+    """The file with other tensors, or with another description."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    content = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["metarl_jax"])
+    if change is not None:
+        change(content)
+    found = read_tensors(data) if tensors is None else tensors
+    to.write_bytes(write_tensors(found, {"metarl_jax": json.dumps(content)}))
+    return to
+
+
+def set_setting(part: str, name: str, value: Any) -> Any:
+    def change(content: dict[str, Any]) -> None:
+        content[part]["settings"][name] = value
+
+    return change
+
+
+def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
+    data = file.read_bytes()
+    target = tmp_path / "agent.safetensors"
+    for content in (b"", b"\x00" * 8, data[:100], data[:-1], b"\xff" * 8 + data[8:], b"\x00" * len(data)):
+        target.write_bytes(content)
+        with pytest.raises(UserError, match="is not the file of an agent"):
+            mrl.load(target)
+    target.write_bytes(write_tensors({"x": np.zeros(3)}))
+    with pytest.raises(UserError, match="its metadata have no entry metarl_jax"):
+        mrl.load(target)
+    target.unlink()
+    target.symlink_to(file)
+    with pytest.raises(UserError, match="it is a symbolic link, which is not followed"):
+        mrl.load(target)
+    with pytest.raises(UserError, match="there is no run folder and no file"):
+        mrl.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(schema=9), "it has schema 9, this program has 1"),
+        (lambda c: c.update(experiment="nothing"), "there is no experiment 'nothing'"),
+        (lambda c: c.update(experiment="evil.py:evil"), "there is no experiment"),
+        (lambda c: c.update(extra=1), "it has the unknown entry extra"),
+        (lambda c: c["algorithm"].update(name="os"), "there is no algorithm 'os'"),
+        (set_setting("algorithm", "discount", 7.0), "discount must be"),
+        (set_setting("algorithm", "discont", 0.9), "has no setting 'discont'"),
+        (set_setting("network", "hidden_size", 5), r"expected float32\["),
+        (set_setting("network", "hidden_size", 10**9), r"expected float32\["),
+        (set_setting("family", "arms", 10**9), "sizes of the tasks are out of proportion"),
+        (set_setting("family", "arms", 10**5), r"expected float32\["),
+        (set_setting("network", "cell", "lstm"), "tensor .* is (missing|not expected)|expected float32"),
+        (lambda c: c["interface"].update(horizon=0), "interface.horizon is 0"),
+        (lambda c: c["interface"].update(horizon=True), "interface.horizon is True"),
+        (lambda c: c["interface"].update(observation_dtype="object"), "interface.observation_dtype is 'object'"),
+        (lambda c: c["interface"].update(observation_space={}), "interface.observation_space"),
+        (lambda c: c["interface"].update(observation_space={"box": [10**9], "low": [0], "high": [1]}), "has the shape"),
+    ],
+)
+def test_forged_descriptions_are_refused(file: Path, tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        mrl.load(forged(file, tmp_path / "agent.safetensors", change))
+
+
+def test_forged_tensors_are_refused(file: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(file.read_bytes())
+    name = sorted(tensors)[0]
+    target = tmp_path / "agent.safetensors"
+    for changed, message in (
+        ({k: v for k, v in tensors.items() if k != name}, "is missing"),
+        ({**tensors, "more": np.zeros(2, np.float32)}, "the tensor more is not expected"),
+        ({**tensors, name: tensors[name].astype(np.float64)}, "float64"),
+        ({**tensors, name: tensors[name][..., None]}, "expected float32"),
+        ({**tensors, name: np.full_like(tensors[name], np.nan)}, "has numbers that are not finite"),
+    ):
+        with pytest.raises(UserError, match=message):
+            mrl.load(forged(file, target, tensors=changed))
+
+
+BOUNDED = """
+import resource, sys
+import jax
+jax.random.key(0)
+import metarl_jax as mrl
+from metarl_jax.runs.errors import UserError
+mrl.load(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[2:]:
+    try:
+        mrl.load(path)
+        print("loaded", path)
+    except UserError as error:
+        print("refused", path, error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["rl2 bandit", "rl2 tabular-mdp", "rl2 gridnavi", "pearl half-circle", "maml_trpo cartpole"]
+)
+def test_no_size_in_a_file_makes_large_arrays(tmp_path: Path, name: str) -> None:
+    """Every whole number among the settings is forged to be enormous, one after another."""
+    from metarl_jax.runs import train
+
+    experiment = experiments.get(name)
+    small = {"iterations": 1, "trials": 4, "hidden_size": 4, "units": 8, "encoder_units": 8, "gradient_steps": 2}
+    fields = experiment.fields()
+    settings = experiment.with_overrides({key: value for key, value in small.items() if key in fields})
+    config = RunConfig(experiment=name, settings=settings, seed=0, seeds=1, evaluate_every=1)
+    agent = mrl.load(train.new_run(tmp_path / "run", config).path)
+    file = mrl.save(tmp_path / "agent.safetensors", agent)
+    forgeries = []
+    for part, fields in experiment.parts()._asdict().items():
+        for setting, field in fields.items():
+            if field.type is int:
+                path = tmp_path / f"{part}-{setting}.safetensors"
+                forgeries.append(str(forged(file, path, set_setting(part, setting, 10**8))))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))
+
+    arguments = [sys.executable, "-c", BOUNDED, str(file), *forgeries]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=250, preexec_fn=limit)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *lines, megabytes = done.stdout.splitlines()
+    assert len(lines) == len(forgeries)
+    assert int(megabytes) < 300
