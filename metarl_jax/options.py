@@ -82,7 +82,20 @@ class NewRun(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resume(Settings):
+class Opening(Settings):
+    """How to find the experiment of a folder."""
+
+    experiment: Annotated[
+        tuple[str, ...],
+        Doc(
+            "The folder's experiment if it is your own: FILE.py:NAME, PACKAGE.MODULE:NAME, or its name in an installed "
+            "package. This code is executed; no code is executed because the folder names it."
+        ),
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume(Opening):
     """How to go on with a run or a study."""
 
     devices: Annotated[PositiveInt | None, Doc("As of train.")] = None
@@ -111,7 +124,7 @@ class NewStudy(NewRun):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Settings):
+class Evaluate(Opening):
     """What to measure."""
 
     evaluation_tasks: Annotated[AtLeastTwo | None, Doc("Held-out tasks; None: by experiment.")] = None
@@ -127,7 +140,7 @@ class Listing(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Settings):
+class Report(Opening):
     """How to report."""
 
     output: Annotated[str | None, Doc("The page; None: report.html in the run's folder, or here for several runs.")] = (
@@ -138,14 +151,14 @@ class Report(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch(Settings):
+class Watch(Opening):
     """How to watch."""
 
     once: Annotated[bool, Doc("Print the state once instead of until training is finished.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record(Settings):
+class Record(Opening):
     """What to record."""
 
     seed: Annotated[Seed, Doc("The random seed of the held-out task.")] = 0
@@ -220,6 +233,16 @@ def network_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     found: Any
     found, rest = tyro.cli(kind, args=list(arguments), return_unknown_args=True, add_help=False)
     return found.memory, list(rest)
+
+
+def experiments_of(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The values of ``--experiment``, which decide what other options there are, and the other arguments."""
+    import tyro
+
+    kind = dataclasses.make_dataclass("Experiments", [("experiment", tyro.conf.UseAppendAction[tuple[str, ...]], ())])
+    found: Any
+    found, rest = tyro.cli(kind, args=list(arguments), return_unknown_args=True, add_help=False)
+    return found.experiment, list(rest)
 
 
 def parse_value(field: Field, text: str, option: str) -> Any:
