@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from metarl_jax.checks import LAST_SEED
+from metarl_jax.runs.errors import UserError
 from metarl_jax.settings import Doc, Field, Interval, PositiveFloat, PositiveInt, Settings
 
 if TYPE_CHECKING:
@@ -164,6 +165,12 @@ class Record(Opening):
     seed: Annotated[Seed, Doc("The random seed of the held-out task.")] = 0
 
 
+RESERVED = {"memory", "network"} | {
+    field.name
+    for options in (NewStudy, Resume, Evaluate, Listing, Report, Watch, Record)
+    for field in dataclasses.fields(options)
+}
+"""The names of options, which no setting of an experiment can have."""
 Options = TypeVar("Options", bound=Settings)
 
 
@@ -188,6 +195,9 @@ def parse(
 
     Returns:
         The options, and the settings that were given a value other than their default.
+
+    Raises:
+        UserError: if a setting has the name of an option.
     """
     import tyro
 
@@ -195,6 +205,10 @@ def parse(
     known: dict[str, Any] = {}
     if experiment is not None:
         fields = experiment.fields()
+        if taken := fields.keys() & RESERVED:
+            raise UserError(
+                f"{experiment.name} has a setting {min(taken)!r}, which is the name of an option: rename it"
+            )
         known = {name: (defaults or {}).get(name, field.default) for name, field in fields.items()}
         first = [name for name in FIRST if name in fields][:DOZEN]
 

@@ -316,12 +316,15 @@ def test_help_explains_the_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("here")
 def test_mistakes_with_a_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("named.py").write_text(EXAMPLE.read_text().replace("cells", "keep"))
+    expected = "my-experiment has a setting 'keep', which is the name of an option: rename it"
+    assert error(capsys, "train", "named.py:my_experiment") == expected
     assert "own_experiment.py has no 'my_experimen' (did you mean" in error(capsys, "train", REFERENCE[:-1])
     assert error(capsys, "train", REFERENCE, "bandit") == "unexpected argument 'bandit'"
     assert error(capsys, "train", REFERENCE, "--cells", "0").startswith("cells must be a positive whole number")
 
 
-# From training to the video.
+# The example.
 
 
 def test_the_example_in_this_process(

@@ -191,6 +191,7 @@ register(
         "cold-start",
         "recommendations to new users",
         f"{_ENVIRONMENTS}.recommendation:made_up",
+        hidden=("seed",),
         references=(*_references("recommendation", "popularity", "thompson", "similar_users"), *_KNOWN),
         **_MANY,
     ),

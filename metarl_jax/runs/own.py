@@ -32,8 +32,8 @@ def resolve(command: str, folders: Sequence[Folder], named: Sequence[str]) -> li
         The experiment of each folder.
 
     Raises:
-        UserError: if a reference cannot be loaded or is the experiment of no folder, or the experiment of a folder is
-            neither among them nor the package's own.
+        UserError: if a reference cannot be loaded or is the experiment of no folder, or if a folder has an experiment
+            that is not the package's own and was not named.
     """
     for name, reference in _load(named).items():
         if all(folder.config.experiment != name for folder in folders):
