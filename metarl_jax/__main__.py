@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from types import FrameType
 
@@ -23,6 +22,8 @@ def _command() -> int:
 
 def main() -> int:
     """Run the command that the process was started with; return its exit code."""
+    import signal
+
     # Ctrl-C is handled before anything else is imported: an exception within an import may become another one.
     signal.signal(signal.SIGINT, _end)
     from metarl_jax.runs import process
@@ -30,5 +31,19 @@ def main() -> int:
     return process.run(_command, alone=True)
 
 
+def _leave_out_working_directory() -> None:
+    """Remove the entry of ``sys.path`` that ``python -m`` has put first: nothing there is to be imported by its name.
+
+    This package is found by its own path from here on, also where it is in that directory.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:
+        return
+    if not sys.flags.safe_path and sys.path[:1] == [here]:
+        del sys.path[0]
+
+
 if __name__ == "__main__":
+    _leave_out_working_directory()
     sys.exit(main())

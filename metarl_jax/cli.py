@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import metarl_jax
-from metarl_jax import checks, experiments
+from metarl_jax import checks, experiments, references
 from metarl_jax.checks import did_you_mean
 from metarl_jax.runs import commands, interrupts, process, streams
 from metarl_jax.runs.errors import UserError, storing
@@ -24,8 +24,8 @@ from metarl_jax.runs.files import printable
 
 if TYPE_CHECKING:
     from metarl_jax import options as opt
-    from metarl_jax.runs.folder import RunConfig, RunFolder
-    from metarl_jax.runs.study_folder import StudyConfig, StudyFolder
+    from metarl_jax.runs.folder import RunFolder
+    from metarl_jax.runs.study_folder import StudyFolder
     from metarl_jax.runs.train import Options as TrainingOptions
 
 STUDY_SEEDS = 5
@@ -49,26 +49,18 @@ def _experiment(command: str, words: Sequence[str], rest: list[str]) -> tuple[ex
             f"{command} needs the name of an experiment, or of an algorithm and a family of tasks, before any option "
             "(metarl-jax list)"
         )
-    most = 1 if words[0] in experiments.names() else 2
+    most = 1 if words[0] in experiments.names() or references.is_reference(words[0]) else 2
     if len(words) > most:
         raise UserError(f"unexpected argument {words[most]!r}")
     try:
         if len(words) == 1:
-            return experiments.get(words[0]), rest
+            return experiments.find(words[0]), rest
         from metarl_jax import options
 
         network, rest = options.network_of(rest)
         return experiments.combination(words[0], words[1], network), rest
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def _known_experiment(path: Path, config: RunConfig | StudyConfig) -> experiments.Experiment:
-    """The experiment of a run or a study; UserError if this version does not have it."""
-    try:
-        return config.resolve()
-    except ValueError as error:
-        raise UserError(f"{path} cannot be used by this version of metarl_jax: {error}") from None
 
 
 def _existing(command: str, arguments: Sequence[str]) -> tuple[Path, list[str]]:
@@ -119,8 +111,8 @@ def _train(arguments: Sequence[str]) -> int:
         program=" ".join(["metarl-jax train", *(words or ["NAME"])]),
         description=experiment.description
         if experiment
-        else "Train an experiment (NAME), or an algorithm on a family of tasks (ALGORITHM FAMILY); "
-        "`metarl-jax train NAME --help` lists its settings.",
+        else "Train an experiment (NAME), an algorithm on a family of tasks (ALGORITHM FAMILY), or an experiment of "
+        "your own (FILE.py:NAME or PACKAGE.MODULE:NAME); `metarl-jax train NAME --help` lists its settings.",
         experiment=experiment,
     )
     assert experiment is not None
@@ -139,6 +131,7 @@ def _train(arguments: Sequence[str]) -> int:
         seeds=seeds,
         evaluate_every=asked.evaluate_every or default_evaluate_every(settings),
         evaluation_tasks=asked.evaluation_tasks,
+        source=experiments.source(experiment.name),
     )
     made = hosts.on_first(lambda: train.new_run(path, config, numbered=asked.run_dir is None))
     return _run_training(RunFolder(Path(hosts.share_text("" if made is None else str(made.path)))), asked)
@@ -170,6 +163,7 @@ def _run_training(folder: RunFolder, asked: opt.Training | opt.Resume) -> int:
 def _resume(arguments: Sequence[str]) -> int:
     from metarl_jax import options
 
+    named, arguments = options.experiments_of(arguments)
     path, rest = (Path("RUN"), list(arguments)) if _asks_help(arguments) else _existing("resume", arguments)
     asked, _ = options.parse(
         options.Resume,
@@ -178,12 +172,12 @@ def _resume(arguments: Sequence[str]) -> int:
         description="Go on with a run, or a study, exactly; what it was started with stays.",
     )
     streams.results_are_files()
-    from metarl_jax.runs import hosts, study_folder
+    from metarl_jax.runs import hosts, own, study_folder
     from metarl_jax.runs.folder import RunFolder
 
     kind = study_folder.StudyFolder if os.path.lexists(path / study_folder.CONFIG) else RunFolder
     folder: RunFolder | StudyFolder = kind(path)
-    _known_experiment(path, folder.config)
+    own.resolve("resume", [folder], named)
     _prepare(asked)
     if asked.evaluation_tasks is not None:
         name = study_folder.CONFIG if kind is study_folder.StudyFolder else "config.json"
@@ -284,8 +278,8 @@ def _study(arguments: Sequence[str]) -> int:
         options.NewStudy,
         rest,
         program=" ".join(["metarl-jax study", *(words or ["NAME"])]),
-        description="Train an experiment under every combination of some settings, and compare them; `metarl-jax study "
-        "NAME --help` lists settings.",
+        description="Train an experiment under every combination of some settings, and compare them; NAME may be "
+        "FILE.py:NAME or PACKAGE.MODULE:NAME; `metarl-jax study NAME --help` lists settings.",
         experiment=experiment,
     )
     assert experiment is not None
@@ -303,6 +297,7 @@ def _study(arguments: Sequence[str]) -> int:
         seeds=seeds,
         evaluate_every=asked.evaluate_every,
         evaluation_tasks=asked.evaluation_tasks,
+        source=experiments.source(experiment.name),
     )
     path = Path(asked.run_dir) if asked.run_dir else _default_folder(experiment, "study-")
     made = hosts.on_first(lambda: study.new_study(path, config, numbered=asked.run_dir is None))
@@ -324,14 +319,16 @@ def _run_study(folder: StudyFolder, asked: opt.Training | opt.Resume) -> int:
 def _evaluate(arguments: Sequence[str]) -> int:
     from metarl_jax import options
 
+    named, arguments = options.experiments_of(arguments)
     words, rest = _names(arguments)
     folder = experiment = None
     if words or not _asks_help(rest):
         path, rest = _existing("evaluate", arguments)
+        from metarl_jax.runs import own
         from metarl_jax.runs.folder import RunFolder
 
         folder = RunFolder(path)
-        experiment = _known_experiment(folder.path, folder.config)
+        (experiment,) = own.resolve("evaluate", [folder], named)
         try:
             experiment.check_settings(folder.config.settings)
         except ValueError as error:
@@ -366,6 +363,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
 def _report(arguments: Sequence[str]) -> int:
     from metarl_jax import options
 
+    named, arguments = options.experiments_of(arguments)
     words, rest = _names(arguments)
     if not words and not _asks_help(rest):
         raise UserError("report needs the folder of a run, or of several, before any option")
@@ -377,11 +375,13 @@ def _report(arguments: Sequence[str]) -> int:
     )
     runs = [Path(word) for word in words]
     streams.results_are_files()
+    from metarl_jax.runs import own
+
     if len(runs) == 1 and os.path.lexists(runs[0] / "study.json"):
         from metarl_jax.runs import study, study_folder
 
         folder = study_folder.StudyFolder(runs[0])
-        _known_experiment(folder.path, folder.config)
+        own.resolve("report", [folder], named)
         result = study.read(folder)
         study.show(result)
         for path in study.write(folder, result):
@@ -393,8 +393,7 @@ def _report(arguments: Sequence[str]) -> int:
     from metarl_jax.runs import compilation_cache, devices
 
     folders = unique(runs)
-    for run in folders:
-        _known_experiment(run.path, run.config)
+    own.resolve("report", folders, named)
     alone = len(folders) == 1 and asked.output is None
     output = Path(asked.output) if asked.output else (folders[0].path if alone else Path()) / "report.html"
     page.check_destination(output, asked.overwrite)
@@ -408,6 +407,7 @@ def _report(arguments: Sequence[str]) -> int:
 def _watch(arguments: Sequence[str]) -> int:
     from metarl_jax import options
 
+    named, arguments = options.experiments_of(arguments)
     path, rest = (Path("RUN"), list(arguments)) if _asks_help(arguments) else _existing("watch", arguments)
     asked, _ = options.parse(
         options.Watch,
@@ -415,10 +415,11 @@ def _watch(arguments: Sequence[str]) -> int:
         program=f"metarl-jax watch {path}",
         description="Where a run or a study is, while it trains.",
     )
-    from metarl_jax.runs import watch
+    from metarl_jax.runs import own, watch
 
-    _known_experiment(path, watch.config(path))
-    followers = watch.followers(path)
+    folder = watch.folder(path)
+    own.resolve("watch", [folder], named)
+    followers = watch.followers(folder)
     if asked.once or not sys.stdout.isatty():
         while not watch.say(followers, print) and not asked.once:
             sys.stdout.flush()
@@ -435,6 +436,7 @@ def _watch(arguments: Sequence[str]) -> int:
 def _record(arguments: Sequence[str]) -> int:
     from metarl_jax import options
 
+    named, arguments = options.experiments_of(arguments)
     path, rest = (Path("RUN"), list(arguments)) if _asks_help(arguments) else _existing("record", arguments)
     asked, _ = options.parse(
         options.Record,
@@ -443,11 +445,11 @@ def _record(arguments: Sequence[str]) -> int:
         description="A video of a trial on a held-out task.",
     )
     streams.results_are_files()
-    from metarl_jax.runs import devices, record
+    from metarl_jax.runs import devices, own, record
     from metarl_jax.runs.folder import RunFolder
 
     folder = RunFolder(path)
-    _known_experiment(folder.path, folder.config)
+    own.resolve("record", [folder], named)
     devices.prepare()
     print(f"wrote {record.save(folder, record.render(folder, asked.seed), asked.seed)}")
     return 0
@@ -465,7 +467,7 @@ def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: 
         for evaluation in run.evaluations:
             report.show(evaluation)
         if not run.evaluations:
-            print(f"not measured yet: {commands.command('evaluate', folder.path)}")
+            print(f"not measured yet: {commands.on_folder('evaluate', folder.path, folder.config.experiment)}")
         elif keep:
             print(f"wrote {report.write(folder, run.evaluations)}")
         runs.append(run)

@@ -34,10 +34,11 @@ def _chosen(words: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
 
 
 def _tuned() -> dict[tuple[str, str], list[str]]:
-    """The presets of each combination, by algorithm and family."""
+    """The tuned presets of each combination, by algorithm and family."""
     found: dict[tuple[str, str], list[str]] = {}
     for preset in experiments.presets():
-        found.setdefault((preset.algorithm, preset.family), []).append(preset.name)
+        if preset.tuned:
+            found.setdefault((preset.algorithm, preset.family), []).append(preset.name)
     return found
 
 
@@ -107,10 +108,12 @@ def as_text(words: Sequence[str]) -> str:
     lines += ["", "Any of them:  metarl-jax train ALGORITHM FAMILY [--memory NETWORK]"]
     memories = [network.name for network in registry.networks(registry.algorithm("rl2"), registry.family("bandit"))]
     lines += [f"Memories of rl2: {', '.join(memories)}"]
-    if presets:
-        lines += ["", "Tuned:  metarl-jax train NAME"]
-        width = max(len(preset.name) for preset in presets)
-        for preset in presets:
+    for title, tuned_or_not in (("Tuned", True), ("Not tuned", False)):
+        some = [preset for preset in presets if preset.tuned == tuned_or_not]
+        if some:
+            lines += ["", f"{title}:  metarl-jax train NAME"]
+        width = max((len(preset.name) for preset in some), default=0)
+        for preset in some:
             took = f" ({max(1, round(preset.minutes))} min a seed)" if preset.minutes is not None else ""
             lines.append(f"  {preset.name:{width}}  {preset.description}{took}")
     return "\n".join(lines)

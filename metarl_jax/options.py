@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from metarl_jax.checks import LAST_SEED
+from metarl_jax.runs.errors import UserError
 from metarl_jax.settings import Doc, Field, Interval, PositiveFloat, PositiveInt, Settings
 
 if TYPE_CHECKING:
@@ -82,7 +83,20 @@ class NewRun(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resume(Settings):
+class Opening(Settings):
+    """How to find the experiment of a folder."""
+
+    experiment: Annotated[
+        tuple[str, ...],
+        Doc(
+            "The folder's experiment if it is your own: FILE.py:NAME, PACKAGE.MODULE:NAME, or its name in an installed "
+            "package. This code is executed; no code is executed because the folder names it."
+        ),
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume(Opening):
     """How to go on with a run or a study."""
 
     devices: Annotated[PositiveInt | None, Doc("As of train.")] = None
@@ -111,7 +125,7 @@ class NewStudy(NewRun):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Settings):
+class Evaluate(Opening):
     """What to measure."""
 
     evaluation_tasks: Annotated[AtLeastTwo | None, Doc("Held-out tasks; None: by experiment.")] = None
@@ -127,7 +141,7 @@ class Listing(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Settings):
+class Report(Opening):
     """How to report."""
 
     output: Annotated[str | None, Doc("The page; None: report.html in the run's folder, or here for several runs.")] = (
@@ -138,19 +152,25 @@ class Report(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch(Settings):
+class Watch(Opening):
     """How to watch."""
 
     once: Annotated[bool, Doc("Print the state once instead of until training is finished.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record(Settings):
+class Record(Opening):
     """What to record."""
 
     seed: Annotated[Seed, Doc("The random seed of the held-out task.")] = 0
 
 
+RESERVED = {"memory", "network"} | {
+    field.name
+    for options in (NewStudy, Resume, Evaluate, Listing, Report, Watch, Record)
+    for field in dataclasses.fields(options)
+}
+"""The names of options, which no setting of an experiment can have."""
 Options = TypeVar("Options", bound=Settings)
 
 
@@ -175,6 +195,9 @@ def parse(
 
     Returns:
         The options, and the settings that were given a value other than their default.
+
+    Raises:
+        UserError: if a setting has the name of an option.
     """
     import tyro
 
@@ -182,6 +205,10 @@ def parse(
     known: dict[str, Any] = {}
     if experiment is not None:
         fields = experiment.fields()
+        if taken := fields.keys() & RESERVED:
+            raise UserError(
+                f"{experiment.name} has a setting {min(taken)!r}, which is the name of an option: rename it"
+            )
         known = {name: (defaults or {}).get(name, field.default) for name, field in fields.items()}
         first = [name for name in FIRST if name in fields][:DOZEN]
 
@@ -220,6 +247,16 @@ def network_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     found: Any
     found, rest = tyro.cli(kind, args=list(arguments), return_unknown_args=True, add_help=False)
     return found.memory, list(rest)
+
+
+def experiments_of(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The values of ``--experiment``, which decide what other options there are, and the other arguments."""
+    import tyro
+
+    kind = dataclasses.make_dataclass("Experiments", [("experiment", tyro.conf.UseAppendAction[tuple[str, ...]], ())])
+    found: Any
+    found, rest = tyro.cli(kind, args=list(arguments), return_unknown_args=True, add_help=False)
+    return found.experiment, list(rest)
 
 
 def parse_value(field: Field, text: str, option: str) -> Any:

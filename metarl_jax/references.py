@@ -17,6 +17,18 @@ from typing import Any, NamedTuple
 
 from metarl_jax.checks import did_you_mean
 
+MOST_CHARACTERS = 4096
+"""A longer reference is refused."""
+
+
+class Source(NamedTuple):
+    """Where an object came from."""
+
+    reference: str
+    """The reference, as it was typed."""
+    sha256: str | None
+    """The SHA-256 of the file, in hexadecimal; None where the reference names no file."""
+
 
 class Loaded(NamedTuple):
     """An object that a reference names."""
@@ -33,6 +45,24 @@ def is_reference(text: str) -> bool:
     return ":" in text
 
 
+def is_entry_point(name: str, group: str) -> bool:
+    """Whether an installed package has an entry point of this name in a group."""
+    return name in importlib.metadata.entry_points(group=group).names
+
+
+def check(text: str) -> None:
+    """Check that a reference can be stored and shown.
+
+    Raises:
+        ValueError: if it is too long, has characters that cannot be printed, or begins with a dash, as options do.
+    """
+    if len(text) > MOST_CHARACTERS or not text.isprintable() or text.startswith("-"):
+        raise ValueError(
+            f"a reference must be printable text of at most {MOST_CHARACTERS} characters, without a dash at its "
+            f"beginning, not {text[:80]!a}"
+        )
+
+
 def load(text: str, *, entry_points: str | None = None) -> Loaded:
     """Load what a reference names, and execute its code if it was not loaded before.
 
@@ -43,6 +73,7 @@ def load(text: str, *, entry_points: str | None = None) -> Loaded:
     Raises:
         ValueError: if nothing has that name, or the code raises an exception, which the message quotes.
     """
+    check(text)
     if not is_reference(text):
         return Loaded(_entry_point(text, entry_points), text, None)
     place, _, name = text.rpartition(":")
@@ -75,16 +106,18 @@ def _file(path: Path, text: str) -> tuple[ModuleType, str]:
         exec(compile(content, str(path), "exec"), module.__dict__)
     except BaseException as error:
         del sys.modules[name]
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception | SystemExit):
             raise
-        raise ValueError(f"{text} cannot be loaded: {_described(error)}") from error
+        missing = isinstance(error, ModuleNotFoundError)
+        hint = " (the file's folder is not searched: install the module, or set PYTHONPATH)" if missing else ""
+        raise ValueError(f"{text} cannot be loaded: {_described(error)}{hint}") from error
     return module, digest
 
 
 def _module(name: str, text: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # The user's code may raise anything.
+    except (Exception, SystemExit) as error:  # The user's code may raise anything.
         missing = isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]
         hint = " (the working directory is not searched: install the package, or name a file)" if missing else ""
         raise ValueError(f"{text} cannot be loaded: {_described(error)}{hint}") from error
@@ -99,9 +132,9 @@ def _entry_point(name: str, group: str | None) -> Any:
         )
     try:
         return known[name].load()
-    except Exception as error:  # The user's code may raise anything.
+    except (Exception, SystemExit) as error:  # The user's code may raise anything.
         raise ValueError(f"the entry point {name} cannot be loaded: {_described(error)}") from error
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "oracles": {"ops", "rollout", "environments", "networks"},
     "experiments": {
         *("ops", "environments", "datasets", "networks", "rollout", "batching", "training", "evaluation", "problems"),
-        *("meta_gradient", "outer_updates", "ppo", "algorithms", "oracles"),
+        *("meta_gradient", "outer_updates", "ppo", "algorithms", "oracles", "references"),
     },
 }
 # The host side: runs use all of the above, pages show runs. "" is the package itself, for its version.

@@ -1,9 +1,15 @@
-"""Experiments: any algorithm on any family of tasks that it applies to, and presets with tuned settings."""
+"""Experiments: any algorithm on any family of tasks that it applies to, presets with tuned settings, and the user's.
+
+Code outside of this package adds its own algorithms, networks, families of tasks and experiments with ``register``. The
+command line loads such code where the user names it (``load``), and never because a file names it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+from metarl_jax import references
 from metarl_jax.checks import did_you_mean
 from metarl_jax.experiments import (
     control,
@@ -22,12 +28,37 @@ from metarl_jax.experiments import (
     shared_families,
     xland,
 )
-from metarl_jax.experiments.base import Experiment, combination
+from metarl_jax.experiments.base import Experiment, combination, experiment
+from metarl_jax.experiments.registry import REWARD_OF_TRIAL, Algorithm, Family, Measure, Network
+from metarl_jax.references import Source
 
-__all__ = ["Experiment", "combination", "families", "get", "names", "register", "registry"]
+__all__ = [
+    "REWARD_OF_TRIAL",
+    "Algorithm",
+    "Experiment",
+    "Family",
+    "Measure",
+    "Network",
+    "Source",
+    "combination",
+    "experiment",
+    "families",
+    "find",
+    "get",
+    "load",
+    "names",
+    "presets",
+    "register",
+    "registry",
+    "source",
+]
+
+ENTRY_POINTS = "metarl_jax.experiments"
+"""The group of entry points by which installed packages offer experiments: the value is an experiment, or a function
+without parameters that returns one."""
 
 _PRESETS: dict[str, Experiment] = {
-    experiment.name: dataclasses.replace(experiment, minutes=minutes.MINUTES.get(experiment.name))
+    preset.name: dataclasses.replace(preset, minutes=minutes.MINUTES.get(preset.name))
     for module in (
         rl2,
         maze,
@@ -42,30 +73,141 @@ _PRESETS: dict[str, Experiment] = {
         manipulation,
         xland,
     )
-    for experiment in module.experiments()
+    for preset in module.experiments()
 }
-register = registry.register
+_REGISTERED: dict[str, Experiment] = {}
+"""The user's experiments by name."""
+_SOURCES: dict[str, Source] = {}
+"""The sources of those that ``load`` registered."""
+_ENTRIES: dict[Source, tuple[Algorithm, Family, Network]] = {}
+"""The entries that an experiment named when it was loaded."""
 
 
 def names() -> list[str]:
-    """The names of all presets."""
-    return list(_PRESETS)
+    """The names of all presets and of the user's experiments."""
+    return [*_PRESETS, *_REGISTERED]
 
 
 def presets() -> list[Experiment]:
-    """All presets."""
-    return list(_PRESETS.values())
+    """All presets and the user's experiments."""
+    return [*_PRESETS.values(), *_REGISTERED.values()]
 
 
 def get(name: str) -> Experiment:
-    """The preset of that name, or the combination that it names: "algorithm family" or "algorithm family network".
+    """The experiment of that name, or the combination that it names: "algorithm family" or "algorithm family network".
 
     Raises:
-        ValueError: if there is none; the message names the nearest ones.
+        ValueError: if there is none, and the message names near ones; or if other code has replaced a part of it.
     """
     if name in _PRESETS:
         return _PRESETS[name]
+    if name in _REGISTERED:
+        found, origin = _REGISTERED[name], _SOURCES.get(name)
+        if origin is not None and found.entries != _ENTRIES[origin]:
+            raise ValueError(
+                f"other code has replaced the algorithm, the family or the network of {name} ({origin.reference}): use "
+                "one of them at a time"
+            )
+        return found
     words = name.split()
     if 2 <= len(words) <= 3:
         return combination(*words)
-    raise ValueError(f"there is no experiment {name!r}{did_you_mean(name, _PRESETS)}")
+    raise ValueError(f"there is no experiment {name!r}{did_you_mean(name, names())}")
+
+
+def find(text: str) -> Experiment:
+    """The experiment that a user names: as for ``get``, or as for ``load``.
+
+    Raises:
+        ValueError: if there is none, or it cannot be loaded.
+    """
+    if text not in names() and (references.is_reference(text) or references.is_entry_point(text, ENTRY_POINTS)):
+        return load(text)
+    return get(text)
+
+
+def source(name: str) -> Source | None:
+    """Where the experiment of a name was loaded from; None if ``load`` did not register it."""
+    return _SOURCES.get(name)
+
+
+def register(*entries: Algorithm | Network | Family | Experiment) -> None:
+    """Make the user's algorithms, networks, families of tasks and experiments known by their names.
+
+    An entry replaces an earlier one of the same name, unless that one is the package's own. The parts of an experiment
+    are registered before the experiment is made.
+
+    Args:
+        entries: the entries.
+
+    Raises:
+        ValueError: if a name is taken by the package or has characters that names cannot have, or if an experiment
+            names a part that is not registered, or an algorithm that does not apply to its family.
+    """
+    for entry in entries:
+        if not isinstance(entry, Experiment):
+            registry.register(entry)
+            continue
+        words = entry.name.split(" ")
+        for word in words:
+            registry.check_name(word)
+        if entry.name in _PRESETS or _is_combination_of_package(words):
+            raise ValueError(f"there is an experiment {entry.name!r} already, which is a part of metarl_jax")
+        algorithm, family, _ = entry.entries
+        if reason := registry.does_not_apply(algorithm, family):
+            raise ValueError(f"{algorithm.name} does not apply to {family.name}: {reason}")
+        _REGISTERED[entry.name] = entry
+        _SOURCES.pop(entry.name, None)
+
+
+def _is_combination_of_package(words: list[str]) -> bool:
+    """Whether words name a combination of entries that are all the package's own."""
+    if not 2 <= len(words) <= 3:
+        return False
+    try:
+        algorithm, family = registry.algorithm(words[0]), registry.family(words[1])
+        network = registry.network(algorithm, family, words[2] if len(words) == 3 else None)
+    except ValueError:
+        return False
+    return all(map(registry.is_package, (algorithm, family, network)))
+
+
+def load(reference: str) -> Experiment:
+    """Load the experiment that a reference names, and register it. The code behind the reference is executed.
+
+    Args:
+        reference: ``path/to/file.py:name``, ``package.module:name``, or the name of an entry point of the group
+            ``ENTRY_POINTS``. It names an experiment, or a function without parameters that returns one.
+
+    Raises:
+        ValueError: if it names nothing of the kind, the code raises an exception, or the experiment cannot be
+            registered.
+    """
+    loaded = references.load(reference, entry_points=ENTRY_POINTS)
+    origin = Source(loaded.reference, loaded.sha256)
+    if origin in _ENTRIES:
+        # The code is not executed again, and other code may have replaced its entries since.
+        registry.register(*(entry for entry in _ENTRIES[origin] if not registry.is_package(entry)))
+    found = _experiment_of(loaded)
+    register(found)
+    _SOURCES[found.name] = origin
+    _ENTRIES[origin] = found.entries
+    return found
+
+
+def _experiment_of(loaded: references.Loaded) -> Experiment:
+    value: Any = loaded.value
+    try:
+        if callable(value):
+            value = value()
+        if isinstance(value, Experiment):
+            value.check_names(value.settings)
+    except Exception as error:  # The user's code may raise anything.
+        described = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{loaded.reference} cannot be used: {described}") from error
+    if not isinstance(value, Experiment):
+        raise ValueError(
+            f"{loaded.reference} must be an Experiment, or a function without parameters that returns one, not of the "
+            f"type {type(value).__name__}"
+        )
+    return value

@@ -93,7 +93,12 @@ class Experiment:
     """The exact Bayes-optimal mean reward of a trial, where known."""
 
     @property
-    def _entries(self) -> tuple[AlgorithmEntry, Family, Network]:
+    def entries(self) -> tuple[AlgorithmEntry, Family, Network]:
+        """The entries of the registry that the experiment names.
+
+        Raises:
+            ValueError: if there is none of a name, or the network does not serve the algorithm on the family.
+        """
         algorithm, family = registry.algorithm(self.algorithm), registry.family(self.family)
         return algorithm, family, registry.network(algorithm, family, self.network)
 
@@ -106,7 +111,7 @@ class Experiment:
         """The settings of each part by name, with this experiment's values as defaults."""
         from metarl_jax.settings import fields, parameters
 
-        algorithm, family, network = self._entries
+        algorithm, family, network = self.entries
         problem = _problem_settings(algorithm, family)
         own = parameters(registry.resolve(family.make))
         found = Parts(
@@ -127,8 +132,17 @@ class Experiment:
         )
 
     def fields(self) -> dict[str, Field]:
-        """Every setting by name."""
-        return {name: field for part in self.parts() for name, field in part.items()}
+        """Every setting by name.
+
+        Raises:
+            ValueError: if two parts have a setting of the same name.
+        """
+        found: dict[str, Field] = {}
+        for part in self.parts():
+            if twice := found.keys() & part.keys():
+                raise ValueError(f"two parts of {self.name} have a setting {min(twice)!r}: one needs another name")
+            found |= part
+        return found
 
     def check_names(self, settings: Mapping[str, Any]) -> None:
         """Check that a map names settings of this experiment and no others.
@@ -192,7 +206,7 @@ class Experiment:
             settings: all of them, as ``with_overrides`` returns them.
             family: the family of tasks.
         """
-        _, _, network = self._entries
+        _, _, network = self.entries
         module = registry.resolve(network.module)
         sizes = getattr(module, network.settings)(**{name: settings[name] for name in self.parts().network})
         return getattr(module, network.make)(family, sizes)
@@ -212,7 +226,7 @@ class Experiment:
         from metarl_jax.types import EnvFamily
 
         self.check_settings(settings)
-        algorithm, entry, network = self._entries
+        algorithm, entry, network = self.entries
         made_family = self.make_family(settings) if family is None else family
         parts, module = self.parts(), registry.resolve(algorithm.module)
         problem_settings = _problem_settings(algorithm, entry)

@@ -68,6 +68,7 @@ register(
         references=(*_references("gridnavi", "bayes_optimal", "posterior_sampling"), *_KNOWN),
         **_MANY,
     ),
+    package=True,
 )
 
 # --------------------------------------------------------------------------------------------------- rooms and mazes
@@ -131,6 +132,7 @@ register(
             ("trivial-21k", "trivial_21k", "the rulesets of trivial-21k"),
         )
     ),
+    package=True,
 )
 
 # ------------------------------------------------------------------------------------------------------------ points
@@ -163,6 +165,7 @@ register(
         references=_references("point_robot", "posterior_sampling", "goal_known"),
         **_ROOMS,
     ),
+    package=True,
 )
 
 # ---------------------------------------------------------------------------------------------------- classic control
@@ -188,9 +191,11 @@ register(
         "cold-start",
         "recommendations to new users",
         f"{_ENVIRONMENTS}.recommendation:made_up",
+        hidden=("seed",),
         references=(*_references("recommendation", "popularity", "thompson", "similar_users"), *_KNOWN),
         **_MANY,
     ),
+    package=True,
 )
 
 # ------------------------------------------------------------------------------------------------------------ robots
@@ -240,6 +245,7 @@ register(
         hidden=_BODIES,
         **_SLOW,
     ),
+    package=True,
 )
 
 # ---------------------------------------------------------------------------------------------------------- few-shot
@@ -286,4 +292,5 @@ register(
             ("glyphs", "glyphs that are made up here (no download)"),
         )
     ),
+    package=True,
 )

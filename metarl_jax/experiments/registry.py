@@ -10,6 +10,7 @@ they and a family become the arguments of the algorithm's ``make``.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -57,7 +58,7 @@ class Algorithm(NamedTuple):
     name: str
     title: str
     module: str | ModuleType
-    """It has ``Config``, a dataclass of settings, and ``make``."""
+    """The module, or its name. It has ``Config``, a dataclass of settings, and ``make``."""
     interface: Interface
     measure: Measure
     excluded: Mapping[str, str] = {}
@@ -70,6 +71,7 @@ class Network(NamedTuple):
     name: str
     title: str
     module: str | ModuleType
+    """The module, or its name."""
     serves: Literal["policy", "feed-forward policy", "belief", "context", "predictor", "in-context"]
     settings: str = "Settings"
     """The name of its dataclass of settings in the module."""
@@ -94,8 +96,9 @@ class Family(NamedTuple):
     """Values of its parameters where they differ from the function's defaults."""
     hidden: tuple[str, ...] = ()
     """Parameters that are no settings of runs."""
-    references: tuple[str, ...] = ("metarl_jax.oracles.at_random:uniform",)
-    """Reference learners, as "package.module:function" of the family and the number of episodes."""
+    references: tuple[Any, ...] = ("metarl_jax.oracles.at_random:uniform",)
+    """Reference learners: functions of the family and the number of episodes, or where they are, as
+    "package.module:function"."""
     inputs: Literal["vectors", "images"] = "vectors"
     """Inputs of few-shot tasks."""
     score: str = "return"
@@ -123,35 +126,64 @@ def resolve(reference: Any) -> Any:
     return getattr(found, name) if name else found
 
 
+Entry: TypeAlias = Algorithm | Network | Family
+
 _ALGORITHMS: dict[str, Algorithm] = {}
 _NETWORKS: dict[tuple[str, str], Network] = {}
 _FAMILIES: dict[str, Family] = {}
+_PACKAGE: set[tuple[type, Any]] = set()
+"""The kinds and keys of the package's own entries."""
 
 
-def register(*entries: Algorithm | Network | Family) -> None:
-    """Add algorithms, networks or families.
+def register(*entries: Entry, package: bool = False) -> None:
+    """Add algorithms, networks or families. An entry of the user replaces an earlier one of the same name.
+
+    Args:
+        entries: the entries.
+        package: whether they are the package's own, which no later entry can replace.
 
     Raises:
-        ValueError: if one of that name is registered already.
+        ValueError: if a name is that of an entry of the package, or has other characters than ``check_name`` allows.
     """
     for entry in entries:
         table, key = _place(entry)
-        if key in table:
-            raise ValueError(f"there is a {type(entry).__name__.lower()} {entry.name!r} already")
+        check_name(entry.name)
+        if (type(entry), key) in _PACKAGE:
+            kind = "an algorithm" if isinstance(entry, Algorithm) else f"a {type(entry).__name__.lower()}"
+            raise ValueError(f"there is {kind} {entry.name!r} already, which is a part of metarl_jax")
         table[key] = entry
+        if package:
+            _PACKAGE.add((type(entry), key))
 
 
-def unregister(*entries: Algorithm | Network | Family) -> None:
+def check_name(name: str) -> None:
+    """Check the name of an entry.
+
+    Raises:
+        ValueError: if a character is no letter, digit, ``_``, ``-`` or ``.``, or the first one is ``-`` or ``.``.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(
+            f"a name must consist of letters, digits, '_', '-' and '.', and begin with a letter, not {name!r}"
+        )
+
+
+def is_package(entry: Entry) -> bool:
+    """Whether an entry is the package's own."""
+    return (type(entry), _place(entry)[1]) in _PACKAGE
+
+
+def unregister(*entries: Entry) -> None:
     """Take entries out again; for tests."""
     for entry in entries:
         table, key = _place(entry)
         del table[key]
 
 
-def _place(entry: Algorithm | Network | Family) -> tuple[dict[Any, Any], Any]:
+def _place(entry: Entry) -> tuple[dict[Any, Any], Any]:
     match entry:
         case Algorithm():
-            return _ALGORITHMS, entry.name
+            return _ALGORITHMS, entry.name.replace("-", "_")
         case Network():
             return _NETWORKS, (entry.serves, entry.name)
         case Family():
@@ -170,8 +202,7 @@ def families() -> list[Family]:
 
 def algorithm(name: str) -> Algorithm:
     """The algorithm of that name; ValueError if there is none, which names near ones."""
-    module_name = name.replace("-", "_")
-    return _get(_ALGORITHMS, module_name if module_name in _ALGORITHMS else name, "algorithm")
+    return _get(_ALGORITHMS, name.replace("-", "_"), "algorithm")
 
 
 def family(name: str) -> Family:
@@ -272,6 +303,7 @@ register(
         _NEEDS_POLICY,
     ),
     Algorithm("in_context", "in-context learning", "metarl_jax.algorithms.in_context", "in-context", SCORE_IN_CONTEXT),
+    package=True,
 )
 
 # ------------------------------------------------------------------------------------------------------- networks
@@ -323,4 +355,5 @@ register(
         "make_in_context",
         inputs="images",
     ),
+    package=True,
 )

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from PIL import Image, ImageSequence
 
-from metarl_jax import experiments
 from metarl_jax.runs import checkpoints, files, record, scenes
 from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.folder import RunFolder
@@ -100,8 +99,10 @@ def of_run(folder: RunFolder, *, play: bool, keep: bool) -> tuple[Animation | No
     saved = checkpoints.paths(folder.checkpoints)
     found, problems = recorded(folder), []
     try:
-        if folder.config.experiment not in experiments.names():
-            return None, []
+        folder.config.resolve()
+    except ValueError:
+        return None, []
+    try:
         if (family := record.environment(folder.config)) is None:
             return None, []
         caption = scenes.described(family)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from metarl_jax import experiments
 from metarl_jax.experiments.base import Measure
 from metarl_jax.reports.animation import Animation
 from metarl_jax.reports.collect import Run
@@ -365,7 +366,8 @@ def command(run: Run) -> str | None:
     if run.experiment is None:
         return None
     config, fields = run.config, run.experiment.fields()
-    words = ["train", config.experiment]
+    source = experiments.source(config.experiment)
+    words = ["train", source.reference if source else config.experiment]
     for name, value in config.settings.items():
         if name in fields and value != fields[name].default:
             words += [f"--{name.replace('_', '-')}", str(value).lower() if isinstance(value, bool) else str(value)]

@@ -6,6 +6,8 @@ import os
 import shlex
 from pathlib import Path
 
+from metarl_jax import experiments
+
 
 def quoted(word: str | Path) -> str:
     """Quote a word for a POSIX shell.
@@ -29,3 +31,15 @@ def quoted(word: str | Path) -> str:
 def command(*words: str | Path) -> str:
     """The command line ``metarl-jax WORD...``."""
     return " ".join(["metarl-jax", *map(quoted, words)])
+
+
+def on_folder(name: str, path: Path, experiment: str) -> str:
+    """The command line ``metarl-jax NAME PATH``, with ``--experiment`` where the experiment is not the package's own.
+
+    Args:
+        name: of the command.
+        path: the folder of a run or of a study.
+        experiment: the name of its experiment.
+    """
+    source = experiments.source(experiment)
+    return command(name, path, *(("--experiment", source.reference) if source else ()))

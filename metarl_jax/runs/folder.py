@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import metarl_jax
-from metarl_jax import checks
+from metarl_jax import checks, references
+from metarl_jax.references import Source
 from metarl_jax.runs import commands, files, interrupts
 from metarl_jax.runs.errors import StorageError, UserError, storing
 from metarl_jax.runs.progress import warn
@@ -58,6 +59,9 @@ class RunConfig:
     """Held-out tasks of the final table; None: as many as the experiment says. Training does not depend on it."""
     names: dict[str, str] | None = None
     """The names of the algorithm, the family and the network; None: those of the experiment."""
+    source: Source | None = None
+    """Where the user's experiment was loaded from. Nothing is loaded because it is stored here. None: the experiment is
+    the package's own, or a program has registered it."""
     stored_hash: str | None = None
     """What identifies the configuration in checkpoints of an older version; None: that is computed."""
 
@@ -110,7 +114,32 @@ class RunConfig:
             **nested(self.resolve(), self.settings),
             **own,
             "evaluation_tasks": self.evaluation_tasks,
+            **stored_source(self.source),
         }
+
+
+def stored_source(source: Source | None) -> dict[str, Any]:
+    """The entry of a stored configuration that says where the experiment came from; none for the package's own."""
+    return {"source": source._asdict()} if source is not None else {}
+
+
+def _read_source(content: Any) -> Source | None:
+    """Where the experiment came from, as a configuration says that may be from elsewhere.
+
+    Raises:
+        TypeError, ValueError: for anything but a reference and a hash.
+    """
+    if content is None:
+        return None
+    if not isinstance(content, dict) or content.keys() != {"reference", "sha256"}:
+        raise TypeError("source is no JSON object with reference and sha256")
+    reference, sha256 = content["reference"], content["sha256"]
+    if not isinstance(reference, str):
+        raise TypeError("the reference of source is of another type than str")
+    references.check(reference)
+    if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+        raise ValueError("the sha256 of source is no SHA-256 in hexadecimal")
+    return Source(reference, sha256)
 
 
 def hash_of(content: Mapping[str, Any]) -> str:
@@ -148,7 +177,7 @@ def nested(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any
 def read_experiment(content: dict[str, Any]) -> dict[str, Any]:
     """The experiment and the settings of a stored configuration, in this version's form.
 
-    They are taken out of ``content``: "experiment", "names", "settings" and "stored_hash".
+    They are taken out of ``content``: "experiment", "source", "names", "settings" and "stored_hash".
 
     Raises:
         ValueError: for another schema, or an experiment that this version does not have.
@@ -157,6 +186,7 @@ def read_experiment(content: dict[str, Any]) -> dict[str, Any]:
     from metarl_jax.runs import migrations
 
     schema, experiment = content.pop("schema", None), content.pop("experiment", None)
+    source = _read_source(content.pop("source", None))
     if not isinstance(experiment, str):
         raise TypeError("experiment is of another type than str")
     if schema == 1:
@@ -185,7 +215,7 @@ def read_experiment(content: dict[str, Any]) -> dict[str, Any]:
         if twice := settings.keys() & stored["settings"].keys():
             raise ValueError(f"{min(twice)} is set twice")
         settings |= stored["settings"]
-    return {"experiment": experiment, "names": names, "settings": settings}
+    return {"experiment": experiment, "source": source, "names": names, "settings": settings}
 
 
 class RunFolder:
@@ -332,13 +362,14 @@ _STAGED = {"config.json", "study.json", "versions.json", "checkpoints", "cells",
 
 
 @contextlib.contextmanager
-def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, list[Path]]]:
+def created(path: Path, kind: str, *, numbered: bool, experiment: str = "") -> Iterator[tuple[Path, list[Path]]]:
     """Make a folder that appears under its name only when it is whole.
 
     Args:
         path: the folder to be; parents are made.
         kind: "run" or "study".
         numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
+        experiment: the name of its experiment, for a message.
 
     Yields:
         The folder to fill, under a temporary name; and a list, which holds the final path once the context has ended.
@@ -351,7 +382,7 @@ def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, li
     staging = path.parent / f".metarl-jax-{secrets.token_hex(8)}{files.TEMPORARY}"
     with storing(f"make the {kind} folder {path}"):
         if not numbered and files.exists(path):
-            raise _taken(path, kind)
+            raise _taken(path, experiment)
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_killed_creations(path.parent)
         staging.mkdir()
@@ -371,7 +402,7 @@ def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, li
                     if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                         raise
                     if not numbered:
-                        raise _taken(path, kind) from None
+                        raise _taken(path, experiment) from None
                     number += 1
                     candidate = path.with_name(f"{path.name}-{number}")
         finally:
@@ -379,8 +410,8 @@ def created(path: Path, kind: str, *, numbered: bool) -> Iterator[tuple[Path, li
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _taken(path: Path, kind: str) -> UserError:
-    again = commands.command("resume", path)
+def _taken(path: Path, experiment: str) -> UserError:
+    again = commands.on_folder("resume", path, experiment)
     return UserError(f"{commands.quoted(path)} exists already; choose another --run-dir, or go on with: {again}")
 
 
@@ -413,7 +444,7 @@ def create(path: Path, config: RunConfig, fill: Callable[[RunFolder], None], *, 
         UserError: if something of that name exists.
         StorageError: if it cannot be written; nothing is left.
     """
-    with created(path, "run", numbered=numbered) as (staging, final):
+    with created(path, "run", numbered=numbered, experiment=config.experiment) as (staging, final):
         files.write_json(staging / "config.json", config.stored())
         (staging / "checkpoints").mkdir()
         folder = RunFolder(staging)

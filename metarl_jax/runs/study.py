@@ -58,7 +58,7 @@ def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> Stu
             raise UserError(f"--vary {name} names a value twice: {', '.join(map(str, values))}")
     for cell in found:
         train.build(cell.config)
-    with created(path, "study", numbered=numbered) as (staging, final):
+    with created(path, "study", numbered=numbered, experiment=config.experiment) as (staging, final):
         (staging / "cells").mkdir()
         write_json(staging / CONFIG, config.stored())
     return StudyFolder(final[0])
@@ -66,7 +66,7 @@ def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> Stu
 
 def resume_command(study: StudyFolder) -> str:
     """What to type to go on with a study."""
-    return commands.command("resume", study.path)
+    return commands.on_folder("resume", study.path, study.config.experiment)
 
 
 def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Callable[[str], None]) -> int:

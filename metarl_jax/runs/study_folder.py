@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metarl_jax import checks
+from metarl_jax.references import Source
 from metarl_jax.runs import files
 from metarl_jax.runs.errors import UserError
-from metarl_jax.runs.folder import RunConfig, default_evaluate_every, nested, open_folder, read_experiment, resolved
+from metarl_jax.runs.folder import (
+    RunConfig,
+    default_evaluate_every,
+    nested,
+    open_folder,
+    read_experiment,
+    resolved,
+    stored_source,
+)
 
 if TYPE_CHECKING:
     from metarl_jax.experiments.base import Experiment
@@ -47,6 +56,8 @@ class StudyConfig:
     """Held-out tasks, and validation tasks, of the table; None: as many as the experiment says."""
     names: dict[str, str] | None = None
     """The names of the algorithm, the family and the network; None: those of the experiment."""
+    source: Source | None = None
+    """Where the user's experiment was loaded from; as ``RunConfig.source``."""
 
     def __post_init__(self) -> None:
         """TypeError or ValueError for a value of another type or out of range, as in a file from elsewhere."""
@@ -83,6 +94,7 @@ class StudyConfig:
             "seeds": self.seeds,
             "evaluate_every": self.evaluate_every,
             "evaluation_tasks": self.evaluation_tasks,
+            **stored_source(self.source),
         }
 
 
@@ -110,6 +122,7 @@ def cells(study: StudyConfig) -> list[Variant]:
         config = RunConfig(
             experiment=study.experiment,
             names=study.names,
+            source=study.source,
             settings=settings,
             seed=study.seed,
             seeds=study.seeds,

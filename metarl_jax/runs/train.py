@@ -247,7 +247,7 @@ class _Run:
 
 def resume_command(folder: RunFolder) -> str:
     """What to type to go on with a run."""
-    return commands.command("resume", folder.path)
+    return commands.on_folder("resume", folder.path, folder.config.experiment)
 
 
 def _raise_diverged(folder: RunFolder, diverged: Mapping[str, int]) -> None:

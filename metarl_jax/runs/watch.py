@@ -15,7 +15,7 @@ from metarl_jax.runs import files, metrics, progress, study_folder
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.metrics import Line
-from metarl_jax.runs.study_folder import StudyConfig
+from metarl_jax.runs.study_folder import StudyFolder
 
 _RATE_LINES = 64
 """Over how many iterations speed is measured."""
@@ -132,26 +132,23 @@ def _numbers(values: object, partly: bool = False) -> list[float]:
     return found if partly or len(found) == len(values) else []
 
 
-def config(path: Path) -> RunConfig | StudyConfig:
-    """The configuration of the run or the study in a folder.
+def folder(path: Path) -> RunFolder | StudyFolder:
+    """Open the run or the study in a folder.
 
     Raises:
         UserError: if there is neither.
     """
-    if not os.path.lexists(path / study_folder.CONFIG):
-        return RunFolder(path).config
-    return study_folder.StudyFolder(path).config
+    return StudyFolder(path) if os.path.lexists(path / study_folder.CONFIG) else RunFolder(path)
 
 
-def followers(path: Path) -> dict[str, Follower]:
-    """One for the run in a folder, or for each cell of the study in it, by name.
+def followers(found: RunFolder | StudyFolder) -> dict[str, Follower]:
+    """One follower for a run, or one for each cell of a study by name.
 
     Raises:
-        UserError: if there is neither.
+        UserError: if the configuration does not say how many iterations there are.
     """
-    if not os.path.lexists(path / study_folder.CONFIG):
-        return {"": Follower(path, RunFolder(path).config)}
-    found = study_folder.StudyFolder(path)
+    if isinstance(found, RunFolder):
+        return {"": Follower(found.path, found.config)}
     return {cell.name: Follower(found.cell(cell), cell.config) for cell in found.cells}
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from toys import toy_algorithm, toy_family, toy_memory
 
-from metarl_jax import cli, experiments, training
+from metarl_jax import cli, experiments, options, training
 from metarl_jax.evaluation import Evaluation, meta_test
 from metarl_jax.experiments import registry
 from metarl_jax.family_checks import check_family
@@ -115,6 +115,7 @@ def test_no_setting_of_a_combination_has_the_name_of_another_one() -> None:
             made = experiments.combination(algorithm.name, family.name, network.name)
             names = [name for part in made.parts() for name in part]
             assert len(set(names)) == len(names), made.name
+            assert not set(names) & options.RESERVED, made.name
             assert all(field.doc for field in made.fields().values()), made.name
 
 
