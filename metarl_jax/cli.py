@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from metarl_jax import options as opt
     from metarl_jax.runs.folder import RunConfig, RunFolder
     from metarl_jax.runs.study_folder import StudyConfig, StudyFolder
+    from metarl_jax.runs.tracking import Named
     from metarl_jax.runs.train import Options as TrainingOptions
 
 STUDY_SEEDS = 5
@@ -129,7 +130,7 @@ def _train(arguments: Sequence[str]) -> int:
     from metarl_jax.runs import hosts, train
     from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
 
-    _prepare(asked)
+    trackers = _prepare(asked)
     path = Path(asked.run_dir) if asked.run_dir else _default_folder(experiment, "")
     settings = experiment.with_overrides(overrides)
     config = RunConfig(
@@ -141,7 +142,7 @@ def _train(arguments: Sequence[str]) -> int:
         evaluation_tasks=asked.evaluation_tasks,
     )
     made = hosts.on_first(lambda: train.new_run(path, config, numbered=asked.run_dir is None))
-    return _run_training(RunFolder(Path(hosts.share_text("" if made is None else str(made.path)))), asked)
+    return _run_training(RunFolder(Path(hosts.share_text("" if made is None else str(made.path)))), asked, trackers)
 
 
 def _default_folder(experiment: experiments.Experiment, prefix: str) -> Path:
@@ -149,12 +150,12 @@ def _default_folder(experiment: experiments.Experiment, prefix: str) -> Path:
     return Path("runs") / f"{prefix}{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _run_training(folder: RunFolder, asked: opt.Training | opt.Resume) -> int:
+def _run_training(folder: RunFolder, asked: opt.Training | opt.Resume, trackers: tuple[Named, ...]) -> int:
     from metarl_jax.runs import hosts, train
 
     interrupts.go_on_with(train.resume_command(folder))
     print(f"run folder: {folder.path}", flush=True)
-    outcome = train.train(folder, _training_options(asked))
+    outcome = train.train(folder, _training_options(asked, trackers))
     if outcome.finished and hosts.first():
         # Imported late: training starts sooner.
         from metarl_jax.reports import page
@@ -184,14 +185,14 @@ def _resume(arguments: Sequence[str]) -> int:
     kind = study_folder.StudyFolder if os.path.lexists(path / study_folder.CONFIG) else RunFolder
     folder: RunFolder | StudyFolder = kind(path)
     _known_experiment(path, folder.config)
-    _prepare(asked)
+    trackers = _prepare(asked)
     if asked.evaluation_tasks is not None:
         name = study_folder.CONFIG if kind is study_folder.StudyFolder else "config.json"
         hosts.on_first(lambda: _keep_evaluation_tasks(path / name, asked.evaluation_tasks))
         folder = kind(path)
     if isinstance(folder, RunFolder):
-        return _run_training(folder, asked)
-    return _run_study(folder, asked)
+        return _run_training(folder, asked, trackers)
+    return _run_study(folder, asked, trackers)
 
 
 def _checked_seeds(asked: opt.Training, number: int) -> tuple[int, int]:
@@ -223,17 +224,25 @@ def _keep_evaluation_tasks(file: Path, tasks: int | None) -> None:
         write_json(file, {**content, "evaluation_tasks": tasks})
 
 
-def _prepare(asked: opt.Training | opt.Resume) -> None:
-    """Devices, and other processes."""
-    from metarl_jax.runs import compilation_cache, devices, hosts
+def _prepare(asked: opt.Training | opt.Resume) -> tuple[Named, ...]:
+    """Prepare devices, and join other processes.
+
+    Returns:
+        The trackers that were asked for; only the first process has them.
+
+    Raises:
+        UserError: if there are no such devices, processes or trackers.
+    """
+    from metarl_jax.runs import compilation_cache, devices, hosts, tracking
 
     compilation_cache.enable()
     processes = hosts.join(asked.distributed) if asked.distributed is not None else 1
     devices.prepare(asked.devices, processes)
     hosts.speak_once()
+    return hosts.on_first(lambda: tracking.load(asked.track)) or ()
 
 
-def _training_options(asked: opt.Training | opt.Resume) -> TrainingOptions:
+def _training_options(asked: opt.Training | opt.Resume, trackers: tuple[Named, ...]) -> TrainingOptions:
     from metarl_jax.runs import train
 
     return train.Options(
@@ -243,6 +252,7 @@ def _training_options(asked: opt.Training | opt.Resume) -> TrainingOptions:
         devices=asked.devices,
         keep=asked.keep,
         keep_best=asked.keep_best,
+        trackers=trackers,
     )
 
 
@@ -294,7 +304,7 @@ def _study(arguments: Sequence[str]) -> int:
     streams.results_are_files()
     from metarl_jax.runs import hosts, study, study_folder
 
-    _prepare(asked)
+    trackers = _prepare(asked)
     config = study_folder.StudyConfig(
         experiment=experiment.name,
         settings=experiment.with_overrides({**overrides, **{name: values[0] for name, values in vary.items()}}),
@@ -307,15 +317,15 @@ def _study(arguments: Sequence[str]) -> int:
     path = Path(asked.run_dir) if asked.run_dir else _default_folder(experiment, "study-")
     made = hosts.on_first(lambda: study.new_study(path, config, numbered=asked.run_dir is None))
     folder = study_folder.StudyFolder(Path(hosts.share_text("" if made is None else str(made.path))))
-    return _run_study(folder, asked)
+    return _run_study(folder, asked, trackers)
 
 
-def _run_study(folder: StudyFolder, asked: opt.Training | opt.Resume) -> int:
+def _run_study(folder: StudyFolder, asked: opt.Training | opt.Resume, trackers: tuple[Named, ...]) -> int:
     from metarl_jax.runs import hosts, study
 
     interrupts.go_on_with(study.resume_command(folder))
     print(f"study folder: {folder.path}", flush=True)
-    code = study.run(folder, _training_options(asked), folder.config.evaluation_tasks, _say)
+    code = study.run(folder, _training_options(asked, trackers), folder.config.evaluation_tasks, _say)
     if code == 0 and hosts.first() and os.path.lexists(folder.path / "table.json"):
         study.show(study.read(folder))
     return code

@@ -71,6 +71,13 @@ class Training(Settings):
         ),
     ] = None
     time_limit: Annotated[PositiveFloat | None, Doc("Save and stop after this number of minutes.")] = None
+    track: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Send metrics to wandb (Weights & Biases), or to a tracker of yours: FILE.py:NAME or PACKAGE.MODULE:NAME; "
+            "it may be given several times. It is not stored: name it again to resume."
+        ),
+    ] = ()
     progress: Annotated[bool, Doc("A live display; otherwise plain lines.")] = True
 
 
@@ -94,6 +101,7 @@ class Resume(Settings):
         AtLeastTwo | None, Doc("Held-out tasks of the final table from now on; None: as before.")
     ] = None
     time_limit: Annotated[PositiveFloat | None, Doc("Save and stop after this number of minutes.")] = None
+    track: Annotated[tuple[str, ...], Doc("As of train.")] = ()
     progress: Annotated[bool, Doc("A live display; otherwise plain lines.")] = True
 
 

@@ -1,0 +1,3 @@
+from .opened import Evaluation, Learner, Run, open
+
+__all__ = ["Evaluation", "Learner", "Run", "open"]
