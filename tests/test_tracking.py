@@ -161,7 +161,7 @@ def test_training_does_not_wait_for_a_slow_tracker(folder: RunFolder, monkeypatc
     monkeypatch.setattr(tracking, "QUIET_SECONDS", 0.1)
     monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
     waits = threading.Event()
-    recorder = Recorder(waits=waits)
+    recorder = Recorder(fails_at="close", waits=waits)
     tracker = background(folder, lambda: recorder)
     began = time.monotonic()
     for iteration in range(1, 9):
@@ -179,6 +179,7 @@ def test_training_does_not_wait_for_a_slow_tracker(folder: RunFolder, monkeypatc
     assert tracker.ended(time.monotonic() + 60)
     # The end takes the place of the oldest metrics.
     assert [call[:2] for call in recorder.calls[1:]] == [("log", 2), ("close",)]
+    assert capsys.readouterr().err == ""
 
 
 def test_scalars_are_named_by_seed_and_leave_out_what_has_no_value() -> None:

@@ -327,7 +327,9 @@ def _check(line: Line, seeds: int) -> None:
 
 def _arrays(lines: list[Line], seeds: int) -> Mapping[str, np.ndarray]:
     """The columns of a table of lines."""
-    found = {name: np.array([line[name] for line in lines], np.int64) for name in _COUNTS}
+    found: dict[str, np.ndarray] = {}
+    for name in _COUNTS:
+        found[name] = np.array([line[name] for line in lines], np.int64)
     found["wall_s"] = np.array([line["wall_s"] for line in lines], np.float64)
     names = dict.fromkeys(name for line in lines for name in line if name not in found)
     missing = [None] * seeds

@@ -19,18 +19,20 @@ _MOST_POINTS = 500
 """Of a curve; of more iterations, several are averaged."""
 
 
-def _axes() -> Axes:
+def _axes(width: float = 6.0) -> Axes:
     """The axes of a new figure. A notebook shows the figure, though pyplot does not know it."""
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(width, 4.0), layout="constrained")
+
     class ShownAxes(Axes):
         def _repr_png_(self) -> bytes:
             buffer = io.BytesIO()
-            self.figure.savefig(buffer, format="png", dpi=100)
+            figure.savefig(buffer, format="png", dpi=100)
             return buffer.getvalue()
 
-    return Figure(figsize=(6.0, 4.0), layout="constrained").add_subplot(axes_class=ShownAxes)
+    return figure.add_subplot(axes_class=ShownAxes)
 
 
 def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, **style: Any) -> None:
@@ -96,7 +98,9 @@ def adaptation(evaluation: dict[str, Any], ax: Axes | None) -> Axes:
         evaluation: as it is stored.
         ax: where to draw; None: a new figure.
     """
-    axes = _axes() if ax is None else ax
+    from matplotlib.ticker import MaxNLocator
+
+    axes = _axes(8.0) if ax is None else ax
     measure, numbers = measure_of(evaluation), stages(evaluation)
     few = len(numbers) <= 50
     for learner in (evaluation["ours"], *evaluation["oracles"]):
@@ -105,11 +109,16 @@ def adaptation(evaluation: dict[str, Any], ax: Axes | None) -> Axes:
         scores = np.array(learner["score_by_stage"], np.float64)
         (line,) = axes.plot(numbers, scores, label=learner["name"], marker="." if few else None, **style)
         low, high = np.array(learner["ci95_by_stage"], np.float64).T
-        axes.fill_between(numbers, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.fill_between(numbers, low, high, color=line.get_color(), alpha=0.25 if ours else 0.08, linewidth=0)
     for name, scores in evaluation["paper_by_stage"].items():
         known = [(stage, scores[str(stage)]) for stage in numbers if scores.get(str(stage)) is not None]
-        axes.plot(*zip(*known, strict=True), "x", label=f"{name}, published") if known else None
+        if known:
+            axes.plot(*zip(*known, strict=True), "x", label=f"{name}, published")
     axes.set(xlabel=stage_axis(measure), ylabel=of_stage(measure))
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize="small")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if ax is None:
+        # There may be a dozen reference learners.
+        axes.figure.legend(loc="outside right upper", fontsize="small")
+    else:
+        axes.legend(fontsize="small")
     return axes

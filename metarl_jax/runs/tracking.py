@@ -209,6 +209,8 @@ class Background:
         self._make, self._run, self._say = kind.make, run, say
         self._waiting: queue.Queue[tuple[int, Mapping[str, float]] | None] = queue.Queue(MOST_WAITING)
         self._behind = False
+        self.given_up = False
+        """Whether nobody waits for the tracker any more, so that its failure is no news."""
         self._thread = threading.Thread(target=self._work, name=f"track {kind.name}", daemon=True)
         self._thread.start()
 
@@ -223,6 +225,8 @@ class Background:
                 tracker.log(*item)
             tracker.close()
         except (Exception, SystemExit) as error:  # The user's code may raise anything.
+            if self.given_up:
+                return
             reason = " ".join(str(error).split())
             described = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
             warn(f"{self.name} has failed, training goes on without it: {described}")
@@ -266,6 +270,8 @@ def close(trackers: Sequence[Background], say: Callable[[str], None]) -> None:
     if late:
         say(f"waiting for {_names(late)}, for {CLOSE_SECONDS:g} s at most")
     if late := [tracker for tracker in late if not tracker.ended(began + CLOSE_SECONDS)]:
+        for tracker in late:
+            tracker.given_up = True
         warn(f"{_names(late)} does not end: some metrics may be missing there")
 
 
