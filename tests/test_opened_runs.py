@@ -193,7 +193,7 @@ def test_a_score_that_diverged_is_nan(old: Path) -> None:
 
 
 def shown_png(value: object) -> bytes | None:
-    """What a notebook draws for the value of a cell."""
+    """The picture that a notebook shows for the value of a cell."""
     from IPython.core.formatters import DisplayFormatter
 
     return DisplayFormatter().format(value)[0].get("image/png")

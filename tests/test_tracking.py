@@ -1,4 +1,4 @@
-"""Trackers: what they are told, that they never stop training, and what W&B may take from a run folder: nothing."""
+"""Trackers: they get the metrics, they never stop training, and W&B takes no settings from a run folder."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_training_with_trackers(own: Path, tmp_path: Path, capsys: Any, monkeypa
     assert first[0] == ["run", None, 0, 4] and first[-1] == "closed"
     stopped = first[-2][0]
     assert 0 < stopped < 6
-    # What is not named again does not track.
+    # A resume that names no tracker has none.
     assert cli.main(["resume", str(path), "--time-limit", "1e-9"]) == 0
     assert read(path / "lines.txt") == first
     assert str(own) not in (path / "config.json").read_text()
@@ -290,7 +290,7 @@ print(json.dumps(found))
 
 
 def wandb(folder: RunFolder, home: Path, *words: str, cwd: Path | None = None, **changes: str) -> tuple[Any, str]:
-    """Track a run in a process of its own, offline: what it says of W&B's settings, and its errors."""
+    """Track a run in a process of its own, offline; return the settings that W&B used, and standard error."""
     root = Path(__file__).resolve().parent.parent
     home.mkdir(exist_ok=True)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB") and name != "NETRC"}
@@ -408,10 +408,12 @@ def test_wandb_is_not_started_in_a_run_folder_or_a_study(tmp_path: Path, monkeyp
     folder = make_folder(tmp_path / "study" / "cells" / "a")
     (tmp_path / "study" / "study.json").write_text("{}")
     (tmp_path / "link").symlink_to(tmp_path / "study")
+    (tmp_path / "cell").symlink_to(folder.path)
     for start in (tmp_path / "study", tmp_path / "link"):
         monkeypatch.chdir(start / place)
-        with pytest.raises(UserError, match=r"which is in .*study: start the command in another directory"):
-            weights_and_biases.check_folder(folder.path)
+        for path in (folder.path, tmp_path / "cell", tmp_path / "link" / "cells" / "a"):
+            with pytest.raises(UserError, match=r"which is in .*: start the command in another directory"):
+                weights_and_biases.check_folder(path)
     monkeypatch.chdir(tmp_path)
     weights_and_biases.check_folder(folder.path)
 

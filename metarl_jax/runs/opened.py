@@ -1,6 +1,6 @@
 """A run folder, read from Python: its configuration, metrics, evaluations and figures.
 
-Opening a run and reading its metrics imports no JAX, but for a folder of version 0.1, whose settings are migrated.
+Opening a run and reading its metrics imports no JAX. Only folders of version 0.1 need JAX, to migrate their settings.
 """
 
 from __future__ import annotations

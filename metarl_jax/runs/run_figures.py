@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from metarl_jax.experiments.base import Experiment
 
 _MOST_POINTS = 500
-"""Of a curve; of more iterations, several are averaged."""
+"""The most points of a curve; a run of more iterations has averages of several iterations as points."""
 
 
 def _axes(width: float = 6.0) -> Axes:
@@ -59,7 +59,7 @@ def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, **styl
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of what is not NaN; NaN where nothing else is there."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
     return np.where(count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan)

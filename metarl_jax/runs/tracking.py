@@ -123,7 +123,9 @@ def load(words: Sequence[str]) -> tuple[Named, ...]:
 
 
 def _make_wandb() -> Make:
-    if importlib.util.find_spec("wandb") is None:
+    spec = importlib.util.find_spec("wandb")
+    # A folder of that name, such as W&B makes, is a package without an origin.
+    if spec is None or spec.origin is None:
         raise UserError(f"--track wandb needs the package wandb: {checks.install_command('wandb')}")
     from metarl_jax.runs import weights_and_biases
 

@@ -33,7 +33,7 @@ PROJECT = "metarl-jax"
 START_SECONDS = 60.0
 """How long W&B tries to reach its server at the start."""
 END_SECONDS = 20.0
-"""How long W&B goes on sending at the end. What it has not sent then stays in the run folder, for ``wandb sync``."""
+"""How long W&B goes on sending at the end. The rest stays in the run folder, for ``wandb sync``."""
 _ID = re.compile("[0-9a-f]{16}")
 _ID_FILE = "metarl-jax.json"
 _SESSION = re.compile(r"(offline-)?run-\d{8}_\d{6}-[0-9a-f]{16}(-\d+)?")
@@ -115,12 +115,14 @@ def check_folder(root: Path) -> None:
         UserError: if the working directory is in the run folder, or in the folder of its study; or if ``wandb`` in the
             run folder is a link, holds one, or holds settings.
     """
-    whole = (study_of(root) or root).resolve()
-    if Path.cwd().resolve().is_relative_to(whole):
-        raise UserError(
-            f"W&B takes settings, such as the address of its server, from the working directory, which is in {whole}: "
-            "start the command in another directory"
-        )
+    real, here = root.resolve(), Path.cwd().resolve()
+    # The path may go through links.
+    for received in (real, study_of(root), study_of(real)):
+        if received is not None and here.is_relative_to(received.resolve()):
+            raise UserError(
+                "W&B takes settings, such as the address of its server, from the working directory, which is in "
+                f"{received}: start the command in another directory"
+            )
     folder = root / "wandb"
     try:
         files.require_folder(folder)
