@@ -1,4 +1,4 @@
-"""``metarl-jax list | train NAME | resume RUN | study NAME | watch RUN | evaluate RUN | report RUN... | record RUN``.
+"""``metarl-jax COMMAND``: list, train, resume, study, watch, evaluate, report, record or export.
 
 Exit codes: 0 done; 2 a mistake in what was asked for; 3 training diverged; 4 the run folder, or the output of a command
 that only prints, cannot be written; 5 another process of the same run is gone; 128 + n stopped by signal n (130 Ctrl-C,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from metarl_jax import options as opt
     from metarl_jax.runs.folder import RunFolder
     from metarl_jax.runs.study_folder import StudyFolder
+    from metarl_jax.runs.tracking import Named
     from metarl_jax.runs.train import Options as TrainingOptions
 
 STUDY_SEEDS = 5
@@ -121,7 +122,7 @@ def _train(arguments: Sequence[str]) -> int:
     from metarl_jax.runs import hosts, train
     from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
 
-    _prepare(asked)
+    trackers = _prepare(asked)
     path = Path(asked.run_dir) if asked.run_dir else _default_folder(experiment, "")
     settings = experiment.with_overrides(overrides)
     config = RunConfig(
@@ -134,7 +135,7 @@ def _train(arguments: Sequence[str]) -> int:
         source=experiments.source(experiment.name),
     )
     made = hosts.on_first(lambda: train.new_run(path, config, numbered=asked.run_dir is None))
-    return _run_training(RunFolder(Path(hosts.share_text("" if made is None else str(made.path)))), asked)
+    return _run_training(RunFolder(Path(hosts.share_text("" if made is None else str(made.path)))), asked, trackers)
 
 
 def _default_folder(experiment: experiments.Experiment, prefix: str) -> Path:
@@ -142,12 +143,12 @@ def _default_folder(experiment: experiments.Experiment, prefix: str) -> Path:
     return Path("runs") / f"{prefix}{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _run_training(folder: RunFolder, asked: opt.Training | opt.Resume) -> int:
+def _run_training(folder: RunFolder, asked: opt.Training | opt.Resume, trackers: tuple[Named, ...]) -> int:
     from metarl_jax.runs import hosts, train
 
     interrupts.go_on_with(train.resume_command(folder))
     print(f"run folder: {folder.path}", flush=True)
-    outcome = train.train(folder, _training_options(asked))
+    outcome = train.train(folder, _training_options(asked, trackers))
     if outcome.finished and hosts.first():
         # Imported late: training starts sooner.
         from metarl_jax.reports import page
@@ -178,14 +179,14 @@ def _resume(arguments: Sequence[str]) -> int:
     kind = study_folder.StudyFolder if os.path.lexists(path / study_folder.CONFIG) else RunFolder
     folder: RunFolder | StudyFolder = kind(path)
     own.resolve("resume", [folder], named)
-    _prepare(asked)
+    trackers = _prepare(asked)
     if asked.evaluation_tasks is not None:
         name = study_folder.CONFIG if kind is study_folder.StudyFolder else "config.json"
         hosts.on_first(lambda: _keep_evaluation_tasks(path / name, asked.evaluation_tasks))
         folder = kind(path)
     if isinstance(folder, RunFolder):
-        return _run_training(folder, asked)
-    return _run_study(folder, asked)
+        return _run_training(folder, asked, trackers)
+    return _run_study(folder, asked, trackers)
 
 
 def _checked_seeds(asked: opt.Training, number: int) -> tuple[int, int]:
@@ -217,17 +218,25 @@ def _keep_evaluation_tasks(file: Path, tasks: int | None) -> None:
         write_json(file, {**content, "evaluation_tasks": tasks})
 
 
-def _prepare(asked: opt.Training | opt.Resume) -> None:
-    """Devices, and other processes."""
-    from metarl_jax.runs import compilation_cache, devices, hosts
+def _prepare(asked: opt.Training | opt.Resume) -> tuple[Named, ...]:
+    """Prepare devices, and join other processes.
+
+    Returns:
+        The trackers that were asked for; only the first process has them.
+
+    Raises:
+        UserError: if there are no such devices, processes or trackers.
+    """
+    from metarl_jax.runs import compilation_cache, devices, hosts, tracking
 
     compilation_cache.enable()
     processes = hosts.join(asked.distributed) if asked.distributed is not None else 1
     devices.prepare(asked.devices, processes)
     hosts.speak_once()
+    return hosts.on_first(lambda: tracking.load(asked.track)) or ()
 
 
-def _training_options(asked: opt.Training | opt.Resume) -> TrainingOptions:
+def _training_options(asked: opt.Training | opt.Resume, trackers: tuple[Named, ...]) -> TrainingOptions:
     from metarl_jax.runs import train
 
     return train.Options(
@@ -237,6 +246,7 @@ def _training_options(asked: opt.Training | opt.Resume) -> TrainingOptions:
         devices=asked.devices,
         keep=asked.keep,
         keep_best=asked.keep_best,
+        trackers=trackers,
     )
 
 
@@ -288,7 +298,7 @@ def _study(arguments: Sequence[str]) -> int:
     streams.results_are_files()
     from metarl_jax.runs import hosts, study, study_folder
 
-    _prepare(asked)
+    trackers = _prepare(asked)
     config = study_folder.StudyConfig(
         experiment=experiment.name,
         settings=experiment.with_overrides({**overrides, **{name: values[0] for name, values in vary.items()}}),
@@ -302,15 +312,15 @@ def _study(arguments: Sequence[str]) -> int:
     path = Path(asked.run_dir) if asked.run_dir else _default_folder(experiment, "study-")
     made = hosts.on_first(lambda: study.new_study(path, config, numbered=asked.run_dir is None))
     folder = study_folder.StudyFolder(Path(hosts.share_text("" if made is None else str(made.path))))
-    return _run_study(folder, asked)
+    return _run_study(folder, asked, trackers)
 
 
-def _run_study(folder: StudyFolder, asked: opt.Training | opt.Resume) -> int:
+def _run_study(folder: StudyFolder, asked: opt.Training | opt.Resume, trackers: tuple[Named, ...]) -> int:
     from metarl_jax.runs import hosts, study
 
     interrupts.go_on_with(study.resume_command(folder))
     print(f"study folder: {folder.path}", flush=True)
-    code = study.run(folder, _training_options(asked), folder.config.evaluation_tasks, _say)
+    code = study.run(folder, _training_options(asked, trackers), folder.config.evaluation_tasks, _say)
     if code == 0 and hosts.first() and os.path.lexists(folder.path / "table.json"):
         study.show(study.read(folder))
     return code
@@ -455,6 +465,29 @@ def _record(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _export(arguments: Sequence[str]) -> int:
+    from metarl_jax import options
+
+    named, arguments = options.experiments_of(arguments)
+    path, rest = (Path("RUN"), list(arguments)) if _asks_help(arguments) else _existing("export", arguments)
+    asked, _ = options.parse(
+        options.Export,
+        rest,
+        program=f"metarl-jax export {path}",
+        description="A trained learner as a file that metarl_jax.load reads: weights, names and settings, and no code.",
+    )
+    streams.results_are_files()
+    from metarl_jax.runs import agent_files, own
+    from metarl_jax.runs.folder import RunFolder
+
+    folder = RunFolder(path)
+    own.resolve("export", [folder], named)
+    output = Path(asked.output) if asked.output else Path(f"{folder.path.resolve().name}{agent_files.SUFFIX}")
+    agent = agent_files.load(folder.path, seed=asked.seed, best=asked.best)
+    print(f"wrote {agent_files.save(output, agent, overwrite=asked.overwrite)}")
+    return 0
+
+
 def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: bool) -> None:
     """Print tables and write a page; with ``keep``, also what belongs into the folder of a run."""
     from metarl_jax.reports import animation, collect, page
@@ -488,6 +521,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (_evaluate, "measure a run on held-out tasks"),
     "report": (_report, "a page about a run, or about several; tables and figures of a study"),
     "record": (_record, "a video of a trial on a held-out task"),
+    "export": (_export, "a trained learner as a file that Python programs load"),
 }
 
 

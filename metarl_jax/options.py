@@ -72,6 +72,13 @@ class Training(Settings):
         ),
     ] = None
     time_limit: Annotated[PositiveFloat | None, Doc("Save and stop after this number of minutes.")] = None
+    track: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Send metrics to wandb (Weights & Biases), or to a tracker of yours: FILE.py:NAME or PACKAGE.MODULE:NAME; "
+            "it may be given several times. It is not stored: name it again to resume."
+        ),
+    ] = ()
     progress: Annotated[bool, Doc("A live display; otherwise plain lines.")] = True
 
 
@@ -108,6 +115,7 @@ class Resume(Opening):
         AtLeastTwo | None, Doc("Held-out tasks of the final table from now on; None: as before.")
     ] = None
     time_limit: Annotated[PositiveFloat | None, Doc("Save and stop after this number of minutes.")] = None
+    track: Annotated[tuple[str, ...], Doc("As of train.")] = ()
     progress: Annotated[bool, Doc("A live display; otherwise plain lines.")] = True
 
 
@@ -165,9 +173,21 @@ class Record(Opening):
     seed: Annotated[Seed, Doc("The random seed of the held-out task.")] = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Export(Opening):
+    """What to export."""
+
+    output: Annotated[str | None, Doc("The file, which must end in .safetensors; None: named after the run, here.")] = (
+        None
+    )
+    seed: Annotated[Seed | None, Doc("Of seeds that were trained together, the one to export; None: the first.")] = None
+    best: Annotated[bool, Doc("The state that train --keep-best kept, not the last one.")] = False
+    overwrite: Annotated[bool, Doc("Overwrite an agent's file of that name.")] = False
+
+
 RESERVED = {"memory", "network"} | {
     field.name
-    for options in (NewStudy, Resume, Evaluate, Listing, Report, Watch, Record)
+    for options in (NewStudy, Resume, Evaluate, Listing, Report, Watch, Record, Export)
     for field in dataclasses.fields(options)
 }
 """The names of options, which no setting of an experiment can have."""

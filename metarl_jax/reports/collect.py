@@ -12,7 +12,7 @@ import numpy as np
 from metarl_jax.experiments.base import Experiment, Measure
 from metarl_jax.reports.animation import Animation
 from metarl_jax.reports.figures import Series, drawable
-from metarl_jax.runs import evaluate, files, metrics
+from metarl_jax.runs import evaluate, files, metrics, report
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.metrics import Line
@@ -49,8 +49,7 @@ class Run:
     def measure(self) -> Measure | None:
         """What is reported; None if nobody knows."""
         if self.evaluations:
-            known = self.evaluations[0]["measure"]
-            return Measure(**{name: known[name] for name in Measure._fields if name in known})
+            return report.measure_of(self.evaluations[0])
         return self.experiment.measure if self.experiment else None
 
     @property

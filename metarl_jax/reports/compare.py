@@ -10,6 +10,7 @@ from metarl_jax.reports import sections
 from metarl_jax.reports.collect import Run
 from metarl_jax.reports.figures import COLOURS, DASHES, Chart, Series, figure, number, short
 from metarl_jax.reports.markup import Child, Html, tag
+from metarl_jax.runs import report
 
 
 def style_of(index: int) -> int:
@@ -27,7 +28,7 @@ def _table(runs: Sequence[Run]) -> Html:
             evaluation = run.evaluations[0]
             places, ours = sections.decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
             score = [number(ours["score"], places), tag("small", sections.interval(ours["ci95"], places))]
-            of = sections.measure_of(evaluation).title
+            of = report.measure_of(evaluation).title
             of += f", {sections.changes(evaluation)}" if evaluation["changes"] else ""
         versions = run.versions[-1] if run.versions else {}
         wall = sections.wall_s(run)
@@ -67,11 +68,11 @@ def _adaptation(runs: Sequence[Run]) -> list[Child]:
     """A figure for each kind of stage that runs share."""
     groups: dict[tuple[str, str], list[Series]] = {}
     for index, run in enumerate(runs):
-        if run.evaluations and len(sections.stages(run.evaluations[0])) > 1:
+        if run.evaluations and len(report.stages(run.evaluations[0])) > 1:
             evaluation = run.evaluations[0]
-            measure, numbers = sections.measure_of(evaluation), sections.stages(evaluation)
+            measure, numbers = report.measure_of(evaluation), report.stages(evaluation)
             line = sections.by_stage(run.label, evaluation["ours"], numbers, style_of(index))
-            groups.setdefault((measure.stage, sections.of_stage(measure)), []).append(line)
+            groups.setdefault((measure.stage, report.of_stage(measure)), []).append(line)
     found: list[Child] = []
     for (stage, label), series in groups.items():
         if len(series) > 1:

@@ -15,7 +15,15 @@ from metarl_jax.reports.figures import Chart, Level, Series, Value, drawable, fi
 from metarl_jax.reports.markup import Child, Html, tag
 from metarl_jax.runs import commands
 from metarl_jax.runs.folder import default_evaluate_every
-from metarl_jax.runs.report import SHOWN_STAGES, success_rows
+from metarl_jax.runs.report import (
+    SHOWN_STAGES,
+    measure_of,
+    of_stage,
+    stage_axis,
+    stages,
+    success_rows,
+    training_comparable,
+)
 
 TRAINING = 15
 """The style of training's curve: grey, without dashes."""
@@ -50,23 +58,6 @@ def decimals(ends: Sequence[Value]) -> int:
 def interval(ends: Sequence[Value], places: int) -> str:
     """``low to high``; nothing where there is none."""
     return "" if None in ends else f"{number(ends[0], places)} to {number(ends[1], places)}"
-
-
-def measure_of(evaluation: Evaluation) -> Measure:
-    """What the evaluation reports."""
-    known = evaluation["measure"]
-    return Measure(**{name: known[name] for name in Measure._fields if name in known})
-
-
-def of_stage(measure: Measure) -> str:
-    """What the score of one stage is called."""
-    return "return of an episode" if measure.total else measure.title.replace("the last", "an")
-
-
-def stages(evaluation: Evaluation) -> range:
-    """The numbers of the stages that have a score."""
-    first = measure_of(evaluation).first_stage
-    return range(first, first + len(evaluation["ours"]["score_by_stage"]))
 
 
 def changes(evaluation: Evaluation) -> str:
@@ -173,17 +164,12 @@ def by_stage(name: str, learner: dict[str, Any], numbers: range, style: int) -> 
     return Series(name, numbers, _drawn(learner["score_by_stage"]), style, low, high)
 
 
-def _comparable(measure: Measure) -> bool:
-    """Whether training's metric is of the size of what is reported: some know an episode's return, not a trial's."""
-    return measure.training_metric == "trial_reward" or not measure.total
-
-
 def learning(run: Run) -> Child:
     """The figure of the scores on training and on validation tasks during training."""
     measure = run.measure
     title = measure.title if measure else "score"
     curves = [run.curve("validation_score", "validation tasks", 0)]
-    if measure and _comparable(measure):
+    if measure and training_comparable(measure):
         curves.append(run.curve(measure.training_metric, "training tasks", TRAINING))
     series = [curve for curve in curves if curve is not None]
     if not series:
@@ -216,7 +202,7 @@ def adaptation(evaluation: Evaluation) -> list[Child]:
         y = [drawable(scores.get(str(stage))) for stage in numbers]
         series.append(Series(f"{name}, published", numbers, y, style[name], kind="points"))
     label = of_stage(measure)
-    chart = Chart("Adaptation", _axis(measure), label, series, whole_x=True)
+    chart = Chart("Adaptation", stage_axis(measure), label, series, whole_x=True)
     tasks = counted(evaluation["tasks"], "held-out task")
     found: list[Child] = [figure(chart, f"{capital(label)}, mean of {tasks}. Bands: 95 % intervals of that mean.")]
     if "cumulative_regret" in evaluation["ours"]:
@@ -225,13 +211,9 @@ def adaptation(evaluation: Evaluation) -> list[Child]:
             for learner, number in learners
             if "cumulative_regret" in learner
         ]
-        chart = Chart("Cumulative regret", _axis(measure), "regret so far", regrets, whole_x=True)
+        chart = Chart("Cumulative regret", stage_axis(measure), "regret so far", regrets, whole_x=True)
         found.append(figure(chart, "What best play with the task known would have collected more; less is better."))
     return found
-
-
-def _axis(measure: Measure) -> str:
-    return measure.stage if measure.first_stage else f"{measure.stage}s"
 
 
 def columns(figures: Sequence[Child]) -> Child:
@@ -452,7 +434,7 @@ def _others(run: Run) -> Child:
 def _curves(run: Run) -> Child:
     """Every other metric of training."""
     measure = run.measure
-    shown = {"validation_score", measure.training_metric if measure and _comparable(measure) else ""}
+    shown = {"validation_score", measure.training_metric if measure and training_comparable(measure) else ""}
     figures = []
     for metric in run.metrics:
         curve = run.curve(metric, metric.replace("_", " "), 0) if metric not in shown else None

@@ -1,1 +1,8 @@
-"""The host side of a run: folder, checkpoints, metrics, progress, tables, videos. Nothing here is traced."""
+"""Run folders, and everything on the host that trains, measures and records runs.
+
+``open`` reads a run folder from Python.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import metarl_jax
-from metarl_jax import experiments
+from metarl_jax import experiments, references
 from metarl_jax.agents import Agent, Interface
 from metarl_jax.experiments.base import Experiment
-from metarl_jax.runs import checkpoints, files, train
+from metarl_jax.runs import checkpoints, commands, files, train
 from metarl_jax.runs.errors import UserError, storing
-from metarl_jax.runs.folder import RunFolder, nested, read_experiment, resolved
+from metarl_jax.runs.folder import RunFolder, nested, read_experiment, resolved, stored_source
 from metarl_jax.types import Acting, Algorithm, Box, Discrete, Key, Params, Space
 
 SCHEMA = 1
@@ -43,7 +43,7 @@ def load(
     *,
     seed: int | None = None,
     best: bool = False,
-    experiment: Experiment | None = None,
+    experiment: Experiment | str | None = None,
 ) -> Agent:
     """Load a trained learner that acts.
 
@@ -51,16 +51,21 @@ def load(
         path: the folder of a run, or a file that ``save`` or ``metarl-jax export`` wrote.
         seed: of a run folder, which of the seeds that were trained together; None: the first.
         best: of a run folder, whether to take the state with the best validation score, where it was kept.
-        experiment: the experiment, if it is not one of the package's own. Code is never loaded because a file or a
-            folder names it.
+        experiment: the experiment, or a reference to it ("my_file.py:my_experiment"), if it is not one of the package's
+            own. Code is never loaded because a file or a folder names it.
 
     Raises:
         UserError: if there is no such folder or file, it is damaged or does not fit this version, or the learner does
             not act, because its tasks are few-shot.
     """
     path = Path(path)
-    if experiment is not None:
-        experiments.register(experiment)
+    try:
+        if isinstance(experiment, str):
+            experiments.load(experiment)
+        elif experiment is not None:
+            experiments.register(experiment)
+    except ValueError as error:
+        raise UserError(f"experiment: {error}") from error
     if path.is_dir():
         return _from_folder(RunFolder(path), seed, best)
     if seed is not None or best:
@@ -104,11 +109,27 @@ def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
     return path
 
 
+def _resolved(
+    where: str, experiment: str, names: Mapping[str, str] | None, source: references.Source | None
+) -> Experiment:
+    """The experiment of a folder or a file; UserError if it is not known."""
+    try:
+        return resolved(experiment, names)
+    except ValueError as error:
+        if source is None:
+            raise UserError(f"{where} cannot be loaded: {error}") from error
+        raise UserError(
+            f"{where} was trained with {commands.quoted(source.reference)}, which is not part of metarl_jax; if you "
+            f"trust that code, name it: load(..., experiment={files.printable(source.reference)!r})"
+        ) from None
+
+
 # ---------------------------------------------------------------------------------------------------------- run folders
 
 
 def _from_folder(folder: RunFolder, seed: int | None, best: bool) -> Agent:
     config = folder.config
+    experiment = _resolved(str(folder.path), config.experiment, config.names, config.source)
     problem = train.build(config)
     if problem.algorithm.acting is None:
         raise UserError(f"{folder.path} has no agent: its learner does not act")
@@ -118,9 +139,9 @@ def _from_folder(folder: RunFolder, seed: int | None, best: bool) -> Agent:
         raise UserError(f"{folder.path} has the seeds {ids[0]} to {ids[-1]}, not {seed}")
     checkpoint = train.load_states(folder, problem, best=best)
     state = jax.tree.map(lambda x: x[ids.index(seed)], checkpoint.state.algorithm)
-    experiment = config.resolve()
     origin = {
         "experiment": config.experiment,
+        **stored_source(config.source),
         **nested(experiment, config.settings),
         "seed": seed,
         "iteration": checkpoint.iteration,
@@ -140,7 +161,7 @@ def _from_file(path: Path) -> Agent:
         named = read_experiment(stored)
         if stored:
             raise ValueError(f"it has the unknown entry {min(stored)}")
-        experiment = resolved(named["experiment"], named["names"])
+        experiment = _resolved(str(path), named["experiment"], named["names"], named["source"])
         experiment.check_settings(named["settings"])
         bytes_of_tensors = sum(tensor.nbytes for tensor in tensors.values())
         _check_sizes(experiment, named["settings"], bytes_of_tensors)

@@ -1,13 +1,12 @@
 """``metrics.jsonl``: one line an iteration, some with a validation score; every metric is a list with an entry a seed.
 
-A seed that has diverged has ``null`` from then on. TensorBoard events get the last line of every chunk.
+A seed that has diverged has ``null`` from then on.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -98,24 +97,37 @@ def missing_text(missing: Sequence[range]) -> str:
     return f"iteration{'s' * (sum(map(len, missing)) > 1)} {', '.join(shown[:5])}{more}"
 
 
-class Writer:
-    """Appends to ``metrics.jsonl`` and to TensorBoard events."""
+def scalars(line: Line, seed_ids: Sequence[int]) -> dict[str, float]:
+    """The metrics of a line, as trackers get them.
 
-    def __init__(self, path: Path, events: Path, seed_ids: list[int], iteration: int) -> None:
+    Args:
+        line: one line of ``metrics.jsonl``.
+        seed_ids: the seeds, in the order of the entries of each metric.
+
+    Returns:
+        The values by name; with several seeds the names are ``NAME/seed-N``. A value that is None is left out.
+    """
+    return {
+        name if len(seed_ids) == 1 else f"{name}/seed-{seed}": value
+        for name, values in line.items()
+        if isinstance(values, list)
+        for seed, value in zip(seed_ids, values, strict=True)
+        if value is not None
+    }
+
+
+class Writer:
+    """Appends to ``metrics.jsonl``."""
+
+    def __init__(self, path: Path, iteration: int) -> None:
         """Go on after ``iteration``; a warning names the iterations before it of which there are no metrics.
 
         Raises:
-            OSError: if the files cannot be written.
+            OSError: if the file cannot be written.
         """
-        from tensorboardX import SummaryWriter
-
         if missing := keep_until(path, iteration):
             warn(f"{path} has no metrics of {missing_text(missing)}: they are lost, training goes on without them")
         self._file = files.open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, "ab")
-        # The name of an events file is made of the time and the host; with a suffix, nothing can lie in wait for it.
-        suffix = f".{secrets.token_hex(8)}"
-        self._events = SummaryWriter(str(events), purge_step=iteration + 1, filename_suffix=suffix)
-        self._seed_ids = seed_ids
 
     def __enter__(self) -> Writer:
         return self
@@ -124,7 +136,6 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._events.close()
 
     def write(self, lines: list[Line]) -> None:
         """Append lines, and force them to the disk: a checkpoint written later may count on them."""
@@ -134,8 +145,3 @@ class Writer:
         self._file.write(text.encode())
         self._file.flush()
         os.fsync(self._file.fileno())
-        for name, values in lines[-1].items():
-            for seed, value in zip(self._seed_ids, values, strict=True) if isinstance(values, list) else ():
-                if value is not None:
-                    tag = name if len(self._seed_ids) == 1 else f"{name}/seed-{seed}"
-                    self._events.add_scalar(tag, value, lines[-1]["iteration"])

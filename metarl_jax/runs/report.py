@@ -1,15 +1,55 @@
-"""Tables of a run, as text."""
+"""Tables of a run, as text, and the names of the scores of an evaluation."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from metarl_jax.experiments.registry import Measure
 from metarl_jax.runs.errors import storing
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_HTML = '<pre style="white-space: pre; line-height: normal; font-family: monospace">{code}</pre>'
+"""The HTML element that holds a table."""
+_WIDTH = 100
+"""Columns of a table that is not printed on a terminal."""
+
+
+def measure_of(evaluation: dict[str, Any]) -> Measure:
+    """The measure that an evaluation reports."""
+    known = evaluation["measure"]
+    return Measure(**{name: known[name] for name in Measure._fields if name in known})
+
+
+def of_stage(measure: Measure) -> str:
+    """The name of the score of one stage."""
+    return "return of an episode" if measure.total else measure.title.replace("the last", "an")
+
+
+def stages(evaluation: dict[str, Any]) -> range:
+    """The numbers of the stages that have a score."""
+    first = measure_of(evaluation).first_stage
+    return range(first, first + len(evaluation["ours"]["score_by_stage"]))
+
+
+def stage_axis(measure: Measure) -> str:
+    """The label of an axis of stages."""
+    return measure.stage if measure.first_stage else f"{measure.stage}s"
+
+
+def training_comparable(measure: Measure) -> bool:
+    """Whether the metric of training can be compared with the reported score.
+
+    Some algorithms have the return of an episode as a metric where the reward of a trial is reported.
+    """
+    return measure.training_metric == "trial_reward" or not measure.total
 
 
 def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -110,6 +150,30 @@ def _over_seeds(evaluation: dict[str, Any]) -> list[str]:
 def show(evaluation: dict[str, Any]) -> None:
     """Print the table."""
     from rich.console import Console
+
+    _print(evaluation, Console())
+
+
+def text(evaluation: dict[str, Any]) -> str:
+    """The tables that ``show`` prints, without colours."""
+    from rich.console import Console
+
+    written = io.StringIO()
+    _print(evaluation, Console(file=written, width=_WIDTH, color_system=None, force_jupyter=False))
+    return written.getvalue().rstrip()
+
+
+def html(evaluation: dict[str, Any]) -> str:
+    """The tables that ``show`` prints, as HTML."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=_WIDTH, record=True, force_jupyter=False, color_system="truecolor")
+    _print(evaluation, console)
+    return console.export_html(inline_styles=True, code_format=_HTML)
+
+
+def _print(evaluation: dict[str, Any], console: Console) -> None:
+    """Print the tables on a console."""
     from rich.table import Table
     from rich.text import Text
 
@@ -119,7 +183,6 @@ def show(evaluation: dict[str, Any]) -> None:
     table.add_column("95 % interval", justify="right")
     for name, value, interval in rows(evaluation):
         table.add_row(Text(name), value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
-    console = Console()
     console.print(table)
     gains = Table("better, task by task, than")
     for title in ("by", "95 % interval"):

@@ -177,3 +177,17 @@ class StudyFolder:
     def cell(self, cell: Variant) -> Path:
         """Where a cell's run folder is, or will be."""
         return self.path / "cells" / cell.name
+
+
+def study_of(path: Path) -> Path | None:
+    """The folder of the study that a run is a cell of.
+
+    Args:
+        path: the run folder.
+
+    Returns:
+        The absolute path of the study folder; None for a run of its own.
+    """
+    whole = path.absolute()
+    is_cell = whole.parent.name == "cells" and files.exists(whole.parents[1] / CONFIG)
+    return whole.parents[1] if is_cell else None

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +18,12 @@ import numpy as np
 from metarl_jax import training
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
-from metarl_jax.runs import checkpoints, commands, devices, hosts, interrupts, programs
+from metarl_jax.runs import checkpoints, commands, devices, hosts, interrupts, metrics, programs, tracking
 from metarl_jax.runs.errors import Diverged, Lost, StorageError, UserError, storage_advice
 from metarl_jax.runs.files import finite, write_json
 from metarl_jax.runs.folder import RunConfig, RunFolder, create
 from metarl_jax.runs.interrupts import Interrupts
-from metarl_jax.runs.metrics import Line, Writer
+from metarl_jax.runs.metrics import Line
 from metarl_jax.runs.progress import Progress, warn
 from metarl_jax.types import Array, Key, RunState
 
@@ -57,6 +57,9 @@ class Options:
     """How many of the last checkpoints to keep."""
     keep_best: bool = False
     """Whether to keep the state with the best validation score, too."""
+    trackers: tuple[tracking.Named, ...] = ()
+    """The kinds of trackers that get the metrics, in addition to TensorBoard. With several processes only the first one
+    tracks."""
 
 
 class Outcome(NamedTuple):
@@ -192,8 +195,10 @@ class _Run:
     """By seed, the iteration that was not finite."""
     best: float | None
     """The best validation score of a kept state, the mean over seeds."""
-    writer: Writer | None = None
+    writer: metrics.Writer | None = None
     """None: it is not in training, or not this process writes."""
+    trackers: list[tracking.Background] = field(default_factory=list)
+    """Empty where ``writer`` is None."""
 
     def take(self, chunk: training.Chunk, problem: Problem, chunk_s: float) -> list[Line]:
         """Note what a chunk, on the host, brought.
@@ -202,7 +207,7 @@ class _Run:
             A line for each iteration that any seed finished; a seed that diverged has null.
         """
         counts, diverged = chunk.iterations[self.columns], chunk.diverged[self.columns]
-        metrics = {name: rows[self.columns] for name, rows in chunk.metrics.items()}
+        found = {name: rows[self.columns] for name, rows in chunk.metrics.items()}
         rows, lines = int(counts.max()), []
         for row in range(rows):
             line: Line = {
@@ -210,7 +215,7 @@ class _Run:
                 "steps": (self.iteration + row + 1) * problem.steps_per_iteration,
                 "wall_s": round(self.wall_s + chunk_s * (row + 1) / rows, 4),
             }
-            for name, values in metrics.items():
+            for name, values in found.items():
                 line[name] = [float(v[row]) if row < n else None for v, n in zip(values, counts, strict=True)]
             lines.append(line)
         first = self.folder.config.seed
@@ -220,9 +225,23 @@ class _Run:
         self.wall_s += chunk_s
         return lines
 
+    def begin(self, options: Options, say: Callable[[str], None]) -> metrics.Writer:
+        """Open the metrics, and start the trackers."""
+        self.writer = metrics.Writer(self.folder.metrics, self.iteration)
+        described = tracking.tracked(self.folder, self.iteration)
+        kinds = (tracking.Named("TensorBoard", tracking.TensorBoard), *options.trackers)
+        self.trackers += [tracking.Background(kind, described, say) for kind in kinds]
+        return self.writer
+
     def write(self, lines: list[Line]) -> None:
-        if self.writer is not None:
-            self.writer.write(lines)
+        """Store the lines; trackers get the last one."""
+        if self.writer is None or not lines:
+            return
+        self.writer.write(lines)
+        first, seeds = self.folder.config.seed, self.folder.config.seeds
+        values = metrics.scalars(lines[-1], range(first, first + seeds))
+        for tracker in self.trackers:
+            tracker.log(lines[-1]["iteration"], values)
 
     def improves(self, score: float, higher_is_better: bool) -> bool:
         """Whether a validation score is the best so far; if so, it is noted as the best."""
@@ -392,10 +411,9 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
         compiled, note = _compile(problem, placement, (states, of_columns, nothing), len(runs))
         progress.say(f"compiled in {time.monotonic() - begin:.1f} s{note}")
         validate = placement.jit_whole(_validation(experiment, problem, config.seeds))
-        seed_ids = list(range(config.seed, config.seed + config.seeds))
+        opened.callback(lambda: tracking.close([one for run in runs for one in run.trackers], progress.say))
         for run in active if hosts.first() else ():
-            run.writer = Writer(run.folder.metrics, run.folder.events, seed_ids, run.iteration)
-            opened.enter_context(run.writer)
+            opened.enter_context(run.begin(options, progress.say))
 
         # Before this, nothing is to be saved, and a signal ends the command.
         signals = opened.enter_context(Interrupts())

@@ -146,7 +146,8 @@ def test_a_full_disk_stops_the_run_and_spares_the_last_state(run, finished, monk
 
     monkeypatch.setattr(os, "fsync", full)
     assert run.start() == 4
-    message = _one_line(capsys.readouterr().err)
+    *before, message = capsys.readouterr().err.splitlines()
+    assert all("TensorBoard has failed, training goes on without it" in line for line in before)
     assert "No space left on device" in message and "last good state" in message
     assert not list(run.path.rglob(f"*{files.TEMPORARY}"))
     monkeypatch.setattr(os, "fsync", real)
