@@ -194,7 +194,8 @@ class Agent:
         first = self._last is None
         previous = self._last.action if self._last is not None else self._no_action()
         final = obs if self._final is None else np.where(_like(self._done, obs), self._final, obs)
-        inputs = Inputs(obs, previous, self._reward, self._done.astype(np.float32), np.full(self._rows, first))
+        parts: Any = obs, previous, self._reward, self._done.astype(np.float32), np.full(self._rows, first)
+        inputs = Inputs(*parts)
         self._memory, action, record = self._step(self._key, self._count, self._params, self._memory, inputs, final)
         self._last = _Step(inputs, np.asarray(action), record)
         self._awaited = True
@@ -310,10 +311,10 @@ class Agent:
             previous = np.concatenate([np.zeros_like(action[:1]), action[:-1]])
             before = np.concatenate([np.zeros_like(reward[:1]), reward[:-1]])
             nothing, begin = np.zeros(horizon, np.float32), np.arange(horizon) == 0
-            inputs = Inputs(obs, previous, before, nothing, begin)
-            no = np.zeros(horizon, np.bool_)
-            index = np.zeros(horizon, np.int32)
-            return Transition(inputs, action, reward, last, no, obs, index, valid, record)
+            seen: Any = obs, previous, before, nothing, begin
+            no, index = np.zeros(horizon, np.bool_), np.zeros(horizon, np.int32)
+            parts: Any = Inputs(*seen), action, reward, last, no, obs, index, valid, record
+            return Transition(*parts)
 
         return jax.tree.map(lambda *rows: np.stack(rows), *(one(episode) for episode in episodes))
 

@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from metarl_jax.batching import map_tasks
 from metarl_jax.checks import choice, positive_int
 from metarl_jax.ops.statistics import Estimate, mean_with_interval
-from metarl_jax.types import Adaptation, Array, Key, RunState, State, Task, TaskDistribution, Tree
+from metarl_jax.types import (
+    Adaptation,
+    Algorithm,
+    Array,
+    Key,
+    Oracle,
+    RunState,
+    State,
+    Task,
+    TaskDistribution,
+    Tree,
+)
 
 Split: TypeAlias = Literal["heldout", "validation"]
 """Which tasks of a ``TaskDistribution`` an evaluation draws."""
@@ -114,13 +125,6 @@ def _check_stacked(states: State, num_seeds: int) -> None:
 # --------------------------------------------------------------------------------------------------------- in notebooks
 
 
-class Learner(Protocol):
-    """Whatever adapts to a task: an ``Algorithm``, or an oracle."""
-
-    @property
-    def adapt(self) -> Callable[[Key, State, Task], Adaptation]: ...
-
-
 class HasTasks(Protocol):
     """Whatever tasks are drawn from: a family of tasks, or a problem that was made of one."""
 
@@ -183,7 +187,7 @@ def _text(estimate: Estimate) -> str:
 
 def evaluate(
     key: Key,
-    learner: Learner,
+    learner: Algorithm | Oracle,
     state: State,
     family: HasTasks,
     *,
@@ -236,7 +240,7 @@ def evaluate(
         array = np.asarray(values, np.float64)
         return array[0] if seeds is None else array
 
-    return Scores(*map(on_host, found), stage=getattr(learner, "stage", "episode"))
+    return Scores(*map(on_host, found), stage=learner.stage)
 
 
 _compiled_meta_test = jax.jit(

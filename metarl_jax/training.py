@@ -6,9 +6,10 @@ import functools
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -232,9 +233,9 @@ def _in_shares(algorithm: Algorithm, state: RunState, iterations: int, stacked: 
     while done < iterations:
         number = min(capacity, iterations - done)
         chunk = _compiled_run(algorithm, state, jnp.int32(number), capacity, stacked)
-        chunks.append(jax.tree.map(np.asarray, chunk._replace(state=())))
+        chunks.append(jax.tree.map(np.asarray, chunk._replace(state=cast("Any", ()))))
         state, done = chunk.state, done + number
-        report(done, {name: rows[..., number - 1] for name, rows in chunks[-1].metrics.items()})
+        report(done, {name: np.asarray(rows)[..., number - 1] for name, rows in chunks[-1].metrics.items()})
         if np.all(chunks[-1].diverged):
             break
     # A run that has diverged does no iteration in later chunks, so that its rows are the first ones.

@@ -325,6 +325,16 @@ class Algorithm(NamedTuple):
     """How the learner acts step by step. None: it does not act (few-shot tasks), or does not offer this."""
 
 
+class Oracle(NamedTuple):
+    """A learner that was not meta-trained; ``meta_test`` scores it as it scores an ``Algorithm``."""
+
+    name: str
+    adapt: Callable[[Key, State, Task], Adaptation]
+    """``(key, (), task) -> Adaptation`` with ``score [E]``; the state is not looked at."""
+    stage: str = "episode"
+    """What each score is of, as ``Algorithm.stage``."""
+
+
 class RunState(NamedTuple):
     """All that a run needs to go on: save it and nothing is lost."""
 

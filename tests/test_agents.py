@@ -63,6 +63,7 @@ def play(agent: Agent, env: Tasks, episodes: int, seed: int = 0) -> np.ndarray:
             if np.all(done):
                 break
             assert not np.any(done)
+    assert reward is not None and done is not None
     agent.observe(reward, done, final)
     return returns
 

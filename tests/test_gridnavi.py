@@ -15,7 +15,7 @@ from metarl_jax.environments import bandits, dark_room, gridnavi
 from metarl_jax.evaluation import meta_test
 from metarl_jax.oracles import gridnavi as oracles
 from metarl_jax.oracles import known_task
-from metarl_jax.oracles.base import Oracle
+from metarl_jax.types import Oracle
 
 FAMILY = gridnavi.make()
 GOALS = gridnavi.goals(5)

@@ -14,8 +14,8 @@ from metarl_jax.environments import bandits as bandit_environments
 from metarl_jax.environments import tabular_mdp as mdp_environments
 from metarl_jax.evaluation import meta_test
 from metarl_jax.oracles import bandits, tabular_mdp
-from metarl_jax.oracles.base import Oracle, beta, gamma
-from metarl_jax.types import EnvFamily
+from metarl_jax.oracles.base import beta, gamma
+from metarl_jax.types import EnvFamily, Oracle
 
 pytestmark = pytest.mark.usefixtures("full_optimisation")
 

@@ -16,8 +16,8 @@ from metarl_jax.environments import bandits as bandit_environments
 from metarl_jax.environments import recommendation as recommendation_environments
 from metarl_jax.environments import tabular_mdp as mdp_environments
 from metarl_jax.oracles import bandits, recommendation, tabular_mdp
-from metarl_jax.oracles.base import Oracle, beta, gamma, no_sum
-from metarl_jax.types import Array, EnvFamily, Inputs, Key, Task, TaskDistribution, Transition
+from metarl_jax.oracles.base import beta, gamma, no_sum
+from metarl_jax.types import Array, EnvFamily, Inputs, Key, Oracle, Task, TaskDistribution, Transition
 
 NOISE = 0.3
 ULP = 2.0**-24

@@ -1,16 +1,37 @@
-from . import anil as anil
-from . import cavia as cavia
-from . import e_maml as e_maml
-from . import imaml as imaml
-from . import in_context as in_context
-from . import maml as maml
-from . import maml_trpo as maml_trpo
-from . import meta_sgd as meta_sgd
-from . import multi_task as multi_task
-from . import multi_task_trpo as multi_task_trpo
-from . import pearl as pearl
-from . import promp as promp
-from . import reptile as reptile
-from . import rl2 as rl2
-from . import rl2_asymmetric as rl2_asymmetric
-from . import varibad as varibad
+from . import (
+    anil,
+    cavia,
+    e_maml,
+    imaml,
+    in_context,
+    maml,
+    maml_trpo,
+    meta_sgd,
+    multi_task,
+    multi_task_trpo,
+    pearl,
+    promp,
+    reptile,
+    rl2,
+    rl2_asymmetric,
+    varibad,
+)
+
+__all__ = [
+    "anil",
+    "cavia",
+    "e_maml",
+    "imaml",
+    "in_context",
+    "maml",
+    "maml_trpo",
+    "meta_sgd",
+    "multi_task",
+    "multi_task_trpo",
+    "pearl",
+    "promp",
+    "reptile",
+    "rl2",
+    "rl2_asymmetric",
+    "varibad",
+]

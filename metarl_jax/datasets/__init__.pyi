@@ -1,4 +1,13 @@
-from . import classification as classification
-from . import glyphs as glyphs
-from . import omniglot as omniglot
-from . import sinusoid as sinusoid
+from . import (
+    classification,
+    glyphs,
+    omniglot,
+    sinusoid,
+)
+
+__all__ = [
+    "classification",
+    "glyphs",
+    "omniglot",
+    "sinusoid",
+]

@@ -1,16 +1,37 @@
-from . import bandits as bandits
-from . import base as base
-from . import classic_control as classic_control
-from . import dark_room as dark_room
-from . import drawing as drawing
-from . import from_gymnax as from_gymnax
-from . import gridnavi as gridnavi
-from . import locomotion as locomotion
-from . import manipulation as manipulation
-from . import manipulation_skills as manipulation_skills
-from . import maze as maze
-from . import physics as physics
-from . import point_robot as point_robot
-from . import recommendation as recommendation
-from . import tabular_mdp as tabular_mdp
-from . import xland as xland
+from . import (
+    bandits,
+    base,
+    classic_control,
+    dark_room,
+    drawing,
+    from_gymnax,
+    gridnavi,
+    locomotion,
+    manipulation,
+    manipulation_skills,
+    maze,
+    physics,
+    point_robot,
+    recommendation,
+    tabular_mdp,
+    xland,
+)
+
+__all__ = [
+    "bandits",
+    "base",
+    "classic_control",
+    "dark_room",
+    "drawing",
+    "from_gymnax",
+    "gridnavi",
+    "locomotion",
+    "manipulation",
+    "manipulation_skills",
+    "maze",
+    "physics",
+    "point_robot",
+    "recommendation",
+    "tabular_mdp",
+    "xland",
+]

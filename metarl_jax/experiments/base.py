@@ -18,9 +18,8 @@ from metarl_jax.experiments.registry import Family, Measure, Network
 if TYPE_CHECKING:
     from metarl_jax.interfaces.few_shot import InContextProblem
     from metarl_jax.interfaces.gradient import InnerProblem
-    from metarl_jax.oracles.base import Oracle
     from metarl_jax.settings import Field
-    from metarl_jax.types import Algorithm, Array, Task, TaskDistribution
+    from metarl_jax.types import Algorithm, Array, Oracle, Task, TaskDistribution
 
 
 class Problem(NamedTuple):

@@ -1,15 +1,35 @@
-from . import arms as arms
-from . import belief as belief
-from . import context as context
-from . import convolutional as convolutional
-from . import fast_weights as fast_weights
-from . import gated as gated
-from . import heads as heads
-from . import linear_recurrence as linear_recurrence
-from . import meta_network as meta_network
-from . import mlp as mlp
-from . import normalisation as normalisation
-from . import recurrent as recurrent
-from . import snail as snail
-from . import transformer as transformer
-from . import windows as windows
+from . import (
+    arms,
+    belief,
+    context,
+    convolutional,
+    fast_weights,
+    gated,
+    heads,
+    linear_recurrence,
+    meta_network,
+    mlp,
+    normalisation,
+    recurrent,
+    snail,
+    transformer,
+    windows,
+)
+
+__all__ = [
+    "arms",
+    "belief",
+    "context",
+    "convolutional",
+    "fast_weights",
+    "gated",
+    "heads",
+    "linear_recurrence",
+    "meta_network",
+    "mlp",
+    "normalisation",
+    "recurrent",
+    "snail",
+    "transformer",
+    "windows",
+]

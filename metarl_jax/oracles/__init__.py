@@ -1,6 +1,6 @@
 """Learners that are exact, classical or told the task: what meta-learned agents are measured against.
 
-An oracle (``base.Oracle``) is a name and an ``adapt`` with the signature of ``Algorithm.adapt``, whose state is
+An oracle (``types.Oracle``) is a name and an ``adapt`` with the signature of ``Algorithm.adapt``, whose state is
 ``()``; so ``meta_test`` scores oracles and algorithms alike. Factories are in ``bandits``, ``tabular_mdp`` and
 ``gridnavi`` and take ``(family, episodes)`` and, some, settings. ``bandits.bayes_optimal_value`` is the exact optimum
 of small bandits, ``gridnavi.best_walk`` that of GridNavi.

@@ -1,12 +1,29 @@
-from . import at_random as at_random
-from . import bandits as bandits
-from . import base as base
-from . import exact_belief as exact_belief
-from . import from_scratch as from_scratch
-from . import gridnavi as gridnavi
-from . import known_task as known_task
-from . import maze as maze
-from . import nearest_example as nearest_example
-from . import point_robot as point_robot
-from . import recommendation as recommendation
-from . import tabular_mdp as tabular_mdp
+from . import (
+    at_random,
+    bandits,
+    base,
+    exact_belief,
+    from_scratch,
+    gridnavi,
+    known_task,
+    maze,
+    nearest_example,
+    point_robot,
+    recommendation,
+    tabular_mdp,
+)
+
+__all__ = [
+    "at_random",
+    "bandits",
+    "base",
+    "exact_belief",
+    "from_scratch",
+    "gridnavi",
+    "known_task",
+    "maze",
+    "nearest_example",
+    "point_robot",
+    "recommendation",
+    "tabular_mdp",
+]

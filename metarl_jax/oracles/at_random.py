@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.checks import positive_int
-from metarl_jax.oracles.base import Oracle
 from metarl_jax.rollout import episode_returns, episode_successes, trial
-from metarl_jax.types import Adaptation, Array, Carry, Discrete, EnvFamily, Inputs, Key, State, Task
+from metarl_jax.types import Adaptation, Array, Carry, Discrete, EnvFamily, Inputs, Key, Oracle, State, Task
 
 
 def uniform(family: EnvFamily, episodes: int) -> Oracle:

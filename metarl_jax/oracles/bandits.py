@@ -24,9 +24,9 @@ from jax.scipy.special import ndtr, ndtri
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.bandits import Bandit, BanditParams
-from metarl_jax.oracles.base import Oracle, Sum, beta, no_sum
+from metarl_jax.oracles.base import Sum, beta, no_sum
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State
+from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
 
 
 class Statistics(NamedTuple):

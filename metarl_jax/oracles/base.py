@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from metarl_jax.types import Adaptation, Array, Key, State, Task
+from metarl_jax.types import Array, Key
 
 _ROUNDS = 4
 _REMAINDER = tuple((-1) ** k / k for k in range(12, 3, -1))
 """Coefficients, highest power first, of the series of ``(w - w^2 / 2 + w^3 / 3 - log(1 + w)) / w^4``."""
-
-
-class Oracle(NamedTuple):
-    """A learner that was not meta-trained; ``meta_test`` scores it as it scores an ``Algorithm``."""
-
-    name: str
-    adapt: Callable[[Key, State, Task], Adaptation]
-    """``(key, (), task) -> Adaptation`` with ``score [E]``; the state is not looked at."""
-    stage: str = "episode"
-    """What each score is of, as ``Algorithm.stage``."""
 
 
 def gamma(key: Key, shape: Array) -> Array:

@@ -10,8 +10,7 @@ import optax
 
 from metarl_jax.checks import natural_int, positive_number
 from metarl_jax.interfaces.gradient import InnerProblem
-from metarl_jax.oracles.base import Oracle
-from metarl_jax.types import Adaptation, Key, Params, State, Task
+from metarl_jax.types import Adaptation, Key, Oracle, Params, State, Task
 
 
 def gradient_descent(problem: InnerProblem, steps: int, rate: float) -> Oracle:

@@ -19,9 +19,8 @@ import numpy as np
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.dark_room import MOVES, RoomParams
 from metarl_jax.environments.gridnavi import FOUND, NOT_FOUND, GridNavi, goals
-from metarl_jax.oracles.base import Oracle
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State
+from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
 
 
 class Walk(NamedTuple):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
-from metarl_jax.oracles.base import Oracle
-from metarl_jax.types import Adaptation, EnvFamily, Key, State, Task
+from metarl_jax.types import Adaptation, EnvFamily, Key, Oracle, State, Task
 
 
 def optimal(family: EnvFamily, stages: int) -> Oracle:

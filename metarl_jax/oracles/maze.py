@@ -19,9 +19,8 @@ from metarl_jax.environments.maze import (
     MazeParams,
     MazeState,
 )
-from metarl_jax.oracles.base import Oracle
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State
+from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
 
 Choose: TypeAlias = Callable[[Key, MazeState], Array]
 """``(key, state) -> action``."""

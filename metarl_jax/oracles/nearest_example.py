@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.interfaces.few_shot import FewShotTask, InContextProblem
-from metarl_jax.oracles.base import Oracle
-from metarl_jax.types import Adaptation, Array, Key, State
+from metarl_jax.types import Adaptation, Array, Key, Oracle, State
 
 
 def make(problem: InContextProblem) -> Oracle:

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.point_robot import PointParams, PointRobot
-from metarl_jax.oracles.base import Oracle
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State
+from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
 
 _ROUNDING = 1e-4
 """Rewards that differ by less are taken for the same."""

@@ -14,9 +14,9 @@ import numpy as np
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.recommendation import Recommendation, User
-from metarl_jax.oracles.base import Oracle, Sum, no_sum
+from metarl_jax.oracles.base import Sum, no_sum
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State
+from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
 
 USERS = 20_000
 """Training users that are asked what they like."""

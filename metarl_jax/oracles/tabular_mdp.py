@@ -21,9 +21,9 @@ import numpy as np
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.tabular_mdp import TabularMDP, TabularMDPParams, finite_horizon_values
-from metarl_jax.oracles.base import Oracle, Sum, gamma, no_sum
+from metarl_jax.oracles.base import Sum, gamma, no_sum
 from metarl_jax.rollout import episode, episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, State, Transition
+from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State, Transition
 
 
 class Statistics(NamedTuple):

@@ -338,13 +338,13 @@ def _interface(stored: Mapping[str, Any]) -> Interface:
             or np.prod(shape, dtype=np.float64) > _SPACE_NUMBERS
         ):
             raise ValueError(f"interface.{name} has the shape {list(shape)}")
-        bounds = []
+        bounds: list[Any] = []
         for bound, infinite in (("low", -np.inf), ("high", np.inf)):
             numbers = np.asarray([infinite if x is None else x for x in content[bound]], np.float32)
             if numbers.size not in (1, np.prod(shape, dtype=np.int64)):
                 raise ValueError(f"interface.{name}.{bound} has {numbers.size} numbers for the shape {list(shape)}")
             bounds.append(float(numbers[0]) if numbers.size == 1 else numbers.reshape(shape))
-        return Box(*bounds, shape)
+        return Box(bounds[0], bounds[1], shape)
 
     dtype, horizon = stored.get("observation_dtype"), stored.get("horizon")
     if dtype not in ("float32", "int32", "uint8", "bool"):
