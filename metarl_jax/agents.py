@@ -155,6 +155,7 @@ class Agent:
         # Of each task: the steps of its episode, and its whole episodes. Only learners that adapt later need them.
         self._steps: list[list[tuple[Any, ...]]] = [[] for _ in range(self._rows)]
         self._episodes: list[list[Episode]] = [[] for _ in range(self._rows)]
+        self._skipping = [False] * self._rows
 
     def act(
         self,
@@ -238,6 +239,8 @@ class Agent:
     def adapt(self, episodes: Sequence[Episode] | Sequence[Sequence[Episode]] | None = None) -> None:
         """Adapt to the task by one gradient step, as the learner was trained to.
 
+        An episode that has not ended is not used; what follows of it is not recorded.
+
         Args:
             episodes: whole episodes that this agent, or another one with the same parameters, has played since its last
                 step of adaptation; a sequence of them for each task of a batch. None: those in ``episodes()``. As many
@@ -258,6 +261,9 @@ class Agent:
         batch = jax.tree.map(lambda *rows: np.stack(rows), *(self._padded(of_task) for of_task in given))
         self._memory = self._learn(self._params, self._memory, batch)
         self._episodes = [[] for _ in range(self._rows)]
+        # The rest of an episode that goes on is played by other parameters than its beginning: it is not recorded.
+        self._skipping = [bool(steps) for steps in self._steps]
+        self._steps = [[] for _ in range(self._rows)]
 
     def episodes(self) -> list[Episode] | list[list[Episode]]:
         """The whole episodes since the last step of adaptation; a list for each task of a batch.
@@ -282,6 +288,9 @@ class Agent:
         assert self._last is not None
         inputs, action, record = jax.tree.map(np.asarray, self._last)
         for row in range(self._rows):
+            if self._skipping[row]:
+                self._skipping[row] = not self._done[row]
+                continue
             step = jax.tree.map(lambda x, row=row: x[row], (inputs.obs, action, self._reward, record))
             self._steps[row].append(step)
             if self._done[row]:

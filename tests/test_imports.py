@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("ops", "rollout", "problems", "meta_gradient", "outer_updates", "ppo", "batching"),
         *("family_checks", "network_checks"),
     },
+    "agents": {"rollout", "family_checks"},
     "oracles": {"ops", "rollout", "environments", "networks"},
     "experiments": {
         *("ops", "environments", "datasets", "networks", "rollout", "batching", "training", "evaluation", "problems"),
