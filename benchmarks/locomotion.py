@@ -3,6 +3,7 @@
     python benchmarks/locomotion.py                                   # the half cheetah's direction, every algorithm
     python benchmarks/locomotion.py --cells rl2-half-cheetah-direction --seeds 1
     python benchmarks/locomotion.py --cells others                    # speed, ants, walkers: one algorithm or two each
+    python benchmarks/locomotion.py --cells long --seeds 1            # gradient-based learners, 20 million steps each
     python benchmarks/locomotion.py --cells paper --seeds 1           # at published sizes, for an accelerator
 
 Budgets are what two cores do in minutes, not what the papers ran; published curves are of other bodies and serve as
@@ -23,6 +24,14 @@ SHORT = {
     "promp-ant-direction": 40,
     "varibad-ant-direction": 200,
     "promp-walker-parameters": 38,
+}
+# Gradient-based learners for 20 million steps, in the order of what their results say.
+LONG: dict[str, dict[str, int]] = {
+    "maml-half-cheetah-velocity": {"iterations": 250},
+    "promp-walker-parameters": {"iterations": 250},
+    "promp-ant-direction": {"iterations": 250},
+    "maml-half-cheetah-direction": {"iterations": 125, "horizon": 200},
+    "promp-half-cheetah-direction": {"iterations": 125, "horizon": 200},
 }
 # Networks, batches and the steps of an iteration as Rakelly et al. (2019) have them, but 144 iterations of their 500:
 # 1.44 million environment steps, to which a replay comes to some 370 episodes. Twenty training tasks are drawn from
@@ -63,5 +72,22 @@ def short() -> dict[str, TableRow]:
     }
 
 
+def long() -> dict[str, TableRow]:
+    return {
+        f"{name}-long": TableRow(name, {}, settings=dict(settings), variant=_variant(settings))
+        for name, settings in LONG.items()
+    }
+
+
+def _variant(settings: dict[str, int]) -> str:
+    horizon = f"{settings['horizon']} steps an episode, " if "horizon" in settings else ""
+    return f"{horizon}20 million steps"
+
+
 if __name__ == "__main__":
-    main("locomotion", __doc__ or "", cells(DIRECTION), more={"others": cells(OTHERS) | short(), "paper": PAPER})
+    main(
+        "locomotion",
+        __doc__ or "",
+        cells(DIRECTION),
+        more={"others": cells(OTHERS) | short(), "long": long(), "paper": PAPER},
+    )
