@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 
+import metarl_jax
 from metarl_jax import cli, experiments
 from metarl_jax.experiments import registry
+from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.study_folder import StudyConfig, StudyFolder
 
@@ -355,6 +357,17 @@ def test_the_example_in_this_process(
     page = Path("run/report.html").read_text()
     assert f"metarl-jax train {REFERENCE} --" in page and Path("run/trial-iteration4-seed0.gif").exists()
 
+    # Exported, and loaded where nothing of it is known.
+    assert cli.main(["export", "run", "--output", "agent.safetensors", *named]) == 0
+    forget()
+    for path in ("run", "agent.safetensors"):
+        with pytest.raises(UserError, match=f"if you trust that code, name it: load.*experiment='{REFERENCE}'"):
+            metarl_jax.load(path)
+        forget()
+        agent = metarl_jax.load(path, experiment=REFERENCE)
+        assert agent.act(0) in range(3)
+        forget()
+
 
 def run(*arguments: str) -> str:
     """Run a command in a process of its own; return what it prints."""
@@ -391,6 +404,14 @@ def test_one_file_from_training_to_the_video(here: Path) -> None:
     assert "6 held-out tasks" in run("evaluate", "run", *named, "--evaluation-tasks", "6", "--episodes", "3")
     assert "wrote run/trial-iteration2000-seed1.gif" in run("record", "run", *named, "--seed", "1")
     assert "wrote run/report.html" in run("report", "run", *named)
+    assert "wrote agent.safetensors" in run("export", "run", *named, "--output", "agent.safetensors")
+    acting = (
+        "import metarl_jax as mrl\n"
+        f"agent = mrl.load('agent.safetensors', experiment='{REFERENCE}')\n"
+        "print(agent.act(0), agent.act(1, 0.0, False), agent.origin['iteration'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", acting], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[2] == "2000" and {"0", "1", "2"} >= set(done.stdout.split()[:2])
 
     vary = ["--vary", "slowness=0.0,0.1", "--seeds", "2", "--iterations", "2", "--run-dir", "study"]
     assert "2 cells" in run("study", REFERENCE, *SMALL, *vary)
@@ -400,7 +421,7 @@ def test_one_file_from_training_to_the_video(here: Path) -> None:
     cells = ["study/cells/slowness=0", "study/cells/slowness=0.1"]
     assert "wrote report.html" in run("report", *cells, *named, "--no-record")
     names = {path.name for path in here.iterdir()}
-    assert names == {"own_experiment.py", "run", "study", "report.html"}
+    assert names == {"agent.safetensors", "own_experiment.py", "run", "study", "report.html"}
 
 
 # Nothing of a folder is executed.

@@ -25,6 +25,7 @@ from metarl_jax.experiments.base import Experiment
 from metarl_jax.runs import checkpoints, commands, files, train
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.folder import RunFolder, nested, read_experiment, resolved, stored_source
+from metarl_jax.settings import Field
 from metarl_jax.types import Acting, Algorithm, Box, Discrete, Key, Params, Space
 
 SCHEMA = 1
@@ -34,6 +35,8 @@ _MOST_HEADER_BYTES = 10_000_000
 _SHARE = 1000
 """The product of the sizes of a family of tasks, and the bytes of a memory, may be this many times the bytes of the
 weights."""
+_LAYERS = 10_000
+"""A setting of a network may be this large, or as large as its largest weight, whichever is more."""
 _SPACE_NUMBERS = 1_000_000
 """The most numbers of an observation or an action in a file."""
 
@@ -164,7 +167,7 @@ def _from_file(path: Path) -> Agent:
         experiment = _resolved(str(path), named["experiment"], named["names"], named["source"])
         experiment.check_settings(named["settings"])
         bytes_of_tensors = sum(tensor.nbytes for tensor in tensors.values())
-        _check_sizes(experiment, named["settings"], bytes_of_tensors)
+        _check_sizes(experiment, named["settings"], tensors)
         acting = _built_when_traced(experiment, named["settings"])
         params = _params(acting, tensors)
         memory = jax.eval_shape(acting[0].start, jax.random.key(0), params)
@@ -176,19 +179,26 @@ def _from_file(path: Path) -> Agent:
     return Agent.from_parts(acting[0], params, interface, origin=origin)
 
 
-def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], bytes_of_tensors: int) -> None:
-    """Bound what a family of tasks may make in NumPy when it is built; ValueError for sizes beyond that."""
-    sizes = {
-        name: settings[name]
-        for name, field in experiment.parts().family.items()
-        if field.type is int and name != "seed" and settings[name] is not None
-    }
-    most = _SHARE * max(bytes_of_tensors, 1000)
-    if math.prod(max(1, abs(size)) for size in sizes.values()) > most:
-        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ValueError(
-            f"the sizes of the tasks are out of proportion to {bytes_of_tensors} bytes of weights: {listed}"
-        )
+def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Bound what a family of tasks may make in NumPy when it is built, and how many layers are traced.
+
+    Raises:
+        ValueError: for sizes that are out of proportion to the tensors in the file.
+    """
+    parts = experiment.parts()
+    largest = max((n for tensor in tensors.values() for n in tensor.shape), default=0)
+    for name, size in _sizes(parts.network, settings).items():
+        if size > max(_LAYERS, largest):
+            raise ValueError(f"{name} {size} is out of proportion to weights of at most {largest} rows or columns")
+    of_family, weights = _sizes(parts.family, settings), sum(tensor.nbytes for tensor in tensors.values())
+    if math.prod(max(1, abs(size)) for name, size in of_family.items() if name != "seed") > _SHARE * max(weights, 1000):
+        listed = ", ".join(f"{name} {size}" for name, size in of_family.items())
+        raise ValueError(f"sizes of the tasks are out of proportion to {weights} bytes of weights: {listed}")
+
+
+def _sizes(fields: Mapping[str, Field], settings: Mapping[str, Any]) -> dict[str, int]:
+    """The whole numbers among the settings of a part."""
+    return {name: settings[name] for name, field in fields.items() if field.type is int and settings[name] is not None}
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
