@@ -68,9 +68,11 @@ def report(name: str, cell: TableRow, evaluation: dict[str, Any]) -> list[dict[s
 
     Where tasks know success, its rate has rows of its own.
     """
+    from metarl_jax.runs.folder import RunFolder
+
     folder = Path(evaluation["folder"])
     summary = json.loads((folder / "summary.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
+    settings = RunFolder(folder).config.settings
     measure, ours = evaluation["measure"], evaluation["ours"]
     published = next((scores for learner, scores in evaluation["paper_by_stage"].items() if cell.source in learner), {})
     published = published if cell.source else {}
@@ -110,7 +112,7 @@ def report(name: str, cell: TableRow, evaluation: dict[str, Any]) -> list[dict[s
             "steps": summary["steps"],
             "train_wall_s": summary["train_wall_s"],
             # Where the data were is nobody's business.
-            "settings": {k: v for k, v in config["settings"].items() if k != "data_dir"},
+            "settings": {k: v for k, v in settings.items() if k != "data_dir"},
             "testing": evaluation["changes"],
             **provenance(),
         }
@@ -147,6 +149,7 @@ def main(
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
     parser.add_argument("--devices", type=int, default=1, help="to spread tasks over; on a CPU, its cores")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
+    parser.add_argument("--iterations", type=int, help="of training, for a trial: results are of another variant")
     if data:
         parser.add_argument("--data-dir", required=True, help="where the data are")
     arguments = parser.parse_args()
@@ -154,6 +157,10 @@ def main(
         cell = known[key]
         if data:
             cell = cell._replace(settings={**cell.settings, "data_dir": arguments.data_dir})
+        if arguments.iterations is not None:
+            shorter = {**cell.settings, "iterations": arguments.iterations}
+            variant = ", ".join(filter(None, (cell.variant, f"{arguments.iterations} iterations")))
+            cell = cell._replace(settings=shorter, variant=variant)
         limits = arguments.folder, arguments.minutes, arguments.devices
         evaluation = measure(cell, arguments.seeds, arguments.tasks, *limits)
         if evaluation is None:

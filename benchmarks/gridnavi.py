@@ -33,9 +33,11 @@ TARGETS["reward of episode 4"] = TARGETS[f"reward of episode {LONGER} of {LONGER
 
 def report(learner: str, evaluation: dict[str, Any], longer: bool) -> None:
     """Write the rows of one evaluation: a trial's reward, and each episode's."""
+    from metarl_jax.runs.folder import RunFolder
+
     folder, ours = Path(evaluation["folder"]), evaluation["ours"]
     summary = json.loads((folder / "summary.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
+    settings = RunFolder(folder).config.settings
     stages = evaluation["stages"]
     what: dict[str, tuple[Any, ...]] = {"reward of a trial": (ours["score"], ours["ci95"], ours["per_seed"], None)}
     for stage in range(stages):
@@ -62,7 +64,7 @@ def report(learner: str, evaluation: dict[str, Any], longer: bool) -> None:
             "heldout_tasks": evaluation["tasks"],
             "env_steps": summary["steps"],
             "train_wall_s": summary["train_wall_s"],
-            "settings": config["settings"],
+            "settings": settings,
             **provenance(),
         }
         write_row(NAME, row)

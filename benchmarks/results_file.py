@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent / "results"
+FOLDER = Path(os.environ.get("METARL_JAX_RESULTS") or Path(__file__).parent / "results")
+"""Where results files are; the environment variable names another folder."""
 README = Path(__file__).resolve().parent.parent / "README.md"
 SCHEMA = 1
 
@@ -29,7 +30,9 @@ def provenance() -> dict[str, Any]:
     versions["python"] = platform.python_version()
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
         return run.stdout.strip() if run.returncode == 0 else ""
 
     commit = os.environ.get("METARL_JAX_COMMIT")

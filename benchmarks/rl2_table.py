@@ -143,9 +143,11 @@ def main(name: str, description: str, cells: dict[str, TableRow]) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
     parser.add_argument("--together", action="store_true", help="all seeds of a cell in one run, for an accelerator")
     parser.add_argument("--accumulation", type=int, help="parts of a gradient: the same gradient, on a CPU sooner")
+    parser.add_argument("--iterations", type=int, help="of training, for a trial")
     parser.add_argument("--worker", type=int, metavar="SEED", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    changed = {} if arguments.accumulation is None else {"accumulation": arguments.accumulation}
+    options = {"accumulation": arguments.accumulation, "iterations": arguments.iterations}
+    changed = {name: value for name, value in options.items() if value is not None}
     rest = arguments.folder, arguments.trials, arguments.minutes, changed
     if arguments.worker is not None:
         run_seeds(cells[arguments.cells[0]], arguments.worker, 1, *rest)
@@ -178,7 +180,7 @@ def main(name: str, description: str, cells: dict[str, TableRow]) -> None:
         command = [sys.executable, sys.argv[0], "--cells", key, "--worker", str(seed)]
         command += ["--folder", str(arguments.folder), "--trials", str(arguments.trials)]
         command += ["--minutes", str(arguments.minutes)]
-        command += [] if arguments.accumulation is None else ["--accumulation", str(arguments.accumulation)]
+        command += [word for name, value in changed.items() for word in (f"--{name}", str(value))]
         run.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(run.with_suffix(".log"), "a") as log:

@@ -54,7 +54,7 @@ EXPERIMENTS = {
 }
 TASKS = (1, 8, 64, 512)
 REPEATS = 6
-"""Between the lowest and the highest of six lies the true median with 97 %."""
+"""The true median lies between the lowest and the highest of six with a probability of 97 %."""
 HEADER = (
     "experiment",
     "training, a second",
@@ -272,10 +272,14 @@ def shown() -> str:
 
 
 def main() -> None:
+    global REPEATS, TASKS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
     parser.add_argument("--readme", action="store_true", help="measure nothing; put the table into README.md")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--tasks", type=int, nargs="+", default=TASKS, help="numbers of tasks of an iteration")
     arguments = parser.parse_args()
+    REPEATS, TASKS = arguments.repeats, arguments.tasks
     if arguments.readme:
         README.write_text(with_block(README.read_text(), "speed.py", shown()))
         return
