@@ -154,6 +154,7 @@ def run(words: Sequence[str], seconds: float, results: Path | None) -> Outcome:
         for timer in timers:
             timer.cancel()
         end(signal.SIGKILL)
+        started.stdout.close()
     return Outcome(code == 0 and not ended_early, code, time.monotonic() - begin)
 
 
