@@ -96,6 +96,11 @@ def test_every_preset_builds_at_its_own_size(name: str, omniglot_folder: Path) -
     assert problem.stages == (1 if setting is None else fields[setting].default)
     assert problem.steps_per_iteration > 0
     assert experiment.oracles(problem, 2)
+    # The algorithm says the same of itself.
+    algorithm = problem.algorithm
+    assert algorithm.iterations == problem.iterations
+    assert algorithm.stage == experiment.measure.stage
+    assert (algorithm.acting is not None) == (registry.family(experiment.family).kind == "reinforcement")
 
 
 def combinations() -> list[tuple[registry.Algorithm, registry.Family]]:
