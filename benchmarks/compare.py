@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py                              # everything, one seed, a million steps each
     python benchmarks/compare.py --families cartpole --seeds 3
-    python benchmarks/compare.py --readme                     # put the table into the README
+    python benchmarks/compare.py --readme                     # put the table into benchmarks/README.md
 
 What is compared is the return of an episode on held-out tasks, before a learner has adapted and after each stage of
 adapting: an episode, or a gradient step, which sees several. Settings are the presets', but for the number of
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptation_table import TableRow, measure
-from results_file import README, provenance, read_rows, table, with_block, write_row
+from results_file import PAGE, provenance, read_rows, table, with_block, write_row
 
 from metarl_jax.runs.errors import Diverged
 
@@ -115,10 +115,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
-    parser.add_argument("--readme", action="store_true", help="run nothing; put the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="run nothing; put the table into benchmarks/README.md")
     arguments = parser.parse_args()
     if arguments.readme:
-        README.write_text(with_block(README.read_text(), "compare.py", shown()))
+        PAGE.write_text(with_block(PAGE.read_text(), "compare.py", shown()))
         return
     known = {learner for learners in FAMILIES.values() for learner in learners}
     if unknown := set(arguments.learners or ()) - known:

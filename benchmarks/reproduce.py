@@ -1,7 +1,7 @@
 """Every published number that is claimed here, one row each: the paper's, the bar, ours, and where ours came from.
 
     python benchmarks/reproduce.py                     # the table, from benchmarks/results
-    python benchmarks/reproduce.py --readme            # put it into the README
+    python benchmarks/reproduce.py --readme            # put it into benchmarks/README.md
     python benchmarks/reproduce.py --run missing       # run what has no number yet; or all, or rows by number
     python benchmarks/reproduce.py --run 3 --minutes 60
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from results_file import README, read_rows, table, with_block
+from results_file import PAGE, read_rows, table, with_block
 
 HERE = Path(__file__).resolve().parent
 
@@ -216,9 +216,9 @@ def shown() -> str:
     return table(HEADER, (cells(number, claim) for number, claim in enumerate(CLAIMS, 1)))
 
 
-def with_table(readme: str) -> str:
-    """The README with the table as it is now."""
-    return with_block(readme, "reproduce.py", shown())
+def with_table(page: str) -> str:
+    """The page with the table as it is now."""
+    return with_block(page, "reproduce.py", shown())
 
 
 def chosen(asked: Sequence[str]) -> list[Claim]:
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument(
         "--list", action="store_true", help="show the table, which is also what is done without options"
     )
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="put the table into benchmarks/README.md")
     parser.add_argument("--run", nargs="+", metavar="ROW", help="all, missing, or numbers of rows")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of each benchmark; call again to go on")
     parser.add_argument("--data-dir", help="where omniglot.npz is, for rows that need it")
@@ -265,7 +265,7 @@ def main() -> None:
         if subprocess.run(command, cwd=HERE, check=False).returncode:
             failed.append(script)
     if arguments.readme:
-        README.write_text(with_table(README.read_text()))
+        PAGE.write_text(with_table(PAGE.read_text()))
     print(shown())
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(os.environ.get("METARL_JAX_RESULTS") or Path(__file__).parent / "results")
-"""Where results files are; the environment variable names another folder."""
-README = Path(__file__).resolve().parent.parent / "README.md"
+"""The folder of the results files; the environment variable names another one."""
+PAGE = Path(__file__).resolve().with_name("README.md")
+"""The page of all results; README.md of the project has the headlines only."""
 SCHEMA = 1
 
 
@@ -71,14 +72,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def with_block(readme: str, program: str, text: str) -> str:
-    """The README with another text between the two marks of a program.
+def with_block(page: str, program: str, text: str) -> str:
+    """A page with another text between the two marks of a program.
 
     Raises:
-        ValueError: if the marks are not there.
+        ValueError: if the page does not have these marks.
     """
     begin, end = (f"<!-- benchmarks/{program}: {mark} -->\n" for mark in ("begin", "end"))
-    if begin not in readme or end not in readme:
-        raise ValueError(f"the README has no place for what benchmarks/{program} writes")
-    before, rest = readme.split(begin)
+    if begin not in page or end not in page:
+        raise ValueError(f"the page has no marks for the table of benchmarks/{program}")
+    before, rest = page.split(begin)
     return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"

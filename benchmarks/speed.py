@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py                                    # every experiment below, one at a time
     python benchmarks/speed.py --experiments rl2-bandit-10x5 maml-navigation
-    python benchmarks/speed.py --readme                           # put the table into the README
+    python benchmarks/speed.py --readme                           # put the table into README.md of this folder
 
 For each experiment, at its own settings: steps a second of its environment alone under random actions; held-out tasks a
 second that a learner meets and adapts to; steps a second of training; the rate of training's matrix products beside
@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 from recurrent_speed import product_seconds
-from results_file import README, provenance, read_rows, table, with_block, write_row
+from results_file import PAGE, provenance, read_rows, table, with_block, write_row
 
 from metarl_jax import evaluation, experiments, rollout
 from metarl_jax.experiments.base import Experiment, Problem
@@ -275,13 +275,13 @@ def main() -> None:
     global REPEATS, TASKS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS))
-    parser.add_argument("--readme", action="store_true", help="measure nothing; put the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="measure nothing; put the table into the page")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--tasks", type=int, nargs="+", default=TASKS, help="numbers of tasks of an iteration")
     arguments = parser.parse_args()
     REPEATS, TASKS = arguments.repeats, arguments.tasks
     if arguments.readme:
-        README.write_text(with_block(README.read_text(), "speed.py", shown()))
+        PAGE.write_text(with_block(PAGE.read_text(), "speed.py", shown()))
         return
     peak = 2 * 2048**3 / product_seconds(2048, 2048, 2048, REPEATS, calls=3)
     print(f"float32 product 2048x2048x2048: {peak / 1e9:.1f} GFLOP/s", flush=True)

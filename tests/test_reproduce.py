@@ -1,4 +1,4 @@
-"""The table of what is reproduced is made of results files, and the README shows it as it is."""
+"""The documents show the tables that are made from the results files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import metarl_jax
 from metarl_jax import experiments
 
 
@@ -30,13 +31,13 @@ def reproduce(root: Path) -> Iterator[ModuleType]:
         yield module
 
 
-def test_the_readme_shows_the_table(reproduce: ModuleType, root: Path) -> None:
-    readme = (root / "README.md").read_text()
-    assert reproduce.with_table(readme) == readme, "run benchmarks/reproduce.py --readme"
+def test_the_page_of_results_shows_the_table(reproduce: ModuleType, root: Path) -> None:
+    page = (root / "benchmarks" / "README.md").read_text()
+    assert reproduce.with_table(page) == page, "run benchmarks/reproduce.py --readme"
 
 
-def test_the_readme_shows_the_comparison_and_the_speeds(root: Path) -> None:
-    readme = (root / "README.md").read_text()
+def test_the_page_of_results_shows_the_comparison_and_the_speeds(root: Path) -> None:
+    page = (root / "benchmarks" / "README.md").read_text()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "benchmarks"))
         import compare  # pyright: ignore[reportMissingImports]
@@ -46,10 +47,49 @@ def test_the_readme_shows_the_comparison_and_the_speeds(root: Path) -> None:
         for family, learners in compare.FAMILIES.items():
             for learner in learners:
                 assert experiments.get(f"{learner}-{family}")
-        assert results_file.with_block(readme, "compare.py", compare.shown()) == readme
-        assert results_file.with_block(readme, "speed.py", speed.shown()) == readme
-        with pytest.raises(ValueError, match=r"no place for what benchmarks/other\.py writes"):
-            results_file.with_block(readme, "other.py", "")
+        assert results_file.with_block(page, "compare.py", compare.shown()) == page
+        assert results_file.with_block(page, "speed.py", speed.shown()) == page
+        with pytest.raises(ValueError, match=r"no marks for the table of benchmarks/other\.py"):
+            results_file.with_block(page, "other.py", "")
+
+
+def test_the_readme_shows_the_headlines(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (root / "README.md").read_text()
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    import headlines  # pyright: ignore[reportMissingImports]
+
+    assert headlines.with_tables(readme) == readme, "run benchmarks/headlines.py --readme"
+    rows = [
+        {"experiment": "a", "metric": "m", "ours": [1.0, 0.5], "ci95": [[0, 2], [0.25, 0.75]], "paper": 0.6, "seeds": 3}
+        | {"references": {"other": [2.0, 0.1]}}
+    ]
+    monkeypatch.setattr(headlines, "read_rows", lambda name: rows)
+    headline = headlines.Headline("task", "learner", "file", "a", "m", "other", percent=True, at=1)
+    expected = ("task", "learner", "**50.0 %** (25.0 to 75.0 %)", "60.0 %", "10.0 %, other", "3")
+    assert headlines.cells(headline) == expected
+    with pytest.raises(ValueError, match=r"file\.json must have one row for \('b', 'm', ''\), not 0"):
+        headlines.cells(headline._replace(experiment="b"))
+
+
+def test_the_readme_is_short(root: Path) -> None:
+    lines = (root / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    assert max(map(len, lines)) <= 120
+
+
+def test_the_documents_agree_with_the_files(root: Path) -> None:
+    """Relative links exist, also those to headings; the picture is small; the citation has the version."""
+    for name in ("README.md", "benchmarks/README.md"):
+        page = root / name
+        text = page.read_text()
+        headings = {re.sub(r"[^\w -]", "", line.lstrip("# ")).lower().replace(" ", "-") for line in text.splitlines()}
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if target.startswith("#"):
+                assert target[1:] in headings, target
+            else:
+                assert (page.parent / target).is_file(), target
+    assert f"version: {metarl_jax.__version__}" in (root / "CITATION.cff").read_text().splitlines()
+    assert 10_000 < (root / "benchmarks" / "adaptation.gif").stat().st_size < 500_000
 
 
 def test_every_claim_can_be_run(reproduce: ModuleType, root: Path) -> None:
