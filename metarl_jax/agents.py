@@ -181,30 +181,33 @@ class Agent:
             ValueError: for an observation, reward or done of another shape or out of range; if the outcome of the
                 previous action was not told, or twice; or if a final observation is missing.
         """
+        # Everything is checked before the outcome counts: after an error, the same call can be made again.
+        obs = self._observation("observation", observation)
         if reward is not None or done is not None:
+            nothing = np.zeros(() if self._batch is None else self._batch)
+            done = nothing if done is None else done
             if self._last is None:
-                if np.any(self._array("done", done or False, (), np.bool_)):
+                if np.any(self._array("done", done, (), np.bool_)):
                     raise ValueError("the first step of a task has no previous action: done must be False")
             else:
-                self.observe(0.0 if reward is None else reward, False if done is None else done, final_observation)
+                self.observe(nothing if reward is None else reward, done, final_observation)
         if self._awaited:
             raise ValueError(
                 "the outcome of the previous action is missing: call observe, or act(observation, reward, done)"
             )
-        obs = self._observation("observation", observation)
         first = self._last is None
         previous = self._last.action if self._last is not None else self._no_action()
         final = obs if self._final is None else np.where(_like(self._done, obs), self._final, obs)
         parts: Any = obs, previous, self._reward, self._done.astype(np.float32), np.full(self._rows, first)
         inputs = Inputs(*parts)
-        self._memory, action, record = self._step(self._key, self._count, self._params, self._memory, inputs, final)
-        self._last = _Step(inputs, np.asarray(action), record)
+        self._memory, chosen, record = self._step(self._key, self._count, self._params, self._memory, inputs, final)
+        self._last = _Step(inputs, np.asarray(chosen), record)
         self._awaited = True
         self._count += 1
+        action = self._last.action.copy()
         if self._batch is not None:
-            return self._last.action
-        one = self._last.action[0]
-        return int(one) if isinstance(self._interface.action_space, Discrete) else one
+            return action
+        return int(action[0]) if isinstance(self._interface.action_space, Discrete) else action[0]
 
     def observe(self, reward: ArrayLike, done: ArrayLike, final_observation: ArrayLike | None = None) -> None:
         """Tell the outcome of the latest action.
@@ -222,6 +225,8 @@ class Agent:
         assert self._last is not None
         rewards = self._array("reward", reward, (), np.float32)
         dones = self._array("done", done, (), np.bool_)
+        if not np.all(np.isfinite(rewards)):
+            raise ValueError(f"reward must be finite, not {reward!r}")
         if final_observation is not None:
             self._final = self._observation("final_observation", final_observation)
         elif self.needs_final_observation and np.any(dones):
@@ -230,8 +235,6 @@ class Agent:
             )
         else:
             self._final = None
-        if not np.all(np.isfinite(rewards)):
-            raise ValueError(f"reward must be finite, not {reward!r}")
         self._reward, self._done, self._awaited = rewards, dones, False
         if self._acting.learn is not None:
             self._record()
@@ -328,11 +331,18 @@ class Agent:
         return jax.tree.map(lambda *rows: np.stack(rows), *(one(episode) for episode in episodes))
 
     def _array(self, name: str, value: ArrayLike, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """A value of every task, ``[rows, *shape]``."""
+        """A value of every task, ``[rows, *shape]``, in an array of its own: environments reuse theirs."""
         try:
-            array = np.asarray(value, dtype)
-        except (TypeError, ValueError):
+            given = np.asarray(value)
+        except ValueError:  # A list of lists of different lengths.
             raise ValueError(f"{name} must be numeric, not {value!r}") from None
+        if given.dtype.kind not in "biuf":
+            raise ValueError(f"{name} must be numeric, not {value!r}")
+        with np.errstate(invalid="ignore", over="ignore"):
+            array = given.astype(dtype)
+        if not np.issubdtype(dtype, np.floating) and not np.array_equal(array, given):
+            kind = "True or False" if dtype == np.bool_ else f"whole numbers of the type {np.dtype(dtype).name}"
+            raise ValueError(f"{name} must be {kind}, not {value!r}")
         expected = shape if self._batch is None else (self._batch, *shape)
         if array.shape != expected:
             raise ValueError(f"{name} must have shape {list(expected)}, not {list(array.shape)}")

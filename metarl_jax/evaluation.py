@@ -140,7 +140,8 @@ class Scores:
     """``[N, E]``, or ``[S, N, E]`` of S seeds: the return (or the few-shot score) of each adaptation episode (or after
     each gradient step) on each of N tasks."""
     regret: NDArray[np.float64] | None
-    """As ``score``: the cumulative regret after each episode; None where the tasks' optimum is not known."""
+    """As ``score``: the cumulative regret after each episode; None where the tasks' optimum is not known, or scores are
+    by gradient step."""
     success: NDArray[np.float64] | None
     """As ``score``: whether each episode is a success; None where the tasks define none."""
     stage: str
@@ -230,7 +231,8 @@ def evaluate(
         num_tasks=num_tasks,
         num_seeds=seeds or 1,
         batch_size=batch_size,
-        optimal_return=getattr(family, "optimal_return", None),
+        # The optimum is that of one episode; a score by gradient step is the mean of many.
+        optimal_return=getattr(family, "optimal_return", None) if learner.stage == "episode" else None,
         split=split,
     )
 

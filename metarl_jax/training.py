@@ -122,7 +122,8 @@ class Training(NamedTuple):
 
 
 Progress: TypeAlias = Callable[[int, dict[str, np.ndarray]], None]
-"""``(iterations done, metrics of the latest iteration)``; a metric is a scalar, or ``[S]`` for S seeds."""
+"""``(iterations done, metrics of the latest iteration)``; a metric is a scalar, or ``[S]`` for S seeds. It is NaN for a
+seed that has diverged."""
 _SHARES = 20
 """How often progress is reported."""
 
@@ -235,7 +236,9 @@ def _in_shares(algorithm: Algorithm, state: RunState, iterations: int, stacked: 
         chunk = _compiled_run(algorithm, state, jnp.int32(number), capacity, stacked)
         chunks.append(jax.tree.map(np.asarray, chunk._replace(state=cast("Any", ()))))
         state, done = chunk.state, done + number
-        report(done, {name: np.asarray(rows)[..., number - 1] for name, rows in chunks[-1].metrics.items()})
+        there = chunks[-1].iterations == number
+        latest = {name: np.asarray(rows)[..., number - 1] for name, rows in chunks[-1].metrics.items()}
+        report(done, {name: np.where(there, values, np.nan) for name, values in latest.items()})
         if np.all(chunks[-1].diverged):
             break
     # A run that has diverged does no iteration in later chunks, so that its rows are the first ones.

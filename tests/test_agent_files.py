@@ -165,7 +165,10 @@ def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
         (set_setting("network", "hidden_size", 5), r"expected float32\["),
         (set_setting("network", "hidden_size", 10**9), "hidden_size 1000000000 is out of proportion"),
         (set_setting("family", "arms", 10**9), "sizes of the tasks are out of proportion"),
-        (set_setting("family", "arms", 10**5), r"expected float32\["),
+        (set_setting("family", "arms", 10**5), "interface.action_space is not that of its experiment"),
+        (lambda c: c["interface"].update(horizon=2**31 - 1), "interface.horizon is not that of its experiment"),
+        (lambda c: c["interface"].update(observation_dtype="uint8"), "interface.observation_dtype is not that"),
+        (lambda c: c["interface"].update(observation_space={"discrete": 3}), "interface.observation_space is not that"),
         (set_setting("network", "cell", "lstm"), "tensor .* is (missing|not expected)|expected float32"),
         (lambda c: c["interface"].update(horizon=0), "interface.horizon is 0"),
         (lambda c: c["interface"].update(horizon=True), "interface.horizon is True"),
@@ -192,6 +195,10 @@ def test_forged_tensors_are_refused(file: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             mrl.load(forged(file, target, tensors=changed))
+    # A tensor without numbers has sizes that cost nothing.
+    empty = {**tensors, "more": np.zeros((0, 10**9), np.float32)}
+    with pytest.raises(UserError, match="hidden_size 1000000000 is out of proportion"):
+        mrl.load(forged(file, target, set_setting("network", "hidden_size", 10**9), empty))
 
 
 BOUNDED = """

@@ -21,7 +21,7 @@ from metarl_jax.networks import belief, context, mlp, recurrent
 from metarl_jax.ops import distributions
 from metarl_jax.ops.statistics import mean_with_interval
 from metarl_jax.training import start, train
-from metarl_jax.types import Acting, Algorithm, Discrete, EnvFamily
+from metarl_jax.types import Acting, Algorithm, Box, Discrete, EnvFamily
 
 
 class Tasks:
@@ -232,6 +232,8 @@ def test_reset_forgets_and_seeds_decide() -> None:
         (lambda agent: [agent.act([]), agent.act([])], "the outcome of the previous action is missing"),
         (lambda agent: [agent.act([]), agent.act([], np.nan)], "reward must be finite, not nan"),
         (lambda agent: [agent.act([]), agent.act([], [1.0, 2.0])], r"reward must have shape \[\], not \[2\]"),
+        (lambda agent: agent.act([]) + agent.act([], 1.0, 0.5), "done must be True or False, not 0.5"),
+        (lambda agent: agent.act([]) + agent.act([], 1.0, "False"), "done must be numeric, not 'False'"),
         (lambda agent: agent.reset(-1), "seed must be a whole number of at least 0"),
         (lambda agent: agent.reset(batch=0), "batch must be a positive whole number"),
     ],
@@ -242,6 +244,58 @@ def test_misuse_is_named(misuse: Callable[[Agent], object], message: str) -> Non
         agent = discrete_observations()
     with pytest.raises(ValueError, match=message):
         misuse(agent)
+
+
+@pytest.mark.parametrize("observation", [1.5, np.nan, 2**40, np.int64(2**32), "1"])
+def test_whole_observations_are_not_rounded(observation: Any) -> None:
+    with pytest.raises(ValueError, match="observation must be"):
+        discrete_observations().act(observation)
+    assert discrete_observations().act(np.float64(2)) == 2
+    with pytest.raises(ValueError, match="observation must be whole numbers of the type uint8"):
+        recording(np.uint8).act([0.5, 0.5])
+
+
+def test_a_batch_may_leave_out_done_or_reward() -> None:
+    agents = [agent_of_bandit(batch=2) for _ in range(3)]
+    obs = np.zeros((2, 0))
+    for agent in agents:
+        agent.act(obs)
+    default = agents[0].act(obs, [1.0, 0.0])
+    np.testing.assert_array_equal(default, agents[1].act(obs, [1.0, 0.0], [False, False]))
+    agents[2].act(obs, done=[True, False])
+
+
+def test_a_call_can_be_made_again_after_an_error() -> None:
+    agent = discrete_observations()
+    agent.act(0)
+    with pytest.raises(ValueError, match="observation must be from 0 to 2"):
+        agent.act(9, 1.0, False)
+    assert agent.act(1, 1.0, False) == 1
+
+
+def test_arrays_of_the_environment_may_change() -> None:
+    """Environments write the next observation into the same array, and users change actions in place."""
+    agent, obs = recording(np.float32), np.zeros(2, np.float32)
+    for step in range(3):
+        action = agent.act(obs)
+        action *= 0.5  # pyright: ignore[reportOperatorIssue]
+        obs[:] = step + 1
+        agent.observe(0.0, step == 2)
+    (episode,) = agent.episodes()
+    assert isinstance(episode, Episode)
+    np.testing.assert_array_equal(episode.observations, [[0, 0], [1, 1], [2, 2]])
+    np.testing.assert_array_equal(episode.actions, np.ones((3, 2)))
+
+
+def recording(dtype: Any) -> Agent:
+    acting = Acting(
+        params=lambda state: state,
+        start=lambda key, params: (),
+        act=lambda key, params, memory, inputs, final_obs: (memory, jnp.ones(2, jnp.float32), ()),
+        learn=lambda params, memory, episodes: memory,
+    )
+    space = Box(0.0, 255.0, (2,))
+    return Agent.from_parts(acting, (), Interface(space, space, np.dtype(dtype), 4))
 
 
 def discrete_observations() -> Agent:

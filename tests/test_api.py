@@ -147,8 +147,10 @@ def test_divergence_is_said() -> None:
     assert int(run.state.step) == 2
     np.testing.assert_array_equal(np.isnan(run.metrics["loss"]), [False, False, True, True, True])
     with pytest.warns(UserWarning, match="diverged .* in iteration 3"):
-        reported = mrl.train(jax.random.key(0), algorithm, progress=lambda done, rows: None)
+        seen: list[float] = []
+        reported = mrl.train(jax.random.key(0), algorithm, progress=lambda done, rows: seen.append(float(rows["loss"])))
     np.testing.assert_array_equal(reported.metrics["loss"], run.metrics["loss"])
+    np.testing.assert_array_equal(seen, [1.0, 1.0, np.nan])
 
 
 def test_evaluation_takes_states_as_they_are() -> None:
@@ -158,6 +160,9 @@ def test_evaluation_takes_states_as_they_are() -> None:
     scores = mrl.evaluate(jax.random.key(1), algorithm, one.state, family, num_tasks=20)
     assert scores.score.shape == (20, 4)
     assert scores.regret is not None
+    # The optimum is that of an episode, and a score after a gradient step is the mean of many episodes.
+    by_step = algorithm._replace(stage="gradient step")
+    assert mrl.evaluate(jax.random.key(1), by_step, one.state, family, num_tasks=20).regret is None
     own = mrl.evaluate(jax.random.key(1), algorithm, one.state.algorithm, family, num_tasks=20)
     np.testing.assert_array_equal(own.score, scores.score)
     assert mrl.evaluate(jax.random.key(1), algorithm, several.state, family, num_tasks=20).score.shape == (3, 20, 4)

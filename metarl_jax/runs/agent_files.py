@@ -22,11 +22,12 @@ import metarl_jax
 from metarl_jax import experiments, references
 from metarl_jax.agents import Agent, Interface
 from metarl_jax.experiments.base import Experiment
+from metarl_jax.family_checks import check_shapes
 from metarl_jax.runs import checkpoints, commands, files, train
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.folder import RunFolder, nested, read_experiment, resolved, stored_source
 from metarl_jax.settings import Field
-from metarl_jax.types import Acting, Algorithm, Box, Discrete, Key, Params, Space
+from metarl_jax.types import Acting, Algorithm, Box, Discrete, EnvFamily, Key, Params, Space
 
 SCHEMA = 1
 SUFFIX = ".safetensors"
@@ -168,7 +169,7 @@ def _from_file(path: Path) -> Agent:
         experiment.check_settings(named["settings"])
         bytes_of_tensors = sum(tensor.nbytes for tensor in tensors.values())
         _check_sizes(experiment, named["settings"], tensors)
-        acting = _built_when_traced(experiment, named["settings"])
+        acting = _built_when_traced(experiment, named["settings"], interface)
         params = _params(acting, tensors)
         memory = jax.eval_shape(acting[0].start, jax.random.key(0), params)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory))
@@ -186,7 +187,7 @@ def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], tensors: M
         ValueError: for sizes that are out of proportion to the tensors in the file.
     """
     parts = experiment.parts()
-    largest = max((n for tensor in tensors.values() for n in tensor.shape), default=0)
+    largest = max((n for tensor in tensors.values() if tensor.size for n in tensor.shape), default=0)
     for name, size in _sizes(parts.network, settings).items():
         if size > max(_LAYERS, largest):
             raise ValueError(f"{name} {size} is out of proportion to weights of at most {largest} rows or columns")
@@ -233,11 +234,16 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"{path} is not the file of an agent: {' '.join(str(error).split())}") from error
 
 
-def _built_when_traced(experiment: Experiment, settings: Mapping[str, Any]) -> tuple[Acting, Callable[[Key], Params]]:
+def _built_when_traced(
+    experiment: Experiment, settings: Mapping[str, Any], interface: Interface
+) -> tuple[Acting, Callable[[Key], Params]]:
     """Acting, and the parameters of a new learner, of an experiment that is built within each trace.
 
     An algorithm makes arrays when it is made, whose sizes are settings. Within a trace these arrays are shapes only,
     and what acting does not use of them is never made.
+
+    Raises:
+        ValueError: if the learner does not act, or ``interface`` is not that of the experiment's tasks.
     """
 
     def algorithm() -> Algorithm:
@@ -252,9 +258,12 @@ def _built_when_traced(experiment: Experiment, settings: Mapping[str, Any]) -> t
     known: list[Acting] = []
 
     def new_params(key: Key) -> Params:
-        made = algorithm()
+        problem = experiment.build(settings)
+        made = problem.algorithm
         if made.acting is None:
             raise ValueError(f"{experiment.name} has no agent: its learner does not act")
+        if not known:
+            _check_interface(interface, problem.family)
         known.append(made.acting)
         return made.acting.params(made.init(key))
 
@@ -363,6 +372,23 @@ def _interface(stored: Mapping[str, Any]) -> Interface:
         raise ValueError(f"interface.horizon is {horizon!r}")
     assert isinstance(horizon, int)
     return Interface(space("observation_space"), space("action_space"), np.dtype(dtype), horizon)
+
+
+def _check_interface(stored: Interface, family: EnvFamily) -> None:
+    """Check that the interface in a file is that of a family. Bounds are not compared: no array depends on them.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    observation = check_shapes(family).observation
+    built = Interface(family.observation_space, family.action_space, np.dtype(observation.dtype), family.horizon)
+
+    def comparable(value: Any) -> Any:
+        return tuple(value.shape) if isinstance(value, Box) else value
+
+    for name, found, expected in zip(Interface._fields, stored, built, strict=True):
+        if comparable(found) != comparable(expected):
+            raise ValueError(f"interface.{name} is not that of its experiment")
 
 
 def _is_size(value: Any) -> bool:
