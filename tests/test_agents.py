@@ -292,7 +292,7 @@ def test_who_adapts_how_is_said() -> None:
     agent = Agent(made.algorithm, start(made.algorithm, jax.random.key(0)), made.family)
     assert agent.needs_final_observation
     agent.act([0.0, 0.0])
-    with pytest.raises(ValueError, match="the episode has ended, and this learner uses its final observation"):
+    with pytest.raises(ValueError, match="the episode has ended, and this learner needs its final observation"):
         agent.observe(0.0, True)
 
 
@@ -304,5 +304,5 @@ def test_who_does_not_act_is_refused() -> None:
         Agent(algorithm, state, probe_family())
     made = _rl2()
     run = train(jax.random.key(0), made.algorithm, iterations=1, seeds=2)
-    with pytest.raises(ValueError, match="an agent is made of one seed, not of 2"):
+    with pytest.raises(ValueError, match="an agent is made from one seed, not from 2"):
         Agent(made.algorithm, run.state, made.family)

@@ -262,9 +262,13 @@ def test_heldout_tasks_of_another_dtype_or_structure() -> None:
     family = line(tasks=TaskDistribution(sample, lambda key: Goal(jnp.int32(1))))
     assert "place is float32[] in a task of tasks.sample, and int32[] in" in str(refused(family))
     family = line(tasks=TaskDistribution(sample, lambda key: {"place": jax.random.uniform(key)}))
-    assert "a task of tasks.sample has place, which a task of tasks.sample_heldout has not" in str(refused(family))
+    assert "a task of tasks.sample has place, which a task of tasks.sample_heldout does not have" in str(
+        refused(family)
+    )
     family = line(tasks=TaskDistribution(lambda key: (), sample))
-    assert "a task of tasks.sample_heldout has place, which a task of tasks.sample has not" in str(refused(family))
+    assert "a task of tasks.sample_heldout has place, which a task of tasks.sample does not have" in str(
+        refused(family)
+    )
 
     @struct.dataclass
     class Static:
@@ -438,8 +442,8 @@ def _with(**info: Any) -> Callable[[Any], Any]:
         (line(returning(reward=lambda reward: 1j * reward)), "must be a scalar number or bool, not complex64[]"),
         (line(returning(terminated=lambda x: x[None])), "the terminated that env.step of"),
         (line(returning(truncated=lambda x: (x, x))), "the truncated that env.step of"),
-        (line(returning(info=_with())), 'must have "final_observation"'),
-        (line(returning(info=lambda info: None)), 'must have "final_observation"'),
+        (line(returning(info=_with())), 'must contain "final_observation"'),
+        (line(returning(info=lambda info: None)), 'must contain "final_observation"'),
         (
             line(returning(info=_with(final_observation=jnp.zeros(2)))),
             'the observation is float32[1], and info["final_observation"] is float32[2]',
@@ -538,7 +542,7 @@ def test_step_env_of_an_environment_like_gymnaxs_is_checked_before_the_base_clas
         def is_truncated(self, state: Clock, params: Any) -> Array:
             return jnp.stack([state.time > 1, state.time > 2])
 
-    assert "Both returns must be a scalar number or bool, not bool[2]" in str(refused(clocks(Both())))
+    assert "Both must be a scalar number or bool, not bool[2]" in str(refused(clocks(Both())))
 
 
 class Paying(Clocks):
@@ -583,7 +587,7 @@ ARM = bandits.bernoulli_arm()
         (
             ARM._replace(observe=lambda belief, reward: belief._replace(pulls=jnp.int32(0))),
             "a belief must keep its structure, shapes and dtypes: pulls is float32[] in privileged.arm.prior, "
-            "and int32[] in what privileged.arm.observe returns",
+            "and int32[] in the result of privileged.arm.observe",
         ),
         (
             ARM._replace(outcomes=lambda belief: jnp.zeros(2)),
@@ -703,7 +707,7 @@ def _nan_late(x: Array) -> Array:
         (
             line(CountsOn()),
             "horizon is 5, but the second episode of a training task was still going on after 5 steps, although the "
-            "first one had ended: step must reset the state, with its count of steps, when an episode ends",
+            "first one had ended: step must reset the state, including its count of steps, when an episode ends",
         ),
         (
             line(NeverBegins()),
@@ -865,7 +869,7 @@ def test_omniglot_passes(omniglot_folder: Path) -> None:
         (_support(x=lambda x: 1j * x), "the support's x must hold real numbers or labels, but it is complex64[4, 1]"),
         (
             _support(x=lambda x: jnp.concatenate([x, x], axis=1)),
-            "examples of support and query must have the same shapes and dtypes: of x, one of the support is "
+            "examples of support and query must have the same shapes and dtypes: for x, one of the support is "
             "float32[2], and one of the query is float32[1]",
         ),
         (

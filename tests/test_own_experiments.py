@@ -150,7 +150,7 @@ def test_a_file_a_module_and_an_installed_package(here: Path, monkeypatch: pytes
         assert experiments.source("mine") == (reference, None)
     with pytest.raises(ValueError, match=r"there is no experiment 'plugge'"):
         experiments.find("plugge")
-    with pytest.raises(ValueError, match=r"'plugge' is no reference.*did you mean plugged"):
+    with pytest.raises(ValueError, match=r"'plugge' is not a reference.*did you mean plugged"):
         experiments.load("plugge")
 
 
@@ -287,7 +287,7 @@ def test_the_user_names_the_code_again(here: Path, capsys: pytest.CaptureFixture
         "--experiment: none.py:mine: none.py "
     )
     assert error(capsys, "watch", "run", "--experiment", "mine").startswith(
-        "--experiment: 'mine' is no reference: it must"
+        "--experiment: 'mine' is not a reference: it must"
     )
     both = ("--experiment", "mine.py:mine", "--experiment", "./mine.py:mine")
     assert error(capsys, "watch", "run", *both).startswith(
