@@ -193,8 +193,8 @@ def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None
 @pytest.mark.parametrize(
     ("asked", "there", "message"),
     [
-        ("task", {"training_reward": None}, r'"task" needs .*privileged.training_reward, .*: give "paid" or "belief"$'),
-        ("belief", {"belief_reward": None}, r'"belief" needs .*privileged.belief_reward, .*: give "paid" or "task"$'),
+        ("task", {"training_reward": None}, r'"task" needs .*privileged.training_reward, .*: use "paid" or "belief"$'),
+        ("belief", {"belief_reward": None}, r'"belief" needs .*privileged.belief_reward, .*: use "paid" or "task"$'),
         ("task", {"training_reward": None, "belief_reward": None}, r'give "paid"$'),
         ("tsak", {}, r"training_reward must be one of .*tsak.*did you mean"),
     ],
@@ -488,7 +488,7 @@ def test_an_auxiliary_loss_trains_the_memory_and_parameters_of_its_own() -> None
             lambda params, output, batch: (output.value, {}),
             r"an auxiliary loss must be a scalar, not of shape \(4, 2\)",
         ),
-        (lambda params, output, batch: (0.0, {"entropy": jnp.float32(0)}), "PPO has a metric 'entropy' already"),
+        (lambda params, output, batch: (0.0, {"entropy": jnp.float32(0)}), "PPO already has a metric 'entropy'"),
     ],
 )
 def test_a_wrong_auxiliary_loss_is_said(loss: Any, message: str) -> None:
