@@ -346,7 +346,9 @@ def test_bad_settings_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=f"{name} needs a problem with a policy"):
             module.make(quadratics(), module.Config())
-    with pytest.raises(ValueError, match="ANIL adapts the parameters below 'head': this network has no such parameters"):
+    with pytest.raises(
+        ValueError, match="ANIL adapts the parameters below 'head': this network has no such parameters"
+    ):
         anil.make(quadratics(), anil.Config())
     with pytest.raises(ValueError, match="CAVIA needs a network with a context"):
         cavia.make(quadratics(), cavia.Config())

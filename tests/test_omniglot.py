@@ -121,7 +121,11 @@ def test_rotations_are_numpy_s() -> None:
         ((41, 1, 1), {}, "ways must be at most 40, the number of classes, not 41"),
         ((11, 1, 1), {"rotations": False}, "ways must be at most 10, the number of classes, not 11"),
         ((5, 10, 11), {}, r"shots \+ queries must be at most 20, the number of examples of a character, not 10\+11"),
-        ((5, 1, 1), {"training_characters": 30}, "training_characters must be below 30, the number of all characters, not 30"),
+        (
+            (5, 1, 1),
+            {"training_characters": 30},
+            "training_characters must be below 30, the number of all characters, not 30",
+        ),
         ((5, 1, 1), {"training_characters": 0}, "training_characters must be a positive whole number, not 0"),
     ],
 )
