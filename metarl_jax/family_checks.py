@@ -7,10 +7,10 @@
 ``check_family`` traces every function of a family, and then plays a few episodes with random actions. Algorithms call
 ``check_shapes``, which only traces: nothing compiles, and it takes milliseconds.
 
-Some properties are not checked, because a few episodes cannot show them: that every action has an effect of its own;
-that held-out tasks differ from training tasks; that rewards are correct; and that an environment plays the task that it
-is given. An environment that draws a new task at every reset cannot be distinguished from one whose episodes begin at
-random states.
+Some properties are not checked, because a few episodes cannot show them. These properties are that every action has an
+effect of its own, that held-out tasks differ from training tasks, that rewards are correct, and that an environment
+plays the task that it is given. An environment that draws a new task at every reset cannot be distinguished from one
+whose episodes begin at random states.
 """
 
 from __future__ import annotations

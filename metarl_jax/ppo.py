@@ -335,7 +335,7 @@ class Auxiliary(NamedTuple):
     scalar is a sum over steps weighted by ``batch.weight`` (``ops.policy_gradients.weighted_sum``). The weights add up
     to 1 over a minibatch and are 0 after a trial's end, so that gradients of parts of a minibatch add up."""
     init: Callable[[Key], Params] = lambda key: ()
-    """``key ->`` the parameters of the auxiliary loss. By default it has none."""
+    """``key ->`` the parameters of the auxiliary loss. None by default."""
 
 
 class WithAuxiliary(NamedTuple):

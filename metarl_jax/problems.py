@@ -160,7 +160,7 @@ def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
     """Return distributions over tasks that are drawn together with their examples, so that support and query are
     disjoint.
 
-    Validation tasks have as many examples as held-out ones, so that the two scores measure the same.
+    Validation tasks have the same numbers of examples as held-out tasks, so that the two scores are comparable.
     """
 
     def episode(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], FewShotTask]:

@@ -1,6 +1,6 @@
 """Abstract evaluation of functions that users wrote, with errors that name the function and the mistake.
 
-Nothing here compiles or computes: ``jax.eval_shape`` gives the shapes and dtypes of what a function returns.
+Nothing compiles or computes: ``jax.eval_shape`` gives the shapes and dtypes of the values that a function returns.
 """
 
 from __future__ import annotations

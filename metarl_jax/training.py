@@ -153,7 +153,7 @@ def train(
         progress: whether to print a line after each twentieth of the iterations; or a function that is called instead.
 
     Raises:
-        TypeError: if ``start_from`` is neither a typed key nor a state.
+        TypeError: if ``start_from`` is not a typed key or a state.
         ValueError: if the number of iterations or seeds is not a positive whole number, if no number of iterations is
             given and the algorithm does not define one, if progress is requested within a compiled function, or if
             seeds are given together with a state, which has its own.

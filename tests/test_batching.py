@@ -73,9 +73,7 @@ def test_tasks_whose_data_overflow_a_cache_are_mapped_sequentially(more: int) ->
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("size", [1, 2, 6])
 def test_tasks_in_parts_are_the_same(devices: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The result equals that of ``vmap`` with shared arguments, several arguments, leaves of size 0, and all output
-    axes.
-    """
+    """The result equals that of ``vmap``, with shared arguments, leaves of size 0, and all output axes."""
     tasks = jnp.arange(12.0).reshape(6, 2), jnp.zeros((6, 0))
     monkeypatch.setattr(batching, "CACHED_CARRIES", 4 * size)
     monkeypatch.setattr(batching, "LEAST_AT_ONCE", 1)

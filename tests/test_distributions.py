@@ -147,7 +147,7 @@ def test_squashed_samples_lie_within_their_bounds_and_their_density_is_one_in_al
 
 
 def test_squashed_densities_are_finite_where_the_tangent_is_flat() -> None:
-    """Return the exact log density of the action tanh(x), which is that of x minus log(1 - tanh(x)^2) = -2 log cosh x."""
+    """Return the log density of tanh(x): that of x minus log(1 - tanh(x)^2) = -2 log cosh x."""
     x = jnp.array([12.0])
     certain = SquashedGaussian(x, jnp.array([-20.0]), jnp.array([-1.0]), jnp.array([1.0]))
     action, log_prob = certain.sample_with_log_prob(jax.random.key(0))

@@ -23,9 +23,7 @@ KEYS = 4000
 
 
 def assert_uniform(counts: np.ndarray, draws: int) -> None:
-    """Assert that each count of a uniform choice, and chi-square, are within five standard deviations of the
-    expectation.
-    """
+    """Assert that the counts of a uniform choice, and chi-square, are within five standard deviations."""
     expected = draws / len(counts)
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
     chi_square, freedom = np.sum((counts - expected) ** 2) / expected, len(counts) - 1
@@ -48,7 +46,7 @@ def test_steps_of_a_trial_are_drawn_among_its_valid_steps(valid_steps: int) -> N
         count = min(number, int(valid[:, trial].sum()))
         assert valid[drawn[:, :count, trial], trial].all()
         assert not valid[drawn[:, count:, trial], trial].any()
-        # Without replacement.
+        # The draws are without replacement.
         assert all(len(set(row)) == number for row in drawn[:200, :, trial])
         if count:
             counts = np.bincount(drawn[:, :count, trial].ravel(), minlength=STEPS)[valid[:, trial]]
@@ -128,7 +126,10 @@ def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> np
 
 @pytest.mark.parametrize("bound_steps", [None, 2, 9])
 def test_varibad_weighs_valid_steps_alike(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> None:
-    """For trials of 2 to 10 steps, the expected loss is the mean over all valid steps for every number of drawn steps."""
+    """For trials of 2 to 10 steps, the expected loss is the mean over all valid steps.
+
+    It does not depend on the number of drawn steps.
+    """
     differences = index_losses(monkeypatch, bound_steps)
     assert np.isfinite(differences).all()
     standard_error = differences.std(ddof=1) / np.sqrt(differences.size)

@@ -1,4 +1,4 @@
-"""Loading the user's code by reference."""
+"""Tests of loading the user's code by reference."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from metarl_jax.ops.distributions import DiagonalGaussian
 from metarl_jax.types import Array, Key
 
 LARGEST_EXPONENT = 60.0
-"""Exponentials from e^-60 to e^60, and their sums, neither overflow nor vanish in float32."""
+"""Exponentials from e^-60 to e^60, and their sums, do not overflow or vanish in float32."""
 
 
 def standard(shape: tuple[int, ...]) -> DiagonalGaussian:

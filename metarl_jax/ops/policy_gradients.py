@@ -84,7 +84,7 @@ def dice(log_prob: Array, advantage: Array) -> Array:
 def masked_mean(x: Array, mask: Array) -> Array:
     """Return the mean of ``x`` over the entries where ``mask`` is true; 0 if there are none.
 
-    Other entries of ``x`` may be infinite or NaN: neither the value nor the gradient depends on them.
+    Other entries of ``x`` may be infinite or NaN: they have no effect on the value and the gradient.
     """
     weight = mask.astype(x.dtype)
     return weighted_sum(x, weight) / jnp.maximum(jnp.sum(weight), 1)

@@ -86,7 +86,7 @@ def stratified_bootstrap(
         confidence: the interval's coverage, in (0, 1).
         whole_rows: False resamples the seeds in each column independently, as in the paper, where every entry is a
             training run of its own. True resamples whole rows, which is correct if one learner was tested on all N
-            tasks, as in ``meta_test``: the scores in a row then depend on the same training run, and independent
+            tasks, as in ``meta_test``. The scores in a row then depend on the same training run, and independent
             resampling of columns would give too narrow an interval.
 
     Returns:
