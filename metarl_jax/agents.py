@@ -1,4 +1,4 @@
-"""Trained learners that act in any Python loop: NumPy in, NumPy out, one step at a time."""
+"""Trained learners that act in any Python loop, step by step, with NumPy arrays as inputs and outputs."""
 
 from __future__ import annotations
 
@@ -33,27 +33,28 @@ from metarl_jax.types import (
 )
 
 Action: TypeAlias = int | NDArray[Any]
-"""An ``int`` of a discrete action space; else an array of its shape. An array with a leading axis for a batch."""
+"""An action: an ``int`` of a discrete action space, or an array of the action space's shape. For a batch of tasks, it
+is an array with a leading axis."""
 
 
 class Episode(NamedTuple):
-    """A whole episode that an agent has played; N steps."""
+    """A whole episode of N steps that an agent has played."""
 
     observations: NDArray[Any]
     """``[N, ...]``: the observation before each action."""
     actions: NDArray[Any]
-    """``[N, ...]``."""
+    """``[N, ...]``: the actions."""
     rewards: NDArray[np.float32]
-    """``[N]``."""
+    """``[N]``: the rewards."""
     records: Tree
-    """``[N, ...]``: what the learner needs to know of each step in order to adapt from it."""
+    """``[N, ...]``: the values of each step that the learner needs in order to adapt."""
 
 
 class Agent:
     """A trained learner on one task, or on a batch of tasks at the same time.
 
-    An agent remembers what it has seen of its task until ``reset``. Learners with a memory or a belief adapt while they
-    act. Learners that adapt by gradient descent do so when ``adapt`` is called. The loop is that of Gymnasium::
+    An agent keeps its memory of a task until ``reset`` is called. Learners with a memory or a belief adapt while they
+    act. Learners that adapt by gradient descent adapt when ``adapt`` is called. The loop is that of Gymnasium::
 
         agent.reset(seed=0)
         for _ in range(episodes):
@@ -65,31 +66,32 @@ class Agent:
                 done = terminated or truncated
                 agent.observe(reward, done)
 
-    In an environment that resets itself, ``agent.act(observation, reward, done)`` does both.
+    In an environment that resets itself, ``agent.act(observation, reward, done)`` replaces both calls.
     """
 
     def __init__(
         self, algorithm: Algorithm, state: State, family: EnvFamily, *, origin: Mapping[str, Any] | None = None
     ) -> None:
-        """Make an agent of a trained learner.
+        """Make an agent from a trained learner.
 
         Args:
-            algorithm: the algorithm, which must act (``Algorithm.acting``).
-            state: its state: ``Training.state`` of one seed, or the algorithm's own.
-            family: the family of tasks that it was trained on, for its spaces and its horizon.
-            origin: names and settings of the experiment that it is made of, as JSON has them; None: not known.
+            algorithm: the algorithm, whose ``Algorithm.acting`` must not be None.
+            state: ``Training.state`` of one seed, or the state of the algorithm itself.
+            family: the family of tasks that the learner was trained on, which defines spaces and horizon.
+            origin: names and settings of the experiment that the learner comes from, as values of JSON; None: not
+                known.
 
         Raises:
-            ValueError: for an algorithm that does not act, such as one of few-shot tasks, or the states of several
-                seeds.
+            ValueError: if the algorithm does not act, such as one for few-shot tasks, or if the state is that of
+                several seeds.
         """
         if algorithm.acting is None:
             raise ValueError("this algorithm does not act: few-shot tasks have examples instead of actions")
         if isinstance(state, RunState):
             if jnp.ndim(state.step):
                 raise ValueError(
-                    f"an agent is made of one seed, not of {state.step.shape[0]}: "
-                    "jax.tree.map(lambda x: x[0], state) is the first"
+                    f"an agent is made from one seed, not from {state.step.shape[0]}: jax.tree.map(lambda x: x[0], "
+                    "state) is the first"
                 )
             state = state.algorithm
         shapes = check_shapes(family)
@@ -104,7 +106,7 @@ class Agent:
     def from_parts(
         cls, acting: Acting, params: Params, interface: Interface, *, origin: Mapping[str, Any] | None = None
     ) -> Agent:
-        """Make an agent of the functions and the parameters that act."""
+        """Make an agent from the functions and the parameters that act."""
         agent = cls.__new__(cls)
         agent._setup(acting, params, interface, origin)
         return agent
@@ -116,30 +118,30 @@ class Agent:
 
     @property
     def params(self) -> Params:
-        """The parameters that act, before any adaptation: a tree of arrays."""
+        """Return the parameters that act, before any adaptation, as a tree of arrays."""
         return self._params
 
     @property
     def interface(self) -> Interface:
-        """The spaces and the horizon of the tasks."""
+        """Return the spaces and the horizon of the tasks."""
         return self._interface
 
     @property
     def origin(self) -> Mapping[str, Any] | None:
-        """Names and settings of the experiment that the agent is made of; None if they are not known."""
+        """Return names and settings of the experiment that the agent comes from; None if they are not known."""
         return self._origin
 
     def reset(self, seed: int = 0, *, batch: int | None = None) -> None:
-        """Forget the task: the next step is the first one on a new task.
+        """Forget the task, so that the next step is the first one on a new task.
 
         Args:
-            seed: of the agent's random numbers, for actions and latent variables that are sampled.
+            seed: the seed of the agent's random numbers, from which actions and latent variables are sampled.
             batch: the number of tasks that the agent acts on at the same time, each with a memory of its own;
                 observations, rewards and actions then have a leading axis of that length. None: one task, no axis.
 
         Raises:
-            ValueError: for a seed that is not a whole number from 0 to 2^32 - 1, or a batch that is not a positive
-                whole number.
+            ValueError: if the seed is not a whole number from 0 to 2^32 - 1, or if the batch is not a positive whole
+                number.
         """
         seed = whole(at_least=0, at_most=LAST_SEED)("seed", seed)
         self._batch = None if batch is None else positive_int("batch", batch)
@@ -152,7 +154,8 @@ class Agent:
         self._reward = np.zeros(self._rows, np.float32)
         self._done = np.zeros(self._rows, np.bool_)
         self._final: NDArray[Any] | None = None
-        # Of each task: the steps of its episode, and its whole episodes. Only learners that adapt later need them.
+        # The steps of the current episode of each task, and its whole episodes. Only learners that adapt by ``adapt``
+        # need them.
         self._steps: list[list[tuple[Any, ...]]] = [[] for _ in range(self._rows)]
         self._episodes: list[list[Episode]] = [[] for _ in range(self._rows)]
         self._skipping = [False] * self._rows
@@ -169,17 +172,17 @@ class Agent:
 
         Args:
             observation: the current observation; the first one of the next episode if one has just ended.
-            reward: of the previous action, unless ``observe`` has told it.
-            done: whether the previous action ended an episode, terminated or truncated; None: it did not.
-            final_observation: the observation after the previous action where that ended an episode; only some learners
-                use it (``needs_final_observation``).
+            reward: the reward of the previous action, unless it was given to ``observe``.
+            done: whether the previous action ended an episode, which was terminated or truncated. None: it did not.
+            final_observation: the observation after the previous action if that action ended an episode. Only some
+                learners use it (``needs_final_observation``).
 
         Returns:
             The action: an ``int``, or an array; ``[batch, ...]`` for a batch.
 
         Raises:
-            ValueError: for an observation, reward or done of another shape or out of range; if the outcome of the
-                previous action was not told, or twice; or if a final observation is missing.
+            ValueError: if an observation, reward or done has another shape or is out of range, if the outcome of the
+                previous action was not given or was given twice, or if a final observation is missing.
         """
         # Everything is checked before the outcome counts: after an error, the same call can be made again.
         obs = self._observation("observation", observation)
@@ -210,15 +213,15 @@ class Agent:
         return int(action[0]) if isinstance(self._interface.action_space, Discrete) else action[0]
 
     def observe(self, reward: ArrayLike, done: ArrayLike, final_observation: ArrayLike | None = None) -> None:
-        """Tell the outcome of the latest action.
+        """Give the outcome of the latest action to the agent.
 
         Args:
-            reward: its reward, a number; ``[batch]`` for a batch.
-            done: whether it ended the episode, terminated or truncated; ``[batch]`` for a batch.
-            final_observation: the observation after it, where the episode ended (see ``act``).
+            reward: the reward of this action, a number; ``[batch]`` for a batch.
+            done: whether the action ended the episode, which was terminated or truncated; ``[batch]`` for a batch.
+            final_observation: the observation after this action if it ended the episode (see ``act``).
 
         Raises:
-            ValueError: as for ``act``; or if there was no action.
+            ValueError: in the cases of ``act``, or if there was no action.
         """
         if not self._awaited:
             raise ValueError("there is no action whose outcome is not known yet: act first")
@@ -231,7 +234,7 @@ class Agent:
             self._final = self._observation("final_observation", final_observation)
         elif self.needs_final_observation and np.any(dones):
             raise ValueError(
-                "the episode has ended, and this learner uses its final observation: give final_observation"
+                "the episode has ended, and this learner needs its final observation: give final_observation"
             )
         else:
             self._final = None
@@ -240,19 +243,19 @@ class Agent:
             self._record()
 
     def adapt(self, episodes: Sequence[Episode] | Sequence[Sequence[Episode]] | None = None) -> None:
-        """Adapt to the task by one gradient step, as the learner was trained to.
+        """Adapt to the task by one gradient step, in the same way as in training.
 
-        An episode that has not ended is not used; what follows of it is not recorded.
+        An episode that has not ended is not used, and its remaining steps are not recorded.
 
         Args:
-            episodes: whole episodes that this agent, or another one with the same parameters, has played since its last
-                step of adaptation; a sequence of them for each task of a batch. None: those in ``episodes()``. As many
-                as in training (``episodes`` among the settings) are usual.
+            episodes: whole episodes that this agent, or another agent with the same parameters, has played since its
+                last step of adaptation; for a batch, a sequence of episodes for each task. None: the episodes of
+                ``episodes()``. Usually their number is that of training (the setting ``episodes``).
 
         Raises:
-            TypeError: for a learner that adapts while it acts.
-            ValueError: if there is no whole episode, the tasks of a batch have different numbers of them, or one is
-                longer than the horizon of the tasks.
+            TypeError: if the learner adapts while it acts.
+            ValueError: if there is no whole episode, if the tasks of a batch have different numbers of episodes, or if
+                an episode is longer than the horizon of the tasks.
         """
         if self._learn is None:
             raise TypeError("this learner adapts while it acts: adapt() is for learners that adapt by gradient descent")
@@ -264,25 +267,25 @@ class Agent:
         batch = jax.tree.map(lambda *rows: np.stack(rows), *(self._padded(of_task) for of_task in given))
         self._memory = self._learn(self._params, self._memory, batch)
         self._episodes = [[] for _ in range(self._rows)]
-        # The rest of an episode that goes on is played by other parameters than its beginning: it is not recorded.
+        # The rest of a current episode is played with other parameters than its beginning, so it is not recorded.
         self._skipping = [bool(steps) for steps in self._steps]
         self._steps = [[] for _ in range(self._rows)]
 
     def episodes(self) -> list[Episode] | list[list[Episode]]:
-        """The whole episodes since the last step of adaptation; a list for each task of a batch.
+        """Return the whole episodes since the last step of adaptation; for a batch, a list for each task.
 
-        Empty for learners that adapt while they act.
+        The list is empty for learners that adapt while they act.
         """
         return [list(of_task) for of_task in self._episodes] if self._batch else list(self._episodes[0])
 
     @property
     def adapts_by_gradient(self) -> bool:
-        """Whether the learner adapts when ``adapt`` is called, and not before."""
+        """Return whether the learner adapts only when ``adapt`` is called."""
         return self._acting.learn is not None
 
     @property
     def needs_final_observation(self) -> bool:
-        """Whether the learner must be told the last observation of an episode."""
+        """Return whether the learner needs the last observation of an episode."""
         return self._acting.final_observation
 
     # ------------------------------------------------------------------------------------------------------- internals
@@ -309,7 +312,7 @@ class Agent:
         return given
 
     def _padded(self, episodes: list[Episode]) -> Transition:
-        """Episodes as ``[E, H, ...]``; the steps behind an end repeat the last one, and are not valid."""
+        """Return episodes as ``[E, H, ...]``. The steps after an end repeat the last step, and are not valid."""
         horizon = self._interface.horizon
 
         def one(episode: Episode) -> Transition:
@@ -331,7 +334,7 @@ class Agent:
         return jax.tree.map(lambda *rows: np.stack(rows), *(one(episode) for episode in episodes))
 
     def _array(self, name: str, value: ArrayLike, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """A value of every task, ``[rows, *shape]``, in an array of its own: environments reuse theirs."""
+        """Return the values of all tasks, ``[rows, *shape]``, in a new array, because environments reuse theirs."""
         try:
             given = np.asarray(value)
         except ValueError:  # A list of lists of different lengths.
@@ -366,14 +369,14 @@ class Agent:
 
 
 class Interface(NamedTuple):
-    """What an agent and its tasks have in common."""
+    """The spaces, the dtype of observations and the horizon that an agent and its tasks share."""
 
     observation_space: Space
     action_space: Space
     observation_dtype: Any
-    """The dtype of observations, as the network takes them."""
+    """The dtype of the observations that the network takes."""
     horizon: int
-    """The most steps that an episode can last."""
+    """The largest number of steps of an episode."""
 
 
 class _Step(NamedTuple):
@@ -386,7 +389,7 @@ class _Step(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def _compiled(acting: Acting) -> tuple[Any, Any, Any]:
-    """The functions of ``Acting``, vectorised over tasks and compiled once for all agents of a learner."""
+    """Return the functions of ``Acting``, vectorised over tasks and compiled once for all agents of a learner."""
 
     def step(
         key: Key, count: Array, params: Params, memory: Carry, inputs: Inputs, final_obs: Array
@@ -400,5 +403,5 @@ def _compiled(acting: Acting) -> tuple[Any, Any, Any]:
 
 
 def _like(flags: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Flags ``[N]`` that broadcast against values ``[N, ...]``."""
+    """Return flags ``[N]`` in a shape that broadcasts against values ``[N, ...]``."""
     return flags.reshape(-1, *[1] * (values.ndim - 1))

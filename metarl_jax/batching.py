@@ -1,7 +1,7 @@
-"""The only place that batches tasks and seeds: vectorised, sequentially, or sharded over devices.
+"""The mapping of functions over tasks and seeds: vectorised, sequentially, or sharded over devices.
 
-The functions here decide which of these it is, from the shapes that they are given, the backend and the mesh that is
-set. No caller asks about any of them. Where the mesh has an axis "tasks", tasks are sharded over it.
+The functions of this module choose among these from the shapes of their arguments, the backend and the mesh that is
+set. No other module that handles tasks asks about them. If the mesh has an axis "tasks", tasks are sharded over it.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ TASK_AXIS = "tasks"
 SEED_AXIS = "seeds"
 
 CACHED_BYTES = 2**14
-"""The data of a task that a core's cache has room for, in bytes. Where a task has more, what a network computes for
-several tasks at the same time overflows the cache: on a CPU, tasks are then 1.5 to 3 times as fast sequentially."""
+"""The largest data of a task, in bytes, for which the cache of a CPU's core suffices. With larger data, the
+intermediate results of several tasks overflow the cache, and tasks are 1.5 to 3 times as fast sequentially."""
 CACHED_CARRIES = 2**22
-"""The memories of trials, in bytes, that a CPU's cache has room for. If the trials that are vectorised have more, every
-step fetches them from main memory. A memory that looks back reads all of itself at every step: 512 trials of SNAIL with
-two attentions over 100 steps take half as long in parts of 32."""
+"""The total size of the memories of trials, in bytes, for which a CPU's cache suffices. If vectorised trials have
+larger memories, every step fetches them from main memory. A memory with attention reads all of its content at every
+step: 512 trials of SNAIL with two attentions over 100 steps take half as long in parts of 32 trials."""
 LEAST_AT_ONCE = 8
-"""The fewest trials in a part: products of fewer rows are slow."""
+"""The smallest number of trials in a part, because matrix products of fewer rows are slow."""
 
 
 def task_devices() -> int:
-    """The number of devices that tasks are sharded over: the size of the mesh's axis "tasks", or one."""
+    """Return the number of devices that tasks are sharded over: the size of the mesh's axis "tasks", or one."""
     return jax.sharding.get_abstract_mesh().shape.get(TASK_AXIS, 1)
 
 
@@ -45,11 +45,12 @@ def map_tasks(
 ) -> Callable[..., Any]:
     """Map a function of one task over tasks, as ``jax.vmap`` does.
 
-    All tasks are vectorised, unless ``carry_of`` or ``data_of`` say that this would overflow a CPU's cache. Then parts
-    of them are, one part after another. Tasks that are sharded over devices are always vectorised.
+    All tasks are vectorised, unless the sizes of ``carry_of`` or ``data_of`` would overflow a CPU's cache. In that case
+    parts of the tasks are vectorised, and the parts are processed sequentially. Tasks that are sharded over devices are
+    always vectorised.
 
     Args:
-        function: of one task.
+        function: a function of one task.
         in_axes: 0 for arguments that are mapped over their leading axis, None for those that all tasks share.
         out_axes: as for ``jax.vmap``.
         carry_of: takes the arguments of ``function`` and returns the memory that it carries from step to step of a
@@ -78,7 +79,7 @@ def map_tasks(
         if size == 1:
             results = jax.lax.map(lambda one: function(*with_mapped(one)), mapped)
         else:
-            # Not ``batch_size`` of ``map``, which fails where a leaf is of size 0.
+            # The argument ``batch_size`` of ``lax.map`` fails where a leaf has size 0.
             parts = jax.tree.map(lambda x: x.reshape(number // size, size, *x.shape[1:]), mapped)
             results = jax.lax.map(lambda part: jax.vmap(function, in_axes)(*with_mapped(part)), parts)
             results = jax.tree.map(lambda x: x.reshape(number, *x.shape[2:]), results)
@@ -88,16 +89,16 @@ def map_tasks(
 
 
 def vectorised_seeds(seeds: int) -> int:
-    """How many of the seeds on a device to vectorise, where memory allows.
+    """Return how many of the seeds on a device should be vectorised if memory allows it.
 
-    On a CPU it is one: one seed keeps the cores busy, and several overflow their caches (eight seeds of RL², or of MAML
-    on sinusoids, take 0.8 of the time sequentially). On an accelerator it is all of them.
+    On a CPU the number is one: one seed keeps the cores busy, and several seeds overflow the caches (eight seeds of
+    RL², or of MAML on sinusoids, take 0.8 times as long sequentially). On an accelerator all seeds are vectorised.
     """
     return 1 if jax.default_backend() == "cpu" else seeds
 
 
 def map_seeds(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Map a function of one seed's arguments over their leading axis: vectorised or sequentially."""
+    """Map a function of one seed over a leading axis of seeds, vectorised or sequentially."""
 
     def apply(seeds: Any) -> Any:
         number = jax.tree.leaves(seeds)[0].shape[0]
@@ -109,18 +110,18 @@ def map_seeds(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def task_mean(
     function: Callable[[Any, Any], Tree], *, data_of: Callable[[Any, Any], Tree] | None = None
 ) -> Callable[[Any, Tree], Tree]:
-    """The mean over tasks of ``function(shared, task)``.
+    """Make a function that computes the mean over tasks of ``function(shared, task)``.
 
-    Tasks whose data overflow a CPU's cache are evaluated sequentially. If they are sharded, each device evaluates its
-    own tasks sequentially; all are vectorised if the devices do not have the same number of tasks.
+    Tasks whose data overflow a CPU's cache are evaluated sequentially. If tasks are sharded, each device evaluates its
+    own tasks sequentially; if the devices have different numbers of tasks, all tasks are vectorised.
 
     Args:
-        function: of what the tasks share, and of one task's own.
-        data_of: takes the arguments of ``function`` and returns the data that a network processes for this task; None:
-            the task itself. It is traced for its shapes only.
+        function: a function of the argument that all tasks share, and of the argument of one task.
+        data_of: takes the arguments of ``function`` and returns the data that a network processes for this task. It is
+            traced for its shapes only. None: the task itself is the data.
 
     Returns:
-        A function of what is shared and of a tree whose leaves have a leading axis of tasks.
+        A function of the shared argument and of a tree whose leaves have a leading axis of tasks.
     """
 
     def mean(shared: Any, tasks: Tree) -> Tree:
@@ -132,10 +133,10 @@ def task_mean(
 def task_mean_gradient(
     loss: Callable[[Tree, Any], tuple[Array, Metrics]], *, data_of: Callable[[Any, Any], Tree] | None = None
 ) -> Callable[[Tree, Tree], tuple[tuple[Array, Metrics], Tree]]:
-    """The same numbers as ``jax.value_and_grad(task_mean(loss), has_aux=True)``.
+    """Make a function that computes the same as ``jax.value_and_grad(task_mean(loss), has_aux=True)``.
 
-    Where tasks are evaluated sequentially, each task's gradient is computed before the next task begins, so that no
-    intermediate results are kept from task to task.
+    If tasks are evaluated sequentially, the gradient of each task is computed before the next task begins, so that
+    intermediate results of only one task are kept.
 
     Args:
         loss: ``(shared, task) -> (loss, metrics)``.
@@ -155,7 +156,7 @@ def task_mean_gradient(
 
 
 def sequential_sum(function: Callable[[Any], Tree], parts: Tree) -> Tree:
-    """The sum of ``function(part)`` over the leading axis of ``parts``, one part after another."""
+    """Return the sum of ``function(part)`` over the leading axis of ``parts``, computed sequentially."""
 
     def add(total: Tree, part: Any) -> tuple[Tree, None]:
         return jax.tree.map(jnp.add, total, function(part)), None
@@ -170,7 +171,7 @@ def _mean(function: Callable[[Any, Any], Tree], shared: Any, tasks: Tree, *, seq
         return jax.tree.map(lambda x: jnp.mean(x, axis=0), vectorised(shared, tasks))
 
     def rounds(x: Array) -> Array:
-        # Each round has one task of every device; which device has which task stays as it is.
+        # Each round has one task of every device, and no task moves to another device.
         return jnp.moveaxis(x.reshape(devices, number // devices, *x.shape[1:]), 1, 0)
 
     total = sequential_sum(lambda tasks: vectorised(shared, tasks), jax.tree.map(rounds, tasks))
@@ -183,7 +184,10 @@ def _part_size(
     carry_of: Callable[..., Tree] | None,
     data_of: Callable[..., Tree] | None,
 ) -> int:
-    """The number of tasks in a part, a divisor of their number; ``first`` returns the arguments of the first task."""
+    """Return the number of tasks in a part, a divisor of ``number``.
+
+    ``first`` returns the arguments of the first task.
+    """
     if not _cached():
         return number
     if data_of is not None and _bytes(jax.eval_shape(lambda: data_of(*first()))) > CACHED_BYTES:
@@ -198,7 +202,7 @@ def _part_size(
 
 
 def _overflows(shared: Any, tasks: Tree, data_of: Callable[[Any, Any], Tree] | None) -> bool:
-    """Whether one task's data fill a cache, so that tasks are faster sequentially."""
+    """Return whether the data of one task exceed a cache, so that tasks are faster sequentially."""
 
     def data() -> Tree:
         task = _first(tasks)
@@ -208,7 +212,10 @@ def _overflows(shared: Any, tasks: Tree, data_of: Callable[[Any, Any], Tree] | N
 
 
 def _cached() -> bool:
-    """Whether what a program computes must fit a cache to be fast. An accelerator is fast with large arrays."""
+    """Return whether intermediate results must fit into a cache to be fast.
+
+    An accelerator is fast with large arrays.
+    """
     return jax.default_backend() == "cpu"
 
 
@@ -217,6 +224,6 @@ def _first(tasks: Tree) -> Tree:
 
 
 def _bytes(shapes: Tree) -> int:
-    """The size of arrays or their shapes, without random keys."""
+    """Return the size of arrays in bytes, given the arrays or their shapes. Random keys are not counted."""
     arrays = [x for x in jax.tree.leaves(shapes) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
     return sum(x.size * x.dtype.itemsize for x in arrays)

@@ -1,4 +1,7 @@
-"""Checks of names, sizes and rates, made before anything compiles; imports nothing local."""
+"""Checks of names, sizes and rates, which are made before anything compiles.
+
+This module imports no other module of the package.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 LAST_SEED = 2**32 - 1
-"""JAX makes random keys of 32 bits of a seed: it takes larger ones for others."""
+"""The largest seed. JAX uses 32 bits of a seed, so that larger seeds equal smaller ones."""
 
 Check: TypeAlias = Callable[..., Any]
-"""``(name, value) -> value``; raises ValueError that names the thing, its value and what is valid."""
+"""``(name, value) -> value``. The function raises a ValueError that gives the name, the value and what is valid."""
 
 
 def _in_words(**bounds: float | None) -> str:
-    """Bounds as ``above 0 and at most 1``."""
+    """Return bounds as text, such as ``above 0 and at most 1``."""
     return " and ".join(f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items() if bound is not None)
 
 
@@ -27,7 +30,7 @@ def whole(
     at_most: float | None = None,
     below: float | None = None,
 ) -> Check:
-    """A check that a number is whole and in range."""
+    """Make a check that a number is whole and in range."""
 
     def check(name: str, value: Any, otherwise: str = "") -> int:
         number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else math.nan
@@ -44,24 +47,24 @@ def whole(
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Return ``value`` if it is a whole number above zero, else raise ValueError naming it."""
+    """Return ``value`` if it is a whole number above zero, otherwise raise a ValueError."""
     return whole(above=0)(name, value)
 
 
 def natural_int(name: str, value: Any) -> int:
-    """Return ``value`` if it is a whole number of at least zero, else raise ValueError naming it."""
+    """Return ``value`` if it is a whole number of at least zero, otherwise raise a ValueError."""
     return whole(at_least=0)(name, value)
 
 
 def boolean(name: str, value: Any) -> bool:
-    """Return ``value`` if it is True or False, else raise ValueError naming it."""
+    """Return ``value`` if it is True or False, otherwise raise a ValueError."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, not {value!r}")
     return value
 
 
 def positive_number(name: str, value: Any) -> float:
-    """Return ``value`` if it is a finite number above zero, else raise ValueError naming it."""
+    """Return ``value`` if it is a finite number above zero, otherwise raise a ValueError."""
     return real(above=0)(name, value)
 
 
@@ -72,9 +75,10 @@ def real(
     at_most: float | None = None,
     below: float | None = None,
 ) -> Check:
-    """A check that a number is finite and in range.
+    """Make a check that a number is finite and in range.
 
-    Tracers (under ``vmap`` over hyper-parameters) pass if they are scalars: their value is not known yet.
+    Tracers that are scalars, as in ``vmap`` over hyper-parameters, pass the check, because their value is not known
+    yet.
     """
     wanted = _in_words(above=above, at_least=at_least, at_most=at_most, below=below)
 
@@ -85,7 +89,7 @@ def real(
         elif hasattr(value, "dtype") and getattr(value, "shape", None) == ():
             try:
                 number = float(value)
-            except TypeError:  # what JAX raises for a tracer
+            except TypeError:  # JAX raises it for a tracer
                 return value
         valid = math.isfinite(number) and (above is None or number > above)
         valid = valid and (at_least is None or number >= at_least) and (at_most is None or number <= at_most)
@@ -98,11 +102,11 @@ def real(
 
 
 def seed_range(seed: Any, seeds: Any) -> tuple[int, int]:
-    """Return the first seed and the number of seeds if all of them are seeds of their own.
+    """Return the first seed and the number of seeds if all of these seeds differ.
 
     Args:
         seed: the first seed.
-        seeds: how many follow one another.
+        seeds: the number of consecutive seeds.
 
     Raises:
         ValueError: if ``seeds`` is not positive, or a seed is not from 0 to ``LAST_SEED``.
@@ -114,7 +118,7 @@ def seed_range(seed: Any, seeds: Any) -> tuple[int, int]:
 
 
 def choice(*valid: str) -> Check:
-    """A check that a string is one of ``valid``."""
+    """Make a check that a string is one of ``valid``."""
 
     def check(name: str, value: Any) -> str:
         if value not in valid:
@@ -127,24 +131,24 @@ def choice(*valid: str) -> Check:
 
 
 def install_command(extra: str) -> str:
-    """What to type to install what an optional part of the package needs.
+    """Return the command that installs the dependencies of an optional part of the package.
 
-    The package is on no index, so the command is for its checkout.
+    The package is not on a package index, so the command installs from a checkout.
     """
     return f"pip install '.[{extra}]' in a checkout of metarl-jax"
 
 
 def _words(name: str) -> str:
-    """A name's words, each between dashes."""
+    """Return the words of a name, each between dashes."""
     return "-" + name.strip("-_").replace("_", "-") + "-"
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """What to add to a message about an unknown name: ``(did you mean X?)``, or nothing if no valid name is near.
+    """Return the end of a message about an unknown name: ``(did you mean X?)``, or no text if no valid name is similar.
 
-    Names of which the unknown one is a part come first.
+    Valid names that contain the unknown one come first.
     """
-    # By their words, since the dashes of options are alike in all of them.
+    # Words are compared, because the dashes of options are the same in all names.
     names = {_words(other): other for other in valid}
     near = [other for words, other in names.items() if _words(name) in words]
     close = difflib.get_close_matches(_words(name).strip("-"), [words.strip("-") for words in names], n=3, cutoff=0.5)

@@ -1,4 +1,7 @@
-"""One evaluator for every algorithm and every oracle: ``meta_test`` is traced, ``evaluate`` is for notebooks."""
+"""Evaluation of algorithms and oracles.
+
+``meta_test`` is traced by compiled programs, and ``evaluate`` is for notebooks.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +31,18 @@ from metarl_jax.types import (
 )
 
 Split: TypeAlias = Literal["heldout", "validation"]
-"""Which tasks of a ``TaskDistribution`` an evaluation draws."""
+"""The tasks of a ``TaskDistribution`` that an evaluation draws."""
 
 
 class Evaluation(NamedTuple):
-    """Scores on the tasks of one split; S learners (seeds), N tasks, E adaptation episodes."""
+    """The scores of S learners (seeds) on N tasks of one split, in E adaptation episodes each."""
 
     score: Array
-    """``[S, N, E]``: return (or accuracy) of each adaptation episode."""
+    """``[S, N, E]``: the return (or the accuracy) of each adaptation episode."""
     regret: Array | None
-    """``[S, N, E]``: cumulative regret after each episode, where the tasks' optimum is known."""
+    """``[S, N, E]``: the cumulative regret after each episode. None: the optimal return of the tasks is not known."""
     success: Array | None = None
-    """``[S, N, E]``: the share of each stage's episodes that are a success, where the learner says so."""
+    """``[S, N, E]``: the share of successful episodes at each stage. None: the learner does not report successes."""
 
 
 def meta_test(
@@ -56,23 +59,24 @@ def meta_test(
 ) -> Evaluation:
     """Let learners adapt to new tasks, as deployed, and score every adaptation episode.
 
-    Every seed meets the same tasks (paired comparisons are sharper), with its own randomness otherwise.
+    Every seed gets the same tasks, because paired comparisons are sharper. All other randomness differs between seeds.
 
     Args:
-        key: random key; never one that training used.
-        adapt: ``Algorithm.adapt``, or an oracle's.
-        states: learners stacked along a leading axis of ``num_seeds``; ``()`` for oracles.
-        tasks: where the tasks come from.
-        num_tasks: N; rounded up to a whole number of batches, and cut back.
-        num_seeds: S.
-        batch_size: the most tasks that are vectorised, which bounds memory; ``batching.map_tasks`` may vectorise fewer.
-        optimal_return: the best expected return per episode of a known task (``EnvFamily.optimal_return``).
+        key: a random key that training did not use.
+        adapt: ``Algorithm.adapt`` or ``Oracle.adapt``.
+        states: the states of the learners, stacked along a leading axis of ``num_seeds``; ``()`` for oracles.
+        tasks: the distribution of the tasks.
+        num_tasks: the number N of tasks. A whole number of batches is computed, and further tasks are discarded.
+        num_seeds: the number S of seeds.
+        batch_size: the largest number of tasks that are vectorised, which bounds memory. ``batching.map_tasks`` may
+            vectorise fewer tasks.
+        optimal_return: the optimal expected return per episode of a known task (``EnvFamily.optimal_return``).
         split: "heldout" draws held-out tasks, for a result that is reported. "validation" draws validation tasks, for
             a score by which a setting or a checkpoint is chosen.
 
     Raises:
-        ValueError: for a number of tasks or seeds, or a batch, that is not a positive whole number, or another split;
-            or for states that are not stacked along an axis of ``num_seeds``.
+        ValueError: if the number of tasks, the number of seeds or the batch size is not a positive whole number, if the
+            split is another one, or if the states are not stacked along a leading axis of ``num_seeds``.
     """
     for name, number in (("num_tasks", num_tasks), ("num_seeds", num_seeds), ("batch_size", batch_size)):
         positive_int(name, number)
@@ -95,7 +99,7 @@ def meta_test(
 
     def one_seed(key: Key, state: State) -> tuple[Array, Array, Array | None]:
         def one_batch(keys: tuple[Key, Key]) -> tuple[Array, Array, Array | None]:
-            # What adaptation produces stands for what it carries from step to step.
+            # The result of adaptation has about the size of the memory that is carried from step to step.
             return map_tasks(one_task, in_axes=(0, None), carry_of=learner)(keys, state)
 
         adapt_keys = jax.random.split(key, (batches, batch_size))
@@ -103,7 +107,7 @@ def meta_test(
 
     key_tasks, key_seeds = jax.random.split(key)
     task_keys = jax.random.split(key_tasks, (batches, batch_size))
-    # One seed after another: a batch of tasks is parallel work enough.
+    # Seeds are evaluated sequentially, because one batch of tasks already fills the device.
     found = jax.lax.map(lambda x: one_seed(*x), (jax.random.split(key_seeds, num_seeds), states))
     score, best, success = jax.tree.map(
         lambda x: x.reshape(num_seeds, batches * batch_size, *x.shape[3:])[:, :num_tasks], found
@@ -126,7 +130,7 @@ def _check_stacked(states: State, num_seeds: int) -> None:
 
 
 class HasTasks(Protocol):
-    """Whatever tasks are drawn from: a family of tasks, or a problem that was made of one."""
+    """An object that tasks are drawn from: a family of tasks, or a problem that was made from one."""
 
     @property
     def tasks(self) -> TaskDistribution: ...
@@ -140,23 +144,24 @@ class Scores:
     """``[N, E]``, or ``[S, N, E]`` of S seeds: the return (or the few-shot score) of each adaptation episode (or after
     each gradient step) on each of N tasks."""
     regret: NDArray[np.float64] | None
-    """As ``score``: the cumulative regret after each episode; None where the tasks' optimum is not known, or scores are
-    by gradient step."""
+    """``[N, E]`` or ``[S, N, E]``: the cumulative regret after each episode. None: the optimal return of the tasks is
+    not known, or the scores are by gradient step."""
     success: NDArray[np.float64] | None
-    """As ``score``: whether each episode is a success; None where the tasks define none."""
+    """``[N, E]`` or ``[S, N, E]``: whether each episode is a success. None: success is not defined for these tasks."""
     stage: str
-    """What each score is of: an "episode", or the number of steps taken by "gradient step"."""
+    """The stage that each score belongs to: "episode", or "gradient step", where the first score is that before any
+    gradient step."""
 
     def by_stage(self) -> list[Estimate]:
-        """The mean score of each stage, with its 95 % interval over tasks. E estimates."""
+        """Return the mean score of each of the E stages, with its 95 % interval over tasks."""
         return [_estimate(self.score[..., stage]) for stage in range(self.score.shape[-1])]
 
     def total(self) -> Estimate:
-        """The mean of the sum over stages: the return of a whole trial."""
+        """Return the mean over tasks of the sum over stages, which is the return of a whole trial."""
         return _estimate(self.score.sum(axis=-1))
 
     def last(self) -> Estimate:
-        """The mean score of the last stage."""
+        """Return the mean score of the last stage."""
         return self.by_stage()[-1]
 
     def __str__(self) -> str:
@@ -178,7 +183,7 @@ class Scores:
 
 
 def _estimate(scores: NDArray[np.float64]) -> Estimate:
-    # The seeds met the same tasks: a task's mean over seeds is one observation.
+    # All seeds had the same tasks, so the mean over seeds on a task is one observation.
     return mean_with_interval(scores.mean(axis=0) if scores.ndim == 2 else scores)
 
 
@@ -200,21 +205,23 @@ def evaluate(
 
     Args:
         key: a random key that training did not use.
-        learner: an algorithm, or an oracle.
-        state: ``Training.state``, of one seed or of several; an algorithm's own state; ``()`` for an oracle.
-        family: the family of tasks; of few-shot learners the problem, which draws their examples.
+        learner: an algorithm or an oracle.
+        state: ``Training.state`` of one seed or of several seeds; or the state of the algorithm itself; or ``()`` for
+            an oracle.
+        family: the family of tasks; for few-shot learners the problem, which draws tasks together with their examples.
         num_tasks: the number N of tasks, at least two.
-        split: "heldout" draws held-out tasks, for a result that is reported; "validation" draws validation tasks, for
-            a score by which something is chosen.
-        batch_size: the most tasks that are vectorised, which bounds memory.
+        split: "heldout" draws held-out tasks, for a result that is reported; "validation" draws validation tasks, for a
+            score by which a setting or a checkpoint is chosen.
+        batch_size: the largest number of tasks that are vectorised, which bounds memory.
 
     Raises:
         TypeError: if ``family`` has no tasks.
-        ValueError: for a number of tasks below two, a batch that is not a positive whole number, or another split.
+        ValueError: if there are fewer than two tasks, if the batch size is not a positive whole number, or if the split
+            is another one.
     """
     if not isinstance(getattr(family, "tasks", None), TaskDistribution):
         raise TypeError(
-            f"tasks are drawn from a family of tasks, or from a problem that was made of one, not from {family!r}"
+            f"tasks are drawn from a family of tasks, or from a problem that was made from one, not from {family!r}"
         )
     if positive_int("num_tasks", num_tasks) < 2:
         raise ValueError(f"num_tasks must be at least 2, for an interval over tasks, not {num_tasks}")

@@ -1,15 +1,16 @@
-"""Checks of task families: is what they give what learners expect?
+"""Checks of task families: whether their functions return values that learners can use.
 
     from metarl_jax.family_checks import check_family
 
     check_family(family)  # raises a ValueError that says what is wrong and what to change
 
-``check_family`` traces every function of a family, and then plays a few episodes of random actions. Algorithms call
+``check_family`` traces every function of a family, and then plays a few episodes with random actions. Algorithms call
 ``check_shapes``, which only traces: nothing compiles, and it takes milliseconds.
 
-What is not checked, because no run of a few episodes can show it: that every action has an effect of its own; that
-held-out tasks differ from training tasks; that an environment plays the task that it is given (one that draws a task
-of its own at every reset cannot be told from one whose episodes begin at random); and that rewards are right.
+Some properties are not checked, because a few episodes cannot show them. These properties are that every action has an
+effect of its own, that held-out tasks differ from training tasks, that rewards are correct, and that an environment
+plays the task that it is given. An environment that draws a new task at every reset cannot be distinguished from one
+whose episodes begin at random states.
 """
 
 from __future__ import annotations
@@ -61,32 +62,34 @@ from metarl_jax.types import (
 )
 
 EPISODES = 2
-"""Episodes that the checks play of each task: the second one shows that an episode's end starts a new episode."""
+"""The number of episodes that the checks play on each task. The second one shows whether a new episode begins after the
+end of the first one."""
 
 
 def check_family(family: EnvFamily | FewShot, *, key: Key | None = None, num_tasks: int = 4) -> None:
-    """Check that a family of tasks is what learners expect.
+    """Check that learners can use a family of tasks.
 
     The checks of ``check_shapes`` come first. Then ``num_tasks`` training tasks and as many held-out tasks are drawn,
-    and one compiled program plays two episodes of random actions of each. It is checked that
+    and one compiled program plays two episodes with random actions on each. It is checked that
 
     * observations are finite and lie in the family's observation space;
     * rewards, privileged rewards and optimal returns are finite;
     * no episode is longer than ``horizon``, and a new episode begins when one ends;
-    * ``reset`` and ``step`` return the same for the same arguments, and keep a task that the state carries;
-    * the spaces of the environment, if it has any, are those of the family for each task.
+    * ``reset`` and ``step`` return the same values for the same arguments, and do not change a task that the state
+      contains;
+    * the spaces that the environment itself declares, if any, equal those of the family for each task.
 
-    Of a ``FewShot`` family, it is checked that examples are finite, that labels are class indices below ``outputs``,
+    For a ``FewShot`` family, it is checked that examples are finite, that labels are class indices below ``outputs``,
     and that a query is not a copy of its support.
 
     Args:
         family: a family of reinforcement-learning tasks, or of few-shot supervised tasks.
-        key: random key of tasks and episodes; ``jax.random.key(0)`` if None.
-        num_tasks: how many training tasks, and how many held-out tasks, are drawn.
+        key: the random key from which tasks and episodes are drawn; ``jax.random.key(0)`` if None.
+        num_tasks: the number of training tasks, and the number of held-out tasks, that are drawn.
 
     Raises:
-        ValueError: in one line, for the first thing that is wrong: what it is, the values found, what is valid, and
-            what to change. If a function raised an error, this error is the cause.
+        ValueError: for the first thing that is wrong. The message is one line that says what is wrong, which values
+            were found, which are valid, and what to change. If a function raised an error, this error is the cause.
     """
     positive_int("num_tasks", num_tasks)
     key = jax.random.key(0) if key is None else key
@@ -100,7 +103,7 @@ def check_family(family: EnvFamily | FewShot, *, key: Key | None = None, num_tas
 
 
 class Shapes(NamedTuple):
-    """Shapes and dtypes of a family."""
+    """The shapes and dtypes of a task, an observation and an action of a family."""
 
     task: Task
     observation: Any
@@ -114,7 +117,7 @@ def check_shapes(family: EnvFamily, *, episodes: int = EPISODES, discount: Any =
     """Check the parts, spaces, shapes and dtypes of a family, by tracing its functions. Nothing compiles.
 
     Args:
-        family: of reinforcement-learning tasks.
+        family: a family of reinforcement-learning tasks.
         episodes: number of episodes of the trial with which the rewards of ``privileged`` are traced.
         discount: the discount with which these rewards are traced.
 
@@ -221,7 +224,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _bounds(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """The bounds of a box in its shape; None if they are traced, and have no values yet."""
+    """Return the bounds of a box, broadcast to its shape; None if they are tracers, which have no values."""
     found = []
     for which, bound in (("low", low), ("high", high)):
         try:
@@ -239,7 +242,10 @@ def _bounds(name: str, low: Any, high: Any, shape: tuple[int, ...]) -> tuple[np.
 
 
 def _check_tasks(tasks: TaskDistribution, look: Callable[[Task], Any] = lambda task: None) -> Task:
-    """The shapes of a task; ``look`` is shown each kind of task while it is traced."""
+    """Return the shapes of a task.
+
+    ``look`` is called with a training task and with a held-out task while they are traced.
+    """
 
     def traced(name: str, sample: Callable[[Key], Task]) -> Task:
         def seen(key: Key) -> Task:
@@ -259,7 +265,7 @@ def _check_tasks(tasks: TaskDistribution, look: Callable[[Task], Any] = lambda t
 
 
 def _check_limit(horizon: int, limit: Any) -> None:
-    """Compare the horizon with a task's own limit of steps, if it has one whose value is known."""
+    """Compare the horizon with the limit of steps of a task, if the task has one whose value is known."""
     if isinstance(limit, Tracer) or np.ndim(limit) != 0 or not np.issubdtype(np.asarray(limit).dtype, np.number):
         return
     if limit > horizon:
@@ -278,13 +284,13 @@ def _check_own_spaces_traced(family: EnvFamily, task: Task) -> None:
         try:
             jax.eval_shape(lambda task, own=own, found=found: found.append(own(task)), task)
         except Exception:
-            # Learners do not call it; ``check_family`` does so with tasks that have values.
+            # Learners do not call this function. ``check_family`` calls it with tasks that have values.
             continue
         _check_agreement(which, getattr(family, which), found[0])
 
 
 def _check_agreement(which: str, ours: Space, own: Any) -> None:
-    """Compare the family's space with that of the environment, as far as sizes are known."""
+    """Compare the family's space with that of the environment, as far as the sizes are known."""
     n, shape = getattr(own, "n", None), getattr(own, "shape", None)
     mend = f"set {which} of the family to that of the environment"
     if _is_size(n):
@@ -300,7 +306,7 @@ def _check_agreement(which: str, ours: Space, own: Any) -> None:
 
 
 def _check_environment(family: EnvFamily, task: Task) -> Any:
-    """The shape of an observation."""
+    """Check ``reset``, ``step`` and ``step_env`` of the environment; return the shape of an observation."""
     env, key = family.env, abstract_key()
     of_class = type(env).__qualname__
     reset, step = f"env.reset of {of_class}", f"env.step of {of_class}"
@@ -323,12 +329,14 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
     info = stepped["info"]
     if not isinstance(info, Mapping) or "final_observation" not in info:
         raise ValueError(
-            f'the info that {step} returns must have "final_observation", the observation that the action led to, '
+            f'the info that {step} returns must contain "final_observation", the observation after the action, '
             "before any reset"
         )
     differs = difference("the observation", observation, 'info["final_observation"]', info["final_observation"])
     if differs is not None:
-        raise ValueError(f"{step} must return the final observation in the shape of every other one: {differs}")
+        raise ValueError(
+            f"{step} must return a final observation of the same shape and dtype as every other observation: {differs}"
+        )
     _check_nothing_kept(env)
     return observation
 
@@ -336,8 +344,8 @@ def _check_environment(family: EnvFamily, task: Task) -> Any:
 def _check_step_env_is_current(env: Environment) -> None:
     """Refuse an environment whose ``step`` was overridden without its ``step_env``, which trials of one episode call.
 
-    The attributes of the object itself come before those of its class, in the order in which Python finds them. An
-    object may replace both methods by others, so its class is checked as well.
+    Attributes are searched in Python's order: those of the object itself come before those of its class. The class is
+    also checked alone, because an object may replace both methods.
     """
     classes = [(cls.__qualname__, vars(cls)) for cls in type(env).__mro__]
     itself = f"an object of {type(env).__qualname__}", getattr(env, "__dict__", {})
@@ -350,20 +358,20 @@ def _check_step_env_is_current(env: Environment) -> None:
         )
         if step_at < step_env_at:
             raise ValueError(
-                f"step of {of_step} overrides that of {of_step_env}, but step_env is still that of {of_step_env}, and "
-                "trials of one episode call step_env: override step_env instead of step, or set step_env = None in "
-                f"{of_step}, after which step is always called"
+                f"step of {of_step} overrides that of {of_step_env}, but step_env is still that of {of_step_env}, "
+                "and trials of one episode call step_env: override step_env instead of step, or set step_env = "
+                f"None in {of_step}, so that step is always called"
             )
 
 
 def _several(name: str, parts: tuple[str, ...], returned: Any) -> dict[str, Any]:
-    """What a function returned, by name."""
+    """Return the values that a function returned, by name."""
     if isinstance(returned, tuple | list) and len(returned) == len(parts):
         return dict(zip(parts, returned, strict=True))
     wanted = f"{name} must return {len(parts)} values ({', '.join(parts)})"
     if not isinstance(returned, tuple | list):
         raise ValueError(f"{wanted}, not one")
-    old = ", as in gymnax before 1.0 and in Gym: there done is terminated or truncated" if len(returned) == 5 else ""
+    old = ", as in gymnax before 1.0 and in Gym, where done means terminated or truncated" if len(returned) == 5 else ""
     raise ValueError(f"{wanted}, not {len(returned)}{old}")
 
 
@@ -388,7 +396,7 @@ def _check_observation(name: str, observation: Any, space: Space) -> None:
 
 
 def _check_step(name: str, stepped: Mapping[str, Any], reset: str, begun: Mapping[str, Any]) -> None:
-    """Compare what a step returns with what a reset returned."""
+    """Compare the values that a step returns with those that a reset returned."""
     for what, part in (("the observation", "obs"), ("the state", "state")):
         differs = difference(f"that of {reset}", begun[part], f"that of {name}", stepped[part])
         if differs is not None:
@@ -399,14 +407,14 @@ def _check_step(name: str, stepped: Mapping[str, Any], reset: str, begun: Mappin
 
 
 def _check_scalar(name: str, what: str, value: Any) -> None:
-    subject = f"the {what} that {name} returns" if what else f"what {name} returns"
+    subject = f"the {what} that {name} returns" if what else f"the result of {name}"
     if not is_array(value) or value.shape != () or not is_number(value):
         found = describe(value) if is_array(value) else _kind(value)
         raise ValueError(f"{subject} must be a scalar number or bool, not {found}")
 
 
 def _check_nothing_kept(env: Any) -> None:
-    """An environment that keeps arrays of a traced call, as stateful environments do, breaks at the next call."""
+    """Refuse an environment that keeps arrays of a traced call, as stateful ones do, because its next call fails."""
     for name, value in getattr(env, "__dict__", {}).items():
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value)):
             raise ValueError(
@@ -416,7 +424,7 @@ def _check_nothing_kept(env: Any) -> None:
 
 
 def _check_functions(family: EnvFamily, shapes: Shapes, episodes: int, discount: Any) -> None:
-    """Trace the functions that a family may leave out."""
+    """Trace the optional functions of a family."""
     task, one = shapes.task, abstract_transition(shapes.observation, shapes.action)
     steps = episodes * family.horizon
     many = stacked(one, steps)
@@ -449,7 +457,7 @@ def _check_returned(name: str, found: Any, shape: tuple[int, ...]) -> None:
 def _check_arm(arm: Arm) -> None:
     belief = jax.eval_shape(lambda: arm.prior)
     after = trace("privileged.arm.observe", arm.observe, belief, abstract())
-    differs = difference("privileged.arm.prior", belief, "what privileged.arm.observe returns", after)
+    differs = difference("privileged.arm.prior", belief, "the result of privileged.arm.observe", after)
     if differs is not None:
         raise ValueError(f"a belief must keep its structure, shapes and dtypes: {differs}")
     outcomes = trace("privileged.arm.outcomes", arm.outcomes, belief)
@@ -471,25 +479,25 @@ def _check_arm(arm: Arm) -> None:
 
 
 def _drawn(key: Key, tasks: TaskDistribution, num_tasks: int) -> Task:
-    """``num_tasks`` training tasks, and then as many held-out tasks, on a leading axis."""
+    """Draw ``num_tasks`` training tasks and then as many held-out tasks, stacked on a leading axis."""
     keys = jax.random.split(key, 2 * num_tasks)
     training, heldout = jax.vmap(tasks.sample)(keys[:num_tasks]), jax.vmap(tasks.sample_heldout)(keys[num_tasks:])
     return jax.tree.map(lambda *x: jnp.concatenate(x), training, heldout)
 
 
 def _check_repeats(family: EnvFamily, shapes: Shapes) -> None:
-    """Check that what an environment computes depends on its arguments alone.
+    """Check that the results of an environment depend on its arguments only.
 
-    Two traces of one function are the same program. If it draws numbers from NumPy, or counts its own calls, they are
-    not. Addresses of Python functions may differ.
+    Two traces of a pure function give the same program. They differ if the function draws numbers from NumPy, or counts
+    its own calls. Addresses of Python functions may differ and are ignored.
     """
     env, key = family.env, abstract_key()
     state = jax.eval_shape(env.reset, key, shapes.task)[1]
     calls = {"reset": (env.reset, (key, shapes.task)), "step": (env.step, (key, state, shapes.action, shapes.task))}
     for name, (function, arguments) in calls.items():
-        # A function of its own each time: what was traced before must not be taken from a cache.
+        # A new function each time, because JAX would take the first trace from its cache.
         first, second = (jax.make_jaxpr(lambda *a, f=function: f(*a))(*arguments) for _ in range(2))
-        # Bytes, of which NaN has its own.
+        # Constants are compared as bytes, so that NaN equals NaN.
         constants = ([np.asarray(_raw(x)).tobytes() for x in jaxpr.consts] for jaxpr in (first, second))
         if next(constants) != next(constants) or _ADDRESS.sub("", str(first)) != _ADDRESS.sub("", str(second)):
             raise ValueError(
@@ -506,7 +514,7 @@ def _which(index: int, num_tasks: int) -> str:
 
 
 def _check_own_spaces(family: EnvFamily, each: list[Task]) -> None:
-    """Compare the environment's spaces of some tasks with the family's."""
+    """Compare the environment's spaces for some tasks with those of the family."""
     for which in ("observation_space", "action_space"):
         own, ours = getattr(family.env, which, None), getattr(family, which)
         if not callable(own):
@@ -519,7 +527,10 @@ def _check_own_spaces(family: EnvFamily, each: list[Task]) -> None:
 
 
 def _check_own_bounds(which: str, ours: Box, found: list[Any]) -> None:
-    """Bounds that are those of all tasks must be the family's; where tasks have bounds of their own, none can be."""
+    """Check that bounds that are equal for all tasks are also those of the family.
+
+    If tasks have different bounds, nothing is checked.
+    """
     for side in ("low", "high"):
         own = [np.broadcast_to(np.asarray(getattr(space, side), float), ours.shape) for space in found]
         mine = np.broadcast_to(np.asarray(getattr(ours, side), float), ours.shape)
@@ -532,7 +543,7 @@ def _check_own_bounds(which: str, ours: Box, found: list[Any]) -> None:
 
 
 def _first(wrong: np.ndarray) -> tuple[int, ...]:
-    """The first index at which an array is true."""
+    """Return the first index at which an array is true."""
     return tuple(int(i[0]) for i in np.nonzero(wrong))
 
 
@@ -544,19 +555,19 @@ def _run(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class _Played(NamedTuple):
-    """What two episodes of random actions of one task showed."""
+    """Statistics of two episodes with random actions on one task."""
 
     lowest: Array
-    """Of each entry of an observation, over all steps of both episodes."""
+    """The smallest value of each entry of an observation, over all steps of both episodes."""
     highest: Array
     finite: Array
     """Whether all observations are finite."""
     rewards: dict[str, Array]
-    """By name: whether all rewards are finite."""
+    """Whether all rewards are finite, by the name of the reward."""
     lengths: Array
-    """``[2]`` int32: steps of each episode; 0 if it did not end."""
+    """``[2]`` int32: the number of steps of each episode; 0 if it did not end."""
     keeps_task: Array | None
-    """Whether the task in the state is the one that was given; None: there is none."""
+    """Whether the task in the state is the task that was given. None: the state contains no task."""
     optimal_return: Array | None
 
 
@@ -601,7 +612,7 @@ def _play(key: Key, family: EnvFamily, task: Task) -> _Played:
 
     t = trial(key, act, (), family, task, EPISODES)[1]
     seen = jnp.concatenate([t.inputs.obs, t.final_obs])
-    # Steps after the last episode do not count. Numbers that are not finite are reported on their own.
+    # Steps after the last episode do not count. Numbers that are not finite are reported separately.
     valid = jnp.tile(t.valid, 2).reshape(-1, *[1] * (seen.ndim - 1))
     finite = jnp.isfinite(seen)
     usual = jnp.where(valid & finite, seen, seen[:1])
@@ -626,7 +637,10 @@ def _play(key: Key, family: EnvFamily, task: Task) -> _Played:
 
 
 def random_action(key: Key, space: Space) -> Array:
-    """An action at random: uniform between bounds, and normal, clipped to the other bound, where one is infinite."""
+    """Draw a random action.
+
+    It is uniform between finite bounds. Where a bound is infinite, it is normal and clipped to the bounds.
+    """
     match space:
         case Discrete(n=n):
             return jax.random.randint(key, (), 0, n, jnp.int32)
@@ -640,9 +654,9 @@ def random_action(key: Key, space: Space) -> Array:
 
 
 def _keeps_task(key: Key, family: EnvFamily, task: Task) -> Array | None:
-    """Whether every task in a state, after a reset and after a step, is the given one.
+    """Return whether every task in a state, after a reset and after a step, equals the given task.
 
-    A task is recognised by its class, if it has one of its own.
+    A task in a state is recognised by its class. None is returned if the task's class is no class of its own.
     """
     env = family.env
     state = env.reset(key, task)[1]
@@ -687,7 +701,7 @@ def _check_range(space: Space, played: _Played) -> None:
             bounds = _bounds("observation_space", low, high, shape)
             assert bounds is not None
             for side, bound, outermost, sign in (("low", bounds[0], lowest, -1), ("high", bounds[1], highest, 1)):
-                # A millionth is rounding.
+                # Differences up to a millionth are rounding errors.
                 beyond = sign * (outermost.astype(float) - bound) > 1e-6 * np.maximum(1, np.abs(bound))
                 if np.any(beyond):
                     where = _first(beyond)
@@ -698,7 +712,7 @@ def _check_range(space: Space, played: _Played) -> None:
 
 
 def _check_lengths(horizon: int, lengths: np.ndarray, num_tasks: int) -> None:
-    """Episodes ``[N, 2]`` that end, each in time."""
+    """Check that the episodes, of lengths ``[N, 2]``, end within the horizon."""
     for index, (first, second) in enumerate(lengths):
         if first == 0 or first > horizon:
             raise ValueError(
@@ -708,9 +722,9 @@ def _check_lengths(horizon: int, lengths: np.ndarray, num_tasks: int) -> None:
             )
         if second == 0 or second > horizon:
             raise ValueError(
-                f"horizon is {horizon}, but the second episode of {_which(index, num_tasks)} was still going on after "
-                f"{horizon} steps, although the first one had ended: step must reset the state, with its count of "
-                "steps, when an episode ends"
+                f"horizon is {horizon}, but the second episode of {_which(index, num_tasks)} was still going on "
+                f"after {horizon} steps, although the first one had ended: step must reset the state, including its "
+                "count of steps, when an episode ends"
             )
     if np.all(lengths[:, 0] > 1) and np.all(lengths[:, 1] == 1):
         raise ValueError(
@@ -726,10 +740,10 @@ def check_few_shot(family: FewShot) -> FewShotTask:
     """Check the parts, shapes and dtypes of a family of few-shot tasks, by tracing its functions. Nothing compiles.
 
     Args:
-        family: of few-shot supervised tasks.
+        family: a family of few-shot supervised tasks.
 
     Returns:
-        The shapes and dtypes of an episode.
+        The shapes and dtypes of the examples of a task.
 
     Raises:
         ValueError: in one line, for the first thing that is wrong. If a function raised an error, it is the cause.
@@ -754,7 +768,7 @@ def check_few_shot(family: FewShot) -> FewShotTask:
 
 
 def _check_shown(family: FewShot, episode: Any) -> None:
-    """Check the examples of an episode."""
+    """Check the shapes and dtypes of the examples of a task."""
     if not isinstance(episode, FewShotTask):
         raise ValueError(
             f"draw must return a metarl_jax.interfaces.few_shot.FewShotTask(support, query), not {_kind(episode)}"
@@ -784,7 +798,7 @@ def _check_shown(family: FewShot, episode: Any) -> None:
         differs = difference("one of the support", one, "one of the query", other)
         if differs is not None:
             raise ValueError(
-                f"examples of support and query must have the same shapes and dtypes: of {name}, {differs}"
+                f"examples of support and query must have the same shapes and dtypes: for {name}, {differs}"
             )
 
 
@@ -810,7 +824,7 @@ def _check_examples(key: Key, family: FewShot, num_tasks: int) -> None:
                 f"{y.min()} to {y.max()}"
             )
     if all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(episodes.support, episodes.query, strict=True)):
-        raise ValueError("draw returns the support as the query: adaptation must be judged on other examples")
+        raise ValueError("draw returns the support as the query: adaptation must be scored on other examples")
 
 
 # ----------------------------------------------------------------------------------------------------------- problems
@@ -819,19 +833,19 @@ def _check_examples(key: Key, family: FewShot, num_tasks: int) -> None:
 def check_problem(problem: InnerProblem) -> None:
     """Check the parts of a problem of gradient-based learners, by tracing its functions. Nothing compiles.
 
-    Of a problem with a policy, one episode is traced, which is what family and policy decide. Of any other problem,
-    batches of training tasks and of held-out tasks are traced, with their losses and scores.
+    For a problem with a policy, one episode is traced, which depends on the family and the policy only. For any other
+    problem, batches of training tasks and of held-out tasks are traced, with their losses and scores.
 
     Args:
-        problem: of ``problems.few_shot`` or ``problems.policy_gradient``, or one made by hand.
+        problem: a problem of ``problems.few_shot`` or ``problems.policy_gradient``, or one made by the user.
 
     Raises:
         ValueError: in one line, for the first thing that is wrong. If a function raised an error, it is the cause.
     """
     if not isinstance(problem, InnerProblem):
         raise ValueError(
-            f"problem must be a metarl_jax.interfaces.gradient.InnerProblem, not {_kind(problem)}: problems.few_shot "
-            "and problems.policy_gradient make one of a family and a network"
+            f"problem must be a metarl_jax.interfaces.gradient.InnerProblem, not {_kind(problem)}: "
+            "problems.few_shot and problems.policy_gradient make one from a family and a network"
         )
     _check_callables(problem.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     key = abstract_key()
@@ -842,7 +856,7 @@ def check_problem(problem: InnerProblem) -> None:
     if problem.policy is not None:
         trace("problem.policy.play", problem.policy.play, key, params, training)
         return
-    # Held-out tasks may have other numbers of examples.
+    # Held-out tasks may have numbers of examples that differ from those of training tasks.
     alike = difference("", training, "", heldout) is None
     for task in (training,) if alike else (training, heldout):
         support = trace("problem.support", problem.support, key, params, task)
@@ -860,18 +874,18 @@ def _check_real_scalar(name: str, value: Any) -> None:
 
 
 def check_in_context_problem(problem: InContextProblem) -> None:
-    """Check the parts of a problem of learners that read examples, by tracing its functions. Nothing compiles.
+    """Check the parts of a problem of in-context learning, by tracing its functions. Nothing compiles.
 
     Args:
-        problem: of ``problems.in_context``, or one made by hand.
+        problem: a problem of ``problems.in_context``, or one made by the user.
 
     Raises:
         ValueError: in one line, for the first thing that is wrong. If a function raised an error, it is the cause.
     """
     if not isinstance(problem, InContextProblem):
         raise ValueError(
-            "problem must be a metarl_jax.interfaces.few_shot.InContextProblem, "
-            f"not {_kind(problem)}: problems.in_context makes one of a family and a network"
+            f"problem must be a metarl_jax.interfaces.few_shot.InContextProblem, not {_kind(problem)}: "
+            "problems.in_context makes one from a family and a network"
         )
     _check_callables(problem.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     key = abstract_key()

@@ -1,10 +1,10 @@
 """The core of gradient-based meta-learners: data collection, adaptation by gradient descent, and the outer loop.
 
-Learning on a task has two parts. First its data are collected, those of each inner step by the parameters before that
-step. Then the adapted parameters are a pure function of the meta-parameters and these data, which is differentiated. An
-algorithm decides which part of its meta-parameters adapts (``Learner``), how a derivative passes through adaptation
-(``Adapted``) and how the meta-parameters change (``OuterUpdate``; see ``outer_updates``), and combines the settings of
-these parts by inheritance.
+Learning on a task has two parts. First its data are collected: those of each inner step are collected by the parameters
+before that step. Then the adapted parameters are computed as a pure function of the meta-parameters and these data, and
+this function is differentiated. An algorithm decides which part of its meta-parameters adapts (``Learner``), how a
+derivative passes through adaptation (``Adapted``) and how the meta-parameters change (``OuterUpdate``; see
+``outer_updates``), and combines the settings of these parts by inheritance.
 """
 
 from __future__ import annotations
@@ -40,38 +40,45 @@ from metarl_jax.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class InnerLoopConfig(Settings):
-    """Settings of adaptation; defaults are those of the sinusoid of Finn et al. (2017)."""
+    """Settings of adaptation. Defaults are those of the sinusoid of Finn et al. (2017)."""
 
-    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 70000
-    tasks: Annotated[PositiveInt, Doc("Tasks per meta-iteration.")] = 25
-    inner_steps: Annotated[PositiveInt, Doc("Gradient steps on a task in training.")] = 1
+    iterations: Annotated[PositiveInt, Doc("Number of meta-iterations of a whole run.")] = 70000
+    tasks: Annotated[PositiveInt, Doc("Number of tasks per meta-iteration.")] = 25
+    inner_steps: Annotated[PositiveInt, Doc("Number of gradient steps on a task in training.")] = 1
     inner_rate: Annotated[PositiveFloat, Doc("Step size of the inner steps.")] = 0.01
     max_inner_norm: Annotated[
-        PositiveFloat | None, Doc("Inner gradients are scaled down to this norm; None: they are not (as published).")
+        PositiveFloat | None,
+        Doc(
+            "Largest norm of inner gradients, to which longer ones are scaled down. None: they are not scaled "
+            "(as published)."
+        ),
     ] = None
-    adaptation_steps: Annotated[NonNegativeInt, Doc("Gradient steps on a held-out task.")] = 10
+    adaptation_steps: Annotated[NonNegativeInt, Doc("Number of gradient steps on a held-out task.")] = 10
     later_rate_fraction: Annotated[
         NonNegativeFloat,
         Doc(
-            "Step size on a held-out task of each step beyond the first ``inner_steps``, as a fraction of "
-            "that of the step before. (In the reinforcement learning of Finn et al. 2017 the second step had "
-            "half the first's, and kept it.)"
+            "On a held-out task, the step size of each step beyond the first ``inner_steps``, as a fraction of the "
+            "step size of the step before. (In the reinforcement learning of Finn et al. 2017, the second and all "
+            "later steps had half the step size of the first one.)"
         ),
     ] = 1.0
 
     @property
     def batches_per_task(self) -> int:
-        """Batches collected on a task in training: one for each inner step, and the query."""
+        """The number of batches that are collected on a task in training: one for each inner step, and the query."""
         return self.inner_steps + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningConfig(InnerLoopConfig):
-    """Settings of adaptation where training does not adapt; ``inner_steps`` are those with the full step size."""
+    """Settings of adaptation for learners that do not adapt in training.
+
+    ``inner_steps`` is the number of steps with the full step size.
+    """
 
     @property
     def batches_per_task(self) -> int:
-        """Batches collected on a task in training."""
+        """The number of batches that are collected on a task in training."""
         return 1
 
 
@@ -79,14 +86,14 @@ class FineTuningConfig(InnerLoopConfig):
 class DifferentiationConfig(Settings):
     """Settings of differentiation through every inner step."""
 
-    first_order: Annotated[bool, Doc("Whether inner gradients count as constants in the outer gradient (FOMAML).")] = (
-        False
-    )
+    first_order: Annotated[
+        bool, Doc("Whether inner gradients are treated as constants in the outer gradient (FOMAML).")
+    ] = False
     rematerialise: Annotated[
         bool,
         Doc(
-            "Whether to compute inner steps again in the backward pass instead of keeping them: memory grows "
-            "with the square root of the number of inner steps."
+            "Whether the backward pass computes inner steps again instead of storing them. The use of memory then "
+            "grows with the square root of the number of inner steps."
         ),
     ] = False
 
@@ -100,15 +107,16 @@ class Learner(NamedTuple):
     init: Callable[[Key], Params]
     """The initial meta-parameters."""
     start: Callable[[Params], Params]
-    """``meta-parameters ->`` what adapts, before its first step."""
+    """``meta-parameters ->`` the adapting parameters before the first inner step."""
     params: Callable[[Params, Params], Params]
-    """``(meta-parameters, what adapts) ->`` the parameters of the problem's network."""
+    """``(meta-parameters, adapting parameters) ->`` the parameters of the problem's network."""
     loss: Callable[[Params], Loss]
-    """``meta-parameters ->`` the loss that adaptation descends on, of what adapts and a support batch."""
+    """``meta-parameters ->`` the loss that adaptation minimises, a function of the adapting parameters and a support
+    batch."""
     rates: Callable[[Params, int], Tree]
-    """``(meta-parameters, K) ->`` the step sizes, like what adapts, with leaves ``[K, ...]``."""
+    """``(meta-parameters, K) ->`` the step sizes: a tree like the adapting parameters, with leaves ``[K, ...]``."""
     max_norm: float | Array | None = None
-    """Inner gradients are scaled down to this norm; None: they are not."""
+    """The largest norm of inner gradients, to which longer ones are scaled down. None: they are not scaled."""
 
 
 def make_learner(
@@ -119,14 +127,14 @@ def make_learner(
     start: Callable[[Params], Params] = lambda meta: meta,
     params: Callable[[Params, Params], Params] = lambda meta, adapting: adapting,
 ) -> Learner:
-    """A learner that descends on the problem's inner loss with one step size; by default all parameters adapt.
+    """Make a learner that descends on the problem's inner loss with one step size. By default all parameters adapt.
 
     Args:
         problem: the tasks and losses.
         config: the step size and the largest norm.
-        init: as in ``Learner``; None: that of the problem.
-        start: as in ``Learner``; by default the meta-parameters.
-        params: as in ``Learner``; by default what adapts.
+        init: see ``Learner.init``; None: the function of the problem.
+        start: see ``Learner.start``; by default the meta-parameters themselves.
+        params: see ``Learner.params``; by default the adapting parameters themselves.
     """
     return Learner(
         init=problem.init if init is None else init,
@@ -139,7 +147,7 @@ def make_learner(
 
 
 def require_policy(problem: InnerProblem, needed_by: str) -> PolicyFunctions:
-    """The functions of the problem's policy.
+    """Return the functions of the problem's policy.
 
     Raises:
         ValueError: if the problem has no policy.
@@ -155,19 +163,19 @@ def require_policy(problem: InnerProblem, needed_by: str) -> PolicyFunctions:
 
 
 class Data(NamedTuple):
-    """The data collected on one task, or with a leading axis on each of several."""
+    """The data that were collected on one task; or on several tasks, with a leading axis of tasks."""
 
     supports: Any
-    """``[K, ...]``: a batch for each inner step."""
+    """``[K, ...]``: a support batch for each inner step."""
     query: Any
-    """A batch collected after the K steps."""
+    """The query batch, which was collected after the K steps."""
     adapting: Params
-    """What adapted, after the K steps, when it collected the query."""
+    """The adapting parameters after the K steps, with which the query was collected."""
     credit: Array | None = None
     """The task's ``CreditTerm.credits``; None: the algorithm has no such term."""
 
     def examples(self) -> tuple[Any, Any]:
-        """Supports and query: the data that a network processes."""
+        """Return supports and query, which are the data that a network processes."""
         return self.supports, self.query
 
 
@@ -177,11 +185,11 @@ def _examples(meta: Params, data: Data) -> Any:
 
 
 Adapted = Callable[[Params, Any], Params]
-"""``(meta-parameters, supports [K, ...]) ->`` what adapts, after K steps; to be differentiated."""
+"""``(meta-parameters, supports [K, ...]) ->`` the adapting parameters after K steps, as a differentiable function."""
 
 
 def unrolled(learner: Learner, config: DifferentiationConfig) -> Adapted:
-    """Adaptation that is differentiated step by step."""
+    """Make adaptation that is differentiated through every inner step."""
 
     def adapted(meta: Params, supports: Any) -> Params:
         steps = jax.tree.leaves(supports)[0].shape[0]
@@ -200,24 +208,25 @@ def unrolled(learner: Learner, config: DifferentiationConfig) -> Adapted:
 
 
 def inner_step(learner: Learner, meta: Params, adapting: Params, support: Any, rate: Tree) -> Params:
-    """One step of adaptation, which is not differentiated."""
+    """Do one step of adaptation, which is not differentiated."""
     one = jax.tree.map(lambda x: x[None], (support, rate))
     return descend(learner.loss(meta), adapting, *one, max_norm=learner.max_norm)
 
 
 def collect(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task: Task, steps: int) -> Data:
-    """Adapt to a task as after deployment, and keep the data.
+    """Adapt to a task as after deployment, and return the collected data.
 
     Args:
         key: random key.
         problem: the problem that the task belongs to.
-        learner: what adapts.
+        learner: the part that adapts.
         meta: the meta-parameters.
         task: one of ``problem.tasks``.
-        steps: K.
+        steps: the number K of inner steps.
 
     Returns:
-        The support of each step, collected by the parameters before that step, and a query of the adapted parameters.
+        The support of each step, collected by the parameters before that step, and a query collected by the adapted
+        parameters.
     """
 
     def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, Any]:
@@ -234,7 +243,7 @@ def collect(key: Key, problem: InnerProblem, learner: Learner, meta: Params, tas
 def collect_tasks(
     key: Key, problem: InnerProblem, collect: Callable[[Key, Params, Task], Data], meta: Params, tasks: int
 ) -> Data:
-    """Draw training tasks and collect on each; leaves get a leading axis of tasks."""
+    """Draw training tasks and collect data on each of them. Leaves get a leading axis of tasks."""
     key_tasks, key_collect = jax.random.split(key)
     batch = map_tasks(problem.tasks.sample)(jax.random.split(key_tasks, tasks))
     return map_tasks(collect, in_axes=(0, None, 0))(jax.random.split(key_collect, tasks), meta, batch)
@@ -246,14 +255,14 @@ def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task:
     Args:
         key: random key.
         problem: the problem that the task belongs to.
-        learner: what adapts.
+        learner: the part that adapts.
         meta: the meta-parameters.
         task: one of ``problem.tasks``.
-        rates: step sizes, with leaves ``[K, ...]``.
+        rates: the step sizes, with leaves ``[K, ...]``.
 
     Returns:
-        Scores ``[K + 1]``, before the first step and after each; the learner is the network's parameters then,
-        ``[K + 1, ...]``.
+        Scores ``[K + 1]``, before the first step and after each step. The learner is the network's parameters at the
+        same times, ``[K + 1, ...]``.
     """
 
     def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, tuple[Any, Params]]:
@@ -276,7 +285,7 @@ def adapt(key: Key, problem: InnerProblem, learner: Learner, meta: Params, task:
 
 
 def adaptation_rates(learner: Learner, meta: Params, config: InnerLoopConfig) -> Tree:
-    """The step sizes on a held-out task, with leaves ``[adaptation_steps, ...]``."""
+    """Return the step sizes on a held-out task, with leaves ``[adaptation_steps, ...]``."""
     beyond = jnp.maximum(jnp.arange(config.adaptation_steps) + 1 - config.inner_steps, 0)
 
     def reduced(rate: Array) -> Array:
@@ -290,13 +299,13 @@ class Adapting(NamedTuple):
     """The memory of an acting learner."""
 
     adapting: Params
-    """What adapts, as it is now."""
+    """The adapting parameters at present."""
     steps: Array
-    """Gradient steps taken, ``int32``."""
+    """The number of gradient steps that were taken, ``int32``."""
 
 
 def acting(problem: InnerProblem, learner: Learner, config: InnerLoopConfig) -> Acting | None:
-    """Acting with a policy that adapts by gradient descent on whole episodes, as ``adapt`` does.
+    """Make the functions of acting with a policy that adapts by gradient descent on whole episodes, as ``adapt`` does.
 
     A step beyond the first ``adaptation_steps`` has the size of the last of these.
 
@@ -338,25 +347,28 @@ class State(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """The objective of one meta-iteration: the mean over tasks of a loss after adaptation, on data collected before."""
+    """The objective of one meta-iteration: the mean over tasks of a loss after adaptation.
+
+    The data were collected before, and are constants.
+    """
 
     data: Data
-    """Of all tasks, with a leading axis."""
+    """The data of all tasks, with a leading axis of tasks."""
     loss: Callable[[Params, Data], tuple[Array, Metrics]]
-    """``(meta-parameters, data of one task) ->`` its loss after adaptation, and metrics."""
+    """``(meta-parameters, data of one task) ->`` the loss of this task after adaptation, and metrics."""
     learner: Learner
     adapted: Adapted
 
     def params(self, meta: Params, data: Data) -> Params:
-        """The network's parameters after adaptation to one task."""
+        """Return the network's parameters after adaptation to one task."""
         return self.learner.params(meta, self.adapted(meta, data.supports))
 
     def value_and_gradient(self, meta: Params) -> tuple[tuple[Array, Metrics], Params]:
-        """``((objective, mean metrics), gradient)`` at some meta-parameters."""
+        """Return ``((objective, mean metrics), gradient)`` at the meta-parameters ``meta``."""
         return task_mean_gradient(self.loss, data_of=_examples)(meta, self.data)
 
     def mean(self, function: Callable[[Params, Data], Tree], meta: Params) -> Tree:
-        """The mean over tasks of ``function(meta-parameters, data of one task)``."""
+        """Return the mean over tasks of ``function(meta-parameters, data of one task)``."""
         return task_mean(function, data_of=_examples)(meta, self.data)
 
 
@@ -364,10 +376,10 @@ class OuterUpdate(NamedTuple):
     """A rule by which the meta-parameters change."""
 
     init: Callable[[Params], optax.OptState]
-    """``meta-parameters ->`` the rule's state."""
+    """``meta-parameters ->`` the state of the rule."""
     update: Callable[[Objective, Array, Params, Params, optax.OptState], tuple[Params, optax.OptState, Metrics]]
     """``(objective, its value, its gradient, meta-parameters, state) -> (new meta-parameters, new state, metrics)``;
-    value and gradient are those at the given meta-parameters."""
+    value and gradient are evaluated at the given meta-parameters."""
 
 
 class CreditTerm(NamedTuple):
@@ -376,7 +388,8 @@ class CreditTerm(NamedTuple):
     credits: Callable[[Array], Array]
     """Scores after adaptation ``[tasks] ->`` the credit of each task ``[tasks]``, which is not differentiated."""
     loss: Callable[[Params, Any, Array], Array]
-    """``(the network's parameters before adaptation, the first support batch, the task's credit) ->`` the term."""
+    """``(the network's parameters before adaptation, the first support batch, the task's credit) ->`` the term, a
+    scalar."""
 
 
 def make(
@@ -388,13 +401,13 @@ def make(
     *,
     credit: CreditTerm | None = None,
 ) -> Algorithm:
-    """A gradient-based meta-learner.
+    """Make a gradient-based meta-learner.
 
     Args:
-        problem: its tasks and losses, checked by ``family_checks.check_problem``.
-        learner: what adapts.
-        adapted: how a derivative passes through adaptation; None: training does not adapt, and the query is what the
-            meta-parameters themselves collect.
+        problem: the tasks and losses, checked by ``family_checks.check_problem``.
+        learner: the part that adapts.
+        adapted: how a derivative passes through adaptation. None: training does not adapt, and the meta-parameters
+            themselves collect the query.
         config: settings of adaptation.
         outer_update: how the meta-parameters change.
         credit: a further term of each task's loss.
@@ -416,7 +429,7 @@ def make(
 
     def task_loss(meta: Params, data: Data) -> tuple[Array, Metrics]:
         params, before = adapted_params(meta, data), learner.params(meta, learner.start(meta))
-        # The batch that the meta-parameters themselves collected.
+        # The meta-parameters themselves collected this batch.
         first = jax.tree.map(lambda x: x[0], data.supports)
         loss = problem.outer_loss(params, data.query)
         metrics = {

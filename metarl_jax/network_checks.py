@@ -1,6 +1,6 @@
 """Checks that networks fit a family of tasks, their algorithm, and each other.
 
-Every check traces the network's functions with the shapes that the algorithm will hand them. Nothing compiles.
+Every check traces the network's functions with the shapes that the algorithm passes to them. Nothing compiles.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ from metarl_jax.tracing import (
 from metarl_jax.types import Box, Discrete, EnvFamily, Policy, Space
 
 LARGEST_LATENT = 128
-"""The most latent variables that a network is tried with, to say in a message how many it takes."""
-# Samples of the latent variables, trials and steps: primes, so that no axis can be mistaken for another.
+"""The largest number of latent variables that a check tries, in order to name the valid number in a message."""
+# The numbers of samples of the latent variables, of trials and of steps are different primes, so that axes cannot be
+# confused.
 SAMPLES, TRIALS, STEPS = 2, 3, 7
 SAME = "give all networks the same latent_size"
 
 
 def check_policy(policy: Policy, family: EnvFamily, shapes: Shapes) -> None:
-    """Check that a policy takes a family's observations and gives its actions.
+    """Check that a policy takes the observations of a family and returns its actions.
 
     Args:
-        policy: what acts.
-        family: the tasks.
-        shapes: of the family (``family_checks.check_shapes``).
+        policy: the policy.
+        family: the family of tasks.
+        shapes: the shapes of the family (``family_checks.check_shapes``).
 
     Raises:
-        ValueError: in one line, with what does not fit. If a function raised an error, it is the cause.
+        ValueError: in one line that says what does not fit. If a function raised an error, it is the cause.
     """
     if not isinstance(policy, Policy):
         raise ValueError(f"policy must be a metarl_jax.types.Policy, not {type(policy).__name__}")
@@ -67,7 +68,7 @@ def check_policy(policy: Policy, family: EnvFamily, shapes: Shapes) -> None:
 
 
 def _check_spaces(who: str, spaces: tuple[Space, Space | None] | None, family: EnvFamily) -> None:
-    """Compare the spaces that a network was made for with the family's, but for bounds."""
+    """Compare the spaces that a network was made for with those of the family. Bounds are not compared."""
     if spaces is None:
         return
     own = family.observation_space, family.action_space
@@ -100,7 +101,7 @@ def _said(space: Space) -> str:
 
 
 def _check_distribution(who: str, distribution: Any, space: Space) -> None:
-    """Check a distribution over the actions of one step."""
+    """Check that a distribution is one over the family's actions of one step."""
     drawn = trace(f"the distribution of {who}", lambda d, key: d.sample(key), distribution, abstract_key())
     logits: Any = getattr(distribution, "logits", None)
     if logits is not None and len(logits.shape) == 1:
@@ -121,7 +122,7 @@ def _check_distribution(who: str, distribution: Any, space: Space) -> None:
 
 
 def _check_latent(name: str, works: Callable[[int], Any], size: int, hint: str) -> Any:
-    """What a network gives for ``size`` latent variables."""
+    """Return the outputs of a network for ``size`` latent variables, ``works(size)``."""
     try:
         return works(size)
     except Exception as error:
@@ -145,12 +146,12 @@ def _check_belief(belief: Any, size: int) -> None:
 
 
 def check_belief_networks(networks: BeliefNetworks, family: EnvFamily, shapes: Shapes) -> None:
-    """Check that VariBAD's networks fit the family and each other.
+    """Check that VariBAD's networks fit the family, and fit each other.
 
     Args:
         networks: encoder, decoder and policy.
-        family: the tasks.
-        shapes: of the family (``family_checks.check_shapes``).
+        family: the family of tasks.
+        shapes: the shapes of the family (``family_checks.check_shapes``).
 
     Raises:
         ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
@@ -190,12 +191,12 @@ def check_belief_networks(networks: BeliefNetworks, family: EnvFamily, shapes: S
 
 
 def check_context_networks(networks: ContextNetworks, family: EnvFamily, shapes: Shapes) -> None:
-    """Check that PEARL's networks fit the family and each other.
+    """Check that PEARL's networks fit the family, and fit each other.
 
     Args:
         networks: encoder, actor and critic.
-        family: the tasks.
-        shapes: of the family (``family_checks.check_shapes``).
+        family: the family of tasks.
+        shapes: the shapes of the family (``family_checks.check_shapes``).
 
     Raises:
         ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
@@ -234,12 +235,12 @@ def check_context_networks(networks: ContextNetworks, family: EnvFamily, shapes:
 
 
 def check_asymmetric_networks(networks: AsymmetricNetworks, family: EnvFamily, shapes: Shapes) -> None:
-    """Check that a policy and a critic of arms fit a family of bandits.
+    """Check that a policy and a critic of bandit arms fit a family of bandits.
 
     Args:
         networks: policy and critic.
         family: bandits with discrete actions and an arm (``EnvFamily.privileged.arm``).
-        shapes: of the family (``family_checks.check_shapes``).
+        shapes: the shapes of the family (``family_checks.check_shapes``).
 
     Raises:
         ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
@@ -273,7 +274,7 @@ def check_asymmetric_networks(networks: AsymmetricNetworks, family: EnvFamily, s
 
 
 def check_predictor(network: Predictor, episode: FewShotTask, outputs: int) -> None:
-    """Check that a network takes the examples of an episode and gives as many outputs as are asked for.
+    """Check that a network takes the examples of a task and returns ``outputs`` numbers for each.
 
     Args:
         network: the learner's.
@@ -291,7 +292,7 @@ def check_predictor(network: Predictor, episode: FewShotTask, outputs: int) -> N
 
 
 def check_in_context_learner(network: InContextLearner, episode: FewShotTask, outputs: int) -> None:
-    """Check that a learner takes an episode and gives as many outputs as are asked for.
+    """Check that an in-context learner takes the examples of a task and returns ``outputs`` numbers for each.
 
     Args:
         network: the learner's.

@@ -1,4 +1,4 @@
-"""Rules by which gradient-based meta-learners change their meta-parameters: Adam, and a step within a trust region."""
+"""The outer updates of gradient-based meta-learners: Adam, and a step within a trust region."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from metarl_jax.types import Array, Metrics, Params
 class AdamConfig(Settings):
     """Settings of Adam as the outer update."""
 
-    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start.")] = 1e-3
+    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start of training.")] = 1e-3
     final_learning_rate_fraction: Annotated[
         Fraction,
         Doc(
-            "Adam's step size at the end of training, as a fraction of the start; linear between (constant as "
-            "published)."
+            "Adam's step size at the end of training, as a fraction of that at the start; it changes linearly (1 as "
+            "published: constant)."
         ),
     ] = 1.0
-    epochs: Annotated[PositiveInt, Doc("Adam steps on the data of one meta-iteration.")] = 1
+    epochs: Annotated[PositiveInt, Doc("Number of Adam steps on the data of one meta-iteration.")] = 1
 
     def optimizer(self, iterations: int) -> optax.GradientTransformation:
-        """Adam with its schedule for a run of so many meta-iterations."""
+        """Return Adam with its schedule for a run of ``iterations`` meta-iterations."""
         rate, fraction = self.learning_rate, self.final_learning_rate_fraction
         return optax.adam(optax.linear_schedule(rate, rate * fraction, iterations * self.epochs))
 
 
 def adam(config: AdamConfig, iterations: int) -> OuterUpdate:
-    """``config.epochs`` steps of Adam on the data of each meta-iteration.
+    """Make an outer update of ``config.epochs`` steps of Adam on the data of each meta-iteration.
 
     Args:
         config: settings.
-        iterations: meta-iterations of a whole run, over which the step size falls.
+        iterations: the number of meta-iterations of a whole run, over which the step size changes.
     """
     optimizer = config.optimizer(iterations)
 
@@ -79,7 +79,8 @@ class TrustRegionConfig(Settings):
         ),
     ] = 0.01
     conjugate_gradients: Annotated[
-        PositiveInt, Doc("Iterations of the linear solver of the trust region (10 in published implementations).")
+        PositiveInt,
+        Doc("Iterations of the conjugate-gradient solver of the trust region (10 in published implementations)."),
     ] = 10
     metric_share: Annotated[
         Annotated[float, Interval(gt=0, le=1)],
@@ -95,16 +96,16 @@ class TrustRegionConfig(Settings):
 
 
 def trust_region(config: TrustRegionConfig, problem: InnerProblem) -> OuterUpdate:
-    """A step within a trust region (TRPO, Schulman et al. 2015), bounded by the divergence of the adapted policies.
+    """Make an outer update that is a step within a trust region (TRPO, Schulman et al. 2015) of the adapted policies.
 
-    Metrics are those of ``ops.trust_region.trust_region_step``.
+    The metrics are those of ``ops.trust_region.trust_region_step``.
 
     Args:
         config: settings.
         problem: a problem with a policy.
 
     Raises:
-        ValueError: if the problem has no policy, or its losses train a critic, too.
+        ValueError: if the problem has no policy, or if its losses also train a critic.
     """
     policy = require_policy(problem, "a trust region")
     if policy.has_critic:
@@ -118,7 +119,8 @@ def trust_region(config: TrustRegionConfig, problem: InnerProblem) -> OuterUpdat
         objective: Objective, value: Array, gradient: Params, params: Params, state: optax.OptState
     ) -> tuple[Params, optax.OptState, Metrics]:
         def outputs(meta: Params, data: Data) -> Any:
-            # Fewer data adapt to other parameters: the derivative is theirs, its place that of all data.
+            # Adaptation to a part of the data ends at other parameters. The derivative is that of the part, evaluated
+            # where adaptation to all data ended.
             place = jax.tree.map(
                 lambda whole, some: some + jax.lax.stop_gradient(whole - some),
                 data.adapting,

@@ -1,7 +1,8 @@
 """Proximal policy optimisation of whole trials (Schulman et al. 2017), for learners that act with one policy.
 
-A trial is one trajectory: discounting and advantage estimation run on across the ends of its episodes, and stop
-only where it does. What the policy is shown, and who remembers, is the learner's business.
+A trial is one trajectory: discounting and advantage estimation continue across the ends of its episodes, and stop only
+at the end of the trial. The algorithm that uses this module decides which inputs the policy gets, and which network
+carries a memory.
 """
 
 from __future__ import annotations
@@ -40,55 +41,62 @@ from metarl_jax.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig(Settings):
-    """Settings of maximising PPO's objective on minibatches of trials, however advantages are estimated.
+    """Settings of the optimisation of PPO's objective on minibatches of trials. They do not depend on how advantages
+    are estimated.
 
-    Defaults without a source were chosen here, on tasks that no reported result uses.
+    Defaults without a source were chosen for this package, on tasks that no reported result uses.
     """
 
-    episodes: Annotated[PositiveInt, Doc("Episodes per trial.")] = 10
+    episodes: Annotated[PositiveInt, Doc("Number of episodes per trial.")] = 10
     iterations: Annotated[
-        PositiveInt, Doc("Meta-iterations of a whole run; the learning rate's schedule ends here.")
+        PositiveInt,
+        Doc("Number of meta-iterations of a whole run, over which the schedule of the learning rate extends."),
     ] = 600
-    trials: Annotated[PositiveInt, Doc("Trials (tasks) collected per meta-iteration.")] = 512
-    epochs: Annotated[PositiveInt, Doc("Passes over the collected trials.")] = 2
+    trials: Annotated[
+        PositiveInt, Doc("Number of trials that are collected per meta-iteration, each on a task of its own.")
+    ] = 512
+    epochs: Annotated[PositiveInt, Doc("Number of passes over the collected trials.")] = 2
     minibatches: Annotated[
-        PositiveInt, Doc("Gradient steps per pass; each takes trials / minibatches whole trials.")
+        PositiveInt, Doc("Number of gradient steps per pass; each uses trials / minibatches whole trials.")
     ] = 4
     accumulation: Annotated[
         PositiveInt,
         Doc(
-            "Parts in which a gradient is computed, one after another: the same gradient from less memory, "
-            "and on a CPU faster where a part fits its cache and the whole does not."
+            "Number of parts of a minibatch whose gradients are computed sequentially and added. The gradient is "
+            "the same, and takes less memory; on a CPU it is faster if a part fits into the cache and the whole "
+            "minibatch does not."
         ),
     ] = 1
-    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start.")] = 3e-3
+    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start of training.")] = 3e-3
     learning_rate_schedule: Annotated[
         Literal["constant", "linear", "cosine"],
-        Doc("How the step size goes to ``final_learning_rate_fraction`` of its start."),
+        Doc("The schedule by which the step size changes to ``final_learning_rate_fraction`` of that at the start."),
     ] = "linear"
     final_learning_rate_fraction: Annotated[
-        Fraction, Doc("Step size at the end of training, as a fraction of the start.")
+        Fraction, Doc("Step size at the end of training, as a fraction of that at the start.")
     ] = 0.0
     adam_epsilon: Annotated[PositiveFloat, Doc("Adam's epsilon.")] = 1e-5
-    max_grad_norm: Annotated[PositiveFloat, Doc("Gradients are scaled down to this global norm.")] = 1.0
+    max_grad_norm: Annotated[
+        PositiveFloat, Doc("Largest global norm of a gradient; longer gradients are scaled down to it.")
+    ] = 1.0
     discount: Annotated[
         Fraction,
         Doc(
-            "Per step, across episode ends. Trials are finite and scored by their undiscounted reward, hence "
-            "1 (0.99 in Duan et al. 2016)."
+            "Discount per step, also across the ends of episodes. The default is 1 because trials are finite and "
+            "scored by their undiscounted return (0.99 in Duan et al. 2016)."
         ),
     ] = 1.0
     clip: Annotated[PositiveFloat, Doc("PPO's clipping radius of the probability ratio.")] = 0.2
     entropy_coefficient: Annotated[
         NonNegativeFloat,
-        Doc("Weight of the entropy bonus, in nats per step, at the start; it decays linearly to zero."),
+        Doc("Weight of the entropy bonus (in nats per step) at the start of training; it decays linearly to zero."),
     ] = 0.05
     entropy_decay: Annotated[
         PositiveFloat,
         Doc(
-            "Share of training after which the bonus is zero. A policy becomes no surer of itself while there "
-            "is a bonus to gain by hesitating, nor when there is no step size left to learn with; above 1 "
-            "some of the bonus stays."
+            "Share of training after which the entropy bonus is zero. A policy does not become deterministic while "
+            "the bonus is large, and cannot become so once the step size is near zero. Above 1: a part of the bonus "
+            "remains at the end."
         ),
     ] = 1.0
 
@@ -108,30 +116,30 @@ class Config(OptimizationConfig):
     """Settings of PPO, with a critic that shares the policy's memory."""
 
     gae_lambda: Annotated[
-        Fraction, Doc("Lambda of the advantage estimator at the start (0.3 in Duan et al. 2016).")
+        Fraction, Doc("Lambda of generalised advantage estimation at the start of training (0.3 in Duan et al. 2016).")
     ] = 0.6
     gae_lambda_rise: Annotated[
         Fraction,
         Doc(
-            "How much of what it lacks to 1 lambda gains by the end of training, linearly. A critic's errors "
-            "bias what a small lambda teaches; early on less than its noise harms learning, late it is what "
-            "keeps a policy from the best."
+            "Fraction of 1 - ``gae_lambda`` that lambda gains linearly until the end of training. With a small "
+            "lambda the critic's errors bias the advantages. Early in training the lower variance matters more; "
+            "late in training the bias keeps the policy from the optimum."
         ),
     ] = 0.0
     value_coefficient: Annotated[
         NonNegativeFloat,
         Doc(
-            "Weight of the critic's loss. A mean reward per step varies by a tenth or so between memories, "
-            'its square by a hundredth: hence a weight well above one in the unit "remaining_horizon".'
+            "Weight of the critic's loss. The mean reward per step differs by about 0.1 between histories, and its "
+            'square by 0.01; the weight should therefore be well above 1 if ``value_unit`` is "remaining_horizon".'
         ),
     ] = 50.0
     value_unit: Annotated[
         Literal["remaining_horizon", "reward"],
         Doc(
-            'Unit of the critic\'s output. "reward": the return itself. "remaining_horizon": the return '
-            "divided by the discounted number of steps left in the trial, i.e. a mean reward per step; keeps "
-            "the loss of long trials from swamping the policy's gradient, and spares the critic from counting "
-            "time."
+            'Unit of the critic\'s output. "reward": the return itself. "remaining_horizon": the return divided by '
+            "the discounted number of remaining steps of the trial, that is, a mean reward per step. With this "
+            "unit, the critic's loss on long trials does not dominate the policy's gradient, and the critic need "
+            "not learn how many steps remain."
         ),
     ] = "remaining_horizon"
     normalise_advantages: Annotated[
@@ -140,25 +148,26 @@ class Config(OptimizationConfig):
     normalise_observations: Annotated[
         bool,
         Doc(
-            "Whether what the policy is shown is scaled to mean 0 and variance 1 over all iterations before "
-            "(in Zintgraf et al. 2020, on MuJoCo, observations and beliefs are)."
+            "Whether the policy's observations are scaled to mean 0 and variance 1 over all earlier iterations "
+            "(Zintgraf et al. 2020 scale observations and beliefs on MuJoCo)."
         ),
     ] = False
     training_reward: Annotated[
         Literal["paid", "task", "belief"],
         Doc(
-            'The rewards that are learned from. "task": those of the family\'s ``privileged.training_reward``, which '
-            'knows the task. "belief": those of its ``privileged.belief_reward``, which knows what the trial has shown '
-            "of the task. The policy sees the rewards that were paid, and those are reported."
+            'The rewards that the policy is trained on. "paid": the rewards of the environment. "task": those of '
+            'the family\'s ``privileged.training_reward``, which are computed from the task. "belief": those of its '
+            "``privileged.belief_reward``, which are expectations given the earlier steps of the trial. The policy "
+            "always observes the rewards of the environment, and these are reported."
         ),
     ] = "paid"
 
 
 def with_training_reward(family: EnvFamily, config: Config) -> Callable[[Task, Transition], Transition]:
-    """A function of a task and a trial of it, ``[T, ...]``, that returns the trial with the rewards to learn from.
+    """Make a function of a task and a trial on it, ``[T, ...]``, that returns the trial with the rewards to train on.
 
     Raises:
-        ValueError: for a training reward that the family does not have.
+        ValueError: if the family does not have the training reward.
     """
     if config.training_reward == "paid":
         return lambda task, t: t
@@ -173,8 +182,8 @@ def with_training_reward(family: EnvFamily, config: Config) -> Callable[[Task, T
         valid = " or ".join(f'"{name}"' for name in ("paid", *(name for name in rewards if rewards[name])))
         member = {"task": "training_reward", "belief": "belief_reward"}[config.training_reward]
         raise ValueError(
-            f'training_reward "{config.training_reward}" needs a family with EnvFamily.privileged.{member}, which this '
-            f"family does not have: give {valid}"
+            f'training_reward "{config.training_reward}" needs a family with EnvFamily.privileged.{member}, which '
+            f"this family does not have: use {valid}"
         )
 
     def instead(task: Task, t: Transition) -> Transition:
@@ -185,20 +194,20 @@ def with_training_reward(family: EnvFamily, config: Config) -> Callable[[Task, T
 
 
 class MinibatchOptimizer(NamedTuple):
-    """How parameters ascend an objective of trials."""
+    """An optimiser that improves an objective on minibatches of trials."""
 
     init: Callable[[Params], optax.OptState]
-    """The optimiser's state."""
+    """``params ->`` the state of the optimiser."""
     update: Callable[[Key, Params, optax.OptState, Any, Array], tuple[Params, optax.OptState, Metrics]]
     """``(key, params, optimiser's state, batch [T, B, ...], iteration) -> (params, optimiser's state, metrics)``."""
 
 
 def learning_rates(learning_rate: float | Array, config: OptimizationConfig) -> Callable[[Array], Array]:
-    """The schedule of a learning rate over META-iterations, not over gradient steps: ``iteration -> float32``.
+    """Make the schedule of a learning rate over meta-iterations, not gradient steps: ``iteration -> float32``.
 
     Args:
-        learning_rate: at the start of training.
-        config: valid settings; how the learning rate changes, and over how many iterations.
+        learning_rate: the learning rate at the start of training.
+        config: valid settings, which define how the learning rate changes, and over how many iterations.
     """
     match config.learning_rate_schedule:
         case "constant":
@@ -213,10 +222,10 @@ def learning_rates(learning_rate: float | Array, config: OptimizationConfig) -> 
 
 
 def adam(learning_rate: float | Array, config: OptimizationConfig) -> optax.GradientTransformation:
-    """Adam on gradients that are scaled down to ``config.max_grad_norm``.
+    """Make Adam on gradients that are scaled down to ``config.max_grad_norm``.
 
-    The learning rate may be a tracer, and another one in every meta-iteration: the optimiser's state does not depend on
-    it. A schedule within the chain would count gradient steps.
+    The learning rate may be a tracer, and differ between meta-iterations, because the optimiser's state does not depend
+    on it. A schedule within the chain would count gradient steps instead of meta-iterations.
     """
     return optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
@@ -228,13 +237,13 @@ def adam(learning_rate: float | Array, config: OptimizationConfig) -> optax.Grad
 def minibatch_optimizer(
     loss: Callable[[Params, Any, Array], tuple[Array, Metrics]], steps: int, config: OptimizationConfig
 ) -> MinibatchOptimizer:
-    """Adam on minibatches of whole trials.
+    """Make an optimiser that runs Adam on minibatches of whole trials.
 
     Args:
-        loss: ``(params, batch, coefficient of entropy) -> (what to descend on, metrics)``, a sum over the batch's steps
-            by their weights, so that parts of a batch add up. A batch is a named tuple, ``[T, B, ...]``, one of whose
-            leaves is ``weight``: what each step counts for.
-        steps: T, of a trial.
+        loss: ``(params, batch, coefficient of entropy) -> (loss, metrics)``. The loss is a weighted sum over the
+            batch's steps, so that the losses of parts of a batch add up. A batch is a named tuple with leaves
+            ``[T, B, ...]``, whose leaf ``weight`` holds the weight of each step.
+        steps: the number T of steps of a trial.
         config: valid settings.
     """
     trials_per_minibatch = config.trials // config.minibatches
@@ -272,7 +281,7 @@ def minibatch_optimizer(
             params = optax.apply_updates(params, updates)
             return (params, optimizer_state), {**metrics, "gradient_norm": optax.tree.norm(gradient)}
 
-        # In every epoch, each trial.
+        # Every epoch uses each trial once.
         orders = jax.vmap(lambda k: jax.random.permutation(k, config.trials))(jax.random.split(key, config.epochs))
         (params, optimizer_state), metrics = jax.lax.scan(
             gradient_step, (params, optimizer_state), orders.reshape(-1, trials_per_minibatch)
@@ -284,49 +293,49 @@ def minibatch_optimizer(
 
 
 class Record(NamedTuple):
-    """What acting leaves behind for learning."""
+    """The values of a step that acting records for learning."""
 
     log_prob: Array
     value: Array
 
 
 def record(output: Output, action: Array) -> Record:
-    """Of a step that a policy took."""
+    """Return the record of a step, from the policy's output and the sampled action."""
     return Record(output.distribution.log_prob(action), output.value)
 
 
 class Batch(NamedTuple):
-    """Trials ready for learning; every leaf ``[T, B, ...]``."""
+    """Trials with all values that PPO's loss needs. Every leaf is ``[T, B, ...]``."""
 
     inputs: Inputs
     action: Array
     log_prob: Array
     advantage: Array
     value_target: Array
-    """In the critic's unit."""
+    """The critic's targets, in the critic's unit."""
     weight: Array
-    """What each step counts for in a mean over the batch: 0 after the trial's end."""
+    """The weight of each step in a mean over the batch: 0 after the end of the trial."""
 
 
 class Normalised(NamedTuple):
-    """Parameters of a policy whose observations are normalised. Only the network's are descended on."""
+    """Parameters of a policy whose observations are normalised. Only those of the network get gradients."""
 
     network: Params
     seen: RunningStatistics
 
 
 class Auxiliary(NamedTuple):
-    """A loss that is added to PPO's, such as predicting rewards from a memory's features.
+    """A loss that is added to PPO's, such as the prediction of rewards from a memory's features.
 
-    The gradient of the sum trains the policy together with parameters of the loss's own.
+    The gradient of the sum trains the policy together with the parameters of the auxiliary loss.
     """
 
     loss: Callable[[WithAuxiliary, Output, Batch], tuple[Array, Metrics]]
     """``(parameters, outputs of the policy's unroll [T, B, ...], minibatch [T, B, ...]) -> (scalar, metrics)``. The
-    scalar is a sum over steps weighted by ``batch.weight`` (``ops.policy_gradients.weighted_sum``), which adds up to 1
-    over a minibatch and is 0 after a trial's end: where a gradient is computed in parts, the parts add up."""
+    scalar is a sum over steps weighted by ``batch.weight`` (``ops.policy_gradients.weighted_sum``). The weights add up
+    to 1 over a minibatch and are 0 after a trial's end, so that gradients of parts of a minibatch add up."""
     init: Callable[[Key], Params] = lambda key: ()
-    """Parameters of its own; none if not given."""
+    """``key ->`` the parameters of the auxiliary loss. None by default."""
 
 
 class WithAuxiliary(NamedTuple):
@@ -334,15 +343,16 @@ class WithAuxiliary(NamedTuple):
 
     policy: Params
     auxiliary: Params
-    """Of the loss itself (``Auxiliary.init``)."""
+    """The parameters of the auxiliary loss (``Auxiliary.init``)."""
 
 
 AUXILIARY_KEY = 0x61757869
-"""What the key of auxiliary parameters is derived with: the policy's key is what it is without them."""
+"""The number that is folded into the key of auxiliary parameters, so that the policy's parameters do not depend on
+whether there is an auxiliary loss."""
 
 
 def with_auxiliary(policy: Policy, auxiliary: Auxiliary) -> Policy:
-    """The same policy, whose parameters are ``WithAuxiliary``."""
+    """Return the same policy with parameters of the type ``WithAuxiliary``."""
 
     def init(key: Key) -> WithAuxiliary:
         return WithAuxiliary(policy.init(key), auxiliary.init(jax.random.fold_in(key, AUXILIARY_KEY)))
@@ -360,14 +370,15 @@ def with_auxiliary(policy: Policy, auxiliary: Auxiliary) -> Policy:
 
 
 FARTHEST = 10.0
-"""Standard deviations from the mean at which observations are cut off, as in Zintgraf et al. (2020)."""
+"""The number of standard deviations from the mean at which observations are clipped, as in Zintgraf et al. (2020)."""
 
 
 def normalised(policy: Policy, observation_space: Space) -> Policy:
-    """The policy, shown observations of mean 0 and variance 1; its parameters are ``Normalised``.
+    """Return the policy on observations that are scaled to mean 0 and variance 1, with parameters of the type
+    ``Normalised``.
 
     Raises:
-        ValueError: for observations that are not real numbers.
+        ValueError: if observations are not real numbers.
     """
     if not isinstance(observation_space, Box):
         raise ValueError(f"normalise_observations is for observations that are real numbers, not {observation_space!r}")
@@ -391,14 +402,14 @@ def normalised(policy: Policy, observation_space: Space) -> Policy:
 
 
 class Learning(NamedTuple):
-    """How a policy learns from trials."""
+    """The functions by which a policy learns from trials."""
 
     policy: Policy
     """The policy that acts and learns."""
     init: Callable[[Params], optax.OptState]
-    """The optimiser's state."""
+    """``params ->`` the state of the optimiser."""
     prepare: Callable[[Inputs, Transition, Record, Array], Batch]
-    """``(what the policy was shown, trial, what it recorded, iteration) ->`` the trial for learning, ``[T, ...]``."""
+    """``(the policy's inputs, trial, the policy's records, iteration) ->`` the trial for learning, ``[T, ...]``."""
     update: Callable[[Key, Params, optax.OptState, Batch, Array], tuple[Params, optax.OptState, Metrics]]
     """``(key, params, optimiser's state, batch [T, B, ...], iteration) -> (params, optimiser's state, metrics)``."""
 
@@ -409,15 +420,15 @@ def make(
     """PPO.
 
     Args:
-        policy: whose memory, if any, lasts over a trial.
-        observation_space: of what the policy is shown.
-        steps: T, of a trial.
+        policy: the policy, whose memory, if it has one, lasts over a trial.
+        observation_space: the space of the policy's observations.
+        steps: the number T of steps of a trial.
         config: valid settings.
         auxiliary: a loss to add to PPO's. The policy's parameters are then ``WithAuxiliary``.
 
     Raises:
-        ValueError: for observations that are to be normalised and are not real numbers; when a gradient is traced, for
-            an auxiliary loss that is no scalar or has a metric with the name of one of PPO's.
+        ValueError: if observations are to be normalised and are not real numbers; when a gradient is traced, if the
+            auxiliary loss is not a scalar, or has a metric with the name of one of PPO's metrics.
     """
     if auxiliary is not None:
         policy = with_auxiliary(policy, auxiliary)
@@ -434,9 +445,9 @@ def make(
     def prepare(inputs: Inputs, t: Transition, recorded: Record, iteration: Array) -> Batch:
         gae_lambda = jnp.asarray(gae_lambda_at(iteration), jnp.float32)
         chex.assert_shape([t.reward, t.valid, recorded.value, recorded.log_prob], (steps,))
-        # What comes after the trial's last step counts for nothing, even if it is infinite or NaN.
+        # Values after the trial's last step do not count, even if they are infinite or NaN.
         reward, value = (jnp.where(t.valid, x, 0.0) for x in (t.reward, recorded.value * value_scale))
-        # The trial is the unit: what follows its last step, and only that, is worth nothing.
+        # The value is 0 after the trial's last step only, not after the ends of episodes.
         next_value = jnp.append(value[1:], 0.0)
         last = jnp.logical_not(jnp.append(t.valid[1:], False))
         discount = jnp.where(last, 0.0, config.discount)
@@ -446,7 +457,7 @@ def make(
         return Batch(inputs, t.action, log_prob, advantage, target, t.valid.astype(jnp.float32))
 
     def loss(params: Params, batch: Batch, entropy_coefficient: Array) -> tuple[Array, Metrics]:
-        """A sum over the batch's steps by their weights, so that parts of a batch add up."""
+        """Return a weighted sum over the batch's steps, so that the losses of parts of a batch add up."""
 
         def total(x: Array) -> Array:
             return weighted_sum(x, batch.weight)
@@ -457,7 +468,7 @@ def make(
         log_prob = output.distribution.log_prob(batch.action)
         chex.assert_equal_shape([log_prob, output.value, batch.weight])
         log_ratio = log_prob - batch.log_prob
-        # Where a step does not count, whatever its ratio is must not reach the gradient.
+        # The ratio of a step that does not count must not reach the gradient.
         log_ratio = jnp.where(batch.weight != 0, log_ratio, 0.0)
         surrogate = total(clipped_surrogate(log_ratio, batch.advantage, config.clip))
         value_loss = 0.5 * total((output.value - batch.value_target) ** 2)
@@ -475,7 +486,9 @@ def make(
             if jnp.shape(extra) != ():
                 raise ValueError(f"an auxiliary loss must be a scalar, not of shape {jnp.shape(extra)}")
             if taken := sorted({"loss", *metrics} & extra_metrics.keys()):
-                raise ValueError(f"PPO has a metric {taken[0]!r} already: give that of the auxiliary loss another name")
+                raise ValueError(
+                    f"PPO already has a metric {taken[0]!r}: give the metric of the auxiliary loss another name"
+                )
             objective, metrics = objective + extra, metrics | extra_metrics
         return objective, {"loss": objective, **metrics}
 
@@ -490,7 +503,7 @@ def make(
             batch = batch._replace(advantage=(batch.advantage - mean) * jax.lax.rsqrt(variance + 1e-8))
         params, optimizer_state, metrics = policy_optimizer.update(key, params, optimizer_state, batch, iteration)
         if config.normalise_observations:
-            # Not before: ratios are to the policy as it was when it was shown these.
+            # The statistics are updated last, because probability ratios refer to the policy that collected the trials.
             params = params._replace(seen=observe(params.seen, batch.inputs.obs, batch.weight))
         return params, optimizer_state, metrics
 

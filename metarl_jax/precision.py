@@ -1,4 +1,4 @@
-"""Which dtypes the package uses, and the conversions at its boundaries.
+"""The dtypes that the package uses, and the conversions at its boundaries.
 
 The package computes in single precision whether or not JAX's 64-bit types are enabled (``JAX_ENABLE_X64``):
 
@@ -7,14 +7,14 @@ The package computes in single precision whether or not JAX's 64-bit types are e
 * Network parameters, memories and optimiser states are float32, as Flax initialises them.
 * Random numbers are drawn in float32 and int32, because JAX draws other numbers from the same key in 64 bits.
 
-So a run with 64-bit types gives the numbers of a run without them, up to rounding, and each can resume the other's
-checkpoints. Three rules keep it so:
+A run with 64-bit types therefore gives the same numbers as a run without them, up to rounding, and each can resume the
+other's checkpoints. Three rules ensure this:
 
 1. Code that creates an array or draws random numbers names the dtype: ``jnp.zeros(shape, jnp.float32)``. Python scalars
    need no dtype, since they are weakly typed.
 2. Values from user code (environments, acting functions, few-shot data) are converted where they enter: in
-   ``rollout.trial`` and ``problems``. A user's environment may keep a float64 state, and C MuJoCo and MJX do.
-   Environments of gymnax and xminigrid run without 64-bit types, with which some of them fail.
+   ``rollout.trial`` and ``problems``. A user's environment may keep a float64 state, as C MuJoCo and MJX do.
+   Environments of gymnax and xminigrid run without 64-bit types, because some of them fail with these types.
 3. Mathematics in ``ops`` follows the dtype of its arguments, so that float64 losses and parameters stay float64.
 """
 
@@ -55,9 +55,9 @@ def narrow(tree: Tree) -> Tree:
 
 
 def without_64_bits(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a function as if 64-bit types were disabled, on its arguments in 32 bits.
+    """Make a function that runs ``function`` with 64-bit types disabled, on its arguments in 32 bits.
 
-    For environments of other libraries, which draw other random numbers with 64-bit types, or fail. ``function`` may
+    It is meant for environments of other libraries, which fail with 64-bit types or draw other random numbers. It may
     be called while JAX traces a program that has 64-bit types.
     """
 
@@ -65,7 +65,7 @@ def without_64_bits(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         narrowed = narrow(arguments)
         with jax.enable_x64(False), warnings.catch_warnings():
-            # The library's own constants may have 64 bits.
+            # The constants of the library may have 64 bits.
             warnings.filterwarnings("ignore", "Explicitly requested dtype", UserWarning)
             return function(*narrowed)
 
@@ -75,7 +75,7 @@ def without_64_bits(function: Callable[..., Any]) -> Callable[..., Any]:
 def keep_dtypes(before: Tree, after: Tree) -> Tree:
     """Convert the leaves of ``after`` to the dtypes of ``before`` where they differ in 64 or 32 bits only.
 
-    Without 64-bit types such leaves have equal dtypes. Other differences, in dtype or in structure, stay.
+    Without 64-bit types such leaves have equal dtypes. Other differences in dtype or in structure remain.
     """
 
     def one(old: Any, new: Any) -> Any:
@@ -87,10 +87,10 @@ def keep_dtypes(before: Tree, after: Tree) -> Tree:
 
 
 def as_action(space: Space, action: Any) -> Array:
-    """An action in the dtype of its space: int32 if discrete, else float32.
+    """Return an action in the dtype of its space: int32 for a discrete space, otherwise float32.
 
     Raises:
-        TypeError: for an action of a discrete space that is not a whole number.
+        TypeError: if the action of a discrete space does not have an integer dtype.
     """
     match space:
         case Discrete(n=n):

@@ -41,13 +41,14 @@ from metarl_jax.types import (
 @partial(jax.tree_util.register_dataclass, data_fields=["support", "query"], meta_fields=["batch_size"])
 @dataclass(frozen=True)
 class DrawnTask:
-    """A task of a few-shot problem: an episode, drawn whole."""
+    """A task of a few-shot problem, which is drawn together with its examples."""
 
     support: Any
-    """``(x, y)`` with leading axes of examples."""
+    """The examples to adapt on: ``(x, y)`` with leading axes of examples."""
     query: Any
     batch_size: int | None
-    """Examples of the support that one inner step sees; None, or more than there are: all of them."""
+    """The number of examples of the support in one inner step. None, or a number above that of all examples: all of
+    them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +58,21 @@ class FewShotSettings(Settings):
     batch_size: Annotated[
         PositiveInt | None,
         Doc(
-            "Examples of a support that one inner step sees in training, drawn afresh for each step without "
-            "replacement (Reptile, whose authors' code deals out a whole support before it shuffles it again, so that "
-            "consecutive steps see more of it); None: all of them."
+            "Number of examples of a support in one inner step in training, drawn anew for each step without "
+            "replacement (Reptile; its authors' code uses all examples of a support once before it shuffles them "
+            "again, so that consecutive steps get more of the examples). None: all examples."
         ),
     ] = None
     heldout_batch_size: Annotated[
         PositiveInt | None,
-        Doc("Examples that one inner step sees on a held-out or validation task; None: all of them."),
+        Doc("Number of examples of a support in one inner step on a held-out or validation task. None: all examples."),
     ] = None
     transductive: Annotated[
         bool,
         Doc(
-            "Whether the examples of a query go through the network as one batch, from which a network that "
-            "normalises over batches learns something about all of them. If not, each example goes through it alone "
-            "together with the whole support (Nichol et al. 2018)."
+            "Whether all examples of a query go through the network as one batch, so that a network that normalises "
+            "over batches uses all of them. Otherwise each example goes through the network alone, together with "
+            "the whole support (Nichol et al. 2018)."
         ),
     ] = True
 
@@ -83,14 +84,14 @@ def few_shot(
     *,
     heldout: FewShot | None = None,
 ) -> InnerProblem:
-    """Few-shot supervised learning.
+    """Make a problem of few-shot supervised learning by gradient descent.
 
-    A task of this problem is drawn together with its examples (``DrawnTask``), so that support and query are disjoint
-    whatever is asked for later. Inner steps adapt on its support; the outer loss and the score see its query only.
+    A task of this problem is drawn together with its examples (``DrawnTask``), so that support and query are always
+    disjoint. Inner steps adapt on its support; the outer loss and the score use its query only.
 
     Args:
         family: training tasks, with their numbers of examples.
-        network: the learner's.
+        network: the network that learns.
         settings: batches of examples.
         heldout: the same family with other numbers of examples, for held-out and for validation tasks.
 
@@ -120,7 +121,7 @@ def few_shot(
         x, _, *beside = batch
         if not beside:
             return network.apply(params, x)
-        # A query that came with its support: every example is the last one of a batch of its own.
+        # The query is not transductive: each example is the last one of a batch of its own, after the support.
         return jax.vmap(lambda one: network.apply(params, jnp.concatenate([beside[0], one[None]]))[-1])(x)
 
     def loss(params: Params, batch: tuple[Array, ...]) -> Array:
@@ -139,7 +140,7 @@ def few_shot(
 
 
 def in_context(family: FewShot, network: InContextLearner, *, heldout: FewShot | None = None) -> InContextProblem:
-    """Few-shot supervised learning by a network that reads the support.
+    """Make a problem of few-shot supervised learning in context, by a network that reads the support.
 
     Args:
         family: training tasks, with their numbers of examples.
@@ -156,9 +157,10 @@ def in_context(family: FewShot, network: InContextLearner, *, heldout: FewShot |
 
 
 def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:
-    """Episodes, drawn whole: support and query are disjoint whatever is asked for later.
+    """Return distributions over tasks that are drawn together with their examples, so that support and query are
+    disjoint.
 
-    Validation tasks have as many examples as held-out ones, so that the two scores measure the same.
+    Validation tasks have the same numbers of examples as held-out tasks, so that the two scores are comparable.
     """
 
     def episode(family: FewShot, draw_task: Callable[[Key], Task]) -> Callable[[Key], FewShotTask]:
@@ -180,54 +182,57 @@ Estimator: TypeAlias = Literal["dice", "likelihood_ratio", "log_likelihood"]
 
 
 class Rollouts(NamedTuple):
-    """Episodes of one policy on one task: data. Leaves are ``[E, H, ...]`` unless said."""
+    """Episodes of one policy on one task. Leaves are ``[E, H, ...]`` unless stated otherwise."""
 
     inputs: Inputs
     action: Array
-    """In the policy's units (``action_scale``)."""
+    """The actions in the policy's units (see ``action_scale``)."""
     distribution: Any
-    """Over actions, of the policy that played."""
+    """The distributions over actions of the policy that played."""
     log_prob: Array
-    """Of the actions, under it."""
+    """The log-probabilities of the actions under ``distribution``."""
     reward: Array
     advantage: Array
-    """0 after an episode's end."""
+    """The advantages; 0 after an episode's end."""
     target: Array
-    """Of a critic: the discounted return from here, divided by the discounted number of steps left."""
+    """The targets of a critic: the discounted return from this step on, divided by the discounted number of remaining
+    steps."""
     valid: Array
     success: Array | None = None
-    """``[E]`` float32, 0 or 1; None: the tasks know none."""
+    """``[E]`` float32: 1 for a successful episode, else 0. None: success is not defined for these tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyGradientSettings(Settings):
     """Settings of adaptation by policy gradients."""
 
-    episodes: Annotated[PositiveInt, Doc("Episodes that one gradient step sees.")] = 20
-    discount: Annotated[Fraction, Doc("Per step.")] = 0.99
-    gae_lambda: Annotated[Fraction, Doc("Lambda of the advantage estimator.")] = 1.0
+    episodes: Annotated[PositiveInt, Doc("Number of episodes in one gradient step.")] = 20
+    discount: Annotated[Fraction, Doc("Discount of rewards per step.")] = 0.99
+    gae_lambda: Annotated[Fraction, Doc("Lambda of generalised advantage estimation.")] = 1.0
     estimator: Annotated[
         Estimator,
         Doc(
-            "How the meta-gradient through an inner step is estimated. The inner loss has the same gradient whatever "
-            "the estimator; its derivative in the parameters that collected the episodes differs, and with it the "
+            "How the meta-gradient through an inner step is estimated. All estimators have the same inner gradient. "
+            "Its derivative with respect to the parameters that collected the episodes differs, and with it the "
             'meta-gradient. "dice": unbiased (Foerster et al. 2018; Farquhar et al. 2019). "likelihood_ratio": low '
-            "variance, without the dependence of later rewards on earlier actions' likelihoods (LVC, Rothfuss et al. "
-            '2019). "log_likelihood": that of the log-likelihood surrogate, which also lacks the derivative of the '
-            "sampling distribution (MAML as first published)."
+            "variance, without the dependence of later rewards on earlier actions' likelihoods (LVC, Rothfuss et "
+            'al. 2019). "log_likelihood": the derivative of the log-likelihood surrogate, which also lacks the '
+            "derivative of the sampling distribution (MAML as first published)."
         ),
     ] = "likelihood_ratio"
     baseline: Annotated[
         Literal["linear", "critic", "none"],
         Doc(
-            'The baseline of returns. "linear": least squares on features of observation and time, fitted to each '
-            "batch's own returns (Duan et al. 2016, arXiv 1604.06778), whose time features stand in for a bootstrap at "
-            'the time limit. "critic": the policy\'s own value, which inner and outer loss train, as a mean reward per '
-            'step left. "none".'
+            'The baseline of returns. "linear": least squares on features of observation and time, fitted to the '
+            "returns of each batch (Duan et al. 2016, arXiv 1604.06778); its features of time replace a bootstrap "
+            'at the time limit. "critic": the value output of the policy, in units of the mean reward per remaining '
+            'step, which the inner and the outer loss train. "none": no baseline.'
         ),
     ] = "linear"
-    value_coefficient: Annotated[NonNegativeFloat, Doc("Weight of the critic's loss, where there is one.")] = 1.0
-    normalise_advantages: Annotated[bool, Doc("Whether each batch's are scaled to mean 0 and variance 1.")] = True
+    value_coefficient: Annotated[NonNegativeFloat, Doc("Weight of the critic's loss, if there is a critic.")] = 1.0
+    normalise_advantages: Annotated[
+        bool, Doc("Whether the advantages of each batch are scaled to mean 0 and variance 1.")
+    ] = True
     clip: Annotated[
         PositiveFloat | None, Doc("PPO's clipping radius in the outer loss; None: the loss is not clipped.")
     ] = None
@@ -235,10 +240,10 @@ class PolicyGradientSettings(Settings):
         PositiveFloat,
         Doc(
             "The environment gets the policy's actions divided by this number and clipped to the action space; "
-            "log-probabilities are those of the policy's own actions. A Gaussian policy starts with a standard "
-            "deviation of 1; the published code on robots lets it act in units of a tenth of the action's bound, which "
-            "is 10 here: most actions of a new policy are then within the bounds. 1: the environment gets the policy's "
-            "actions as they are. For continuous actions."
+            "log-probabilities are those of the unscaled actions. A Gaussian policy starts with a standard "
+            "deviation of 1. The published code on robots uses a tenth of the action's bound as the unit of "
+            "actions, which corresponds to 10 here: most actions of a new policy are then within the bounds. 1: the "
+            "environment gets the policy's actions unchanged. Only for continuous actions."
         ),
     ] = 1.0
 
@@ -246,18 +251,20 @@ class PolicyGradientSettings(Settings):
 def policy_gradient(
     family: EnvFamily, policy: Policy, settings: PolicyGradientSettings = PolicyGradientSettings()
 ) -> InnerProblem:
-    """Reinforcement learning: adaptation is REINFORCE on a few episodes, the score their mean return.
+    """Make a problem of reinforcement learning, where adaptation is REINFORCE on a few episodes, and the score is their
+    mean return.
 
     The outer loss is the likelihood-ratio surrogate, clipped if ``settings.clip`` is a number (PPO).
 
     Args:
-        family: environment and tasks; continuous observations are clipped to [-10, 10] by the linear baseline only.
+        family: the family of tasks. The linear baseline, and nothing else, clips continuous observations to [-10, 10].
         policy: a feed-forward policy.
         settings: episodes, estimators and losses.
 
     Raises:
-        ValueError: for a policy with a memory, a baseline "critic" with a policy that has none, an ``action_scale`` of
-            discrete actions, a family that is wrong (``family_checks``), or a policy that was made for other spaces.
+        ValueError: if the policy has a memory, if the baseline is "critic" and the policy has no critic, if
+            ``action_scale`` is not 1 for discrete actions, if the family is wrong (``family_checks``), or if the policy
+            was made for other spaces.
     """
     episodes, discount = settings.episodes, settings.discount
     estimator, baseline = settings.estimator, settings.baseline
@@ -267,7 +274,7 @@ def policy_gradient(
         raise ValueError("policy must be feed-forward: this one has a memory")
     check_policy(policy, family, check_shapes(family))
     space, action_scale = family.action_space, settings.action_scale
-    # A traced scale is not known to be 1.
+    # The value of a traced scale is not known, so it counts as different from 1.
     rescaled = not isinstance(action_scale, int | float) or action_scale != 1
     if rescaled and isinstance(space, Discrete):
         raise ValueError(f"action_scale is for continuous actions: it must be 1 for {space!r}, not {action_scale!r}")
@@ -275,12 +282,13 @@ def policy_gradient(
     steps_left = remaining_horizon(family.horizon, discount)
 
     def output(params: Params, batch: Rollouts) -> Output:
-        # Without memory, all steps are one batch.
+        # The policy has no memory, so all steps are one batch.
         return policy.unroll(params, (), batch.inputs)[1]
 
     def judge(t: Transition, predicted: Array) -> tuple[Array, Array]:
-        """Advantages and a critic's targets of the steps of E episodes, ``[E, H]`` each."""
-        # What follows an episode's last step is worth nothing: H is part of the task, and time a feature.
+        """Return the advantages and a critic's targets of the steps of E episodes, ``[E, H]`` each."""
+        # The value after an episode's last step is 0: the horizon is part of the task, and time is a feature of the
+        # baseline.
         valid = t.valid.astype(t.reward.dtype)
         reward = jnp.where(t.valid, t.reward, 0.0)
         discounts = jnp.where(jnp.logical_or(t.terminated, t.truncated), 0.0, discount) * valid
@@ -373,7 +381,7 @@ def policy_gradient(
         return jnp.sum(jnp.where(batch.valid, log_prob, 0.0))
 
     def subsample(batch: Rollouts, share: float) -> Rollouts:
-        # Episodes are independent of each other: the first ones are as good as any.
+        # Episodes are independent, so the first ones are a random subset.
         return jax.tree.map(lambda x: x[: max(1, round(share * episodes))], batch)
 
     return InnerProblem(
@@ -399,7 +407,7 @@ def policy_gradient(
 
 
 def _flat(family: EnvFamily, observation: Array) -> Array:
-    """Observations as vectors ``[..., D]``, for the linear baseline."""
+    """Return observations as vectors ``[..., D]``, for the linear baseline."""
     match family.observation_space:
         case Discrete(n=n):
             return jax.nn.one_hot(observation, n, dtype=jnp.float32)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 from metarl_jax.checks import did_you_mean
 
 MOST_CHARACTERS = 4096
-"""A longer reference is refused."""
+"""The largest length of a reference, in characters. A longer one is refused."""
 
 
 class Source(NamedTuple):
-    """Where an object came from."""
+    """The source of an object: its reference, and the content of its file."""
 
     reference: str
     """The reference, as it was typed."""
@@ -31,7 +31,7 @@ class Source(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """An object that a reference names."""
+    """An object that was loaded by its reference."""
 
     value: Any
     reference: str
@@ -41,12 +41,12 @@ class Loaded(NamedTuple):
 
 
 def is_reference(text: str) -> bool:
-    """Whether a word is a reference by its form: a file or a module, a colon and a name."""
+    """Return whether a word has the form of a reference: a file or a module, a colon and a name."""
     return ":" in text
 
 
 def is_entry_point(name: str, group: str) -> bool:
-    """Whether an installed package has an entry point of this name in a group."""
+    """Return whether an installed package has an entry point of this name in a group."""
     return name in importlib.metadata.entry_points(group=group).names
 
 
@@ -64,14 +64,14 @@ def check(text: str) -> None:
 
 
 def load(text: str, *, entry_points: str | None = None) -> Loaded:
-    """Load what a reference names, and execute its code if it was not loaded before.
+    """Load the object that a reference names. Its code is executed if it was not loaded before.
 
     Args:
         text: ``path/to/file.py:name``, ``package.module:name``, or the name of an entry point.
         entry_points: the group of entry points; None: their names are not accepted.
 
     Raises:
-        ValueError: if nothing has that name, or the code raises an exception, which the message quotes.
+        ValueError: if there is no such object, or if the code raises an exception, which the message quotes.
     """
     check(text)
     if not is_reference(text):
@@ -93,7 +93,7 @@ def _file(path: Path, text: str) -> tuple[ModuleType, str]:
     except OSError as error:
         raise ValueError(f"{text}: {path} cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(content).hexdigest()
-    # Another version of the same file is another module. Dataclasses look their module up in ``sys.modules``.
+    # Each version of a file gets its own module name. Dataclasses look up their module in ``sys.modules``.
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
     name = f"metarl_jax_user_{path.stem}_{place}_{digest[:8]}"
     if name in sys.modules:
@@ -128,7 +128,7 @@ def _entry_point(name: str, group: str | None) -> Any:
     known = {point.name: point for point in points}
     if name not in known:
         raise ValueError(
-            f"{name!r} is no reference: it must be FILE.py:NAME or PACKAGE.MODULE:NAME{did_you_mean(name, known)}"
+            f"{name!r} is not a reference: it must be FILE.py:NAME or PACKAGE.MODULE:NAME{did_you_mean(name, known)}"
         )
     try:
         return known[name].load()

@@ -1,4 +1,7 @@
-"""Episodes and trials: the only callers of an environment's ``step`` and ``step_env``."""
+"""Rollouts of episodes and trials.
+
+Only this module calls an environment's ``step`` and ``step_env`` to collect data.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,12 @@ from metarl_jax.types import (
 )
 
 Act: TypeAlias = Callable[[Key, Carry, Inputs], tuple[Carry, Array, Any]]
-"""``(key, carry, inputs) -> (carry, action, record)``: acting for one step, with whatever should be recorded."""
+"""``(key, carry, inputs) -> (carry, action, record)``: act for one step. ``record`` is stored in
+``Transition.output``."""
 
 
 def no_action(space: Space) -> Array:
-    """The stand-in for "previous action" at the first step of a trial."""
+    """Return the value of ``Inputs.prev_action`` at the first step of a trial, where there is no previous action."""
     match space:
         case Discrete():
             return jnp.int32(0)
@@ -39,24 +43,24 @@ def no_action(space: Space) -> Array:
 
 
 def has_step_env(env: AutoResetEnvironment) -> TypeGuard[Environment]:
-    """Whether the class of an environment has ``step_env`` and ``is_truncated``; see ``types.Environment``."""
+    """Return whether the class of an environment has ``step_env`` and ``is_truncated`` (see ``types.Environment``)."""
     return all(callable(getattr(type(env), name, None)) for name in ("step_env", "is_truncated"))
 
 
 def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episodes: int) -> tuple[Carry, Transition]:
-    """Play a trial: ``episodes`` episodes of one task, with a memory that lasts over all of them.
+    """Play a trial: ``episodes`` consecutive episodes of one task, with a memory that is not reset between episodes.
 
-    The scan has ``episodes * horizon`` steps. Where episodes end early the next one begins at once, and what comes
-    after the last episode is marked ``valid = False``. A trial of one episode costs one reset instead of one for each
-    step if the environment has ``step_env`` (``types.Environment``).
+    The scan has ``episodes * horizon`` steps. If an episode ends early, the next one begins at once. Steps after the
+    last episode have ``valid = False``. A trial of one episode costs one reset instead of one for each step if the
+    environment has ``step_env`` (``types.Environment``).
 
     Args:
         key: random key.
         act: acts for one step.
         carry: its memory at the start of the trial.
-        family: the environment.
+        family: the family, with its environment.
         task: the task, one of ``family.tasks``.
-        episodes: episodes in the trial.
+        episodes: the number of episodes of the trial.
 
     Returns:
         The memory at the end, and the transitions ``[episodes * horizon, ...]``.
@@ -103,19 +107,22 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
         inputs = Inputs(obs, action, reward, done.astype(jnp.float32), jnp.bool_(False))
         return (carry, inputs, state, episode + done.astype(jnp.int32)), transition
 
-    # All at once: within the loop, a split for each step would cost more than a small network.
+    # All keys are split at once, because a split at each step would cost more than a small network.
     keys = jax.random.split(key_steps, (episodes * family.horizon, 2))
     (carry, *_), transitions = jax.lax.scan(one_step, (carry, inputs, state, jnp.int32(0)), keys)
     return carry, transitions
 
 
 def episode(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task) -> tuple[Carry, Transition]:
-    """Play one episode: a trial of one. Returns as ``trial`` does, with ``[horizon, ...]`` transitions."""
+    """Play one episode, which is a trial of one episode only.
+
+    It returns the same as ``trial``, with transitions ``[horizon, ...]``.
+    """
     return trial(key, act, carry, family, task, episodes=1)
 
 
 def episode_returns(transitions: Transition, episodes: int) -> Array:
-    """The undiscounted return of each episode of a trial.
+    """Return the undiscounted return of each episode of a trial.
 
     Args:
         transitions: ``[T, ...]``, of one trial.
@@ -130,16 +137,16 @@ def episode_returns(transitions: Transition, episodes: int) -> Array:
 
 
 def episode_successes(transitions: Transition, family: EnvFamily, task: Task, episodes: int) -> Array | None:
-    """Whether each episode of a trial is a success: at any step.
+    """Return whether each episode of a trial is a success, that is, has a step that is a success.
 
     Args:
         transitions: ``[T, ...]``, of one trial.
-        family: of which the task is.
+        family: the family that the task belongs to.
         task: the task.
         episodes: E.
 
     Returns:
-        ``[E]`` float32, 0 or 1; None if the family knows no success.
+        ``[E]`` float32, 0 or 1; None if the family does not define success.
     """
     if family.success is None:
         return None
@@ -150,6 +157,9 @@ def episode_successes(transitions: Transition, family: EnvFamily, task: Task, ep
 
 
 def _check_trial(transitions: Transition) -> None:
-    """Check that transitions are of one trial, ``[T, ...]``: of several, the episodes of all would be added up."""
+    """Check that transitions are those of one trial, ``[T, ...]``.
+
+    With several trials, returns would be summed over trials.
+    """
     chex.assert_rank(transitions.reward, 1)
     chex.assert_equal_shape([transitions.reward, transitions.valid, transitions.episode])

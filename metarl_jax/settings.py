@@ -1,4 +1,4 @@
-"""How a setting is declared, checked and documented: once, in the frozen dataclass that uses it.
+"""Settings: each is declared, checked and documented once, in the frozen dataclass that uses it.
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Settings):
@@ -7,9 +7,9 @@
         learning_rate: Annotated[PositiveFloat, Doc("Adam's step size.")] = 1e-3
         clip: Annotated[PositiveFloat | None, Doc("Clipping radius; None for no clipping.")] = None
 
-The annotation holds the type, the bounds (``annotated_types``, which hypothesis understands, too) and the text. The
-class checks its values when it is made, its docstring gets an ``Attributes:`` section, and the command line offers an
-option for each field. A setting that can be off is of the type ``... | None``.
+The annotation holds the type, the bounds (from ``annotated_types``, which hypothesis also understands) and the text. An
+object checks its values when it is made. The docstring of the class gets an ``Attributes:`` section, and the command
+line has an option for each field. A setting that can be off is of the type ``... | None``.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ TEXTS: Any = tuple[str, ...]
 
 
 class Field(NamedTuple):
-    """One setting."""
+    """The declaration of one setting."""
 
     name: str
     type: Any
     """The type without annotations: ``int``, ``float``, ``bool``, ``str`` or a ``Literal``."""
     optional: bool
-    """Whether the setting may be None, which turns off what it is about."""
+    """Whether the setting may be None, which turns its feature off."""
     bounds: Mapping[str, Any]
-    """The limits of a number, by the names of the arguments of ``checks.real``."""
+    """The bounds of a number, by the names of the arguments of ``checks.real``."""
     doc: str
-    """The text."""
+    """The text that documents the setting."""
     default: Any
     annotation: Any
     """The whole annotation."""
 
     @property
     def valid(self) -> str:
-        """What values are valid, in words."""
+        """Return a text that says which values are valid."""
         words = {"above": "above", "at_least": "at least", "at_most": "at most", "below": "below"}
         if get_origin(self.type) is Literal:
             text = "one of " + ", ".join(map(repr, get_args(self.type)))
@@ -106,10 +106,10 @@ def _bounds(metadata: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _field(name: str, annotation: Any, default: Any) -> Field:
-    """A setting of what its annotation says.
+    """Return the setting that an annotation declares.
 
     Raises:
-        TypeError: for a type that no setting can have.
+        TypeError: if a setting cannot have that type.
     """
     kind, metadata, optional = annotation, (), False
     while True:
@@ -123,8 +123,8 @@ def _field(name: str, annotation: Any, default: Any) -> Field:
             break
     if not (kind in (int, float, bool, str, TEXTS) or get_origin(kind) is Literal):
         raise TypeError(
-            f"the setting {name} is of type {kind!r}: it must be int, float, bool, str, tuple[str, ...] or a Literal, "
-            "or one of them or None"
+            f"the setting {name} is of type {kind!r}: it must be int, float, bool, str, tuple[str, ...] or a "
+            "Literal, or one of these or None"
         )
     doc = next((one.documentation for one in metadata if isinstance(one, Doc)), "")
     return Field(name, kind, optional, _bounds(metadata), " ".join(doc.split()), default, annotation)
@@ -132,10 +132,10 @@ def _field(name: str, annotation: Any, default: Any) -> Field:
 
 @functools.cache
 def fields(settings: type) -> dict[str, Field]:
-    """The settings of a dataclass by name, those of its base classes first.
+    """Return the settings of a dataclass by name, with those of its base classes first.
 
     Raises:
-        TypeError: for a field that has a type that no setting can have.
+        TypeError: if a field has a type that a setting cannot have.
     """
     hints = typing.get_type_hints(settings, include_extras=True)
     return {one.name: _field(one.name, hints[one.name], one.default) for one in dataclasses.fields(settings)}
@@ -143,10 +143,12 @@ def fields(settings: type) -> dict[str, Field]:
 
 @functools.cache
 def parameters(function: Callable[..., Any]) -> dict[str, Field]:
-    """The settings that a function takes: its parameters with defaults, documented as fields are, or under ``Args:``.
+    """Return the settings that a function takes, by name.
+
+    They are its parameters with defaults. Each is documented as a field is, or under ``Args:``.
 
     Raises:
-        TypeError: for a parameter that has a type that no setting can have.
+        TypeError: if a parameter has a type that a setting cannot have.
     """
     hints = typing.get_type_hints(function, include_extras=True)
     found = {
@@ -172,7 +174,7 @@ def parameters(function: Callable[..., Any]) -> dict[str, Field]:
 def check(field: Field, value: Any) -> None:
     """Check the value of a setting.
 
-    A tracer passes where a real number is asked for: its value is not known yet.
+    A tracer is accepted as a real number, because its value is not known yet.
 
     Raises:
         ValueError: naming the setting, its value, and what is valid.
@@ -198,7 +200,7 @@ def check(field: Field, value: Any) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings: a frozen dataclass that checks its values when it is made.
+    """The base class of settings: a frozen dataclass that checks its values when it is made.
 
     Raises:
         ValueError: naming the first setting that is out of range, its value, and what is valid.
@@ -221,7 +223,7 @@ class Settings:
         self.check_relations()
 
     def check_relations(self) -> None:
-        """Check what relates two settings; subclasses override it, and call that of their base class.
+        """Check relations between settings. A subclass that overrides this method calls that of its base class.
 
         Raises:
             ValueError: naming both settings.

@@ -1,6 +1,6 @@
 """Abstract evaluation of functions that users wrote, with errors that name the function and the mistake.
 
-Nothing here compiles or computes: ``jax.eval_shape`` gives the shapes and dtypes of what a function returns.
+Nothing compiles or computes: ``jax.eval_shape`` gives the shapes and dtypes of the values that a function returns.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NEEDS_VALUES = (
     jax.errors.TracerIntegerConversionError,
     jax.errors.NonConcreteBooleanIndexError,
 )
-"""What JAX raises where Python needs the value of an array that is not computed yet."""
+"""The errors that JAX raises where Python needs the value of an array that is only traced."""
 REMEDY = (
     "use jnp.where or jax.lax.cond in place of a Python if, jax.lax.scan or fori_loop in place of a loop whose length "
     "depends on an array, jnp in place of numpy, and no int(), float() or bool() of an array"
@@ -32,17 +32,17 @@ REMEDY = (
 
 
 def abstract_key() -> Key:
-    """A random key of the default kind."""
+    """Return an abstract random key of the default kind."""
     return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def abstract(shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
-    """An array that has a shape and a dtype, and no values."""
+    """Return an abstract array, which has a shape and a dtype, but no values."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def abstract_action(space: Space) -> Array:
-    """An action of the space, as learners hand it to ``env.step``."""
+    """Return an abstract action of the space, as learners pass it to ``env.step``."""
     match space:
         case Discrete():
             return abstract((), jnp.int32)
@@ -51,25 +51,25 @@ def abstract_action(space: Space) -> Array:
 
 
 def abstract_transition(observation: Array, action: Array) -> Transition:
-    """One step, as ``rollout.trial`` returns it."""
+    """Return an abstract step, as ``rollout.trial`` returns it."""
     flag = abstract((), jnp.bool_)
     inputs = Inputs(observation, action, abstract(), abstract(), flag)
     return Transition(inputs, action, abstract(), flag, flag, observation, abstract((), jnp.int32), flag, ())
 
 
 def stacked(tree: Tree, *lead: int) -> Tree:
-    """The same shapes with leading axes."""
+    """Return the same shapes with leading axes ``lead``."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype), tree)
 
 
 def trace(name: str, function: Callable[..., Any], *arguments: Any, hint: str = "") -> Any:
-    """The shapes and dtypes of what ``function(*arguments)`` returns.
+    """Return the shapes and dtypes of the result of ``function(*arguments)``.
 
     Args:
-        name: what the function is called in messages.
-        function: called once, with tracers.
-        arguments: trees of arrays, or of their shapes and dtypes.
-        hint: what is added to the message where the function raises an error of its own.
+        name: the name of the function in messages.
+        function: the function, which is called once with tracers.
+        arguments: trees of arrays, or of shapes and dtypes.
+        hint: a text that is added to the message if the function raises an error.
 
     Raises:
         ValueError: in one line, if the function cannot be traced; the original error is its cause.
@@ -81,7 +81,7 @@ def trace(name: str, function: Callable[..., Any], *arguments: Any, hint: str = 
 
 
 def explain(name: str, error: Exception, hint: str = "") -> str:
-    """One line on why a function could not be traced."""
+    """Return one line that says why a function could not be traced."""
     at = _place(error)
     if isinstance(error, NEEDS_VALUES):
         return f"{name} cannot be compiled: it needs the value of an array while JAX traces it{at}; {REMEDY}"
@@ -91,7 +91,7 @@ def explain(name: str, error: Exception, hint: str = "") -> str:
 
 
 def _place(error: Exception) -> str:
-    """The last line that the error went through outside of libraries and this file: ``" (file.py, line 3: ...)"``."""
+    """Return the last line of the traceback outside of libraries and this file, as ``" (file.py, line 3: ...)"``."""
     found = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         path = Path(frame.f_code.co_filename)
@@ -103,9 +103,9 @@ def _place(error: Exception) -> str:
 
 
 def _is_library(path: Path) -> bool:
-    """Whether a file belongs to JAX, flax or Python's standard library."""
+    """Return whether a file belongs to JAX, flax or Python's standard library."""
     folders, installed = set(path.parents), {"site-packages", "dist-packages"} & set(path.parts)
-    # flax takes a quarter of a second to import, and an error can only have gone through it if it is imported.
+    # The import of flax takes a quarter of a second, and only an imported module can be in a traceback.
     modules = [sys.modules[name] for name in ("jax", "flax") if name in sys.modules]
     if any(Path(str(module.__file__)).parent in folders for module in modules):
         return True
@@ -113,31 +113,31 @@ def _is_library(path: Path) -> bool:
 
 
 def describe(leaf: Any) -> str:
-    """The dtype and the shape of an array: ``float32[3, 4]``."""
+    """Return the dtype and the shape of an array as text: ``float32[3, 4]``."""
     return f"{leaf.dtype}{list(leaf.shape)}"
 
 
 def describe_space(space: Space) -> str:
-    """A space without its bounds: ``Discrete(n=4)``, or ``a Box of shape (2,)``."""
+    """Return a space as text without its bounds: ``Discrete(n=4)``, or ``a Box of shape (2,)``."""
     return repr(space) if isinstance(space, Discrete) else f"a Box of shape {space.shape}"
 
 
-# With JAX's 64-bit types, data that differ in their width only are taken for the same.
+# With JAX's 64-bit types, dtypes that differ only in their width count as equal.
 _NARROW = {"float64": "float32", "int64": "int32", "uint64": "uint32", "complex128": "complex64"}
 
 
 def narrow(leaf: Any) -> Any:
-    """The shape and dtype of an array, in 32 bits where it has 64."""
+    """Return the shape and the dtype of an array, where 64-bit dtypes are replaced by 32-bit dtypes."""
     return abstract(leaf.shape, _NARROW.get(str(leaf.dtype), leaf.dtype))
 
 
 def difference(first: str, one: Tree, second: str, other: Tree) -> str | None:
-    """How the structure, the shapes or the dtypes of two trees differ; None where they do not, but for 32 or 64 bits.
+    """Return how the structure, the shapes or the dtypes of two trees differ; None if they agree up to 32 or 64 bits.
 
     Args:
-        first: what the first tree is called.
+        first: the name of the first tree in the text.
         one: a tree of shapes and dtypes.
-        second: what the other tree is called.
+        second: the name of the other tree in the text.
         other: a tree of shapes and dtypes.
     """
     mine, yours = (
@@ -146,7 +146,7 @@ def difference(first: str, one: Tree, second: str, other: Tree) -> str | None:
     for here, there, leaves, others in ((first, second, mine, yours), (second, first, yours, mine)):
         missing = [path for path in leaves if path not in others]
         if missing:
-            return f"{here} has {_named(missing[0])}, which {there} has not"
+            return f"{here} has {_named(missing[0])}, which {there} does not have"
     if jax.tree.structure(one) != jax.tree.structure(other):
         return f"{first} is a {jax.tree.structure(one)}, and {second} a {jax.tree.structure(other)}"
     for path, leaf in mine.items():
@@ -162,10 +162,10 @@ def _named(path: str) -> str:
 
 
 def is_number(leaf: Any) -> bool:
-    """Whether an array holds real numbers, whole numbers or booleans."""
+    """Return whether an array holds real numbers, whole numbers or booleans."""
     return any(jnp.issubdtype(leaf.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
 
 
 def is_array(value: Any) -> bool:
-    """Whether this is one array, or its shape and dtype, and not a tree of them."""
+    """Return whether a value is one array, or its shape and dtype, and not a tree of several."""
     return hasattr(value, "shape") and hasattr(value, "dtype")

@@ -1,4 +1,4 @@
-"""The training loop: ``run`` is its compiled form, and ``train`` is for notebooks."""
+"""The training loop: ``run`` is traced by compiled programs, and ``train`` is for notebooks."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from metarl_jax.types import Algorithm, Array, Key, Metrics, RunState, Tree
 
 
 def start(algorithm: Algorithm, key: Key) -> RunState:
-    """The state of a run before its first meta-iteration."""
+    """Return the state of a run before its first meta-iteration."""
     key, key_init = jax.random.split(key)
     return RunState(step=jnp.int32(0), key=key, algorithm=algorithm.init(key_init))
 
 
 class Chunk(NamedTuple):
-    """What a stretch of meta-iterations produced."""
+    """The result of several consecutive meta-iterations."""
 
     state: RunState
-    """After the last iteration that left everything finite."""
+    """The state after the last iteration whose state and metrics are finite."""
     metrics: Metrics
-    """``[capacity]`` each; the first ``iterations`` rows are filled."""
+    """The metrics by name, ``[capacity]`` each. The first ``iterations`` rows are filled."""
     iterations: Array
-    """Iterations done, ``int32``; fewer than asked for if the run diverged."""
+    """The number of completed iterations, ``int32``. It is smaller than the requested number if the run diverged."""
     diverged: Array
-    """Whether iteration ``state.step`` produced a number that is not finite (its result was dropped)."""
+    """Whether iteration ``state.step`` produced a number that is not finite. The result of that iteration was
+    discarded."""
 
 
 def _all_finite(tree: Tree) -> Array:
@@ -43,19 +44,20 @@ def _all_finite(tree: Tree) -> Array:
 
 
 def run(algorithm: Algorithm, state: RunState, iterations: Array | int, capacity: int) -> Chunk:
-    """Do some meta-iterations; compile once, call as often as you like.
+    """Run several meta-iterations. The function can be compiled once and called with any number of iterations.
 
-    The number of iterations is a traced value, so chunks of any length up to ``capacity`` are the same program, and
-    12 iterations followed by 8 give bit for bit what 20 give.
+    The number of iterations is a traced value, so chunks of any length up to ``capacity`` are the same program. 12
+    iterations followed by 8 give the same result as 20 iterations, bit for bit.
 
     Args:
-        algorithm: what to run; static.
-        state: where to start.
-        iterations: how many meta-iterations; a traced value above ``capacity`` is cut down to it.
-        capacity: rows of the metrics; static.
+        algorithm: the algorithm; static.
+        state: the state to start from.
+        iterations: the number of meta-iterations. A traced value above ``capacity`` is reduced to ``capacity``.
+        capacity: the number of rows of the metrics; static.
 
     Raises:
-        ValueError: if ``capacity`` is not a positive whole number, or a known number of iterations does not fit.
+        ValueError: if ``capacity`` is not a positive whole number, or a number of iterations that is not traced is not
+            from 0 to ``capacity``.
     """
     capacity = positive_int("capacity", capacity)
     if isinstance(iterations, int) and not 0 <= iterations <= capacity:
@@ -71,7 +73,7 @@ def run(algorithm: Algorithm, state: RunState, iterations: Array | int, capacity
     empty = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), shapes)
 
     def iterated(number: Array) -> tuple[RunState, Metrics]:
-        """The state after some iterations from the start, and the metrics of each."""
+        """Return the state after ``number`` iterations from the start, and the metrics of each iteration."""
 
         def body(i: Array, now: tuple[RunState, Metrics]) -> tuple[RunState, Metrics]:
             new_state, metrics = iterate(now[0])
@@ -79,13 +81,13 @@ def run(algorithm: Algorithm, state: RunState, iterations: Array | int, capacity
 
         return jax.lax.fori_loop(0, number, body, (state, empty))
 
-    # Whether all is finite is asked once, not in every iteration, and then no state need be kept from which to go
-    # back: who diverged takes the same iterations again, up to where that was.
+    # Finiteness is tested once after all iterations, so that no earlier state has to be kept. A run that diverged
+    # repeats its iterations from the start up to the last finite one.
     def attempt(last: _Attempt) -> _Attempt:
         new_state, rows = iterated(last.next)
         finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, jax.tree.leaves(rows)), jnp.bool_(True))
         bad = jnp.logical_and(jnp.logical_not(finite), jnp.arange(capacity) < last.next)
-        # What is not finite in a state may show in the metrics of the next iteration only.
+        # A number in a state that is not finite may appear in the metrics of the next iteration only.
         good = jnp.where(_all_finite(new_state), last.next, last.next - 1)
         return _Attempt(new_state, rows, last.next, jnp.where(jnp.any(bad), jnp.argmax(bad), good).astype(jnp.int32))
 
@@ -98,7 +100,7 @@ def run(algorithm: Algorithm, state: RunState, iterations: Array | int, capacity
 
 
 class _Attempt(NamedTuple):
-    """Iterations done, and how many are to be done instead if anything is not finite."""
+    """The result of ``done`` iterations, and the number of iterations to run instead if a number is not finite."""
 
     state: RunState
     metrics: Metrics
@@ -116,7 +118,7 @@ class Training(NamedTuple):
     """The state after the last iteration, or the last finite one if the run diverged. ``evaluate`` and ``train`` take
     it as it is."""
     metrics: Metrics
-    """``[iterations]`` by name; NaN from the iteration on in which the run diverged."""
+    """The metrics by name, ``[iterations]`` each. They are NaN from the iteration on in which the run diverged."""
     diverged: Array
     """Whether an iteration produced a number that is not finite."""
 
@@ -125,7 +127,7 @@ Progress: TypeAlias = Callable[[int, dict[str, np.ndarray]], None]
 """``(iterations done, metrics of the latest iteration)``; a metric is a scalar, or ``[S]`` for S seeds. It is NaN for a
 seed that has diverged."""
 _SHARES = 20
-"""How often progress is reported."""
+"""The number of times that progress is reported."""
 
 
 def train(
@@ -143,32 +145,33 @@ def train(
     trained by ``metarl-jax train``, which keeps checkpoints.
 
     Args:
-        start_from: a random key for a new run, or the ``Training.state`` of an earlier one, which goes on exactly.
-        algorithm: what to train.
-        iterations: meta-iterations; None: as many as the algorithm was made for (``Algorithm.iterations``), or what an
-            earlier run has left of them.
-        seeds: the number S of independent runs, which start from ``jax.random.split(key, S)``; None: one, without an
-            axis of seeds.
-        progress: whether to print a line about every twentieth of the iterations; or a function that is called then.
+        start_from: a random key for a new run, or the ``Training.state`` of an earlier run, which is continued exactly.
+        algorithm: the algorithm to train.
+        iterations: the number of meta-iterations. None: the number that the algorithm was made for
+            (``Algorithm.iterations``), less those that an earlier run has completed.
+        seeds: the number S of independent runs, which start from ``jax.random.split(key, S)``. None: one run, without
+            an axis of seeds.
+        progress: whether to print a line after each twentieth of the iterations; or a function that is called instead.
 
     Raises:
-        TypeError: if ``start_from`` is neither a typed key nor a state.
-        ValueError: for a number of iterations or seeds that is not a positive whole number, or iterations that are not
-            given though the algorithm does not know them; for progress within a compiled function; or for seeds of a
-            state, which has them.
+        TypeError: if ``start_from`` is not a typed key or a state.
+        ValueError: if the number of iterations or seeds is not a positive whole number, if no number of iterations is
+            given and the algorithm does not define one, if progress is requested within a compiled function, or if
+            seeds are given together with a state, which has its own.
 
     Warns:
-        UserWarning: if there are more iterations than the schedules of the algorithm were made for, or a run diverged.
+        UserWarning: if there are more iterations than the schedules of the algorithm were made for, or if a run
+            diverged.
     """
     state, done = _start_state(start_from, algorithm, seeds)
     iterations = _iterations(algorithm, iterations, done)
     stacked = jnp.ndim(state.step) == 1
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state))
     if not progress:
-        # Within a compiled function, the algorithm may be made of traced numbers: nothing may outlive the trace.
+        # Within a compiled function, the algorithm may contain tracers, so it must not be stored in a cache.
         chunk = (_run if traced else _compiled_run)(algorithm, state, iterations, iterations, stacked)
     elif traced:
-        raise ValueError("progress cannot be reported from within a compiled function: leave it out")
+        raise ValueError("progress cannot be reported from within a compiled function: leave out progress")
     else:
         chunk = _in_shares(algorithm, state, iterations, stacked, _print if progress is True else progress)
     rows = jnp.arange(iterations) < chunk.iterations[..., None]
@@ -184,7 +187,7 @@ def train(
 
 
 def _start_state(start_from: Any, algorithm: Algorithm, seeds: int | None) -> tuple[RunState, int | None]:
-    """The state to start from, and how many iterations it has done; None: not known, because it is traced."""
+    """Return the state to start from, and its number of completed iterations. None: the number is a tracer."""
     if isinstance(start_from, RunState):
         if seeds is not None:
             raise ValueError("seeds are for a new run: the state of an earlier one has its own")
@@ -193,7 +196,7 @@ def _start_state(start_from: Any, algorithm: Algorithm, seeds: int | None) -> tu
     if not (hasattr(start_from, "dtype") and jnp.issubdtype(start_from.dtype, jax.dtypes.prng_key)):
         raise TypeError(f"training starts from jax.random.key(seed), or from a RunState, not from {start_from!r}")
     if jnp.ndim(start_from):
-        raise TypeError("training starts from one key: several seeds are trained with seeds=N")
+        raise TypeError("training starts from one key: use seeds=N to train several seeds")
     if seeds is None:
         return start(algorithm, start_from), 0
     return jax.vmap(functools.partial(start, algorithm))(jax.random.split(start_from, positive_int("seeds", seeds))), 0
@@ -203,17 +206,17 @@ def _iterations(algorithm: Algorithm, asked: int | None, done: int | None) -> in
     most = algorithm.iterations
     if asked is None:
         if most is None:
-            raise ValueError("iterations must be given: the algorithm does not say how many it is made for")
+            raise ValueError("iterations must be given: the algorithm does not define how many it is made for")
         if done is None:
-            raise ValueError("iterations must be given within a compiled function that goes on from a state")
+            raise ValueError("iterations must be given within a compiled function that continues from a state")
         if done >= most:
-            raise ValueError(f"the run has done its {most} iterations; iterations=N goes on all the same")
+            raise ValueError(f"the run has completed its {most} iterations: give iterations=N to continue nevertheless")
         return most - done
     asked = positive_int("iterations", asked)
     if most is not None and done is not None and done + asked > most:
         warnings.warn(
-            f"{done + asked} iterations are more than the {most} that the algorithm was made for: its schedules stay "
-            "at their ends",
+            f"{done + asked} iterations are more than the {most} that the algorithm was made for: its schedules "
+            "keep their last values",
             stacklevel=3,
         )
     return asked
@@ -229,7 +232,7 @@ _compiled_run = jax.jit(_run, static_argnums=(0, 3, 4))
 
 
 def _in_shares(algorithm: Algorithm, state: RunState, iterations: int, stacked: bool, report: Progress) -> Chunk:
-    """As ``_run``, with a call of ``report`` after every share."""
+    """Do the same as ``_run``, and call ``report`` after every share of the iterations."""
     capacity, done, chunks = max(1, -(-iterations // _SHARES)), 0, list[Chunk]()
     while done < iterations:
         number = min(capacity, iterations - done)
@@ -241,7 +244,7 @@ def _in_shares(algorithm: Algorithm, state: RunState, iterations: int, stacked: 
         report(done, {name: np.where(there, values, np.nan) for name, values in latest.items()})
         if np.all(chunks[-1].diverged):
             break
-    # A run that has diverged does no iteration in later chunks, so that its rows are the first ones.
+    # A run that has diverged completes no iteration in later chunks, so its rows are the first ones.
     counts = np.sum([chunk.iterations for chunk in chunks], axis=0)
 
     def joined(*rows: np.ndarray) -> Array:

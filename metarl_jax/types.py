@@ -1,4 +1,4 @@
-"""The few shapes that everything else is built from.
+"""The types that nearly every algorithm and every environment share.
 
 Conventions, everywhere in the package:
 
@@ -39,7 +39,7 @@ class Discrete(NamedTuple):
 class Box(NamedTuple):
     """Real vectors of the given shape; bounds are scalars or arrays that broadcast to the shape.
 
-    Observations that are whole numbers from 0 to 255 may be ``uint8``, which is what then is stored of a trial.
+    Observations that are whole numbers from 0 to 255 may be ``uint8``; stored trials then hold ``uint8``, too.
     """
 
     low: float | Array
@@ -51,7 +51,7 @@ Space: TypeAlias = Discrete | Box
 
 
 class HasSpaces(Protocol):
-    """Whatever has an observation space and an action space, as a family of tasks has."""
+    """An object with an observation space and an action space, such as a family of tasks."""
 
     @property
     def observation_space(self) -> Space: ...
@@ -82,7 +82,7 @@ class AutoResetEnvironment(Protocol):
     def step(
         self, key: Key, state: State, action: Array, params: Task
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
-        """One step, with an automatic reset when the episode ends.
+        """Take one step, and reset the environment if the episode ends.
 
         Returns:
             ``(obs, state, reward, terminated, truncated, info)``. If the episode ended, ``obs`` and ``state`` are the
@@ -114,16 +114,16 @@ class Environment(AutoResetEnvironment, Protocol):
     def step_env(
         self, key: Key, state: State, action: Array, params: Task
     ) -> tuple[Array, State, Array, Array, dict[Any, Any]]:
-        """One step without a reset; return ``(obs, state, reward, terminated, info)``."""
+        """Take one step without a reset; return ``(obs, state, reward, terminated, info)``."""
         ...
 
     def is_truncated(self, state: State, params: Task) -> Array:
-        """Whether the episode has reached its time limit, given the state after a step."""
+        """Return whether the episode has reached its time limit, given the state after a step."""
         ...
 
 
 class TaskDistribution(NamedTuple):
-    """p(T): where tasks come from. Each function draws ONE task.
+    """A distribution over tasks, p(T). Each function draws one task.
 
     Learners are trained on training tasks. Settings and checkpoints are chosen by scores on validation tasks. Results
     are reported on held-out tasks, and nothing is chosen by them.
@@ -134,8 +134,8 @@ class TaskDistribution(NamedTuple):
     sample_heldout: Callable[[Key], Task]
     """Draws a held-out task. Held-out tasks are disjoint from the training tasks where the paper's split is."""
     sample_validation: Callable[[Key], Task] | None = None
-    """Draws a validation task: one like the training tasks, and never a held-out one where the split is finite. None:
-    ``sample`` draws validation tasks, with random keys that training does not use."""
+    """Draws a validation task. Validation tasks are like training tasks; where the split is finite, none of them is a
+    held-out task. None: ``sample`` draws validation tasks, with random keys that training does not use."""
 
     @property
     def validation(self) -> Callable[[Key], Task]:
@@ -149,7 +149,7 @@ class Outcomes(NamedTuple):
     reward: Array
     """``[O]``: the possible rewards."""
     probability: Array
-    """``[O]``: the probability of each of them."""
+    """``[O]``: the probability of each reward."""
 
 
 class Arm(NamedTuple):
@@ -171,7 +171,7 @@ class Arm(NamedTuple):
 
 
 class Privileged(NamedTuple):
-    """Privileged information about training tasks: what a simulator knows and the deployed learner never observes.
+    """Privileged information about training tasks: a simulator has it, and the deployed learner never observes it.
 
     Algorithms may use it in training, for the targets of a loss or as the input of a critic (asymmetric learning: Pinto
     et al. 2018, arXiv 1710.06542). Policies never receive it, and no reported return is computed from it. Every member
@@ -179,9 +179,10 @@ class Privileged(NamedTuple):
     """
 
     training_reward: Callable[[Task, Transition, float], Array] | None = None
-    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards computed from the task, for the same goal as
-    the environment's rewards and are denser (Rakelly et al. 2019, section 6.3) or have a lower variance. PEARL's
-    critics learn from them; RL² and VariBAD do if ``training_reward`` of their configuration is "task"."""
+    """``(task, whole episodes [T, ...], discount) -> [T]``: rewards that are computed from the task. They reward the
+    same goal as the environment's rewards, and are denser (Rakelly et al. 2019, section 6.3) or have a lower variance.
+    PEARL's critics learn from them; RL² and VariBAD learn from them if ``training_reward`` of their configuration is
+    "task"."""
     belief_reward: Callable[[Transition, float], Array] | None = None
     """``(whole trial [T, ...], discount) -> [T]``: the expectation of ``training_reward`` under the posterior over
     tasks, given the steps of the trial before each step. These are the rewards of the Bayes-adaptive MDP (Zintgraf et
@@ -195,103 +196,111 @@ class EnvFamily(NamedTuple):
     """A family of reinforcement-learning tasks that share spaces and dynamics up to their parameters."""
 
     env: AutoResetEnvironment
-    """An ``Environment``, or one with an automatic reset only."""
+    """The environment: an ``Environment``, or an ``AutoResetEnvironment`` without further methods."""
     tasks: TaskDistribution
     horizon: int
-    """The most steps that an episode can last (static, since gymnax's own limit is a traced value)."""
+    """The largest number of steps of an episode. It is static, whereas gymnax's own limit is a traced value."""
     observation_space: Space
     action_space: Space
     optimal_return: Callable[[Task], Array] | None = None
-    """The expected return per episode of the policy that is best for a *known* task; regret is measured from it."""
+    """``task ->`` the expected return per episode of the optimal policy for the *known* task. Regret is the difference
+    from it. None: it is not known."""
     privileged: Privileged | None = None
     """Privileged information about training tasks. None: there is none."""
     success: Callable[[Task, Transition], Array] | None = None
-    """``(task, one step) -> bool``: whether the step does what is to be done; an episode with such a step is a success.
-    None: the tasks are not of that kind."""
+    """``(task, one step) -> bool``: whether the step reaches the goal of the task. An episode with such a step is a
+    success. None: success is not defined for these tasks."""
 
 
 class Inputs(NamedTuple):
-    """What a meta-reinforcement-learning policy sees at one step (Duan et al. 2016, section 2.2).
+    """The inputs of a meta-reinforcement-learning policy at one step (Duan et al. 2016, section 2.2).
 
-    At the first step of a trial the previous action, reward and done are zero (an action of zero is told from
-    "none" by ``first``, which makes the action's encoding vanish).
+    At the first step of a trial the previous action, reward and done are zero. Networks use ``first`` to distinguish
+    the missing action from the action zero: the encoding of a missing action is zero.
     """
 
     obs: Array
     prev_action: Array
     prev_reward: Array
     prev_done: Array
-    """Whether the previous step ended an episode (the episode, not the trial)."""
+    """Whether the previous step ended an episode, not necessarily the trial."""
     first: Array
     """Whether this is the first step of the trial."""
 
 
 class Output(NamedTuple):
-    """What a policy gives back at one step."""
+    """The output of a policy at one step."""
 
     distribution: Any
     """A distribution over actions (``ops.distributions``)."""
     value: Array
-    """The critic's raw output, a scalar; the algorithm says in what unit."""
+    """The critic's raw output, a scalar. Its unit depends on the algorithm."""
     features: Array | None = None
-    """``[F]``: the vector from which the network computes both, for auxiliary losses. None: it does not say."""
+    """``[F]``: the vector from which the network computes the distribution and the value, for auxiliary losses. None:
+    the network does not provide it."""
 
 
 class Policy(NamedTuple):
-    """A network that acts. All but ``unroll`` is of one trial: ``vmap`` it over trials."""
+    """A network that acts. Every function except ``unroll`` handles one trial; use ``vmap`` for several trials."""
 
     init: Callable[[Key], Params]
     initial_carry: Callable[[Params], Carry]
     """The memory at the first step of a trial; ``()`` for a feed-forward network."""
     step: Callable[[Params, Carry, Inputs], tuple[Carry, Output]]
     unroll: Callable[[Params, Carry, Inputs], tuple[Carry, Output]]
-    """``step`` over inputs ``[T, ...]``; equals ``lax.scan`` of ``step``, gradients included, but may be faster.
+    """``step`` over inputs ``[T, ...]``. It equals ``lax.scan`` of ``step``, gradients included, but may be faster.
 
-    Many trials side by side, inputs ``[T, B, ...]`` and carry ``[B, ...]``, are what ``vmap`` over them gives, and
-    faster than that: what the weights' gradient sums over, it sums over in one product.
+    With inputs ``[T, B, ...]`` and a carry ``[B, ...]`` of B trials it equals ``vmap`` over these trials, but is
+    faster: the sum over steps and trials in the gradient of the weights is one matrix product.
     """
     critic: bool = True
-    """Whether the outputs' value is a critic's; otherwise it means nothing."""
+    """Whether ``Output.value`` is the output of a critic. Otherwise it has no meaning."""
     spaces: tuple[Space, Space | None] | None = None
-    """The spaces that the network was made for, which algorithms compare with the family's. None: not compared."""
+    """The observation space and the action space that the network was made for. Algorithms compare them with the spaces
+    of the family. None: nothing is compared."""
 
 
 class Transition(NamedTuple):
-    """One environment step as the learner saw it; a trial is a tree of these with a leading axis ``[T]``."""
+    """One environment step as the learner saw it.
+
+    A trial is a ``Transition`` whose leaves have a leading axis ``[T]``.
+    """
 
     inputs: Inputs
     action: Array
     reward: Array
     terminated: Array
-    """The episode ended by its own rules."""
+    """Whether the episode ended by its own rules."""
     truncated: Array
-    """The episode was cut by its time limit."""
+    """Whether the episode ended because of its time limit."""
     final_obs: Array
     """The observation after the action, before any reset."""
     episode: Array
-    """The index of the episode within the trial that this step belongs to."""
+    """The index, within the trial, of the episode that this step belongs to."""
     valid: Array
-    """False once the trial's last episode is over (episodes may be shorter than the horizon)."""
+    """Whether the step belongs to an episode. It is False after the end of the trial's last episode, because episodes
+    may be shorter than the horizon."""
     output: Any
-    """Whatever the acting function chose to record (log-probability, value, ...)."""
+    """The values that the acting function recorded (log-probability, value, ...)."""
 
 
 class Adaptation(NamedTuple):
-    """How a learner fared on one task."""
+    """The result of adaptation to one task."""
 
     score: Array
     """``[E]``: the return (or accuracy) of each adaptation episode (or gradient step)."""
     learner: Any = ()
-    """What adaptation produced: adapted parameters, a recurrent carry, a posterior."""
+    """The learner after adaptation: adapted parameters, a recurrent carry, or a posterior."""
     success: Array | None = None
-    """``[E]``: the share of each stage's episodes that are a success (``EnvFamily.success``); None where there is no
-    such thing."""
+    """``[E]``: the share of successful episodes at each stage (``EnvFamily.success``). None: success is not defined for
+    these tasks."""
 
 
 class Acting(NamedTuple):
-    """How a trained learner acts on one task, one step at a time. ``agents.Agent`` calls these functions.
+    """The functions by which a trained learner acts on one task, step by step. ``agents.Agent`` calls them.
 
-    They compute what ``Algorithm.adapt`` computes in its rollouts. All are of one task: ``vmap`` them over tasks.
+    They compute the same as ``Algorithm.adapt`` in its rollouts. Each of them handles one task; use ``vmap`` for
+    several tasks.
     """
 
     params: Callable[[State], Params]
@@ -301,28 +310,31 @@ class Acting(NamedTuple):
     act: Callable[[Key, Params, Carry, Inputs, Array], tuple[Carry, Array, Any]]
     """``(key, params, memory, inputs, final observation) -> (memory, action, record)``. The final observation is the
     one after the previous action, before any reset: it differs from ``inputs.obs`` where an episode ended. The record
-    is what ``learn`` needs to know of the step."""
+    holds the values of this step that ``learn`` needs."""
     learn: Callable[[Params, Carry, Transition], Carry] | None = None
-    """``(params, memory, episodes [E, H, ...]) -> memory``: one step of adaptation from whole episodes that ``act``
-    played, whose records are in ``Transition.output``. None: the learner adapts while it acts."""
+    """``(params, memory, episodes [E, H, ...]) -> memory``: one step of adaptation to whole episodes that ``act``
+    played. ``Transition.output`` contains their records. None: the learner adapts while it acts."""
     final_observation: bool = False
     """Whether the learner uses the final observation of an episode."""
 
 
 class Algorithm(NamedTuple):
-    """A meta-learning algorithm; pure functions closed over problem, network and configuration."""
+    """A meta-learning algorithm: pure functions that are closed over problem, network and configuration."""
 
     init: Callable[[Key], State]
     step: Callable[[Key, State], tuple[State, Metrics]]
     """One meta-iteration over a batch of tasks; metrics are float scalars."""
     adapt: Callable[[Key, State, Task], Adaptation]
-    """Meet one task as the deployed learner would."""
+    """``(key, state, task) -> Adaptation``: adapt to one task as the deployed learner does."""
     iterations: int | None = None
-    """The meta-iterations of a whole run, for which schedules are made. None: the algorithm does not say."""
+    """The number of meta-iterations of a whole run, over which schedules extend. None: the algorithm does not define
+    it."""
     stage: str = "episode"
-    """What each score of ``adapt`` is of: an "episode", or the number of steps taken by "gradient step"."""
+    """The stage that each score of ``adapt`` belongs to: "episode", or "gradient step", where the first score is that
+    before any gradient step."""
     acting: Acting | None = None
-    """How the learner acts step by step. None: it does not act (few-shot tasks), or does not offer this."""
+    """The functions by which the learner acts step by step. None: the learner does not act (few-shot tasks), or does
+    not provide them."""
 
 
 class Oracle(NamedTuple):
@@ -330,15 +342,15 @@ class Oracle(NamedTuple):
 
     name: str
     adapt: Callable[[Key, State, Task], Adaptation]
-    """``(key, (), task) -> Adaptation`` with ``score [E]``; the state is not looked at."""
+    """``(key, (), task) -> Adaptation`` with ``score [E]``. The state is not used."""
     stage: str = "episode"
-    """What each score is of, as ``Algorithm.stage``."""
+    """The stage that each score belongs to, "episode" or "gradient step" (see ``Algorithm.stage``)."""
 
 
 class RunState(NamedTuple):
-    """All that a run needs to go on: save it and nothing is lost."""
+    """The complete state of a run. A run that is resumed from it equals an uninterrupted one."""
 
     step: Array
-    """Meta-iterations done, an ``int32`` scalar."""
+    """The number of completed meta-iterations, an ``int32`` scalar."""
     key: Key
     algorithm: State

@@ -1,4 +1,4 @@
-"""Double precision where what is tested runs in other threads too."""
+"""Double precision for tests whose callbacks run in other threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 
 @contextlib.contextmanager
 def double_precision() -> Iterator[None]:
-    """For all threads, as JAX's own context is not: callbacks run in others."""
+    """Enable 64-bit types in all threads. JAX's own context manager does so in the current thread only."""
     jax.config.update("jax_enable_x64", True)
     try:
         yield

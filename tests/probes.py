@@ -1,4 +1,4 @@
-"""Environments for tests, whose answers are known, and what programs consist of."""
+"""Environments with known solutions for tests, and a function that lists the equations of a program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ProbeParams(NamedTuple):
     """A task of the probe environment."""
 
     target: jax.Array
-    """``[2]``: the action that is wanted."""
+    """``[2]``: the optimal action."""
 
 
 class ProbeState(NamedTuple):
@@ -24,7 +24,10 @@ class ProbeState(NamedTuple):
 
 
 class Probe:
-    """Continuous actions, episodes that end at random: reward minus the squared distance to a hidden target."""
+    """An environment with continuous actions and random ends.
+
+    The reward is minus the squared distance of the action to a hidden target.
+    """
 
     horizon = 5
 
@@ -54,7 +57,7 @@ class Probe:
 
 
 def probe_family() -> EnvFamily:
-    """The probe, as a family."""
+    """Make the family of the probe environment."""
     env = Probe()
 
     def sample(key: Key) -> ProbeParams:
@@ -71,7 +74,7 @@ def probe_family() -> EnvFamily:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """The equations of a program and of those within it."""
+    """Yield the equations of a program and of its inner programs."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.extend.core.jaxprs_in_params(equation.params):

@@ -1,4 +1,4 @@
-"""Agents act in plain loops as their learners do in rollouts."""
+"""Agents act in plain Python loops in the same way as their learners do in rollouts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metarl_jax.types import Acting, Algorithm, Box, Discrete, EnvFamily
 
 
 class Tasks:
-    """N tasks of a family as an environment in the style of Gymnasium, which resets itself. NumPy in and out."""
+    """N tasks of a family as an environment in the style of Gymnasium, with NumPy arrays, that resets itself."""
 
     def __init__(self, family: EnvFamily, key: Any, number: int) -> None:
         key_tasks, self._key = jax.random.split(key)
@@ -51,21 +51,21 @@ class Tasks:
 
 
 def play(agent: Agent, env: Tasks, episodes: int, seed: int = 0) -> np.ndarray:
-    """The return of each episode on each task, ``[N, E]``."""
+    """Return the return of each episode on each task, ``[N, E]``."""
     agent.reset(seed, batch=env.number)
     returns, episode = np.zeros((env.number, episodes + 1)), np.zeros(env.number, int)
     obs, reward, done, final = env.reset(), None, None, None
     while np.any(episode < episodes):
         action = agent.act(obs, reward, done, final_observation=final)
         obs, reward, done, final = env.step(action)
-        # Tasks that are through go on, and it does not count.
+        # Tasks that have finished continue, but their rewards do not count.
         returns[np.arange(env.number), episode] += reward
         episode = np.minimum(episode + done, episodes)
     return returns[:, :episodes]
 
 
 def play_by_gradient(agent: Agent, env: Tasks, steps: int, episodes: int, seed: int = 0) -> np.ndarray:
-    """The mean return before each gradient step and after the last, ``[N, steps + 1]``."""
+    """Return the mean return before each gradient step and after the last one, ``[N, steps + 1]``."""
     agent.reset(seed, batch=env.number)
     scores = np.zeros((env.number, steps + 1))
     obs = env.reset()
@@ -75,7 +75,7 @@ def play_by_gradient(agent: Agent, env: Tasks, steps: int, episodes: int, seed: 
             obs, reward, done, final = env.step(agent.act(obs))
             agent.observe(reward, done, final)
             whole = agent.episodes()
-        # Tasks whose episodes are shorter have played more of them.
+        # On tasks with shorter episodes, the agent has played more of them.
         used = [of_task[:episodes] for of_task in whole]
         scores[:, step] = [np.mean([episode.rewards.sum() for episode in of_task]) for of_task in used]
         agent.adapt(used)
@@ -83,13 +83,13 @@ def play_by_gradient(agent: Agent, env: Tasks, steps: int, episodes: int, seed: 
 
 
 class Kind(NamedTuple):
-    """A learner of some kind, and the family that it is trained on."""
+    """A learner of one kind, and the family that it is trained on."""
 
     family: EnvFamily
     algorithm: Algorithm
     stages: int
     episodes: int | None = None
-    """Episodes of a gradient step; None: the learner adapts while it acts."""
+    """The number of episodes of a gradient step. None: the learner adapts while it acts."""
 
 
 def _rl2(**settings: Any) -> Kind:
@@ -141,7 +141,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_an_agent_does_what_its_learner_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any randomness, the returns on a task are the learner's own."""
+    """Without randomness, the agent's returns on a task equal those of the learner's ``adapt``."""
     for kind in (distributions.Categorical, distributions.DiagonalGaussian, distributions.SquashedGaussian):
         monkeypatch.setattr(kind, "sample", lambda self, key: self.mode())
     made = KINDS[name]()
@@ -154,7 +154,7 @@ def test_an_agent_does_what_its_learner_does(name: str, monkeypatch: pytest.Monk
     keys = jax.random.split(jax.random.key(2), 4)
     expected = jax.jit(jax.vmap(made.algorithm.adapt, (0, None, 0)))(keys, state, env.tasks).score
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
-    # The probe is worth something: behaviour differs between tasks or between stages.
+    # The comparison is meaningful: returns differ between tasks or between stages.
     assert np.std(got) > 1e-3
 
 
@@ -162,7 +162,7 @@ def test_an_agent_does_what_its_learner_does(name: str, monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("name", ["rl2", "varibad", "pearl", "maml_trpo"])
 def test_an_agent_scores_what_evaluation_says(name: str) -> None:
-    """With sampled actions, after some training: the same mean within both intervals."""
+    """With sampled actions, after some training, the mean returns agree within both intervals."""
     made = {
         "rl2": lambda: _rl2(iterations=30, trials=64),
         "varibad": lambda: _varibad(iterations=30, trials=64, buffer_trials=64),
@@ -308,7 +308,7 @@ def discrete_observations() -> Agent:
 
 
 def test_episodes_of_different_lengths() -> None:
-    """Padding does not matter: adapting from short episodes gives finite parameters that depend on their steps only."""
+    """Adaptation from short episodes gives finite parameters that do not depend on padding."""
     family = probe_family()
     policy = mlp.make(family, mlp.Settings(units=5), history=False, critic=False)
     problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=6))
@@ -346,7 +346,7 @@ def test_who_adapts_how_is_said() -> None:
     agent = Agent(made.algorithm, start(made.algorithm, jax.random.key(0)), made.family)
     assert agent.needs_final_observation
     agent.act([0.0, 0.0])
-    with pytest.raises(ValueError, match="the episode has ended, and this learner uses its final observation"):
+    with pytest.raises(ValueError, match="the episode has ended, and this learner needs its final observation"):
         agent.observe(0.0, True)
 
 
@@ -358,5 +358,5 @@ def test_who_does_not_act_is_refused() -> None:
         Agent(algorithm, state, probe_family())
     made = _rl2()
     run = train(jax.random.key(0), made.algorithm, iterations=1, seeds=2)
-    with pytest.raises(ValueError, match="an agent is made of one seed, not of 2"):
+    with pytest.raises(ValueError, match="an agent is made from one seed, not from 2"):
         Agent(made.algorithm, run.state, made.family)

@@ -1,4 +1,4 @@
-"""The public API: ``import metarl_jax``."""
+"""Tests of the public API: ``import metarl_jax``."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_readme_has_the_five_lines(root: Path) -> None:
 
 @pytest.mark.slow
 def test_the_readme_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All Python blocks, one after another, in one namespace."""
+    """Execute all Python blocks in order in one namespace."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for block in readme_blocks(root):
@@ -92,7 +92,7 @@ def test_training_knows_its_iterations() -> None:
     assert isinstance(run.state, RunState)
     assert {rows.shape for rows in run.metrics.values()} == {(6,)}
     assert not run.diverged
-    # Parts of it, one after another, are the same run.
+    # Training in consecutive parts is the same run.
     first = mrl.train(jax.random.key(0), algorithm, iterations=4)
     both = mrl.train(first.state, algorithm)
     jax.tree.map(np.testing.assert_array_equal, raw(both.state), raw(run.state))

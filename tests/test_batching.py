@@ -1,4 +1,4 @@
-"""Tasks that are vectorised, evaluated sequentially, or sharded."""
+"""Tests of tasks that are vectorised, evaluated sequentially, or sharded."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from metarl_jax import batching
 from metarl_jax.types import Array, Metrics, Tree
 
 widths: set[tuple[int, ...]] = set()
-"""The leading axes of what ``seen`` was mapped over."""
+"""The sizes of the leading axes over which ``seen`` was mapped."""
 
 
 def seen(x: Array) -> Array:
-    """``x``; the leading axes that it is mapped over when the program runs are added to ``widths``."""
+    """Return ``x``, and add the leading axes that it is mapped over at run time to ``widths``."""
 
     def note(x: np.ndarray) -> np.ndarray:
         widths.add(x.shape)
@@ -73,7 +73,7 @@ def test_tasks_whose_data_overflow_a_cache_are_mapped_sequentially(more: int) ->
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("size", [1, 2, 6])
 def test_tasks_in_parts_are_the_same(devices: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With something shared, several arguments and leaves of size 0, wherever tasks come out."""
+    """The result equals that of ``vmap``, with shared arguments, leaves of size 0, and all output axes."""
     tasks = jnp.arange(12.0).reshape(6, 2), jnp.zeros((6, 0))
     monkeypatch.setattr(batching, "CACHED_CARRIES", 4 * size)
     monkeypatch.setattr(batching, "LEAST_AT_ONCE", 1)
@@ -125,7 +125,7 @@ def test_sequential_tasks_have_the_same_mean_and_gradient(
 
 
 def test_each_device_evaluates_its_own_tasks_sequentially(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but sums passes between devices, and no device meets another's tasks."""
+    """Devices exchange sums only, and no device processes the tasks of another one."""
     monkeypatch.setattr(batching, "CACHED_BYTES", 0)
     shared, tasks = jnp.ones((3, 2)), jnp.ones((8, 5, 3))
     mesh = jax.make_mesh((2,), (batching.TASK_AXIS,), axis_types=(AxisType.Auto,))
@@ -144,7 +144,7 @@ def test_each_device_evaluates_its_own_tasks_sequentially(monkeypatch: pytest.Mo
 
 
 def test_tasks_are_sequential_where_the_data_of_one_overflow_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either all that a task holds, or what of it is said to be its data."""
+    """The limit applies to all arrays of a task, or to those that ``data_of`` returns."""
 
     def loss(shared: Array, task: Tree) -> tuple[Array, Metrics]:
         return shared * task["weight"], {}

@@ -1,4 +1,4 @@
-"""Bad values get one clear error before anything compiles."""
+"""Invalid values raise one clear error before anything compiles."""
 
 from __future__ import annotations
 
@@ -124,5 +124,5 @@ def test_names_near_an_unknown_one_are_found_by_their_words() -> None:
     assert checks.did_you_mean("--episodes", options) == " (did you mean --adaptation-episodes?)"
     assert checks.did_you_mean("--hiden-size", options) == " (did you mean --hidden-size?)"
     assert checks.did_you_mean("--adaptation_episodes", options) == " (did you mean --adaptation-episodes?)"
-    # The dashes alone are no likeness.
+    # Names that only have dashes in common are not similar.
     assert checks.did_you_mean("--zq", options) == ""

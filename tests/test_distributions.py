@@ -1,4 +1,4 @@
-"""Distributions against closed forms, finite differences and counted frequencies."""
+"""Comparison of distributions with closed forms, finite differences and counted frequencies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_categorical_samples_in_proportion(size: int) -> None:
     expected = DRAWS * probabilities(size)
     chi_square = float(np.sum((np.bincount(actions, minlength=size) - expected) ** 2 / expected))
     freedom = size - 1
-    # Chi-square has mean `freedom` and variance twice that; five standard deviations and its skew.
+    # Chi-square has the mean `freedom` and twice this variance. The bound is five standard deviations and its skew.
     assert chi_square < freedom + 5 * np.sqrt(2 * freedom) + 10
 
 
@@ -147,11 +147,11 @@ def test_squashed_samples_lie_within_their_bounds_and_their_density_is_one_in_al
 
 
 def test_squashed_densities_are_finite_where_the_tangent_is_flat() -> None:
-    """The exact log density of action tanh(x): that of x minus log(1 - tanh(x)^2) = -2 log cosh x."""
+    """Return the log density of tanh(x): that of x minus log(1 - tanh(x)^2) = -2 log cosh x."""
     x = jnp.array([12.0])
     certain = SquashedGaussian(x, jnp.array([-20.0]), jnp.array([-1.0]), jnp.array([1.0]))
     action, log_prob = certain.sample_with_log_prob(jax.random.key(0))
-    # To rounding, which depends on how this is compiled.
+    # They agree up to rounding, which depends on the compilation.
     assert float(action[0]) == pytest.approx(1, abs=1e-6)
     normal = DiagonalGaussian(x, jnp.array([-20.0]))
     expected = float(normal.log_prob(normal.sample(jax.random.key(0)))) + 2 * (12 - np.log(2))

@@ -1,4 +1,4 @@
-"""Draws of steps: valid ones only, uniform among them, and the plain uniform draws where nothing is padded."""
+"""Draws of steps are uniform over valid steps, and equal plain uniform draws if there is no padding."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = 4000
 
 
 def assert_uniform(counts: np.ndarray, draws: int) -> None:
-    """Each count of a uniform choice is within five standard deviations of a binomial count, and so is chi-square."""
+    """Assert that the counts of a uniform choice, and chi-square, are within five standard deviations."""
     expected = draws / len(counts)
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
     chi_square, freedom = np.sum((counts - expected) ** 2) / expected, len(counts) - 1
@@ -32,7 +32,7 @@ def assert_uniform(counts: np.ndarray, draws: int) -> None:
 
 @pytest.mark.parametrize("valid_steps", [0, 1, 3, 8, 23, STEPS])
 def test_steps_of_a_trial_are_drawn_among_its_valid_steps(valid_steps: int) -> None:
-    """The second trial of the batch has valid steps in odd places."""
+    """Only steps at odd indices of the second trial are valid."""
     number = 8
     valid = np.zeros((STEPS, 2), bool)
     valid[:valid_steps, 0] = True
@@ -46,12 +46,12 @@ def test_steps_of_a_trial_are_drawn_among_its_valid_steps(valid_steps: int) -> N
         count = min(number, int(valid[:, trial].sum()))
         assert valid[drawn[:, :count, trial], trial].all()
         assert not valid[drawn[:, count:, trial], trial].any()
-        # Without replacement.
+        # The draws are without replacement.
         assert all(len(set(row)) == number for row in drawn[:200, :, trial])
         if count:
             counts = np.bincount(drawn[:, :count, trial].ravel(), minlength=STEPS)[valid[:, trial]]
             assert_uniform(counts, KEYS * count)
-            # In random order too: the first draw alone is uniform.
+            # The order is random, too: the first draw alone is uniform.
             assert_uniform(np.bincount(drawn[:, 0, trial], minlength=STEPS)[valid[:, trial]], KEYS)
 
 
@@ -61,7 +61,7 @@ def test_without_padding_draws_are_those_of_jax_random() -> None:
     drawn = steps_without_replacement(key, jnp.ones((STEPS, 3), bool), 7)
     np.testing.assert_array_equal(drawn, np.broadcast_to(np.asarray(expected)[:, None], (7, 3)))
 
-    # Rings that are filled to different lengths.
+    # The ring buffers are filled to different lengths.
     lengths = jnp.array([[5, 5, 5, 0], [5, 5, 0, 0], [5, 5, 5, 5]])
     expected = jax.random.randint(key, (3, 100), 0, jnp.array([[15], [10], [20]]))
     np.testing.assert_array_equal(steps_of_episodes(key, lengths, 5, 100), expected)
@@ -86,7 +86,10 @@ def test_steps_of_episodes_are_drawn_among_the_valid_ones() -> None:
 
 
 def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> np.ndarray:
-    """VariBAD's loss in 40 iterations, where a step's bound is minus its index, less the mean of all valid indices."""
+    """Return VariBAD's losses in 40 iterations minus the mean of all valid indices.
+
+    The bound of each step is minus its index.
+    """
 
     def bound_is_minus_index(
         key: Key, beliefs: Any, log_likelihood: Any, prior: Any, kl_weight: Any, steps: Array | None
@@ -111,7 +114,7 @@ def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> np
         adaptation_episodes=1, bound_steps=bound_steps,
     )  # fmt: skip
     algorithm = varibad.make(family, networks, config)
-    # Each iteration from the same state: its buffer holds the four trials that the iteration collects.
+    # Each iteration starts from the same state, and its buffer holds the four trials that the iteration collects.
     step, state = jax.jit(algorithm.step), algorithm.init(jax.random.key(0))
     differences = []
     for seed in range(40):
@@ -123,12 +126,15 @@ def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> np
 
 @pytest.mark.parametrize("bound_steps", [None, 2, 9])
 def test_varibad_weighs_valid_steps_alike(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> None:
-    """Trials of 2 to 10 steps: the loss is in expectation the mean over all valid steps, however few are drawn."""
+    """For trials of 2 to 10 steps, the expected loss is the mean over all valid steps.
+
+    It does not depend on the number of drawn steps.
+    """
     differences = index_losses(monkeypatch, bound_steps)
     assert np.isfinite(differences).all()
     standard_error = differences.std(ddof=1) / np.sqrt(differences.size)
     assert abs(differences.mean()) < 4 * standard_error
-    # Of an index between 0 and 9: tight enough to see if trials instead of steps count alike (0.3).
+    # Indices are between 0 and 9. The tolerance detects equal weights of trials instead of steps, an error of 0.3.
     assert standard_error < 0.06
 
 
@@ -149,7 +155,7 @@ PEARL_SIZES: dict[str, Any] = {
 
 
 def test_pearl_learns_from_valid_steps_of_its_replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Critics are given no step that is padding, in any gradient step."""
+    """No gradient step trains critics on padding."""
     family, seen = probe_family(), []
     original: Callable[..., Array] = pearl.steps_of_episodes
 

@@ -1,4 +1,4 @@
-"""The evaluator on learners whose scores are known."""
+"""Tests of the evaluation on learners with known scores."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from metarl_jax.ops.statistics import mean_with_interval
 from metarl_jax.types import Adaptation, Array, Key, State, Task, TaskDistribution
 
 TASKS = TaskDistribution(
-    sample=lambda key: jax.random.uniform(key) - 100.0,  # meta-training tasks, which must not turn up
+    sample=lambda key: jax.random.uniform(key) - 100.0,  # training tasks, which an evaluation must not draw
     sample_heldout=jax.random.uniform,
 )
 
 
 def adapt(key: Key, state: State, task: Task) -> Adaptation:
-    """Two episodes: the task plus the learner's offset, and the same with noise."""
+    """Return the scores of two episodes: the task plus the learner's offset, and the same with noise."""
     return Adaptation(jnp.stack([task + state, task + state + 0.1 * jax.random.normal(key)]))
 
 
@@ -107,7 +107,7 @@ def test_the_interval_over_tasks_covers_the_mean() -> None:
     for seed in range(40):
         estimate = mean_with_interval(evaluate(100, seed=seed)[0, :, 1])
         inside += estimate.low <= 0.5 <= estimate.high
-    assert inside >= 33  # 95 % of 40, less three standard deviations
+    assert inside >= 33  # 95 % of 40 minus three standard deviations
 
 
 def test_oracles_have_no_state() -> None:

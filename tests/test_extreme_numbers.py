@@ -1,4 +1,4 @@
-"""Values and gradients at the edges of what floats hold: exact, or infinite where the truth is, and never NaN."""
+"""Values and gradients near the limits of floats are exact, or infinite where the true value is, and never NaN."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def finite(tree: Any) -> bool:
 
 
 def gaussian_kl(x: Array) -> Array:
-    """Of (mean, log std, other's log std), the other's mean being zero."""
+    """Return the divergence for (mean, log std, log std of the other); the mean of the other is zero."""
     return DiagonalGaussian(x[:1], x[1:2]).kl(DiagonalGaussian(jnp.zeros(1), x[2:]))
 
 
@@ -52,9 +52,9 @@ GAUSSIAN_KL = jax.jit(jax.value_and_grad(gaussian_kl))
 
 
 def exact_kl(mean: float, log_std: float, other: float) -> tuple[float, np.ndarray]:
-    """In float64, with the gradient."""
+    """Return the divergence and its gradient, computed in float64."""
     d = log_std - other
-    # The power series where the closed form cancels.
+    # Where the closed form cancels, the power series is used.
     scale = d**2 * (1 + 2 * d / 3 + d**2 / 3 + 2 * d**3 / 15) if abs(d) < 1e-3 else (math.expm1(2 * d) - 2 * d) / 2
     ratio = mean * math.exp(-other)
     slope = math.expm1(2 * d)
@@ -70,7 +70,7 @@ means = st.one_of(st.just(0.0), st.floats(-1e3, 1e3, width=32, allow_subnormal=F
     mean=st.one_of(st.just(0.0), st.floats(-1e3, 1e3, width=32, allow_subnormal=False)), log_std=floats, other=floats
 )
 def test_gaussian_divergence_is_exact_wherever_it_can_be_represented(mean: float, log_std: float, other: float) -> None:
-    # What the float32 subtraction makes of the difference is not at issue.
+    # The rounding of the difference in float32 is not tested.
     log_std = float(np.float32(other) + np.float32(np.float32(log_std) - np.float32(other)))
     value, gradient = (np.asarray(x, np.float64) for x in GAUSSIAN_KL(jnp.array([mean, log_std, other], jnp.float32)))
     difference = float(np.float32(log_std) - np.float32(other))
@@ -92,7 +92,7 @@ def test_gaussian_divergence_is_exact_wherever_it_can_be_represented(mean: float
 )
 def test_gaussian_divergence_of_standard_deviations(difference: float, expected: float) -> None:
     value, gradient = GAUSSIAN_KL(jnp.array([0.0, difference, 0.0]))
-    # 44.7 and e^89.4 are rounded.
+    # The values 44.7 and e^89.4 are rounded.
     assert float(value) == pytest.approx(expected, rel=1e-5)
     assert finite(gradient)
 
@@ -106,13 +106,13 @@ def test_a_divergence_beyond_the_largest_float_is_infinite_with_a_finite_gradien
 
 
 def test_divergences_curve_as_they_should_where_policies_agree() -> None:
-    """The metric of a trust region: 2 in the log standard deviation."""
+    """The second derivative, the metric of a trust region, is 2 in the log standard deviation."""
     assert float(jax.hessian(gaussian_kl)(jnp.array([0.0, 0.3, 0.3]))[1, 1]) == pytest.approx(2, rel=1e-6)
 
 
 @pytest.mark.parametrize("log_std", [-79.0, -85.0, -100.0, -150.0, -200.0])
 def test_densities_are_finite_at_the_mean_of_the_narrowest_gaussian(log_std: float) -> None:
-    """Zero distance in units of a standard deviation whose inverse overflows."""
+    """A distance of zero is zero in units of a standard deviation whose inverse overflows."""
 
     def log_density(x: Array) -> Array:
         return DiagonalGaussian(x[:1], x[1:]).log_prob(jnp.zeros(1))
@@ -126,7 +126,7 @@ def test_densities_are_finite_at_the_mean_of_the_narrowest_gaussian(log_std: flo
 
 @pytest.mark.parametrize("log_std", [-60.0, -44.0, 3.0, 44.0, 60.0])
 def test_products_of_very_narrow_and_very_wide_gaussians(log_std: float) -> None:
-    """Three alike, and one of weight zero that is no number."""
+    """The product of three equal factors is exact, with a fourth factor of weight zero that is NaN."""
     factors = DiagonalGaussian(jnp.array([[1.0], [2.0], [6.0], [jnp.nan]]), jnp.array([[log_std]] * 3 + [[jnp.inf]]))
     weight = jnp.array([1.0, 1.0, 1.0, 0.0])
     got = product(factors, weight)
@@ -161,7 +161,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 def test_masked_actions_have_no_part_in_values_and_gradients(
     p: list[float], q: list[float], p_mask: list[bool], q_mask: list[bool]
 ) -> None:
-    """Against closed forms in float64 over the actions that are possible."""
+    """Values agree with closed forms in float64 over the possible actions."""
     possible, other = np.array(p_mask), np.array(q_mask)
     x = np.where(possible, np.array(p, np.float32), -np.inf).astype(np.float32)
     y = np.where(other, np.array(q, np.float32), -np.inf).astype(np.float32)
@@ -197,7 +197,7 @@ def test_an_action_that_is_no_number_is_not_hidden() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 2.0**-24, 0.25, 0.5, 1 - 2.0**-23, 1 - 2.0**-24, 1.0])
 def test_masked_actions_are_never_drawn(monkeypatch: pytest.MonkeyPatch, threshold: float) -> None:
-    """All masks of five actions, whatever the random number, 1 included, which it never is."""
+    """Actions of all masks of five actions are possible for every random number, even for 1, which is never drawn."""
     every = np.array([mask for mask in itertools.product([False, True], repeat=ACTIONS) if any(mask)])
     masked = jnp.where(jnp.asarray(every), jnp.array([0.3, -2.0, 1.0, -90.0, 0.1]), -jnp.inf)
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, *rest, **named: jnp.full(shape, threshold))
@@ -207,7 +207,7 @@ def test_masked_actions_are_never_drawn(monkeypatch: pytest.MonkeyPatch, thresho
 
 
 def test_masked_actions_are_never_drawn_where_rounding_moves_running_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums of many numbers are taken in parallel: an action of probability zero may seem to have some."""
+    """With parallel sums of many numbers, an action of probability zero is not drawn."""
     random, rows, size = np.random.default_rng(0), 400, 300
     x = 2 * random.normal(size=(rows, size)).astype(np.float32)
     possible = random.random((rows, size)) > 0.4
@@ -262,7 +262,7 @@ def test_clipped_surrogate_of_extreme_ratios(log_ratio: float, advantage: float,
 @pytest.mark.parametrize("clip", [0.2, math.inf])
 @pytest.mark.parametrize("log_ratio", [41.0, 100.0, 1e30, np.inf])
 def test_the_way_back_from_a_huge_ratio_of_a_bad_action_stays_open(log_ratio: float, clip: float) -> None:
-    """There the objective has no bound: value and slope are large and finite, and so are their squares."""
+    """Where the objective has no bound, value and slope are large and finite, and so are their squares."""
     value, slope = jax.value_and_grad(lambda x: clipped_surrogate(x, jnp.float32(-3.0), clip))(jnp.float32(log_ratio))
     assert float(value) < -1e17
     assert float(slope) < -1e17
@@ -317,7 +317,7 @@ PPO = ppo.make(mlp.policy(Box(-1, 1, (2,)), Discrete(3), hidden_sizes=(3,)), Box
 
 
 def ppo_batch() -> ppo.Batch:
-    """The last step of the second trial does not count."""
+    """X"""
     shape = (STEPS, TRIALS)
     inputs = Inputs(
         jax.random.normal(jax.random.key(0), (*shape, 2)),
@@ -390,7 +390,7 @@ def policy_problem(estimator: problems.Estimator, clip: float | None) -> InnerPr
 
 @pytest.fixture(scope="module")
 def rollouts() -> tuple[Any, problems.Rollouts]:
-    """Parameters that have moved since the episodes were played, and episodes of different lengths."""
+    """Return parameters that differ from those that played, and episodes of different lengths."""
     problem = policy_problem("dice", None)
     params = problem.init(jax.random.key(0))
     batch = jax.jit(problem.support)(jax.random.key(1), params, FAMILY.tasks.sample(jax.random.key(2)))
@@ -412,7 +412,7 @@ def test_inner_and_outer_losses_do_not_depend_on_padding(
         return problem.inner_loss(params, batch) + problem.outer_loss(params, batch) + moved
 
     gradient = jax.jit(jax.value_and_grad(everything))
-    # Ratios of e^200 and more; and distributions that are a point.
+    # There are ratios of e^200 and more, and distributions that are a point.
     poisoned = batch._replace(
         log_prob=jnp.where(batch.valid, batch.log_prob, -200.0),
         distribution=batch.distribution._replace(
@@ -422,7 +422,7 @@ def test_inner_and_outer_losses_do_not_depend_on_padding(
     clean = gradient(params, batch)
     assert finite(clean)
     jax.tree.map(np.testing.assert_array_equal, clean, gradient(params, poisoned))
-    # A valid step with such a ratio leaves the gradient finite, with either sign of its advantage.
+    # The gradient is finite for a valid step with such a ratio, for both signs of its advantage.
     first = jnp.zeros(batch.valid.shape, bool).at[:, 0].set(True)
     assert finite(gradient(params, batch._replace(log_prob=jnp.where(first, -200.0, batch.log_prob))))
 
@@ -431,7 +431,7 @@ def test_inner_and_outer_losses_do_not_depend_on_padding(
 
 
 def test_reptile_counts_steps_exactly_beyond_2_to_the_24() -> None:
-    """The mean of five tasks' counts of 20,000,001, as a float32, is another number."""
+    """The step count is exact, although the float32 mean of five counts of 20,000,001 is not."""
     problem = problems.few_shot(sinusoid.reptile(), mlp.predictor(1, 1, hidden_sizes=(2,)))
     algorithm = reptile.make(problem, reptile.Config(tasks=5, inner_steps=2))
     state = algorithm.init(jax.random.key(0))
@@ -472,7 +472,7 @@ def test_linear_memories_that_never_fade_or_at_once_have_finite_gradients(log_ra
 
 
 def test_rates_are_finite_for_the_longest_memories() -> None:
-    """Moduli between 0 and 1, which float32 rounds to both."""
+    """Moduli stay between 0 and 1, although float32 rounds to both limits."""
     draw = linear_recurrence._log_minus_log(1 - 1e-9, 1 - 1e-12)
     assert finite(draw(jax.random.key(0), (1000,), jnp.float32))
 

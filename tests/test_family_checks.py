@@ -1,4 +1,4 @@
-"""Families with one fault each, and what is said of it."""
+"""Families with one fault each, and the expected messages."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Walker(NamedTuple):
 
 
 class Line:
-    """Steps to the left, none, or to the right, on a line from -9 to 9; an episode ends after five steps."""
+    """A line from -9 to 9 with steps to the left, none, or to the right. An episode ends after five steps."""
 
     def reset(self, key: Key, params: Any) -> tuple[Any, ...]:
         del params
@@ -83,14 +83,17 @@ def sample(key: Key) -> Goal:
 
 
 def line(env: Any = None, **changes: Any) -> EnvFamily:
-    """The line, with some of the family's fields changed."""
+    """Make the family of lines with some of its fields changed."""
     env = Line() if env is None else env
     right = EnvFamily(env, TaskDistribution(sample, sample), HORIZON, Line().observation_space(), Discrete(3))
     return right._replace(**changes)
 
 
 def returning(**changes: Callable[[Any], Any]) -> Any:
-    """The line, whose ``step`` returns what each function makes of the right value; also of ``step`` as a whole."""
+    """Make a line whose ``step`` returns changed values.
+
+    Each function changes one of them, or all of them together.
+    """
 
     class Changed(Line):
         def step(self, key: Key, state: Any, action: Array, params: Any) -> Any:
@@ -103,7 +106,7 @@ def returning(**changes: Callable[[Any], Any]) -> Any:
 
 
 def refused(family: Any, check: Callable[[Any], Any] = check_shapes) -> ValueError:
-    """The error that a check raises, which is one line."""
+    """Return the error that a check raises, which must be one line."""
     with pytest.raises(ValueError) as raised:
         check(family)
     assert "\n" not in str(raised.value)
@@ -229,11 +232,11 @@ def test_entries_that_never_change_are_valid_in_observations_and_not_in_actions(
 
 
 def test_more_actions_than_the_tasks_have_arms() -> None:
-    """What JAX would make of them: indices beyond the last arm are that of the last arm."""
+    """JAX would replace indices beyond the last arm by that of the last arm, so the check refuses them."""
     few = bandits.bernoulli(4)
     wanted = "action_space is Discrete(n=7), but env.action_space(task) is Discrete(n=4)"
     assert wanted in str(refused(few._replace(action_space=Discrete(7))))
-    # An environment that says so itself, and tasks with fewer arms.
+    # The environment declares the number itself, and tasks have fewer arms.
     assert wanted in str(refused(bandits.bernoulli(7)._replace(tasks=few.tasks)))
     users = recommendation.made_up(6)
     message = refused(recommendation.made_up(9)._replace(tasks=users.tasks))
@@ -262,9 +265,13 @@ def test_heldout_tasks_of_another_dtype_or_structure() -> None:
     family = line(tasks=TaskDistribution(sample, lambda key: Goal(jnp.int32(1))))
     assert "place is float32[] in a task of tasks.sample, and int32[] in" in str(refused(family))
     family = line(tasks=TaskDistribution(sample, lambda key: {"place": jax.random.uniform(key)}))
-    assert "a task of tasks.sample has place, which a task of tasks.sample_heldout has not" in str(refused(family))
+    assert "a task of tasks.sample has place, which a task of tasks.sample_heldout does not have" in str(
+        refused(family)
+    )
     family = line(tasks=TaskDistribution(lambda key: (), sample))
-    assert "a task of tasks.sample_heldout has place, which a task of tasks.sample has not" in str(refused(family))
+    assert "a task of tasks.sample_heldout has place, which a task of tasks.sample does not have" in str(
+        refused(family)
+    )
 
     @struct.dataclass
     class Static:
@@ -294,7 +301,7 @@ def test_a_horizon_below_the_tasks_own_limit(limit: Any) -> None:
         "tasks to 5"
     )
     check_shapes(line(tasks=tasks, horizon=10))
-    # Fewer steps than the horizon are no fault.
+    # A limit below the horizon is valid.
     check_shapes(line(tasks=tasks, horizon=11))
 
 
@@ -400,7 +407,7 @@ class ResetOfThree(Line):
 
 
 class Ints(Line):
-    """Observations of a discrete space that are floats."""
+    """A family of a discrete space whose observations are floats."""
 
     def observation_space(self, params: Any = None) -> Discrete:
         return Discrete(19)
@@ -438,8 +445,8 @@ def _with(**info: Any) -> Callable[[Any], Any]:
         (line(returning(reward=lambda reward: 1j * reward)), "must be a scalar number or bool, not complex64[]"),
         (line(returning(terminated=lambda x: x[None])), "the terminated that env.step of"),
         (line(returning(truncated=lambda x: (x, x))), "the truncated that env.step of"),
-        (line(returning(info=_with())), 'must have "final_observation"'),
-        (line(returning(info=lambda info: None)), 'must have "final_observation"'),
+        (line(returning(info=_with())), 'must contain "final_observation"'),
+        (line(returning(info=lambda info: None)), 'must contain "final_observation"'),
         (
             line(returning(info=_with(final_observation=jnp.zeros(2)))),
             'the observation is float32[1], and info["final_observation"] is float32[2]',
@@ -466,7 +473,7 @@ def test_shapes_and_dtypes(family: EnvFamily, message: str) -> None:
 
 
 def test_widths_do_not_matter_with_64_bit_types() -> None:
-    """A user's environment may mix numbers of 32 and of 64 bits, which a program without 64-bit types does not see."""
+    """A user's environment may mix numbers of 32 and of 64 bits, which are equal without 64-bit types."""
 
     class Mixed(Line):
         def reset(self, key: Key, params: Any) -> tuple[Any, ...]:
@@ -496,7 +503,7 @@ class Clock:
 
 
 class Clocks(Environment):
-    """Made as gymnax's environments are: the base class adds the reset."""
+    """An environment like those of gymnax, whose base class adds the reset."""
 
     def reset_env(self, key: Key, params: Any) -> tuple[Array, Clock]:
         del key, params
@@ -538,11 +545,11 @@ def test_step_env_of_an_environment_like_gymnaxs_is_checked_before_the_base_clas
         def is_truncated(self, state: Clock, params: Any) -> Array:
             return jnp.stack([state.time > 1, state.time > 2])
 
-    assert "Both returns must be a scalar number or bool, not bool[2]" in str(refused(clocks(Both())))
+    assert "Both must be a scalar number or bool, not bool[2]" in str(refused(clocks(Both())))
 
 
 class Paying(Clocks):
-    """Overrides ``step`` and inherits ``step_env``."""
+    """A class that overrides ``step`` and inherits ``step_env``."""
 
     def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
         obs, state, reward, *rest = super().step(key, state, action, params)
@@ -556,13 +563,13 @@ def test_step_must_not_be_overridden_without_step_env() -> None:
     replaced, both = Clocks(), Paying()
     replaced.step = both.step
     assert "step of an object of Clocks overrides that of Clocks" in str(refused(clocks(replaced)))
-    # Methods replaced by equivalent ones, as ``from_gymnax`` does, do not hide what the class is.
+    # The class is checked even if an object replaces its methods by equivalent ones, as ``from_gymnax`` does.
     both.step, both.step_env = both.step, both.step_env
     assert "step of Paying overrides that of Clocks" in str(refused(clocks(both)))
 
 
 class StepAlone(Paying):
-    """Says that only its ``step`` may be called."""
+    """A class that declares that only its ``step`` may be called."""
 
     step_env: Any = None
 
@@ -583,7 +590,7 @@ ARM = bandits.bernoulli_arm()
         (
             ARM._replace(observe=lambda belief, reward: belief._replace(pulls=jnp.int32(0))),
             "a belief must keep its structure, shapes and dtypes: pulls is float32[] in privileged.arm.prior, "
-            "and int32[] in what privileged.arm.observe returns",
+            "and int32[] in the result of privileged.arm.observe",
         ),
         (
             ARM._replace(outcomes=lambda belief: jnp.zeros(2)),
@@ -610,7 +617,7 @@ def test_an_arm_needs_discrete_actions() -> None:
 
 
 class Endless(Line):
-    """Its own limit is not in the task."""
+    """An environment whose own limit is not in the task."""
 
     def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
         obs, after, reward, *_, info = super().step(key, state._replace(time=0 * state.time), action, params)
@@ -620,7 +627,7 @@ class Endless(Line):
 
 
 class CountsOn(Line):
-    """The time of an episode goes on in the next, whose limit it never meets."""
+    """An environment whose time continues in the next episode and then never equals the limit."""
 
     def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
         obs, after, reward, *_, info = super().step(key, state._replace(time=0 * state.time), action, params)
@@ -628,7 +635,7 @@ class CountsOn(Line):
 
 
 class NeverBegins(Line):
-    """After its end an episode ends at every step."""
+    """An environment whose second episode ends at every step."""
 
     def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
         time = state.time + 1
@@ -642,7 +649,7 @@ class OtherBounds(Line):
 
 
 class DrawnTask(Line):
-    """Numbers that JAX knows nothing of."""
+    """An environment that draws numbers without JAX."""
 
     def __init__(self) -> None:
         self.random = np.random.default_rng(0)
@@ -667,7 +674,7 @@ class Carrying(NamedTuple):
 
 
 class Redraws(Line):
-    """Its state has the task, which a reset draws anew."""
+    """An environment whose state contains the task, which a reset draws anew."""
 
     def reset(self, key: Key, params: Any) -> Any:
         obs, walker = super().reset(key, params)
@@ -703,7 +710,7 @@ def _nan_late(x: Array) -> Array:
         (
             line(CountsOn()),
             "horizon is 5, but the second episode of a training task was still going on after 5 steps, although the "
-            "first one had ended: step must reset the state, with its count of steps, when an episode ends",
+            "first one had ended: step must reset the state, including its count of steps, when an episode ends",
         ),
         (
             line(NeverBegins()),
@@ -796,7 +803,7 @@ def test_spaces_that_a_task_decides_are_compared_task_by_task() -> None:
 
 
 def test_a_program_that_cannot_be_batched() -> None:
-    """Learners play many tasks at once; the callback does not say how."""
+    """Learners vectorise over tasks; the callback defines no vectorisation."""
 
     class Host(Line):
         def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
@@ -865,11 +872,11 @@ def test_omniglot_passes(omniglot_folder: Path) -> None:
         (_support(x=lambda x: 1j * x), "the support's x must hold real numbers or labels, but it is complex64[4, 1]"),
         (
             _support(x=lambda x: jnp.concatenate([x, x], axis=1)),
-            "examples of support and query must have the same shapes and dtypes: of x, one of the support is "
+            "examples of support and query must have the same shapes and dtypes: for x, one of the support is "
             "float32[2], and one of the query is float32[1]",
         ),
         (
-            # The loss of predictions [4, 1] would be a mean over all pairs of examples.
+            # With predictions [4, 1] the loss would be a mean over all pairs of examples.
             drawing(lambda e: FewShotTask((e.support[0], e.support[1][:, 0]), (e.query[0], e.query[1][:, 0]))),
             "the support's y is float32[4], but outputs is 1: y must be class indices, whole numbers [4], or numbers "
             "[4, outputs]",
@@ -942,7 +949,7 @@ PROBLEM = InnerProblem(
         (PROBLEM._replace(outer_loss=lambda params, batch: jnp.int32(0)), "not int32[]"),
         (PROBLEM._replace(score=lambda params, batch: (params, params)), "problem.score must return a real scalar"),
         (
-            # Held-out tasks of another shape are what learners meet when there are more examples; these do not fit.
+            # Held-out tasks may have more examples. The arrays of these do not fit.
             PROBLEM._replace(tasks=TaskDistribution(jax.random.normal, lambda key: jax.random.normal(key, (2,)))),
             "problem.support fails",
         ),
@@ -960,7 +967,7 @@ def test_a_problem_of_gradient_descent_is_not_one_of_reading() -> None:
 
 
 def test_a_transition_is_as_a_trial_returns_it() -> None:
-    """Functions of a family are traced with hand-made shapes: these are those of a real trial."""
+    """The shapes with which functions of a family are traced equal those of a real trial."""
     from metarl_jax.rollout import trial
 
     family, seen = line(), []

@@ -1,4 +1,4 @@
-"""Gaussian beliefs against closed forms: products, divergences, and bounds in a model whose evidence is known."""
+"""Gaussian beliefs agree with closed forms: products, divergences, and bounds in a model with known evidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarl_jax.types import Array
 
 
 def test_the_divergence_from_the_standard_gaussian_is_its_closed_form() -> None:
-    """(mu^2 + sigma^2 - 1) / 2 - log sigma, summed."""
+    """The divergence is the sum of (mu^2 + sigma^2 - 1) / 2 - log sigma."""
     mean, std = jnp.array([0.3, -1.2, 0.0]), jnp.array([0.5, 2.0, 1.0])
     got = DiagonalGaussian(mean, jnp.log(std)).kl(standard((3,)))
     expected = np.sum((np.asarray(mean) ** 2 + np.asarray(std) ** 2 - 1) / 2 - np.log(np.asarray(std)))
@@ -24,7 +24,7 @@ def test_the_divergence_from_the_standard_gaussian_is_its_closed_form() -> None:
 
 
 def test_samples_are_reparameterised() -> None:
-    """D sample / d mean = 1 and d sample / d log_std = sample - mean, draw by draw."""
+    """For every draw, d sample / d mean = 1 and d sample / d log_std = sample - mean."""
     belief, key = DiagonalGaussian(jnp.array([1.0, -2.0]), jnp.array([0.3, -0.7])), jax.random.key(0)
     gradient = jax.jacobian(lambda b: b.sample(key))(belief)
     np.testing.assert_allclose(gradient.mean, np.eye(2), atol=1e-6)
@@ -59,9 +59,9 @@ def test_the_product_is_that_of_the_densities() -> None:
 
 
 class Linear(NamedTuple):
-    """A linear-Gaussian trial: r_k = a_k m + noise, of variance 1, of a latent variable of two independent numbers.
+    """A linear-Gaussian trial r_k = a_k m + noise of variance 1, for a latent variable of two independent numbers.
 
-    Coefficients touch one number each, so that posteriors are diagonal.
+    Each coefficient vector has one entry that is not zero, so that posteriors are diagonal.
     """
 
     coefficients: np.ndarray
@@ -70,18 +70,18 @@ class Linear(NamedTuple):
     """``[T]``."""
 
     def log_likelihood(self, latent: Array, which: np.ndarray) -> Array:
-        """Of rewards, chosen by ``which [T', T]`` for each of ``latent [T', 2]``: ``[T']``."""
+        """Return the log-likelihoods ``[T']`` of the rewards chosen by ``which [T', T]``, given ``latent [T', 2]``."""
         error = self.rewards - latent @ self.coefficients.T
         return jnp.sum(which * (-0.5 * error**2 - 0.5 * np.log(2 * np.pi)), axis=-1)
 
     def posterior(self, mean: np.ndarray, variance: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """After the chosen rewards ``[T]``: mean and variance ``[2]``."""
+        """Return mean and variance ``[2]`` of the posterior after the chosen rewards ``[T]``."""
         a = self.coefficients * which[:, None]
         after = 1 / (1 / variance + (a**2).sum(axis=0))
         return after * (mean / variance + a.T @ self.rewards), after
 
     def log_evidence(self, mean: np.ndarray, variance: np.ndarray, which: np.ndarray) -> float:
-        """Log p(chosen rewards) under a prior: a Gaussian with covariance A V A' + I."""
+        """Return log p(chosen rewards) under a prior, a Gaussian with covariance A V A' + I."""
         a = self.coefficients[which > 0]
         error = self.rewards[which > 0] - a @ mean
         covariance = a @ np.diag(variance) @ a.T + np.eye(len(a))
@@ -95,7 +95,7 @@ TRIAL = Linear(_RANDOM.normal(size=(STEPS, 2)) * np.eye(2)[_RANDOM.integers(0, 2
 
 
 def bounds(beliefs: list[tuple[np.ndarray, np.ndarray]], which: np.ndarray, samples: int) -> tuple[Array, Array]:
-    """Means and standard errors of ``sequential_elbo``, ``[T]``, over draws of the latent variables."""
+    """Return means and standard errors of ``sequential_elbo``, ``[T]``, over draws of the latent variables."""
     mean, variance = (np.stack(x) for x in zip(*beliefs, strict=True))
     believed = DiagonalGaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(0.5 * np.log(variance), jnp.float32))
 
@@ -108,7 +108,7 @@ def bounds(beliefs: list[tuple[np.ndarray, np.ndarray]], which: np.ndarray, samp
 
 
 def exact_beliefs() -> list[tuple[np.ndarray, np.ndarray]]:
-    """After each reward in turn."""
+    """Return the exact posteriors after each reward."""
     beliefs, belief = [], (np.zeros(2), np.ones(2))
     for step in range(STEPS):
         belief = TRIAL.posterior(*belief, np.eye(STEPS)[step])
@@ -117,7 +117,7 @@ def exact_beliefs() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def test_with_exact_beliefs_the_bounds_add_up_to_the_log_evidence() -> None:
-    """Each decodes its own step: log p(r_1) + log p(r_2 | r_1) + ... = log p(r_1, ..., r_T)."""
+    """If each belief decodes its own step, log p(r_1) + log p(r_2 | r_1) + ... = log p(r_1, ..., r_T)."""
     mean, error = bounds(exact_beliefs(), np.eye(STEPS), 20_000)
     evidence = TRIAL.log_evidence(np.zeros(2), np.ones(2), np.ones(STEPS))
     assert abs(float(jnp.sum(mean)) - evidence) < 4 * float(jnp.sum(error))
@@ -151,7 +151,7 @@ def test_beliefs_that_stand_still_cost_nothing() -> None:
 
 
 def test_the_bounds_of_some_steps_are_those_among_all() -> None:
-    """Beliefs so sure that samples are their means: what is drawn does not matter."""
+    """With tiny variances samples equal the means, so the result does not depend on the key."""
     means = jax.random.normal(jax.random.key(1), (6, 3, 2))
     beliefs, steps = DiagonalGaussian(means, jnp.full((6, 3, 2), -20.0)), jnp.array([4, 0, 3])
 

@@ -1,4 +1,4 @@
-"""Made-up glyphs: what is drawn, that examples are of their class, and that tasks never repeat."""
+"""Synthetic glyphs: drawings, classes of examples, and tasks that never repeat."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_episode_has_the_shapes_and_labels_that_were_asked_for() -> None:
 
 
 def test_examples_differ_and_are_nearest_to_their_own_class() -> None:
-    """Chance is one in five; nothing is learned here, so that it can neither be near one."""
+    """Chance is one in five. Nothing is learned here, so the accuracy is not near one either."""
     keys = jax.random.split(jax.random.key(1), 40)
 
     def one(key: Key) -> tuple[Array, Array]:
@@ -63,7 +63,7 @@ def test_tasks_are_a_function_of_the_key_and_those_of_each_split_are_others() ->
 
 
 def test_a_straight_stroke_is_drawn_where_it_is() -> None:
-    """From the left to the right edge, a quarter of the height from the top."""
+    """A line from the left to the right edge, a quarter of the height from the top."""
     line = jnp.asarray([[[-1.0, -0.5], [0.0, -0.5], [1.0, -0.5]]])
     image = np.asarray(glyphs.render(line))
     assert image.shape == (28, 28)

@@ -1,4 +1,4 @@
-"""Learning to read examples: SNAIL as a learner, the embedding of images, and the algorithm."""
+"""In-context learning: SNAIL as a learner, the embedding of images, and the algorithm."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def episode(examples: int = 5, queries: int = 4) -> FewShotTask:
 
 
 def shaken(learner: InContextLearner) -> Any:
-    """Parameters of which none is zero."""
+    """Return parameters without zeros."""
     params = learner.init(jax.random.key(1))
     return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(p.size), p.shape), params)
 
 
 @pytest.mark.parametrize("window", [6, 3])
 def test_reading_is_acting_step_by_step(window: int) -> None:
-    """A learner's layers are those of a policy, which takes the support and then one query, one step at a time."""
+    """A learner has the layers of a policy that gets the support and then one query, step by step."""
     layers: list[int | snail.Attention] = [snail.Attention(3, 4), 1, 2, snail.Attention(5, 2)]
     design = snail.Design(window, 3, tuple(layers))
     module = snail.Layers(design)
@@ -71,7 +71,7 @@ def test_a_query_is_predicted_alike_in_any_company_and_by_its_support_alone() ->
 
 
 def test_the_examples_farthest_back_are_forgotten() -> None:
-    """One block over a window of 3 reaches back 1 + 2 steps, and an attention on either side 2 each."""
+    """One block over a window of 3 reaches back 1 + 2 steps, and each of two attentions 2 steps."""
     learner, task = small_learner(window=3), episode(examples=9, queries=1)
     params = shaken(learner)
 
@@ -144,7 +144,7 @@ def test_outputs_must_be_the_tasks() -> None:
 
 
 def clusters(distance: float) -> FewShot:
-    """Two classes, whose points lie around opposite ends of a stick of random direction."""
+    """Make tasks of two classes, whose points are around opposite ends of a stick of random direction."""
 
     def direction(key: Key) -> Array:
         angle = jax.random.uniform(key, (), maxval=2 * jnp.pi)
@@ -160,8 +160,8 @@ def clusters(distance: float) -> FewShot:
 
 
 def test_reading_learns_and_is_no_better_than_possible() -> None:
-    """Of a stick of 4 standard deviations, the nearer end is right for 97.7 % of points (the normal law); the nearest
-    example, which is one point at each end, less often.
+    """For a stick of 4 standard deviations, the nearer end is right for 97.7 % of points (normal distribution). The
+    nearest example, one point at each end, is right less often.
     """
     problem = problems.in_context(
         clusters(4.0),

@@ -1,4 +1,4 @@
-"""Inner-loop descent and the gradients through it, against closed forms on quadratics, in float64."""
+"""Inner-loop descent and its gradients agree with closed forms on quadratics, in float64."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _float64() -> Iterator[None]:
 
 
 def quadratic(theta: Any, batch: Any) -> Any:
-    """(theta - c)' A (theta - c) / 2."""
+    """Return (theta - c)' A (theta - c) / 2."""
     matrix, centre = batch
     return 0.5 * (theta - centre) @ matrix @ (theta - centre)
 
@@ -83,7 +83,7 @@ def test_gradients_are_scaled_down_to_the_largest_norm() -> None:
     for largest, factor in ((norm / 4, 0.25), (norm * 4, 1.0)):
         adapted = descend(quadratic, theta, _repeat(batch, 1), step_sizes(RATE, theta, 1), max_norm=largest)
         close(adapted, theta - RATE * factor * full)
-        # The scaling is differentiated too: against central differences.
+        # The scaling is differentiated, too; the reference is central differences.
         slope = jax.grad(
             lambda t, m=largest: jnp.sum(
                 descend(quadratic, t, _repeat(batch, 1), step_sizes(RATE, t, 1), max_norm=m) ** 3
@@ -184,7 +184,7 @@ def test_implicit_gradient_is_that_of_the_regularised_minimum() -> None:
     gradient = jax.grad(lambda t: quadratic(adapted(t), query))(theta)
     expected = STRENGTH * inverse @ (query[0] @ (minimum - query[1]))
     close(gradient, expected, rtol=1e-8)
-    # The gradient does not look at the path: after many steps it is the exact one through all of them.
+    # The gradient does not depend on the path. After many steps it equals the exact one through all of them.
     loss = proximal(quadratic, theta, STRENGTH)
     assert float(jnp.linalg.norm(jax.grad(loss)(adapted(theta), batch))) < 1e-8
     unrolled = jax.grad(
@@ -210,7 +210,7 @@ def test_implicit_memory_does_not_grow_with_the_steps() -> None:
         assert analysis is not None
         return analysis.temp_size_in_bytes
 
-    # What may grow is the data, which have a batch for each step.
+    # Only the data may grow, which have a batch for each step.
     data = 8 * 60 * (3 * 100 + 2 * (2 * 64 + 64))
     assert memory(64) <= memory(4) + data
 

@@ -1,4 +1,4 @@
-"""MAML and its kin against closed forms: quadratics, whose meta-gradients and fixed points are known (PAPERS, 13.4)."""
+"""MAML and related methods agree with closed forms on quadratics, whose meta-gradients and fixed points are known."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _float64() -> Iterator[None]:
 
 
 def quadratics() -> InnerProblem:
-    """Two equally likely tasks, loss a (theta - c)^2 / 2 with (a, c) = (1, -1) and (2, 1)."""
+    """Make a problem of two equally likely tasks, with losses a (theta - c)^2 / 2, (a, c) = (1, -1) and (2, 1)."""
 
     def loss(theta: Array, task: Array) -> Array:
         return 0.5 * task[0] * (theta - task[1]) ** 2
@@ -60,7 +60,7 @@ def quadratics() -> InnerProblem:
 
 
 def fixed_point(first_order: bool, steps: int) -> float:
-    """Where stochastic descent settles with both tasks in equal numbers, by closing in on it."""
+    """Return the fixed point of descent with both tasks in equal numbers."""
     config = maml.Config(
         tasks=4096, inner_steps=steps, inner_rate=RATE, learning_rate=0.05, first_order=first_order, adaptation_steps=1
     )
@@ -68,7 +68,7 @@ def fixed_point(first_order: bool, steps: int) -> float:
 
 
 def settle(algorithm: Algorithm, iterations: int) -> float:
-    """The mean of the parameters after a third of the iterations."""
+    """Train; return the mean of the parameters after the first third of the iterations."""
 
     @jax.jit
     def run(key: Key) -> Array:
@@ -106,11 +106,11 @@ def test_reptile_settles_where_its_closed_form_says(steps: int, expected: float)
 
 
 def test_multi_task_training_settles_at_the_minimum_of_the_mean_loss() -> None:
-    """At the mean of the centres weighted by curvature, whatever its steps on a held-out task are."""
+    """Multi-task training settles at the mean of the centres weighted by curvature, for all steps on held-out tasks."""
     config = multi_task.Config(tasks=4096, inner_rate=RATE, learning_rate=0.05, adaptation_steps=1)
     algorithm = multi_task.make(quadratics(), config)
     assert settle(algorithm, 600) == pytest.approx(np.dot(CURVATURE, CENTRE) / np.sum(CURVATURE), abs=0.01)
-    # Fine-tuned as MAML adapts: (1 - rate a) of the way is left.
+    # Fine-tuning is MAML's adaptation: the factor (1 - rate a) of the distance is left.
     state = algorithm.init(jax.random.key(0))
     task = jnp.asarray([2.0, 1.0])
     adaptation = algorithm.adapt(jax.random.key(0), state, task)
@@ -130,14 +130,14 @@ def test_from_scratch_is_plain_descent_from_a_fresh_initialisation() -> None:
         np.testing.assert_allclose(adaptation.score, 0.5 * curvature * distances**2, rtol=1e-9)
         firsts.append(float(adaptation.score[0]))
     assert len(set(firsts)) == 3
-    # Adam's first step is its rate, whatever the gradient.
+    # Adam's first step has the size of its rate for every gradient.
     learnt = from_scratch.adam(quadratics(), 1, rate).adapt(jax.random.key(0), (), task).learner
     assert float(learnt) == pytest.approx(rate, rel=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 def test_a_reptile_iteration_is_its_closed_form(steps: int) -> None:
-    """It moves by outer_rate (1 - (1 - rate a)^k) (c - phi), which is linear in the tasks met."""
+    """Reptile moves by outer_rate (1 - (1 - rate a)^k) (c - phi), which is linear in the drawn tasks."""
     only = quadratics()
     curvature, centre = 2.0, 1.0
     tasks = TaskDistribution(*[lambda key: jnp.asarray([curvature, centre])] * 2)
@@ -148,7 +148,7 @@ def test_a_reptile_iteration_is_its_closed_form(steps: int) -> None:
 
 
 def test_reptile_s_outer_rate_falls_linearly() -> None:
-    """In the second of two iterations it is half."""
+    """In the second of two iterations the outer step size is half."""
     tasks = TaskDistribution(*[lambda key: jnp.asarray([2.0, 1.0])] * 2)
     config = reptile.Config(
         tasks=1, inner_steps=1, inner_optimizer="sgd", inner_rate=RATE, outer_rate=0.8, iterations=2
@@ -162,7 +162,7 @@ def test_reptile_s_outer_rate_falls_linearly() -> None:
 
 
 def test_reptile_s_adam_has_no_momentum_and_keeps_its_second_moments() -> None:
-    """After one iteration of k steps on one quadratic, parameters and moments are those of Adam written out."""
+    """After one iteration of k steps on one quadratic, parameters and moments equal those of Adam in NumPy."""
     curvature, centre, steps, rate, decay = 2.0, 1.0, 3, 0.05, 0.9
     tasks = TaskDistribution(*[lambda key: jnp.asarray([curvature, centre])] * 2)
     config = reptile.Config(
@@ -181,7 +181,7 @@ def test_reptile_s_adam_has_no_momentum_and_keeps_its_second_moments() -> None:
 
 
 def test_meta_sgd_learns_the_step_size_that_solves_a_quadratic_in_one() -> None:
-    """With one curvature the best step size is its inverse, whatever the centre."""
+    """With one curvature, the best step size is its inverse for every centre."""
 
     def sample(key: Key) -> Array:
         return jnp.stack([jnp.asarray(2.0), jax.random.normal(key)])
@@ -199,7 +199,7 @@ def test_meta_sgd_learns_the_step_size_that_solves_a_quadratic_in_one() -> None:
 
 
 def _meta_gradients(algorithm_module: Any, problem: InnerProblem, **settings: Any) -> None:
-    """The meta-gradient, read off a step of gradient descent, against central differences of the outer loss."""
+    """The meta-gradient, read from a step of gradient descent, agrees with central differences of the outer loss."""
     algorithm = algorithm_module.make(problem, algorithm_module.Config(tasks=1, inner_steps=2, **settings))
     state = algorithm.init(jax.random.key(0))
     flat, unravel = jax.flatten_util.ravel_pytree(state.params)
@@ -214,7 +214,7 @@ def _meta_gradients(algorithm_module: Any, problem: InnerProblem, **settings: An
     losses = [[step(flat + sign * h * e)[1]["loss"] for sign in (1, -1)] for e in jnp.eye(len(flat))]
     differences = jnp.asarray([(up - down) / (2 * h) for up, down in losses])
     np.testing.assert_allclose(metrics["gradient_norm"], jnp.linalg.norm(differences), rtol=1e-6)
-    # Adam's first step shows the sign of each entry.
+    # Adam's first step has the sign of each entry of the gradient.
     moved = jax.flatten_util.ravel_pytree(after.params)[0] - flat
     clear = jnp.abs(differences) > 1e-5
     assert int(clear.sum()) > len(flat) / 3
@@ -243,7 +243,7 @@ def test_meta_gradients_are_the_outer_loss_s_finite_differences(
 
 
 def test_imaml_s_meta_gradient_is_that_of_the_minimum_it_adapts_to() -> None:
-    """A regularised quadratic has its minimum at (a c + s theta) / (a + s): with steps enough the gradient is exact."""
+    """A proximal quadratic has its minimum at (a c + s theta) / (a + s). With enough steps the gradient is exact."""
     curvature, centre, strength = 2.0, 1.0, 0.5
     tasks = TaskDistribution(*[lambda key: jnp.asarray([curvature, centre])] * 2)
     config = imaml.Config(tasks=1, inner_steps=200, inner_rate=0.2, strength=strength, learning_rate=1e-3)
@@ -287,7 +287,7 @@ def test_adaptation_is_scored_before_and_after_every_gradient_step() -> None:
 
 
 def test_each_inner_step_adapts_on_what_its_own_learner_collects() -> None:
-    """Data that depend on the learner: the second batch is collected by the parameters after the first step."""
+    """If data depend on the learner, the parameters after the first step collect the second batch."""
 
     def data(key: Key, theta: Array, task: Array) -> Array:
         del key, task
@@ -303,7 +303,7 @@ def test_each_inner_step_adapts_on_what_its_own_learner_collects() -> None:
     problem = quadratics()._replace(support=data, query=data, inner_loss=loss, outer_loss=loss, score=where)
     algorithm = maml.make(problem, maml.Config(inner_rate=RATE, inner_steps=3, tasks=2))
     _, metrics = algorithm.step(jax.random.key(0), algorithm.init(jax.random.key(0)))
-    # Each step meets a target one ahead of where it stands, so it goes RATE forward; the query is one ahead again.
+    # The target is one ahead of the parameters at each step, so a step moves by RATE. The query is again one ahead.
     np.testing.assert_allclose(metrics["score"], 3 * RATE, rtol=1e-6)
     np.testing.assert_allclose(metrics["score_before_adaptation"], 0.0, atol=1e-6)
     np.testing.assert_allclose(metrics["loss"], 0.5, rtol=1e-6)
@@ -333,7 +333,7 @@ def test_sinusoids_are_those_of_the_papers(make: Any, phase: float) -> None:
     expected = tasks.amplitude[:, None] * jnp.sin(x[..., 0] - tasks.phase[:, None])
     np.testing.assert_allclose(y[..., 0], expected, rtol=1e-9)
     if make is sinusoid.maml:
-        # PAPERS 3.1: the predictor that says zero has a mean squared error of 4.252.
+        # The prediction zero has a mean squared error of 4.252.
         assert float(jnp.mean(episodes.query[1] ** 2)) == pytest.approx(4.252, abs=0.12)
 
 
@@ -346,7 +346,9 @@ def test_bad_settings_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=f"{name} needs a problem with a policy"):
             module.make(quadratics(), module.Config())
-    with pytest.raises(ValueError, match="ANIL adapts the parameters below 'head': this network has no such"):
+    with pytest.raises(
+        ValueError, match="ANIL adapts the parameters below 'head': this network has no such parameters"
+    ):
         anil.make(quadratics(), anil.Config())
     with pytest.raises(ValueError, match="CAVIA needs a network with a context"):
         cavia.make(quadratics(), cavia.Config())
@@ -395,7 +397,7 @@ def test_adam_s_step_size_falls_linearly() -> None:
     params = jnp.zeros(1)
     state, sizes = optimizer.init(params), []
     for _ in range(25):
-        # Of a constant gradient Adam's step is its step size.
+        # For a constant gradient Adam's step has the size of its step size.
         updates, state = optimizer.update(jnp.ones(1), state, params)
         sizes.append(-np.asarray(updates).item())
     np.testing.assert_allclose(sizes, np.interp(np.arange(25), [0, 20], [0.5, 0.1]), rtol=1e-4)

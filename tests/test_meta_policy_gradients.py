@@ -1,7 +1,7 @@
-"""Estimators of the meta-gradient in reinforcement learning, against a chain whose derivatives are known (PAPERS 13.4).
+"""Estimators of the meta-gradient in reinforcement learning agree with known derivatives on a chain.
 
-s0 leads to A with probability sigma(x), else to the end; in A, arm 1 has probability sigma(y) and pays 1. Every
-trajectory is enumerated, so that expectations are exact.
+The state s0 leads to A with probability sigma(x), else to the end. In A, arm 1 has probability sigma(y) and reward 1.
+Every trajectory is enumerated, so that expectations are exact.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _float64() -> Iterator[None]:
 
 
 def chain_policy() -> Policy:
-    """Logit ``params[s]`` for going on, in state s."""
+    """Make a policy with the logit ``params[s]`` for going on in state s."""
 
     def step(params: Array, carry: Any, inputs: Inputs) -> tuple[Any, Output]:
         logit = params[inputs.obs]
@@ -47,7 +47,11 @@ def chain_policy() -> Policy:
 
 
 class _Chain:
-    """Two states. Going on leads from the first to the second; going on there pays 1, and all else ends the episode."""
+    """A chain of two states.
+
+    Going on leads from the first to the second state; going on there has the reward 1. Any other action ends the
+    episode.
+    """
 
     def reset(self, key: Array, params: Any) -> tuple[Array, Array]:
         del key, params
@@ -86,7 +90,7 @@ def chain_problem(estimator: problems.Estimator) -> Any:
 
 
 def trajectories(theta: Array) -> list[tuple[Array, Rollouts, int]]:
-    """``(probability under theta, the episode as it would be collected by theta, its length)``."""
+    """Yield ``(probability under theta, the episode as collected by theta, its length)``."""
     found = []
     for actions in ((1, 1), (1, 0), (0, None)):
         length = 2 if actions[1] is not None else 1
@@ -112,8 +116,8 @@ def trajectories(theta: Array) -> list[tuple[Array, Rollouts, int]]:
 
 
 def expected_gain(problem: Any, theta: Array, at: Array) -> Array:
-    """What the inner loss of episodes collected at ``theta`` is expected to be, as a function of ``at``; negated."""
-    # The loss is a mean over steps: times the length, a sum.
+    """Return minus the expected inner loss of episodes collected at ``theta``, as a function of ``at``."""
+    # The loss is a mean over steps; multiplied by the length it is a sum.
     return -sum(p * n * problem.inner_loss(at, batch) for p, batch, n in trajectories(theta))  # type: ignore[operator]
 
 
@@ -152,7 +156,7 @@ def test_derivatives_of_each_estimator_on_the_chain(estimator: problems.Estimato
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_meta_gradients_of_each_estimator_on_the_chain(estimator: problems.Estimator) -> None:
-    """One inner step of size 1, then the exact gradient of the return."""
+    """Return the exact meta-gradient: one inner step of size 1, then the gradient of the return."""
     theta, problem = jnp.asarray([X, Y]), chain_problem(estimator)
 
     def after(at: Array) -> Array:
@@ -187,9 +191,9 @@ def test_with_a_horizon_of_one_the_likelihood_ratio_is_dice() -> None:
 
 @pytest.mark.parametrize(("credit", "clearly_not"), [(0.0, 1.0), (1.0, 0.0)])
 def test_the_exploration_credit_completes_the_meta_gradient(credit: float, clearly_not: float) -> None:
-    """E-MAML: the return after adapting also depends on who collects (PAPERS 13.4, v).
+    """E-MAML: the return after adaptation also depends on the policy that collects.
 
-    On a bandit of two arms, with one pull to adapt on, everything can be enumerated.
+    On a bandit of two arms, with one pull to adapt on, all outcomes are enumerated.
     """
     start, paid, rate, tasks = 0.3, np.array([0.2, 0.9]), 0.7, 400_000
     family = bandits.bernoulli(2)
@@ -203,7 +207,7 @@ def test_the_exploration_credit_completes_the_meta_gradient(credit: float, clear
     problem = problems.policy_gradient(
         family._replace(tasks=TaskDistribution(lambda key: task, lambda key: task)),
         policy,
-        # The derivative of what was collected: who collects is the credit's part.
+        # The derivative of the loss on the collected data. The credit term adds that of the collecting policy.
         problems.PolicyGradientSettings(
             episodes=1, estimator="log_likelihood", baseline="none", normalise_advantages=False
         ),
@@ -218,7 +222,7 @@ def test_the_exploration_credit_completes_the_meta_gradient(credit: float, clear
     def gradient(credit: float) -> float:
         def parts(theta: Array) -> Array:
             p = jax.nn.sigmoid(theta)
-            # After an unpaid pull nothing is learned.
+            # After a pull without a reward the policy does not change.
             after = [theta + rate * (1 - p), theta - rate * p, theta, theta]
             weight = jnp.stack([p * paid[1], (1 - p) * paid[0], p * (1 - paid[1]), (1 - p) * (1 - paid[0])])
             later = jnp.stack([jax.nn.sigmoid(t) * (paid[1] - paid[0]) + paid[0] for t in after])
@@ -238,7 +242,7 @@ def test_the_exploration_credit_completes_the_meta_gradient(credit: float, clear
 
 
 def test_the_metric_is_the_divergence_s_hessian() -> None:
-    """J' H J equals the Hessian of the mean KL, computed by differentiating twice, for both kinds of policy."""
+    """J' H J equals the Hessian of the mean KL, computed by differentiation twice, for both kinds of policy."""
     x = jax.random.normal(jax.random.key(0), (7, 3))
     for size, make in ((6, lambda z: DiagonalGaussian(z[:, :3], z[:, 3:] / 4)), (4, Categorical)):
         weights = jax.random.normal(jax.random.key(1), (3 * size,))
@@ -283,7 +287,7 @@ def test_a_trust_region_step_is_the_natural_gradient_as_long_as_allowed() -> Non
 
 @pytest.mark.parametrize("share", [0.5, 0.01, 1e-6])
 def test_a_metric_estimated_too_small_takes_the_step_beyond_the_bound_and_back(share: float) -> None:
-    """The second try is where a quadratic divergence says, within 0.9 of the bound; but cut to a tenth at most."""
+    """The second try is at 0.9 of the length that a quadratic divergence allows, but not below a tenth of the first."""
     bound, gradient = 0.02, jnp.asarray([1.0, -2.0])
     params, info = trust_region_step(
         lambda theta: (gradient @ theta, 0.5 * theta @ theta),
@@ -325,7 +329,7 @@ def test_a_trust_region_step_that_cannot_improve_stays(moved: float) -> None:
 
 
 def test_rollouts_and_advantages_are_what_they_say() -> None:
-    # Environments are of single precision.
+    # Environments have single precision.
     with jax.enable_x64(False):
         _check_rollouts()
 
@@ -355,7 +359,7 @@ def _check_rollouts() -> None:
     done = np.all((np.asarray(batch.action) > 0) == (np.asarray(task.target) > 0), axis=-1)
     assert 0 < (done & valid).any(axis=1).mean() < 1
     np.testing.assert_array_equal(batch.success, (done & valid).any(axis=1))
-    # Of the parameters that collected: no divergence, and ratios of one.
+    # At the parameters that collected, the divergence is zero and ratios are one.
     assert problem.policy is not None
     moved = problem.policy.divergence(problem.policy.distribution(params, batch), batch)
     assert float(moved) == pytest.approx(0, abs=1e-6)
@@ -363,7 +367,7 @@ def _check_rollouts() -> None:
 
 
 def test_the_environment_gets_actions_in_its_own_units() -> None:
-    """Scaled by 10 and clipped; log-probabilities are of the policy's own actions, under which gradients are taken."""
+    """Actions are scaled by 10 and clipped. Log-probabilities and gradients are those of the policy's own actions."""
     with jax.enable_x64(False):
         _check_action_scale()
 
@@ -392,7 +396,7 @@ def _check_action_scale() -> None:
 
 @pytest.mark.parametrize("learner", ["maml", "reptile", "from scratch"])
 def test_successes_are_of_the_episodes_that_are_scored(learner: str) -> None:
-    """Of bandits pulled once, where being paid is a success, their share is the mean return, stage by stage."""
+    """On bandits with one pull, where a reward is a success, successes equal the mean return at each stage."""
     with jax.enable_x64(False):
         _check_successes(learner)
 
@@ -413,7 +417,7 @@ def _check_successes(learner: str) -> None:
 
 
 def test_the_linear_baseline_explains_what_is_linear_in_its_features() -> None:
-    """What is linear in them is fitted exactly, whatever examples without weight say."""
+    """A linear function of the features is fitted exactly, independently of examples with the weight 0."""
     from metarl_jax.ops.baselines import fit_linear, linear_features
 
     time = jnp.tile(jnp.arange(20), (5, 1))
@@ -510,7 +514,10 @@ def test_clipping_is_that_of_the_outer_loss() -> None:
 
 
 def test_promp_s_weight_follows_the_divergence() -> None:
-    """Halved where policies moved far less than the target, doubled where far more, kept unless it is adaptive."""
+    """The weight is halved far below the target divergence, and doubled far above it.
+
+    It is constant unless it is adaptive.
+    """
     family = tabular_mdp.make(states=3, actions=2, horizon=4)
     policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=5, clip=0.3))
@@ -531,7 +538,7 @@ def test_promp_s_weight_follows_the_divergence() -> None:
 
 
 def test_promp_s_penalty_holds_back_the_policy_that_collects() -> None:
-    """Weighed heavily, it leaves less than half of the divergence that there is without it."""
+    """A large weight reduces the divergence to less than half of that without the penalty."""
     family = tabular_mdp.make(states=3, actions=2, horizon=4)
     policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
     problem = problems.policy_gradient(family, policy, problems.PolicyGradientSettings(episodes=5, clip=0.3))

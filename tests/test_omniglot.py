@@ -1,4 +1,4 @@
-"""Omniglot: tasks and episodes on made-up characters, files good and bad, and a download of tiny archives."""
+"""Omniglot: tasks and episodes on synthetic characters, valid and invalid files, and a download of tiny archives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WAYS, SHOTS, QUERIES = 5, 2, 3
 
 
 def small() -> omniglot.Omniglot:
-    """Each image tells its character and its example in its first pixels, and which way is up."""
+    """Make data whose images encode their character and example in the first pixels, and their orientation."""
     images = np.zeros((CHARACTERS, 20, 28, 28), np.uint8)
     images[..., 0, 0] = np.arange(CHARACTERS)[:, None] + 1
     images[..., 0, 1] = np.arange(20) + 1
@@ -38,7 +38,7 @@ FAMILY = omniglot.few_shot(small(), WAYS, SHOTS, QUERIES, training_characters=TR
 
 
 def told(image: np.ndarray) -> tuple[int, int, int]:
-    """The character, example and quarter turns of an image of ``small``."""
+    """Return the character, the example and the quarter turns of an image of ``small``."""
     for turns in range(4):
         upright = np.rot90(image[..., 0], -turns)
         if upright[1, 0] == 1:
@@ -70,7 +70,7 @@ def test_episodes_are_distinct_examples_of_the_task_s_classes() -> None:
             assert np.bincount(y, minlength=WAYS).tolist() == [each] * WAYS
             for image, label in zip(np.asarray(x), np.asarray(y), strict=True):
                 character, example, turns = told(image)
-                # A label means the same class in support and query.
+                # A label is the same class in support and query.
                 assert (character, turns) == (int(task.character[label]), int(task.rotation[label]))
                 seen.add((character, turns, example))
         assert len(seen) == WAYS * (SHOTS + QUERIES), "no example is met twice"
@@ -90,11 +90,11 @@ def test_splits_share_no_character_and_labels_are_in_random_order() -> None:
         assert set(np.ravel(rotation).tolist()) == {0, 1, 2, 3}
         classes = 4 * character + rotation
         assert all(len(set(task)) == WAYS for task in classes.tolist())
-        # A class is as likely to have the first label as the last.
+        # A class has the first label as often as the last one.
         assert (classes[:, 0] < classes[:, -1]).mean() == pytest.approx(0.5, abs=4 * 0.5 / 1000**0.5)
-        # A character may be in a task twice, turned.
+        # A character may be in a task twice, in different rotations.
         assert any(len(set(task)) < WAYS for task in character.tolist())
-    # The split is fixed for good: what one run holds out, no other trains on.
+    # The split never changes: no run trains on the held-out characters of another one.
     assert sets[1] == {0, 3, 7, 9, 12, 15, 18, 19, 21, 25}
 
 
@@ -118,10 +118,14 @@ def test_rotations_are_numpy_s() -> None:
         ((0, 1, 1), {}, "ways must be a positive whole number, not 0"),
         ((5, 0, 1), {}, "shots must be a positive whole number, not 0"),
         ((5, 1, True), {}, "queries must be a positive whole number, not True"),
-        ((41, 1, 1), {}, "ways must be at most 40, the classes there are, not 41"),
-        ((11, 1, 1), {"rotations": False}, "ways must be at most 10, the classes there are, not 11"),
-        ((5, 10, 11), {}, r"shots \+ queries must be at most 20, the examples of a character, not 10\+11"),
-        ((5, 1, 1), {"training_characters": 30}, "training_characters must be below 30, their number, not 30"),
+        ((41, 1, 1), {}, "ways must be at most 40, the number of classes, not 41"),
+        ((11, 1, 1), {"rotations": False}, "ways must be at most 10, the number of classes, not 11"),
+        ((5, 10, 11), {}, r"shots \+ queries must be at most 20, the number of examples of a character, not 10\+11"),
+        (
+            (5, 1, 1),
+            {"training_characters": 30},
+            "training_characters must be below 30, the number of all characters, not 30",
+        ),
         ((5, 1, 1), {"training_characters": 0}, "training_characters must be a positive whole number, not 0"),
     ],
 )
@@ -160,7 +164,7 @@ def test_without_transduction_each_query_is_classified_alone_beside_the_support(
     logits = jnp.stack([network.apply(params, jnp.concatenate([x, one[None]]))[-1] for one in query])
     np.testing.assert_allclose(problem.outer_loss(params, batch), FAMILY.loss(logits, labels), rtol=1e-5)
     np.testing.assert_allclose(problem.score(params, batch), FAMILY.score(logits, labels))
-    # Others in the query change nothing; in a transductive problem they do.
+    # Other examples in the query have no effect; in a transductive problem they have one.
     half = (batch[0][:4], batch[1][:4], batch[2])
     np.testing.assert_allclose(problem.outer_loss(params, half), FAMILY.loss(logits[:4], labels[:4]), rtol=1e-5)
     assert float(_problem(network).outer_loss(params, task.query)) != pytest.approx(
@@ -192,7 +196,7 @@ def test_a_file_is_loaded_in_the_order_of_its_characters(omniglot_folder: Path, 
     assert (data.images.shape, data.images.dtype) == ((1623, 20, 28, 28), jnp.uint8)
     assert isinstance(data.images, jax.Array)
     assert (data.alphabet_id.shape, len(data.alphabet_names)) == ((1623,), 50)
-    # The same file with its rows turned round is the same data.
+    # The same file with reversed rows gives the same data.
     with np.load(omniglot_folder / "omniglot.npz") as file:
         content = {name: file[name] for name in file}
     turned = {name: array[::-1] if array.shape[0] == 1623 else array for name, array in content.items()}
@@ -206,7 +210,7 @@ def test_a_file_is_loaded_in_the_order_of_its_characters(omniglot_folder: Path, 
 
 
 def _small_file(**changes: Any) -> bytes:
-    """The smallest content that gets as far as the check of its images."""
+    """Return the smallest content with which the check of images is reached."""
     content = {
         "images": np.zeros((2, 2), np.uint8),
         "character_id": np.arange(1, 1624),
@@ -231,7 +235,7 @@ def _npy() -> bytes:
         (lambda: b"PK\x03\x04 and then nothing", "cannot be read as Omniglot"),
         (lambda: b"\x80\x04K\x01.", "cannot be read as Omniglot: .*pickle"),
         (lambda: _small_file()[:-100], "cannot be read as Omniglot"),
-        (_npy, "cannot be read as Omniglot: it is no .npz archive"),
+        (_npy, "cannot be read as Omniglot: it is not an .npz archive"),
         (lambda: _small_file(images=None), "cannot be read as Omniglot: it has no images"),
         (lambda: _small_file(character_id=None, alphabet_id=None), "it has no character_id, alphabet_id"),
         (lambda: _small_file(images=np.asarray([{}], object)), "cannot be read as Omniglot: .*pickle"),
@@ -275,25 +279,25 @@ def test_a_missing_file_says_where_it_was_looked_for_and_how_to_get_it(tmp_path:
 
 
 def drawing(character: int, person: int) -> np.ndarray:
-    """``[105, 105]`` of zeros and ones: a block whose place and size tell who drew what."""
+    """Return ``[105, 105]`` zeros and ones: a block whose place and size encode person and character."""
     ink = np.zeros((105, 105))
     ink[15 * character : 15 * character + 30, 15 : 30 + 15 * person] = 1
     return ink
 
 
 def _archive(part: str, characters: dict[int, tuple[str, int]]) -> bytes:
-    """Drawings by two people, in the layout of the authors' archives, with some of what else is found in such."""
+    """Make an archive of drawings by two people in the layout of the authors' archives, with some other files."""
     from PIL import Image
 
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(f"{part}/", "")
         archive.writestr(f"__MACOSX/{part}/._rubbish.png", "no image")
-        # Out of order, as they may be.
+        # The order in an archive is arbitrary.
         for number, (alphabet, place) in reversed(characters.items()):
             for person in (2, 1):
                 png = io.BytesIO()
-                # One bit a pixel, ink 0, as the authors' are.
+                # One bit per pixel with ink 0, as in the authors' files.
                 Image.fromarray(drawing(number, person) == 0).save(png, format="png")
                 name = f"{part}/{alphabet}/character{place:02}/{number:04}_{person:02}.png"
                 archive.writestr(name, png.getvalue())
@@ -302,7 +306,7 @@ def _archive(part: str, characters: dict[int, tuple[str, int]]) -> bytes:
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of two tiny archives, with their checksums in place of the published ones."""
+    """Return the address of two tiny archives, whose checksums replace the published ones."""
     archives = {
         "images_background.zip": _archive("images_background", {1: ("Greek", 1), 2: ("Arcadian", 1)}),
         "images_evaluation.zip": _archive("images_evaluation", {3: ("Angelic", 1), 4: ("Angelic", 2)}),
@@ -325,7 +329,7 @@ def test_a_download_is_shrunk_stored_and_loaded(tmp_path: Path, source: str) -> 
         for person in (1, 2):
             expected = omniglot.shrink(drawing(number, person))
             np.testing.assert_array_equal(data.images[number - 1, person - 1], expected)
-    # The background's alphabets come first.
+    # The alphabets of the background set come first.
     assert data.alphabet_names == ("Arcadian", "Greek", "Angelic")
     assert data.alphabet_id.tolist() == [1, 0, 2, 2]
     with np.load(path) as file:
@@ -352,7 +356,7 @@ def test_a_download_that_fails_leaves_nothing(tmp_path: Path, source: str, monke
 
 def test_shrinking_is_the_mean_over_areas() -> None:
     ink = (np.random.default_rng(0).random((105, 105)) < 0.3).astype(float)
-    # Four times finer, each of the 28 pixels covers 15 by 15 whole ones.
+    # At four times the resolution, each of the 28 pixels covers 15 by 15 whole pixels.
     fine = ink.repeat(4, axis=0).repeat(4, axis=1).reshape(28, 15, 28, 15).mean(axis=(1, 3))
     np.testing.assert_array_equal(omniglot.shrink(ink), np.round(255 * fine).astype(np.uint8))
     assert omniglot.shrink(np.ones((105, 105))).min() == 255

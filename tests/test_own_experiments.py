@@ -1,4 +1,4 @@
-"""Experiments that are not part of the package: loading, storing where they came from, and naming them again."""
+"""Experiments that are not part of the package: loading, storage of their source, and later use by reference."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SMALL = [
 
 @pytest.fixture
 def forget() -> Iterator[Callable[[], None]]:
-    """A function that unregisters all that the user registered, as in a new process; it is called at the end, too."""
+    """Return a function that unregisters the user's entries, as in a new process. It is also called at the end."""
     tables: list[dict[Any, Any]] = [registry._ALGORITHMS, registry._NETWORKS, registry._FAMILIES]
     tables += [experiments._REGISTERED, experiments._SOURCES, experiments._ENTRIES]
     before = [dict(table) for table in tables]
@@ -52,14 +52,14 @@ def forget() -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> Path:
-    """The working directory: a folder with nothing but the example."""
+    """Use a folder that contains only the example as the working directory."""
     shutil.copy(EXAMPLE, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that must fail; return its one line of complaint."""
+    """Run a command that must fail; return its error message of one line."""
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -102,9 +102,9 @@ def test_what_cannot_be_registered() -> None:
         (registry.family("bandit"), "there is a family 'bandit' already, which is a part of metarl_jax"),
         (maml_trpo._replace(name="maml-trpo"), "there is an algorithm 'maml-trpo' already"),
         (registry.Network("gru", "", "x", "policy")._replace(name="recurrent"), "there is a network 'recurrent'"),
-        (known, "there is an experiment 'rl2-bandit-10x5' already"),
-        (dataclasses.replace(known, name="rl2 gridnavi"), "there is an experiment 'rl2 gridnavi' already"),
-        (dataclasses.replace(known, name="rl2 gridnavi snail"), "there is an experiment 'rl2 gridnavi snail' already"),
+        (known, "there is already an experiment 'rl2-bandit-10x5'"),
+        (dataclasses.replace(known, name="rl2 gridnavi"), "there is already an experiment 'rl2 gridnavi'"),
+        (dataclasses.replace(known, name="rl2 gridnavi snail"), "there is already an experiment 'rl2 gridnavi snail'"),
         (dataclasses.replace(known, name="my/own"), "a name must consist of letters, digits"),
         (registry.family("bandit")._replace(name="my family"), "a name must consist of letters, digits"),
         (dataclasses.replace(known, name="own", family="bandid"), r"no family of tasks 'bandid' \(did you mean bandit"),
@@ -150,7 +150,7 @@ def test_a_file_a_module_and_an_installed_package(here: Path, monkeypatch: pytes
         assert experiments.source("mine") == (reference, None)
     with pytest.raises(ValueError, match=r"there is no experiment 'plugge'"):
         experiments.find("plugge")
-    with pytest.raises(ValueError, match=r"'plugge' is no reference.*did you mean plugged"):
+    with pytest.raises(ValueError, match=r"'plugge' is not a reference.*did you mean plugged"):
         experiments.load("plugge")
 
 
@@ -167,7 +167,7 @@ def test_a_file_a_module_and_an_installed_package(here: Path, monkeypatch: pytes
         ),
         (
             MINE + '\nmine = dataclasses.replace(mine, name="rl2-gridnavi")',
-            "there is an experiment 'rl2-gridnavi' already",
+            "there is already an experiment 'rl2-gridnavi'",
         ),
         (MINE + '\nmine = dataclasses.replace(mine, algorithm="rl3")', "there is no algorithm 'rl3'"),
         ("raise SystemExit('no')", "mine.py:mine cannot be loaded: SystemExit: no"),
@@ -199,7 +199,7 @@ def test_what_cannot_be_loaded_is_one_line(
 
 
 def test_two_files_with_parts_of_the_same_name(here: Path) -> None:
-    """The parts of one never serve the experiment of the other."""
+    """An experiment never uses the parts of another one."""
     text = EXAMPLE.read_text()
     Path("other.py").write_text(text.replace("rings with a hidden goal", "others").replace("my-experiment", "other"))
     mine = experiments.load(REFERENCE)
@@ -217,7 +217,7 @@ def test_two_files_with_parts_of_the_same_name(here: Path) -> None:
 
 
 def store(path: Path, source: experiments.Source | None, name: str = "mine") -> RunConfig:
-    """A run folder with nothing but its configuration. The experiment need not be known afterwards."""
+    """Make a run folder that contains only its configuration. The experiment need not be known afterwards."""
     known = experiments.get("rl2-bandit-10x5")
     config = RunConfig(
         experiment=known.name, settings=known.with_overrides({}), seed=0, seeds=1, evaluate_every=5, source=source
@@ -287,13 +287,13 @@ def test_the_user_names_the_code_again(here: Path, capsys: pytest.CaptureFixture
         "--experiment: none.py:mine: none.py "
     )
     assert error(capsys, "watch", "run", "--experiment", "mine").startswith(
-        "--experiment: 'mine' is no reference: it must"
+        "--experiment: 'mine' is not a reference: it must"
     )
     both = ("--experiment", "mine.py:mine", "--experiment", "./mine.py:mine")
     assert error(capsys, "watch", "run", *both).startswith(
         "mine.py:mine and ./mine.py:mine are both experiments of the"
     )
-    # The option may come first, and the file is another one than at training.
+    # The option may come first, and the file differs from that of the training.
     assert cli.main(["watch", "--experiment", "mine.py:mine", "run", "--once"]) == 0
     captured = capsys.readouterr()
     assert captured.out == "nothing written yet\n"
@@ -333,7 +333,7 @@ def test_the_example_in_this_process(
     here: Path, forget: Callable[[], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = ["--experiment", REFERENCE]
-    # Nothing is left of the time.
+    # There is no time left.
     small = [*SMALL, "--iterations", "4", "--run-dir", "run", "--time-limit", "1e-9"]
     assert cli.main(["train", REFERENCE, *small]) == 0
     again = f"metarl-jax resume run --experiment {REFERENCE}"
@@ -357,7 +357,7 @@ def test_the_example_in_this_process(
     page = Path("run/report.html").read_text()
     assert f"metarl-jax train {REFERENCE} --" in page and Path("run/trial-iteration4-seed0.gif").exists()
 
-    # Exported, and loaded where nothing of it is known.
+    # The agent is exported, and loaded where its experiment is not known.
     assert cli.main(["export", "run", "--output", "agent.safetensors", *named]) == 0
     forget()
     for path in ("run", "agent.safetensors"):
@@ -382,7 +382,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
 @pytest.mark.slow
 def test_one_file_from_training_to_the_video(here: Path) -> None:
-    """With the real command line, a process a command, and the first one killed."""
+    """The real command line runs with one process per command, and the first process is killed."""
     named = ["--experiment", REFERENCE]
     small = [*SMALL, "--iterations", "2000", "--checkpoint-every", "5", "--run-dir", "run"]
     training = subprocess.Popen([*PROGRAM, "train", REFERENCE, *small], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
@@ -424,7 +424,7 @@ def test_one_file_from_training_to_the_video(here: Path) -> None:
     assert names == {"agent.safetensors", "own_experiment.py", "run", "study", "report.html"}
 
 
-# Nothing of a folder is executed.
+# No code in a folder is executed.
 
 TRAP = "from pathlib import Path\nPath(__file__).with_name('marker').write_text(__name__)\nevil = None\n"
 FORGED = {"direct": ("evil.py:evil", None), "source": ("evil", experiments.Source("evil.py:evil", "0" * 64))}
@@ -432,7 +432,7 @@ FORGED = {"direct": ("evil.py:evil", None), "source": ("evil", experiments.Sourc
 
 @pytest.fixture(params=FORGED)
 def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A run folder and a study folder that has modules of usual names, and a file that its configuration names."""
+    """Make a run folder and a study folder with modules of common names, and a file that the configuration names."""
     name, source = FORGED[request.param]
     folder = tmp_path / "trap"
     store(folder, source, name)
@@ -497,13 +497,13 @@ def test_training_in_a_folder_executes_nothing_of_it(trap: Path) -> None:
 
 
 def test_the_trap_works(trap: Path) -> None:
-    """Another program that ``python -m`` starts there does execute what it finds."""
+    """Other programs that ``python -m`` starts in the folder do execute code in it."""
     subprocess.run([sys.executable, "-m", "tyro"], cwd=trap, env=ENVIRONMENT, check=True)
     assert (trap / "marker").exists()
 
 
 def test_the_package_works_in_its_place(tmp_path: Path) -> None:
-    """Without an installation, and without any other package."""
+    """The reference can be loaded without an installation, and without any other package."""
     (tmp_path / "metarl_jax").symlink_to(REPOSITORY / "metarl_jax")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-S", "-m", "metarl_jax", "list", "bandit"]

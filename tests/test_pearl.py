@@ -1,4 +1,4 @@
-"""What makes PEARL PEARL: soft actor-critic that is right where the answer is known, and adaptation on its own data."""
+"""PEARL: soft actor-critic agrees with known solutions, and adaptation uses only its own data."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def soft_optimum(transition: np.ndarray, reward: np.ndarray, discount: float, temperature: float) -> np.ndarray:
-    """Soft action values ``[S, A]`` of the best soft policy, by iteration: V = temperature log sum exp(Q / ...)."""
+    """Return optimal soft action values ``[S, A]``, by value iteration with V = temperature log sum exp(Q / ...)."""
     q = np.zeros_like(reward)
     for _ in range(500):
         q = reward + discount * transition @ (temperature * np.log(np.exp(q / temperature).sum(axis=-1)))
@@ -70,7 +70,7 @@ def soft_optimum(transition: np.ndarray, reward: np.ndarray, discount: float, te
 
 
 def learn(family: EnvFamily, **settings: Any) -> tuple[ContextNetworks, pearl.State]:
-    """Soft actor-critic on a family of one task, from many episodes at random, with the belief held at the prior."""
+    """Make soft actor-critic on one task, from many random episodes, with the belief held at the prior."""
     made = networks(family, latent_size=1, units=32)
     config = SIZES | {"training_tasks": 1, "tasks": 1, "meta_batch": 1, "batch_size": 128, "kl_weight": 100.0}
     config |= {"initial_episodes": 500, "replay_episodes": 503, "gradient_steps": 2500, "target_rate": 0.05}
@@ -80,7 +80,7 @@ def learn(family: EnvFamily, **settings: Any) -> tuple[ContextNetworks, pearl.St
 
 @pytest.mark.slow
 def test_discrete_soft_values_are_those_of_soft_value_iteration() -> None:
-    """One tabular MDP as the only task. Its time limit is none of the critic's business, and its noise averages out."""
+    """One tabular MDP is the only task. Critics ignore its time limit, and its noise averages out."""
     temperature, discount, scale = 0.7, 0.8, 2.0
     random = np.random.default_rng(0)
     transition = random.dirichlet(np.ones(3), size=(3, 2))
@@ -111,7 +111,7 @@ def test_discrete_soft_values_are_those_of_soft_value_iteration() -> None:
 
 @pytest.mark.slow
 def test_real_actions_are_drawn_in_proportion_to_the_exponent_of_their_value() -> None:
-    """Of a critic that knows its business, minus the squared distance to a target: a Gaussian of variance T / 2."""
+    """If the critic is minus the squared distance to a target, the optimal actor is a Gaussian of variance T / 2."""
     temperature, target = 0.04, jnp.array([0.3, -0.2])
     made = networks(FAMILY, latent_size=1, units=32)
 
@@ -120,7 +120,7 @@ def test_real_actions_are_drawn_in_proportion_to_the_exponent_of_their_value() -
         return -jnp.sum((action - target) ** 2, axis=-1), -log_prob
 
     made = made._replace(critic=made.critic._replace(expected=expected))
-    # The belief is held at the prior, which the latent variable below is the middle of.
+    # The belief is held at the prior. The latent variable below is its mean.
     config = dataclasses.replace(pearl.Config(**SIZES), temperature=temperature, kl_weight=100.0, batch_size=64)
     config = dataclasses.replace(config, gradient_steps=2000, learning_rate=2e-3)
     algorithm = pearl.make(FAMILY, made, config)
@@ -129,7 +129,7 @@ def test_real_actions_are_drawn_in_proportion_to_the_exponent_of_their_value() -
     draws = np.asarray(jax.vmap(actor.sample)(jax.random.split(jax.random.key(2), 4000)))
     np.testing.assert_allclose(draws.mean(axis=0), target, atol=0.05)
     np.testing.assert_allclose(draws.std(axis=0), math.sqrt(temperature / 2), rtol=0.15)
-    # What it says of its entropy is what that Gaussian has (the metric's mean includes how it got there).
+    # The reported entropy is that of this Gaussian. (The metric is a mean that includes earlier gradient steps.)
     assert float(metrics["entropy"]) == pytest.approx(math.log(math.pi * math.e * temperature), abs=0.3)
 
 
@@ -142,7 +142,7 @@ def test_a_learnt_temperature_goes_where_the_entropy_is_the_wanted_one() -> None
     state, metrics = algorithm.init(jax.random.key(0)), {}
     for seed in range(4):
         state, metrics = step(jax.random.key(seed), state)
-    # Half a nat less than none for each of two numbers.
+    # The target is -0.5 nats for each of two entries.
     assert float(metrics["entropy"]) == pytest.approx(-1.0, abs=0.3)
 
 
@@ -151,7 +151,7 @@ def test_a_learnt_temperature_goes_where_the_entropy_is_the_wanted_one() -> None
 
 @pytest.mark.slow
 def test_the_encoder_learns_from_the_critics_and_its_divergence_alone(compiled: Compiled) -> None:
-    """Without them, its gradient is zero, whatever the actor and the temperature do; and the targets only follow."""
+    """Only critics and divergence train the encoder: without them its gradient is zero. Targets follow the critics."""
     start = compiled.start
 
     def after(**settings: Any) -> pearl.State:
@@ -173,7 +173,7 @@ def test_the_encoder_learns_from_the_critics_and_its_divergence_alone(compiled: 
 
 
 def test_the_replay_is_a_ring_of_the_newest_episodes_of_each_task(compiled: Compiled) -> None:
-    """Eight places, three filled at the start, three more each time that a task is played."""
+    """The ring buffer has eight places. Three are filled at the start, and three each time that a task is played."""
     start, step, _ = compiled
     states = [start]
     for i in range(4):
@@ -188,7 +188,7 @@ def test_the_replay_is_a_ring_of_the_newest_episodes_of_each_task(compiled: Comp
             if task in played:
                 written = {(int(old.episodes[task]) + i) % 8 for i in range(3)}
                 assert not same(new.context.obs[task], old.context.obs[task])
-                # Contexts are drawn from the first of the episodes that were added.
+                # Contexts are drawn from the first episodes that were added.
                 places = (int(old.episodes[task]) * horizon + np.arange(2 * horizon)) % (8 * horizon)
                 np.testing.assert_array_equal(new.context.action[task], new.replay.action[task, places])
             for place in range(8):
@@ -206,7 +206,7 @@ def test_critics_learn_from_the_dense_reward_and_contexts_show_the_sparse_one(co
 
 
 def test_only_steps_that_were_played_are_learnt_from(compiled: Compiled) -> None:
-    """What lies where none was written yet does not matter, and what was played does."""
+    """Unwritten places of the replay have no effect, and stored episodes have one."""
     start, step, _ = compiled
     filled = jnp.arange(8 * FAMILY.horizon) < 3 * FAMILY.horizon
 
@@ -222,9 +222,9 @@ def test_only_steps_that_were_played_are_learnt_from(compiled: Compiled) -> None
 
 
 def adapts_on_its_own_data_alone(algorithm: Algorithm, state: pearl.State) -> bool:
-    """Whether what a held-out task is met with depends on networks and what is played there, and nothing else.
+    """Adaptation to a held-out task depends on the networks and its own episodes only.
 
-    Neither on replay nor contexts, training tasks, critics or moments.
+    It does not depend on replay, contexts, training tasks, critics or moments.
     """
     adapt = jax.jit(algorithm.adapt)
 
@@ -241,7 +241,7 @@ def adapts_on_its_own_data_alone(algorithm: Algorithm, state: pearl.State) -> bo
 
 
 def leaking(algorithm: Algorithm) -> Algorithm:
-    """As a published library did for months: the evaluator's context comes from the replay of a training task."""
+    """Adapt with context from the replay of a training task, a bug that a published library had for months."""
 
     def adapt(key: Key, state: pearl.State, task: Any) -> Any:
         replayed: Experience = jax.tree.map(lambda x: x[0], state.replay)
@@ -254,7 +254,7 @@ def leaking(algorithm: Algorithm) -> Algorithm:
 
 
 def test_adapting_sees_nothing_but_what_the_deployed_policy_collected(compiled: Compiled) -> None:
-    """And an evaluator that is handed replay data would be found out."""
+    """The test detects an evaluation that uses data of the replay."""
     state = compiled.step(jax.random.key(1), compiled.start)[0]
     assert adapts_on_its_own_data_alone(ALGORITHM, state)
     assert not adapts_on_its_own_data_alone(leaking(ALGORITHM), state)
@@ -269,10 +269,10 @@ def test_beliefs_begin_with_the_prior_and_then_follow_what_was_seen(compiled: Co
         assert beliefs.mean.shape == (4, 2)
         np.testing.assert_array_equal(beliefs.mean[:first], 0.0)
         np.testing.assert_allclose(beliefs.std[:first], 1.0, rtol=1e-6)
-        # More steps, more certainty; and never the same belief again.
+        # The variance falls with more steps, and no belief repeats.
         assert bool(jnp.all(jnp.diff(beliefs.std[first - 1 :], axis=0) < 0))
         assert bool(jnp.all(beliefs.mean[first:] != 0))
-    # The same path where another reward is seen is another belief.
+    # The same path with another reward gives another belief.
     unreachable = task.replace(goal=100 + task.goal)
     on_path = task.replace(goal=jnp.zeros(2))
     first, second = (compiled.adapt(key, state, t) for t in (unreachable, on_path))
@@ -302,7 +302,7 @@ def test_settings_out_of_range_are_named(field: str, value: object) -> None:
 
 
 def test_discrete_actions_are_not_asked_for_all_the_entropy_there_is() -> None:
-    """A learnt temperature would rise for ever."""
+    """A learned temperature would rise without limit."""
     family = tabular_mdp.make(states=3)
     spaces = family.observation_space, family.action_space
     encoder = context.encoder(*spaces, latent_size=2, hidden_sizes=(3,))

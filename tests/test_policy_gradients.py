@@ -1,4 +1,4 @@
-"""Policy-gradient objectives against exact gradients."""
+"""Policy-gradient objectives agree with exact gradients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from metarl_jax.ops.policy_gradients import approximate_kl, clipped_surrogate, m
     [
         (0.0, 2.0, 2.0, 2.0),
         (0.1, 2.0, 2 * np.exp(0.1), 2 * np.exp(0.1)),
-        (0.5, 2.0, 2 * 1.2, 0.0),  # above 1 + clip and better: no reason to go further
-        (0.5, -2.0, -2 * np.exp(0.5), -2 * np.exp(0.5)),  # above, and worse: the way back stays open
+        (0.5, 2.0, 2 * 1.2, 0.0),  # above 1 + clip, a positive advantage has no gradient
+        (0.5, -2.0, -2 * np.exp(0.5), -2 * np.exp(0.5)),  # above 1 + clip, a negative advantage has one
         (-0.5, -2.0, -2 * 0.8, 0.0),
         (-0.5, 2.0, 2 * np.exp(-0.5), 2 * np.exp(-0.5)),
         (0.5, 0.0, 0.0, 0.0),
@@ -30,7 +30,7 @@ def test_clipped_surrogate_and_its_slope(log_ratio: float, advantage: float, val
 
 
 def test_surrogates_gradient_at_the_old_policy_is_the_policy_gradient() -> None:
-    # A softmax bandit, every action enumerated: dJ/dlogit_i = pi_i (r_i - J).
+    # A softmax bandit with all actions enumerated: dJ/dlogit_i = pi_i (r_i - J).
     logits, reward = jnp.array([0.3, -0.5, 1.1, 0.0]), jnp.array([1.0, 0.2, 0.4, 0.9])
     pi = jax.nn.softmax(logits)
     exact = pi * (reward - pi @ reward)

@@ -1,4 +1,4 @@
-"""JAX's 64-bit types: conversions at the package's boundaries, the same numbers with and without, and learning.
+"""JAX's 64-bit types: conversions at the package's boundaries, equal results with and without, and learning.
 
 ``contract/test_precision_contract.py`` traces every family and algorithm.
 """
@@ -67,7 +67,7 @@ def test_keep_dtypes_converts_between_32_and_64_bits_only() -> None:
         kept = keep_dtypes(before, after)
         assert dtypes(kept) == ["float32", "float64", "int32", "float16", "float64"]
         assert jax.tree.leaves(kept) == [2, 2, 2, 2, 2]
-        # A scan says more clearly what is wrong.
+        # The error of the scan is clearer.
         assert keep_dtypes(before, [after]) == [after]
 
 
@@ -128,9 +128,10 @@ class Lift(NamedTuple):
 
 
 class Careless:
-    """Names no dtype: what it draws and computes is of the default precision, and mixed with what is not.
+    """An environment without explicit dtypes.
 
-    A step goes up by the task and the action; a third of the height is paid, and episodes last three steps.
+    Its numbers have the default precision, and are mixed with 32-bit numbers. A step goes up by the task and the
+    action. The reward is a third of the height, and episodes have three steps.
     """
 
     def __init__(self, discrete: bool) -> None:
@@ -178,7 +179,7 @@ def test_a_users_environment_of_mixed_dtypes_is_played(discrete: bool, enabled: 
 
     with jax.enable_x64(enabled):
         count, t = jax.jit(play)(jax.random.key(0))
-        # It may carry on with a state of 64 bits, where that is what it begins with.
+        # Its state may have 64 bits if the first state has 64 bits.
         assert jax.eval_shape(family.env.reset, jax.random.key(0), 0.5)[0].dtype == (
             jnp.float64 if enabled else jnp.float32
         )
@@ -195,7 +196,10 @@ def test_a_users_environment_of_mixed_dtypes_is_played(discrete: bool, enabled: 
 
 
 def in_both(function: Callable[[], Any]) -> tuple[Any, Any]:
-    """What a function returns without 64-bit types, and with them; all that it makes, it makes anew."""
+    """Return the results of a function without 64-bit types and with them.
+
+    The function makes all of its objects itself.
+    """
     results = []
     for enabled in (False, True):
         with jax.enable_x64(enabled):
@@ -223,7 +227,7 @@ def assert_alike(one: Any, other: Any, tolerance: float) -> None:
     ids=["bandit", "tabular MDP", "GridNavi", "corners", "recommendation", "CartPole"],
 )
 def test_trials_are_the_same(make: Callable[[], EnvFamily]) -> None:
-    """Tasks, first states, transitions and rewards: random numbers do not depend on the default precision."""
+    """Tasks, first states, transitions and rewards are equal: random numbers do not depend on the default precision."""
 
     def scores() -> Any:
         family = make()
@@ -233,7 +237,7 @@ def test_trials_are_the_same(make: Callable[[], EnvFamily]) -> None:
             task = family.tasks.sample_heldout(key)
             return task, oracle.adapt(key, (), task).score
 
-        # Of a task, the limit of steps is a Python number.
+        # The limit of steps of a task is a Python number.
         return narrow(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 20)))
 
     one, other = in_both(scores)
@@ -276,7 +280,7 @@ def test_training_is_the_same() -> None:
 
 @pytest.mark.slow
 def test_maml_learns_with_64_bits() -> None:
-    """It comes to know sinusoids: adapted, it errs less than half as much as who always says 0, E[amplitude^2] / 2."""
+    """MAML learns sinusoids: its error is less than half that of the prediction 0, E[amplitude^2] / 2."""
     nothing = (5**3 - 0.1**3) / (3 * (5 - 0.1)) / 2
     with jax.enable_x64(True):
         scores = run(_sinusoid(tasks=16, iterations=400, learning_rate=1e-2), 400).metrics["score"]
@@ -286,7 +290,7 @@ def test_maml_learns_with_64_bits() -> None:
 
 @pytest.mark.slow
 def test_rl2_learns_with_64_bits() -> None:
-    """Two arms, ten pulls: at random 5 are paid."""
+    """RL² learns two arms with ten pulls, on which random play has the return 5."""
     settings = {"episodes": 10, "trials": 128, "minibatches": 2, "learning_rate": 1e-2, "entropy_coefficient": 0.01}
     with jax.enable_x64(True):
         rewards = np.asarray(run(_recurrent_bandit(iterations=60, **settings), 60).metrics["trial_reward"])
@@ -298,7 +302,7 @@ def test_rl2_learns_with_64_bits() -> None:
 
 
 def test_a_run_goes_on_in_the_other_precision(tmp_path: Path) -> None:
-    """Half without 64-bit types and half with them: the numbers of a run without."""
+    """A run that is half without 64-bit types and half with them equals a run without them."""
     sizes = {"iterations": 4, "tasks": 4, "adaptation_steps": 1}
     settings = experiments.get("fomaml-sinusoid").with_overrides(sizes)
     config = RunConfig(experiment="fomaml-sinusoid", settings=settings, seed=2**31, seeds=1, evaluate_every=2)
@@ -318,7 +322,7 @@ def test_a_run_goes_on_in_the_other_precision(tmp_path: Path) -> None:
 
 
 def test_states_with_tasks_of_other_libraries_are_of_the_same_types() -> None:
-    """PEARL keeps its training tasks, in which gymnax has Python's numbers: a checkpoint of either precision fits."""
+    """PEARL stores training tasks, where gymnax has Python numbers. A checkpoint of either precision fits."""
 
     def types() -> list[str]:
         experiment = experiments.get("pearl-cartpole")

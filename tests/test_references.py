@@ -1,4 +1,4 @@
-"""Loading the user's code by reference."""
+"""Tests of loading the user's code by reference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_name_in_a_module() -> None:
         ("raises.py:thing", r"raises.py:thing cannot be loaded: ZeroDivisionError: division by zero"),
         ("mine:thing", r"No module named 'mine' \(the working directory is not searched"),
         ("os.path:joyn", "os.path has no 'joyn'"),
-        ("thing", r"'thing' is no reference: it must be FILE.py:NAME or PACKAGE.MODULE:NAME"),
+        ("thing", r"'thing' is not a reference: it must be FILE.py:NAME or PACKAGE.MODULE:NAME"),
     ],
 )
 def test_what_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Returns and advantages against closed forms."""
+"""Returns and advantages agree with closed forms."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_remaining_horizon(discount: float, expected: list[float]) -> None:
 
 @pytest.fixture
 def outcomes() -> dict[str, jax.Array]:
-    """What five steps of three actions may lead to, two outcomes each; nothing follows the last."""
+    """Make five steps of three actions with two outcomes each. The value after the last step is 0."""
     keys = jax.random.split(jax.random.key(4), 5)
     return {
         "policy": jax.nn.softmax(jax.random.normal(keys[0], (5, 3))),
@@ -83,12 +83,12 @@ def test_expected_advantages_are_of_all_actions(outcomes: dict[str, jax.Array]) 
 
 @pytest.mark.parametrize("critic_lambda", [0.0, 0.7, 1.0])
 def test_errors_are_the_mean_of_generalised_advantages(outcomes: dict[str, jax.Array], critic_lambda: float) -> None:
-    """Over an action and an outcome of the first of two steps, and of the last."""
+    """The errors are expectations over the action and the outcome of both steps."""
     f, discount = {name: np.asarray(x[-2:], np.float64) for name, x in outcomes.items()}, 0.9
     _, errors = expected_advantages(
         **{name: x[-2:] for name, x in outcomes.items()}, discount=discount, critic_lambda=critic_lambda
     )
-    # The second step's mean error does not depend on what was drawn: the value before it is given.
+    # The mean error of the second step does not depend on the first draw, because the value before it is given.
     last = sum(f["policy"][1, a] * (f["reward"][1, a] - f["value"][1]) for a in range(3))
     first = sum(
         f["policy"][0, a] * f["probability"][0, a, o] * (f["reward"][0, a] + discount * f["next_value"][0, a, o])
@@ -100,7 +100,7 @@ def test_errors_are_the_mean_of_generalised_advantages(outcomes: dict[str, jax.A
 
 
 def test_a_critic_that_is_right_has_no_errors() -> None:
-    """A bandit of two arms, known to pay 0.3 and 0.6, of whom one is pulled at random, three times."""
+    """On a bandit with two arms of known mean rewards 0.3 and 0.6, a random arm is pulled three times."""
     left = jnp.array([3.0, 2.0, 1.0])
     value, mean = 0.45 * left, jnp.array([0.3, 0.6])
     advantages, errors = expected_advantages(

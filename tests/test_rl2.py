@@ -1,4 +1,4 @@
-"""What makes RL² RL²: memory and return cross the ends of episodes, and both stop at the trial's."""
+"""RL²: memory and return cross the ends of episodes, and both stop at the end of the trial."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FAMILY = bandits.bernoulli(2)
 
 
 def counting_policy() -> Policy:
-    """Its memory is the number of steps since it was last reset; it plays arm 0 and values nothing."""
+    """Make a policy whose memory counts the steps since its last reset. It plays arm 0, and its values are 0."""
 
     def step(params: Any, carry: Array, inputs: Inputs) -> tuple[Array, Output]:
         del inputs
@@ -69,7 +69,7 @@ def test_what_was_seen_in_one_episode_is_remembered_in_the_next(cell: gated.Cell
     params = policy.init(jax.random.key(0))
 
     def logits(first_reward: float) -> Array:
-        """At the third episode, after two that differ in the first one's reward only."""
+        """Return the output at the third episode, after two episodes that differ in the first reward only."""
         inputs = Inputs(
             obs=jnp.zeros((3, 0)),
             prev_action=jnp.zeros(3, jnp.int32),
@@ -83,8 +83,9 @@ def test_what_was_seen_in_one_episode_is_remembered_in_the_next(cell: gated.Cell
 
 
 class Delayed:
-    """Two episodes of one step; the second pays what the first one's action was. Only a return that crosses the
-    episode's end can credit it.
+    """Two episodes of one step, where the reward of the second is the action of the first.
+
+    Only a return that crosses the end of the episode credits this action.
     """
 
     def reset(self, key: Key, params: Array) -> tuple[Array, Array]:
@@ -92,7 +93,7 @@ class Delayed:
         return jnp.zeros(1), jnp.zeros(())
 
     def step(self, key: Key, state: Array, action: Array, params: Array) -> tuple[Any, ...]:
-        # The state survives the end of the episode, as a task's hidden memory would; the learner sees none of it.
+        # The state survives the end of the episode, and the learner does not observe it.
         del key, params
         reward = state
         done = jnp.bool_(True)
@@ -108,7 +109,7 @@ class Delayed:
 
 
 def first_step_policy() -> Policy:
-    """Chooses by a parameter at the first step of a trial, elsewhere evenly; values everything at zero."""
+    """Make a policy with one parameter for the first action of a trial. Other actions are uniform, and values are 0."""
 
     def step(params: Any, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
         d = jnp.where(inputs.first, params["d"], 0.0)
@@ -145,7 +146,7 @@ def test_without_a_future_there_is_nothing_to_learn_from_a_later_episode() -> No
 
 
 def test_the_return_stops_where_the_trial_does() -> None:
-    """A trial of one episode: what the action would pay in the next one must not count."""
+    """In a trial of one episode, the reward of the action in a next episode must not count."""
     assert abs(learned(episodes=1, discount=1.0)) < 1e-3
 
 
@@ -193,8 +194,8 @@ def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None
 @pytest.mark.parametrize(
     ("asked", "there", "message"),
     [
-        ("task", {"training_reward": None}, r'"task" needs .*privileged.training_reward, .*: give "paid" or "belief"$'),
-        ("belief", {"belief_reward": None}, r'"belief" needs .*privileged.belief_reward, .*: give "paid" or "task"$'),
+        ("task", {"training_reward": None}, r'"task" needs .*privileged.training_reward, .*: use "paid" or "belief"$'),
+        ("belief", {"belief_reward": None}, r'"belief" needs .*privileged.belief_reward, .*: use "paid" or "task"$'),
         ("task", {"training_reward": None, "belief_reward": None}, r'give "paid"$'),
         ("tsak", {}, r"training_reward must be one of .*tsak.*did you mean"),
     ],
@@ -251,7 +252,7 @@ def test_trials_must_divide_into_minibatches() -> None:
 
 
 class _Coin:
-    """Episodes of up to 4 steps that end when a coin says so; the reward is the action times the task."""
+    """Episodes of up to 4 steps with random ends. The reward is the action times the task."""
 
     horizon = 4
 
@@ -281,11 +282,11 @@ def coin_family() -> EnvFamily:
 
 @pytest.mark.parametrize(("family", "parts"), [(coin_family(), 2), (coin_family(), 4), (FAMILY, 2)])
 def test_a_gradient_in_parts_is_the_gradient(family: EnvFamily, parts: int) -> None:
-    """Trials of uneven length, where a mean of the parts' means would be another number; and nothing to observe."""
+    """Trials have different lengths, so that a mean of the parts' means would differ. The policy observes nothing."""
     policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
 
     def step(accumulation: int) -> Any:
-        # Adam's epsilon so large that its step is proportional to the gradient.
+        # Adam's epsilon is so large that its step is proportional to the gradient.
         config = rl2.Config(
             episodes=2, trials=16, minibatches=2, epochs=1, adam_epsilon=1e3, learning_rate=1e4, iterations=10,
             accumulation=accumulation,
@@ -312,7 +313,7 @@ def test_the_numbers_do_not_depend_on_how_many_trials_are_vectorised(monkeypatch
     def step(bytes_at_once: int, widths: set[int]) -> Any:
         monkeypatch.setattr(batching, "CACHED_CARRIES", bytes_at_once)
         traced = jax.jit(lambda key, state: algorithm.step(key, state)).trace(jax.random.key(1), state)
-        # The memories that pass from step to step of the trials that are played.
+        # These are the memories that are carried from step to step of trials.
         scanned = [e for e in equations(traced.jaxpr.jaxpr) if e.primitive.name == "scan" and e.params["length"] == 8]
         widths |= {v.aval.shape[0] for e in scanned for v in e.outvars if v.aval.shape[1:] == (4,)}
         return traced.lower().compile()(jax.random.key(1), state)
@@ -326,8 +327,10 @@ def test_the_numbers_do_not_depend_on_how_many_trials_are_vectorised(monkeypatch
 
 
 def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
-    """Half way through, with a rise of 0.8, lambda 0.5 has become 0.5 + 0.8 * 0.5 * 0.5 = 0.7; and with a decay in 0.6
-    of training, a bonus of 6 has become 6 * (1 - 0.5 / 0.6) = 1.
+    """Schedules have their exact values in the middle of training.
+
+    With a rise of 0.8, lambda 0.5 is then 0.5 + 0.8 * 0.5 * 0.5 = 0.7. With a decay in 0.6 of training, a bonus of 6 is
+    then 6 * (1 - 0.5 / 0.6) = 1.
     """
     family = coin_family()
     policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
@@ -339,7 +342,7 @@ def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
         )
         algorithm = rl2.make(family, policy, config)
         state = algorithm.init(jax.random.key(0))._replace(iteration=iteration)
-        # A new policy's entropy hardly has a gradient: it is even.
+        # A new policy is nearly uniform, so its entropy has almost no gradient.
         uneven = jax.tree.map(lambda x: x + jnp.sin(jnp.arange(1.0, x.size + 1)).reshape(x.shape), state.params)
         return algorithm.step(jax.random.key(1), state._replace(params=uneven))[0].params
 
@@ -371,7 +374,10 @@ def test_lambda_rises_and_the_entropy_bonus_decays() -> None:
     ],
 )
 def test_the_learning_rate_is_a_function_of_the_iteration(schedule: Any, expected: list[float]) -> None:
-    """At 0, 2, 8 and 9 of 8 iterations; all numbers may be tracers. The epochs of one iteration have one rate."""
+    """Schedules are exact at 0, 2, 8 and 9 of 8 iterations, and all numbers may be tracers.
+
+    All epochs of one iteration have the same rate.
+    """
     family = coin_family()
 
     @jax.jit
@@ -389,7 +395,7 @@ def test_the_learning_rate_is_a_function_of_the_iteration(schedule: Any, expecte
     iterations = jnp.array([0, 2, 8, 9], jnp.int32)
     got, moved = rates(iterations, jnp.full(4, 0.5), jnp.full(4, 0.2))
     np.testing.assert_allclose(got, expected, rtol=1e-6)
-    # The first step of Adam is the learning rate, and later ones are no longer.
+    # Adam's first step has the size of the learning rate, and later steps are not longer.
     assert bool(jnp.all(moved <= 6 * got * 1.001))
     assert got.dtype == jnp.float32
 
@@ -400,7 +406,7 @@ def test_minibatches_must_divide_into_parts() -> None:
 
 
 def reward_prediction(weight: float) -> ppo.Auxiliary:
-    """As a user writes it: features of the memory predict the reward of the step, linearly."""
+    """An auxiliary loss as a user writes it: features of the memory predict the reward of a step linearly."""
 
     def loss(params: ppo.WithAuxiliary, output: Output, batch: ppo.Batch) -> tuple[Array, Metrics]:
         assert output.features is not None
@@ -433,10 +439,10 @@ def test_with_an_auxiliary_loss_of_zero_the_numbers_are_those_without(normalise:
 
 
 def test_an_auxiliary_loss_trains_the_memory_and_parameters_of_its_own() -> None:
-    """Trials of uneven length, whose gradient is computed in parts."""
+    """Trials have different lengths, and their gradient is computed in parts."""
     family, trials, weight = coin_family(), 8, 3.0
     policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
-    # Adam's epsilon so large that its step is the gradient, but for the sign.
+    # Adam's epsilon is so large that its step is minus the gradient.
     config = rl2.Config(
         episodes=2, trials=trials, minibatches=1, epochs=1, accumulation=2, adam_epsilon=1e6, learning_rate=1e6,
         max_grad_norm=1e6, iterations=10,
@@ -464,7 +470,7 @@ def test_an_auxiliary_loss_trains_the_memory_and_parameters_of_its_own() -> None
             key_task, key_trial = jax.random.split(key)
             task = family.tasks.sample(key_task)
             _, t = trial(key_trial, act, policy.initial_carry(params.policy), family, task, 2)
-            # The last step's reward is shown to nobody.
+            # No input contains the reward of the last step.
             followed = jnp.append(t.valid[1:], False)
             squares = (t.output.features @ params.auxiliary - t.reward) ** 2
             return jnp.sum(jnp.where(followed, squares, 0.0)), jnp.sum(t.valid)
@@ -488,7 +494,7 @@ def test_an_auxiliary_loss_trains_the_memory_and_parameters_of_its_own() -> None
             lambda params, output, batch: (output.value, {}),
             r"an auxiliary loss must be a scalar, not of shape \(4, 2\)",
         ),
-        (lambda params, output, batch: (0.0, {"entropy": jnp.float32(0)}), "PPO has a metric 'entropy' already"),
+        (lambda params, output, batch: (0.0, {"entropy": jnp.float32(0)}), "PPO already has a metric 'entropy'"),
     ],
 )
 def test_a_wrong_auxiliary_loss_is_said(loss: Any, message: str) -> None:

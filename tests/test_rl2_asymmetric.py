@@ -1,4 +1,4 @@
-"""What a privileged critic is told, what it says of every arm, and what a step of learning from that does."""
+"""The privileged critic's inputs, its advantages of all arms, and the policy's gradient step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def networks() -> AsymmetricNetworks:
     return AsymmetricNetworks(policy, arms.critic(ARM, units=16))
 
 
-# A critic that says nothing, whatever it is told.
+# A critic whose values are always zero.
 SILENT = ArmsCritic(
     init=lambda key: {"bias": jnp.zeros(())},
     value=lambda params, known, left: jnp.zeros(left.shape) + 0.0 * params["bias"],
@@ -52,9 +52,9 @@ def test_beliefs_are_of_the_pulls_before() -> None:
 
 @pytest.mark.slow
 def test_the_policy_ascends_what_all_arms_are_worth() -> None:
-    """Without a later pull the advantage of an arm is its posterior mean less what the policy has of all arms.
+    """A gradient step ascends the expected posterior mean of all arms, pulled or not.
 
-    So a step is up the gradient of the latter, which knows every arm, pulled or not.
+    Without a later pull, the advantage of an arm is its posterior mean minus the policy's expectation over arms.
     """
     made = networks()
     config = rl2_asymmetric.Config(
@@ -66,7 +66,7 @@ def test_the_policy_ascends_what_all_arms_are_worth() -> None:
     key = jax.random.key(5)
     after, metrics = algorithm.step(key, state)
 
-    # The same trials, played again.
+    # The same trials are played again.
     def play(key: Key) -> Transition:
         key_task, key_trial = jax.random.split(key)
 
@@ -94,7 +94,7 @@ def test_the_policy_ascends_what_all_arms_are_worth() -> None:
     gradient = jax.grad(objective)(state.params)
     norm = float(jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradient))))
     assert float(metrics["gradient_norm"]) == pytest.approx(norm, rel=1e-3)
-    # Adam's first step is the gradient's sign, but where it is of the order of epsilon.
+    # Adam's first step is the sign of the gradient, except where the gradient is of the order of epsilon.
     for before, new, g in zip(*(jax.tree.leaves(x) for x in (state.params, after.params, gradient)), strict=True):
         expected = before + 1e-3 * g / (jnp.abs(g) + config.adam_epsilon)
         np.testing.assert_allclose(new, expected, atol=2e-5)
@@ -102,8 +102,8 @@ def test_the_policy_ascends_what_all_arms_are_worth() -> None:
 
 @pytest.mark.slow
 def test_training_explores_and_adapting_does_not() -> None:
-    """A policy that always pulls one arm: in training it is paid what others pay as often as it explores."""
-    # The first arm pays nothing, the others always.
+    """For a policy that always pulls one arm, the reward in training shows how often it explores."""
+    # The first arm has reward 0, and the others have reward 1.
     task = bandits.BanditParams(jnp.array([0.0, 1.0, 1.0]))
     family = FAMILY._replace(tasks=TaskDistribution(lambda key: task, lambda key: task))
     made = networks()

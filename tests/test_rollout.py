@@ -1,4 +1,4 @@
-"""Trials of an environment whose episodes end at random: what the learner sees, and where episodes begin and end."""
+"""Trials of an environment whose episodes end at random: inputs of the learner, and limits of episodes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ EPISODES = 4
 
 class Visit(NamedTuple):
     name: Array
-    """DrawnTask at each reset, so that episodes can be told apart."""
+    """A number that is drawn at each reset, so that episodes can be distinguished."""
     time: Array
 
 
 class RandomEnds:
-    """Ends with probability ``params`` at each step, and at the horizon; the reward tells the time and the action."""
+    """An environment that ends with probability ``params`` at each step, and at the horizon.
+
+    The reward encodes the time and the action.
+    """
 
     def reset(self, key: Key, params: Array) -> tuple[Array, Visit]:
         del params
@@ -59,14 +62,14 @@ def family() -> EnvFamily:
 
 
 def act(key: Key, carry: Array, inputs: Inputs) -> tuple[Array, Array, Array]:
-    """Acts at random and counts its steps."""
+    """Act at random, and count the steps."""
     del inputs
     return carry + 1, jax.random.randint(key, (), 0, 3), carry
 
 
 @pytest.fixture(scope="module")
 def trials() -> tuple[Array, Transition]:
-    """30 trials, as NumPy arrays ``[30, T, ...]``, with the carry at the end."""
+    """Play 30 trials; return them as NumPy arrays ``[30, T, ...]``, with the carry at the end."""
     play = jax.jit(jax.vmap(lambda key: trial(key, act, jnp.int32(0), family(), jnp.float32(0.3), EPISODES)))
     return jax.tree.map(np.asarray, play(jax.random.split(jax.random.key(0), 30)))
 
@@ -104,7 +107,7 @@ def test_inputs_are_what_happened_before(trials: tuple[Array, Transition]) -> No
 def test_observations_belong_to_their_episode(trials: tuple[Array, Transition]) -> None:
     _, t = trials
     name, time = t.inputs.obs[..., 0], t.inputs.obs[..., 1]
-    np.testing.assert_array_equal(t.final_obs[..., 0], name)  # the last observation of an ended episode too
+    np.testing.assert_array_equal(t.final_obs[..., 0], name)  # this includes the last observation of an episode
     np.testing.assert_array_equal(t.final_obs[..., 1], time + 1)
     done = (t.terminated | t.truncated)[:, :-1]
     np.testing.assert_array_equal(name[:, 1:] != name[:, :-1], done)
@@ -151,11 +154,11 @@ def test_no_action_is_in_the_space() -> None:
 
 
 class Walk(Environment):
-    """A walk from a random start; ends beyond 2 or at the horizon, and would overflow if it went on."""
+    """A walk from a random start that ends beyond 2 or at the horizon. It would overflow if it continued."""
 
     def __init__(self) -> None:
         self.resets = 0
-        """In the programs traced so far."""
+        """The number of calls in the programs that were traced so far."""
 
     def reset_env(self, key: Key, params: Array) -> tuple[Array, Visit]:
         del params
@@ -182,7 +185,7 @@ class Walk(Environment):
 
 
 class Generous(Walk):
-    """Pays ten times as much, and only in ``step``."""
+    """A class whose ``step``, and only this method, gives ten times the reward."""
 
     step_env: Any = None
 
@@ -192,7 +195,7 @@ class Generous(Walk):
 
 
 class Forwarding:
-    """A wrapper that pays ten times as much and forwards what it does not define, as gymnax's wrappers do."""
+    """A wrapper that gives ten times the reward, and forwards other attributes, as gymnax's wrappers do."""
 
     def __init__(self, env: Walk) -> None:
         self._env = env
@@ -206,7 +209,7 @@ class Forwarding:
 
 
 def play_one(env: Any) -> Transition:
-    """Thirty episodes ``[30, HORIZON]``."""
+    """Play thirty episodes ``[30, HORIZON]``."""
     nothing = TaskDistribution(jax.random.uniform, jax.random.uniform)
     walk = EnvFamily(env, nothing, HORIZON, env.observation_space(), Discrete(3))
     play = jax.jit(jax.vmap(lambda key: episode(key, act, jnp.int32(0), walk, jnp.float32(0))[1]))

@@ -1,4 +1,4 @@
-"""Running statistics against NumPy's of everything at once, and policies that see through them."""
+"""Running statistics agree with NumPy's statistics of all data, and policies use them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_parts_add_up_to_the_whole(scale: float, shift: float) -> None:
     counted = np.concatenate([part[weight > 0] for part, weight in zip(parts, weights, strict=True)])
     assert statistics.number == len(counted)
     np.testing.assert_allclose(statistics.mean, counted.mean(axis=0), rtol=1e-5, atol=1e-5 * scale)
-    # The numbers themselves are rounded to float32 before any of this.
+    # The numbers are rounded to float32 first.
     rounding = 1e-4 + 10 * abs(shift) / scale * float(np.finfo(np.float32).eps)
     np.testing.assert_allclose(statistics.variance, counted.var(axis=0), rtol=rounding)
 
@@ -53,13 +53,13 @@ def test_statistics_are_of_all_that_was_shown_and_no_gradient_reaches_them() -> 
     assert start.params.seen.number == 0
     assert once.params.seen.number == 8 * family.horizon
     assert twice.params.seen.number == 2 * 8 * family.horizon
-    # Learning begins with the second iteration's statistics: until then observations are as they are.
+    # Observations are unscaled until the second iteration.
     without = rl2.make(family, plain, rl2.Config(**{**settings, "normalise_observations": False}))
     same, _ = jax.jit(without.step)(jax.random.key(1), without.init(jax.random.key(0)))
     for ours, theirs in zip(jax.tree.leaves(once.params.network), jax.tree.leaves(same.params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
-    # The policy is the plain one, shown scaled observations; stepping is unrolling.
+    # The policy is the plain policy on scaled observations; ``step`` agrees with ``unroll``.
     policy = ppo.normalised(plain, family.observation_space)
     obs = 5 * jax.random.normal(jax.random.key(3), (6, 2))
     zeros = jnp.zeros(6)

@@ -1,4 +1,4 @@
-"""Settings: bounds, texts and relations, checked once for the settings of everything that has some."""
+"""Settings: bounds, texts and relations of the settings of all modules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metarl_jax.settings import Doc, Field, Fraction, PositiveFloat, PositiveInt
 
 
 def everything() -> Iterator[tuple[str, Field]]:
-    """Every setting there is: of algorithms, problems, networks, families and commands."""
+    """Return every setting of algorithms, problems, networks, families and commands."""
     owners: list[Any] = [registry.resolve(entry.module).Config for entry in registry.algorithms()]
     owners += [
         getattr(registry.resolve(network.module), network.settings)
@@ -46,7 +46,7 @@ EACH = list(
 
 
 def valid_values(field: Field) -> st.SearchStrategy[Any]:
-    """Values in range."""
+    """Return values in range."""
     match field.type:
         case kind if get_origin(kind) is Literal:
             found: st.SearchStrategy[Any] = st.sampled_from(get_args(kind))
@@ -71,7 +71,7 @@ def valid_values(field: Field) -> st.SearchStrategy[Any]:
 
 
 def invalid_values(field: Field) -> st.SearchStrategy[Any]:
-    """Values of another type, and numbers out of range."""
+    """Return values of another type, and numbers out of range."""
     wrong: list[st.SearchStrategy[Any]] = [st.just([]), st.just(object())]
     if not field.optional:
         wrong.append(st.none())
@@ -153,7 +153,7 @@ def test_a_traced_number_passes() -> None:
 
 
 def test_the_docstring_has_every_attribute() -> None:
-    """What ``MoreToy?`` shows in a notebook, and an API reference."""
+    """The docstring, which ``MoreToy?`` shows in a notebook, and the API reference."""
     assert MoreToy.__doc__ is not None
     assert MoreToy.__doc__.startswith("Settings of a larger toy.\n\nAttributes:\n")
     for line in (

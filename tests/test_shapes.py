@@ -61,7 +61,7 @@ def step(value: Array, gradient: Any) -> Any:
 
 STEPS, FEW = jnp.zeros((2, B), jnp.int32), jnp.zeros((2, B + 1), jnp.int32)
 CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], list[tuple[Any, ...]]]] = {
-    # A function, right arguments, and wrong ones.
+    # Cases are a function, correct arguments, and wrong ones.
     "discounted_returns": (
         returns.discounted_returns,
         (of(T), of(T), 0.0),
@@ -148,7 +148,7 @@ def test_a_wrong_shape_is_one_clear_error(name: str) -> None:
 
 
 def test_a_policy_that_does_not_unroll_batches_is_named_by_the_shapes() -> None:
-    """Its ``unroll`` returns one value a step, whatever the number of trials."""
+    """Make a policy whose ``unroll`` returns one value per step for any number of trials."""
 
     def unroll(params: Any, carry: Any, inputs: Inputs) -> Any:
         carry, output = POLICY.unroll(params, carry, inputs)

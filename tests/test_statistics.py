@@ -1,4 +1,4 @@
-"""Intervals: known values, and coverage counted in simulation."""
+"""Intervals: known values, and coverage measured in simulations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_mean_with_interval_is_students(freedom: int, quantile: float) -> None:
 
 
 def covered(intervals: list[Estimate], truth: float, confidence: float) -> None:
-    """Assert that as many intervals hold the truth as should, within 4 standard deviations of the binomial."""
+    """Assert that the share of intervals that contain the truth is within 4 standard deviations of the binomial."""
     share = np.mean([e.low <= truth <= e.high for e in intervals])
     assert abs(share - confidence) < 4 * math.sqrt(confidence * (1 - confidence) / len(intervals))
 
@@ -62,7 +62,7 @@ def test_interquartile_mean_is_the_trimmed_mean(scores: list[float], random: obj
 
 
 def test_bootstrap_covers_where_cells_are_independent() -> None:
-    # Each cell a run of its own; the mean over seeds and tasks of unequal tasks.
+    # Each entry is a run of its own. The statistic is the mean over seeds and unequal tasks.
     generator = np.random.default_rng(1)
     task_means = np.linspace(-1, 1, 6)
     intervals = [
@@ -92,7 +92,7 @@ def test_bootstrap_is_a_function_of_its_seed() -> None:
 
 
 def test_bootstrap_stays_within_the_columns() -> None:
-    scores = np.tile(np.arange(8.0), (4, 1))  # every seed alike: nothing to resample
+    scores = np.tile(np.arange(8.0), (4, 1))  # all seeds are equal, so resampling has no effect
     got = stratified_bootstrap(scores, repetitions=50)
     assert got == Estimate(3.5, 3.5, 3.5, 0.0)
 
@@ -132,7 +132,7 @@ def test_probability_of_improvement_is_mann_whitneys() -> None:
 
 
 def test_probability_of_improvement_resamples_the_runs_of_both() -> None:
-    """Its bootstrap is one of the scores themselves, each task's seeds on their own."""
+    """The bootstrap resamples the scores themselves, with the seeds of each task independently."""
     generator = np.random.default_rng(6)
     ours, other = generator.normal(0.5, 1, (6, 3)), generator.normal(0, 1, (8, 3))
     got = probability_of_improvement(ours, other, repetitions=4000)

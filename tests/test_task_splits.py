@@ -1,4 +1,4 @@
-"""Validation tasks, by which settings and checkpoints are chosen, are no held-out tasks, which are reported."""
+"""Validation tasks, by which settings and checkpoints are chosen, are not held-out tasks, which are reported."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from metarl_jax.types import Array, EnvFamily, Key, Task, TaskDistribution
 
 DRAWS = 1000
 CHANCE = 3
-"""Two continua of as many draws have about DRAWS^2 / 2^23 numbers in common, which are 0.12: more than three are none
-in a hundred thousand times."""
+"""Draws from two continua have about DRAWS^2 / 2^23 = 0.12 numbers in common. The probability of more than three is
+below 1e-5."""
 SPLITS = ("training", "heldout", "validation")
 
 
 def parts(task: Task) -> list[Array]:
-    """What tells one task from another.
+    """Return the features that identify a task.
 
-    Of a maze its walls: start and target are drawn in any maze. Of Omniglot each character, whatever its rotation.
+    For a maze they are its walls, because start and target are drawn in any maze. For Omniglot they are the characters
+    without their rotations.
     """
     if isinstance(task, MazeParams):
         return [task.walls]
@@ -42,9 +43,9 @@ def parts(task: Task) -> list[Array]:
 
 
 def by_split(tasks: TaskDistribution) -> dict[str, set[bytes]]:
-    """The different ones of many tasks of each split; of Omniglot the different characters."""
+    """Return the distinct tasks among many of each split; for Omniglot the distinct characters."""
     samplers = dict(zip(SPLITS, (tasks.sample, tasks.sample_heldout, tasks.validation), strict=True))
-    # Where splits share a sampler, it is compiled once.
+    # A sampler that several splits share is compiled once.
     compiled = {sample: jax.jit(jax.vmap(lambda key, of=sample: parts(of(key)))) for sample in samplers.values()}
     found = {}
     for seed, (split, sample) in enumerate(samplers.items()):
@@ -56,7 +57,7 @@ def by_split(tasks: TaskDistribution) -> dict[str, set[bytes]]:
 
 
 def distributions(name: str, data_dir: str) -> list[TaskDistribution]:
-    """The tasks of a family, of each kind of held-out tasks; the few-shot tasks themselves, without examples."""
+    """Return the task distributions of a family; for few-shot families without examples."""
     entry = registry.family(name)
     make, known = registry.resolve(entry.make), dict(entry.defaults)
     names = inspect.signature(make).parameters
@@ -76,20 +77,20 @@ def distributions(name: str, data_dir: str) -> list[TaskDistribution]:
 
 FAMILIES = [family.name for family in registry.families()]
 Kind: TypeAlias = Literal["continuum", "without split", "fresh", "training"]
-# By family: what validation tasks are where there are finitely many tasks to train on. All other
-# families draw their tasks from a continuum.
+# The kind of validation tasks of each family with finitely many training tasks. All other families draw their tasks
+# from a continuum.
 KINDS: dict[Kind, tuple[str, ...]] = {
-    # Few tasks, and all of them are trained on and tested on; as published, but for tiny mazes.
+    # There are few tasks, and all of them are used for training and for testing, as published except for tiny mazes.
     "without split": (
         *("gridnavi", "dark-room", "dark-room-10x10", "maze-tiny", "corners"),
         *("half-cheetah-direction", "ant-direction"),
     ),
-    # New ones, neither of training nor held out.
+    # Validation tasks are new tasks, which are not training tasks or held-out tasks.
     "fresh": (
         *("ml1-reach", "ml1-push", "ml1-pick-place", "ml10", "maze-small", "maze-large"),
         *("walker-parameters", "hopper-parameters", "point-robot-sparse"),
     ),
-    # Those of training: others there are not, but those held out.
+    # Validation tasks are training tasks, because all other tasks are held out.
     "training": ("dark-room-new-goals", "dark-key-to-door", "omniglot", "xland-made-up", "xland-trivial-21k"),
 }
 
@@ -130,7 +131,7 @@ def test_users_and_rulesets_are_validated_on_those_of_training(tmp_path: Path) -
 
 
 def test_there_are_few_tiny_mazes() -> None:
-    """As its documentation says: all ways of connecting 3 by 3 cells, and how many of them are trained in."""
+    """The numbers agree with the documentation: all mazes of 3 by 3 cells, and the number of training mazes."""
     right = [(3 * i + j, 3 * i + j + 1) for i in range(3) for j in range(2)]
     openings = right + [(3 * i + j, 3 * i + j + 3) for i in range(2) for j in range(3)]
 

@@ -1,4 +1,4 @@
-"""The loop on an algorithm small enough to know every number of."""
+"""The training loop on an algorithm whose numbers are all known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Walk(NamedTuple):
 
 
 def random_walk(*, poison: int | None = None) -> Algorithm:
-    """Adds a normal number at each iteration; iteration ``poison`` gives NaN."""
+    """Make an algorithm that adds a normal number at each iteration; iteration ``poison`` gives NaN."""
 
     def init(key: Key) -> Walk:
         return Walk(jax.random.normal(key, (3,)), jnp.int32(0))

@@ -1,4 +1,4 @@
-"""What makes VariBAD VariBAD: whose gradient reaches what, what is kept, and what a held-out task is met with."""
+"""VariBAD: the paths of gradients, the buffer, and adaptation to held-out tasks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def test_no_gradient_of_the_policy_reaches_the_encoder_nor_of_the_model_the_policy(start: varibad.State) -> None:
-    """Whatever the policy's objective, encoder and decoder learn the same; and the other way round."""
+    """The training of encoder and decoder does not depend on the policy's objective, and the converse."""
 
     @jax.jit
     def after(learning_rate: jax.Array, model_rate: jax.Array) -> varibad.State:
@@ -81,7 +81,7 @@ def test_an_auxiliary_loss_trains_the_policy_and_not_the_belief(start: varibad.S
 
 
 def test_the_buffer_is_a_ring_of_the_newest_trials(start: varibad.State) -> None:
-    """Twelve places and four trials an iteration: the fourth iteration writes where the first one did."""
+    """With twelve places and four trials per iteration, the fourth iteration overwrites the trials of the first one."""
     states = [start]
     for i in range(4):
         states.append(STEP(jax.random.key(i), states[-1])[0])
@@ -115,21 +115,22 @@ def test_as_many_trials_are_vectorised_as_a_cache_has_beliefs_of(
 
 
 def test_only_trials_that_were_played_are_learnt_from(start: varibad.State) -> None:
-    """What lies where none was written yet does not matter."""
+    """Unwritten places of the buffer have no effect."""
     poisoned = start._replace(
         buffer=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x, start.buffer)
     )
     clean, dirty = (STEP(jax.random.key(1), state)[0] for state in (start, poisoned))
     assert same(clean.model, dirty.model)
-    # And what was played does.
+    # Stored trials have an effect.
     later = STEP(jax.random.key(2), clean)[0]
     changed = clean._replace(buffer=clean.buffer._replace(reward=1 - clean.buffer.reward))
     assert not same(later.model, STEP(jax.random.key(2), changed)[0].model)
 
 
 def test_adapting_sees_nothing_but_what_the_deployed_policy_collected(start: varibad.State) -> None:
-    """Neither the buffer nor anything else of training: poison in all but networks' weights changes nothing; and
-    two tasks that answer alike are met alike.
+    """Adaptation depends on the networks' weights and the task's own trial only.
+
+    NaN in all other parts of the state has no effect, and tasks with equal observations and rewards give equal results.
     """
     trained = STEP(jax.random.key(1), start)[0]
 
@@ -148,11 +149,11 @@ def test_adapting_sees_nothing_but_what_the_deployed_policy_collected(start: var
         key = jax.random.key(seed)
         one, other = ADAPT(key, trained, task), ADAPT(key, poisoned, task)
         assert same(one, other)
-        # A goal that was not met is no different from any other that was not.
+        # Two goals that were not reached give the same belief.
         if float(jnp.max(one.score)) < -0.39:
             unreachable = task.replace(goals=task.goals + 50)
             assert same(one, ADAPT(key, trained, unreachable))
-    # Not vacuous: the belief depends on what was seen.
+    # The test is not vacuous: the belief depends on the trial.
     found = [ADAPT(jax.random.key(0), trained, task.replace(goals=jnp.array([[x, y]]))) for x, y in gridnavi.goals(3)]
     assert any(not same(found[0].learner, other.learner) for other in found[1:])
 
@@ -171,11 +172,11 @@ def test_what_the_policy_is_shown_is_normalised_beliefs_too() -> None:
     state = algorithm.init(jax.random.key(0))
     after, _ = jax.jit(algorithm.step)(jax.random.key(1), state)
     seen = after.policy.seen
-    # One cell of nine, and mean and log standard deviation of two latent variables; of four trials.
+    # Observations are one of nine cells, with mean and log standard deviation of two latent variables, of four trials.
     assert seen.mean.shape == (9 + 2 * 2,)
     assert seen.number == 4 * SIZES["episodes"] * FAMILY.horizon
     np.testing.assert_allclose(seen.mean[:9].sum(), 1, rtol=1e-5)
-    # None of it is descended on.
+    # None of the statistics has a gradient.
     assert state.policy.seen.number == 0
     assert jax.tree.all(jax.tree.map(lambda x: not jnp.any(x), after.policy_optimizer[1].mu.seen))
 

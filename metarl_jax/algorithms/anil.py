@@ -28,7 +28,7 @@ def _in_head(path: tuple[object, ...]) -> bool:
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """ANIL on a problem; ``adapt`` is that of MAML, of the head alone.
+    """Make ANIL on a problem. ``adapt`` is that of MAML, but changes the head only.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``), or if none or all of the network's parameters are
@@ -39,7 +39,8 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     in_head = [_in_head(path) for path, _ in paths]
     if not any(in_head) or all(in_head):
         raise ValueError(
-            f"ANIL adapts the parameters below {HEAD!r}: this network has {'only' if any(in_head) else 'no'} such"
+            f"ANIL adapts the parameters below {HEAD!r}: this network has {'only' if any(in_head) else 'no'} such "
+            "parameters"
         )
 
     def start(meta: Params) -> Params:

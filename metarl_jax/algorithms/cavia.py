@@ -1,4 +1,4 @@
-"""CAVIA (Zintgraf et al. 2019, arXiv 1810.03642): only a few context parameters, an input of the network, adapt."""
+"""CAVIA (Zintgraf et al. 2019, arXiv 1810.03642): MAML that adapts only context parameters, an input of the network."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Config(AdamConfig, DifferentiationConfig, InnerLoopConfig):
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """CAVIA on a problem whose network has a context; it is zero where adaptation starts.
+    """Make CAVIA on a problem whose network has context parameters. They are zero at the start of adaptation.
 
-    ``adapt`` is that of MAML, of the context alone.
+    ``adapt`` is that of MAML, but changes the context parameters only.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``), or if the network's parameters are not the two parts
@@ -44,7 +44,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         raise ValueError("CAVIA needs a network with a context (networks.mlp.predictor(..., context_size=5))")
 
     def start(meta: Params) -> Params:
-        # The context adapts in the precision of the network.
+        # The context parameters have the dtype of the network's parameters.
         dtype = jnp.result_type(*jax.tree.leaves(meta))
         return jax.tree.map(lambda x: jnp.zeros(x.shape, dtype), shapes[CONTEXT])
 

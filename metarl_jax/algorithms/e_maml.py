@@ -1,7 +1,8 @@
-"""E-MAML (Stadie et al. 2018, arXiv 1803.01118): MAML-TRPO that also credits exploration before adaptation.
+"""E-MAML (Stadie et al. 2018, arXiv 1803.01118): MAML-TRPO with a further term that credits exploration.
 
-A task's episodes before adaptation are credited with the score after it, beyond the mean of the other tasks: without
-this term the meta-gradient lacks how the policy before adaptation decides what there is to adapt to.
+The credit of a task's episodes before adaptation is the score after adaptation minus the mean score of the other tasks.
+Without this term, the meta-gradient does not include the effect of the policy before adaptation on the data that
+adaptation uses.
 """
 
 from __future__ import annotations
@@ -35,21 +36,22 @@ class Config(TrustRegionConfig, DifferentiationConfig, InnerLoopConfig):
     """Settings of E-MAML."""
 
     tasks: Annotated[
-        int, Ge(2), Doc("Tasks per meta-iteration; the score of each is compared with the mean of the others.")
+        int,
+        Ge(2),
+        Doc("Number of tasks per meta-iteration; the score of each is compared with the mean of the others."),
     ] = 25
     exploration_credit: Annotated[
         PositiveFloat,
         Doc(
-            "Weight of the exploration term. The score is a return, the outer loss a mean over steps of scaled "
-            'advantages: with the estimator "log_likelihood" and one inner step, the exact gradient of what is '
-            "expected after adapting to what was collected has the weight 1 / (horizon * standard deviation of an "
-            "advantage)."
+            "Weight of the exploration term. The score is a return, and the outer loss is a mean over steps of "
+            'scaled advantages. With the estimator "log_likelihood" and one inner step, the exact gradient of the '
+            "expected return after adaptation has the weight 1 / (horizon * standard deviation of an advantage)."
         ),
     ] = 0.01
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """E-MAML on a problem of reinforcement learning; ``adapt`` is that of MAML.
+    """Make E-MAML on a problem of reinforcement learning. ``adapt`` is that of MAML.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``), or has no policy, or trains a critic.
@@ -59,7 +61,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
     learner = make_learner(problem, config)
 
     def credits(scores: Array) -> Array:
-        """The score of each task beyond the mean of the others: a baseline that is independent of the task's data."""
+        """Return the score of each task minus the mean of the others, a baseline independent of the task's data."""
         return (scores - jnp.mean(scores)) * (config.tasks / (config.tasks - 1))
 
     def loss(before: Params, first: Any, credit: Array) -> Array:

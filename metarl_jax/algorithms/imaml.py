@@ -1,13 +1,14 @@
-"""iMAML (Rajeswaran et al. 2019, arXiv 1909.04630): MAML whose outer gradient needs only where adaptation ended.
+"""iMAML (Rajeswaran et al. 2019, arXiv 1909.04630): MAML whose outer gradient needs only the adapted parameters.
 
-Adaptation is pulled towards the meta-parameters; at its minimum the derivative of the adapted parameters follows from
-the implicit function theorem, whatever the path: memory does not grow with the number of inner steps.
+The inner loss has a proximal term that pulls towards the meta-parameters. At its minimum, the implicit function theorem
+gives the derivative of the adapted parameters without the path of adaptation. The use of memory therefore does not grow
+with the number of inner steps.
 
-Two things are asked of the loss that no setting can give: with the pull it must curve upwards where adaptation ends
-(``strength`` above its most negative curvature), and adaptation must have got there (``inner_rate`` below 2 over the
-largest curvature plus ``strength``, and ``inner_steps`` of a few times 1 / (``inner_rate * strength``)). A network
-that regresses sinusoids has curvatures from -31 to 473 when it is new (one task's): there it learnt nothing
-with a strength of 2, 40 or 100, which is why there is no such preset.
+The method needs two conditions. First, the inner loss with the proximal term must be convex where adaptation ends, so
+``strength`` must exceed the most negative curvature of the loss. Second, adaptation must converge: ``inner_rate`` must
+be below 2 / (largest curvature + ``strength``), and ``inner_steps`` a few times 1 / (``inner_rate * strength``). A new
+network on one sinusoid has curvatures from -31 to 473. On sinusoids it did not learn with a strength of 2, 40 or 100,
+so there is no such preset.
 """
 
 from __future__ import annotations
@@ -34,14 +35,21 @@ class Config(AdamConfig, InnerLoopConfig):
     strength: Annotated[
         PositiveFloat,
         Doc(
-            "lambda, of the pull towards the meta-parameters (2 in the few-shot experiments of Rajeswaran et al. 2019)."
+            "Weight lambda of the proximal term that pulls towards the meta-parameters (2 in the few-shot "
+            "experiments of Rajeswaran et al. 2019)."
         ),
     ] = 2.0
-    solver_iterations: Annotated[PositiveInt, Doc("Conjugate-gradient iterations of the outer gradient (5 there).")] = 5
+    solver_iterations: Annotated[
+        PositiveInt,
+        Doc(
+            "Number of conjugate-gradient iterations of the outer gradient (5 in the experiments of Rajeswaran et "
+            "al. 2019)."
+        ),
+    ] = 5
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """Make iMAML on a problem; ``adapt`` is that of MAML, with the pull.
+    """Make iMAML on a problem. ``adapt`` is that of MAML, with the proximal term.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``).

@@ -1,7 +1,7 @@
-"""Learning to read: a task's examples are one sequence, and what a network makes of them is the learner.
+"""In-context learning: a network reads the examples of a task as one sequence and predicts labels of the same task.
 
-So Mishra et al. (2018, arXiv 1707.03141, section 3.1) and Munkhdalai & Yu (2017, arXiv 1703.00837) learn few-shot
-tasks: nothing descends on a task's own loss; the loss of its query, after its support was read, trains the learner.
+Mishra et al. (2018, arXiv 1707.03141, section 3.1) and Munkhdalai & Yu (2017, arXiv 1703.00837) learn few-shot tasks in
+this way. No parameter changes on a task. The loss of the query, given the support, trains the network.
 """
 
 from __future__ import annotations
@@ -21,34 +21,38 @@ from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Settings of learning to read."""
+    """Settings of in-context learning."""
 
-    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 20000
-    tasks: Annotated[PositiveInt, Doc("Tasks per meta-iteration.")] = 32
-    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start.")] = 1e-3
+    iterations: Annotated[PositiveInt, Doc("Number of meta-iterations of a whole run.")] = 20000
+    tasks: Annotated[PositiveInt, Doc("Number of tasks per meta-iteration.")] = 32
+    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size at the start of training.")] = 1e-3
     final_learning_rate_fraction: Annotated[
-        Fraction, Doc("Where the step size ends, as a fraction of where it starts; in between it falls linearly.")
+        Fraction, Doc("Step size at the end of training, as a fraction of that at the start; it changes linearly.")
     ] = 0.0
     max_gradient_norm: Annotated[
-        PositiveFloat, Doc("Longer gradients are scaled down to this norm (10 in the code of Munkhdalai & Yu 2017).")
+        PositiveFloat,
+        Doc(
+            "Largest norm of a gradient; longer gradients are scaled down to it (10 in the code of Munkhdalai & "
+            "Yu 2017)."
+        ),
     ] = 10.0
 
 
 class State(NamedTuple):
-    """The learner."""
+    """The state of the algorithm: the parameters of the network, and the state of the optimiser."""
 
     params: Params
     optimizer: optax.OptState
 
 
 def make(problem: InContextProblem, config: Config) -> Algorithm:
-    """Learning to read the tasks of a problem.
+    """Make in-context learning on a problem.
 
-    ``adapt`` scores the query of a held-out task after its support was read: ``[1]``; the learner is the parameters,
-    which no task changes.
+    ``adapt`` scores the predictions of the query of a held-out task, given its support: ``[1]``. The learner is the
+    parameters, which do not change.
 
     Raises:
-        ValueError: if the configuration is out of range, or the problem is wrong (``family_checks``).
+        ValueError: if the problem is wrong (``family_checks``).
     """
     check_in_context_problem(problem)
     rate, fraction = config.learning_rate, config.final_learning_rate_fraction

@@ -1,8 +1,8 @@
 """MAML (Finn et al. 2017, arXiv 1703.03400): meta-parameters from which a few gradient steps solve a new task.
 
-The outer gradient is exact, through the inner gradients, or first-order (FOMAML). How the inner gradient is estimated
-in reinforcement learning, and with it the meta-gradient, is the problem's (``problems.policy_gradient``). The outer
-update is Adam; ``maml_trpo`` is MAML with a trust region.
+The outer gradient passes through the inner gradients (exact), or treats them as constants (FOMAML). In reinforcement
+learning, the problem (``problems.policy_gradient``) defines how the inner gradient, and with it the meta-gradient, is
+estimated. The outer update is Adam; ``maml_trpo`` is MAML with a trust region.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Config(AdamConfig, DifferentiationConfig, InnerLoopConfig):
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """MAML on a problem.
+    """Make MAML on a problem.
 
-    ``adapt`` scores a held-out task before any gradient step and after each: ``[adaptation_steps + 1]``; the learner
-    is the network's parameters then.
+    ``adapt`` scores a held-out task before any gradient step and after each step: ``[adaptation_steps + 1]``. The
+    learner is the network's parameters at the same times.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``).

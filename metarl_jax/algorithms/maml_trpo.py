@@ -1,7 +1,7 @@
 """MAML-TRPO (Finn et al. 2017, arXiv 1703.03400): MAML for reinforcement learning, with a trust region.
 
-The outer update is a step within a trust region of the adapted policies (Schulman et al. 2015, arXiv 1502.05477). How
-the inner gradient is estimated, and with it the meta-gradient, is the problem's (``problems.policy_gradient``).
+The outer update is a step within a trust region of the adapted policies (Schulman et al. 2015, arXiv 1502.05477). The
+problem (``problems.policy_gradient``) defines how the inner gradient, and with it the meta-gradient, is estimated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Config(TrustRegionConfig, DifferentiationConfig, InnerLoopConfig):
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """MAML-TRPO on a problem of reinforcement learning; ``adapt`` is that of MAML.
+    """Make MAML-TRPO on a problem of reinforcement learning. ``adapt`` is that of MAML.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``), or has no policy, or trains a critic.

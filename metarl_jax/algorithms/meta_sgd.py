@@ -23,20 +23,20 @@ State = meta_gradient.State
 class Config(AdamConfig, DifferentiationConfig, InnerLoopConfig):
     """Settings of Meta-SGD: those of MAML.
 
-    ``inner_rate`` is the initial value of every step size; they may become negative, as in the paper.
+    ``inner_rate`` is the initial value of every step size. Step sizes may become negative, as in the paper.
     """
 
 
 class MetaParams(NamedTuple):
-    """What Meta-SGD learns."""
+    """The meta-parameters of Meta-SGD."""
 
     params: Params
     rates: Params
-    """A step size for each of ``params``."""
+    """A step size for each number in ``params``."""
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """Meta-SGD on a problem; ``adapt`` is that of MAML, with the learned step sizes.
+    """Make Meta-SGD on a problem. ``adapt`` is that of MAML, with the learned step sizes.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``).

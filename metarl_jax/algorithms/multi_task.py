@@ -1,7 +1,7 @@
 """Multi-task training: the baseline of gradient-based meta-learners (Finn et al. 2017, section 5).
 
-The parameters are trained on all tasks jointly with Adam, without adaptation; on a held-out task they are fine-tuned as
-MAML adapts.
+Adam trains the parameters on all tasks jointly, without adaptation. On a held-out task they are fine-tuned by the same
+gradient descent as MAML's adaptation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ State = meta_gradient.State
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AdamConfig, FineTuningConfig):
-    """Settings of multi-task training with Adam; those of the inner loop are for fine-tuning."""
+    """Settings of multi-task training with Adam. The settings of the inner loop are those of fine-tuning."""
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """Multi-task training on a problem; ``adapt`` is that of MAML.
+    """Make multi-task training on a problem. ``adapt`` is that of MAML.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``).

@@ -1,7 +1,7 @@
 """Multi-task training for reinforcement learning, with a trust region (the baseline of Finn et al. 2017, section 5.3).
 
-The policy is trained on all tasks jointly by steps within a trust region, without adaptation; on a held-out task it is
-fine-tuned as MAML adapts.
+Steps within a trust region train the policy on all tasks jointly, without adaptation. On a held-out task it is
+fine-tuned by the same gradient descent as MAML's adaptation.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ State = meta_gradient.State
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TrustRegionConfig, FineTuningConfig):
-    """Settings of multi-task training with a trust region; those of the inner loop are for fine-tuning."""
+    """Settings of multi-task training with a trust region. The settings of the inner loop are those of fine-tuning."""
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """Multi-task training on a problem of reinforcement learning; ``adapt`` is that of MAML.
+    """Make multi-task training on a problem of reinforcement learning. ``adapt`` is that of MAML.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``), or has no policy, or trains a critic.

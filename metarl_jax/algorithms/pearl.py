@@ -1,16 +1,16 @@
-"""PEARL (Rakelly et al. 2019, arXiv 1903.08254): infer the task from experience of it, and act off-policy given that.
+"""PEARL (Rakelly et al. 2019, arXiv 1903.08254): off-policy learning with a belief that is inferred from context.
 
-An encoder makes a belief about a latent variable of whatever steps of a task have been seen. An actor and critics are
-given a sample of it. Critics learn what is worth what from replay, and it is through them that the encoder learns;
-the belief pays for its divergence from the prior. On a new task the learner draws a latent variable, plays an
-episode by it, looks at all that it has seen and draws again: posterior sampling.
+An encoder infers a belief about a latent variable from the context, which is an unordered set of steps of a task. An
+actor and critics get a sample of the latent variable. Critics learn values from replay, and their gradient trains the
+encoder, together with a penalty on the divergence of the belief from the prior. On a new task the learner draws a
+latent variable, plays an episode with it, infers the belief from all steps so far, and draws again: posterior sampling.
 
-Two kinds of data of a training task are kept apart. Critics and actor learn from a long replay. Contexts are drawn from
-what the latest policy collected before it knew the task, as it would on a new one. On a held-out task nothing counts
-but what was played there: ``adapt`` does not look at the buffers.
+Two kinds of data of a training task are stored separately. Critics and actor learn from a long replay. Contexts are
+drawn from the episodes that the latest policy played with latent variables from the prior, as on a new task. On a
+held-out task, only the episodes on that task are used: ``adapt`` does not use the buffers.
 
-The learner of actor and critics is soft actor-critic (Haarnoja et al. 2018) with twin critics and targets of both. The
-published code learns a state value instead of the critics' targets.
+Actor and critics are trained by soft actor-critic (Haarnoja et al. 2018) with twin critics and a target network of
+each. The published code learns a state value instead of target networks of the critics.
 """
 
 from __future__ import annotations
@@ -56,67 +56,96 @@ from metarl_jax.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Settings. Defaults: the published code's of most tasks, in episodes instead of steps, unless said otherwise."""
+    """Settings of PEARL.
 
-    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 500
-    training_tasks: Annotated[PositiveInt, Doc("Tasks with a replay each, drawn once at the start of a run.")] = 100
-    tasks: Annotated[PositiveInt, Doc("Training tasks that are played in an iteration.")] = 5
+    Defaults are those of the published code for most tasks, in episodes instead of steps, unless stated otherwise.
+    """
+
+    iterations: Annotated[PositiveInt, Doc("Number of meta-iterations of a whole run.")] = 500
+    training_tasks: Annotated[
+        PositiveInt, Doc("Number of training tasks, drawn once at the start of a run. Each has a replay of its own.")
+    ] = 100
+    tasks: Annotated[PositiveInt, Doc("Number of training tasks that are played in an iteration.")] = 5
     prior_episodes: Annotated[
         PositiveInt,
-        Doc("Episodes of each, every one with a latent variable drawn from the prior; contexts are drawn from them."),
+        Doc(
+            "Number of episodes that are played on each of these tasks with latent variables drawn from the "
+            "prior. Contexts are drawn from these episodes."
+        ),
     ] = 2
     posterior_episodes: Annotated[
-        PositiveInt, Doc("Episodes of each besides, with latent variables drawn from what the former say of the task.")
+        PositiveInt,
+        Doc(
+            "Number of further episodes on each of these tasks, with latent variables drawn from the posterior "
+            "given the episodes of ``prior_episodes``."
+        ),
     ] = 3
     initial_episodes: Annotated[
-        PositiveInt, Doc("Episodes of every training task before the first iteration, as ``prior_episodes``.")
+        PositiveInt,
+        Doc(
+            "Number of episodes on every training task before the first iteration, with latent variables drawn "
+            "from the prior."
+        ),
     ] = 10
-    replay_episodes: Annotated[PositiveInt, Doc("Episodes of each training task that are kept, the newest ones.")] = (
-        1000
-    )
-    gradient_steps: Annotated[PositiveInt, Doc("Per iteration.")] = 2000
-    meta_batch: Annotated[PositiveInt, Doc("Training tasks of a gradient step.")] = 16
-    batch_size: Annotated[PositiveInt, Doc("Valid steps of each, drawn from its replay with replacement.")] = 256
-    context_size: Annotated[PositiveInt, Doc("Steps of each, at most, that its belief is inferred from.")] = 64
-    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size, of all networks.")] = 3e-4
-    discount: Annotated[Fraction, Doc("Per step, within an episode.")] = 0.99
+    replay_episodes: Annotated[
+        PositiveInt, Doc("Number of episodes in the replay of each training task, which keeps the newest ones.")
+    ] = 1000
+    gradient_steps: Annotated[PositiveInt, Doc("Number of gradient steps per iteration.")] = 2000
+    meta_batch: Annotated[PositiveInt, Doc("Number of training tasks in a gradient step.")] = 16
+    batch_size: Annotated[
+        PositiveInt,
+        Doc("Number of valid steps of each task in a gradient step, drawn from its replay with replacement."),
+    ] = 256
+    context_size: Annotated[
+        PositiveInt, Doc("Largest number of steps of a task from which its belief is inferred in a gradient step.")
+    ] = 64
+    learning_rate: Annotated[PositiveFloat, Doc("Adam's step size for all networks.")] = 3e-4
+    discount: Annotated[Fraction, Doc("Discount of rewards per step, within an episode.")] = 0.99
     target_rate: Annotated[
         Annotated[float, Interval(gt=0, le=1)],
-        Doc("Share of the critics that their targets take over in each gradient step."),
+        Doc("Share by which the target networks move to the critics in each gradient step."),
     ] = 0.005
-    reward_scale: Annotated[PositiveFloat, Doc("What rewards are multiplied by before critics see them.")] = 5.0
+    reward_scale: Annotated[PositiveFloat, Doc("Factor by which rewards are multiplied for the critics.")] = 5.0
     kl_weight: Annotated[
         NonNegativeFloat,
         Doc(
-            "Weight of the mean over tasks of a belief's divergence from the prior, in nats, against the "
-            "critics' mean squared error. The published code sums over the tasks of a meta-batch: 0.1 there "
-            "is 1.6 here."
+            "Weight of the divergence of a belief from the prior (in nats, as a mean over tasks), relative to the "
+            "critics' mean squared error. The published code sums over the tasks of a meta-batch: its weight of 0.1 "
+            "corresponds to 1.6 here."
         ),
     ] = 0.1
     temperature: Annotated[
-        PositiveFloat, Doc("Weight of the entropy, in nats, against scaled rewards; where it is learnt, at the start.")
+        PositiveFloat,
+        Doc(
+            "Weight of the entropy (in nats), relative to scaled rewards. If the temperature is learned, this "
+            "is its value at the start."
+        ),
     ] = 1.0
     automatic_temperature: Annotated[
         bool,
         Doc(
-            "Whether the temperature is learnt (Haarnoja et al. 2018b, section 5): it rises while the entropy "
-            "is too low."
+            "Whether the temperature is learned (Haarnoja et al. 2018b, section 5): it rises while the entropy is "
+            "below its target."
         ),
     ] = False
     target_entropy: Annotated[
         float | None,
         Doc(
-            "What a learned temperature aims at. Real actions: nats per number of an action. Discrete actions: minus a "
-            "share of the largest entropy, above -1: at -1 the temperature would rise for ever. None: -1 for real "
-            "actions, -0.3 for discrete ones."
+            "The target of the entropy for a learned temperature. Continuous actions: the target in nats per entry "
+            "of an action. Discrete actions: minus a share of the largest entropy; it must be above -1, where the "
+            "temperature would rise without limit. None: -1 for continuous actions, -0.3 for discrete actions."
         ),
     ] = None
-    adaptation_episodes: Annotated[PositiveInt, Doc("Episodes on a held-out task.")] = 4
+    adaptation_episodes: Annotated[PositiveInt, Doc("Number of episodes on a held-out task.")] = 4
     exploration_episodes: Annotated[
-        PositiveInt, Doc("How many of them play by the prior, before the first that goes by what has been seen.")
+        PositiveInt,
+        Doc(
+            "Number of first episodes on a held-out task with latent variables drawn from the prior. Later "
+            "episodes use the posterior."
+        ),
     ] = 2
     deterministic: Annotated[
-        bool, Doc("Whether actions on a held-out task are the likeliest ones instead of samples.")
+        bool, Doc("Whether actions on a held-out task are the most likely ones instead of samples.")
     ] = True
 
     def check_relations(self) -> None:
@@ -131,12 +160,13 @@ class Config(Settings):
         largest = max(self.initial_episodes, self.prior_episodes + self.posterior_episodes)
         if self.replay_episodes < largest:
             raise ValueError(
-                f"replay_episodes ({self.replay_episodes}) must be at least {largest}, which are played at a time"
+                f"replay_episodes ({self.replay_episodes}) must be at least {largest}, the number of episodes that "
+                "are added at once"
             )
 
 
 class Learned(NamedTuple):
-    """All that gradients reach."""
+    """The parameters that gradients change."""
 
     encoder: Params
     actor: Params
@@ -145,20 +175,21 @@ class Learned(NamedTuple):
 
 
 class State(NamedTuple):
-    """The slow learner, and what it learns from."""
+    """The state of the outer loop: parameters, training tasks and their data."""
 
     learned: Learned
     target_critic: Params
     optimizer: optax.OptState
     tasks: Task
-    """``[training_tasks, ...]``."""
+    """``[training_tasks, ...]``: the training tasks."""
     replay: Experience
-    """``[training_tasks, replay_episodes * horizon, ...]``, a ring for each task; rewards are those that critics learn
-    from."""
+    """``[training_tasks, replay_episodes * horizon, ...]``: a ring buffer of steps for each task. Its rewards are those
+    that critics learn from."""
     episodes: Array
-    """``[training_tasks]`` int32: how many each has played."""
+    """``[training_tasks]`` int32: the number of episodes that were played on each task."""
     context: Experience
-    """``[training_tasks, prior_episodes * horizon, ...]``, of the latest time that the task was played."""
+    """``[training_tasks, prior_episodes * horizon, ...]``: the steps from which contexts are drawn, of the latest time
+    that the task was played."""
 
 
 class Deployed(NamedTuple):
@@ -169,22 +200,22 @@ class Deployed(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What an acting learner remembers of a task."""
+    """The memory of an acting learner on a task."""
 
     context: Experience
-    """The latest steps ``[adaptation_episodes * horizon, ...]``, in a ring; those that are valid count."""
+    """The latest steps, a ring buffer ``[adaptation_episodes * horizon, ...]``. Only valid steps count."""
     steps: Array
-    """How many steps it has seen, ``int32``."""
+    """The number of steps so far, ``int32``."""
     episode: Array
-    """The index of its episode on the task, ``int32``."""
+    """The index of the current episode on the task, ``int32``."""
     obs: Array
     """The observation before the latest action."""
     latent: Array
-    """``[M]``: the latent variable of this episode."""
+    """``[M]``: the latent variable of the current episode."""
 
 
 class Beliefs(NamedTuple):
-    """What a learner believed when it drew the latent variable of each episode on a task."""
+    """The beliefs from which the latent variables of the episodes on a task were drawn."""
 
     mean: Array
     """``[E, M]``."""
@@ -193,35 +224,37 @@ class Beliefs(NamedTuple):
 
 
 def _steps(played: Transition) -> Experience:
-    """As the learner saw them."""
+    """Return the steps of episodes as experience."""
     return Experience(
         played.inputs.obs, played.action, played.reward, played.final_obs, played.terminated, played.valid
     )
 
 
 def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algorithm:
-    """PEARL on a family of tasks.
+    """Make PEARL on a family of tasks.
 
-    ``adapt`` plays ``config.adaptation_episodes`` episodes on the task and returns the return of each; the learner is
-    the belief behind each (``Beliefs``). It starts from the prior, and sees what it plays there and nothing else.
+    ``adapt`` plays ``config.adaptation_episodes`` episodes on the task, and its scores are the returns of the episodes.
+    The learner is the belief of each episode (``Beliefs``). ``adapt`` starts from the prior, and uses only its own
+    episodes on the task.
 
     Raises:
-        ValueError: if the configuration is out of range, or asks more entropy of discrete actions than they can have;
-            or if the family is wrong (``family_checks``), or the networks do not fit it or each other.
+        ValueError: if the target entropy is larger than that of any distribution over the discrete actions, if the
+            family is wrong (``family_checks``), or if the networks do not fit the family or each other.
     """
     shapes = check_shapes(family, episodes=config.initial_episodes, discount=config.discount)
     check_context_networks(networks, family, shapes)
     horizon, latent_size = family.horizon, networks.latent_size
     training_reward = (family.privileged or Privileged()).training_reward
     encoder, actor, critic = networks.encoder, networks.actor, networks.critic
-    # Not ``optax.adam``, in whose chain the state would have another place in a checkpoint.
+    # The chain of ``optax.adam`` would give the state another path in checkpoints.
     optimizer = optax.scale_by_adam()
     prior = standard((latent_size,))
     match family.action_space:
         case Discrete(n=n):
             share = 0.3 if config.target_entropy is None else -config.target_entropy
             if config.automatic_temperature:
-                # A policy that acts at random has all of it: a temperature that had to get there would rise for ever.
+                # Only the uniform policy has the largest entropy. With this target the temperature would rise without
+                # limit.
                 real(above=-1, at_most=0)("target_entropy of discrete actions", -share)
             target_entropy = share * math.log(n)
         case _:
@@ -239,7 +272,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         return episode(key, act, (), family, task)[1]
 
     def explore(key: Key, learned: Learned, task: Task, belief: Tree, episodes: int) -> Transition:
-        """Episodes ``[episodes, horizon, ...]``, each with a latent variable of its own."""
+        """Play episodes ``[episodes, horizon, ...]``, each with a latent variable drawn from ``belief``."""
 
         def one(key: Key) -> Transition:
             key_latent, key_play = jax.random.split(key)
@@ -248,11 +281,11 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         return jax.vmap(one)(jax.random.split(key, episodes))
 
     def flat(played: Transition) -> Transition:
-        """Episodes ``[E, horizon, ...]`` as steps ``[E * horizon, ...]``."""
+        """Return episodes ``[E, horizon, ...]`` as steps ``[E * horizon, ...]``."""
         return jax.tree.map(lambda x: x.reshape(x.shape[0] * horizon, *x.shape[2:]), played)
 
     def for_replay(task: Task, played: Transition) -> Experience:
-        """Steps ``[N, ...]`` with the rewards that critics learn from."""
+        """Return the steps ``[N, ...]`` of episodes with the rewards that critics learn from."""
         steps = _steps(flat(played))
         if training_reward is None:
             return steps
@@ -263,7 +296,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         return jnp.mean(jnp.sum(jnp.where(played.valid, played.reward, 0.0), axis=-1))
 
     def collect(key: Key, learned: Learned, task: Task) -> tuple[Experience, Experience, Metrics]:
-        """What one training task adds to its replay, its new context, and returns."""
+        """Play on one training task; return steps for its replay, its new context, and metrics."""
         key_prior, key_posterior = jax.random.split(key)
         played = explore(key_prior, learned, task, prior, config.prior_episodes)
         context = _steps(flat(played))
@@ -274,20 +307,20 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         return for_replay(task, played), context, metrics
 
     def draw_context(key: Key, context: Experience) -> Experience:
-        """As many as ``context_size`` of a task's steps, at random; all, if they are no more."""
+        """Draw ``context_size`` steps of a task at random; return all steps if there are not more."""
         total = config.prior_episodes * horizon
         if total <= config.context_size:
             return context
-        # Those that are there come first, in random order.
+        # Valid steps come first, in random order.
         order = jnp.argsort(jax.random.uniform(key, (total,), jnp.float32) + jnp.logical_not(context.valid))
         return jax.tree.map(lambda x: x[order[: config.context_size]], context)
 
     def loss(
         learned: Learned, target_critic: Params, task: tuple[Key, Experience, Experience]
     ) -> tuple[Array, Metrics]:
-        """Of one task, with steps ``[batch_size, ...]`` of its replay, and its context.
+        """Return the loss of one task, given its key, steps ``[batch_size, ...]`` of its replay, and its context.
 
-        Each part teaches what it does not take as fixed.
+        Each term trains only the parameters that it does not treat as constants.
         """
         key, steps, context = task
         key_latent, key_next, key_now = jax.random.split(key, 3)
@@ -306,7 +339,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         value, entropy = critic.expected(target_critic, key_next, steps.next_obs, latent, following)
         later = jnp.where(steps.terminated, 0.0, value + fixed_temperature * entropy)
         target = jax.lax.stop_gradient(config.reward_scale * steps.reward + config.discount * later)
-        # The encoder learns from this alone, and from its divergence.
+        # Only this term and the divergence train the encoder.
         estimates = critic.values(learned.critic, steps.obs, drawn, steps.action)
         critic_loss = sum(mean((estimate - target) ** 2) for estimate in estimates)
         divergence = belief.kl(prior)
@@ -332,7 +365,10 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         state: State,
         lengths: Array,
     ) -> tuple[Learned, Params, optax.OptState, Metrics]:
-        """``lengths`` are the valid steps of each episode of the replay, ``[training_tasks, replay_episodes]``."""
+        """Do one gradient step.
+
+        ``lengths`` are the numbers of valid steps of the episodes in the replay, ``[training_tasks, replay_episodes]``.
+        """
         key_tasks, key_steps, key_context, key_loss = jax.random.split(key, 4)
         which = jax.random.randint(key_tasks, (config.meta_batch,), 0, config.training_tasks, jnp.int32)
         steps = steps_of_episodes(key_steps, lengths[which], horizon, config.batch_size)
@@ -352,7 +388,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         return learned, target_critic, optimizer_state, metrics
 
     def store(state: State, which: Array, new: Experience, episodes: int, context: Experience) -> State:
-        """Put ``episodes`` episodes of each of some tasks, ``new [K, episodes * horizon, ...]``, into the rings."""
+        """Add ``episodes`` episodes of each of K tasks, ``new [K, episodes * horizon, ...]``, to the ring buffers."""
         start = state.episodes[which][:, None] * horizon
         places = (start + jnp.arange(episodes * horizon)) % (config.replay_episodes * horizon)
         return state._replace(
@@ -382,7 +418,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             lambda x: jnp.zeros((config.training_tasks, steps, *x.shape[2:]), x.dtype).at[:, :initial].set(x), first
         )
         episodes = jnp.full(config.training_tasks, config.initial_episodes, jnp.int32)
-        # The targets are arrays of their own: what a run takes over it takes once.
+        # The targets are copies, because a run donates its buffers, and an array can be donated only once.
         target = jax.tree.map(jnp.copy, learned.critic)
         return State(learned, target, optimizer.init(learned), tasks, replay, episodes, context)
 
@@ -409,7 +445,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         return state, jax.tree.map(jnp.mean, {**metrics, **returns})
 
     def usable(context: Experience, episode: Array) -> Experience:
-        """The context of an episode on a held-out task: there is none in the first ``exploration_episodes``."""
+        """Return the context of an episode on a held-out task, which is empty in the first ``exploration_episodes``."""
         later = episode >= config.exploration_episodes
         return context._replace(valid=jnp.logical_and(context.valid, later))
 
@@ -449,7 +485,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         key_latent, key_action = jax.random.split(key)
         ended = inputs.prev_done > 0
         went = jnp.logical_not(inputs.first)
-        # Whether an episode ended by its own rules matters to critics only.
+        # Only critics use whether an episode terminated.
         seen = Experience(memory.obs, inputs.prev_action, inputs.prev_reward, final_obs, jnp.bool_(False), went)
         place = jnp.where(inputs.first, 0, memory.steps % memory.context.valid.shape[0])
         context = jax.tree.map(lambda ring, x: ring.at[place].set(x), memory.context, seen)

@@ -1,7 +1,8 @@
 """ProMP (Rothfuss et al. 2019, arXiv 1810.06784): proximal meta-policy search.
 
-Several steps of Adam on the data of one iteration, kept near the policies that collected them: the adapted policy by
-clipping, the policy before adaptation, which the inner gradients' estimates lean on, by a penalty on its divergence.
+The outer update is several steps of Adam on the data of one iteration. Clipping keeps the adapted policy near the
+policy that collected the query. A penalty on the divergence keeps the policy before adaptation, on which the estimates
+of the inner gradients depend, near the policy that collected the support.
 """
 
 from __future__ import annotations
@@ -34,32 +35,37 @@ from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params,
 
 @dataclass(frozen=True, kw_only=True)
 class Config(AdamConfig, DifferentiationConfig, InnerLoopConfig):
-    """Settings of ProMP; defaults are those of its authors' code for the half-cheetah's direction.
+    """Settings of ProMP. Defaults are those of its authors' code for the half-cheetah's direction.
 
     The problem's ``estimator`` should be "likelihood_ratio" and its ``clip`` 0.3.
     """
 
-    iterations: Annotated[PositiveInt, Doc("Meta-iterations of a whole run.")] = 1001
-    tasks: Annotated[PositiveInt, Doc("Tasks per meta-iteration.")] = 40
+    iterations: Annotated[PositiveInt, Doc("Number of meta-iterations of a whole run.")] = 1001
+    tasks: Annotated[PositiveInt, Doc("Number of tasks per meta-iteration.")] = 40
     inner_rate: Annotated[PositiveFloat, Doc("Step size of the inner steps.")] = 0.1
-    adaptation_steps: Annotated[NonNegativeInt, Doc("Gradient steps on a held-out task.")] = 1
-    epochs: Annotated[PositiveInt, Doc("Adam steps on the data of one meta-iteration.")] = 5
+    adaptation_steps: Annotated[NonNegativeInt, Doc("Number of gradient steps on a held-out task.")] = 1
+    epochs: Annotated[PositiveInt, Doc("Number of Adam steps on the data of one meta-iteration.")] = 5
     divergence_weight: Annotated[
         NonNegativeFloat,
-        Doc("Of the mean KL divergence, in nats, of the policies before each inner step from those that collected."),
+        Doc(
+            "Weight of the mean KL divergence (in nats) of the policies before each inner step from those that "
+            "collected the data."
+        ),
     ] = 5e-4
     adaptive_weight: Annotated[
         bool,
         Doc(
-            "Whether the weight is halved where the divergence after an iteration is below "
-            "``target_divergence`` / 1.5, and doubled above 1.5 times it."
+            "Whether ``divergence_weight`` is halved if the divergence after an iteration is below "
+            "``target_divergence`` / 1.5, and doubled if it is above ``target_divergence`` * 1.5."
         ),
     ] = False
-    target_divergence: Annotated[PositiveFloat, Doc("In nats, with ``adaptive_weight``.")] = 0.01
+    target_divergence: Annotated[
+        PositiveFloat, Doc("Target of the divergence, in nats, if ``adaptive_weight`` is True.")
+    ] = 0.01
 
 
 class State(NamedTuple):
-    """The slow learner."""
+    """The state of the outer loop."""
 
     params: Params
     optimizer: optax.OptState
@@ -67,7 +73,7 @@ class State(NamedTuple):
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """Make ProMP on a problem of reinforcement learning; ``adapt`` is that of MAML.
+    """Make ProMP on a problem of reinforcement learning. ``adapt`` is that of MAML.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``), or has no policy.
@@ -87,7 +93,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         return meta_gradient.collect(key, problem, learner, meta, task, config.inner_steps)
 
     def inner_divergence(meta: Params, data: Data) -> Array:
-        """Of the policies before each inner step from those that collected its episodes; the mean over steps."""
+        """Return the divergence of the policies before inner steps from those that collected, as a mean over steps."""
 
         def step(adapting: Params, now: tuple[Any, Tree]) -> tuple[Params, Array]:
             support, rate = now

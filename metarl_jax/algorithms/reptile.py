@@ -1,4 +1,4 @@
-"""Reptile (Nichol et al. 2018, arXiv 1803.02999): move the meta-parameters towards what tasks make of them."""
+"""Reptile (Nichol et al. 2018, arXiv 1803.02999): move the meta-parameters towards those adapted to tasks."""
 
 from __future__ import annotations
 
@@ -19,44 +19,49 @@ from metarl_jax.types import Acting, Adaptation, Algorithm, Array, Inputs, Key, 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Settings of Reptile; defaults are those of 5-way Omniglot in Nichol et al. (2018)."""
+    """Settings of Reptile. Defaults are those of 5-way Omniglot in Nichol et al. (2018)."""
 
     iterations: Annotated[
-        PositiveInt, Doc("Meta-iterations of a whole run; the outer step size falls to zero over it.")
+        PositiveInt, Doc("Number of meta-iterations of a whole run, over which the outer step size falls to zero.")
     ] = 100000
     tasks: Annotated[
-        PositiveInt, Doc("Tasks per meta-iteration, whose directions are averaged. 1: the serial version.")
+        PositiveInt, Doc("Number of tasks per meta-iteration, whose directions are averaged. 1: the serial version.")
     ] = 5
-    inner_steps: Annotated[PositiveInt, Doc("Steps on a task in training.")] = 5
-    adaptation_steps: Annotated[NonNegativeInt, Doc("Steps on a held-out task.")] = 50
+    inner_steps: Annotated[PositiveInt, Doc("Number of inner steps on a task in training.")] = 5
+    adaptation_steps: Annotated[NonNegativeInt, Doc("Number of inner steps on a held-out task.")] = 50
     inner_optimizer: Annotated[
         Literal["adam", "sgd"],
         Doc(
-            '"adam": Adam without momentum (beta1 = 0), as published, whose second moments pass from '
-            'iteration to iteration and into held-out tasks; "sgd": gradient descent.'
+            'The optimiser of the inner steps. "adam": Adam without momentum (beta1 = 0), as published; its second '
+            'moments are kept between iterations and are used on held-out tasks. "sgd": gradient descent.'
         ),
     ] = "adam"
     inner_rate: Annotated[PositiveFloat, Doc("Step size of the inner steps.")] = 1e-3
-    second_moment_decay: Annotated[Annotated[float, Interval(ge=0, lt=1)], Doc("Adam's beta2.")] = 0.999
+    second_moment_decay: Annotated[
+        Annotated[float, Interval(ge=0, lt=1)], Doc("Decay of the second moments of the inner Adam (beta2).")
+    ] = 0.999
     outer_rate: Annotated[
         PositiveFloat,
-        Doc("How far the meta-parameters move towards the adapted ones at the start; falls linearly to zero."),
+        Doc(
+            "Fraction of the way to the adapted parameters that the meta-parameters move, at the start of "
+            "training; it falls linearly to zero."
+        ),
     ] = 1.0
 
     @property
     def batches_per_task(self) -> int:
-        """Batches collected on a task in training: one for each inner step, and two that only metrics are made of."""
+        """The number of batches of a task in training: one for each inner step, and two for metrics only."""
         return self.inner_steps + 2
 
 
 class State(NamedTuple):
-    """The slow learner."""
+    """The state of the outer loop."""
 
     params: Params
     inner: optax.OptState
-    """Of the inner optimizer."""
+    """The state of the inner optimiser."""
     iteration: Array
-    """Meta-iterations done, ``int32``."""
+    """The number of completed meta-iterations, ``int32``."""
 
 
 class Adapting(NamedTuple):
@@ -67,10 +72,10 @@ class Adapting(NamedTuple):
 
 
 def make(problem: InnerProblem, config: Config) -> Algorithm:
-    """Reptile on a problem.
+    """Make Reptile on a problem.
 
-    ``adapt`` scores a held-out task before any gradient step and after each: ``[adaptation_steps + 1]``; the learner
-    is the network's parameters then.
+    ``adapt`` scores a held-out task before any gradient step and after each step: ``[adaptation_steps + 1]``. The
+    learner is the network's parameters after the last step.
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``).
@@ -95,7 +100,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         return problem.support(key, state.params, problem.tasks.sample(key))
 
     def learn(key: Key, state: State) -> tuple[Params, optax.OptState, Metrics]:
-        """Meet one task."""
+        """Adapt to one training task; return the adapted parameters, the state of the inner optimiser, and metrics."""
         key_task, key_query, key_first, key_steps = jax.random.split(key, 4)
         task = problem.tasks.sample(key_task)
 
@@ -121,8 +126,8 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         direction = optax.tree.sub(jax.tree.map(lambda x: jnp.mean(x, axis=0), adapted), state.params)
         params = optax.apply_updates(state.params, optax.tree.scale(rate, direction))
         metrics = jax.tree.map(jnp.mean, metrics) | {"outer_rate": rate, "direction_norm": optax.tree.norm(direction)}
-        # Every task went on from the same moments. The step count, a whole number, is the same for all; as a mean
-        # of floats it would be rounded.
+        # All tasks continue from the same moments. The step count, a whole number, is the same for all; as a mean of
+        # floats it would be rounded.
         inner = jax.tree.map(lambda x: x[0] if jnp.issubdtype(x.dtype, jnp.integer) else jnp.mean(x, axis=0), moments)
         return State(params, inner, state.iteration + 1), metrics
 

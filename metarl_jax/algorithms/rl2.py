@@ -1,9 +1,9 @@
 """RL² (Duan et al. 2016, arXiv 1611.02779), trained with recurrent PPO.
 
-The fast learner is the memory of a recurrent policy that sees its last action, reward and done, and keeps its
-memory over the episodes of a trial; the slow learner is policy-gradient training of that policy over many trials,
-each of a freshly drawn task. The objective is the return of the whole trial: discounting and advantage
-estimation run on across the ends of episodes, and stop only where the trial does.
+The policy is recurrent. Its inputs include the last action, reward and done, and it keeps its memory over the episodes
+of a trial; it adapts to a task by its memory. The outer loop trains the policy by policy gradients on many trials, each
+on a newly drawn task. The objective is the return of the whole trial: discounting and advantage estimation continue
+across the ends of episodes, and stop only at the end of the trial.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class Config(ppo.Config):
 
 
 class State(NamedTuple):
-    """The slow learner."""
+    """The state of the outer loop."""
 
     params: Params
     optimizer: optax.OptState
     iteration: Array
-    """Meta-iterations done, ``int32``."""
+    """The number of completed meta-iterations, ``int32``."""
 
 
 def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Auxiliary | None = None) -> Algorithm:
-    """RL² on a family of tasks.
+    """Make RL² on a family of tasks.
 
-    ``adapt`` plays one trial of ``config.episodes`` episodes, sampling actions as in training (Duan et al. act
-    stochastically at test time too), and returns the return of each; the learner is the memory at the end.
+    ``adapt`` plays one trial of ``config.episodes`` episodes, and its scores are the returns of the episodes. Actions
+    are sampled as in training (Duan et al. also act stochastically at test time). The learner is the memory at the end.
 
     Args:
         family: the tasks.
@@ -64,8 +64,8 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
         auxiliary: a loss to add to PPO's; ``State.params`` are then ``ppo.WithAuxiliary``.
 
     Raises:
-        ValueError: if the configuration is out of range, or asks for a training reward that the family does not have;
-            or if the family is wrong (``family_checks``), or the policy was made for other spaces.
+        ValueError: if the configuration has a training reward that the family does not have, if the family is wrong
+            (``family_checks``), or if the policy was made for other spaces.
     """
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_policy(policy, family, shapes)
@@ -84,7 +84,7 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
         return trial(key, act_now, policy.initial_carry(params), family, task, config.episodes)
 
     def collect(key: Key, params: Params, iteration: Array) -> tuple[ppo.Batch, Array]:
-        """One trial of a fresh task, as a learner needs it, and its total reward."""
+        """Play one trial on a newly drawn task; return it as PPO needs it, and its total reward."""
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         _, t = play(key_trial, params, task)

@@ -1,16 +1,17 @@
-"""RL² on bandits, with a critic that knows what is known of the arms: policy gradients in expectation.
+"""RL² on bandits with a privileged critic: expected policy gradients from exact beliefs about the arms.
 
-A policy learns from what its actions turn out to pay, and most of that is luck: which task it was, what pulls paid,
-what was pulled then. Who knows the law of the training tasks knows more. To him each arm is a process of its own
-(``types.Arm``), and he knows of every pull what it may pay, how likely, and what would then be known: the
-Bayes-adaptive MDP (Zintgraf et al. 2020, section 2.2). So in training the critic sees the arms' beliefs in place of the
-policy's memory (an asymmetric actor-critic, Pinto et al. 2018), and all arms at all steps are judged, pulled or not:
+Most of the variance of sampled returns is noise: the task, the rewards of pulls, and the later actions are random. The
+distribution of training tasks is known, so that in training the beliefs about the arms can be computed exactly
+(``types.Arm``). They give, for every possible pull, the probabilities of its rewards and of the following beliefs: they
+are the state of the Bayes-adaptive MDP (Zintgraf et al. 2020, section 2.2). The critic therefore gets the beliefs in
+place of the policy's memory (an asymmetric actor-critic, Pinto et al. 2018), and advantages are computed for all arms
+at all steps, whether pulled or not:
 
     Q(b, a) = r(b, a) + discount * sum_o p(o | b, a) V(b after o of a),    A(b, a) = Q(b, a) - sum_a' pi(a') Q(b, a').
 
-What is ascended is sum_a pi(a) A(b, a) (expected policy gradients, Ciosek & Whiteson 2018), with PPO's clipping for
-each action. Left to chance is only which beliefs trials come by. The policy is shown what RL² is shown, and no more; it
-meets a task as RL² does.
+The objective to be maximised is sum_a pi(a) A(b, a) (expected policy gradients, Ciosek & Whiteson 2018), with PPO's
+clipping for each action. Only the beliefs that trials visit are still random. The policy has the same inputs as in RL²,
+and adapts to a held-out task as in RL².
 """
 
 from __future__ import annotations
@@ -54,80 +55,89 @@ from metarl_jax.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ppo.OptimizationConfig):
-    """Settings: those of PPO's ascent, and of the critic.
+    """Settings of RL² with a privileged critic: those of PPO's optimisation, and of the critic.
 
-    Advantages are not scaled, so that the bonus for entropy is in rewards per nat.
+    Advantages are not scaled, so the entropy bonus is in units of reward per nat.
     """
 
     entropy_coefficient: Annotated[
-        float, Doc("Weight of the entropy bonus, in rewards per nat, at the start; it decays linearly to zero.")
+        float,
+        Doc(
+            "Weight of the entropy bonus (in units of reward per nat) at the start of training; it decays "
+            "linearly to zero."
+        ),
     ] = 0.02
     exploration: Annotated[
         Fraction,
         Doc(
-            "Probability that a pull in training is of an arm drawn evenly: what the policy no longer does "
-            "must stay judged by a critic that has seen what it leads to. In ``adapt`` there is none."
+            "Probability that an action in training is drawn uniformly from all arms, so that the critic is also "
+            "trained on consequences of actions that the policy no longer takes. ``adapt`` uses no such exploration."
         ),
     ] = 0.03
     critic_lambda: Annotated[
         Fraction,
         Doc(
-            "Lambda of the returns that the critic learns, which are expectations over each step's action and outcome."
+            "Lambda of the returns that the critic learns. The returns are expectations over the action and the "
+            "outcome of each step."
         ),
     ] = 0.9
     critic_epochs: Annotated[
         PositiveInt,
-        Doc("The critic's passes over the collected trials: it is small, and what it has wrong the policy learns."),
+        Doc(
+            "Number of passes of the critic over the collected trials. The critic is small, and its errors "
+            "become errors of the policy."
+        ),
     ] = 6
     critic_learning_rate: Annotated[
-        PositiveFloat, Doc("Adam's step size for the critic; its schedule is that of ``learning_rate``.")
+        PositiveFloat,
+        Doc("Adam's step size of the critic at the start of training; its schedule is that of ``learning_rate``."),
     ] = 3e-3
 
 
 class State(NamedTuple):
-    """The slow learner."""
+    """The state of the outer loop."""
 
     params: Params
     optimizer: optax.OptState
     critic: Params
     critic_optimizer: optax.OptState
     iteration: Array
-    """Meta-iterations done, ``int32``."""
+    """The number of completed meta-iterations, ``int32``."""
 
 
 class Batch(NamedTuple):
-    """Trials for the policy; every leaf ``[T, B, ...]``."""
+    """Trials for the training of the policy. Every leaf is ``[T, B, ...]``."""
 
     inputs: Inputs
     log_probs: Array
-    """``[T, B, K]``, of every action, when the trials were played."""
+    """``[T, B, K]``: the log-probability of every action when the trials were played."""
     advantages: Array
-    """``[T, B, K]``, of every action."""
+    """``[T, B, K]``: the advantage of every action."""
     weight: Array
 
 
 class Lesson(NamedTuple):
-    """Trials for the critic."""
+    """Trials for the training of the critic."""
 
     known: Array
-    """``[T, B, K, F]``."""
+    """``[T, B, K, F]``: the features of the beliefs about the arms."""
     target: Array
-    """``[T, B]``, in the critic's unit."""
+    """``[T, B]``: the critic's targets, in the critic's unit."""
     weight: Array
-    """``[T, B]``: the unit, squared. Advantages are differences of returns, not of mean rewards: no step's return
-    matters less than another's."""
+    """``[T, B]``: the weight of each step, the square of the critic's unit. Advantages are differences of returns, so
+    the errors of returns, not of mean rewards, count equally at all steps."""
 
 
 def beliefs(arm: Arm, arms: int, pulls: Transition) -> Any:
-    """What is believed of each arm before each pull of a trial.
+    """Return the belief about each arm before each pull of a trial.
 
     Args:
-        arm: what is believed, and how.
-        arms: K.
-        pulls: ``[T, ...]``, from the beginning of a trial.
+        arm: the prior and its update.
+        arms: the number K of arms.
+        pulls: the steps ``[T, ...]`` from the beginning of a trial.
 
     Returns:
-        ``arm``'s beliefs, ``[T, K, ...]``.
+        The beliefs, ``[T, K, ...]``.
     """
 
     def pull(believed: Any, pulled: tuple[Array, Array]) -> tuple[Any, Any]:
@@ -140,21 +150,21 @@ def beliefs(arm: Arm, arms: int, pulls: Transition) -> Any:
 
 
 def lookahead_features(arm: Arm, belief: Any) -> tuple[Array, Outcomes, Array]:
-    """What a critic is told of an arm ``[F]``; what a pull may pay; and what it would be told then, ``[O, F]``."""
+    """Return a belief's features ``[F]``, the outcomes of a pull, and the features after each outcome ``[O, F]``."""
     outcomes = arm.outcomes(belief)
     then = jax.vmap(lambda reward: arm.features(arm.observe(belief, reward)))(outcomes.reward)
     return arm.features(belief), outcomes, then
 
 
 def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Algorithm:
-    """RL² with a privileged critic, on a family of bandits.
+    """Make RL² with a privileged critic on a family of bandits.
 
-    ``adapt`` plays one trial of ``config.episodes`` episodes, sampling actions as in training, and returns the return
-    of each; the learner is the memory at the end.
+    ``adapt`` plays one trial of ``config.episodes`` episodes, and its scores are the returns of the episodes. Actions
+    are sampled from the policy. The learner is the memory at the end.
 
     Raises:
-        ValueError: if the configuration is out of range, or the family is none of bandits with finitely many rewards;
-            or if the family is wrong (``family_checks``), or the networks do not fit it.
+        ValueError: if the family is not one of bandits with finitely many rewards, if it is wrong (``family_checks``),
+            or if the networks do not fit it.
     """
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     privileged, space = family.privileged or Privileged(), family.action_space
@@ -180,18 +190,19 @@ def make(family: EnvFamily, networks: AsymmetricNetworks, config: Config) -> Alg
         return trial(key, act, policy.initial_carry(params), family, task, config.episodes)
 
     def collect(key: Key, params: Params, critic_params: Params) -> tuple[Batch, Lesson, Array]:
-        """One trial of a fresh task, for the policy and for the critic, and its total reward."""
+        """Play one trial on a newly drawn task; return it for the policy and for the critic, and its total reward."""
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         _, t = play(key_trial, params, task, config.exploration)
         each = jax.vmap(jax.vmap(lambda belief: lookahead_features(arm, belief)))
         known, outcomes, then = each(beliefs(arm, arms, t))
         expected = jnp.sum(outcomes.probability * outcomes.reward, axis=-1)
-        # The family says it of the arm that was pulled; others pay as much more as they are expected to.
+        # The family gives the expected reward of the pulled arm. That of another arm differs by the difference of their
+        # expectations.
         pulled = jnp.sum(jax.nn.one_hot(t.action, arms, dtype=jnp.float32) * expected, axis=-1)
         reward = expected + (belief_reward(t, config.discount) - pulled)[:, None]
         value = scale * critic.value(critic_params, known, left)
-        # Nothing follows the last step.
+        # The value after the last step is 0.
         next_scale = jnp.append(scale[1:], 0.0)
         next_value = next_scale[:, None, None] * critic.lookahead(critic_params, known, then, left - 1)
         log_probs = jax.nn.log_softmax(t.output)

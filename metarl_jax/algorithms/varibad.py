@@ -1,11 +1,13 @@
-"""VariBAD (Zintgraf et al. 2020, arXiv 1910.08348): act on a learnt belief about the task.
+"""VariBAD (Zintgraf et al. 2020, arXiv 1910.08348): a policy that acts on a learned belief about the task.
 
-An encoder turns what was seen of a trial into a belief, a Gaussian over latent variables m, at every step. A decoder
-says what m makes of a trial. Both are learnt with a variational bound: at every step the belief must explain the
-whole trial, what is past and what is still to come, at the cost of its divergence from the belief before. So the belief
-at a step comes to hold what can then be known about the task. The policy sees the observation and the belief, and
-is trained with PPO for the return of the whole trial; beliefs are data to it, and no gradient of the policy reaches
-the encoder. Encoder and decoder have an optimiser and a buffer of their own, of trials that policies played before.
+At every step, an encoder maps the trial so far to a belief, a Gaussian over latent variables m. A decoder predicts a
+trial given m. Both are trained with a variational bound: at every step the belief must explain the whole trial, past
+and future, at the cost of its divergence from the belief before. The belief at a step therefore approximates the
+posterior over tasks given the trial so far.
+
+The policy observes the observation and the belief, and PPO trains it for the return of the whole trial. Beliefs are
+data for the policy: none of its gradients reaches the encoder. Encoder and decoder have an optimiser of their own, and
+a buffer of trials that earlier policies played.
 """
 
 from __future__ import annotations
@@ -45,28 +47,46 @@ from metarl_jax.types import (
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ppo.Config):
-    """Settings of VariBAD: those of PPO, and of learning the belief (defaults: Zintgraf et al. 2020 on GridNavi)."""
+    """Settings of VariBAD: those of PPO, and those of the belief.
 
-    adaptation_episodes: Annotated[PositiveInt, Doc("Episodes per trial on a held-out task.")] = 4
-    model_updates: Annotated[PositiveInt, Doc("Gradient steps of encoder and decoder per meta-iteration.")] = 3
-    model_trials: Annotated[PositiveInt, Doc("Trials, drawn from the buffer, that each of them sees.")] = 25
+    Defaults of the latter are those of Zintgraf et al. (2020) on GridNavi.
+    """
+
+    adaptation_episodes: Annotated[PositiveInt, Doc("Number of episodes per trial on a held-out task.")] = 4
+    model_updates: Annotated[
+        PositiveInt, Doc("Number of gradient steps of encoder and decoder per meta-iteration.")
+    ] = 3
+    model_trials: Annotated[
+        PositiveInt, Doc("Number of trials in each of these gradient steps (``model_updates``), drawn from the buffer.")
+    ] = 25
     buffer_trials: Annotated[
-        PositiveInt, Doc("Trials kept, the newest ones; a multiple of ``trials`` (100,000 as published).")
+        PositiveInt,
+        Doc(
+            "Number of trials in the buffer, which keeps the newest ones; a multiple of ``trials`` (100,000 as "
+            "published)."
+        ),
     ] = 8192
     model_learning_rate: Annotated[
-        PositiveFloat, Doc("Adam's step size for encoder and decoder; its schedule is that of ``learning_rate``.")
+        PositiveFloat,
+        Doc(
+            "Adam's step size of encoder and decoder at the start of training; its schedule is that of "
+            "``learning_rate``."
+        ),
     ] = 1e-3
     bound_steps: Annotated[
         PositiveInt | None,
         Doc(
-            "Valid steps of a trial, drawn at random without replacement, at which the bound is taken (50 as "
-            "published, on MuJoCo); None, or no fewer than there are: all of them. At each the whole trial is "
-            "decoded."
+            "Number of valid steps of a trial at which the bound is computed, drawn at random without replacement "
+            "(50 as published, on MuJoCo). None, or at least as many as there are: all valid steps. The whole trial "
+            "is decoded at each of these steps."
         ),
     ] = None
     kl_weight: Annotated[
         NonNegativeFloat,
-        Doc("Weight of a belief's divergence from the one before it, against the log-likelihood of a whole trial."),
+        Doc(
+            "Weight of the divergence of a belief from the belief before it, relative to the log-likelihood of "
+            "a whole trial."
+        ),
     ] = 0.01
 
     def check_relations(self) -> None:
@@ -76,23 +96,24 @@ class Config(ppo.Config):
 
 
 class Model(NamedTuple):
-    """What the belief is learnt with."""
+    """The parameters of the model of beliefs."""
 
     encoder: Params
     decoder: Params
 
 
 class State(NamedTuple):
-    """The slow learner."""
+    """The state of the outer loop."""
 
     policy: Params
     policy_optimizer: optax.OptState
     model: Model
     model_optimizer: optax.OptState
     buffer: Transition
-    """``[buffer_trials, T, ...]``, a ring: iteration i wrote where ``i * trials`` modulo its size begins."""
+    """``[buffer_trials, T, ...]``: a ring buffer of trials. Iteration i writes from index ``i * trials`` modulo its
+    size on."""
     iteration: Array
-    """Meta-iterations done, ``int32``."""
+    """The number of completed meta-iterations, ``int32``."""
 
 
 class Deployed(NamedTuple):
@@ -103,7 +124,7 @@ class Deployed(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What acting leaves behind: what the policy was shown, and what PPO asks for."""
+    """The record of a step: the policy's observation, and the values that PPO needs."""
 
     shown: Array
     record: ppo.Record
@@ -112,21 +133,21 @@ class Played(NamedTuple):
 def make(
     family: EnvFamily, networks: BeliefNetworks, config: Config, *, auxiliary: ppo.Auxiliary | None = None
 ) -> Algorithm:
-    """VariBAD on a family of tasks.
+    """Make VariBAD on a family of tasks.
 
-    ``adapt`` plays one trial of ``config.adaptation_episodes`` episodes, sampling actions as in training, and returns
-    the return of each; the learner is the encoder's memory at the end.
+    ``adapt`` plays one trial of ``config.adaptation_episodes`` episodes, and its scores are the returns of the
+    episodes. Actions are sampled as in training. The learner is the encoder's memory at the end.
 
     Args:
         family: the tasks.
         networks: encoder, decoder and policy.
         config: the settings.
-        auxiliary: a loss to add to the policy's; ``State.policy`` is then ``ppo.WithAuxiliary``. Like the policy's, its
-            gradient does not reach the encoder.
+        auxiliary: a loss to add to the policy's loss; ``State.policy`` is then ``ppo.WithAuxiliary``. Its gradient,
+            like that of the policy's loss, does not reach the encoder.
 
     Raises:
-        ValueError: if the configuration is out of range, or asks for a training reward that the family does not have;
-            or if the family is wrong (``family_checks``), or the networks do not fit it or each other.
+        ValueError: if the configuration has a training reward that the family does not have, if the family is wrong
+            (``family_checks``), or if the networks do not fit the family or each other.
     """
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_belief_networks(networks, family, shapes)
@@ -159,7 +180,7 @@ def make(
     def collect(
         key: Key, params: Params, encoder_params: Params, iteration: Array
     ) -> tuple[ppo.Batch, Transition, Array]:
-        """One trial of a fresh task, for the policy and for the buffer, and its total reward."""
+        """Play one trial on a newly drawn task; return it for the policy and for the buffer, and its total reward."""
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
         _, t = play(key_trial, params, encoder_params, task, config.episodes)
@@ -175,7 +196,7 @@ def make(
     )
 
     def model_loss(model: Model, key: Key, trials: Transition) -> tuple[Array, Metrics]:
-        """Minus the mean bound of trials ``[T, B, ...]``."""
+        """Return minus the mean bound of trials ``[T, B, ...]``."""
         number = trials.reward.shape[1]
         memory = encoder.initial_carry(model.encoder)
         memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (number, *x.shape)), memory)
@@ -191,8 +212,8 @@ def make(
         if config.bound_steps is not None and config.bound_steps < steps:
             chosen = steps_without_replacement(key_steps, trials.valid, config.bound_steps)
             drawn = jnp.take_along_axis(weight, chosen, axis=0)
-            # The valid steps of a batch count alike in expectation, in short trials and in long ones. In units in which
-            # a step drawn from a trial without padding counts 1.
+            # In expectation, all valid steps of a batch have equal weights, in short and in long trials. A step that is
+            # drawn from a trial without padding has the weight 1.
             share = jnp.sum(weight, axis=0) / steps / (jnp.maximum(jnp.sum(drawn, axis=0), 1) / config.bound_steps)
             weight = drawn * share
         expected, bound = sequential_elbo(key_bound, beliefs, log_likelihood, prior, config.kl_weight, chosen)

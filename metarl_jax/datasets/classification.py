@@ -1,4 +1,4 @@
-"""What few-shot classification shares: its loss and score, and how examples of classes become an episode."""
+"""Loss and score of few-shot classification, and the division of examples into support and query."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from metarl_jax.types import Array, Key
 
 
 def cross_entropy(prediction: Array, y: Array) -> Array:
-    """Mean softmax cross-entropy in nats, of logits ``[N, classes]`` and labels ``[N]``."""
-    # A product with one-hot labels: its derivatives, unlike a gather's, are no scatters.
+    """Return the mean softmax cross-entropy in nats of logits ``[N, classes]`` and labels ``[N]``."""
+    # A product with one-hot labels has faster derivatives than a gather, whose derivatives are scatters.
     labels = jax.nn.one_hot(y, prediction.shape[-1], dtype=prediction.dtype)
     return -jnp.mean(jnp.sum(labels * jax.nn.log_softmax(prediction), axis=-1))
 
 
 def accuracy(prediction: Array, y: Array) -> Array:
-    """The fraction of labels ``[N]`` whose logit, of ``[N, classes]``, is the largest."""
+    """Return the fraction of labels ``[N]`` whose logit, of ``[N, classes]``, is the largest."""
     return jnp.mean((jnp.argmax(prediction, axis=-1) == y).astype(prediction.dtype))
 
 
 def episode(key: Key, images: Array, shots: int) -> FewShotTask:
-    """Label the classes 0, 1, ... as they come, and divide their examples.
+    """Label the classes 0, 1, ... in their order, and divide their examples into support and query.
 
     Args:
-        key: of the order of support and query, which is random in each and tells nothing of the labels.
+        key: the key of the orders of support and query, which are random and independent of the labels.
         images: ``[N, shots + queries, ...]``, N classes in random order.
-        shots: examples of each class that go into the support; the others are the query.
+        shots: the number of examples of each class in the support; the others are the query.
 
     Returns:
         ``(x [N * shots, ...], y [N * shots] int32)`` and ``(x [N * queries, ...], y [N * queries] int32)``.

@@ -1,8 +1,8 @@
-"""Made-up characters of a few strokes: few-shot classification without a download, and without an end of tasks.
+"""Synthetic characters of a few strokes: few-shot classification without a download, with unlimited tasks.
 
-A character is two to four quadratic Bezier curves; each example of it is drawn by another hand: turned, scaled,
-slanted and moved a little, with its control points out of place. No stand-in for Omniglot: nobody publishes numbers on
-these.
+A character consists of two to four quadratic Bezier curves. Each example of it is slightly rotated, scaled, slanted and
+shifted, and its control points are perturbed. These tasks do not replace Omniglot: there are no published results on
+them.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ from metarl_jax.settings import PositiveInt
 from metarl_jax.types import Array, Key, TaskDistribution
 
 SIDE = 28
-"""Pixels; a glyph's plane is [-1, 1] x [-1, 1]."""
+"""The width and the height of an image in pixels. The plane of a glyph is [-1, 1] x [-1, 1]."""
 FEWEST_STROKES, MOST_STROKES = 2, 4
 REACH = 0.85
 """Control points are drawn from [-REACH, REACH]."""
 WOBBLE = 0.1
-"""Standard deviation of a control point's place in a drawing."""
+"""Standard deviation of the perturbation of a control point in a drawing."""
 TURN, SLANT, STRETCH, SHIFT = 0.15, 0.15, 0.15, 0.1
-"""Standard deviations of a drawing's angle in radians, its slant, the logarithm of its scales, and its place."""
+"""Standard deviations of a drawing's angle in radians, its slant, the logarithm of its scales, and its shift."""
 THICKNESS, BLUR = 0.07, 0.02
-"""Half the width of a stroke, and of its edge."""
+"""Half the width of a stroke, and half the width of its blurred edge."""
 SEGMENTS = 8
-"""Straight pieces that a curve is drawn as."""
+"""The number of straight pieces that approximate a curve."""
 
 
 class Glyphs(NamedTuple):
     """One task: N glyphs, in the order of their labels."""
 
     strokes: Array
-    """``[N, MOST_STROKES, 3, 2]``: control points (x to the right, y down); a glyph of fewer strokes has its first one
-    several times."""
+    """``[N, MOST_STROKES, 3, 2]``: control points (x to the right, y down); a glyph of fewer strokes repeats its first
+    one."""
 
 
 def make(ways: int, shots: int, queries: int) -> FewShot:
-    """Few-shot classification of glyphs. Every task has new glyphs.
+    """Make few-shot classification of glyphs. Every task has new glyphs.
 
-    The same key gives another training, held-out and validation task. Images are float32 ``[..., 28, 28, 1]``, 1 where
-    there is ink; labels int32.
+    The same key gives different training, held-out and validation tasks. Images are float32 ``[..., 28, 28, 1]``, with
+    1 for ink; labels are int32.
 
     Args:
-        ways: glyphs of a task.
-        shots: examples of a glyph in the support.
-        queries: examples of a glyph in the query.
+        ways: the number of glyphs of a task.
+        shots: the number of examples of a glyph in the support.
+        queries: the number of examples of a glyph in the query.
 
     Raises:
-        ValueError: for a number that is not positive and whole.
+        ValueError: if a number is not positive and whole.
     """
     ways, shots, queries = positive_int("ways", ways), positive_int("shots", shots), positive_int("queries", queries)
 
@@ -75,7 +75,7 @@ def make(ways: int, shots: int, queries: int) -> FewShot:
 
 
 def glyph(key: Key) -> Array:
-    """The strokes of a random glyph, ``[MOST_STROKES, 3, 2]``."""
+    """Draw the strokes of a random glyph, ``[MOST_STROKES, 3, 2]``."""
     key_points, key_count = jax.random.split(key)
     strokes = jax.random.uniform(key_points, (MOST_STROKES, 3, 2), jnp.float32, minval=-REACH, maxval=REACH)
     count = jax.random.randint(key_count, (), FEWEST_STROKES, MOST_STROKES + 1, jnp.int32)
@@ -83,10 +83,10 @@ def glyph(key: Key) -> Array:
 
 
 def example(key: Key, strokes: Array) -> Array:
-    """One drawing of a glyph, ``[SIDE, SIDE]``."""
+    """Draw one example of a glyph, ``[SIDE, SIDE]``."""
     key_wobble, key_affine, key_shift = jax.random.split(key, 3)
     moved = strokes + WOBBLE * jax.random.normal(key_wobble, strokes.shape, jnp.float32)
-    # A stroke that stands for none must stay where the first one is.
+    # Repeated strokes must stay identical to the first one.
     moved = jnp.where(jnp.all(strokes == strokes[0], axis=(1, 2), keepdims=True), moved[0], moved)
     sizes = jnp.asarray([TURN, SLANT, STRETCH, STRETCH], jnp.float32)
     angle, slant, wide, high = sizes * jax.random.normal(key_affine, (4,), jnp.float32)
@@ -96,7 +96,7 @@ def example(key: Key, strokes: Array) -> Array:
 
 
 def render(strokes: Array) -> Array:
-    """Ink from 0 to 1, ``[SIDE, SIDE]``, by the distance of each pixel's centre to the nearest curve.
+    """Return the ink from 0 to 1, ``[SIDE, SIDE]``, from the distance of each pixel's centre to the nearest curve.
 
     Args:
         strokes: control points ``[strokes, 3, 2]``.
@@ -107,7 +107,7 @@ def render(strokes: Array) -> Array:
     start, along = (x.reshape(-1, 2, 1, 1) for x in (points[:, :-1], points[:, 1:] - points[:, :-1]))
     centres = (2 * jnp.arange(SIDE, dtype=jnp.float32) + 1) / SIDE - 1
     across, down = centres[None, :] - start[:, 0], centres[:, None] - start[:, 1]
-    # Where on each piece its nearest point is; a piece without length has but one.
+    # The position of the nearest point on each piece. A piece without length has only one point.
     length = jnp.sum(along**2, axis=1) + 1e-12
     place = jnp.clip((across * along[:, 0] + down * along[:, 1]) / length, 0, 1)
     squares = (across - place * along[:, 0]) ** 2 + (down - place * along[:, 1]) ** 2
@@ -121,16 +121,16 @@ def family(
     heldout_shots: PositiveInt = 1,
     heldout_queries: PositiveInt = 1,
 ) -> FewShotFamily:
-    """Glyphs, with other numbers of examples of held-out tasks than in training.
+    """Make glyphs, with different numbers of examples for training and for held-out tasks.
 
     Args:
-        ways: Classes of a task.
-        shots: Examples of a class to adapt on, in training.
-        queries: Examples of a class that adaptation is judged on, in training.
-        heldout_shots: Examples of a class to adapt on, of a held-out or validation task.
-        heldout_queries: Examples of a class that adaptation is judged on, of a held-out or validation task.
+        ways: Number of classes of a task.
+        shots: Number of examples of a class in the support, in training.
+        queries: Number of examples of a class in the query, in training.
+        heldout_shots: Number of examples of a class in the support of a held-out or validation task.
+        heldout_queries: Number of examples of a class in the query of a held-out or validation task.
 
     Raises:
-        ValueError: for a number that is not positive and whole.
+        ValueError: if a number is not positive and whole.
     """
     return FewShotFamily(make(ways, shots, queries), make(ways, heldout_shots, heldout_queries))

@@ -1,8 +1,8 @@
 """Omniglot (Lake et al. 2015): 1623 handwritten characters of 50 alphabets, each drawn by 20 people.
 
-The images are not part of this package: ``download`` fetches them from their authors, ``load`` reads a file that is
-already there. The file, ``omniglot.npz``, holds ``images [1623, 20, 28, 28]`` uint8 (ink 255), ``character_id [1623]``
-(1 to 1623, as in the authors' file names), ``alphabet_id [1623]`` and ``alphabet_names``; what else is in it is not
+The images are not part of this package: ``download`` fetches them from their authors, and ``load`` reads an existing
+file. The file, ``omniglot.npz``, holds ``images [1623, 20, 28, 28]`` uint8 (ink 255), ``character_id [1623]`` (1 to
+1623, as in the authors' file names), ``alphabet_id [1623]`` and ``alphabet_names``. Other arrays in the file are not
 read.
 """
 
@@ -36,11 +36,11 @@ ARCHIVES: Mapping[str, str] = {
     "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",
     "images_evaluation.zip": "6b91aef0f799c5bb55b94e3f2daec811",
 }
-"""The authors' archives with their published MD5 sums, which tell damage, not malice."""
+"""The authors' archives with their published MD5 sums, which detect damage, but not manipulation."""
 CHARACTERS, EXAMPLES, SIDE = 1623, 20, 28
 TRAINING_CHARACTERS = 1200
 TURNS = 4
-"""Rotations by multiples of 90 degrees."""
+"""The number of rotations by multiples of 90 degrees."""
 _NEEDED = ("images", "character_id", "alphabet_id", "alphabet_names")
 _DRAWING = re.compile(r"images_(background|evaluation)/([^/]+)/character(\d+)/(\d+)_(\d+)\.png")
 _SPLIT_SEED = 0
@@ -52,7 +52,7 @@ class Omniglot(NamedTuple):
     images: Array
     """``[characters, examples, height, width]`` uint8, ink 255, on the device."""
     alphabet_id: np.ndarray
-    """``[characters]``."""
+    """``[characters]``: the index of the alphabet of each character in ``alphabet_names``."""
     alphabet_names: tuple[str, ...]
 
 
@@ -74,23 +74,23 @@ def few_shot(
     rotations: bool = True,
     training_characters: int = TRAINING_CHARACTERS,
 ) -> FewShot:
-    """Few-shot classification of characters: 1200 train, chosen at random whatever their alphabet; 423 are held out.
+    """Make few-shot classification of characters: 1200 random characters for training, 423 held-out characters.
 
-    As in Finn et al. (2017), whose own choice of characters is not published. A held-out character is never trained
-    on in any rotation. Validation tasks are of training characters, in episodes that training does not draw; all 1200
-    characters are trained on, as in the code of Nichol et al. (2018). Images are float32 ``[..., 28, 28, 1]``, 1 where
-    there is ink; labels int32.
+    The numbers are those of Finn et al. (2017), whose own choice of characters is not published. Characters are chosen
+    independently of their alphabet. A held-out character is in no training task in any rotation. Validation tasks use
+    training characters, in episodes that training does not draw: all 1200 characters are trained on, as in the code of
+    Nichol et al. (2018). Images are float32 ``[..., 28, 28, 1]``, with 1 for ink; labels are int32.
 
     Args:
-        data: of ``load``.
-        ways: classes of a task, all different.
-        shots: examples of a class in the support.
-        queries: examples of a class in the query, others than those.
-        rotations: whether a character turned by 90, 180 and 270 degrees makes three classes more.
-        training_characters: how many are not held out.
+        data: the data set, from ``load``.
+        ways: the number of classes of a task, which are all different.
+        shots: the number of examples of a class in the support.
+        queries: the number of examples of a class in the query, which differ from those in the support.
+        rotations: whether a character rotated by 90, 180 and 270 degrees gives three further classes.
+        training_characters: the number of characters that are not held out.
 
     Raises:
-        ValueError: for a number that is not positive and whole, or more classes or examples than there are.
+        ValueError: if a number is not positive and whole, or if there are not enough classes or examples.
     """
     ways, shots, queries = positive_int("ways", ways), positive_int("shots", shots), positive_int("queries", queries)
     training_characters = positive_int("training_characters", training_characters)
@@ -98,19 +98,21 @@ def few_shot(
     turns = TURNS if rotations else 1
     classes = turns * min(training_characters, characters - training_characters)
     if classes <= 0:
-        raise ValueError(f"training_characters must be below {characters}, their number, not {training_characters}")
+        raise ValueError(
+            f"training_characters must be below {characters}, the number of all characters, not {training_characters}"
+        )
     if ways > classes:
-        raise ValueError(f"ways must be at most {classes}, the classes there are, not {ways}")
+        raise ValueError(f"ways must be at most {classes}, the number of classes, not {ways}")
     if shots + queries > examples:
         raise ValueError(
-            f"shots + queries must be at most {examples}, the examples of a character, not {shots}+{queries}"
+            f"shots + queries must be at most {examples}, the number of examples of a character, not {shots}+{queries}"
         )
-    # This generator's numbers are fixed for good, whatever the version of NumPy.
+    # The numbers of this generator are the same in all versions of NumPy.
     order = np.random.RandomState(_SPLIT_SEED).permutation(characters).astype(np.int32)
 
     def sampler(characters: np.ndarray) -> Callable[[Key], Characters]:
         def sample(key: Key) -> Characters:
-            # Where the largest of many random numbers are: half the time of a permutation.
+            # The indices of the largest random numbers take half the time of a permutation.
             _, chosen = jax.lax.top_k(jax.random.bits(key, (turns * len(characters),), jnp.uint32), ways)
             return Characters(jnp.asarray(characters)[chosen // turns], chosen % turns)
 
@@ -121,7 +123,7 @@ def few_shot(
         chosen = jax.vmap(lambda key: jax.random.permutation(key, examples)[: shots + queries])(
             jax.random.split(key_examples, ways)
         )
-        # Only what an episode shows is gathered and made float.
+        # Only the images of the task are gathered and converted to float.
         images = data.images[task.character[:, None], chosen].astype(jnp.float32) / 255
         images = jax.vmap(rotate)(images, task.rotation)
         return episode(key_episode, images[..., None], shots)
@@ -140,20 +142,21 @@ def family(
     rotations: bool = True,
     heldout_rotations: bool = True,
 ) -> FewShotFamily:
-    """Omniglot, with other numbers of examples of held-out tasks than in training.
+    """Make Omniglot tasks, with different numbers of examples for training and for held-out tasks.
 
     Args:
-        ways: Classes of a task.
-        shots: Examples of a class to adapt on, in training.
-        queries: Examples of a class that adaptation is judged on, in training.
-        heldout_shots: Examples of a class to adapt on, of a held-out or validation task.
-        heldout_queries: Examples of a class that adaptation is judged on, of a held-out or validation task.
-        data_dir: The folder that omniglot.npz is in; metarl_jax.datasets.omniglot.download puts it there.
-        rotations: Whether characters turned by 90, 180 and 270 degrees are classes of their own, in training.
-        heldout_rotations: The same, of held-out and validation tasks.
+        ways: Number of classes of a task.
+        shots: Number of examples of a class in the support, in training.
+        queries: Number of examples of a class in the query, in training.
+        heldout_shots: Number of examples of a class in the support of a held-out or validation task.
+        heldout_queries: Number of examples of a class in the query of a held-out or validation task.
+        data_dir: The folder that contains omniglot.npz; metarl_jax.datasets.omniglot.download stores it there.
+        rotations: Whether characters rotated by 90, 180 and 270 degrees are classes of their own in training.
+        heldout_rotations: Whether characters rotated by 90, 180 and 270 degrees are classes of their own in held-out
+            and validation tasks.
 
     Raises:
-        ValueError: for a number that is out of range, or data that are not there or damaged.
+        ValueError: if a number is out of range, or if the data are missing or damaged.
     """
     data = load(data_dir)
     return FewShotFamily(
@@ -163,7 +166,7 @@ def family(
 
 
 def rotate(images: Array, turns: Array) -> Array:
-    """Turn square images ``[..., side, side]`` anticlockwise by 0 to 3 quarters, a scalar."""
+    """Rotate square images ``[..., side, side]`` anticlockwise by 0 to 3 quarter turns, a scalar."""
     images = jnp.where(turns % 2 == 1, jnp.swapaxes(images, -1, -2)[..., ::-1, :], images)
     return jnp.where(turns // 2 == 1, images[..., ::-1, ::-1], images)
 
@@ -175,16 +178,16 @@ def load(data_dir: str | Path) -> Omniglot:
     """Read ``omniglot.npz`` and put its images on the device.
 
     Args:
-        data_dir: the folder that the file is in.
+        data_dir: the folder that contains the file.
 
     Raises:
-        ValueError: in one line, if there is no such file, or it cannot be read, or holds something else.
+        ValueError: in one line, if there is no such file, or if it cannot be read as Omniglot.
     """
     path = Path(data_dir) / FILE
     if not path.is_file():
         raise ValueError(
-            f"there is no Omniglot at {path}: copy an {FILE} there, or fetch it with "
-            f'python -c "from metarl_jax.datasets import omniglot; omniglot.download({str(data_dir)!r})"'
+            f'there is no Omniglot at {path}: copy {FILE} there, or download it with python -c "from '
+            f'metarl_jax.datasets import omniglot; omniglot.download({str(data_dir)!r})"'
         )
     content = _read(path)
     images, names = content["images"], content["alphabet_names"]
@@ -196,7 +199,7 @@ def load(data_dir: str | Path) -> Omniglot:
         raise ValueError(f"{path}: character_id must be the numbers 1 to {CHARACTERS}, each once")
     if int(content["alphabet_id"].min()) < 0 or int(content["alphabet_id"].max()) >= len(names):
         raise ValueError(f"{path}: alphabet_id must be from 0 to {len(names) - 1}, for {len(names)} alphabet_names")
-    # Whoever made the file: the same characters are held out.
+    # The same characters are held out for every order of characters in the file.
     order = np.argsort(content["character_id"], kind="stable")
     return Omniglot(
         jnp.asarray(images[order]), content["alphabet_id"][order].astype(np.int32), tuple(str(name) for name in names)
@@ -208,7 +211,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with open(path, "rb") as stream:
             content = np.load(stream, allow_pickle=False)
             if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ValueError("it is no .npz archive")
+                raise ValueError("it is not an .npz archive")
             missing = [name for name in _NEEDED if name not in content]
             if missing:
                 raise ValueError(f"it has no {', '.join(missing)}")
@@ -223,19 +226,19 @@ def _expect(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...], ki
 
 
 def download(data_dir: str | Path, *, source: str = SOURCE) -> Path:
-    """Fetch the authors' two archives, shrink the drawings to 28x28 and store them as ``omniglot.npz``.
+    """Download the authors' two archives, shrink the drawings to 28x28 and store them as ``omniglot.npz``.
 
-    Each pixel is the mean of the area of the 105x105 drawing that it covers. Nothing is done if the file exists.
+    Each pixel is the mean of the area of the 105x105 drawing that it covers. An existing file is not changed.
 
     Args:
-        data_dir: the folder to store in; made if need be.
-        source: the address that the archives are below.
+        data_dir: the folder for the file, which is made if it does not exist.
+        source: the address of the folder with the archives.
 
     Returns:
         The file's path.
 
     Raises:
-        OSError: if an archive cannot be fetched, or the file not be written.
+        OSError: if an archive cannot be downloaded, or the file cannot be written.
         ValueError: if an archive is not the published one.
     """
     path = Path(data_dir) / FILE
@@ -264,7 +267,7 @@ def download(data_dir: str | Path, *, source: str = SOURCE) -> Path:
         "about": np.asarray("Omniglot, (c) 2015 Brenden Lake, MIT licence; 28x28 by area average, ink 255"),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # It appears under its name only when it is whole.
+    # The file gets its name only when it is complete.
     staging = path.with_name(f".{FILE}.{os.getpid()}.tmp")
     try:
         with open(staging, "wb") as file:
@@ -288,8 +291,12 @@ def _fetch(address: str) -> bytes:
 def _unpack(
     content: bytes, drawings: dict[int, dict[int, np.ndarray]], alphabets: dict[int, tuple[bool, str, int]]
 ) -> None:
-    """Add an archive's drawings ``[28, 28]`` by character and person, and (is evaluation, alphabet, place in it)."""
-    # It takes a second, and only a download needs it.
+    """Add the drawings ``[28, 28]`` of an archive.
+
+    Drawings are stored by character and person; alphabets as (is evaluation, alphabet, place in the alphabet) by
+    character.
+    """
+    # The import takes a second, and only a download needs it.
     from matplotlib.image import imread
 
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -304,10 +311,10 @@ def _unpack(
 
 
 def shrink(ink: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """A drawing ``[n, n]`` of zeros and ones as ``[side, side]`` uint8: the exact mean over each pixel's area."""
+    """Shrink a drawing ``[n, n]`` of zeros and ones to ``[side, side]`` uint8, by the exact mean over each pixel."""
     size = ink.shape[0]
     edges = np.arange(size + 1) * side / size
     pixel = np.arange(side)[:, None]
-    # How much of each small pixel each large one covers, along one axis.
+    # The length of each small pixel that each large pixel covers, along one axis.
     overlap = np.clip(np.minimum(edges[1:], pixel + 1) - np.maximum(edges[:-1], pixel), 0, None)
     return np.round(255 * (overlap @ ink @ overlap.T)).astype(np.uint8)

@@ -1,6 +1,6 @@
-"""Few-shot regression of sine waves: y = amplitude * sin(x - phase), from a few points.
+"""Few-shot regression of sinusoids y = amplitude * sin(x - phase) from a few points.
 
-Two papers' tasks share the name and are not comparable: their phases differ, and so do the points they are judged on.
+The tasks of two papers have the same name but are not comparable: their phases differ, and so do their query points.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ BOUND = 5.0
 
 
 class Wave(NamedTuple):
-    """One task."""
+    """One task: a sinusoid."""
 
     amplitude: Array
     phase: Array
 
 
 def mean_squared_error(prediction: Array, y: Array) -> Array:
-    """Mean over all elements of (prediction - y)^2."""
+    """Return the mean over all elements of (prediction - y)^2."""
     return jnp.mean((prediction - y) ** 2)
 
 
@@ -38,7 +38,7 @@ def _tasks(largest_phase: float) -> TaskDistribution:
         amplitude = jax.random.uniform(key_amplitude, (), jnp.float32, minval=0.1, maxval=5.0)
         return Wave(amplitude, jax.random.uniform(key_phase, (), jnp.float32, maxval=largest_phase))
 
-    # Tasks are drawn from a continuum: other keys give waves that training has not met.
+    # Tasks are drawn from a continuum, so other keys give sinusoids that are not training tasks.
     return TaskDistribution(sample, sample)
 
 
@@ -47,14 +47,14 @@ def _examples(wave: Wave, x: Array) -> tuple[Array, Array]:
 
 
 def maml(shots: int, queries: int) -> FewShot:
-    """The sinusoids of Finn et al. (2017), section 5.1: amplitude U[0.1, 5], phase U[0, pi], x U[-5, 5].
+    """Make the sinusoids of Finn et al. (2017), section 5.1: amplitude U[0.1, 5], phase U[0, pi], x U[-5, 5].
 
     Args:
-        shots: points of the support; x and y are ``[shots, 1]``.
-        queries: points of the query, drawn as the support's.
+        shots: the number of points of the support; x and y are ``[shots, 1]``.
+        queries: the number of points of the query, drawn like those of the support.
 
     Raises:
-        ValueError: for a number that is not positive and whole.
+        ValueError: if a number is not positive and whole.
     """
     shots, queries = positive_int("shots", shots), positive_int("queries", queries)
 
@@ -66,14 +66,14 @@ def maml(shots: int, queries: int) -> FewShot:
 
 
 def reptile(shots: int = 10, queries: int = 50) -> FewShot:
-    """The sinusoids of Nichol et al. (2018): phase U[0, 2 pi]; judged on equally spaced points.
+    """Make the sinusoids of Nichol et al. (2018): phase U[0, 2 pi], and equally spaced query points.
 
     Args:
-        shots: points of the support, x U[-5, 5].
-        queries: equally spaced points of the query, from -5 to 5.
+        shots: the number of points of the support, x U[-5, 5].
+        queries: the number of equally spaced points of the query, from -5 to 5.
 
     Raises:
-        ValueError: for a number that is not positive and whole.
+        ValueError: if a number is not positive and whole.
     """
     shots, queries = positive_int("shots", shots), positive_int("queries", queries)
 
@@ -90,16 +90,16 @@ def maml_family(
     heldout_shots: PositiveInt = 5,
     heldout_queries: PositiveInt = 100,
 ) -> FewShotFamily:
-    """The sinusoids of Finn et al. (2017), with other numbers of examples of held-out tasks than in training.
+    """Make the sinusoids of Finn et al. (2017), with different numbers of examples for training and for held-out tasks.
 
     Args:
-        shots: Examples of a task to adapt on, in training.
-        queries: Examples of a task that adaptation is judged on, in training (10 in the code of Finn et al. 2017).
-        heldout_shots: Examples to adapt on, of a held-out or validation task.
-        heldout_queries: Examples that adaptation is judged on, of a held-out or validation task.
+        shots: Number of examples in the support of a task, in training.
+        queries: Number of examples in the query of a task, in training (10 in the code of Finn et al. 2017).
+        heldout_shots: Number of examples in the support of a held-out or validation task.
+        heldout_queries: Number of examples in the query of a held-out or validation task.
 
     Raises:
-        ValueError: for a number that is not positive and whole.
+        ValueError: if a number is not positive and whole.
     """
     return FewShotFamily(maml(shots, queries), maml(heldout_shots, heldout_queries))
 
@@ -110,15 +110,16 @@ def reptile_family(
     heldout_shots: PositiveInt = 10,
     heldout_queries: PositiveInt = 50,
 ) -> FewShotFamily:
-    """The sinusoids of Nichol et al. (2018), with other numbers of examples of held-out tasks than in training.
+    """Make the sinusoids of Nichol et al. (2018), with different numbers of examples for training and for held-out
+    tasks.
 
     Args:
-        shots: Examples of a task to adapt on, in training.
-        queries: Examples of a task that adaptation is judged on, in training.
-        heldout_shots: Examples to adapt on, of a held-out or validation task.
-        heldout_queries: Examples that adaptation is judged on, of a held-out or validation task.
+        shots: Number of examples in the support of a task, in training.
+        queries: Number of examples in the query of a task, in training.
+        heldout_shots: Number of examples in the support of a held-out or validation task.
+        heldout_queries: Number of examples in the query of a held-out or validation task.
 
     Raises:
-        ValueError: for a number that is not positive and whole.
+        ValueError: if a number is not positive and whole.
     """
     return FewShotFamily(reptile(shots, queries), reptile(heldout_shots, heldout_queries))

@@ -1,7 +1,7 @@
-"""Experiments: any algorithm on any family of tasks that it applies to, presets with tuned settings, and the user's.
+"""Experiments: presets, combinations of an algorithm and a family of tasks, and experiments of the user.
 
 Code outside of this package adds its own algorithms, networks, families of tasks and experiments with ``register``. The
-command line loads such code where the user names it (``load``), and never because a file names it.
+command line loads such code only if the user names it (``load``), never because a file names it.
 """
 
 from __future__ import annotations
@@ -78,26 +78,27 @@ _PRESETS: dict[str, Experiment] = {
 _REGISTERED: dict[str, Experiment] = {}
 """The user's experiments by name."""
 _SOURCES: dict[str, Source] = {}
-"""The sources of those that ``load`` registered."""
+"""The sources of the experiments that ``load`` registered."""
 _ENTRIES: dict[Source, tuple[Algorithm, Family, Network]] = {}
-"""The entries that an experiment named when it was loaded."""
+"""The entries that the experiment of each source named when it was loaded."""
 
 
 def names() -> list[str]:
-    """The names of all presets and of the user's experiments."""
+    """Return the names of all presets and of the user's experiments."""
     return [*_PRESETS, *_REGISTERED]
 
 
 def presets() -> list[Experiment]:
-    """All presets and the user's experiments."""
+    """Return all presets and the user's experiments."""
     return [*_PRESETS.values(), *_REGISTERED.values()]
 
 
 def get(name: str) -> Experiment:
-    """The experiment of that name, or the combination that it names: "algorithm family" or "algorithm family network".
+    """Return the experiment of a name, or the combination "algorithm family" or "algorithm family network".
 
     Raises:
-        ValueError: if there is none, and the message names near ones; or if other code has replaced a part of it.
+        ValueError: if there is no such experiment, where the message gives similar names; or if other code has replaced
+            a part of it.
     """
     if name in _PRESETS:
         return _PRESETS[name]
@@ -116,10 +117,10 @@ def get(name: str) -> Experiment:
 
 
 def find(text: str) -> Experiment:
-    """The experiment that a user names: as for ``get``, or as for ``load``.
+    """Return the experiment that a user names by a name (``get``) or by a reference (``load``).
 
     Raises:
-        ValueError: if there is none, or it cannot be loaded.
+        ValueError: if there is no such experiment, or if it cannot be loaded.
     """
     if text not in names() and (references.is_reference(text) or references.is_entry_point(text, ENTRY_POINTS)):
         return load(text)
@@ -127,15 +128,15 @@ def find(text: str) -> Experiment:
 
 
 def source(name: str) -> Source | None:
-    """Where the experiment of a name was loaded from; None if ``load`` did not register it."""
+    """Return the source of the experiment of a name; None if ``load`` did not register it."""
     return _SOURCES.get(name)
 
 
 def register(*entries: Algorithm | Network | Family | Experiment) -> None:
-    """Make the user's algorithms, networks, families of tasks and experiments known by their names.
+    """Register the user's algorithms, networks, families of tasks and experiments under their names.
 
-    An entry replaces an earlier one of the same name, unless that one is the package's own. The parts of an experiment
-    are registered before the experiment is made.
+    An entry replaces an earlier one of the same name, unless the earlier one is the package's own. The parts of an
+    experiment must be registered before the experiment is made.
 
     Args:
         entries: the entries.
@@ -152,7 +153,7 @@ def register(*entries: Algorithm | Network | Family | Experiment) -> None:
         for word in words:
             registry.check_name(word)
         if entry.name in _PRESETS or _is_combination_of_package(words):
-            raise ValueError(f"there is an experiment {entry.name!r} already, which is a part of metarl_jax")
+            raise ValueError(f"there is already an experiment {entry.name!r}, which is a part of metarl_jax")
         algorithm, family, _ = entry.entries
         if reason := registry.does_not_apply(algorithm, family):
             raise ValueError(f"{algorithm.name} does not apply to {family.name}: {reason}")
@@ -161,7 +162,7 @@ def register(*entries: Algorithm | Network | Family | Experiment) -> None:
 
 
 def _is_combination_of_package(words: list[str]) -> bool:
-    """Whether words name a combination of entries that are all the package's own."""
+    """Return whether words name a combination of entries that are all the package's own."""
     if not 2 <= len(words) <= 3:
         return False
     try:
@@ -180,8 +181,8 @@ def load(reference: str) -> Experiment:
             ``ENTRY_POINTS``. It names an experiment, or a function without parameters that returns one.
 
     Raises:
-        ValueError: if it names nothing of the kind, the code raises an exception, or the experiment cannot be
-            registered.
+        ValueError: if the reference does not name such an object, if the code raises an exception, or if the experiment
+            cannot be registered.
     """
     loaded = references.load(reference, entry_points=ENTRY_POINTS)
     origin = Source(loaded.reference, loaded.sha256)

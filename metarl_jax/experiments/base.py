@@ -1,6 +1,6 @@
-"""``Experiment``: an algorithm, a family of tasks and a network, and settings of all three.
+"""``Experiment``: an algorithm, a family of tasks and a network, with settings of all three.
 
-Importing this imports no JAX; building an experiment does.
+The import of this module does not import JAX; building an experiment does.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ if TYPE_CHECKING:
 
 
 class Problem(NamedTuple):
-    """An experiment, built."""
+    """An experiment whose family, networks and algorithm have been made."""
 
     family: Any
     """An ``EnvFamily`` or a ``FewShotFamily``."""
     inner_problem: InnerProblem | None
-    """Of gradient-based learners."""
+    """The problem of a gradient-based learner; None for other learners."""
     in_context_problem: InContextProblem | None
-    """Of in-context learners."""
+    """The problem of an in-context learner; None for other learners."""
     algorithm: Algorithm
     config: Any
     """The algorithm's settings."""
     vary: Callable[[Mapping[str, Any]], Algorithm]
-    """The algorithm with other values of settings that are numbers, which may be tracers: many in one program."""
+    """Makes the algorithm with other values of numerical settings, which may be tracers, so that one program can train
+    with many values."""
     tasks: TaskDistribution
     optimal_return: Callable[[Task], Array] | None
-    """As ``EnvFamily.optimal_return``; None where scores do not add up to a trial's."""
+    """``EnvFamily.optimal_return`` of the family; None if the sum of the scores is not reported."""
     iterations: int
-    """Meta-iterations of a whole run."""
+    """The number of meta-iterations of a whole run."""
     stages: int
-    """Adaptation episodes of a trial, or gradient steps."""
+    """The number of adaptation episodes of a trial, or of gradient steps."""
     steps_per_iteration: int
-    """In the experiment's ``unit``, of one seed in one meta-iteration."""
+    """The number of environment steps or tasks (``Experiment.unit``) of one seed in one meta-iteration."""
 
 
 class Parts(NamedTuple):
@@ -52,14 +53,14 @@ class Parts(NamedTuple):
 
     algorithm: dict[str, Field]
     problem: dict[str, Field]
-    """How the algorithm's problem is made of the family; empty where that has no settings."""
+    """The settings by which the algorithm's problem is made from the family; empty if there are none."""
     network: dict[str, Field]
     family: dict[str, Field]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """An algorithm on a family of tasks with a network: any combination, or a preset with settings of its own."""
+    """An algorithm on a family of tasks with a network: any combination, or a preset with tuned settings."""
 
     name: str
     """The name of the preset, or the names of algorithm, family and network of a combination."""
@@ -73,41 +74,42 @@ class Experiment:
     settings: Mapping[str, Any]
     """Settings that differ from the defaults of the algorithm, the problem, the network and the family."""
     measure: Measure
-    """Which scores are reported."""
+    """The scores that are reported."""
     heldout_tasks: int
-    """Held-out tasks of the final table; in a study also the number of its validation tasks."""
+    """The number of held-out tasks of the final table; in a study also the number of its validation tasks."""
     validation_tasks: int
-    """Tasks of each validation during training; there are about twenty validations."""
+    """The number of tasks of each validation during training. There are about twenty validations."""
     heldout_batch: int
-    """Held-out or validation tasks that are measured together, which bounds memory."""
+    """The number of held-out or validation tasks that are evaluated at the same time, which bounds memory."""
     tuned: bool
-    """Whether the settings were tuned: a preset."""
+    """Whether the settings were tuned, as those of a preset."""
     minutes: float | None = None
-    """Minutes that one seed trains on a core or two of a current processor; None: they were not measured."""
+    """The training time of one seed in minutes, on one or two cores of a current processor. None: it was not
+    measured."""
     paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Published value of what is reported, with as many stages as ``settings`` has, by "learner (source)"."""
+    """Published values of the reported score, for the number of stages in ``settings``, by "learner (source)"."""
     paper_by_stage: Mapping[str, Mapping[int, float]] = dataclasses.field(default_factory=dict)
     """Published scores by stage, by "learner (source)"."""
     optimum: float | None = None
-    """The exact Bayes-optimal mean reward of a trial, where known."""
+    """The exact Bayes-optimal mean reward of a trial; None if it is not known."""
 
     @property
     def entries(self) -> tuple[AlgorithmEntry, Family, Network]:
-        """The entries of the registry that the experiment names.
+        """Return the entries of the registry that the experiment names.
 
         Raises:
-            ValueError: if there is none of a name, or the network does not serve the algorithm on the family.
+            ValueError: if there is no entry of a name, or if the network does not serve the algorithm on the family.
         """
         algorithm, family = registry.algorithm(self.algorithm), registry.family(self.family)
         return algorithm, family, registry.network(algorithm, family, self.network)
 
     @property
     def unit(self) -> str:
-        """What progress is counted in."""
+        """Return the unit in which progress is counted."""
         return "environment steps" if registry.family(self.family).kind == "reinforcement" else "tasks"
 
     def parts(self) -> Parts:
-        """The settings of each part by name, with this experiment's values as defaults."""
+        """Return the settings of each part by name, with this experiment's values as defaults."""
         from metarl_jax.settings import fields, parameters
 
         algorithm, family, network = self.entries
@@ -131,7 +133,7 @@ class Experiment:
         )
 
     def fields(self) -> dict[str, Field]:
-        """Every setting by name.
+        """Return every setting by name.
 
         Raises:
             ValueError: if two parts have a setting of the same name.
@@ -144,10 +146,10 @@ class Experiment:
         return found
 
     def check_names(self, settings: Mapping[str, Any]) -> None:
-        """Check that a map names settings of this experiment and no others.
+        """Check that all names in a map are settings of this experiment.
 
         Raises:
-            ValueError: for a name that is no setting; near ones are named.
+            ValueError: if a name is not a setting; the message gives similar names.
         """
         fields = self.fields()
         for name in settings:
@@ -155,10 +157,10 @@ class Experiment:
                 raise ValueError(f"{self.name} has no setting {name!r}{did_you_mean(name, fields)}")
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Check that a map has a valid value of every setting of this experiment, and no others.
+        """Check that a map has a valid value of every setting of this experiment, and no other names.
 
         Raises:
-            ValueError: naming the first setting that is wrong.
+            ValueError: if a setting is wrong; the message names the first one.
         """
         from metarl_jax.settings import check
 
@@ -169,16 +171,16 @@ class Experiment:
             check(field, settings[name])
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """All settings by name, with some of them overridden.
+        """Return all settings by name, where ``overrides`` replaces some of their values.
 
         Raises:
-            ValueError: for the name of no setting; near ones are named.
+            ValueError: if a name is not a setting; the message gives similar names.
         """
         self.check_names(overrides)
         return {**{name: field.default for name, field in self.fields().items()}, **overrides}
 
     def nested(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Group settings by part. The part "problem" is left out where it has no settings."""
+        """Group settings by part. The part "problem" is left out if it has no settings."""
         nested = {
             part: {name: settings[name] for name in fields if name in settings}
             for part, fields in self.parts()._asdict().items()
@@ -186,13 +188,13 @@ class Experiment:
         return {part: values for part, values in nested.items() if values or part != "problem"}
 
     def make_family(self, settings: Mapping[str, Any]) -> Any:
-        """The family of tasks.
+        """Make the family of tasks.
 
         Args:
-            settings: all of them, as ``with_overrides`` returns them.
+            settings: all settings, as ``with_overrides`` returns them.
 
         Raises:
-            ValueError: naming a setting of the tasks that is out of range.
+            ValueError: if a setting of the tasks is out of range; the message names it.
         """
         family = registry.family(self.family)
         values = {name: settings[name] for name in self.parts().family}
@@ -202,7 +204,7 @@ class Experiment:
         """Make the network, or the networks, for a family.
 
         Args:
-            settings: all of them, as ``with_overrides`` returns them.
+            settings: all settings, as ``with_overrides`` returns them.
             family: the family of tasks.
         """
         _, _, network = self.entries
@@ -214,11 +216,11 @@ class Experiment:
         """Make the algorithm on this experiment's tasks.
 
         Args:
-            settings: all of them, as ``with_overrides`` returns them.
+            settings: all settings, as ``with_overrides`` returns them.
             family: replaces the family of tasks; None: the family is made from the settings.
 
         Raises:
-            ValueError: naming the first setting that is out of range.
+            ValueError: if a setting is out of range; the message names the first one.
         """
         from metarl_jax.interfaces.few_shot import InContextProblem
         from metarl_jax.interfaces.gradient import InnerProblem
@@ -237,7 +239,7 @@ class Experiment:
             problem = problem_settings(**own[1]) if problem_settings else None
             sizes = getattr(network_module, network.settings)(**own[2])
             made = _assemble(algorithm, made_family, getattr(network_module, network.make), sizes, problem)
-            # A problem holds its family; networks act in the family's environment.
+            # A problem contains its family. Networks alone do not, so they are passed together with the family.
             alone = isinstance(made, InnerProblem | InContextProblem)
             learner = module.make(made, config) if alone else module.make(made_family, made, config)
             return config, problem, made, learner
@@ -260,11 +262,11 @@ class Experiment:
         )
 
     def oracles(self, problem: Problem, stages: int) -> list[Oracle]:
-        """The reference learners to measure against.
+        """Return the reference learners of the experiment.
 
         Args:
-            problem: this experiment, built.
-            stages: episodes, or gradient steps, that they get.
+            problem: the result of ``build``.
+            stages: the number of episodes, or of gradient steps, that the reference learners get.
         """
         from metarl_jax.oracles import from_scratch, nearest_example
 
@@ -273,7 +275,7 @@ class Experiment:
         if problem.in_context_problem is not None:
             found.append(nearest_example.make(problem.in_context_problem))
         if problem.inner_problem is not None:
-            # With the run's own step size, where its inner loop is gradient descent.
+            # It uses the run's own step size, if the inner loop is gradient descent.
             if getattr(problem.config, "inner_optimizer", "sgd") == "sgd":
                 found.append(from_scratch.gradient_descent(problem.inner_problem, stages, problem.config.inner_rate))
             if family.adam_rate is not None:
@@ -283,14 +285,14 @@ class Experiment:
 
 
 def _measure(algorithm: AlgorithmEntry, family: Family) -> Measure:
-    """Which scores an algorithm reports on a family."""
+    """Return the scores that an algorithm reports on a family."""
     if family.kind == "reinforcement":
         return algorithm.measure
     return algorithm.measure._replace(title=family.score, higher_is_better=family.score == "accuracy")
 
 
 def _problem_settings(algorithm: AlgorithmEntry, family: Family) -> type | None:
-    """The settings of how an algorithm's problem is made of a family; None: there are none."""
+    """Return the class of settings by which an algorithm's problem is made from a family; None if there is none."""
     match algorithm.interface:
         case "gradient":
             from metarl_jax import problems
@@ -306,7 +308,7 @@ def _problem_settings(algorithm: AlgorithmEntry, family: Family) -> type | None:
 
 
 def _assemble(algorithm: AlgorithmEntry, family: Any, make: Callable[..., Any], sizes: Any, problem: Any) -> Any:
-    """The networks or the problem that an algorithm's ``make`` takes, in addition to its configuration."""
+    """Make the networks or the problem that an algorithm's ``make`` takes in addition to its configuration."""
     from metarl_jax import problems
     from metarl_jax.types import EnvFamily
 
@@ -327,14 +329,14 @@ def _assemble(algorithm: AlgorithmEntry, family: Any, make: Callable[..., Any], 
 
 
 def _steps_per_iteration(algorithm: AlgorithmEntry, entry: Family, family: Any, config: Any, problem: Any) -> int:
-    """Environment steps, or few-shot tasks, that one seed takes in one meta-iteration."""
+    """Return the number of environment steps, or of few-shot tasks, of one seed in one meta-iteration."""
     if entry.kind == "few-shot":
         return config.tasks
     match algorithm.interface:
         case "gradient":
             return config.tasks * config.batches_per_task * problem.episodes * family.horizon
         case "context":
-            # The episodes before the first iteration come on top.
+            # The episodes before the first iteration are not included.
             return config.tasks * (config.prior_episodes + config.posterior_episodes) * family.horizon
         case _:
             return config.trials * config.episodes * family.horizon
@@ -352,16 +354,16 @@ def experiment(
     tuned: bool = False,
     **others: Any,
 ) -> Experiment:
-    """An experiment. The algorithm and the family supply what is not given.
+    """Make an experiment. The algorithm and the family provide the values that are not given.
 
     Args:
-        name: of a preset, or of a combination.
-        description: one line.
+        name: the name of a preset, or of a combination.
+        description: a description in one line.
         algorithm: the name of an algorithm.
         family: the name of a family of tasks.
         network: the name of a network; None: the default one.
-        settings: those that differ from the defaults.
-        measure: which scores are reported; None: those of the algorithm.
+        settings: the settings that differ from the defaults.
+        measure: the scores that are reported; None: those of the algorithm.
         tuned: whether the settings were tuned.
         others: further fields of ``Experiment``.
 
@@ -386,12 +388,12 @@ def experiment(
 
 
 def combination(algorithm: str, family: str, network: str | None = None) -> Experiment:
-    """An algorithm on a family of tasks, with the algorithm's settings to begin with.
+    """Make a combination: an algorithm on a family of tasks, with the algorithm's starting settings.
 
     Args:
-        algorithm: its name.
-        family: its name.
-        network: its name; None: the default one.
+        algorithm: the name of the algorithm.
+        family: the name of the family.
+        network: the name of the network; None: the default one.
 
     Raises:
         ValueError: if a name is not known, or the algorithm does not apply to the family.

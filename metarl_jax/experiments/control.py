@@ -1,6 +1,6 @@
 """Presets: gradient-based adaptation of policies on points, and on classic control with physics as the task.
 
-Published numbers: navigation, the data behind Figure 4 of Finn et al. (2017).
+Published numbers of navigation are the data of Figure 4 of Finn et al. (2017).
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from metarl_jax.experiments.base import Experiment, experiment
 
 
 class Method(NamedTuple):
-    """An algorithm, with what makes a named method of it."""
+    """A named method: an algorithm with its settings."""
 
     title: str
     algorithm: str
     settings: Mapping[str, Any] = {}
 
 
-# As the authors' code: 40 tasks, inner steps of 0.5 in training; at test twice the episodes are allowed there. Twice
-# as many iterations, and steps at test that go on halving: chosen on tasks that no reported result uses.
+# 40 tasks and an inner step size of 0.5 in training are as in the authors' code, which uses twice the episodes at test
+# time. The number of iterations is twice theirs, and the step size at test time is halved at each step; both were
+# chosen on tasks that no reported result uses.
 NAVIGATION_SETTINGS: dict[str, Any] = {
     "iterations": 200,
     "tasks": 40,
@@ -29,8 +30,8 @@ NAVIGATION_SETTINGS: dict[str, Any] = {
     "later_rate_fraction": 0.5,
     "adaptation_steps": 4,
 }
-# E-MAML's exact weight is 1 / (horizon * standard deviation of an advantage): the weight here is right for 5;
-# before training it is 9 to 14.
+# E-MAML's exact weight is 1 / (horizon * standard deviation of an advantage). The weight here is exact for a standard
+# deviation of 5; before training the standard deviation is 9 to 14.
 NAVIGATION_METHODS = {
     "maml": Method("MAML-TRPO", "maml_trpo"),
     "e-maml": Method("E-MAML-TRPO", "e_maml", {"estimator": "log_likelihood", "exploration_credit": 0.002}),
@@ -43,9 +44,10 @@ NAVIGATION_TABLE: dict[str, dict[int, float]] = {
     "random initialisation (Finn et al. 2017)": {0: -82.66, 1: -57.96, 2: -53.84, 3: -46.81, 4: -42.91},
 }
 
-# As the authors' code: 40 tasks of 20 episodes, inner steps of 0.1; the log-likelihood's estimator is theirs of
-# MAML-TRPO and of E-MAML. Unlike theirs: one inner step and 200 iterations (3 and 501 there), no momentum, 64 units
-# also for ProMP (128 there). An advantage's standard deviation is about 0.33 before training, for E-MAML's weight.
+# 40 tasks of 20 episodes, an inner step size of 0.1, and the log-likelihood estimator of MAML-TRPO and E-MAML are as in
+# the authors' code. These settings differ from it: one inner step and 200 iterations (3 and 501 in their code), no
+# momentum, and 64 units also for ProMP (128 in their code). E-MAML's weight follows from the standard deviation of an
+# advantage before training, about 0.33.
 CORNER_SETTINGS: dict[str, Any] = {
     "iterations": 200,
     "tasks": 40,
@@ -79,7 +81,7 @@ CLASSIC_CONTROL_METHODS = {
     "reptile": Method("Reptile", "reptile", {"inner_optimizer": "sgd", "inner_steps": 3, "iterations": 500}),
     "multi-task": Method("multi-task training", "multi_task_trpo"),
 }
-# By family, the methods.
+# The methods of each family.
 CLASSIC_CONTROL: dict[str, Sequence[str]] = {
     "cartpole": tuple(CLASSIC_CONTROL_METHODS),
     "pendulum": ("maml",),
@@ -90,7 +92,7 @@ CLASSIC_CONTROL: dict[str, Sequence[str]] = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for name, method in NAVIGATION_METHODS.items():
         yield experiment(
             name=f"{name}-navigation",

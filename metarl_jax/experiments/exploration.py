@@ -1,7 +1,7 @@
 """Presets: exploration in GridNavi (Zintgraf et al. 2020, arXiv 1910.08348, section 5.1).
 
-The paper's results there are figures. What to compare with is exact: Bayes-optimal play collects 37.214 in 4 episodes,
-4.000 in the first, and in each of the others 11.071, which is what a known goal is worth.
+The paper's results are figures. The reference is exact: the Bayes-optimal policy has a return of 37.214 in 4 episodes:
+4.000 in the first, and 11.071 in each of the others, which is the optimal return for a known goal.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from metarl_jax.experiments.base import Experiment, experiment
 
 # Chosen on tasks that no reported result uses.
 
-# PPO's, tuned with the exact belief. Unlike the published: more trials at a time, larger steps, and a bonus for entropy
-# that is twenty times as large at the start and slowly withdrawn. With a smaller one the last few cells are never
-# found: who hardly ever goes there learns nothing about it.
+# The settings of PPO were tuned with the exact belief. They differ from the published ones: more trials per iteration,
+# larger step sizes, and an entropy bonus that is twenty times as large at the start and decays slowly. With a smaller
+# bonus the policy never finds the last few cells, because it hardly ever visits them.
 _PPO: dict[str, Any] = {
     "episodes": 4,
     "trials": 64,
@@ -28,13 +28,13 @@ _PPO: dict[str, Any] = {
 }
 _VARIBAD = {
     **_PPO,
-    # Which of 21 cells are out is more than the published five numbers can say.
+    # The published five latent variables cannot represent which of 21 cells are excluded.
     "latent_size": 16,
     "hidden_size": 64,
     "embedding_size": 40,
     "decoder": "observation",
     "decoder_units": 32,
-    # Between the rewards of a step that finds the goal and of one that does not: 1 and -0.1.
+    # The threshold is midway between the reward at the goal, 1, and that elsewhere, -0.1.
     "reward_threshold": 0.45,
     "policy_units": 128,
     "policy_layers": 1,
@@ -45,7 +45,7 @@ _VARIBAD = {
 }
 
 
-# By name: title, algorithm, network, settings.
+# Presets by name: title, algorithm, network, settings.
 PRESETS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "varibad": ("VariBAD", "varibad", "belief", _VARIBAD),
     "rl2": ("RL²", "rl2", "recurrent", {**_PPO, "hidden_size": 64, "previous_observation": True}),
@@ -59,7 +59,7 @@ PRESETS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for name, (title, algorithm, network, settings) in PRESETS.items():
         yield experiment(
             name=f"{name}-gridnavi",

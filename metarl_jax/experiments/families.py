@@ -1,4 +1,4 @@
-"""The families of tasks that have a name."""
+"""The registered families of tasks."""
 
 from __future__ import annotations
 

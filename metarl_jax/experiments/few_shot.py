@@ -1,7 +1,8 @@
-"""Presets: few-shot classification by MAML, Reptile, SNAIL and the Meta Network on Omniglot, and on made-up glyphs.
+"""Presets: few-shot classification by MAML, Reptile, SNAIL and the Meta Network on Omniglot and on synthetic glyphs.
 
 Published numbers: accuracies of Finn et al. (2017), Nichol et al. (2018), Mishra et al. (2018) and Munkhdalai & Yu
-(2017). Settings that papers leave open are those of their authors' code, and marked so, or chosen here.
+(2017). Settings that a paper does not give are those of its authors' code, where a comment says so, or were chosen for
+this package.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from metarl_jax.experiments.base import Experiment, experiment
 
 
 def maml_settings(ways: int, shots: int) -> dict[str, Any]:
-    """As Finn et al. (2017); as many queries as shots, as in their code."""
+    """Return the settings of Finn et al. (2017). The number of queries equals that of shots, as in their code."""
     steps: dict[str, Any] = (
         {"tasks": 32, "inner_steps": 1, "inner_rate": 0.4, "adaptation_steps": 3}
         if ways == 5
@@ -25,7 +26,10 @@ def maml_settings(ways: int, shots: int) -> dict[str, Any]:
 
 
 def reptile_settings(ways: int, shots: int) -> dict[str, Any]:
-    """As Nichol et al. (2018); one query of each class and the network's last layer as in their code."""
+    """Return the settings of Nichol et al. (2018).
+
+    One query of each class, and the network's last layer, are as in their code.
+    """
     steps: dict[str, Any] = (
         {"iterations": 100000, "inner_rate": 1e-3, "inner_steps": 5, "batch_size": 10, "heldout_batch_size": 5}
         if ways == 5
@@ -36,7 +40,7 @@ def reptile_settings(ways: int, shots: int) -> dict[str, Any]:
 
 
 MAML, REPTILE = "Finn et al. 2017", "Nichol et al. 2018"
-# By (ways, shots): the accuracy after as many gradient steps as the settings have.
+# The published accuracies by (ways, shots), after the number of gradient steps of the settings above.
 MAML_TABLE: dict[str, dict[tuple[int, int], float]] = {
     f"MAML ({MAML})": {(5, 1): 0.987, (5, 5): 0.999, (20, 1): 0.958, (20, 5): 0.989},
     f"MAML without convolutions ({MAML})": {(5, 1): 0.897, (5, 5): 0.975},
@@ -47,48 +51,48 @@ REPTILE_TABLE: dict[str, dict[tuple[int, int], float]] = {
 }
 
 
-# Mishra et al. (2018) give the network; the numbers of tasks, and the schedule, are chosen here.
+# Mishra et al. (2018) give the network. The numbers of tasks, and the schedule, were chosen for this package.
 SNAIL_TABLE: dict[str, dict[tuple[int, int], float]] = {
     "SNAIL (Mishra et al. 2018)": {(5, 1): 0.9907, (5, 5): 0.9978, (20, 1): 0.9764, (20, 5): 0.9936},
 }
 
 
-# On an earlier division into training and held-out characters than that of other papers.
+# The division into training and held-out characters is an earlier one than that of other papers.
 META_NETWORK_TABLE: dict[str, dict[tuple[int, int], float]] = {
     "Meta Network (Munkhdalai & Yu 2017)": {(5, 1): 0.9895, (20, 1): 0.97},
 }
 
 
 def meta_network_settings(ways: int, shots: int) -> dict[str, Any]:
-    """As the code of Munkhdalai & Yu (2017): one task at a time, 10 queries of a class.
+    """Return the settings of the code of Munkhdalai & Yu (2017): one task per iteration, 10 queries of a class.
 
-    Of their 100,000 epochs of 100 tasks, 1,000 are done here.
+    The iterations here are 1,000 of their 100,000 epochs of 100 tasks.
     """
     counts = {"ways": ways, "shots": shots, "heldout_shots": shots, "queries": 10}
     return {"iterations": 100000, "tasks": 1, "final_learning_rate_fraction": 1.0, **counts}
 
 
 def snail_settings(ways: int, shots: int) -> dict[str, Any]:
-    """A query of each class, read by itself."""
+    """Return the settings of SNAIL, with one query of each class. Each query is predicted independently."""
     return {"iterations": 60000, "ways": ways, "shots": shots, "heldout_shots": shots}
 
 
 class Kind(NamedTuple):
-    """An algorithm with its network, and what makes a named method of it."""
+    """A named method: an algorithm with its network and settings."""
 
     title: str
     algorithm: str
     network: str
     settings: Callable[[int, int], dict[str, Any]]
-    """Of ways and shots."""
+    """``(ways, shots) ->`` settings."""
     of_omniglot: Mapping[str, Any]
-    """Settings besides, on Omniglot."""
+    """Further settings on Omniglot."""
     published: Mapping[str, Mapping[tuple[int, int], float]]
 
 
 KINDS = {
     "maml": Kind("MAML", "maml", "convolutional", maml_settings, {}, MAML_TABLE),
-    # In their code, held-out characters are not turned.
+    # In the code of Nichol et al. (2018), held-out characters are not rotated.
     "reptile": Kind(
         "Reptile", "reptile", "convolutional", reptile_settings, {"heldout_rotations": False}, REPTILE_TABLE
     ),
@@ -98,7 +102,7 @@ KINDS = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for name, kind in KINDS.items():
         for ways, shots in ((5, 1), (5, 5), (20, 1), (20, 5)):
             published = {
@@ -137,7 +141,7 @@ def _experiment(
         tuned=True,
         paper=published,
     )
-    # The stage that is reported, and published: the last.
+    # The reported and published score is that of the last stage.
     measure = made.measure
     last = settings[measure.setting] if measure.setting else measure.first_stage
     by_stage = {learner: {last: score} for learner, score in published.items()}

@@ -1,8 +1,9 @@
-"""Presets: robots with real physics, every family of algorithms on the tasks that their papers share.
+"""Presets: algorithms of every kind on simulated robots (MuJoCo), on the tasks that their papers share.
 
-Published results are figures, of other bodies (rllab's, older Gym's) and of far more steps than what is run here; none
-is comparable to ours. What adaptation is worth is measured against play before it. A half cheetah that does not adapt
-cannot do well in both directions: whatever it gains in one it loses in the other, and its mean return is below zero.
+Published results are figures, for other bodies (those of rllab and of older Gym versions) and far more steps, so none
+is comparable to ours. The effect of adaptation is measured by comparison with the policy before adaptation. A half
+cheetah that does not adapt cannot run in both directions: it loses in one direction as much as it gains in the other,
+and its mean return is below zero.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from metarl_jax.experiments.starting_points import OFF_POLICY, ON_POLICY, VARIBA
 
 # Chosen on tasks that no reported result uses.
 
-# One inner step and 64 units, as published (Rothfuss et al. 2019); 20 tasks of 10 episodes (40 of 20 there), a larger
-# inner step (0.1 there), and a tenth of the 1001 iterations; more of both where a step is fast.
+# One inner step and 64 units are as published (Rothfuss et al. 2019). There are 20 tasks of 10 episodes (40 tasks of 20
+# episodes as published), a larger inner step size (0.1 as published), and a tenth of the 1001 iterations. Where the
+# simulation is fast, there are more tasks and iterations.
 _GRADIENT: dict[str, Any] = {
     "iterations": 100,
     "tasks": 20,
@@ -28,11 +30,11 @@ _GRADIENT: dict[str, Any] = {
     "units": 64,
     "activation": "tanh",
 }
-# The authors' configuration of ProMP on walkers.
+# These are the settings of the authors for ProMP on walkers.
 _PROMP_WALKER: dict[str, Any] = {"inner_rate": 0.05, "epochs": 3, "adaptive_weight": True, "target_divergence": 1e-3}
 # Observations, and beliefs, are normalised as in Zintgraf et al. (2020).
 _NORMALISED = {"normalise_observations": True}
-# By name: title, algorithm, settings.
+# Methods by name: title, algorithm, settings.
 METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "maml": ("MAML-TRPO", "maml_trpo", _GRADIENT),
     "promp": ("ProMP", "promp", {**_GRADIENT, "clip": 0.3}),
@@ -52,11 +54,11 @@ FAMILIES = (
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for family in FAMILIES:
         for name, (title, algorithm, settings) in METHODS.items():
             more: dict[str, Any] = {}
-            # Rothfuss et al. (2019) have episodes of 100 steps there.
+            # Episodes of Rothfuss et al. (2019) have 100 steps on this family.
             if family == "half-cheetah-direction" and name in ("maml", "promp"):
                 more = {"tasks": 40, "iterations": 250, "horizon": 100}
             if (name, family) == ("promp", "walker-parameters"):

@@ -1,8 +1,8 @@
-"""Presets: Meta-World's ML1 and ML10. An arm meets a goal, or a skill, that it has not met before and does not see.
+"""Presets: Meta-World's ML1 and ML10, where a robot arm adapts to an unobserved new goal (ML1) or a new skill (ML10).
 
-What counts is the success rate: the share of episodes in which some step is a success, on held-out goals (ML1) or
-skills (ML10). Episodes last 150 steps, as in Yu et al. (2019); Meta-World's own limit, since then, is 500. Published
-rates are of other versions of its scenes and of other horizons; none is comparable to ours.
+The main result is the success rate: the share of episodes with a step that is a success, on held-out goals (ML1) or
+skills (ML10). Episodes have 150 steps, as in Yu et al. (2019); Meta-World's own limit is now 500. Published success
+rates use other versions of the scenes and other horizons, so none is comparable to ours.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
 from metarl_jax.experiments.starting_points import OFF_POLICY, ON_POLICY, VARIBAD
 
-# What methods have of their own here, besides the settings of ``starting_points``. A step pays up to 10,
-# which PEARL's published scale of 5 would make 50.
+# Settings of each method in addition to those of ``starting_points``. The reward of a step is up to 10, which PEARL's
+# published scale of 5 would make 50.
 OWN_SETTINGS: dict[str, dict[str, Any]] = {
-    # Without half of what is learnt from being for success, the hand stops short of where it counts: a centimetre more
-    # pays a hundredth. And a bonus for entropy is gone while there is step size left.
+    # Half of the training reward is for success. Without it the hand stops before the goal region, because a further
+    # centimetre increases the reward by only a hundredth. The entropy bonus ends while the step size is still large.
     "rl2": {"iterations": 600, "entropy_decay": 0.6, "training_reward": "task"},
     "varibad": {},
     "pearl": {"training_tasks": 50, "initial_episodes": 4, "replay_episodes": 100, "reward_scale": 0.5},
@@ -26,9 +26,10 @@ OWN_SETTINGS: dict[str, dict[str, Any]] = {
 SKILLS = ("reach", "push", "pick-place")
 METHODS = {"rl2": ON_POLICY, "varibad": VARIBAD, "pearl": OFF_POLICY}
 
-# ML10: memory, rates and discounts of public JAX baselines (rainx0r/metaworld-algorithms: 20 million steps), and the
-# inner rate of Yu et al. (2019); a third of the steps or fewer, 3 episodes of a trial (10 there), and 128 units a layer
-# for MAML (512 there). Not tuned.
+# Settings of ML10 are not tuned. Memory, learning rates and discounts are those of public JAX baselines
+# (rainx0r/metaworld-algorithms, 20 million steps), and the inner step size is that of Yu et al. (2019). Here there are
+# at most a third of the steps, 3 episodes in a trial (10 in the baselines), and 128 units in a layer for MAML (512 in
+# the baselines).
 ML10 = {
     "rl2": (
         "RL²",
@@ -74,7 +75,7 @@ ML10 = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for skill in SKILLS:
         for algorithm, settings in OWN_SETTINGS.items():
             family = f"ml1-{skill}"

@@ -1,6 +1,7 @@
-"""Presets: RL² in mazes seen from within (Duan et al. 2016, arXiv 1611.02779, section 3.3).
+"""Presets: RL² in mazes with first-person images (Duan et al. 2016, arXiv 1611.02779, section 3.3).
 
-Published are steps to the target, which ``benchmarks/maze_navigation.py`` measures, and not the reward of a trial.
+The published results are numbers of steps to the target, which ``benchmarks/maze_navigation.py`` measures, not rewards
+of a trial.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import Any
 
 from metarl_jax.experiments.base import Experiment, experiment
 
-# Two episodes of a trial, and the discount, as published. Batches are of 32,000 steps (small; 50,000 published); memory
-# and embedding of 128 units (256 published), which one core trains in half an hour; the rest was chosen here, on mazes
-# that no reported result uses.
+# Two episodes in a trial, and the discount, are as published. A batch has 32,000 steps in small mazes (50,000 as
+# published). Memory and embedding have 128 units (256 as published), so that one core trains them in half an hour. All
+# other settings were chosen for this package, on mazes that no reported result uses.
 SMALL_SETTINGS: dict[str, Any] = {
     "episodes": 2,
     "iterations": 600,
@@ -29,7 +30,7 @@ SMALL_SETTINGS: dict[str, Any] = {
     "value_unit": "reward",
 }
 MAZE_SETTINGS: dict[str, dict[str, Any]] = {
-    # Who is to learn that remembering pays needs episodes after the first: four, of which tests count two.
+    # Training uses four episodes, because only episodes after the first reward memory. Evaluations report two of them.
     "tiny": {**SMALL_SETTINGS, "episodes": 4, "iterations": 1000},
     "small": SMALL_SETTINGS,
     "large": {**SMALL_SETTINGS, "trials": 32, "minibatches": 16},
@@ -37,7 +38,7 @@ MAZE_SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for size, settings in MAZE_SETTINGS.items():
         yield experiment(
             name=f"rl2-maze-{size}",

@@ -1,4 +1,7 @@
-"""Minutes that one seed of a preset trains on a core or two of a current processor: from ``benchmarks/results``."""
+"""Training times of presets, in minutes of one seed on one or two cores of a current processor.
+
+They are from ``benchmarks/results``.
+"""
 
 from __future__ import annotations
 

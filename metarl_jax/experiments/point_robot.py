@@ -1,7 +1,7 @@
-"""Presets: PEARL on points that look for a goal (Rakelly et al. 2019, arXiv 1903.08254, section 6.3, and their code).
+"""Presets: PEARL on point robots that search for a goal (Rakelly et al. 2019, arXiv 1903.08254, section 6.3).
 
-The paper's results there are figures: with a sparse reward the learner finds the goal within some five trajectories,
-after a million environment steps.
+Protocols follow the paper and its code. The paper's results are figures: with a sparse reward the learner finds the
+goal within about five trajectories, after a million environment steps of training.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 from metarl_jax.experiments.base import Experiment, experiment
 
-# Networks and batches are smaller than published, and so are gradient steps for each step of the environment: a core
-# trains a seed in minutes. Chosen on tasks that no reported result uses.
+# Networks, batches and the ratio of gradient steps to environment steps are smaller than published, so that a core
+# trains a seed in minutes. The settings were chosen on tasks that no reported result uses.
 _PEARL: dict[str, Any] = {
     "encoder_units": 64,
     "units": 64,
@@ -33,8 +33,9 @@ _DENSE = {
     "initial_episodes": 20,
     "gradient_steps": 200,
 }
-# Where most episodes say nothing, contexts are drawn from many: one that says nothing teaches but to do what is good on
-# average, and there is no posterior to sample from. At most 1.5 million environment steps.
+# Most episodes have no reward and are uninformative, so contexts are drawn from many episodes. From uninformative
+# contexts the learner would only learn the policy that is best on average. Training takes at most 1.5 million
+# environment steps.
 _SPARSE = {
     **_PEARL,
     "iterations": 300,
@@ -55,7 +56,7 @@ PRESETS = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for name, (title, settings) in PRESETS.items():
         yield experiment(
             name=f"pearl-point-robot-{name}",

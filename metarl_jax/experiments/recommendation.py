@@ -1,4 +1,4 @@
-"""Presets: cold start, recommendations to users about whom nothing is known, by RL² and by PEARL."""
+"""Presets: cold-start recommendation to users without a history, by RL² and by PEARL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from metarl_jax.experiments.base import Experiment, experiment
 from metarl_jax.experiments.registry import REWARD_OF_TRIAL, REWARD_OF_TRIAL_BY_ADAPTATION
 
 INTERACTIONS = 20
-"""With a user."""
+"""The number of interactions with a user."""
 
 # Chosen on catalogues that no reported result uses.
 PRESETS = {
@@ -48,7 +48,7 @@ MEASURES = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for name, (title, algorithm, settings) in PRESETS.items():
         yield experiment(
             name=f"{name}-cold-start",

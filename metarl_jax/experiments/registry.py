@@ -1,10 +1,10 @@
-"""The registry of algorithms, networks and families of tasks: a line for each.
+"""The registry of algorithms, networks and families of tasks, with one entry for each.
 
-Importing this imports no JAX: modules are named, and imported when they are used.
+The import of this module does not import JAX: entries name their modules, which are imported when they are used.
 
-An algorithm takes what its *interface* says: a policy with a memory, the networks of a belief, a problem of gradient
-descent, and so on. An interface says which kinds of tasks the algorithm applies to, which networks serve it, and how
-they and a family become the arguments of the algorithm's ``make``.
+The *interface* of an algorithm defines its arguments: a policy with a memory, the networks of a belief, a problem of
+gradient descent, and so on. It also defines which kinds of tasks the algorithm applies to, which networks serve it, and
+how they and a family become the arguments of the algorithm's ``make``.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ Kind: TypeAlias = Literal["reinforcement", "few-shot"]
 
 
 class Measure(NamedTuple):
-    """Which of a learner's scores on a task is reported, and what it is called."""
+    """The score of a learner on a task that is reported, and its name."""
 
     title: str = "reward of a trial"
     stage: str = "episode"
-    """What each score is of."""
+    """The kind of stage that each score belongs to."""
     setting: str | None = "episodes"
-    """The setting that says how many scores there are; None: there is one."""
+    """The name of the setting that is the number of scores. None: there is one score."""
     first_stage: int = 1
-    """The number of the first score; 0 where it is that of no adaptation."""
+    """The number of the first stage: 0 if the first score is that before adaptation."""
     total: bool = True
-    """Whether the sum of the scores is reported, or the last one."""
+    """Whether the sum of the scores is reported. Otherwise the last score is reported."""
     higher_is_better: bool = True
     training_metric: str = "trial_reward"
-    """The metric of training that shows the same."""
+    """The metric of training that measures the same score."""
 
     def headline(self, scores: Any) -> Any:
-        """``[..., E] -> [...]``."""
+        """Return the reported score ``[...]`` from the scores ``[..., E]``."""
         return scores.sum(axis=-1) if self.total else scores[..., -1]
 
 
@@ -53,7 +53,7 @@ Interface: TypeAlias = Literal["policy", "asymmetric", "belief", "context", "gra
 
 
 class Algorithm(NamedTuple):
-    """An algorithm."""
+    """The entry of an algorithm."""
 
     name: str
     title: str
@@ -62,11 +62,11 @@ class Algorithm(NamedTuple):
     interface: Interface
     measure: Measure
     excluded: Mapping[str, str] = {}
-    """Kinds of tasks that it does not apply to, though its interface serves them, with the reason."""
+    """Kinds of tasks to which the algorithm does not apply although its interface does, with the reason."""
 
 
 class Network(NamedTuple):
-    """A network."""
+    """The entry of a network."""
 
     name: str
     title: str
@@ -74,51 +74,52 @@ class Network(NamedTuple):
     """The module, or its name."""
     serves: Literal["policy", "feed-forward policy", "belief", "context", "predictor", "in-context"]
     settings: str = "Settings"
-    """The name of its dataclass of settings in the module."""
+    """The name of the dataclass of settings in the module."""
     make: str = "make"
-    """The name of the function in the module that makes it, of a family and settings."""
+    """The name of the function in the module that makes the network from a family and settings."""
     families: tuple[str, ...] | None = None
-    """The only families that it is for; None: there is no such limit."""
+    """The families that the network serves. None: it serves all families."""
     inputs: Literal["vectors", "images"] | None = None
-    """The only inputs of few-shot tasks that it takes; None: it takes both."""
+    """The kind of inputs of few-shot tasks that the network takes. None: it takes both kinds."""
 
 
 class Family(NamedTuple):
-    """A family of tasks."""
+    """The entry of a family of tasks."""
 
     name: str
     title: str
     make: Any
-    """The function that makes it, or where that is, as "package.module:function". Its parameters that have defaults are
-    the settings of the tasks."""
+    """The function that makes the family, or its place as "package.module:function". The parameters of the function
+    that have defaults are the settings of the tasks."""
     kind: Kind = "reinforcement"
     defaults: Mapping[str, Any] = {}
-    """Values of its parameters where they differ from the function's defaults."""
+    """Values of the function's parameters that differ from their defaults."""
     hidden: tuple[str, ...] = ()
-    """Parameters that are no settings of runs."""
+    """Parameters of the function that are not settings of runs."""
     references: tuple[Any, ...] = ("metarl_jax.oracles.at_random:uniform",)
-    """Reference learners: functions of the family and the number of episodes, or where they are, as
+    """The reference learners: functions of the family and the number of episodes, or their places as
     "package.module:function"."""
     inputs: Literal["vectors", "images"] = "vectors"
-    """Inputs of few-shot tasks."""
+    """The kind of inputs of few-shot tasks."""
     score: str = "return"
     """The score of few-shot tasks: "accuracy" or "mean squared error"."""
     adam_rate: float | None = None
-    """The step size of the reference learner that learns few-shot tasks from scratch with Adam; None: there is none."""
+    """The step size of the reference learner that learns few-shot tasks from scratch with Adam. None: there is no such
+    learner."""
     heldout_tasks: int = 500
-    """Held-out tasks of the final table; in a study also the number of its validation tasks."""
+    """The number of held-out tasks of the final table; in a study also the number of its validation tasks."""
     validation_tasks: int = 50
-    """Tasks of each validation during training; there are about twenty validations."""
+    """The number of tasks of each validation during training. There are about twenty validations."""
     heldout_batch: int = 250
-    """Held-out or validation tasks that are measured together, which bounds memory."""
+    """The number of held-out or validation tasks that are evaluated at the same time, which bounds memory."""
     finite_arms: bool = False
     """Whether the tasks are bandits whose arms pay finitely many rewards."""
     excluded: Mapping[str, str] = {}
-    """Algorithms, or interfaces, that do not apply, with the reason."""
+    """Algorithms or interfaces that do not apply to the family, with the reason."""
 
 
 def resolve(reference: Any) -> Any:
-    """What "package.module:name" names; anything else is returned as it is."""
+    """Return the object that "package.module:name" names; return any other value unchanged."""
     if not isinstance(reference, str):
         return reference
     module, _, name = reference.partition(":")
@@ -143,7 +144,7 @@ def register(*entries: Entry, package: bool = False) -> None:
         package: whether they are the package's own, which no later entry can replace.
 
     Raises:
-        ValueError: if a name is that of an entry of the package, or has other characters than ``check_name`` allows.
+        ValueError: if a name is that of an entry of the package, or has characters that ``check_name`` does not allow.
     """
     for entry in entries:
         table, key = _place(entry)
@@ -169,12 +170,12 @@ def check_name(name: str) -> None:
 
 
 def is_package(entry: Entry) -> bool:
-    """Whether an entry is the package's own."""
+    """Return whether an entry is the package's own."""
     return (type(entry), _place(entry)[1]) in _PACKAGE
 
 
 def unregister(*entries: Entry) -> None:
-    """Take entries out again; for tests."""
+    """Remove entries; for tests."""
     for entry in entries:
         table, key = _place(entry)
         del table[key]
@@ -191,22 +192,22 @@ def _place(entry: Entry) -> tuple[dict[Any, Any], Any]:
 
 
 def algorithms() -> list[Algorithm]:
-    """All algorithms."""
+    """Return all algorithms."""
     return list(_ALGORITHMS.values())
 
 
 def families() -> list[Family]:
-    """All families of tasks."""
+    """Return all families of tasks."""
     return list(_FAMILIES.values())
 
 
 def algorithm(name: str) -> Algorithm:
-    """The algorithm of that name; ValueError if there is none, which names near ones."""
+    """Return the algorithm of a name; raise a ValueError with similar names if there is none."""
     return _get(_ALGORITHMS, name.replace("-", "_"), "algorithm")
 
 
 def family(name: str) -> Family:
-    """The family of that name; ValueError if there is none, which names near ones."""
+    """Return the family of a name; raise a ValueError with similar names if there is none."""
     return _get(_FAMILIES, name, "family of tasks")
 
 
@@ -217,7 +218,7 @@ def _get(table: Mapping[str, Any], name: str, what: str) -> Any:
 
 
 def does_not_apply(algorithm: Algorithm, family: Family) -> str | None:
-    """Why an algorithm does not apply to a family; None if it does."""
+    """Return the reason why an algorithm does not apply to a family; None if it applies."""
     if family.kind in algorithm.excluded:
         return algorithm.excluded[family.kind]
     for name in (algorithm.name, algorithm.interface):
@@ -234,7 +235,7 @@ def does_not_apply(algorithm: Algorithm, family: Family) -> str | None:
 
 
 def networks(algorithm: Algorithm, family: Family) -> list[Network]:
-    """The networks that serve an algorithm on a family; the first one is the default."""
+    """Return the networks that serve an algorithm on a family. The first one is the default."""
     serves: Sequence[str]
     match algorithm.interface:
         case "policy" | "asymmetric":
@@ -253,7 +254,7 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
 
 
 def network(algorithm: Algorithm, family: Family, name: str | None) -> Network:
-    """The network of that name that serves an algorithm on a family; None: the default one.
+    """Return the network of a name that serves an algorithm on a family; without a name, the default one.
 
     Raises:
         ValueError: if there is none.

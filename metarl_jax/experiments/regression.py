@@ -1,6 +1,6 @@
-"""Presets: few-shot regression by MAML and its relatives on sinusoids, and by Reptile.
+"""Presets: few-shot regression of sinusoids by MAML and related methods, by Reptile and by SNAIL.
 
-Published numbers: Finn et al. (2017), Table 2.
+Published numbers are those of Finn et al. (2017), Table 2.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ SINUSOID_TABLE: dict[str, dict[int, float]] = {
     f"multi-task, regularised to the mean ({_SINUSOID})": {1: 2.91, 5: 2.72, 10: 2.71},
     f"pretrained on all tasks ({_SINUSOID})": {1: 2.41, 5: 2.23, 10: 2.19},
 }
-# Of 20,000 held-out tasks a few are so steep that gradient descent with the published step size runs away from them,
-# and one such task is the mean of all: inner gradients are scaled down to a norm of 100, which descent that goes well
-# stays below. Steps beyond those trained on shrink, each to 0.7 of the one before (chosen on tasks that no reported
-# result uses): at the published size they overshoot, and the error rises from the first step to the fourth.
+# Of 20,000 held-out tasks a few are so steep that gradient descent with the published step size diverges, and one such
+# task dominates the mean of all. Inner gradients are therefore scaled down to a norm of 100, which convergent descent
+# never reaches. Each step beyond those of training has 0.7 times the step size of the step before (chosen on tasks that
+# no reported result uses). With the published step size these steps overshoot, and the error rises from the first to
+# the fourth step.
 SINUSOID_SETTINGS: dict[str, Any] = {"max_inner_norm": 100.0, "later_rate_fraction": 0.7}
-# By name: title, algorithm, settings besides.
+# Methods by name: title, algorithm, further settings.
 SINUSOID_METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "maml": ("MAML", "maml", {}),
     "fomaml": ("first-order MAML", "maml", {"first_order": True}),
@@ -30,8 +31,9 @@ SINUSOID_METHODS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "cavia": ("CAVIA", "cavia", {"context_size": 5}),
     "multi-task": ("multi-task training", "multi_task", {}),
 }
-# 32 inner steps on all 10 points, as in the paper, which gives no other settings of Reptile's here: its inner Adam (of
-# images). With gradient descent, as in its authors' demonstration, a wave so steep that it runs away ends the run.
+# 32 inner steps on all 10 points are as in the paper, which gives no other settings for sinusoids. The inner optimiser
+# is its Adam for images. With gradient descent, as in the authors' demonstration, inner steps diverge on steep
+# sinusoids, and the run ends.
 REPTILE_SINUSOID_SETTINGS: dict[str, Any] = {
     "inner_rate": 0.005,
     "inner_steps": 32,
@@ -44,7 +46,7 @@ REPTILE_SINUSOID_SETTINGS: dict[str, Any] = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for name, (title, algorithm, settings) in SINUSOID_METHODS.items():
         yield experiment(
             name=f"{name}-sinusoid",

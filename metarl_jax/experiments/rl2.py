@@ -1,7 +1,7 @@
 """Presets: RL² on bandits and random tabular MDPs (Duan et al. 2016, arXiv 1611.02779), and in dark rooms.
 
-Published numbers: Table 1 (bandits) and Table 2 (MDPs), the mean total reward of a trial over 1000 trials; exact
-optima by dynamic programming.
+Published numbers are those of Table 1 (bandits) and Table 2 (MDPs): the mean total reward of a trial over 1000 trials.
+Exact optima were computed by dynamic programming.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
 
-# ---------------------------------------------------------------------------------------------------------------
-# The settings of every preset, and the only place where they are: by (pulls, arms), and by episodes of the MDPs.
-# What is not here has the default of ``algorithms.rl2.Config`` and of the network.
+# --------------------------------------------------------------------------------------------------------------- The
+# settings of every preset: for bandits by (pulls, arms), for MDPs by the number of episodes. All other settings have
+# the defaults of ``algorithms.rl2.Config`` and of the network.
 
 _SHORT = {"hidden_size": 64, "iterations": 2000}
 _LONG = {"hidden_size": 64, "iterations": 1200, "minibatches": 8, "gae_lambda": 0.8}
 _MANY_ARMS = {**_LONG, "iterations": 3000, "entropy_coefficient": 0.06}
-# 50 arms and two rewards are a hundred products, and need a wider embedding than the default.
+# 50 arms and two rewards give a hundred combinations, which need a wider embedding than the default.
 _FIFTY_ARMS = {
     **_MANY_ARMS,
     "hidden_size": 128,
@@ -46,8 +46,8 @@ BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {
 }
 GAUSSIAN_BANDIT_SETTINGS: dict[tuple[int, int], dict[str, Any]] = {(100, 5): _LONG}
 
-# Ten states by five actions: 50 pairs to keep apart. The discount is that of learning only: differences between
-# states are worth a reward or two, which a critic of returns of a hundred steps does not see.
+# Ten states and five actions give 50 pairs to distinguish. The discount is used for learning only: states differ in
+# value by one or two rewards, which a critic of undiscounted returns of a hundred steps does not resolve.
 _MDP = {"iterations": 2000, "minibatches": 16, "discount": 0.95, "value_coefficient": 1.0}
 TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     10: _MDP,
@@ -56,7 +56,7 @@ TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     75: {**_MDP, "trials": 128},
     100: {**_MDP, "trials": 128},
 }
-# The paper's kind of memory.
+# The paper's policy has a GRU.
 GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     10: {
         **_MDP,
@@ -67,8 +67,8 @@ GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
         "previous_observation": True,
     }
 }
-# Learning from regrets, in which what a step leads to within its episode is settled: a critic of returns need only say
-# what knowing more is worth, and a discount close to 1 no longer drowns that.
+# The training rewards are regrets, which already include the effect of a step on the rest of its episode. The critic
+# then only has to predict the value of information, and the discount can be close to 1.
 _MDP_REGRET = {
     **_MDP,
     "training_reward": "task",
@@ -83,8 +83,8 @@ SNAIL_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     25: {**_MDP_REGRET, "filters": 16, "window": 250, "trials": 256, "iterations": 700},
 }
 
-# To search all of a room takes a bonus for entropy that is large and slowly withdrawn, as in
-# ``experiments.exploration``; but also a step size to converge with when the bonus is gone.
+# The search of a whole room needs a large entropy bonus that decays slowly, as in ``experiments.exploration``. The step
+# size must still be large enough to converge when the bonus is zero.
 _DARK_ROOM: dict[str, Any] = {
     "hidden_size": 64,
     "previous_observation": True,
@@ -101,7 +101,7 @@ DARK_ROOM_SETTINGS: dict[str, dict[str, Any]] = {
     "dark-room": _DARK_ROOM,
     "dark-room-new-goals": _DARK_ROOM,
     "dark-room-10x10": {**_DARK_ROOM, "episodes": 4, "trials": 32},
-    # An episode pays two at most, not sixteen: a larger bonus would outweigh the reward.
+    # The return of an episode is at most 2, not 16, so a larger bonus would dominate the reward.
     "dark-key-to-door": {
         **_DARK_ROOM,
         "trials": 32,
@@ -110,7 +110,8 @@ DARK_ROOM_SETTINGS: dict[str, dict[str, Any]] = {
         "iterations": 6000,
     },
 }
-# Of other memories. A trial of 500 steps is long: a memory that accelerators compute for all steps at once.
+# Settings of other memories. A trial has 500 steps, which a linear recurrent memory computes in parallel on an
+# accelerator.
 MEMORY_DARK_ROOM_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("linear", "dark-key-to-door"): {
         "model_size": 128,
@@ -128,13 +129,14 @@ MEMORY_DARK_ROOM_SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 
-# Other memories, by name. Their settings are the GRU's with smaller steps, hardly tuned, and as many iterations as a
-# core does in some ten minutes; but for SNAIL's, with half of the paper's filters and, on bandits, one block of
-# convolutions between two attentions in place of two before one.
+# Settings of other memories, by name. They are those of the GRU with smaller steps, hardly tuned, and the number of
+# iterations that a core does in about ten minutes. SNAIL has settings of its own: half of the paper's filters and, on
+# bandits, one block of convolutions between two attentions instead of two blocks before one attention.
 _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidden_size"}, "learning_rate": 1e-3}
-# Learning from regrets: luck, in pulls and in tasks, is what most of the variance of rewards is.
+# The training rewards are regrets, because most of the variance of rewards comes from random pulls and random tasks.
 _REGRET = {**_ANY_MEMORY, "training_reward": "task", "gae_lambda_rise": 0.85, "entropy_decay": 0.75}
-# What is left to learn at the end is a thousandth of the reward: a privileged critic, and all arms at every step.
+# At the end of training, differences of a thousandth of the reward remain. A privileged critic, and advantages of all
+# arms at every step, resolve them.
 _SNAIL: dict[str, Any] = {
     "attention_first": True,
     "blocks": 1,
@@ -151,7 +153,8 @@ MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
     ("snail", 100, 10): {**_SNAIL, "iterations": 400},
     ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
-    # A critic of regrets has less to say than one of rewards: weighed like that, it is all that is learnt.
+    # Regrets are smaller than returns, and the default weight of the critic's loss would dominate the policy's
+    # gradient.
     ("linear", 100, 5): {
         **_REGRET,
         "value_coefficient": 20.0,
@@ -165,7 +168,7 @@ MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
 }
 
 # ---------------------------------------------------------------------------------------------------------------
-# Published: what the paper's learners collected in a trial.
+# Published rewards of a trial of the paper's learners.
 
 _BANDIT_LEARNERS = ("Random", "Gittins", "Thompson sampling", "OTS", "UCB1", "epsilon-greedy", "Greedy", "RL²")
 _BANDIT_TABLE: dict[tuple[int, int], tuple[float, ...]] = {
@@ -195,7 +198,7 @@ def _published(learners: tuple[str, ...], row: tuple[float, ...], table: str) ->
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     bandits: list[tuple[str, str, str, tuple[int, int], dict[str, Any]]] = [
         ("rl2", "rl2", "recurrent", *item) for item in BANDIT_SETTINGS.items()
     ]

@@ -1,7 +1,7 @@
-"""Presets: RL², VariBAD and PEARL on point navigation, a sparse half-circle, and CartPole with other physics.
+"""Presets: RL², VariBAD and PEARL on point navigation, a sparse half-circle, and CartPole with varying physics.
 
-Gradient-based learners of the first and the last are in ``experiments.control``. ``benchmarks/compare.py`` compares
-all of them.
+Gradient-based learners on point navigation and CartPole are in ``experiments.control``. ``benchmarks/compare.py``
+compares all of these learners.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
 from metarl_jax.experiments.starting_points import OFF_POLICY, ON_POLICY, VARIBAD
 
-# As many goals as Rakelly et al. (2019) train points on.
+# The number of training goals is that of the point robots of Rakelly et al. (2019).
 _POINTS: dict[str, Any] = {"training_tasks": 100, "initial_episodes": 5}
 # Chosen on tasks that no reported result uses.
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
@@ -25,7 +25,7 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
         "points that look for a goal on a half-circle (Zintgraf et al. 2020)",
         {"rl2": {"episodes": 3}, "varibad": {"episodes": 3, "adaptation_episodes": 3}, "pearl": _POINTS},
     ),
-    # Every step pays the same: what tells one task from another is where steps lead.
+    # Every step has the same reward, so only transitions distinguish tasks.
     "cartpole": (
         "CartPole with physics as the task",
         {
@@ -39,7 +39,7 @@ METHODS = {"rl2": ON_POLICY, "varibad": VARIBAD, "pearl": OFF_POLICY}
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for family, (title, methods) in FAMILIES.items():
         for algorithm, settings in methods.items():
             yield experiment(

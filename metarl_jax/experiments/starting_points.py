@@ -1,7 +1,7 @@
-"""Settings to begin with where an algorithm meets a family that it was not tuned for.
+"""Starting settings for combinations of an algorithm and a family without tuned settings.
 
-The defaults of each algorithm are those of its paper's first experiment, which may be of another kind: RL²'s are
-bandits of ten pulls. The settings here were chosen on tasks that no reported result uses.
+The defaults of each algorithm are those of its paper's first experiment, which may be of another kind. Those of RL²,
+for example, are for bandits of ten pulls. The settings here were chosen on tasks that no reported result uses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from metarl_jax.experiments.registry import Algorithm, Family
 
-# Trials of two episodes, as VariBAD's on robots; 1e8 steps there.
+# Trials have two episodes, as those of VariBAD on robots, which trained for 1e8 steps.
 ON_POLICY: dict[str, Any] = {
     "episodes": 2,
     "trials": 32,
@@ -36,7 +36,7 @@ VARIBAD: dict[str, Any] = {
     "bound_steps": 50,
     "kl_weight": 0.1,
 }
-# Networks and batches are smaller than published, and so is the number of gradient steps.
+# Networks, batches and the number of gradient steps are smaller than published.
 OFF_POLICY: dict[str, Any] = {
     "iterations": 100,
     "training_tasks": 20,
@@ -56,7 +56,8 @@ OFF_POLICY: dict[str, Any] = {
     "exploration_episodes": 1,
     "adaptation_episodes": 3,
 }
-# Of policies that adapt by policy gradients: as Finn et al. (2017) on points, with a smaller network.
+# Settings of policies that adapt by policy gradients: those of Finn et al. (2017) on point navigation, with a smaller
+# network.
 POLICY_GRADIENT: dict[str, Any] = {
     "iterations": 200,
     "tasks": 20,
@@ -69,7 +70,7 @@ _BY_INTERFACE = {"policy": ON_POLICY, "belief": VARIBAD, "context": OFF_POLICY}
 
 
 def settings(algorithm: Algorithm, family: Family) -> Mapping[str, Any]:
-    """Settings to begin with; those that the combination does not have are to be left out."""
+    """Return starting settings. The caller leaves out those that the combination does not have."""
     if family.kind == "few-shot":
         return {"context_size": 5} if algorithm.name == "cavia" else {}
     if algorithm.interface == "gradient":

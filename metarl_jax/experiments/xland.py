@@ -1,6 +1,6 @@
-"""Presets: RL² on XLand-MiniGrid (Nikulin et al. 2023, arXiv 2312.12044); tasks are the rulesets of a benchmark.
+"""Presets: RL² on XLand-MiniGrid (Nikulin et al. 2023, arXiv 2312.12044); its tasks are the rulesets of a benchmark.
 
-The paper's figures are of a billion steps and more on GPUs, and none is comparable to these.
+The paper's results are for at least a billion steps on GPUs, and none is comparable to those of these presets.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
 
-# The size of the memory and what stands between it and the heads as in ``benchmarks/xland_speed.py``; the rest chosen
-# on rulesets that no reported result uses.
+# The sizes of the memory and of the layers between memory and heads are as in ``benchmarks/xland_speed.py``. All other
+# settings were chosen on rulesets that no reported result uses.
 SETTINGS: dict[str, Any] = {
     "episodes": 4,
     "iterations": 400,
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def experiments() -> Iterator[Experiment]:
-    """Every preset of this file."""
+    """Yield every preset of this file."""
     for name in ("made-up", "trivial-21k"):
         family = f"xland-{name}"
         yield experiment(

@@ -9,7 +9,10 @@ from metarl_jax.types import Array, Carry, Inputs, Key, Params, Policy, Space, T
 
 
 class BeliefEncoder(NamedTuple):
-    """A memory that returns a belief about the task. All functions but ``unroll`` are of one trial (see ``Policy``)."""
+    """A memory that returns a belief about the task.
+
+    Every function except ``unroll`` handles one trial (see ``Policy``).
+    """
 
     init: Callable[[Key], Params]
     initial_carry: Callable[[Params], Carry]

@@ -17,7 +17,7 @@ class Experience(NamedTuple):
     next_obs: Array
     """The observation after the action, before any reset."""
     terminated: Array
-    """The episode ended by its own rules."""
+    """Whether the episode ended by its own rules."""
     valid: Array
     """Whether a step counts; the others are padding."""
 

@@ -40,7 +40,7 @@ class Examples(NamedTuple):
     shape: tuple[int, ...]
     """The shape of one input."""
     outputs: int
-    """Numbers that a prediction has for each example."""
+    """The number of outputs that a prediction has for each example."""
     classes: bool
     """Whether labels are classes; otherwise they are vectors."""
     supports: tuple[int, int]
@@ -52,10 +52,10 @@ class FewShotFamily(NamedTuple):
 
     training: FewShot
     heldout: FewShot
-    """The tasks for testing: only their held-out and validation tasks are drawn."""
+    """The tasks for testing. Only their held-out tasks and validation tasks are drawn."""
 
     def examples(self) -> Examples:
-        """Shapes and kinds of the examples."""
+        """Return shapes and kinds of the examples."""
         drawn = [_support(few_shot) for few_shot in self]
         x, y = drawn[0]
         return Examples(
@@ -67,7 +67,7 @@ class FewShotFamily(NamedTuple):
 
 
 def _support(few_shot: FewShot) -> Any:
-    """The shapes of a support."""
+    """Return the shapes of a support."""
 
     def draw(key: Key) -> Any:
         key_task, key_draw = jax.random.split(key)
@@ -81,8 +81,8 @@ class InContextLearner(NamedTuple):
 
     init: Callable[[Key], Params]
     predict: Callable[[Params, tuple[Array, Array], Array], Array]
-    """``(params, support (x [N, ...], y [N, ...]), x [Q, ...]) -> prediction [Q, outputs]``: ONE task; queries do not
-    see each other."""
+    """``(params, support (x [N, ...], y [N, ...]), x [Q, ...]) -> prediction [Q, outputs]``, for ONE task. The
+    prediction of a query does not depend on other queries."""
     outputs: int
     """Numbers that a prediction has for each example: classes, or the dimension of ``y``."""
 

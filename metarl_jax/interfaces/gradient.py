@@ -15,8 +15,8 @@ class PolicyFunctions(NamedTuple):
     """
 
     act: Callable[[Key, Params, Inputs], tuple[Array, Any]]
-    """``(key, params, inputs) -> (action, record)``: the action as the environment takes it, and what ``batch`` needs
-    to know of the step."""
+    """``(key, params, inputs) -> (action, record)``: the action as the environment takes it, and the values of the step
+    that ``batch`` needs."""
     play: Callable[[Key, Params, Task], Transition]
     """``(key, params, task) ->`` one episode of the policy, with leaves ``[H, ...]``."""
     batch: Callable[[Transition], Any]
@@ -38,8 +38,8 @@ class PolicyFunctions(NamedTuple):
 class InnerProblem(NamedTuple):
     """A problem of gradient-based meta-learning: tasks, data collection and losses.
 
-    A sinusoid, an Omniglot episode and a robot differ only here. Batches are data: their collection is never
-    differentiated.
+    A sinusoid, an Omniglot task and a robot differ only in their problem. Batches are data: no derivative passes
+    through their collection.
     """
 
     tasks: TaskDistribution
@@ -57,10 +57,11 @@ class InnerProblem(NamedTuple):
     policy: PolicyFunctions | None = None
     """Functions of the policy in reinforcement learning. None: the network is not a policy."""
     success: Callable[[Any], Array] | None = None
-    """``batch ->`` the share of its episodes that are a success (``EnvFamily.success``). None: they define none."""
+    """``batch ->`` the share of its episodes that are a success (``EnvFamily.success``). None: success is not
+    defined."""
 
     def score_query(self, key: Key, params: Params, task: Task) -> tuple[Array, Array | None]:
-        """The score of a query, and its successes."""
+        """Collect a query; return its score, and its share of successful episodes or None."""
         query = self.query(key, params, task)
         return self.score(params, query), None if self.success is None else self.success(query)
 
@@ -70,4 +71,4 @@ class Predictor(NamedTuple):
 
     init: Callable[[Key], Params]
     apply: Callable[[Params, Array], Array]
-    """``(params, x [N, ...]) -> prediction [N, ...]``; one whole batch, which may be normalised over N."""
+    """``(params, x [N, ...]) -> prediction [N, ...]`` for one whole batch, which may be normalised over N."""

@@ -1,4 +1,4 @@
-"""Baselines that are fitted to the episodes at hand, without a network."""
+"""Baselines that are fitted to collected episodes, without a network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from metarl_jax.types import Array
 
 
 def linear_features(observation: Array, time: Array, horizon: int) -> Array:
-    """Features of a return that is linear in them (Duan et al. 2016, arXiv 1604.06778, section 5).
+    """Return the features of the linear baseline of returns (Duan et al. 2016, arXiv 1604.06778, section 5).
 
     Args:
         observation: ``[..., D]``; clipped to [-10, 10].
-        time: ``[...]``, steps since the episode began.
-        horizon: H; time counts as a fraction of it (the paper divides by 100).
+        time: ``[...]``, the number of steps since the beginning of the episode.
+        horizon: H. The time is divided by it (the paper divides by 100).
 
     Returns:
         ``[..., 2 D + 4]``: o, o^2, t, t^2, t^3, 1.
@@ -26,13 +26,14 @@ def linear_features(observation: Array, time: Array, horizon: int) -> Array:
 
 
 def fit_linear(features: Array, target: Array, weight: Array, ridge: float = 1e-5) -> Array:
-    """Ridge regression.
+    """Fit coefficients by ridge regression.
 
     Args:
         features: ``[N, F]``.
         target: ``[N]``.
-        weight: ``[N]``, of each row; 0 for rows that do not count, which may hold anything.
-        ridge: of the mean squared error, in units of the features' variance.
+        weight: ``[N]``, the weight of each row. A row with the weight 0 does not count, and may hold any values.
+        ridge: the penalty on squared coefficients, relative to the mean squared error, for features scaled to a mean
+            square of 1.
 
     Returns:
         Coefficients ``[F]``.
@@ -44,7 +45,7 @@ def fit_linear(features: Array, target: Array, weight: Array, ridge: float = 1e-
     features, target = jnp.where(counts[:, None], features, 0.0), jnp.where(counts, target, 0.0)
     weighted = features * weight[:, None] / n
     scale = jnp.sqrt(jnp.sum(weighted * features, axis=0))
-    # Columns of one size, so that the ridge treats all alike and single precision suffices.
+    # Columns are scaled to the same size, so that the ridge is the same for all and single precision suffices.
     scale = jnp.where(scale > 0, scale, 1.0)
     columns = features / scale
     gram = (weighted / scale).T @ columns + ridge * jnp.eye(features.shape[-1], dtype=features.dtype)

@@ -1,4 +1,4 @@
-"""Action distributions of one step, as trees of arrays (so they scan, vmap and can be stored)."""
+"""Action distributions of one step, as trees of arrays, so that they can be scanned, vmapped and stored."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from metarl_jax.types import Array, Key
 
 
 class Categorical(NamedTuple):
-    """A choice among K actions."""
+    """A categorical distribution over K actions."""
 
     logits: Array
-    """``[..., K]``, unnormalised log-probabilities."""
+    """``[..., K]``: unnormalised log-probabilities."""
 
     def sample(self, key: Key) -> Array:
         """Draw ``[...]`` int32 actions by inverse CDF, with one random number per draw.
@@ -25,47 +25,50 @@ class Categorical(NamedTuple):
         """
         probability = jax.nn.softmax(self.logits)
         cumulative = jnp.cumsum(probability, axis=-1)
-        # Scaled by the last entry, which rounding may leave a little off one.
+        # The threshold is scaled by the last entry, which may differ from one by rounding.
         threshold = jax.random.uniform(key, self.logits.shape[:-1], jnp.float32) * cumulative[..., -1]
         return _first_above(threshold, cumulative, probability > 0)
 
     def sample_with_log_prob(self, key: Key) -> tuple[Array, Array]:
-        """Draw ``[...]`` int32 actions, with their log-probabilities."""
+        """Draw ``[...]`` int32 actions; return them with their log-probabilities ``[...]``."""
         action = self.sample(key)
         return action, self.log_prob(action)
 
     def mode(self) -> Array:
-        """The likeliest action ``[...]``, int32."""
+        """Return the most likely action ``[...]``, int32."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def log_prob(self, action: Array) -> Array:
-        """Log p(action), ``[...]``; -inf for an action with a logit of -inf."""
+        """Return the log-probability of an action, ``[...]``; -inf for an action with a logit of -inf."""
         log_probabilities = jax.nn.log_softmax(self.logits)
-        # A masked sum rather than a gather: its gradient is no scatter.
+        # A masked sum has a faster gradient than a gather, whose gradient is a scatter.
         chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=bool)
         return jnp.sum(jnp.where(chosen, log_probabilities, 0.0), axis=-1)
 
     def entropy(self) -> Array:
-        """Entropy in nats, ``[...]``. Actions with a logit of -inf contribute 0, and get a gradient of 0."""
+        """Return the entropy in nats, ``[...]``.
+
+        Actions with a logit of -inf contribute 0, and get a gradient of 0.
+        """
         log_probabilities = jax.nn.log_softmax(self.logits)
         return -jnp.sum(jnp.exp(log_probabilities) * _finite_or_zero(log_probabilities), axis=-1)
 
     def kl(self, other: Categorical) -> Array:
-        """KL(self || other) in nats, ``[...]``.
+        """Return KL(self || other) in nats, ``[...]``.
 
         Actions with a logit of -inf in ``self`` contribute 0, and get a gradient of 0. The result is +inf, with a
         gradient of 0, if an action has a logit of -inf in ``other`` only.
         """
         p = jax.nn.log_softmax(self.logits)
         q = jax.nn.log_softmax(other.logits)
-        # Both are made finite before the subtraction: a NaN that ``where`` drops afterwards still has a NaN gradient.
+        # Both are made finite before the subtraction, because a NaN that ``where`` drops afterwards has a NaN gradient.
         divergence = jnp.sum(jnp.exp(p) * (_finite_or_zero(p) - _finite_or_zero(q)), axis=-1)
         infinite = jnp.any(jnp.logical_and(q == -jnp.inf, p > -jnp.inf), axis=-1)
         return jnp.where(infinite, jnp.inf, divergence)
 
 
 def _finite_or_zero(log_probabilities: Array) -> Array:
-    """Zero in place of -inf, in value and in gradient."""
+    """Replace -inf by zero, in value and in gradient."""
     return jnp.where(log_probabilities == -jnp.inf, 0.0, log_probabilities)
 
 
@@ -74,12 +77,13 @@ def _first_above(threshold: Array, cumulative: Array, possible: Array) -> Array:
 
     Args:
         threshold: ``[...]``, at least 0 and at most ``cumulative[..., -1]``.
-        cumulative: ``[..., K]``, running sums of probabilities. They are not quite monotone if they were summed in
-            parallel: an entry whose probability is zero can differ from the one before it by a rounding error.
+        cumulative: ``[..., K]``, cumulative sums of probabilities. They need not be monotone if they were summed in
+            parallel: an entry whose probability is zero can differ from the entry before it by a rounding error.
         possible: ``[..., K]`` bool; true at least once in each row.
 
     Returns:
-        ``[...]`` int32: the first entry above the threshold, or the nearest possible one, later ones first.
+        ``[...]`` int32: the first possible entry at or after the first one above the threshold, or the last possible
+        entry if there is none.
     """
     index = jnp.arange(cumulative.shape[-1], dtype=jnp.int32)
     reached = jnp.sum(threshold[..., None] >= cumulative, axis=-1, dtype=jnp.int32)[..., None]
@@ -90,16 +94,16 @@ def _first_above(threshold: Array, cumulative: Array, possible: Array) -> Array:
 
 @jax.custom_jvp
 def _scale_divergence(difference: Array) -> Array:
-    """KL(N(0, e^d) || N(0, 1)) = (e^2d - 1 - 2d) / 2 for each difference d of log standard deviations.
+    """Return KL(N(0, e^d) || N(0, 1)) = (e^2d - 1 - 2d) / 2 for each difference d of log standard deviations.
 
-    The value is inf where it exceeds the largest float. Its derivative, e^2d - 1, is cut off at the largest float.
+    The value is inf where it exceeds the largest float. Its derivative, e^2d - 1, is clipped to the largest float.
     """
-    # The direct form subtracts nearly equal numbers near zero; there the power series is exact to rounding.
+    # Near zero the direct form subtracts nearly equal numbers. There the power series is exact up to rounding.
     x = 2 * difference
     small = jnp.abs(x) < 1
     near = jnp.where(small, x, 0.0)
     series = near**2 * functools.reduce(lambda total, coefficient: total * near + coefficient, _SCALE_SERIES)
-    # Half of the square before the square: the value is finite for as long as it can be.
+    # The factor 1/2 is applied before squaring, so that the value is finite wherever it can be represented.
     std = jnp.exp(difference)
     return jnp.where(small, series, std * (0.5 * std) - 0.5 - difference)
 
@@ -117,15 +121,16 @@ def _scale_divergence_tangent(primals: tuple[Array], tangents: tuple[Array]) -> 
 
 
 def _standardised(difference: Array, log_std: Array) -> Array:
-    """``difference * exp(-log_std)``; 0 where the difference is 0, although ``exp(-log_std)`` alone may overflow."""
-    # In two factors, each of which is finite. The second one is 1 unless the standard deviation is below e^-80.
+    """Return ``difference * exp(-log_std)``; 0 where the difference is 0, even if ``exp(-log_std)`` alone overflows."""
+    # The exponential is split into two finite factors. The second one is 1 unless the standard deviation is below
+    # e^-80.
     first = jnp.where(log_std > -80, log_std, -80.0)
     second = jnp.where(log_std > -80, 0.0, jnp.where(log_std > -160, log_std + 80, -80.0))
     return difference * jnp.exp(-first) * jnp.exp(-second)
 
 
 class DiagonalGaussian(NamedTuple):
-    """Independent Gaussians over a real action vector of D entries."""
+    """Independent Gaussians over the D entries of an action vector."""
 
     mean: Array
     """``[..., D]``."""
@@ -137,7 +142,7 @@ class DiagonalGaussian(NamedTuple):
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, jnp.float32)
 
     def mode(self) -> Array:
-        """The mean."""
+        """Return the mean ``[..., D]``."""
         return self.mean
 
     def log_prob(self, action: Array) -> Array:
@@ -146,14 +151,14 @@ class DiagonalGaussian(NamedTuple):
         return jnp.sum(-0.5 * standard**2 - self.log_std - 0.5 * math.log(2 * math.pi), axis=-1)
 
     def entropy(self) -> Array:
-        """Differential entropy in nats, ``[...]``."""
+        """Return the differential entropy in nats, ``[...]``."""
         return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
 
     def kl(self, other: DiagonalGaussian) -> Array:
-        """KL(self || other) in nats, ``[...]``.
+        """Return KL(self || other) in nats, ``[...]``.
 
-        It is exact to rounding wherever it can be represented, and inf where it exceeds the largest float (in float32
-        for a standard deviation of e^44.7 times the other's). Its gradient is never NaN.
+        It is exact up to rounding wherever it can be represented, and inf where it exceeds the largest float (in
+        float32 if a standard deviation is e^44.7 times that of ``other``). Its gradient is never NaN.
         """
         scale = _scale_divergence(self.log_std - other.log_std)
         shift = _standardised(self.mean - other.mean, other.log_std)
@@ -161,8 +166,9 @@ class DiagonalGaussian(NamedTuple):
 
 
 class SquashedGaussian(NamedTuple):
-    """Real action vectors between bounds: independent Gaussians through a hyperbolic tangent (Haarnoja et al. 2018,
-    appendix C), scaled. There is no closed form of its entropy.
+    """Independent Gaussians that a scaled hyperbolic tangent maps to bounded action vectors.
+
+    The source is Haarnoja et al. (2018), appendix C. The entropy has no closed form.
     """
 
     mean: Array
@@ -178,7 +184,10 @@ class SquashedGaussian(NamedTuple):
         return self.low + (self.high - self.low) * (jnp.tanh(x) + 1) / 2
 
     def _log_density(self, x: Array) -> Array:
-        """Of the action that ``x`` is squashed to. log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x))."""
+        """Return the log density of the action that ``x`` is mapped to.
+
+        log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)).
+        """
         slope = 2 * (math.log(2) - x - jax.nn.softplus(-2 * x)) + jnp.log((self.high - self.low) / 2)
         return DiagonalGaussian(self.mean, self.log_std).log_prob(x) - jnp.sum(slope, axis=-1)
 
@@ -187,16 +196,22 @@ class SquashedGaussian(NamedTuple):
         return self._squash(DiagonalGaussian(self.mean, self.log_std).sample(key))
 
     def sample_with_log_prob(self, key: Key) -> tuple[Array, Array]:
-        """Draw ``[..., D]``, with its log density ``[...]``, which stays exact where the tangent is flat."""
+        """Draw ``[..., D]``; return it with its log density ``[...]``.
+
+        The log density is exact even where the hyperbolic tangent is flat.
+        """
         x = DiagonalGaussian(self.mean, self.log_std).sample(key)
         return self._squash(x), self._log_density(x)
 
     def mode(self) -> Array:
-        """Where the Gaussian's mean is squashed to (the median of each entry, not its mode)."""
+        """Return the action that the Gaussian's mean is mapped to: the median of each entry, not its mode."""
         return self._squash(self.mean)
 
     def log_prob(self, action: Array) -> Array:
-        """Log density, ``[...]``; of an action on a bound, that of one a rounding error within."""
+        """Return the log density, ``[...]``.
+
+        For an action on a bound, it is that of an action one rounding error inside the bound.
+        """
         unit = 2 * (action - self.low) / (self.high - self.low) - 1
         edge = 1 - jnp.finfo(action.dtype).eps
         return self._log_density(jnp.arctanh(jnp.clip(unit, -edge, edge)))

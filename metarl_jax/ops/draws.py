@@ -1,4 +1,4 @@
-"""Random draws of steps among the valid ones of padded trials and episodes."""
+"""Random draws of valid steps from padded trials and episodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metarl_jax.types import Array, Key
 
 
 def steps_without_replacement(key: Key, valid: Array, number: int) -> Array:
-    """Draw steps of each trial, valid ones before others.
+    """Draw steps of each trial, valid steps before others.
 
     All trials use one random permutation of the steps. If every step is valid, the result is
     ``jax.random.choice(key, T, (number,), replace=False)`` for every trial.
@@ -18,11 +18,11 @@ def steps_without_replacement(key: Key, valid: Array, number: int) -> Array:
     Args:
         key: random key.
         valid: ``[T, ...]`` bool, whether a step of a trial counts.
-        number: of draws, at most T.
+        number: the number of draws, at most T.
 
     Returns:
         ``[number, ...]`` int32. The first V draws of a trial with V valid steps are valid, in uniformly random order
-        and without replacement; only if ``number`` exceeds V are there others, which are not valid.
+        and without replacement. Only if ``number`` exceeds V, there are further draws, which are not valid.
     """
     chex.assert_scalar_in(number, 0, valid.shape[0])
     order = jax.random.permutation(key, valid.shape[0])
@@ -38,14 +38,14 @@ def steps_of_episodes(key: Key, lengths: Array, horizon: int, number: int) -> Ar
 
     Args:
         key: random key.
-        lengths: ``[N, E]`` int32, the valid steps with which each of E episodes of N tasks begins; 0 for an episode
-            that is not there.
+        lengths: ``[N, E]`` int32, the number of valid steps at the beginning of each of E episodes of N tasks; 0 for a
+            missing episode.
         horizon: H, the steps of an episode with its padding.
-        number: of draws for each task.
+        number: the number of draws for each task.
 
     Returns:
-        ``[N, number]`` int32, places in ``0 .. E H - 1``: independent and uniform over the valid steps of each task.
-        For a task without any, the place of an invalid one.
+        ``[N, number]`` int32, indices in ``0 .. E H - 1``: independent and uniform over the valid steps of each task.
+        For a task without valid steps, they are indices of invalid steps.
     """
     chex.assert_rank(lengths, 2)
     ends = jnp.cumsum(lengths, axis=-1, dtype=jnp.int32)

@@ -1,6 +1,6 @@
-"""Beliefs about a latent variable: independent Gaussians, their products, and the bounds that they are learnt from.
+"""Beliefs about a latent variable: independent Gaussians, their products, and their variational bounds.
 
-A belief is a ``DiagonalGaussian``, whose ``sample`` is reparameterised and whose ``kl`` is closed.
+A belief is a ``DiagonalGaussian``. Its ``sample`` is reparameterised, and its ``kl`` has a closed form.
 """
 
 from __future__ import annotations
@@ -15,21 +15,23 @@ from metarl_jax.ops.distributions import DiagonalGaussian
 from metarl_jax.types import Array, Key
 
 LARGEST_EXPONENT = 60.0
-"""Exponentials up to e^60 and their sums are far from the largest float32, those from e^-60 on from the smallest."""
+"""Exponentials from e^-60 to e^60, and their sums, do not overflow or vanish in float32."""
 
 
 def standard(shape: tuple[int, ...]) -> DiagonalGaussian:
-    """N(0, I), with mean and log standard deviation of that shape."""
+    """Return N(0, I), with mean and log standard deviation of the given shape."""
     return DiagonalGaussian(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
 def product(factors: DiagonalGaussian, weight: Array | None = None) -> DiagonalGaussian:
-    """The normalised product of N Gaussians: precisions add up, and weigh the means (Rakelly et al. 2019, section 4.1).
+    """Return the normalised product of N Gaussians (Rakelly et al. 2019, section 4.1).
+
+    Its precision is the sum of the precisions, and its mean is the mean weighted by precisions.
 
     Args:
         factors: ``[N, ..., D]``.
-        weight: ``[N, ...]``, the power of each factor: 0 leaves it out, and then it may be infinite or NaN; 1 if not
-            given. One at least is positive.
+        weight: ``[N, ...]``, the power of each factor; 1 if not given. A factor with the power 0 is left out, and may
+            be infinite or NaN. At least one power must be positive.
 
     Returns:
         ``[..., D]``.
@@ -59,20 +61,22 @@ def sequential_elbo(
     kl_weight: float | Array = 1.0,
     steps: Array | None = None,
 ) -> tuple[Array, Array]:
-    """A bound for each of a sequence of beliefs, its prior the belief before it (Zintgraf et al. 2020, section 3.1).
+    """Return a bound for each belief of a sequence, whose prior is the belief before it (Zintgraf et al. 2020, section
+    3.1).
 
-    At step t it is E[log p(data | m)] - KL(q_t || q_{t-1}), the mean over m ~ q_t by one reparameterised sample. With
-    weight 1 that is at most log E[p(data | m)] over m ~ q_{t-1}, with equality if q_t is the posterior. Where the
-    data at step t are that step's alone and every belief is exact, the bounds add up to the log-evidence of all.
+    The bound at step t is E[log p(data | m)] - KL(q_t || q_{t-1}), where one reparameterised sample estimates the mean
+    over m ~ q_t. With weight 1 the bound is at most log E[p(data | m)] over m ~ q_{t-1}, with equality if q_t is the
+    posterior. If the data at step t are those of this step only, and every belief is exact, the sum of the bounds is
+    the log-evidence of all data.
 
     Args:
         key: random key.
         beliefs: q_t, ``[T, ..., D]``.
         log_likelihood: ``m [K, ..., D] -> [K, ...]``: log p(data of step t | m_t).
-        prior: before the first belief, ``[..., D]``.
-        kl_weight: of the divergence.
-        steps: int32, the steps whose bound is wanted: ``[K]``, or with the leading axes of ``...``, ``[K, B]``, of each
-            sequence its own; None: all, in order.
+        prior: the belief before the first one, ``[..., D]``.
+        kl_weight: the weight of the divergence.
+        steps: int32, the steps whose bounds are returned: ``[K]``, or ``[K, B]`` with the leading axes of ``...`` for
+            different steps in each sequence. None: all steps in order.
 
     Returns:
         The expected log-likelihoods, and the bounds, ``[K, ...]`` each, in nats.

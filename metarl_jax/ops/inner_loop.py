@@ -1,7 +1,7 @@
-"""Inner-loop gradient descent: what one task makes of the meta-parameters, and how gradients pass through it.
+"""Gradient descent in the inner loop, and the passage of gradients through it.
 
-Everything here is about one task. Batches and step sizes have a leading axis of inner steps ``[K]``; what they hold
-was collected before, and is data: nothing is differentiated through its collection.
+All functions handle one task. Batches and step sizes have a leading axis of inner steps ``[K]``. Batches were collected
+before: they are data, and no derivative passes through their collection.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ def _check_lengths(batches: Any, rates: Tree) -> None:
     if sizes != {(steps,)}:
         given = ", ".join(str(shape[0]) if shape else "none" for shape in sorted(sizes - {(steps,)}))
         raise ValueError(
-            f"{steps} inner steps need a batch of data and a step size each, along the leading axis; there are {given}"
+            f"{steps} inner steps need a batch of data and a step size each, along the leading axis, but there are "
+            f"{given}"
         )
 
 
 def step_sizes(rate: Tree, params: Params, steps: int) -> Tree:
-    """One step size for each inner step and each parameter.
+    """Return a step size for each inner step and each parameter.
 
     Args:
-        rate: a tree prefix of ``params`` whose leaves broadcast against the parameters they stand for: one number,
-            one tree of numbers (Meta-SGD), zeros for what is not adapted (ANIL).
+        rate: a tree prefix of ``params`` whose leaves broadcast against the parameters: one number, a tree of numbers
+            (Meta-SGD), or zeros for parameters that do not adapt.
         params: the parameters.
         steps: K.
 
@@ -60,25 +61,25 @@ def descend(
     rematerialise: bool = False,
     max_norm: float | Array | None = None,
 ) -> Params:
-    """Gradient descent: params <- params - rate * grad loss(params, batch), once for every batch.
+    """Do gradient descent: params <- params - rate * grad loss(params, batch), once for every batch.
 
     Args:
-        loss: of the task.
-        params: where to start.
+        loss: the loss of the task.
+        params: the parameters at the start.
         batches: ``[K, ...]``.
         rates: a tree like ``params`` with leaves ``[K, ...]`` (``step_sizes``).
         gradient: "exact": a derivative of the result passes through the inner gradients (MAML, Finn et al. 2017,
             equation 1); "first_order": the inner gradients count as constants (FOMAML).
-        rematerialise: whether the backward pass computes the inner steps again instead of keeping them: memory grows
-            with the square root of K instead of with K, for at most one more forward pass.
-        max_norm: gradients are scaled down to this norm, so that a step on a steep loss cannot diverge; None: they are
-            not.
+        rematerialise: whether the backward pass computes the inner steps again instead of storing them. The use of
+            memory grows with the square root of K instead of with K, at the cost of at most one more forward pass.
+        max_norm: the largest norm of a gradient, to which longer ones are scaled down, so that a step on a steep loss
+            cannot diverge. None: gradients are not scaled.
 
     Returns:
         The adapted parameters.
 
     Raises:
-        ValueError: if there are not as many batches as step sizes.
+        ValueError: if the numbers of batches and of step sizes differ.
     """
     _check_lengths(batches, rates)
 
@@ -99,7 +100,7 @@ def descend(
 
     if not rematerialise:
         return run(params, (batches, rates))
-    # Segments of about sqrt(K) steps: what is kept is the parameters between segments, and one segment at a time.
+    # Segments have about sqrt(K) steps. The backward pass stores the parameters between segments, and one segment.
     steps = _length(rates)
     size = max(1, math.isqrt(steps))
     whole = steps // size * size
@@ -110,7 +111,7 @@ def descend(
 
 
 def proximal(loss: Loss, centre: Params, strength: float | Array) -> Loss:
-    """loss(phi, batch) + strength/2 |phi - centre|^2 (Rajeswaran et al. 2019)."""
+    """Make the loss ``loss(phi, batch) + strength/2 |phi - centre|^2`` (Rajeswaran et al. 2019)."""
 
     def regularised(phi: Params, batch: Any) -> Array:
         distances = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), phi, centre)
@@ -129,25 +130,25 @@ def implicit_descend(
     iterations: int,
     max_norm: float | Array | None = None,
 ) -> Params:
-    """Descent on the loss with a pull towards ``params`` (``proximal``), differentiated as if it had converged (iMAML).
+    """Descend on the ``proximal`` loss around ``params``, with the derivative at convergence (iMAML).
 
-    If phi is a minimum, d phi / d params = (I + H / strength)^-1, with H the loss's Hessian at phi (Rajeswaran et al.
-    2019): no inner step need be kept. The system is solved by conjugate gradients.
+    If phi is a minimum, d phi / d params = (I + H / strength)^-1, where H is the loss's Hessian at phi (Rajeswaran et
+    al. 2019). No inner step has to be stored. The linear system is solved by conjugate gradients.
 
     Args:
-        loss: of the task.
-        params: where to start, and what the regulariser pulls towards.
+        loss: the loss of the task.
+        params: the parameters at the start, which are also the centre of the proximal term.
         batches: ``[K, ...]``; the Hessian is that of the last one.
         rates: as for ``descend``.
-        strength: lambda, of the regulariser; above zero.
-        iterations: of conjugate gradients.
+        strength: the weight lambda of the proximal term; above zero.
+        iterations: the number of iterations of conjugate gradients.
         max_norm: as for ``descend``.
 
     Returns:
         The adapted parameters phi.
 
     Raises:
-        ValueError: as ``descend``.
+        ValueError: in the cases of ``descend``.
     """
 
     @jax.custom_vjp
@@ -165,7 +166,7 @@ def implicit_descend(
             product = jax.jvp(lambda p: jax.grad(loss)(p, batch), (phi,), (v,))[1]
             return jax.tree.map(lambda a, h: a + h / strength, v, product)
 
-        # Once solved to rounding, further iterations would divide rounding by rounding.
+        # After convergence up to rounding, further iterations would divide rounding errors by each other.
         tolerance = 10 * float(jnp.finfo(jax.tree.leaves(cotangent)[0].dtype).eps)
         return jax.scipy.sparse.linalg.cg(operator, cotangent, maxiter=iterations, tol=tolerance)[0], None
 

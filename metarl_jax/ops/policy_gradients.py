@@ -1,4 +1,4 @@
-"""Policy-gradient objectives, elementwise: the caller averages over the steps that count."""
+"""Elementwise policy-gradient objectives, which the caller averages over valid steps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from metarl_jax.types import Array
 
 LARGEST_LOG_RATIO = 40.0
-"""Log-ratios count as this at most: e^40 = 2.4e17, whose square, which optimisers take, is finite in float32."""
+"""The bound on log-ratios. e^40 = 2.4e17, and its square, which optimisers compute, is finite in float32."""
 
 
 @jax.custom_jvp
 def _bounded(log_ratio: Array) -> Array:
-    """``min(log_ratio, LARGEST_LOG_RATIO)`` with a derivative of one everywhere."""
+    """Return ``min(log_ratio, LARGEST_LOG_RATIO)`` with a derivative of one everywhere."""
     return jnp.minimum(log_ratio, LARGEST_LOG_RATIO)
 
 
@@ -22,7 +22,9 @@ _bounded.defjvps(lambda tangent, value, log_ratio: tangent)
 
 
 def likelihood_ratio(log_ratio: Array) -> Array:
-    """pi(a) / pi_old(a), at most e^40; its derivative is the ratio, so that of a larger ratio is finite and not zero.
+    """Return the ratio pi(a) / pi_old(a), bounded by e^40.
+
+    Its derivative is the bounded ratio, which is finite and not zero even where the true ratio is larger.
 
     Args:
         log_ratio: log pi(a) - log pi_old(a), ``[...]``.
@@ -34,10 +36,10 @@ def likelihood_ratio(log_ratio: Array) -> Array:
 
 
 def clipped_surrogate(log_ratio: Array, advantage: Array, clip: float | Array) -> Array:
-    """PPO's clipped objective, to be maximised (Schulman et al. 2017, equation 7).
+    """Return PPO's clipped objective, which is to be maximised (Schulman et al. 2017, equation 7).
 
-    Ratios count as e^40 at most (``likelihood_ratio``), so that value and gradient are finite. Beyond the clipping
-    radius that matters for negative advantages only, for which the objective has no lower bound.
+    Ratios are bounded by e^40 (``likelihood_ratio``), so that value and gradient are finite. The bound matters for
+    negative advantages only, for which the objective has no lower bound.
 
     Args:
         log_ratio: log pi(a) - log pi_old(a), ``[...]``.
@@ -53,12 +55,13 @@ def clipped_surrogate(log_ratio: Array, advantage: Array, clip: float | Array) -
 
 
 def dice(log_prob: Array, advantage: Array) -> Array:
-    """DiCE's objective of one episode, whose every derivative is unbiased (Foerster et al. 2018; with a baseline as in
-    Farquhar et al. 2019).
+    """Return DiCE's objective of one episode, all of whose derivatives are unbiased.
 
-    With L_t the sum of the log-probabilities up to step t and box(x) = exp(x - stop_gradient(x)), step t contributes
-    (box(L_t) - box(L_{t-1})) A_t: its value is zero, its first derivative that of log pi(a_t) A_t, and its
-    higher ones count that earlier actions made later ones likelier.
+    The sources are Foerster et al. (2018), and Farquhar et al. (2019) for the baseline.
+
+    Let L_t be the sum of the log-probabilities up to step t, and box(x) = exp(x - stop_gradient(x)). Step t contributes
+    (box(L_t) - box(L_{t-1})) A_t. Its value is zero, its first derivative is that of log pi(a_t) A_t, and its higher
+    derivatives include the dependence of later actions on earlier ones.
 
     Args:
         log_prob: ``[T]``.
@@ -79,24 +82,24 @@ def dice(log_prob: Array, advantage: Array) -> Array:
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
-    """The mean of ``x`` where ``mask`` is true (0 if it nowhere is).
+    """Return the mean of ``x`` over the entries where ``mask`` is true; 0 if there are none.
 
-    Entries of ``x`` where it is not true may be anything, infinite or NaN: neither value nor gradient depends on them.
+    Other entries of ``x`` may be infinite or NaN: they have no effect on the value and the gradient.
     """
     weight = mask.astype(x.dtype)
     return weighted_sum(x, weight) / jnp.maximum(jnp.sum(weight), 1)
 
 
 def weighted_sum(x: Array, weight: Array) -> Array:
-    """The sum of ``weight * x``, both ``[...]``; entries of ``x`` whose weight is 0 may be infinite or NaN."""
+    """Return the sum of ``weight * x``, both ``[...]``. Entries of ``x`` whose weight is 0 may be infinite or NaN."""
     chex.assert_equal_shape([x, weight])
-    # Zero times infinity is NaN: those entries are replaced before they are multiplied.
+    # Zero times infinity is NaN, so these entries are replaced before the multiplication.
     return jnp.sum(weight * jnp.where(weight != 0, x, 0.0))
 
 
 def approximate_kl(log_ratio: Array) -> Array:
-    """An estimator of KL(pi_old || pi) from actions of pi_old that is never negative: (r - 1) - log r.
+    """Estimate KL(pi_old || pi) from actions of pi_old as (r - 1) - log r, which is never negative.
 
-    Ratios r count as e^40 at most, so that value and gradient are finite.
+    In the first term, r is bounded by e^40, so that value and gradient are finite.
     """
     return jnp.expm1(_bounded(log_ratio)) - log_ratio

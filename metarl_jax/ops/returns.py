@@ -10,11 +10,11 @@ from metarl_jax.types import Array
 
 
 def discounted_returns(reward: Array, discount: Array, bootstrap: Array | float = 0.0) -> Array:
-    """G_t = r_t + d_t G_{t+1}, with G_T = ``bootstrap``.
+    """Return the discounted returns G_t = r_t + d_t G_{t+1}, with G_T = ``bootstrap``.
 
     Args:
         reward: ``[T]``.
-        discount: ``[T]``; d_t multiplies what comes after step t (0 where the return ends).
+        discount: ``[T]``; d_t multiplies the return after step t, and is 0 where the return ends.
         bootstrap: the value after the last step, a scalar.
 
     Returns:
@@ -35,10 +35,10 @@ def discounted_returns(reward: Array, discount: Array, bootstrap: Array | float 
 def generalised_advantages(
     reward: Array, discount: Array, value: Array, next_value: Array, gae_lambda: float | Array
 ) -> Array:
-    """Generalised advantage estimation (Schulman et al. 2016, equation 16).
+    """Return generalised advantage estimates (Schulman et al. 2016, equation 16).
 
-    A_t = delta_t + lambda d_t A_{t+1}, with delta_t = r_t + d_t v'_t - v_t. With lambda = 1 this is the discounted
-    return minus the value; with lambda = 0 the temporal-difference error.
+    A_t = delta_t + lambda d_t A_{t+1}, with delta_t = r_t + d_t v'_t - v_t. With lambda = 1 it is the discounted return
+    minus the value; with lambda = 0 it is the temporal-difference error.
 
     Args:
         reward: ``[T]``.
@@ -65,17 +65,16 @@ def expected_advantages(
     discount: float | Array,
     critic_lambda: float | Array,
 ) -> tuple[Array, Array]:
-    """Advantages of all actions, and a critic's errors, where it is known what actions may lead to.
+    """Return the advantages of all actions, and the errors of a critic, given the outcome probabilities of all actions.
 
     Q_t(a) = r_t(a) + d sum_o p_t(o | a) v'_t(a, o), and A_t(a) = Q_t(a) - sum_a' pi_t(a') Q_t(a'). The errors are
-    generalised advantages (Schulman et al. 2016, equation 16) whose temporal-difference errors are each in expectation
-    over the action and where it leads, e_t = (sum_a pi_t(a) Q_t(a) - v_t) + lambda d e_{t+1}: what a critic is to learn
-    is v_t + e_t.
+    generalised advantages (Schulman et al. 2016, equation 16) whose temporal-difference errors are expectations over
+    actions and outcomes: e_t = (sum_a pi_t(a) Q_t(a) - v_t) + lambda d e_{t+1}. The target of a critic is v_t + e_t.
 
     Args:
         policy: ``[T, A]``, the probability of each action.
-        reward: ``[T, A]``, its expectation.
-        probability: ``[T, A, O]``, of each outcome.
+        reward: ``[T, A]``, the expected reward of each action.
+        probability: ``[T, A, O]``, the probability of each outcome.
         next_value: ``[T, A, O]``, the value after each outcome; 0 where nothing follows.
         value: ``[T]``.
         discount: d, in [0, 1].
@@ -95,10 +94,10 @@ def expected_advantages(
 
 
 def remaining_horizon(steps: int, discount: float | Array) -> Array:
-    """The discounted number of steps that remain: h_t = sum_{k=0}^{T-1-t} discount^k.
+    """Return the discounted number of remaining steps: h_t = sum_{k=0}^{T-1-t} discount^k.
 
-    The largest return from step t when every reward is one, so ``value / h_t`` is a mean reward per step: a unit in
-    which the critic's target is of order one however long the trial is.
+    h_t is the return from step t if every reward is one, so ``value / h_t`` is a mean reward per step. In this unit a
+    critic's target is of order one for trials of any length.
 
     Args:
         steps: T.

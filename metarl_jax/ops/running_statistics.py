@@ -1,4 +1,4 @@
-"""Mean and variance of all that was seen so far, and numbers scaled by them."""
+"""Running mean and variance of data, and normalisation by them."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from metarl_jax.types import Array
 
 
 class RunningStatistics(NamedTuple):
-    """Of vectors, or arrays of any one shape: each number's own."""
+    """The running statistics of arrays of one shape, separately for each entry."""
 
     mean: Array
     variance: Array
     number: Array
-    """How many there were, a ``float32`` scalar; rounded beyond 2^24, where one more hardly changes a weight."""
+    """The number of arrays so far, a ``float32`` scalar. It is rounded beyond 2^24, where one more array hardly changes
+    the statistics."""
 
 
 def initial_statistics(shape: tuple[int, ...]) -> RunningStatistics:
-    """Nothing so far: mean 0, variance 1."""
+    """Return the statistics of no data: mean 0, variance 1."""
     return RunningStatistics(jnp.zeros(shape, jnp.float32), jnp.ones(shape, jnp.float32), jnp.float32(0))
 
 
 def observe(statistics: RunningStatistics, x: Array, weight: Array) -> RunningStatistics:
-    """The statistics once these have been seen too (Chan, Golub and LeVeque 1979): parts add up to the whole.
+    """Return the statistics that include further data (Chan, Golub and LeVeque 1979).
+
+    Statistics of parts combine exactly to those of all data.
 
     Args:
-        statistics: of arrays ``[*shape]``.
-        x: more of them, ``[..., *shape]``.
-        weight: ``[...]``, 1, or 0 for what does not count, which may be infinite or NaN.
+        statistics: the statistics of arrays ``[*shape]``.
+        x: further arrays, ``[..., *shape]``.
+        weight: ``[...]``, 1, or 0 for an array that does not count, which may be infinite or NaN.
     """
     chex.assert_shape(x, (*weight.shape, *statistics.mean.shape))
     axes = tuple(range(weight.ndim))
@@ -50,7 +53,7 @@ def observe(statistics: RunningStatistics, x: Array, weight: Array) -> RunningSt
 
 
 def normalise(statistics: RunningStatistics, x: Array, farthest: float) -> Array:
-    """``[..., *shape]`` scaled to mean 0 and variance 1, and cut off ``farthest`` standard deviations from the mean."""
+    """Scale ``x [..., *shape]`` to mean 0 and variance 1, and clip it to ``farthest`` standard deviations."""
     chex.assert_shape(x, (..., *statistics.mean.shape))
     centred = (x.astype(jnp.float32) - statistics.mean) * jax.lax.rsqrt(statistics.variance + 1e-8)
     return jnp.clip(centred, -farthest, farthest)

@@ -1,8 +1,7 @@
-"""How sure a mean is: intervals over tasks and over seeds. NumPy, on the host, after the computing is done.
+"""Confidence intervals over tasks and over seeds, in NumPy on the host.
 
-What ``rliable`` offers of Agarwal et al. 2021 stands here anew: its last version (1.2.0) cannot be imported with what
-it installs today (its dependency ``arch`` 7.2 fails with pandas 3), and brings half a gigabyte of packages for a few
-formulas.
+The statistics of Agarwal et al. (2021) are implemented here because ``rliable`` 1.2.0, the last version, cannot be
+imported together with pandas 3 (its dependency ``arch`` 7.2 fails), and installs half a gigabyte of packages.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from scipy.special import stdtrit
 
 
 class Estimate(NamedTuple):
-    """A number and how sure it is."""
+    """An estimate with its confidence interval."""
 
     mean: float
-    """The estimate itself (a mean, or whatever statistic was asked for)."""
+    """The estimate: a mean or another statistic."""
     low: float
     """Lower end of the confidence interval."""
     high: float
@@ -29,10 +28,10 @@ class Estimate(NamedTuple):
 
 
 def mean_with_interval(scores: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """The mean of independent scores, with Student's confidence interval.
+    """Return the mean of independent scores, with Student's confidence interval.
 
     Args:
-        scores: ``[N]``, one a task (or one a seed); at least two.
+        scores: ``[N]``, one for each task (or for each seed); at least two.
         confidence: the interval's coverage, in (0, 1).
 
     Raises:
@@ -43,7 +42,7 @@ def mean_with_interval(scores: ArrayLike, confidence: float = 0.95) -> Estimate:
         raise ValueError(f"an interval needs at least two scores, not {x.size}")
     _check_confidence(confidence)
     with np.errstate(invalid="ignore"):
-        # Of scores that are not all finite neither is anything finite; that is said by what comes back.
+        # If a score is not finite, the results are not finite either, and no warning is needed.
         mean = float(x.mean())
         standard_error = float(x.std(ddof=1)) / math.sqrt(x.size)
     margin = float(stdtrit(x.size - 1, 0.5 + confidence / 2)) * standard_error
@@ -51,10 +50,10 @@ def mean_with_interval(scores: ArrayLike, confidence: float = 0.95) -> Estimate:
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
-    """The mean of the middle half of all scores (Agarwal et al. 2021, arXiv 2108.13264, section 4.3).
+    """Return the mean of the middle half of all scores (Agarwal et al. 2021, arXiv 2108.13264, section 4.3).
 
-    A quarter of them, rounded down, is dropped at each end: less noisy than the median, and moved less than the mean
-    by a few very good or bad ones.
+    A quarter of the scores, rounded down, is dropped at each end. The interquartile mean is less noisy than the median,
+    and less sensitive to a few extreme scores than the mean.
 
     Args:
         scores: any shape; at least one.
@@ -77,24 +76,24 @@ def stratified_bootstrap(
     confidence: float = 0.95,
     whole_rows: bool = False,
 ) -> Estimate:
-    """A percentile interval of a statistic of scores, by resampling seeds (Agarwal et al. 2021, section 4.2).
+    """Return a percentile interval of a statistic of scores, by resampling seeds (Agarwal et al. 2021, section 4.2).
 
     Args:
         scores: ``[S, N]``: S seeds, N tasks (or adaptation episodes).
-        statistic: of an array ``[S, N]``.
-        seed: of the resampling.
-        repetitions: resamples.
+        statistic: a function of an array ``[S, N]``.
+        seed: the seed of the resampling.
+        repetitions: the number of resamples.
         confidence: the interval's coverage, in (0, 1).
-        whole_rows: False resamples the seeds within each column on their own, as the paper does, whose every cell is a
-            training run of its own. True resamples whole rows: right where one learner met all N tasks, as in
-            ``meta_test``, whose scores in a row share that learner's luck; resampling columns apart would
-            average that luck away and give too narrow an interval.
+        whole_rows: False resamples the seeds in each column independently, as in the paper, where every entry is a
+            training run of its own. True resamples whole rows, which is correct if one learner was tested on all N
+            tasks, as in ``meta_test``. The scores in a row then depend on the same training run, and independent
+            resampling of columns would give too narrow an interval.
 
     Returns:
-        The statistic of the scores as they are, its interval, and the standard deviation over resamples.
+        The statistic of the given scores, its interval, and the standard deviation over resamples.
 
     Raises:
-        ValueError: if the scores do not have two axes or are none, or a setting is out of range.
+        ValueError: if the scores do not have two axes, if there are none, or if a setting is out of range.
     """
     x = _scores(scores, axes=2)
     if x.size == 0:
@@ -115,22 +114,23 @@ def stratified_bootstrap(
 def probability_of_improvement(
     ours: ArrayLike, other: ArrayLike, *, seed: int = 0, repetitions: int = 2000, confidence: float = 0.95
 ) -> Estimate:
-    """How likely a run of ours scores higher than one of the other (Agarwal et al. 2021, section 4.3).
+    """Return the probability that a run of ``ours`` scores higher than one of ``other`` (Agarwal et al. 2021, section
+    4.3).
 
-    On each task the share of pairs of runs in which ours scores higher, ties counting half (Mann and Whitney's U over
-    its maximum); the mean over tasks. The interval is a stratified bootstrap's: the seeds of both are resampled within
-    each task.
+    On each task it is the share of pairs of runs in which ``ours`` scores higher, where ties count half (the U
+    statistic of Mann and Whitney divided by its maximum); the result is the mean over tasks. The interval is that of a
+    stratified bootstrap: the seeds of both are resampled within each task.
 
     Args:
         ours: ``[S, N]``: S seeds, N tasks.
-        other: ``[R, N]``.
-        seed: of the resampling.
-        repetitions: resamples.
+        other: ``[R, N]``: R seeds, the same N tasks.
+        seed: the seed of the resampling.
+        repetitions: the number of resamples.
         confidence: the interval's coverage, in (0, 1).
 
     Raises:
-        ValueError: if the scores do not have two axes or are none, the tasks are not as many, or a setting is out of
-            range.
+        ValueError: if the scores do not have two axes, if there are none, if the numbers of tasks differ, or if a
+            setting is out of range.
     """
     x, y = _scores(ours, axes=2), _scores(other, axes=2)
     if x.size == 0 or y.size == 0:
@@ -140,7 +140,7 @@ def probability_of_improvement(
     _check_confidence(confidence)
     if repetitions < 1:
         raise ValueError(f"repetitions must be positive, not {repetitions}")
-    # Which pair is won does not change with the sample, only which pairs are in it.
+    # The outcome of a pair of runs is the same in all resamples; only the pairs in a resample differ.
     won = (x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])
     generator = np.random.default_rng(seed)
     tasks = np.arange(x.shape[1])

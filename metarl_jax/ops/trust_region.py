@@ -13,27 +13,29 @@ import optax
 from metarl_jax.types import Array, Metrics, Params
 
 BACKTRACKS = 15
-"""The most tries of the line search."""
+"""The largest number of tries of the line search."""
 SHRINK = 0.8
-"""What each further try makes of the step, at most (15 and 0.8: published implementations of MAML-TRPO)."""
+"""The largest factor by which a further try shortens the step (15 tries and 0.8: published implementations of
+MAML-TRPO)."""
 LEAST = 0.1
-"""What each further try makes of the step, at least."""
+"""The smallest factor by which a further try shortens the step."""
 MARGIN = 0.9
-"""Of the step that a quadratic divergence would allow, where the last try went beyond the bound."""
+"""The fraction of the step that a quadratic divergence would allow, for the next try after one beyond the bound."""
 
 
 def metric_product(
     outputs: Callable[[Params], Any], divergence: Callable[[Any], Array], params: Params
 ) -> Callable[[Params], Params]:
-    """Multiply by the Hessian of ``divergence(outputs(params))`` where the divergence is at its minimum, zero.
+    """Make the product with the Hessian of ``divergence(outputs(params))`` where the divergence has its minimum, zero.
 
-    There it is J' H J, with J the Jacobian of the outputs and H the divergence's Hessian in them: the
-    network is differentiated once forward and once backward, never twice, and its residuals are kept between products.
+    There the Hessian is J' H J, where J is the Jacobian of the outputs and H is the Hessian of the divergence with
+    respect to the outputs. The network is differentiated once forward and once backward, never twice, and its residuals
+    are kept between products.
 
     Args:
-        outputs: of the parameters; the distributions that the divergence compares.
-        divergence: of the outputs; a scalar, zero and smallest at ``outputs(params)``.
-        params: where.
+        outputs: a function of the parameters that returns the distributions that the divergence compares.
+        divergence: a function of the outputs that returns a scalar, which is zero and smallest at ``outputs(params)``.
+        params: the parameters at which the Hessian is evaluated.
     """
     value, push = jax.linearize(outputs, params)
     pull = jax.linear_transpose(push, params)
@@ -55,26 +57,27 @@ def trust_region_step(
     iterations: int,
     damping: float | Array,
 ) -> tuple[Params, Metrics]:
-    """Go down an objective as far as the divergence allows.
+    """Take the longest step that decreases an objective within a bound on the divergence.
 
-    The direction is the natural one, by conjugate gradients; its length is that whose divergence is, to second order,
-    ``max_divergence``; it is cut until the objective falls and the divergence holds. If no length does, the
-    parameters stay.
+    The direction is the natural gradient, computed by conjugate gradients. The divergence of the first try is
+    ``max_divergence`` to second order. A line search shortens the step until the objective falls and the divergence is
+    within the bound. If no try succeeds, the parameters do not change.
 
     Args:
-        evaluate: the objective, to be minimised, of new parameters, and their divergence from ``params``.
-        value: of the objective at ``params``.
-        gradient: of the objective at ``params``.
-        product: multiplies by the divergence's Hessian at ``params`` (``metric_product``), or by an estimate of it: it
-            decides where the line search looks, not what it accepts.
-        params: where to start.
+        evaluate: returns the objective of new parameters, which is to be minimised, and their divergence from
+            ``params``.
+        value: the objective at ``params``.
+        gradient: the gradient of the objective at ``params``.
+        product: multiplies by the divergence's Hessian at ``params`` (``metric_product``), or by an estimate of it. It
+            affects the direction of the step, but not which steps the line search accepts.
+        params: the parameters at the start.
         max_divergence: the bound, above zero.
-        iterations: of conjugate gradients.
+        iterations: the number of iterations of conjugate gradients.
         damping: added to the metric's diagonal.
 
     Returns:
-        The new parameters; and "divergence", the step's, with "step_fraction", what the line search left of it (0: the
-        parameters stayed).
+        The new parameters, and the metrics "divergence", that of the step, and "step_fraction", the factor by which the
+        line search shortened the step (0: the parameters did not change).
     """
     chex.assert_rank([value, max_divergence, damping], 0)
     chex.assert_trees_all_equal_shapes(gradient, params)

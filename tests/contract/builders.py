@@ -1,7 +1,7 @@
-"""How the contract tests build one small instance of everything.
+"""Builders of one small instance of every module for the contract tests.
 
-Modules are discovered by their place in the package. A module that is in no table here fails the tests: add its
-builder, and every clause of the contract is checked on it.
+Modules are discovered by their place in the package. A module that is in no table here fails the tests. With a builder,
+all contract tests check it.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, S
 
 
 def modules(package: ModuleType) -> set[str]:
-    """The names of a package's modules."""
+    """Return the names of the modules of a package."""
     return {module.name for module in pkgutil.iter_modules(package.__path__)}
 
 
 def makers(module: ModuleType, returns: str) -> set[str]:
-    """The public functions of a module whose annotation says that they return ``returns``."""
+    """Return the public functions of a module whose annotation of the return value is ``returns``."""
     return {
         name
         for name, function in inspect.getmembers(module, inspect.isfunction)
@@ -121,7 +121,7 @@ def _pendulum() -> EnvFamily:
 
 
 def _xland() -> EnvFamily:
-    """Pick up an object, of which there are two: in each ruleset other ones."""
+    """Make rulesets whose goal is to pick up an object. Each has two objects, which differ between rulesets."""
     from xminigrid.core.constants import TILES_REGISTRY, Colors, Tiles
     from xminigrid.core.goals import AgentHoldGoal
     from xminigrid.core.rules import EmptyRule
@@ -148,7 +148,7 @@ def _from_ratings() -> EnvFamily:
 
 
 NOT_ENVIRONMENTS = {"base", "drawing", "physics", "manipulation_skills"}
-# ``xland.make`` of rulesets that have names.
+# These functions call ``xland.make`` with rulesets of their own.
 SAME_ENVIRONMENTS = {"made_up_family", "trivial_21k"}
 CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
 ROBOTS = ("half_cheetah_direction", "half_cheetah_velocity", "ant_direction", "ant_goal", "humanoid_direction")
@@ -192,7 +192,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 
 # ----------------------------------------------------------------------------------------------------- networks
 
-# Parts of networks, and networks for supervised tasks alone, which have tests of their own.
+# These modules are parts of networks, or networks for supervised tasks only, which have tests of their own.
 NOT_NETWORKS = {"arms", "belief", "context", "heads", "normalisation", "convolutional", "gated", "windows"}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
@@ -236,7 +236,7 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
         "make": lambda obs, act: snail.make(
             Spaces(obs, act), snail.Settings(window=8, blocks=1, embedding_size=6, filters=4, key_size=3, value_size=5)
         ),
-        # The contract's trials are longer: what lies farther back is forgotten.
+        # The window is shorter than the trials of the contract, so earlier steps are forgotten.
         "make[short window]": lambda obs, act: snail.make(
             Spaces(obs, act), snail.Settings(window=3, embedding_size=6, filters=4, key_size=3, value_size=5)
         ),
@@ -270,16 +270,16 @@ class Case(NamedTuple):
     """An algorithm on a small problem."""
 
     make: Callable[..., Algorithm]
-    """Settings of its ``Config`` to override, by keyword."""
+    """Make the algorithm; keywords override settings of its ``Config``."""
     tasks: TaskDistribution
     learning_rate: str
-    """The setting that is the outer step size."""
+    """The name of the setting that is the outer step size."""
     rate: float
-    """What it is unless overridden."""
+    """The value of this setting unless it is overridden."""
     params: Callable[[Any], Any]
-    """The trainable parameters in a state."""
+    """Returns the trainable parameters in a state."""
     adaptation_scores: int
-    """Of one task: a score for each episode, or for each gradient step and none."""
+    """The number of scores on one task: one for each episode; or one before gradient steps and one after each."""
 
 
 def _rl2(family: EnvFamily, network: Callable[[Space, Space], Policy], episodes: int) -> Case:
@@ -371,12 +371,12 @@ def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Es
 
     def make(gae_lambda: float = own.pop("gae_lambda", 1.0), **settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"tasks": 8, "inner_steps": 2, "adaptation_steps": 3, "iterations": 50}
-        # Episodes enough to determine the linear baseline: with fewer, rounding decides what it is.
+        # There are enough episodes to determine the linear baseline. With fewer it would depend on rounding.
         chosen = problems.PolicyGradientSettings(episodes=10, estimator=estimator, gae_lambda=gae_lambda)
         problem = problems.policy_gradient(family, policy, chosen)
         return module.make(problem, module.Config(**(sizes | own | settings)))
 
-    # A trust region has no learning rate, but the inner one shapes its step.
+    # A trust region has no learning rate, but its step depends on the inner step size.
     name = "learning_rate" if hasattr(module.Config, "learning_rate") else "inner_rate"
     rate = own.get(name, getattr(module.Config(), name))
     return Case(make, family.tasks, name, rate, lambda state: state.params, 4)
@@ -384,7 +384,8 @@ def _reinforcement(module: ModuleType, family: EnvFamily, estimator: problems.Es
 
 def _multi_task_trpo() -> Case:
     case = _reinforcement(multi_task_trpo, probe_family(), "dice", damping=0.1, gae_lambda=0.5)
-    # A step within a trust region is finite whatever the algorithm's settings; that of the advantages shapes it.
+    # A step within a trust region is finite for all settings of the algorithm. It depends on a setting of the
+    # advantages.
     return case._replace(learning_rate="gae_lambda", rate=0.5)
 
 
@@ -401,8 +402,8 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
         ),
     },
     "in_context": {"make": _reading},
-    # A pull strong enough for the system it solves to be definite; and a small step, since Adam makes one of its usual
-    # size even of a gradient that is but the solver's rounding.
+    # The proximal term is strong enough for the linear system to be positive definite. The step size is small, because
+    # Adam's step has the same size even if the gradient is only rounding of the solver.
     "imaml": {"make": lambda: _few_shot(imaml, strength=20.0, learning_rate=1e-4)},
     "maml": {
         "make[exact, rematerialised]": lambda: _few_shot(maml, rematerialise=True),
@@ -429,5 +430,5 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
 
 
 def flat(table: dict[str, dict[str, Any]]) -> list[tuple[str, Any]]:
-    """``[(name, builder)]`` of a table, for parametrising tests."""
+    """Return the pairs ``(name, builder)`` of a table, for parametrised tests."""
     return [(f"{module}.{name}", builder) for module, builders in table.items() for name, builder in builders.items()]

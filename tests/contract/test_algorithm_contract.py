@@ -1,4 +1,4 @@
-"""What every algorithm must do: the loop's, the compiler's and the resume's expectations."""
+"""The contract of every algorithm: training loop, compilation and resuming."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NEVER = -1
 
 
 class Poisonable(NamedTuple):
-    """An algorithm's state, and how many iterations it is old."""
+    """The state of an algorithm, and its number of iterations."""
 
     inner: Any
     age: Array
 
 
 def poisonable(algorithm: Algorithm, at: int | Array) -> Algorithm:
-    """The same algorithm, except that its parameters turn into NaN in iteration ``at``."""
+    """Make the same algorithm with parameters that become NaN in iteration ``at``."""
 
     def init(key: Key) -> Poisonable:
         return Poisonable(algorithm.init(key), jnp.int32(0))
@@ -50,7 +50,7 @@ class Built(NamedTuple):
     start: Any
     """``training.start`` of the poisonable algorithm: ``(key)``."""
     run: Any
-    """``training.run`` of it, compiled once: ``(state, iterations, iteration to poison)``."""
+    """``training.run`` of the poisonable algorithm, compiled once: ``(state, iterations, iteration to poison)``."""
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[name for name, _ in CASES])
@@ -81,7 +81,7 @@ def assert_close(got: Any, expected: Any, tolerance: float) -> None:
 
 
 def raw(tree: Any) -> Any:
-    """Random keys as numbers, so that they compare."""
+    """Replace random keys by their data, so that trees can be compared."""
     return jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree)
 
 
@@ -100,7 +100,7 @@ def test_every_module_has_config_validate_and_make(name: str) -> None:
 
 
 def test_step_keeps_tree_shapes_and_types_so_that_it_compiles_once(built: Built) -> None:
-    """What comes out is what goes in, down to whether a type is weak: the same program takes it."""
+    """The output state of ``step`` has the types of its input state, including weak types: one program takes both."""
     key = jax.random.key(0)
     begun = jax.jit(built.algorithm.init).trace(key)
     state = begun.out_info
@@ -108,7 +108,7 @@ def test_step_keeps_tree_shapes_and_types_so_that_it_compiles_once(built: Built)
     after, metrics = traced.out_info
     assert jax.tree.structure(after) == jax.tree.structure(state)
     before = begun.jaxpr.out_avals
-    # Types of arguments are those of what ``init`` returns.
+    # The types of the arguments are those of the result of ``init``.
     assert traced.jaxpr.in_avals[-len(before) :] == before
     assert traced.jaxpr.out_avals[: len(before)] == before
     assert metrics
@@ -131,8 +131,10 @@ def test_every_trainable_leaf_learns_and_metrics_are_finite(built: Built) -> Non
 
 @pytest.mark.slow
 def test_seeds_and_learning_rates_are_a_vmap_and_one_that_explodes_is_flagged(built: Built) -> None:
-    """One program for several of each. Every pair is as it is alone; with an infinite rate it does not leave its start,
-    and the others are as they would be without it.
+    """One program trains several seeds with several learning rates.
+
+    Every pair gives the same result as alone. A pair with an infinite rate stays at its start, and does not affect the
+    others.
     """
 
     def one(start: RunState, rate: Array) -> training.Chunk:
@@ -150,7 +152,7 @@ def test_seeds_and_learning_rates_are_a_vmap_and_one_that_explodes_is_flagged(bu
     alone = [built.run(built.start(key), 1, NEVER).state.algorithm.inner for key in keys]
     for i in range(2):
         assert_close(jax.tree.map(lambda x, i=i: x[i], chunks.state.algorithm), alone[i], 2e-4)
-    # The rate matters: it is no constant of the program.
+    # The result depends on the learning rate, so it is not a constant of the program.
     faster = built.case.params(jax.tree.map(lambda x: x[2], others.state.algorithm))
     leaves = zip(jax.tree.leaves(faster), jax.tree.leaves(built.case.params(alone[2])), strict=True)
     assert any(bool(jnp.any(jnp.abs(a - b) > 1e-6)) for a, b in leaves)
@@ -161,7 +163,7 @@ def test_resumed_is_uninterrupted(built: Built) -> None:
     start = built.start(jax.random.key(7))
     whole = built.run(start, 20, NEVER)
     first = built.run(start, 12, NEVER)
-    # Through the host, as a checkpoint goes.
+    # The state passes through the host, as in a checkpoint.
     saved = jax.tree.map(lambda x: jnp.array(np.asarray(x)), raw(first.state))
     restored = saved._replace(key=jax.random.wrap_key_data(saved.key))
     second = built.run(restored, 8, NEVER)
@@ -185,7 +187,7 @@ def test_same_seed_is_bit_identical_and_another_is_not(built: Built) -> None:
 
 
 def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built: Built) -> None:
-    """Parameters that turn into NaN in iteration 4 (of 0, 1, ...) leave the state after iteration 3."""
+    """If parameters become NaN in iteration 4 (of 0, 1, ...), the result is the state after iteration 3."""
     start = built.start(jax.random.key(7))
     chunk, finite = built.run(start, 20, 4), built.run(start, 4, NEVER)
     assert bool(chunk.diverged)
@@ -195,7 +197,7 @@ def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built
 
 
 def test_a_task_adapts_alike_in_any_company(built: Built) -> None:
-    """Duplicating a task in a batch, or having others beside it, leaves each task's adaptation as it is alone."""
+    """Adaptation to a task does not depend on the other tasks in its batch."""
     state = jax.jit(built.algorithm.init)(jax.random.key(0))
     tasks = [built.case.tasks.sample_heldout(jax.random.key(s)) for s in (1, 2)]
     keys = [jax.random.key(s) for s in (3, 4)]
@@ -217,10 +219,10 @@ def test_two_devices_agree_with_one(built: Built) -> None:
     start = built.start(jax.random.key(0))
     assert jax.device_count() == 2
     mesh = jax.make_mesh((2,), (batching.TASK_AXIS,), axis_types=(AxisType.Auto,))
-    # The step that ``run`` takes first.
+    # This is the first step of ``run``.
     key = jax.random.split(start.key)[1]
     with jax.set_mesh(mesh):
-        # A function of its own: what was traced without a mesh must not be taken from a cache.
+        # A new function, because JAX would otherwise take the trace without a mesh from its cache.
         step = jax.jit(lambda key, state: built.algorithm.step(key, state))
         compiled = step.lower(key, start.algorithm.inner).compile()
         two = compiled(key, start.algorithm.inner)[0]

@@ -1,4 +1,4 @@
-"""What every family of tasks must do; gymnax's own class is the reference."""
+"""The contract of every family of tasks, with gymnax's own class as the reference."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def random_action(key: Key, space: Space) -> Array:
 
 @pytest.fixture(scope="module")
 def played(family: EnvFamily) -> tuple[Any, Transition]:
-    """Random play of ``SEEDS`` tasks: the tasks, and transitions ``[SEEDS, T, ...]``."""
+    """Play ``SEEDS`` tasks at random; return the tasks, and transitions ``[SEEDS, T, ...]``."""
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
         del inputs
@@ -74,7 +74,7 @@ def assert_same(got: Any, expected: Any, rtol: float = 1e-7, atol: float = 0.0) 
 
 
 def one_step(family: EnvFamily, seed: int = 0) -> tuple[Key, Any, Array, Any]:
-    """Arguments of ``env.step``: key, state, action, task."""
+    """Return arguments of ``env.step``: key, state, action, task."""
     keys = jax.random.split(jax.random.key(seed), 4)
     task = family.tasks.sample(keys[0])
     _, state = family.env.reset(keys[1], task)
@@ -90,7 +90,7 @@ def test_tasks_differ_and_are_functions_of_the_key(family: EnvFamily, which: str
     sample = getattr(family.tasks, which)
     one, again = sample(jax.random.key(1)), sample(jax.random.key(1))
     assert_same(one, again)
-    # Some families have two tasks: among many at least two differ.
+    # Some families have only two tasks. Of many drawn tasks at least two differ.
     many = jax.vmap(sample)(jax.random.split(jax.random.key(2), SEEDS))
     assert jax.tree.structure(one) == jax.tree.structure(many)
     assert any(not np.all(leaf == leaf[0]) for leaf in map(np.asarray, jax.tree.leaves(many)))
@@ -100,7 +100,7 @@ def test_tasks_differ_and_are_functions_of_the_key(family: EnvFamily, which: str
 def test_the_task_decides_what_happens(family: EnvFamily) -> None:
     @jax.jit
     def outcome(key: Key, state: Any, action: Array, key_task: Key) -> tuple[Array, Array, Array]:
-        """Of one action, over and over: where rewards are rare, it takes a while to meet one."""
+        """Play one action repeatedly. Where rewards are rare, many steps are needed for one."""
         task = family.tasks.sample(key_task)
 
         def step(state: Any, key: Key) -> tuple[Any, tuple[Array, Array, Array]]:
@@ -116,7 +116,7 @@ def test_the_task_decides_what_happens(family: EnvFamily) -> None:
 
 
 def test_resetting_keeps_the_task(family: EnvFamily) -> None:
-    """What happens depends on the arguments alone: no reset in between changes the environment or the parameters."""
+    """``step`` depends on its arguments only: another reset changes neither the environment nor the parameters."""
     key, state, action, task = one_step(family)
     kept = jax.tree.map(jnp.copy, task)
     attributes = dict(vars(family.env))
@@ -198,8 +198,8 @@ def test_spaces_of_the_family_are_the_environments(family: EnvFamily) -> None:
             assert ours.shape == tuple(declared.shape)
 
 
-# One family of each module is played; compiling all of them would take a minute. ``make`` of every preset's algorithm
-# traces every preset's family (``test_experiment_contract``).
+# One family of each module is played, because the compilation of all would take a minute. ``make`` of every preset's
+# algorithm traces the preset's family (``test_experiment_contract``).
 PLAYED = {next(iter(flat({module: builders})))[0] for module, builders in ENVIRONMENTS.items()}
 
 
@@ -221,11 +221,11 @@ def test_optimal_return_is_a_finite_number(family: EnvFamily) -> None:
 
 
 def test_steps_and_resets_as_gymnax_does(family: EnvFamily) -> None:
-    """Gymnax's own ``step`` and ``reset``, run on our class, give ours leaf by leaf, through the ends of episodes."""
+    """Gymnax's own ``step`` and ``reset``, run on our class, give the same leaves, also at the ends of episodes."""
     from gymnax.environments.environment import Environment as Reference
 
     key, state, _, task = one_step(family)
-    # Compiled as gymnax's is: physics tell numbers apart that rounding does not.
+    # Both are compiled, because the physics amplify differences by rounding.
     assert_same(Reference.reset(family.env, key, task), jax.jit(family.env.reset)(key, task))  # pyright: ignore
     ours = jax.jit(family.env.step)
     for step in range(family.horizon + 3):

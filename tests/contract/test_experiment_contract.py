@@ -1,4 +1,4 @@
-"""Experiments: presets build as they are, combinations trace, and what a user registers trains by name."""
+"""Experiments: presets build at their own size, combinations trace, and entries of a user train by name."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ SMALL = {
 
 
 def overrides(experiment: experiments.Experiment, changes: dict[str, Any], omniglot_folder: Path) -> dict[str, Any]:
-    """Those of the changes that the experiment knows, and where its data are."""
+    """Return the changes that are settings of the experiment, and the folder of its data."""
     changes = {**changes, "data_dir": str(omniglot_folder)}
     return {setting: value for setting, value in changes.items() if setting in experiment.fields()}
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's result. There are many presets and each runs once: the compiler's optimisations do not pay."""
+    """Return the function's result. It is compiled without optimisations, because each of many presets runs once."""
     options: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
     return jax.jit(function).lower(*arguments).compile(options)(*arguments)
 
@@ -80,7 +80,10 @@ def test_names_are_unique_and_found() -> None:
 
 
 def parts(name: str) -> tuple[str, str]:
-    """The algorithm and the network; families of tasks have a contract of their own, and settings have tests."""
+    """The algorithm and the network are built.
+
+    Families of tasks have a contract of their own, and settings have tests.
+    """
     experiment = experiments.get(name)
     return experiment.algorithm, experiment.network
 
@@ -114,7 +117,7 @@ def combinations() -> list[tuple[registry.Algorithm, registry.Family]]:
 
 
 def test_no_setting_of_a_combination_has_the_name_of_another_one() -> None:
-    """Settings of an algorithm, its problem, a network and a family share one command line."""
+    """The settings of all parts of an experiment have different names, because they share one command line."""
     for algorithm, family in combinations():
         for network in registry.networks(algorithm, family):
             made = experiments.combination(algorithm.name, family.name, network.name)
@@ -124,7 +127,7 @@ def test_no_setting_of_a_combination_has_the_name_of_another_one() -> None:
             assert all(field.doc for field in made.fields().values()), made.name
 
 
-# One family of each kind of observations and actions; all others differ from one of them in sizes.
+# One family of each kind of observations and actions. All other families differ from one of these in sizes only.
 KINDS = ("bandit", "sinusoid", "cartpole", "navigation", "glyphs")
 
 
@@ -150,7 +153,7 @@ def test_every_combination_traces(family: str, omniglot_folder: Path) -> None:
 
 
 def cover() -> list[str]:
-    """Presets with every algorithm and every network among them."""
+    """Return presets that include every algorithm and every network."""
     met: set[str] = set()
     found = []
     for name in experiments.names():
@@ -161,7 +164,7 @@ def cover() -> list[str]:
 
 
 def run_and_test(problem: Any) -> Any:
-    """Two iterations and the scores on three held-out tasks."""
+    """Train for two iterations, and evaluate on three held-out tasks."""
 
     def run(key: jax.Array) -> training.Chunk:
         return training.run(problem.algorithm, training.start(problem.algorithm, key), 2, capacity=2)
@@ -185,8 +188,8 @@ def test_every_algorithm_and_every_network_runs_two_steps(name: str, omniglot_fo
     stages = 1 if experiment.measure.setting is None else 2
     assert (problem.stages, problem.iterations) == (stages, 2)
     horizon = getattr(problem.family, "horizon", None)
-    # Two episodes for each inner step and for the query; multi-task training has but the query, and Reptile two of them
-    # for its metrics.
+    # Two episodes for each inner step and for the query; multi-task training has only the query, and Reptile has two
+    # queries for its metrics.
     batches = {"multi_task": 1, "multi_task_trpo": 1, "reptile": 4}.get(experiment.algorithm, 3)
     if horizon is None:
         assert problem.steps_per_iteration == 4
@@ -224,7 +227,7 @@ TOYS = (
 
 @pytest.fixture
 def toys() -> Iterator[None]:
-    """An algorithm, a memory and a family of a user's own: a file each, and a line each to register it."""
+    """An algorithm, a memory and a family of a user need one file each, and one line each for registration."""
     experiments.register(*TOYS)
     yield
     registry.unregister(*TOYS)

@@ -1,4 +1,4 @@
-"""What every policy network must do."""
+"""The contract of every policy network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import metarl_jax.networks
 from metarl_jax.types import Array, Box, Carry, Discrete, Inputs, Key, Output, Policy, Space
 
 STEPS = 6
-# What differs between spaces is shared by all networks: two of them meet every kind, each of the others one, in turn.
+# All networks share the code that depends on spaces. Two networks are tested with every kind of space, and each other
+# network with one of them.
 EVERYWHERE = {"mlp.make", "recurrent.make[gru]"}
 CASES = [
     (f"{network} / {spaces}", build, SPACES[spaces])
@@ -29,7 +30,7 @@ class Network(NamedTuple):
     action_space: Space
     params: Any
     inputs: Inputs
-    """``[STEPS, ...]``."""
+    """Return random inputs ``[STEPS, ...]``."""
     actions: Array
 
 
@@ -56,13 +57,13 @@ def random_inputs(key: Key, observation_space: Space, action_space: Space) -> In
 def network(request: pytest.FixtureRequest) -> Network:
     build, (observation_space, action_space) = request.param
     policy = build(observation_space, action_space)
-    # Compiled whole: one operation at a time there would be hundreds of programs.
+    # The function is compiled as a whole, because single operations would be hundreds of programs.
     policy = policy._replace(init=jax.jit(policy.init), step=jax.jit(policy.step), unroll=jax.jit(policy.unroll))
     keys = jax.random.split(jax.random.key(0), 4)
 
     @jax.jit
     def moved(params: Any) -> Any:
-        """Away from the initial point, where biases are zero and the policy's layer is nearly so."""
+        """Return parameters away from the initial ones, whose biases are zero and whose policy layer is nearly zero."""
         leaves, structure = jax.tree.flatten(params)
         noise = jax.random.split(keys[1], len(leaves))
         return jax.tree.unflatten(
@@ -85,7 +86,7 @@ def unrolled(policy: Policy, params: Any, inputs: Inputs) -> tuple[Carry, Output
 def close(got: Any, expected: Any) -> None:
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        # Rounding is that of the largest terms of a sum, however small what they leave.
+        # The rounding error is that of the largest terms of a sum, even if the sum is small.
         size = max(1.0, float(jnp.max(jnp.abs(b)))) if b.size else 1.0
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * size)
 
@@ -143,7 +144,7 @@ def test_the_future_does_not_leak(network: Network, since: int) -> None:
 
 
 def test_every_input_is_seen(network: Network) -> None:
-    """Observation, previous action, reward and done all reach the output; the action not at a trial's first step."""
+    """Observation, previous action, reward and done affect the output, except for the action at the first step."""
     policy, params, inputs = network.policy, network.params, at(network.inputs, 2)
     carry = policy.initial_carry(params)
 
@@ -172,7 +173,7 @@ def test_the_carry_keeps_its_shape(network: Network) -> None:
 
 
 def test_trials_side_by_side_are_a_vmap_over_trials(network: Network) -> None:
-    """Values and the gradient of the weights of ``unroll`` over ``[T, B, ...]``."""
+    """Return values and the gradient of the weights of ``unroll`` over ``[T, B, ...]``."""
     policy, trials = network.policy, 3
     scales = jnp.array([1.0, -0.5, 2.0])
     batch = jax.tree.map(lambda x: jnp.broadcast_to(x[:, None], (STEPS, trials, *x.shape[1:])), network.inputs)

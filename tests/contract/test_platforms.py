@@ -1,8 +1,8 @@
-"""Programs lower for accelerators, on a machine that has none.
+"""Tests that programs lower for accelerators, on a machine that has none.
 
 Lowering is the last step that JAX takes itself before XLA compiles: it fails where an operation is not implemented for
 a platform. ``jax.export`` also refuses custom calls that only the exporting process can execute, such as host
-callbacks. Whether XLA compiles the program, and how fast it runs, is not tested here.
+callbacks. These tests do not show whether XLA compiles the program, or how fast it runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CASES = flat(ALGORITHMS)
 
 @pytest.fixture(scope="module", autouse=True)
 def accelerator() -> Iterator[None]:
-    """The decisions that the package takes from the backend while it traces are those of an accelerator."""
+    """Trace with the decisions that the package makes for an accelerator."""
     with pytest.MonkeyPatch.context() as patch:
         # The package asks only whether the backend is "cpu"; JAX itself does not call this name.
         patch.setattr(jax, "default_backend", lambda: "gpu")
@@ -38,7 +38,7 @@ def accelerator() -> Iterator[None]:
 
 
 def assert_lowers(function: Callable[..., Any], *arguments: Any) -> None:
-    """Lower ``function`` for every accelerator; the arguments may be shapes."""
+    """Lower ``function`` for every accelerator. The arguments may be shapes."""
     assert jax.export.export(jax.jit(function), platforms=ACCELERATORS)(*arguments).platforms == ACCELERATORS
 
 
@@ -59,7 +59,7 @@ def test_every_algorithm_lowers(builder: Callable[[], Case]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_kind_of_network_lowers(name: str) -> None:
-    """Acting, and the gradient of training."""
+    """Acting, and the gradient of training, lower."""
     observation_space, action_space = SPACES["index seen, one real action"]
     policy = next(iter(NETWORKS[name].values()))(observation_space, action_space)
     inputs = Inputs(
@@ -84,7 +84,7 @@ def test_every_kind_of_network_lowers(name: str) -> None:
 
 
 def play(family: EnvFamily) -> Callable[[Key], Any]:
-    """A trial of two episodes, with the action zero."""
+    """Play a trial of two episodes with the action zero."""
     space = family.action_space
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
@@ -118,7 +118,7 @@ def test_an_algorithm_with_an_operation_for_cpus_only_is_caught() -> None:
     algorithm = case.make()
 
     def step(key: Key, state: Any) -> Any:
-        # LAPACK's; JAX has no other implementation.
+        # This operation is one of LAPACK; JAX has no other implementation.
         upper, _ = jax.lax.linalg.schur(jnp.eye(2) + jax.random.normal(key, (2, 2)))
         after, metrics = algorithm.step(key, state)
         return after, metrics | {"upper": upper[0, 0]}
@@ -139,8 +139,8 @@ def test_a_host_callback_is_caught() -> None:
 
 
 def loops(function: Callable[..., Any], *arguments: Any) -> int:
-    """How many loops a program has, inner ones included."""
-    # A function of its own: JAX keeps what it traced before.
+    """Return the number of loops in a program, including inner ones."""
+    # A new function, because JAX would take an earlier trace from its cache.
     return str(jax.make_jaxpr(lambda *a: function(*a))(*arguments)).count("scan[")
 
 
@@ -170,7 +170,7 @@ def generated() -> tuple[Callable[..., Any], tuple[Any, ...]]:
 def test_only_cpus_divide_work_to_fit_a_cache(
     program: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a cache of nearly no size, a CPU works through parts in a loop, and an accelerator does as before."""
+    """With a tiny cache, a CPU processes parts in a loop, and the program of an accelerator does not change."""
     as_before = loops(program()[0], *program()[1])
     monkeypatch.setattr(batching, "CACHED_BYTES", 0)
     monkeypatch.setattr(batching, "CACHED_CARRIES", 100)

@@ -1,4 +1,4 @@
-"""With JAX's 64-bit types everything traces and computes what it computes without them (``metarl_jax.precision``)."""
+"""With JAX's 64-bit types all modules trace, and compute the same as without them (``metarl_jax.precision``)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _sixty_four_bits() -> Iterator[None]:
 
 
 def wide(tree: Any) -> list[str]:
-    """The leaves of 64-bit dtypes."""
+    """Return the leaves of 64-bit dtypes."""
     leaves = jax.tree.leaves_with_path(tree)
     return [f"{jax.tree_util.keystr(path)}: {x.dtype}" for path, x in leaves if x.dtype.itemsize == 8 and not _key(x)]
 
@@ -41,7 +41,7 @@ def _key(x: Any) -> bool:
 
 
 def equations(jaxpr: Any) -> Iterator[Any]:
-    """All equations of a program, those of its inner programs too."""
+    """Yield all equations of a program and of its inner programs."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
@@ -49,15 +49,16 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 
 
 def wide_draws(jaxpr: Any) -> int:
-    """How often a program draws 64 random bits for a number."""
+    """Return the number of equations of a program that draw 64 random bits for a number."""
     drawn = [e for e in equations(jaxpr) if e.primitive.name == "random_bits"]
     return sum(e.params["bit_width"] == 64 for e in drawn)
 
 
 def float64_results(jaxpr: Any) -> list[str]:
-    """The equations that compute float64 arrays.
+    """Return the equations that compute float64 arrays.
 
-    Weakly typed ones, which take the dtypes of others, do not count. Nor do scalars: Optax corrects a bias by one.
+    Weakly typed arrays, which take the dtypes of others, do not count. Scalars do not count either, because Optax
+    corrects a bias by one.
     """
 
     def is_wide(x: Any) -> bool:
@@ -67,7 +68,7 @@ def float64_results(jaxpr: Any) -> list[str]:
 
 
 def types(tree: Any) -> list[Any]:
-    """Structure, shapes and dtypes, and whether these are weak."""
+    """Return structure, shapes and dtypes, and whether the dtypes are weak."""
     return [jax.tree.structure(tree), *((x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(tree))]
 
 
@@ -76,7 +77,7 @@ def types(tree: Any) -> list[Any]:
 
 @pytest.mark.parametrize(("name", "builder"), FAMILIES, ids=[name for name, _ in FAMILIES])
 def test_a_trial_of_every_family_is_stored_in_32_bits(name: str, builder: Callable[[], EnvFamily]) -> None:
-    """Whatever the environment computes in, and although the actor returns 64-bit actions and counts in 64 bits."""
+    """Trials have 32-bit data for every precision of the environment and of the actor's actions and memory."""
     family = builder()
     space = family.action_space
 
@@ -87,7 +88,7 @@ def test_a_trial_of_every_family_is_stored_in_32_bits(name: str, builder: Callab
 
     def play(key: Key) -> Any:
         task = family.tasks.sample(key)
-        # One episode and several are different programs.
+        # Trials of one episode and of several episodes are different programs.
         return [trial(key, act, jnp.int32(0), family, task, episodes) for episodes in (1, 2)]
 
     jaxpr, shapes = jax.make_jaxpr(play, return_shape=True)(jax.random.key(0))
@@ -112,7 +113,7 @@ CASES = flat(ALGORITHMS)
 @pytest.mark.slow
 @pytest.mark.parametrize("builder", [builder for _, builder in CASES], ids=[name for name, _ in CASES])
 def test_every_algorithm_trains_and_adapts(builder: Callable[[], Any]) -> None:
-    """Its state is the same tree of the same dtypes as without 64-bit types, so that checkpoints fit both."""
+    """The state has the same structure and dtypes as without 64-bit types, so that checkpoints fit both."""
     with jax.enable_x64(False):
         expected = jax.eval_shape(builder().make().init, jax.random.key(0))
     case = builder()
@@ -131,7 +132,7 @@ def test_every_algorithm_trains_and_adapts(builder: Callable[[], Any]) -> None:
 
 
 def network_of(name: str) -> Any:
-    """What a network or a learner is made by."""
+    """The functions that make networks and learners."""
     experiment = experiments.get(name)
     learner, family = registry.algorithm(experiment.algorithm), registry.family(experiment.family)
     network = registry.network(learner, family, experiment.network)
@@ -139,7 +140,7 @@ def network_of(name: str) -> Any:
 
 
 def oracles_of(name: str) -> str:
-    """What makes the reference learners."""
+    """The functions that make the reference learners."""
     experiment = experiments.get(name)
     interface = registry.algorithm(experiment.algorithm).interface
     learns = interface if interface in ("gradient", "in-context") else ""
@@ -147,19 +148,19 @@ def oracles_of(name: str) -> str:
 
 
 def one_of_each(part: Callable[[str], Any]) -> list[str]:
-    """Names of experiments with all such parts among them."""
+    """Return names of experiments that together have all such parts."""
     return sorted({part(name): name for name in reversed(experiments.names())}.values())
 
 
 def built(name: str, omniglot_folder: Path) -> Problem:
-    """An experiment at its own size."""
+    """Build an experiment at its own size."""
     experiment = experiments.get(name)
     changes = {"data_dir": str(omniglot_folder)} if "data_dir" in experiment.fields() else {}
     return experiment.build(experiment.with_overrides(changes))
 
 
 def assert_in_32_bits(problem: Problem, jaxpr: Any) -> None:
-    """Nothing is computed in float64, but by robots, which are simulated in the default precision."""
+    """Nothing is computed in float64 except by robots, which are simulated in the default precision."""
     assert wide_draws(jaxpr) == 0
     robots = ("metarl_jax.environments.locomotion", "metarl_jax.environments.manipulation")
     if not type(getattr(problem.family, "env", None)).__module__.startswith(robots):

@@ -1,4 +1,4 @@
-"""What every algorithm must refuse before anything compiles: families and networks that are wrong."""
+"""Every algorithm refuses wrong families and networks before anything compiles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CASES = flat(ALGORITHMS)
 
 
 class Broken:
-    """The environment of a family, with a Python ``if`` in its ``step``."""
+    """The environment of a family with a Python ``if`` in its ``step``."""
 
     def __init__(self, env: Any) -> None:
         self.reset, self.right = env.reset, env.step
@@ -46,7 +46,7 @@ def branching(key: Key) -> Array:
 def made(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Callable[..., Algorithm], tuple[Any, ...]]:
-    """The algorithm's ``make``, and right arguments of it."""
+    """Return the algorithm's ``make``, and correct arguments of it."""
     name, builder = request.param
     case: Case = builder()
     module = importlib.import_module(f"metarl_jax.algorithms.{name.partition('.')[0]}")
@@ -58,7 +58,7 @@ def made(
 
 
 def wrong_ones(right: Any) -> list[tuple[Any, str]]:
-    """A family or a problem with one fault, and what is said of it."""
+    """Families and problems with one fault each, and the expected messages."""
     match right:
         case EnvFamily():
             other = Box(-1.0, 1.0, (7,)) if isinstance(right.action_space, Box) else Discrete(7)
@@ -130,7 +130,7 @@ SMALL: dict[str, Any] = {"hidden_sizes": (5,)}
 
 
 def policies(family: EnvFamily, other: EnvFamily) -> list[tuple[Callable[..., Any], Any]]:
-    """Algorithms and problems that take a policy, each with settings of its own, given a policy of another family."""
+    """Algorithms and problems that take a policy refuse a policy of another family."""
     spaces = other.observation_space, other.action_space
     with_memory = recurrent.make(Spaces(*spaces), recurrent.Settings(hidden_size=4, embedding_size=3))
     reactive = mlp.policy(*spaces, history=False, **SMALL)
@@ -179,7 +179,7 @@ MEND = ": make it with the spaces of this family"
             "policy.step fails",
         ),
         (
-            # Shown an index beyond those that it was made for, a network sees zeros, and no shape tells.
+            # For an index beyond its observation space, a network gets zeros, and no shape is wrong.
             gridnavi.make(4, 3),
             gridnavi.make(3, 3),
             "the policy was made for observations in Discrete(n=9), but those of the family are in Discrete(n=16)",
@@ -194,12 +194,12 @@ def test_a_policy_of_other_spaces(family: EnvFamily, other: EnvFamily, message: 
         assert str(raised.value) == message + MEND
         if by_shapes is None:
             continue
-        # A policy of your own need not say what it was made for.
+        # A user's policy need not state the spaces that it was made for.
         with pytest.raises(ValueError) as raised:
             make(policy._replace(spaces=None))
         said = str(raised.value)
         assert "\n" not in said
-        # With a memory, inputs that tell the previous action come before the actions that are given.
+        # A network with a memory fails at the encoding of the previous action, before its own actions are checked.
         assert by_shapes in said or said.startswith("policy.step fails")
 
 
@@ -234,7 +234,7 @@ def test_a_policy_of_your_own_whose_parts_do_not_fit() -> None:
 
 
 def _beliefs(latents: tuple[int, int, int], family: EnvFamily, steps: bool) -> Any:
-    """VariBAD's networks: how many latent variables encoder, decoder and policy have."""
+    """VariBAD's networks must agree in the number of latent variables of encoder, decoder and policy."""
     spaces = family.observation_space, family.action_space
     encoder = belief.encoder(*spaces, latent_size=latents[0], hidden_size=4, embedding_size=3)
     if steps:
@@ -289,7 +289,7 @@ def test_networks_of_varibad_that_were_made_for_another_family() -> None:
 
 
 def _contexts(latents: tuple[int, int], family: EnvFamily) -> Any:
-    """PEARL's networks: how many latent variables the encoder and the others have."""
+    """PEARL's networks must agree in the number of latent variables."""
     spaces = family.observation_space, family.action_space
     return context.combine(
         *spaces, context.encoder(*spaces, latent_size=latents[0], **SMALL), latent_size=latents[1], **SMALL
@@ -323,7 +323,7 @@ def test_networks_of_pearl(family: EnvFamily) -> None:
     many = _contexts((2, 2), changed)
     for who in ("encoder", "actor", "critic"):
         assert f"the {who} was made for actions in " in refused(right._replace(**{who: getattr(many, who)}))
-    # Networks of your own need not say what they were made for.
+    # A user's networks need not state the spaces that they were made for.
     found = (
         "the actor chooses among 7 actions, but the family has 5" if discrete else "the actor gives actions float32[3]"
     )
@@ -393,7 +393,7 @@ def test_networks_of_few_shot_tasks() -> None:
     assert refused(problems.in_context, snail.in_context_learner((1,), 2, **settings)) == (
         "the network has 2 outputs, and the tasks ask for 1"
     )
-    # What it says of itself, and what it does.
+    # The learner's own number of outputs is wrong, or its predictions are.
     assert refused(problems.in_context, snail.in_context_learner((1,), 2, **settings)._replace(outputs=1))
     assert "network.predict fails" in refused(problems.in_context, snail.in_context_learner((2,), 1, **settings))
     problems.in_context(waves, learner)

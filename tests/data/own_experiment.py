@@ -23,7 +23,7 @@ from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.settings import Doc, NonNegativeFloat, PositiveInt
 from metarl_jax.types import Array
 
-# The family of tasks: one cell of a ring pays, and no observation tells which one.
+# The family of tasks: one cell of a ring is rewarded, and observations do not show which one.
 
 
 class Task(NamedTuple):
@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 
 class Ring(base.Environment):
-    """Cells in a ring. The actions are a step back, no step, and a step forward."""
+    """A ring of cells. The actions are a step back, no step, and a step forward."""
 
     caption = "Green: the cell that pays; blue: the agent."
 
@@ -81,12 +81,12 @@ def ring(cells: Annotated[PositiveInt, Doc("Cells of the ring, and steps of an e
     return types.EnvFamily(Ring(cells), tasks, cells, types.Discrete(cells), types.Discrete(3))
 
 
-# The algorithm: RL² with a loss that keeps the memory from changing fast.
+# The algorithm: RL² with an auxiliary loss that penalises fast changes of the memory.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(rl2.Config):
-    """Settings of the algorithm: those of RL², and one more."""
+    """Settings of the algorithm: those of RL², and one further setting."""
 
     slowness: Annotated[NonNegativeFloat, Doc("The weight of the squared changes of the memory.")] = 0.01
 
@@ -114,7 +114,7 @@ class Sizes(settings.Settings):
 
 
 class Elman(nn.Module):
-    """A call is one step; ``unroll`` takes the steps of whole trials, ``[T, B, ...]``."""
+    """A recurrent network. A call is one step; ``unroll`` takes the steps of whole trials, ``[T, B, ...]``."""
 
     spaces: types.Spaces
     units: int

@@ -1,4 +1,7 @@
-"""RL² learns, in seconds, to explore: thresholds lie between what needs no memory and the exact optimum."""
+"""RL² learns to explore within seconds.
+
+Thresholds are between the reward of strategies without a memory and the exact optimum.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ from metarl_jax.types import Algorithm, Policy
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("full_optimisation")]
 
 PULLS = 10
-# Two arms, ten pulls: random; win-stay, lose-shift, which needs only the last pull (simulated, +-0.004); the exact
-# Bayes optimum (dynamic programming).
+# Rewards of ten pulls of two arms: random play; win-stay, lose-shift, which needs only the last pull (simulated,
+# +-0.004); the exact Bayes optimum (dynamic programming).
 RANDOM, WIN_STAY, OPTIMUM = 5.0, 5.8035, 6.0218
 FAMILY = bandits.bernoulli(2)
 
 
 def train_and_measure(algorithm: Algorithm, iterations: int) -> Estimate:
-    """Held-out reward of a trial of ten pulls, after a short training."""
+    """Return the held-out reward of a trial of ten pulls after a short training."""
 
     @jax.jit
     def learn(key: jax.Array) -> training.Chunk:
@@ -41,7 +44,7 @@ def train_and_measure(algorithm: Algorithm, iterations: int) -> Estimate:
 
 
 def by_ppo(policy: Policy, gae_lambda: float) -> Estimate:
-    """What the policy has learnt from rewards."""
+    """Train on rewards; return the held-out reward of a trial."""
     config = rl2.Config(
         episodes=PULLS, iterations=250, trials=256, epochs=3, minibatches=2, learning_rate=1e-2,
         entropy_coefficient=0.01, gae_lambda=gae_lambda,
@@ -58,7 +61,7 @@ def test_a_recurrent_policy_explores_and_exploits() -> None:
 
 def test_a_policy_without_memory_learns_less() -> None:
     policy = mlp.policy(FAMILY.observation_space, FAMILY.action_space, hidden_sizes=(16,))
-    # Its critic remembers nothing either: nothing to bootstrap from.
+    # The critic has no memory either, so lambda is 1 and there is no bootstrap.
     estimate = by_ppo(policy, gae_lambda=1.0)
     assert estimate.low > RANDOM + 0.1
     assert estimate.high < WIN_STAY + 0.05, "it remembers more than the last pull"

@@ -1,1 +1,1 @@
-"""What a user might write: an algorithm, a memory and a family of tasks, a file each."""
+"""Examples of a user's code: an algorithm, a memory and a family of tasks, in one file each."""

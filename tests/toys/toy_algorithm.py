@@ -1,4 +1,4 @@
-"""An algorithm: REINFORCE on whole trials."""
+"""A toy algorithm: REINFORCE on whole trials."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Config(Settings):
 
 
 class State(NamedTuple):
-    """The slow learner."""
+    """The state of the outer loop."""
 
     params: Params
     optimizer: optax.OptState
 
 
 def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
-    """REINFORCE on whole trials of a family."""
+    """Make REINFORCE on whole trials of a family."""
     optimizer = optax.sgd(config.learning_rate)
 
     def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:

@@ -1,4 +1,4 @@
-"""A family of tasks: walk along a line to the end that pays."""
+"""A toy family of tasks: walk along a line to the rewarded end."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from metarl_jax.types import Array, Discrete, EnvFamily, Key, TaskDistribution
 
 
 class Task(NamedTuple):
-    """Which end pays."""
+    """The index of the rewarded end."""
 
     right: Array
 
 
 class Line:
-    """Positions 0 to ``length - 1``; actions are a step to the left and to the right."""
+    """A line with positions 0 to ``length - 1``. The actions are a step to the left and a step to the right."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -45,10 +45,10 @@ class Line:
 
 
 def make(length: PositiveInt = 5) -> EnvFamily:
-    """Lines.
+    """Make the family of lines.
 
     Args:
-        length: Positions of the line, and steps of an episode.
+        length: Number of positions of the line, and of steps of an episode.
     """
 
     def sample(key: Key) -> Task:

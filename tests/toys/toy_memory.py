@@ -1,4 +1,4 @@
-"""A memory: a decaying average of what the network saw."""
+"""A toy memory: a decaying average of the inputs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
-    """The toy memory as an actor-critic."""
+    """Make the toy memory as an actor-critic."""
     spaces = family.observation_space, family.action_space
     network = _Network(*spaces, settings.units, critic)
     return remembering_policy(network, lambda: jnp.zeros(settings.units, jnp.float32), *spaces, critic)
