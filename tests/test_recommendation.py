@@ -108,10 +108,10 @@ def test_users_of_a_file_are_tasks_and_some_are_held_out(tmp_path: Path) -> None
     [
         ("user,thing,rating\na,b,1\n", "has no column item or itemid or movieid; it has user, thing, rating"),
         ("", "has no column user or userid; it has none"),
-        ("user,item,rating\na,b,good\n", "line 2: 'good' is no rating of 'b' by 'a'"),
-        ("user,item,rating\na,b,1\na,c\n", "line 3: None is no rating of 'c' by 'a'"),
-        ("user,item,rating\na,b,nan\n", "line 2: 'nan' is no rating"),
-        ("user,item,rating\na,b,1\na,c,2\n", "10 users and 2 items are the least"),
+        ("user,item,rating\na,b,good\n", "line 2: 'good' is not a rating of 'b' by 'a'"),
+        ("user,item,rating\na,b,1\na,c\n", "line 3: None is not a rating of 'c' by 'a'"),
+        ("user,item,rating\na,b,nan\n", "line 2: 'nan' is not a rating"),
+        ("user,item,rating\na,b,1\na,c,2\n", "at least 10 users and 2 items are needed"),
     ],
 )
 def test_files_that_cannot_be_learnt_from_are_explained(tmp_path: Path, text: str, message: str) -> None:

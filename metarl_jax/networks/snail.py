@@ -345,7 +345,7 @@ def in_context_learner(
     window = positive_int("window", window)
     sizes = [Attention(positive_int("attentions", k), positive_int("attentions", v)) for k, v in attentions]
     if not sizes:
-        raise ValueError("attentions must contain at least one attention")
+        raise ValueError("attentions must be at least one pair (key size, value size), not none")
     layers: list[int | Attention] = [sizes[0]]
     for size in sizes[1:]:
         layers += [*block(window), size]
