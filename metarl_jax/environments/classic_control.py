@@ -7,8 +7,8 @@ memory, and multi-task training finds such a policy. See ``benchmarks/results/ma
 
 Held-out tasks have the distribution of training tasks ("in_range"), or factors all of which are between 2 and 3 or
 between 1/3 and 1/2 ("out_of_range"). Validation tasks always have the distribution of training tasks. A mountain car's
-goal is never placed behind the wall, but just before it. This concerns half of the tasks out of range, and almost half
-of those in range. Some tasks may not be solvable.
+goal that would be behind the wall is placed just before it, in half of the tasks out of range and almost half of those
+in range. Some tasks may not be solvable.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def cartpole(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
     The masses are those of the cart and of the pole.
 
     Args:
-        heldout: whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
             training ("out_of_range").
-        horizon: the number of steps of an episode.
+        horizon: The number of steps of an episode.
 
     Raises:
         ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
@@ -103,9 +103,9 @@ def pendulum(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
     """Make a family of Pendulum tasks that differ in gravity, mass and length.
 
     Args:
-        heldout: whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
             training ("out_of_range").
-        horizon: the number of steps of an episode.
+        horizon: The number of steps of an episode.
 
     Raises:
         ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
@@ -122,9 +122,9 @@ def acrobot(heldout: Heldout = "in_range", horizon: int = 500) -> EnvFamily:
     """Make a family of Acrobot tasks that differ in masses and lengths of links, and size and sign of the torques.
 
     Args:
-        heldout: whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
             training ("out_of_range").
-        horizon: the number of steps of an episode.
+        horizon: The number of steps of an episode.
 
     Raises:
         ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
@@ -148,9 +148,9 @@ def mountain_car(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily
     """Make a family of MountainCar tasks that differ in gravity, the goal's position, and size and sign of the force.
 
     Args:
-        heldout: whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
             training ("out_of_range").
-        horizon: the number of steps of an episode.
+        horizon: The number of steps of an episode.
 
     Raises:
         ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
@@ -170,9 +170,9 @@ def mountain_car_continuous(heldout: Heldout = "in_range", horizon: int = 999) -
     """Make a family of MountainCarContinuous tasks, which differ as those of ``mountain_car`` do.
 
     Args:
-        heldout: whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
             training ("out_of_range").
-        horizon: the number of steps of an episode.
+        horizon: The number of steps of an episode.
 
     Raises:
         ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.

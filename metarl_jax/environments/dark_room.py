@@ -174,7 +174,7 @@ def decision_pretrained(heldout_share: float = HELDOUT_SHARE) -> EnvFamily:
     Every step that ends on the goal has a reward of 1.
 
     Args:
-        heldout_share: the share of the goals that is held out; with 0, held-out tasks have all goals, as training
+        heldout_share: The share of the goals that is held out; with 0, held-out tasks have all goals, as training
             tasks.
 
     Raises:
@@ -189,7 +189,7 @@ def algorithm_distillation(heldout_share: float = HELDOUT_SHARE) -> EnvFamily:
     Every step that ends on the goal has a reward of 1, the step of arrival included.
 
     Args:
-        heldout_share: the share of the goals that is held out; with 0, held-out tasks have all goals, as training
+        heldout_share: The share of the goals that is held out; with 0, held-out tasks have all goals, as training
             tasks.
 
     Raises:
@@ -205,9 +205,9 @@ def key_to_door(size: int = 9, horizon: int = 50, heldout_share: float = HELDOUT
     this implementation episodes start in the middle, and continue after the door is found.
 
     Args:
-        size: the number of cells along each side, from 2 to 30; there are almost ``size ** 4`` pairs of key and door.
-        horizon: the number of steps of an episode.
-        heldout_share: the share of the pairs of key and door that is held out; with 0, held-out tasks have all pairs,
+        size: The number of cells along each side, from 2 to 30; there are almost ``size ** 4`` pairs of key and door.
+        horizon: The number of steps of an episode.
+        heldout_share: The share of the pairs of key and door that is held out; with 0, held-out tasks have all pairs,
             as training tasks.
 
     Raises:

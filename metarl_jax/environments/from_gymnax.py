@@ -50,11 +50,11 @@ def make(
     with 64 bits.
 
     Args:
-        name_or_env: a name that ``gymnax.make`` knows, or an environment.
-        sample: a function that draws the environment's ``EnvParams`` of one training task from a key.
-        sample_heldout: the same for held-out tasks; ``sample`` if None.
-        sample_validation: the same for validation tasks (``TaskDistribution``); ``sample`` if None.
-        horizon: the largest number of steps of an episode; the limit of the default parameters if None. Every task gets
+        name_or_env: A name that ``gymnax.make`` knows, or an environment.
+        sample: A function that draws the environment's ``EnvParams`` of one training task from a key.
+        sample_heldout: The same for held-out tasks; ``sample`` if None.
+        sample_validation: The same for validation tasks (``TaskDistribution``); ``sample`` if None.
+        horizon: The largest number of steps of an episode; the limit of the default parameters if None. Every task gets
             this limit, even if the sampler sets another.
 
     Returns:

@@ -59,8 +59,8 @@ def make(size: int = 5, horizon: int = 15) -> EnvFamily:
     """Make the GridNavi family. Goals are uniform; training, validation and held-out tasks have the same distribution.
 
     Args:
-        size: the number of cells along each side, from 3 to 1000.
-        horizon: the number of steps of an episode.
+        size: The number of cells along each side, from 3 to 1000.
+        horizon: The number of steps of an episode.
 
     Raises:
         ValueError: if ``size`` is not a whole number from 3 to 1000, or ``horizon`` is not a positive whole number.

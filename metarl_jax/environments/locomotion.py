@@ -289,17 +289,17 @@ def make(
     """Make a family of tasks of a robot: one of the papers' families below, or your own.
 
     Args:
-        robot: the robot.
-        horizon: the number of control steps of an episode.
-        engine: the physics engine: "c", "mjx", or "auto" (by the platform).
-        reward: a function ``(readings, control [nu], target) -> scalar``.
-        target: a function that draws the target of a task from a key.
-        models: instances of ``mujoco.MjModel`` that differ in numbers only, of which a task has one; the robot's own
+        robot: The robot.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        reward: A function ``(readings, control [nu], target) -> scalar``.
+        target: A function that draws the target of a task from a key.
+        models: Instances of ``mujoco.MjModel`` that differ in numbers only, of which a task has one; the robot's own
             model if None. The models of training tasks come first, then those of held-out tasks, then those of
             validation tasks.
-        heldout_models: the number of models of held-out tasks; with 0, held-out tasks have the models of training
+        heldout_models: The number of models of held-out tasks; with 0, held-out tasks have the models of training
             tasks.
-        validation_models: the number of models of validation tasks; with 0, validation tasks have the models of
+        validation_models: The number of models of validation tasks; with 0, validation tasks have the models of
             training tasks.
 
     Raises:
@@ -361,9 +361,9 @@ def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto") -> E
     tasks, so training, validation and held-out tasks are the same.
 
     Args:
-        horizon: the number of control steps of an episode: 200 (Finn et al.; Rakelly et al. 2019; Zintgraf et al.
+        horizon: The number of control steps of an episode: 200 (Finn et al.; Rakelly et al. 2019; Zintgraf et al.
             2020), or 100 (Rothfuss et al. 2019).
-        engine: the physics engine: "c", "mjx", or "auto" (by the platform).
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
@@ -382,10 +382,10 @@ def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: Engi
     The reward is minus the absolute difference from this speed, minus 0.05 times the squared action.
 
     Args:
-        fastest: the largest speed in metres per second: 3 (Rothfuss et al. 2019, Rakelly et al. 2019 and Zintgraf et
+        fastest: The largest speed in metres per second: 3 (Rothfuss et al. 2019, Rakelly et al. 2019 and Zintgraf et
             al. 2020, in their code), or 2 (Finn et al. 2017).
-        horizon: the number of control steps of an episode.
-        engine: the physics engine: "c", "mjx", or "auto" (by the platform).
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
 
     Raises:
         ValueError: if ``fastest`` is not positive, ``horizon`` is not a positive whole number, or the engine is
@@ -410,10 +410,10 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
     to sine and cosine as radians, so that its directions are 57 degrees from the axis. Here they are along the axis.)
 
     Args:
-        planar: whether directions are uniform on the circle. Otherwise there are two directions, forwards and
+        planar: Whether directions are uniform on the circle. Otherwise there are two directions, forwards and
             backwards, which training, validation and held-out tasks share.
-        horizon: the number of control steps of an episode.
-        engine: the physics engine: "c", "mjx", or "auto" (by the platform).
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
@@ -438,8 +438,8 @@ def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
     impacts. Episodes never terminate before their horizon.
 
     Args:
-        horizon: the number of control steps of an episode.
-        engine: the physics engine: "c", "mjx", or "auto" (by the platform).
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
@@ -466,8 +466,8 @@ def humanoid_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFa
     An episode terminates if the height of the torso leaves 1 to 2 metres.
 
     Args:
-        horizon: the number of control steps of an episode.
-        engine: the physics engine: "c", "mjx" (whose method for contacts is not Gymnasium's), or "auto" (by the
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx" (whose method for contacts is not Gymnasium's), or "auto" (by the
             platform).
 
     Raises:
@@ -490,11 +490,11 @@ def hopper_parameters(
     The bodies and the reward are defined as for ``walker_parameters``.
 
     Args:
-        tasks: the number of bodies of training tasks.
-        heldout_tasks: the number of bodies of held-out tasks. Validation tasks have as many bodies of their own.
-        horizon: the number of control steps of an episode.
-        engine: the physics engine: "c", "mjx", or "auto" (by the platform).
-        seed: the seed of the bodies.
+        tasks: The number of bodies of training tasks.
+        heldout_tasks: The number of bodies of held-out tasks. Validation tasks have as many bodies of their own.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        seed: The seed of the bodies.
 
     Raises:
         ValueError: if ``tasks``, ``heldout_tasks`` or ``horizon`` is not a positive whole number, or the engine is
@@ -514,11 +514,11 @@ def walker_parameters(
     squared action. An episode terminates if the robot falls.
 
     Args:
-        tasks: the number of bodies of training tasks.
-        heldout_tasks: the number of bodies of held-out tasks. Validation tasks have as many bodies of their own.
-        horizon: the number of control steps of an episode.
-        engine: the physics engine: "c", "mjx", or "auto" (by the platform).
-        seed: the seed of the bodies.
+        tasks: The number of bodies of training tasks.
+        heldout_tasks: The number of bodies of held-out tasks. Validation tasks have as many bodies of their own.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        seed: The seed of the bodies.
 
     Raises:
         ValueError: if ``tasks``, ``heldout_tasks`` or ``horizon`` is not a positive whole number, or the engine is

@@ -415,14 +415,14 @@ def ml1(
     * or any other skill of ML10.
 
     Args:
-        skill: the name of the skill.
-        horizon: the number of control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
-        tasks: the number of training tasks, which are those of ``metaworld.ML1`` with this seed.
-        heldout_tasks: the number of held-out tasks, which are the test tasks of ``metaworld.ML1`` with this seed. There
+        skill: The name of the skill.
+        horizon: The number of control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
+        tasks: The number of training tasks, which are those of ``metaworld.ML1`` with this seed.
+        heldout_tasks: The number of held-out tasks, which are the test tasks of ``metaworld.ML1`` with this seed. There
             are as many validation tasks. Their goals are drawn from the same box with another seed, so that they are
             different from training and held-out tasks.
-        engine: the physics engine: "c", or, for the skill "reach", "mjx" without contacts (``untouchable``).
-        seed: the seed of the tasks.
+        engine: The physics engine: "c", or, for the skill "reach", "mjx" without contacts (``untouchable``).
+        seed: The seed of the tasks.
 
     Raises:
         ValueError: if the skill or the engine is unknown, the engine does not support the skill, ``horizon``, ``tasks``
@@ -445,13 +445,13 @@ def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int
     The name of a task's skill is ``family.env.skills[task.skill].name``.
 
     Args:
-        horizon: the number of control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
-        tasks: the number of training tasks of each skill, which are those of ``metaworld.ML10`` with this seed and
+        horizon: The number of control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
+        tasks: The number of training tasks of each skill, which are those of ``metaworld.ML10`` with this seed and
             number of goals.
-        heldout_tasks: the number of tasks of each held-out skill, which are the test tasks of ``metaworld.ML10`` with
+        heldout_tasks: The number of tasks of each held-out skill, which are the test tasks of ``metaworld.ML10`` with
             this seed and number of goals. Validation tasks have the training skills, with as many goals of each skill
             as there are held-out tasks of a skill; training does not draw these goals.
-        seed: the seed of the tasks.
+        seed: The seed of the tasks.
 
     Raises:
         ValueError: if ``horizon``, ``tasks`` or ``heldout_tasks`` is not a positive whole number, or ``seed`` is not a

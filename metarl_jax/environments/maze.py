@@ -313,7 +313,7 @@ def tiny(horizon: int = 50) -> EnvFamily:
     them. Nine in ten held-out tasks therefore have a maze of training, with another start or target.
 
     Args:
-        horizon: the largest number of steps of an episode.
+        horizon: The largest number of steps of an episode.
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number.
@@ -328,7 +328,7 @@ def small(horizon: int = 250) -> EnvFamily:
     drawn for each task.
 
     Args:
-        horizon: the largest number of steps of an episode, 250 as published.
+        horizon: The largest number of steps of an episode, 250 as published.
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number.
@@ -343,7 +343,7 @@ def large(horizon: int = 1000) -> EnvFamily:
     drawn for each task.
 
     Args:
-        horizon: the largest number of steps of an episode, 1000 as published.
+        horizon: The largest number of steps of an episode, 1000 as published.
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number.

@@ -104,13 +104,13 @@ def made_up(
     group has its own distribution over types, drawn from Dirichlet(1/2).
 
     Args:
-        items: the number of items of the catalogue, at least two.
-        types: the number of types of users.
-        groups: the number of groups of users.
-        rank: the number of factors of a taste.
-        spread: the standard deviation of the users of one type.
-        noise: the standard deviation of a reward.
-        seed: the seed of the catalogue, the types and the groups.
+        items: The number of items of the catalogue, at least two.
+        types: The number of types of users.
+        groups: The number of groups of users.
+        rank: The number of factors of a taste.
+        spread: The standard deviation of the users of one type.
+        noise: The standard deviation of a reward.
+        seed: The seed of the catalogue, the types and the groups.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -245,12 +245,12 @@ def from_ratings(
     factors of items are learned from all users. Validation tasks are training users, because a file has no other ones.
 
     Args:
-        path: the path of a CSV file (see ``read_ratings``).
-        items: the number of items to keep; these are the items with the most ratings.
-        rank: the rank of the completion.
-        heldout: the share of users that is held out.
-        least: the smallest number of ratings of these items; users with fewer are left out.
-        seed: the seed that decides which users are held out.
+        path: The path of a CSV file (see ``read_ratings``).
+        items: The number of items to keep; these are the items with the most ratings.
+        rank: The rank of the completion.
+        heldout: The share of users that is held out.
+        least: The smallest number of ratings of these items; users with fewer are left out.
+        seed: The seed that decides which users are held out.
 
     Raises:
         FileNotFoundError: if there is no such file.

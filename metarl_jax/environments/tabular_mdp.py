@@ -114,9 +114,9 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
     """Make the random MDPs of RL²: 10 states, 5 actions, and episodes of 10 steps by default.
 
     Args:
-        states: the number of states of an MDP.
-        actions: the number of actions in each state.
-        horizon: the number of steps of an episode.
+        states: The number of states of an MDP.
+        actions: The number of actions in each state.
+        horizon: The number of steps of an episode.
 
     Raises:
         ValueError: if a size is not a positive whole number.

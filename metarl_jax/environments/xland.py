@@ -128,13 +128,13 @@ def make(
     Validation tasks have the rulesets of training tasks. Every reset draws the places of objects anew.
 
     Args:
-        rulesets: an ``xminigrid`` ``Benchmark``, or a ``RuleSet`` whose arrays have a leading axis ``[N, ...]``.
-        environment: the name of an environment of ``xminigrid.make`` that has rulesets.
-        heldout: the rulesets of held-out tasks, of the same types as ``rulesets``; if None, a share of ``rulesets`` is
+        rulesets: An ``xminigrid`` ``Benchmark``, or a ``RuleSet`` whose arrays have a leading axis ``[N, ...]``.
+        environment: The name of an environment of ``xminigrid.make`` that has rulesets.
+        heldout: The rulesets of held-out tasks, of the same types as ``rulesets``; if None, a share of ``rulesets`` is
             held out.
-        heldout_share: the share of the rulesets that is held out if ``heldout`` is None. A fixed seed decides which
+        heldout_share: The share of the rulesets that is held out if ``heldout`` is None. A fixed seed decides which
             ones.
-        horizon: the largest number of steps of an episode; None for xminigrid's number, three per cell of the grid.
+        horizon: The largest number of steps of an episode; None for xminigrid's number, three per cell of the grid.
 
     Raises:
         ModuleNotFoundError: if xminigrid is not installed.

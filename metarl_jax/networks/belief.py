@@ -1,6 +1,6 @@
 """Networks of VariBAD: an encoder that infers the belief, decoders of trials, and a policy that acts on the belief.
 
-The belief is a distribution over a latent variable m of M numbers. The evidence lower bound of every step decodes the
+The belief is a distribution over a latent variable m of dimension M. The evidence lower bound of every step decodes the
 whole trial, so a decoder computes the log-probability of whole trials under many values of m in one call.
 """
 
@@ -65,7 +65,7 @@ def encoder(
     Args:
         observation_space: the space of the environment's observations.
         action_space: the space of its actions.
-        latent_size: the number M of latent variables.
+        latent_size: the dimension M of the latent variable.
         hidden_size: units of the memory (64 in Zintgraf et al. 2020, on GridNavi).
         embedding_size: rectified units between the inputs and the memory (40 in Zintgraf et al. 2020, on GridNavi);
             None for no such layer.
@@ -110,7 +110,7 @@ def grid_decoder(
 
     Args:
         observation_space: a discrete space.
-        latent_size: the number M of latent variables.
+        latent_size: the dimension M of the latent variable.
         hidden_sizes: rectified units of each layer.
         threshold: the reward above which a step counts as rewarded.
 
@@ -172,7 +172,7 @@ def step_decoder(
     Args:
         observation_space: the space of the environment's observations.
         action_space: the space of its actions.
-        latent_size: the number M of latent variables.
+        latent_size: the dimension M of the latent variable.
         hidden_sizes: rectified units of each layer (64 and 32 in Zintgraf et al. 2020).
         transitions: whether next observations are decoded, too.
 
@@ -232,7 +232,7 @@ def combine(
         action_space: the space of its actions.
         encoder: the encoder, which infers the belief.
         decoder: the decoder, with which the encoder is trained.
-        latent_size: the number M of latent variables of the encoder and of the decoder.
+        latent_size: the dimension M of the latent variable of the encoder and of the decoder.
         hidden_sizes: tanh units of each layer of the policy (one of 32 in Zintgraf et al. 2020, on GridNavi).
 
     Raises:
@@ -252,7 +252,7 @@ def combine(
 class Settings(settings.Settings):
     """Settings of VariBAD's networks; defaults are those of Zintgraf et al. (2020) on MuJoCo."""
 
-    latent_size: Annotated[PositiveInt, Doc("The number of latent variables.")] = 5
+    latent_size: Annotated[PositiveInt, Doc("The dimension of the latent variable.")] = 5
     hidden_size: Annotated[PositiveInt, Doc("Units of the encoder's memory.")] = 128
     embedding_size: Annotated[
         PositiveInt | None, Doc("Rectified units between the inputs and the memory; None for no such layer.")

@@ -127,7 +127,7 @@ def encoder(
     Args:
         observation_space: the space of the environment's observations.
         action_space: the space of its actions.
-        latent_size: the number M of latent variables.
+        latent_size: the dimension M of the latent variable.
         hidden_sizes: rectified units of each layer (three of 200 in Rakelly et al. 2019).
         next_observation: whether the next observation is an input, too (for tasks that differ in more than reward).
 
@@ -167,7 +167,7 @@ def combine(
         observation_space: the space of the environment's observations.
         action_space: the space of its actions, which are discrete, or vectors between finite bounds.
         encoder: the encoder, which infers the posterior.
-        latent_size: the number M of latent variables of the encoder.
+        latent_size: the dimension M of the latent variable of the encoder.
         hidden_sizes: rectified units of each layer of the actor and of each critic (three of 300 in the code of Rakelly
             et al. 2019).
 
@@ -229,7 +229,7 @@ def combine(
 class Settings(settings.Settings):
     """Settings of PEARL's networks; defaults are those of the code of Rakelly et al. (2019)."""
 
-    latent_size: Annotated[PositiveInt, Doc("The number of latent variables.")] = 5
+    latent_size: Annotated[PositiveInt, Doc("The dimension of the latent variable.")] = 5
     encoder_units: Annotated[PositiveInt, Doc("Rectified units of each layer of the encoder.")] = 200
     units: Annotated[PositiveInt, Doc("Rectified units of each layer of the actor and of each critic.")] = 300
     layers: Annotated[PositiveInt, Doc("Rectified layers of each network; a linear layer follows them.")] = 3

@@ -62,8 +62,8 @@ def advance(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
 def prefix(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
     """Apply ``advance`` at each of T steps of B trials.
 
-    All steps are computed at once, except on a CPU. There they are computed sequentially, which uses the cores as well
-    and needs less work.
+    All steps are computed at once, except on a CPU. There they are computed sequentially, which keeps the cores equally
+    busy with less work.
 
     Args:
         decay: the complex factor of each state, ``[H]``.
