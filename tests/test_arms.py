@@ -1,4 +1,4 @@
-"""The critic of a bandit's arms: values after each outcome are those of what is then known, whichever arm is which."""
+"""The critic of a bandit's arms: its values after each outcome of a pull, and its symmetry under the order of arms."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_bad_sizes_are_named(units: Any) -> None:
 
 
 def test_a_bernoulli_arm_is_a_beta_distribution() -> None:
-    """Laplace's rule of succession; and what is expected of an arm does not change by its being pulled."""
+    """The posterior mean obeys Laplace's rule of succession, and a pull does not change it in expectation."""
     arm, belief = ARM, ARM.prior
     for pulls, (reward, mean) in enumerate([(1.0, 1 / 2), (0.0, 2 / 3), (0.0, 2 / 4), (1.0, 2 / 5)]):
         outcomes = arm.outcomes(belief)
@@ -71,7 +71,7 @@ def test_a_bernoulli_arm_is_a_beta_distribution() -> None:
         then = [arm.outcomes(arm.observe(belief, r)).probability[1] for r in outcomes.reward]
         np.testing.assert_allclose(jnp.dot(outcomes.probability, jnp.stack(then)), mean, rtol=1e-6)
         told = arm.features(belief)
-        # Mean, standard deviation, and how often it was pulled.
+        # The features are those of the mean, the standard deviation, and the number of pulls.
         deviation = np.sqrt(mean * (1 - mean) / (3 + pulls))
         expected = [mean - 0.5, 2 * deviation, (2 + pulls) ** -0.5, np.log1p(pulls) / 5]
         np.testing.assert_allclose(told, expected, rtol=1e-5)

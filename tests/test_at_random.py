@@ -1,4 +1,4 @@
-"""Acting at random: every action alike, and no policy's business."""
+"""The random reference learner: all actions have the same probability."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metarl_jax.types import Box
 
 
 def test_arms_are_pulled_alike() -> None:
-    """With the arms' means known, a random pull is worth their mean."""
+    """The expected reward of a random pull is the mean of the arms' means."""
     family, pulls = bandits.bernoulli(3), 4000
     task = family.tasks.sample(jax.random.key(0))
     score = jax.jit(at_random.uniform(family, pulls).adapt)(jax.random.key(1), (), task).score
@@ -23,13 +23,13 @@ def test_arms_are_pulled_alike() -> None:
 
 
 def test_vectors_are_uniform_between_their_bounds() -> None:
-    """Of the probe: minus the mean squared distance of actions from -1 to 1 to a target, which has a closed form."""
+    """The probe's reward is minus the squared distance of an action to a target, whose mean has a closed form."""
     family = probe_family()
     task = family.tasks.sample(jax.random.key(0))
     adapt = jax.jit(jax.vmap(at_random.uniform(family, 1).adapt, (0, None, None)))
     number = 4000
     scores = adapt(jax.random.split(jax.random.key(1), number), (), task).score[:, 0]
-    # Episodes last 1, 2, ... 5 steps, each going on with probability 0.7.
+    # Episodes last 1, 2, ... 5 steps, and continue after each step with probability 0.7.
     steps = sum(0.7**i for i in range(5))
     expected = -steps * float(jnp.mean(1 / 3 + task.target**2))
     assert abs(float(jnp.mean(scores)) - expected) < 4 * float(jnp.std(scores)) / np.sqrt(number)
@@ -37,7 +37,7 @@ def test_vectors_are_uniform_between_their_bounds() -> None:
 
 def test_actions_without_bounds_have_no_uniform_distribution() -> None:
     family = probe_family()._replace(action_space=Box(-jnp.inf, jnp.inf, (2,)))
-    with pytest.raises(ValueError, match="without bounds"):
+    with pytest.raises(ValueError, match="need an action space with finite bounds"):
         at_random.uniform(family, 1)
     with pytest.raises(ValueError, match="episodes"):
         at_random.uniform(probe_family(), 0)

@@ -1,4 +1,4 @@
-"""Bandits: the law of the tasks and of the rewards."""
+"""Bandits: the distributions of tasks and rewards, and the privileged rewards of training tasks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_rewards_have_the_arms_mean_and_variance(make: type) -> None:
 
 @pytest.mark.parametrize("make", [bandits.bernoulli, bandits.gaussian])
 def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
-    """A trial's pay is, in expectation, the best arm's less the regrets: here of who pulls at random."""
+    """The expected return of a trial is the best arm's minus the regrets, here for random pulls."""
     family: EnvFamily = make(arms=3)
     assert family.privileged is not None
     training_reward = family.privileged.training_reward
@@ -78,7 +78,7 @@ def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
 
 @pytest.mark.parametrize("noise", [None, 0.3])
 def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> None:
-    """Against integrals over the exact posterior, of means that were drawn with others."""
+    """The belief's reward equals integrals over the exact posterior, for trials of random tasks."""
     arms, pulls, trials = 3, 60, 32
     family = bandits.bernoulli(arms) if noise is None else bandits.gaussian(arms, noise)
     assert family.privileged is not None
@@ -97,7 +97,7 @@ def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> 
     t, reward = jax.jit(jax.vmap(play))(keys(3, trials))
     pulled = np.eye(arms)[np.asarray(t.action)]
     paid = pulled * np.asarray(t.reward, np.float64)[..., None]
-    # What was known before each pull: how often each arm was pulled, and the sum of what it paid.
+    # The number of pulls and the sum of the rewards of each arm before each pull.
     count, total = np.cumsum(pulled, axis=1) - pulled, np.cumsum(paid, axis=1) - paid
     x = (np.arange(4000) + 0.5) / 4000
     expected = np.empty((trials, pulls))
@@ -115,7 +115,7 @@ def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> 
 
 
 def test_the_expected_regret_is_the_regret_without_its_luck() -> None:
-    """Of who pulls by what was paid: the same in expectation at every pull, and varies less."""
+    """Both rewards have the same expectation at every pull of an adaptive policy; the belief's varies less."""
     family = bandits.bernoulli(4)
     assert family.privileged is not None
     training_reward, belief_reward = family.privileged.training_reward, family.privileged.belief_reward
@@ -123,7 +123,7 @@ def test_the_expected_regret_is_the_regret_without_its_luck() -> None:
     assert belief_reward is not None
 
     def act(key: Key, lost: Array, inputs: Inputs) -> tuple[Array, Array, tuple[()]]:
-        # The next arm whenever this one does not pay.
+        # The policy goes to the next arm after each reward of 0.
         lost = lost + jnp.where(inputs.first, 0, inputs.prev_reward < 0.5).astype(jnp.int32)
         return lost, lost % 4, ()
 

@@ -1,4 +1,4 @@
-"""Networks of VariBAD: encoders unroll as they step, decoders give the log-probability of whole trials."""
+"""Networks of VariBAD: encoders equal a scan of their steps, and decoders give the log-probability of whole trials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRIALS, EPISODES, LATENTS, SIZE = 3, 2, 4, 2
 
 
 def random_trials(family: EnvFamily) -> Transition:
-    """Of random play, ``[T, TRIALS, ...]``; the probe's end early."""
+    """Trials of random actions, ``[T, TRIALS, ...]``; the trials of the probe end early."""
 
     def one(key: Key) -> Transition:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
@@ -37,7 +37,7 @@ def random_trials(family: EnvFamily) -> Transition:
 
 
 def noisy(init: Callable[[Key], Params]) -> Params:
-    """Away from the initial point, where biases are zero."""
+    """Parameters away from their initial values, where biases are zero."""
     params = jax.jit(init)(jax.random.key(0))
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: x + 0.3 * random.normal(size=x.shape).astype(np.float32), params)
@@ -70,7 +70,7 @@ def test_the_encoder_unrolls_as_it_steps_and_sees_the_previous_observation(famil
     for a, b in zip(jax.tree.leaves((got, gradient)), jax.tree.leaves((expected, expected_gradient)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     assert got.mean.shape == got.log_std.shape == (inputs.first.shape[0], TRIALS, SIZE)
-    # What is seen at step 1 matters there, and as the previous observation at step 2; the future does not.
+    # The observation of step 1 is an input of step 1 and, as the previous observation, of step 2; not of earlier steps.
     changed = inputs._replace(obs=inputs.obs.at[1].set(1 - inputs.obs[1]))
     other = jax.jit(unrolled)(params, changed)
     np.testing.assert_allclose(other.mean[0], got.mean[0], atol=1e-6)
@@ -102,7 +102,7 @@ def test_the_cell_decoder_counts_what_a_loop_over_steps_adds_up() -> None:
 @pytest.mark.parametrize("transitions", [False, True], ids=["rewards", "transitions too"])
 @pytest.mark.parametrize("family", [GRID, PROBE], ids=["index", "vector"])
 def test_the_step_decoder_adds_up_what_single_steps_are_worth(family: EnvFamily, transitions: bool) -> None:
-    """Each step by itself, with one latent variable; a reward's error enters as minus half its square."""
+    """The decoder is compared with single steps and one latent variable; a reward's error counts as -error^2 / 2."""
     decoder = belief.step_decoder(
         family.observation_space, family.action_space, latent_size=SIZE, hidden_sizes=(6, 5), transitions=transitions
     )
@@ -120,7 +120,7 @@ def test_the_step_decoder_adds_up_what_single_steps_are_worth(family: EnvFamily,
     np.testing.assert_allclose(got, each.sum(axis=-1), rtol=1e-4)
     np.testing.assert_array_equal(each[:, ~np.asarray(trials.valid).T], 0)
 
-    # The reward that is predicted is where the probability is highest; a unit away it is lower by a half.
+    # The log-probability is highest at the predicted reward; one unit away from it, it is lower by a half.
     def at(reward: float) -> float:
         step = jax.tree.map(lambda x: x[0, 0], trials)._replace(reward=jnp.float32(reward))
         return float(singly(latent[0, 0], step))
@@ -147,11 +147,11 @@ def test_the_policy_is_shown_observation_mean_and_spread() -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="needs discrete ones, not Box"):
+    with pytest.raises(ValueError, match="needs discrete observations, not Box"):
         belief.grid_decoder(PROBE.observation_space)
     with pytest.raises(ValueError, match="threshold must be a finite number"):
         belief.grid_decoder(GRID.observation_space, threshold=float("nan"))
-    with pytest.raises(ValueError, match="hidden_sizes must name one layer"):
+    with pytest.raises(ValueError, match="hidden_sizes must contain at least one layer"):
         belief.step_decoder(GRID.observation_space, GRID.action_space, hidden_sizes=())
     with pytest.raises(ValueError, match="latent_size must be a positive whole number, not 0"):
         belief.encoder(GRID.observation_space, GRID.action_space, latent_size=0)

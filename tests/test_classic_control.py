@@ -1,4 +1,4 @@
-"""Classic control's tasks: which constants they change, how far, and which of them follow from others."""
+"""Tasks of classic control: the constants that they change, the range of the factors, and the derived constants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarl_jax.types import EnvFamily
 
 TASKS = 4000
 LINKS = ("mass_1", "mass_2", "length_1", "length_2")
-# By family: gymnax's name, the constants with a factor of their own, and the one whose sign is the direction.
+# For each family: gymnax's name, the constants with a factor of their own, and the constant with a random sign.
 FAMILIES: dict[str, tuple[Callable[..., EnvFamily], str, tuple[str, ...], str | None]] = {
     "cartpole": (
         classic_control.cartpole,
@@ -41,14 +41,14 @@ FAMILIES: dict[str, tuple[Callable[..., EnvFamily], str, tuple[str, ...], str | 
 
 
 def drawn(name: str, sampler: str, heldout: str = "in_range") -> tuple[Any, Any, dict[str, np.ndarray]]:
-    """Defaults, tasks, and by constant the factors ``[TASKS]``."""
+    """Return the defaults, the tasks, and the factors ``[TASKS]`` of each constant."""
     import gymnax
 
     make, environment, constants, _ = FAMILIES[name]
     defaults = gymnax.make(environment)[1]
     sample = getattr(make(heldout).tasks, sampler)
     tasks = jax.vmap(sample)(jax.random.split(jax.random.key(0), TASKS))
-    # Torques are three numbers, of which the first is not zero.
+    # The torques are three numbers, and the first is not zero.
     factors = {
         constant: np.asarray(getattr(tasks, constant)).reshape(TASKS, -1)[:, 0]
         / np.asarray(getattr(defaults, constant)).reshape(-1)[0]
@@ -122,7 +122,7 @@ def test_goals_lie_right_of_the_floor_and_never_behind_the_wall(name: str) -> No
     limit = (defaults.max_position - 0.01 - floor) / (defaults.goal_position - floor)
     assert way.min() == pytest.approx(0.5, abs=0.01)
     assert way.max() == pytest.approx(limit, rel=1e-5)
-    # The share of log-uniform factors that the wall cuts.
+    # The share of log-uniform factors that would place the goal behind the wall.
     cut = (np.log(2) - np.log(limit)) / np.log(4)
     assert np.mean(way >= limit - 1e-5) == pytest.approx(cut, abs=4 * 0.5 / TASKS**0.5)
 

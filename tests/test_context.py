@@ -55,7 +55,10 @@ def test_beliefs_do_not_depend_on_order_and_steps_that_are_not_there_do_not_coun
 
 
 def test_the_same_step_n_times_is_the_product_of_n_factors_and_the_prior() -> None:
-    """Precision 1 + n / s^2 and mean n m / s^2 over it, of factors N(m, s^2) that two numbers of n determine."""
+    """The posterior of n equal factors N(m, s^2) has precision 1 + n / s^2, and mean n m / s^2 divided by it.
+
+    Two values of n determine m and s.
+    """
     spaces = SPACES[0]
     encoder = context.encoder(*spaces, latent_size=LATENT, hidden_sizes=(5,))
     params, seen = encoder.init(jax.random.key(0)), experience(spaces)
@@ -99,7 +102,7 @@ def test_actors_act_in_their_space_and_critics_judge_each_action(spaces: tuple[S
         judged = jnp.minimum(*networks.critic.values(critic, seen.obs, latent, action))
         np.testing.assert_allclose(expected, judged, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(entropy, -log_prob, rtol=1e-5)
-    # One observation at a time is what a batch of them is.
+    # Single observations give the same results as a batch.
     alone = networks.actor.distribution(actor, seen.obs[2], latent[2])
     np.testing.assert_allclose(jax.tree.leaves(alone)[0], jax.tree.leaves(distribution)[0][2], rtol=1e-4, atol=1e-6)
 

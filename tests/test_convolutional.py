@@ -1,4 +1,4 @@
-"""Networks of images: convolutions against XLA's own, sizes against the published ones, what normalisation shares."""
+"""Networks for images: convolutions against XLA's, sizes against the published ones, and the axes of normalisation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_convolutions_are_xla_s(height: int, width: int, channels: int, kernel: 
 
 def test_sizes_are_the_published_ones() -> None:
     assert size(convolutional.classifier(SHAPE, 5)) == 112_261
-    # All four places of the last map instead of their mean: 3 * 64 weights more for each class.
+    # With all four pixels of the last map instead of their mean, each class has 3 * 64 more weights.
     assert size(convolutional.classifier(SHAPE, 5, features="all")) == 112_261 + 3 * 64 * 5
     layers = (28 * 28, 256, 128, 64, 64)
     weights = sum((a + 3) * b for a, b in itertools.pairwise(layers))
@@ -85,7 +85,7 @@ def test_normalisation_is_by_the_batch_alone() -> None:
     module = BatchNormalisation(epsilon=0.0)
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (50, 4))
     variables = module.init(jax.random.key(1), x)
-    assert set(variables) == {"params"}, "no statistics are remembered"
+    assert set(variables) == {"params"}, "no running statistics are stored"
     y = np.asarray(module.apply(variables, x))
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(y.var(0), 1, rtol=1e-4)

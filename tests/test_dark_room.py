@@ -1,4 +1,4 @@
-"""Dark rooms: what pays, which goals are held out, and what could be had by who knows the goal."""
+"""Dark rooms: the rewards, the held-out goals, and the optimal return of a known goal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STAY, UP, RIGHT, DOWN, LEFT = range(5)
 
 
 def play(family: EnvFamily, goals: list[tuple[int, int]], actions: list[int]) -> tuple[list[int], list[float]]:
-    """Cells and rewards."""
+    """Return the cells and the rewards of a sequence of actions."""
     task = dark_room.RoomParams(jnp.array(goals), family.horizon)
     _, state = family.env.reset(jax.random.key(0), task)
     cells, rewards = [], []
@@ -66,7 +66,7 @@ def test_none_held_out_all_are_met() -> None:
 
 
 def best_return(family: EnvFamily, task: dark_room.RoomParams) -> float:
-    """By dynamic programming over cells and goals reached, on the environment's own steps."""
+    """Compute the optimum by dynamic programming over cells and reached goals, with the environment's own steps."""
     env, goals = family.env, task.goals.shape[0]
     assert isinstance(env, dark_room.DarkRoom)
     cells = np.stack(np.meshgrid(*[np.arange(env.size)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -110,7 +110,7 @@ def test_the_optimal_return_is_that_of_dynamic_programming(family: EnvFamily) ->
     ("family", "mean"), [(dark_room.decision_pretrained(), 91.99), (dark_room.algorithm_distillation(), 16.54)]
 )
 def test_known_goals_are_worth_what_they_should_be(family: EnvFamily, mean: float) -> None:
-    """Over all goals, trained and held out (PAPERS, 11)."""
+    """The optimal return has the expected mean over all goals, training and held-out goals (PAPERS, 11)."""
     assert family.optimal_return is not None
     seen = {}
     for sample in (family.tasks.sample, family.tasks.sample_heldout):

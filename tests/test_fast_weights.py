@@ -1,4 +1,4 @@
-"""The memory of fast weights, beyond what the contract of networks asks."""
+"""The memory of fast weights, in addition to the contract tests of networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarl_jax.types import Discrete, Inputs, Spaces
 
 @pytest.mark.parametrize("chunk", [1, 4, 5, 12, 100])
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    """Whether the trial's length is a multiple of the chunk's or not, ``unroll`` is a scan of ``step``."""
+    """``unroll`` equals a scan of ``step``, whether or not the trial's length is a multiple of the chunk's."""
     monkeypatch.setattr(fast_weights, "CHUNK", chunk)
     policy = fast_weights.make(
         Spaces(Discrete(4), Discrete(3)),
@@ -49,7 +49,7 @@ def test_what_was_written_under_a_key_is_read_with_it() -> None:
         carry = policy.initial_carry(params)
         for obs in observations:
             inputs = Inputs(jnp.int32(obs), jnp.int32(0), jnp.float32(1), jnp.float32(0), jnp.bool_(False))
-            # Without a previous observation, each step writes what it alone saw.
+            # Without a previous observation, each step writes only its own inputs.
             carry = policy.step(params, carry._replace(observation=jnp.zeros(2)), inputs)[0]
         return carry.weights
 

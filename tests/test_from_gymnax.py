@@ -1,4 +1,4 @@
-"""gymnax's environments as families (the contract tests play them): what is refused, and how it is said."""
+"""Families from gymnax's environments: the errors for bad arguments (the contract tests run the environments)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gated memories' own derivative against that of a plain scan of steps."""
+"""The custom derivative of gated memories against that of a plain scan of steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HIDDEN, STEPS, TRIALS = 3, 4, 2
 
 
 def _arguments(cell: gated.Cell) -> tuple[Array, Array, gated.State, gated.Gates]:
-    """Weights, bias, a state, and inputs ``[T, B, H]`` of each gate, all away from zero."""
+    """Return weights, bias, a state, and inputs ``[T, B, H]`` of each gate, all away from zero."""
     gates = gated.GATES[cell]
     keys = jax.random.split(jax.random.key(0), 5)
     hidden, inner = (jax.random.normal(k, (HIDDEN,), jnp.float64) for k in keys[3:])
@@ -38,7 +38,7 @@ def _plain(cell: gated.Cell, kernel: Array, bias: Array, state: gated.State, inp
 
 
 def _loss(unroll: Callable[..., Any], cell: gated.Cell) -> Callable[[Any], Array]:
-    """A loss to which every hidden state and the last whole state contribute, of two trials with the same weights."""
+    """Return a loss of two trials that depends on every hidden state and on the whole last state."""
 
     def loss(arguments: Any) -> Array:
         last, hidden = jax.vmap(lambda inputs: unroll(cell, *arguments[:3], inputs), in_axes=1, out_axes=(0, 1))(
@@ -57,7 +57,7 @@ def _close(got: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize("cell", gated.GATES)
 def test_derivatives_are_those_of_a_scan_of_steps(cell: gated.Cell) -> None:
-    """Values, reverse mode, forward mode, and the product of the Hessian with a vector (reverse over reverse)."""
+    """Values, reverse mode, forward mode and Hessian-vector products (reverse over reverse) agree with a plain scan."""
     with jax.enable_x64(True):
         arguments = _arguments(cell)
         direction = jax.tree.map(jnp.cos, arguments)
@@ -80,7 +80,7 @@ def test_derivatives_are_those_of_a_scan_of_steps(cell: gated.Cell) -> None:
 
 @pytest.mark.parametrize("cell", gated.GATES)
 def test_the_weights_gradient_is_one_product_over_the_whole_trial(cell: gated.Cell) -> None:
-    """No loop of the gradient's program carries a matrix of weights, to be added to once a step."""
+    """No loop of the gradient's program carries a matrix of weights that it would update at every step."""
 
     def carried(unroll: Callable[..., Any]) -> bool:
         program = jax.make_jaxpr(jax.grad(_loss(unroll, cell)))(arguments)

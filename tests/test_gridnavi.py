@@ -1,4 +1,4 @@
-"""GridNavi: what pays, what could be had, and its oracles against exact values."""
+"""GridNavi: the rewards, the optimal returns, and the oracles compared with exact values."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_goals_are_the_21_cells_outside_the_corner() -> None:
         counts = {goal: int(np.all(found == goal, axis=1).sum()) for goal in GOALS}
         assert len(GOALS) == 21
         assert sum(counts.values()) == 2100
-        # A binomial of mean 100 and standard deviation 9.8; five of those.
+        # The number is binomial with mean 100 and standard deviation 9.8. The tolerance is five standard deviations.
         assert all(abs(count - 100) < 49 for count in counts.values())
 
 
 def test_known_goals_are_worth_what_they_should_be() -> None:
-    """PAPERS, 7.1: 11.0714 on average; by hand, the nearest goal: arriving at step 2 pays 14 - 0.1."""
+    """The mean is 11.0714 (PAPERS, 7.1). The nearest goal, reached at step 2, has a return of 14 - 0.1."""
     assert FAMILY.optimal_return is not None
     best = [float(FAMILY.optimal_return(dark_room.RoomParams(jnp.array([goal]), 15))) for goal in GOALS]
     assert np.mean(best) == pytest.approx(11.0714, abs=5e-5)
@@ -64,7 +64,7 @@ def test_bad_sizes_are_named() -> None:
 
 
 def best_value(size: int, horizon: int, episodes: int) -> float:
-    """The Bayes-optimal value by plain recursion over time, cell and possible goals, staying in place included."""
+    """Compute the Bayes-optimal value by recursion over time, cell and possible goals, with all five actions."""
     moves = [(0, 0), *((dx, dy) for dx, dy in itertools.product((-1, 0, 1), repeat=2) if abs(dx) + abs(dy) == 1)]
 
     @functools.cache
@@ -95,12 +95,12 @@ def test_the_best_walk_is_that_of_dynamic_programming(size: tuple[int, int, int]
 
 @pytest.mark.parametrize(("episodes", "value"), [(1, 4.000), (2, 15.071), (3, 26.143), (4, 37.214)])
 def test_the_bayes_optimal_value(episodes: int, value: float) -> None:
-    """PAPERS, 7.1."""
+    """The Bayes-optimal value equals that of PAPERS, 7.1."""
     assert oracles.best_walk(5, 15, episodes).value == pytest.approx(value, abs=5e-4)
 
 
 def by_goal(oracle: Oracle, repetitions: int) -> np.ndarray:
-    """``[goals, repetitions, E]``: scores on every goal, alike often."""
+    """Return the scores on every goal, each equally often, ``[goals, repetitions, E]``."""
     keys = jax.random.split(jax.random.key(1), (len(GOALS), repetitions))
 
     def one(key: jax.Array, goal: jax.Array) -> jax.Array:
@@ -110,7 +110,7 @@ def by_goal(oracle: Oracle, repetitions: int) -> np.ndarray:
 
 
 def test_bayes_optimal_play_collects_its_value() -> None:
-    """Over every goal the mean is no estimate; by episode as PAPERS, 7.1: nothing is lost from the second one on."""
+    """The mean over all goals is exact. From the second episode on, returns are optimal (PAPERS, 7.1)."""
     again = by_goal(oracles.bayes_optimal(FAMILY, 4), 2)
     scores = again[:, 0]
     np.testing.assert_allclose(scores.mean(axis=0), [4.0, 11.0714, 11.0714, 11.0714], atol=5e-5)
@@ -119,7 +119,7 @@ def test_bayes_optimal_play_collects_its_value() -> None:
 
 
 def first_episode_of_posterior_sampling() -> float:
-    """By enumeration: the goal, the cell drawn, and the chance that the way to it leads over the goal."""
+    """Compute the exact score by enumeration of the goal, the drawn cell and the paths to it over the goal."""
 
     @functools.cache
     def over(cell: tuple[int, int], drawn: tuple[int, int], goal: tuple[int, int]) -> float:
@@ -136,14 +136,14 @@ def first_episode_of_posterior_sampling() -> float:
 
 
 def test_posterior_sampling_is_as_it_was_simulated_elsewhere() -> None:
-    """PAPERS, 7.1: each episode's score, of standard error 0.05 at most; the first one's exact value."""
+    """Scores equal those of PAPERS, 7.1 (standard error at most 0.05), and the exact value of the first episode."""
     scores = by_goal(oracles.posterior_sampling(FAMILY, 8), 300)
     means, deviations = scores.mean(axis=(0, 1)), scores.std(axis=(0, 1))
     errors = np.hypot(deviations / math.sqrt(scores[..., 0].size), 0.05)
     expected = [0.50, 2.25, 3.81, 5.17, 6.38, 7.42, 8.33, 9.11]
     assert np.all(np.abs(means - expected) < 3 * errors), means
     exact = first_episode_of_posterior_sampling()
-    # Goals were met alike often: what is left to chance is within each.
+    # Every goal has the same number of trials, so only the variance within goals remains.
     within = math.sqrt(np.mean(scores[..., 0].var(axis=1)) / scores[..., 0].size)
     assert abs(means[0] - exact) < 3 * within
 
@@ -163,12 +163,12 @@ def test_the_oracles_stand_under_the_evaluator_of_learners() -> None:
 
 
 def test_the_posterior_knows_where_an_episodes_last_step_led() -> None:
-    """Its cell is not among the inputs, which show the next episode's first."""
+    """The posterior uses the cell of the last step, although the inputs show the first cell of the next episode."""
     family = gridnavi.make(3, horizon=2)
     task = dark_room.RoomParams(jnp.array([[2, 0]]), family.horizon)
     adaptation = oracles.posterior_sampling(family, 9).adapt(jax.random.key(0), (), task)
     goal = np.arange(9) == 6
-    # Two cells are within reach; after the first of nine episodes that met the goal, all score 0.9.
+    # Two cells are within reach. After the first of nine episodes that reached the goal, all episodes score 0.9.
     first = int(np.argmax(np.asarray(adaptation.score) > 0))
     np.testing.assert_allclose(adaptation.score[first:], 0.9, rtol=1e-6)
     assert np.asarray(adaptation.score)[first] > 0

@@ -125,7 +125,7 @@ def test_an_image_is_embedded_alike_in_any_company(pooling: bool) -> None:
         ((2, 2), {}, "input_shape must be (features,) or (height, width, channels), not (2, 2)"),
         ((0,), {}, "input_shape must be a positive whole number, not 0"),
         ((2,), {"window": 0}, "window must be a positive whole number, not 0"),
-        ((2,), {"attentions": []}, "attentions must be one or more"),
+        ((2,), {"attentions": []}, "attentions must be at least one pair (key size, value size), not none"),
         ((2,), {"attentions": [(3, 0)]}, "attentions must be a positive whole number, not 0"),
         ((2,), {"filters": -1}, "filters must be a positive whole number, not -1"),
         ((4, 4, 1), {"image_blocks": 0}, "image_blocks must be a positive whole number, not 0"),

@@ -1,4 +1,4 @@
-"""Robots: the same physics as Gymnasium's, whatever the engine; rewards and ends as each paper has them."""
+"""Robots: the physics equals Gymnasium's with both engines; rewards and terminations equal those of each paper."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metarl_jax.environments.physics import CEngine, Engine, MJXEngine, Robot
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key
 
-# Its functions are made when it is imported, where types are not looked for.
+# MuJoCo defines its functions at import time, where type checkers do not find them.
 mujoco: Any = importlib.import_module("mujoco")
 
 GYMNASIUM = {
@@ -39,7 +39,7 @@ GYMNASIUM = {
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gymnasium lets MuJoCo write what it thinks of a model's style into a file where it runs."""
+    """Run in a temporary folder, because Gymnasium lets MuJoCo write warnings into a file in the working directory."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -49,7 +49,7 @@ def robots(family: EnvFamily) -> Locomotion:
 
 
 def reference(name: str, model: Any = None) -> Any:
-    """Gymnasium's environment, with another model if there is one."""
+    """Return Gymnasium's environment, with another model if one is given."""
     env: Any = gymnasium.make(name).unwrapped
     if model is not None:
         env.model, env.data = model, mujoco.MjData(model)
@@ -77,7 +77,7 @@ def controls(model: Any, steps: int, seed: int) -> np.ndarray:
 @pytest.mark.parametrize("randomised", [False, True])
 @pytest.mark.parametrize("name", list(GYMNASIUM))
 def test_the_c_engine_is_gymnasium(name: str, randomised: bool) -> None:
-    """Over 200 control steps from one state: observations bit for bit, velocities, impacts and falls."""
+    """200 control steps from one state agree: observations bit for bit, velocities, impacts and falls."""
     robot = GYMNASIUM[name]
     model = locomotion.randomised(robot, np.random.default_rng(1)) if randomised else physics.load(robot)
     env = reference(name, model if randomised else None)
@@ -113,9 +113,10 @@ def test_the_c_engine_is_gymnasium(name: str, randomised: bool) -> None:
     ],
 )
 def test_rewards_are_gymnasiums_up_to_the_task(name: str, family: Any, target: Any) -> None:
-    """Forwards, with the bonuses and costs that the papers keep; the half cheetah's action costs half of Gymnasium's.
+    """Rewards for running forwards equal Gymnasium's, up to differences of the papers.
 
-    Where the papers give a bonus, Gymnasium gives it as long as the robot stands.
+    The half cheetah's cost of actions is half of Gymnasium's. Gymnasium gives the papers' bonus only while the robot is
+    healthy.
     """
     made = family(engine="c", **({"tasks": 1, "heldout_tasks": 1} if "parameters" in family.__name__ else {}))
     robot = made.env.robot
@@ -139,7 +140,7 @@ def test_rewards_are_gymnasiums_up_to_the_task(name: str, family: Any, target: A
 
 
 def test_single_precision_leaves_the_physics_as_they_are() -> None:
-    """What single precision shows of a trajectory is what double precision computes of it, rounded."""
+    """Observations in single precision are the rounded observations of the same trajectory in double precision."""
     robot, model = HALF_CHEETAH, physics.load(HALF_CHEETAH)
     start = np.float32(model.qpos0), np.zeros(model.nv, np.float32)
     actions = np.float32(controls(model, 200, 3))
@@ -163,7 +164,7 @@ def test_single_precision_leaves_the_physics_as_they_are() -> None:
 
 
 def test_threads_do_not_mix_robots_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many robots with bodies of their own, dealt out to threads, fare as each does alone."""
+    """Many robots with different bodies, divided among threads, have the same trajectories as each alone."""
     monkeypatch.setattr(physics, "_cores", lambda: 4)
     monkeypatch.setattr(physics, "_POOL", None)
     models = [locomotion.randomised(HOPPER, np.random.default_rng(seed)) for seed in range(3)]
@@ -235,7 +236,7 @@ def test_a_fall_begins_an_episode_anew_and_nothing_else_does() -> None:
 
 
 def test_random_parameters_have_constants_of_their_own() -> None:
-    """What MuJoCo derives from masses and inertias follows from the mass matrix of the body that has them."""
+    """The constants that MuJoCo derives from masses and inertias agree with the mass matrix of the changed body."""
     model, usual = locomotion.randomised(WALKER, np.random.default_rng(3)), physics.load(WALKER)
     data, matrix = mujoco.MjData(model), np.zeros((model.nv, model.nv))
     mujoco.mj_forward(model, data)
@@ -262,7 +263,7 @@ def test_random_parameters_have_constants_of_their_own() -> None:
     for changed, base in (("body_mass", 1.5), ("body_inertia", 1.5), ("dof_damping", 1.3), ("geom_friction", 1.5)):
         there = np.asarray(getattr(usual, changed)) > 0
         factors = np.asarray(getattr(model, changed))[there] / np.asarray(getattr(usual, changed))[there]
-        assert len(np.unique(factors)) == factors.size, "each element has a factor of its own"
+        assert len(np.unique(factors)) == factors.size, "each element must have a factor of its own"
         assert np.all(np.abs(np.log(factors)) <= 3 * np.log(base) + 1e-9)
 
 
@@ -277,21 +278,21 @@ def test_bodies_of_each_split_are_others() -> None:
     assert bodies(family.tasks.validation) == {5, 6}
     masses = [model.body_mass.tobytes() for model in robots(family).models]
     assert len(set(masses)) == 7
-    # Bodies of training come first, then held-out ones: without validation, a seed gives the same.
+    # Bodies of training tasks come first, then held-out ones. They do not depend on those of validation tasks.
     random = np.random.default_rng(5)
     assert masses[:5] == [locomotion.randomised(locomotion.WALKER, random).body_mass.tobytes() for _ in range(5)]
 
 
-# Over 50 control steps. Rounding alone makes trajectories part, tenfold every five steps or so: in single precision
-# they are those of the same physics for some twenty steps, in double precision for all of them.
+# The tolerance is for 50 control steps. Rounding errors grow tenfold in about five steps: trajectories of the same
+# physics agree for about twenty steps in single precision, and for all steps in double precision.
 MJX_TOLERANCE = 1e-4
 
 
 @pytest.mark.slow
 def test_mjx_is_the_same_physics() -> None:
-    """50 control steps of the half cheetah, which touches the ground meanwhile, as it is and with another body.
+    """50 control steps of the half cheetah agree, with contacts of the ground, and with two bodies.
 
-    The other robots, which take a minute each to compile, are in ``benchmarks/physics_speed.py``.
+    ``benchmarks/physics_speed.py`` compares the other robots, each of which takes a minute to compile.
     """
     models = [physics.load(HALF_CHEETAH), locomotion.randomised(HALF_CHEETAH, np.random.default_rng(0))]
 
@@ -314,18 +315,21 @@ def test_mjx_is_the_same_physics() -> None:
         expected = observations(CEngine(HALF_CHEETAH, models))
         got = observations(MJXEngine(HALF_CHEETAH, models))
     np.testing.assert_allclose(got, expected, rtol=0, atol=MJX_TOLERANCE)
-    assert np.max(np.abs(expected[0] - expected[1])) > 1, "the other body moves otherwise"
+    assert np.max(np.abs(expected[0] - expected[1])) > 1, "the trajectories of the two bodies must differ"
 
 
 def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By themselves accelerators round the factors of a product to ten bits, and MJX's line searches have 50 steps."""
+    """Matrix products have full precision, and line searches end when they have converged.
+
+    By default, accelerators round the factors of a product to ten bits, and MJX's line searches have 50 steps.
+    """
     model = physics.load(HALF_CHEETAH)
     engine = MJXEngine(HALF_CHEETAH, [model])
     start = jnp.zeros(model.nq), jnp.zeros(model.nv)
     state = engine.reset(jnp.int32(0), *start)[0]
-    # Side by side, products of vectors with matrices are products of matrices.
+    # Under ``vmap``, products of vectors with matrices become products of matrices.
     states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
     traced = jax.jit(jax.vmap(engine.step, (None, 0, 0))).trace(jnp.int32(0), states, jnp.zeros((2, model.nu)))
     products = [line for line in traced.lower().as_text().splitlines() if "dot_general" in line]
@@ -334,7 +338,7 @@ def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
     longest = f"length={model.opt.ls_iterations}"
     assert longest not in str(traced.jaxpr)
     monkeypatch.setattr(physics, "_searches_that_end", contextlib.nullcontext)
-    # An engine keeps its trace.
+    # An engine caches its trace, so a new engine is needed.
     engine = MJXEngine(HALF_CHEETAH, [model])
     assert longest in str(jax.make_jaxpr(engine.step)(jnp.int32(0), state, jnp.zeros(model.nu)))
 
@@ -342,7 +346,10 @@ def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
 @pytest.mark.slow
 @pytest.mark.parametrize("lean", [0.0, 0.05, 2.0])
 def test_a_leg_on_the_ground_has_the_same_friction_in_both_engines(lean: float) -> None:
-    """Upright, steeper than 60 degrees, and flatter: MJX's own contact frames are C's in the last case only."""
+    """A leg that is upright, steeper than 60 degrees, or flatter has the same friction in both engines.
+
+    The contact frames of MJX itself equal those of C MuJoCo in the last case only.
+    """
     mujoco = physics.import_mujoco()
     model = mujoco.MjModel.from_xml_string(
         f"""
@@ -371,11 +378,11 @@ def test_a_leg_on_the_ground_has_the_same_friction_in_both_engines(lean: float) 
         return np.asarray(run())
 
     with double_precision():
-        # Fast enough along the ground that friction is at its limit, a pyramid whose corners then matter.
+        # The velocity along the ground is so high that friction is at its limit, where the pyramid's corners matter.
         falling = np.random.default_rng(0).normal(size=model.nv) + np.array([5, 2, -2, 0, 0, 0, 0])
         qpos, qvel = jnp.asarray(model.qpos0), jnp.asarray(falling)
         expected, got = after(CEngine(leg, [model])), after(MJXEngine(leg, [model]))
-    assert np.max(np.abs(expected - np.asarray(qvel))) > 0.5, "it touches the ground"
+    assert np.max(np.abs(expected - np.asarray(qvel))) > 0.5, "the leg must touch the ground"
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-9)
 
 
@@ -419,7 +426,7 @@ def test_what_is_due_for_none_is_not_computed() -> None:
     def one(due: Array, x: Array, y: Array) -> dict[str, Array]:
         return physics.where_due(due, begin, (x, y), {"x": 10 * x, "y": jnp.stack([y, x])})
 
-    # Tasks of seeds: what ``y`` is, they share.
+    # The batch has two axes (seeds and tasks). ``y`` is mapped over the first axis only.
     x, y = jnp.arange(1.0, 7.0).reshape(2, 3), jnp.array([8.0, 9.0])
     both = jax.jit(jax.vmap(jax.vmap(one, (0, 0, None))))
     for due in (np.zeros((2, 3), bool), np.eye(2, 3, 1, dtype=bool), np.ones((2, 3), bool)):
@@ -447,7 +454,7 @@ def test_tasks_are_as_published() -> None:
         assert np.all(np.abs(planar.mean(axis=0)) < 0.06)
     distance = np.linalg.norm(targets(locomotion.ant_goal()), axis=1)
     assert distance.max() <= 3
-    # Uniform over the disc: the square of the distance is uniform.
+    # Goals are uniform on the disc: the square of the distance is uniform.
     assert abs(np.mean(distance**2) - 4.5) < 0.2
 
 
@@ -542,7 +549,7 @@ for i in range(1_000_000):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends(which: signal.Signals) -> None:
-    """A program in flight, which goes on without its caller, neither keeps the process alive nor aborts it."""
+    """A running program, which continues after its caller was interrupted, does not block or abort the process."""
     process = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     try:
@@ -558,7 +565,7 @@ def test_an_interrupted_run_ends(which: signal.Signals) -> None:
 
 @pytest.mark.slow
 def test_thousands_of_robots_at_once_do_not_lock() -> None:
-    """A host callback that asked JAX for anything would wait for the program that waits for it."""
+    """Host callbacks do not call JAX, which would wait for the program that waits for the callback."""
     family = locomotion.half_cheetah_direction(horizon=2)
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:

@@ -1,4 +1,4 @@
-"""Meta-World's scenes: what is seen, what is paid and what is a success are what its own environments say."""
+"""Meta-World's scenes: observations, rewards and successes equal those of Meta-World's own environments."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ mujoco: Any = importlib.import_module("mujoco")
 sawyer: Any = importlib.import_module("metaworld.sawyer_xyz_env")
 
 SEED, GOALS, SCENES = 7, 2, 300
-# Of programs that run once: the compiler's optimisations do not pay.
+# The tests' programs run once, so the compiler's optimisations are not worth their time.
 QUICK: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_llvm_disable_expensive_passes": True}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def meta_world() -> Iterator[None]:
-    """Meta-World 3.0 writes all numbers of a weld, of which MuJoCo now has one more; and few goals are asked for."""
+    """Patch Meta-World 3.0 to write the numbers of a weld in MuJoCo's current size, and to draw few goals."""
 
     def reset_mocap_welds(self: Any) -> None:
         self.model.eq_data[0, :11] = [0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 5]
@@ -55,21 +55,21 @@ def scene(family: EnvFamily) -> Manipulation:
 
 
 def places(tasks: list[Any], skill: str) -> np.ndarray:
-    """Of Meta-World's own tasks, just made by it: it keeps them pickled."""
+    """Return the data of one of Meta-World's tasks, which Meta-World itself has just pickled."""
     return np.array([pickle.loads(task.data)["rand_vec"] for task in tasks if task.env_name == f"{skill}-v3"])
 
 
 class ML10(NamedTuple):
-    """Meta-World's, and ours in double precision, compiled once for all skills."""
+    """Meta-World's functions, and ours in double precision, compiled once for all skills."""
 
     official: Any
     tasks: list[ManipulationParams]
-    """All of ours, training tasks and held-out ones."""
+    """All of our tasks, training and held-out tasks."""
     reset: Callable[[ManipulationParams], tuple[Array, State]]
     step: Callable[[State, Array, ManipulationParams], tuple[Array, State, Array, Array, Array]]
-    """``-> observation, state, reward, over, success``."""
+    """A step, which returns ``(observation, state, reward, over, success)``."""
     judge: Callable[[Array, Array, ManipulationParams], tuple[Array, Array]]
-    """``(what the engine reads [SCENES, *], actions [SCENES, 4], task) -> rewards, successes``."""
+    """``(the engine's observations [SCENES, *], actions [SCENES, 4], task) -> rewards, successes``."""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def ml10(meta_world: None) -> ML10:
 
 
 def official(ml10: ML10, skill: str) -> tuple[Any, np.ndarray, ManipulationParams]:
-    """Meta-World's environment of the second of two tasks, what it shows at first, and our task."""
+    """Return Meta-World's environment of the second of two tasks, its first observation, and our task."""
     part = "train" if SKILLS[skill] in ML10_TRAIN else "test"
     classes, tasks = (getattr(ml10.official, f"{part}_{kind}") for kind in ("classes", "tasks"))
     env = classes[f"{skill}-v3"]()
@@ -127,13 +127,13 @@ def official(ml10: ML10, skill: str) -> tuple[Any, np.ndarray, ManipulationParam
     return env, expected, task
 
 
-# Its policies pull harder than actions can.
+# Meta-World's policies return actions beyond the action space.
 @pytest.mark.filterwarnings("ignore:Constant:UserWarning")
 @pytest.mark.parametrize("skill", SKILLS)
 def test_scenes_are_meta_worlds(skill: str, ml10: ML10, double: None) -> None:
-    """From one state, 200 steps: its own scripted policy with some noise up to success and beyond, then at random.
+    """200 steps from one state agree: first Meta-World's scripted policy with noise, and then random actions.
 
-    The policy grasps and lifts, opens and shuts, so that all that a reward depends on is met.
+    The policy grasps and lifts, opens and closes, so that all parts of the rewards have an effect.
     """
     env, expected, task = official(ml10, skill)
     name = "PegInsertionSide" if skill == "peg-insert-side" else skill.title().replace("-", "")
@@ -159,14 +159,14 @@ def test_scenes_are_meta_worlds(skill: str, ml10: ML10, double: None) -> None:
     if skill not in ("button-press-topdown", "window-open", "drawer-open", "lever-pull"):
         assert paid.max() == 10
     if skill not in ("reach", "drawer-close"):
-        assert np.any((paid > 2.5) & (paid < 9)), "on its way"
+        assert np.any((paid > 2.5) & (paid < 9)), "some rewards are between those of the start and of success"
     if skill in ("push", "pick-place", "peg-insert-side", "sweep", "basketball", "shelf-place", "sweep-into"):
         assert grasp.max() > 0.9, "the object is held"
 
 
 @pytest.mark.parametrize("skill", SKILLS)
 def test_rewards_are_meta_worlds_wherever_things_are(skill: str, ml10: ML10, double: None) -> None:
-    """The arm in any pose, its fingers anywhere, and the object near where it starts, near the goal or at hand."""
+    """Random scenes agree: any pose of the arm and the fingers, and an object near its start, the goal or the hand."""
     env, _, task = official(ml10, skill)
     model, data, random = env.model, env.data, np.random.default_rng(0)
     body = manipulation._body(SKILLS[skill], model)
@@ -192,7 +192,7 @@ def test_rewards_are_meta_worlds_wherever_things_are(skill: str, ml10: ML10, dou
     rewards, successes = ml10.judge(jnp.asarray(np.stack(numbers)), jnp.clip(actions, -1, 1), task)
     np.testing.assert_allclose(rewards, paid, rtol=0, atol=1e-9)
     np.testing.assert_array_equal(successes, succeeded)
-    # The goal in the air is out of reach of chance.
+    # Random scenes do not reach a goal in the air.
     assert (skill != "reach") == any(succeeded)
     assert not all(succeeded)
 
@@ -224,13 +224,14 @@ def test_skills_are_drawn_alike_and_held_out_ones_are_others() -> None:
         counts = np.array([np.sum(drawn == names.index(skill.name)) for skill in skills])
         share = 1 / len(skills)
         assert counts.sum() == len(keys)
-        # Five standard deviations.
+        # The tolerance is five standard deviations.
         assert np.all(np.abs(counts - share * len(keys)) < 5 * np.sqrt(len(keys) * share * (1 - share)))
 
 
 def test_a_batch_of_skills_gives_what_each_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On several threads, whatever else a scene was used for before: three steps, after the second of which every other
-    episode begins anew.
+    """A batch on several threads equals single episodes, even if other tasks used the scenes before.
+
+    There are three steps. After the second one, every other episode is reset.
     """
     monkeypatch.setattr(physics, "_cores", lambda: 3)
     monkeypatch.setattr(physics, "_POOL", None)
@@ -273,7 +274,7 @@ def test_an_episode_that_is_over_begins_anew() -> None:
         assert not bool(terminated)
         np.testing.assert_array_equal(final[18:36], before[:18])
         np.testing.assert_array_equal(final[36:], 0)
-        assert final[0] > before[0], "it is pulled"
+        assert final[0] > before[0], "the hand is pulled"
         if truncated:
             np.testing.assert_array_equal(obs, first)
             for now, then in zip(jax.tree.leaves(state), jax.tree.leaves(begun), strict=True):
@@ -295,7 +296,7 @@ def test_goals_are_out_of_reach_at_first_and_those_of_each_split_are_others() ->
 
     def goals(sample: Any) -> set[tuple[float, ...]]:
         tasks: ManipulationParams = jax.vmap(sample)(jax.random.split(jax.random.key(0), 40))
-        # What is pushed stays on the table.
+        # An object that is pushed stays on the table.
         np.testing.assert_allclose(tasks.goal[:, 2], lies, rtol=1e-6)
         np.testing.assert_allclose(tasks.object[:, 2], lies, rtol=1e-6)
         return {*map(tuple, np.asarray(tasks.goal).tolist())}
@@ -335,12 +336,12 @@ def test_a_preset_trains_and_its_successes_are_counted() -> None:
     assert found.success is not None
     assert found.success.shape == found.score.shape == (1, 3, 2)
     assert set(np.unique(found.success)) <= {0.0, 1.0}
-    # Within the horizon an untrained hand is paid for being somewhere, and never in full.
+    # Within the horizon, an untrained policy has positive rewards, but never the full reward.
     assert np.all((found.score > 0) & (found.score < 10 * 150))
 
 
 def test_reaching_traces_on_mjx() -> None:
-    """How far MJX lies from C, which takes a minute to compile, is in ``benchmarks/physics_speed.py``."""
+    """MJX runs; ``benchmarks/physics_speed.py`` measures its difference from C, which takes a minute to compile."""
 
     def shapes(engine: Any) -> Any:
         family = manipulation.ml1("reach", engine=engine)
@@ -367,18 +368,18 @@ def test_bad_arguments_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         manipulation.ml1("reach", seed=-1)
     with pytest.raises(ValueError, match="engine must be one of"):
         manipulation.ml1("reach", engine="warp")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="engine 'mjx' only reaches, touching nothing, but push needs more: use 'c'"):
+    with pytest.raises(ValueError, match="'mjx' has no contacts and only supports the skill reach, not push: use 'c'"):
         manipulation.ml1("push", engine="mjx")
     env = scene(manipulation.ml1("push", tasks=1))
     robot, model = manipulation._body(env.skills[0], manipulation.load(env.skills[0])), manipulation.load(env.skills[0])
-    with pytest.raises(ValueError, match="engine 'mjx' has one robot, not 2: use 'c'"):
+    with pytest.raises(ValueError, match="engine 'mjx' supports one robot, not 2: use 'c'"):
         physics.make([robot, robot], [model, model], "mjx")
-    with pytest.raises(ValueError, match="as many robots as models: 2 are not 1"):
+    with pytest.raises(ValueError, match="there are 2 robots and 1 models"):
         physics.make([robot, robot], [model], "c")
     shorter = robot._replace(observe=lambda xp, model, data: data.qpos)
-    with pytest.raises(ValueError, match=r"show equally many numbers, not \[16, 34\]"):
+    with pytest.raises(ValueError, match=r"observations of all robots must have the same size, not \[16, 34\]"):
         physics.make([robot, shorter], [model, model], "c")
-    with pytest.raises(ValueError, match="a robot that moves a body has one model, not 2"):
+    with pytest.raises(ValueError, match="a robot whose tasks move a body must have one model, not 2"):
         physics.make(robot._replace(moves=1), [model, model], "c")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"Meta-World's, which is not installed: pip install '.\[metaworld\]'"):

@@ -1,4 +1,4 @@
-"""Mazes: what is seen against a slow march along every ray, where one can go, and that random play takes as long."""
+"""Mazes: frames against a slow march along every ray, collisions with walls, and the duration of random actions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ SIZES = {"tiny": maze.TINY, "small": maze.SMALL, "large": maze.LARGE}
 
 
 def between(walls: np.ndarray, axis: int, line: int, along: int) -> bool:
-    """Whether a wall stands on a line of constant x (axis 0) or y, at the cell ``along`` it."""
+    """Return whether there is a wall on a line of constant x (axis 0) or y, at the cell ``along`` it."""
     return bool(walls[axis, line] >> along & 1)
 
 
 def is_wall(walls: np.ndarray, cell: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether a wall stands between neighbouring cells."""
+    """Return whether there is a wall between neighbouring cells."""
     axis = 0 if cell[0] != other[0] else 1
     return between(walls, axis, max(cell[axis], other[axis]), cell[1 - axis])
 
 
 def march(walls: np.ndarray, position: np.ndarray, direction: np.ndarray, step: float = 1e-4) -> float:
-    """How far it is to the first wall, in lengths of the direction."""
+    """Return the distance to the first wall, in lengths of the direction."""
     far = step * np.arange(1, int(2 * walls.shape[1] / step))
     cells = np.floor(position + far[:, None] * direction).astype(int)
     for i in np.flatnonzero(np.any(np.diff(cells, axis=0) != 0, axis=-1)):
@@ -45,7 +45,7 @@ def march(walls: np.ndarray, position: np.ndarray, direction: np.ndarray, step: 
 
 @pytest.fixture(scope="module", params=sorted(SIZES))
 def layouts(request: pytest.FixtureRequest) -> np.ndarray:
-    """``[100, 2, n + 1]``."""
+    """Return the walls of 100 mazes, ``[100, 2, n + 1]``."""
     keys = jax.random.split(jax.random.key(3), 100)
     return np.asarray(jax.jit(jax.vmap(lambda key: maze.layout(key, SIZES[request.param])))(keys))
 
@@ -65,7 +65,7 @@ def test_every_cell_can_be_reached(layouts: np.ndarray) -> None:
                         todo.append(other)
         assert len(reached) == size**2
         extra += open_sides // 2 - (size**2 - 1)
-    # What is open besides a spanning tree: a share of the (n - 1)^2 other walls, within four standard errors.
+    # In addition to the spanning tree, a share of the (n - 1)^2 other walls is open, within four standard errors.
     trials = len(layouts) * (size - 1) ** 2
     assert abs(extra / trials - maze.LOOPS) < 4 * math.sqrt(maze.LOOPS * (1 - maze.LOOPS) / trials)
 
@@ -77,7 +77,7 @@ def test_held_out_mazes_are_none_of_the_thousand_trained_in() -> None:
         {walls.tobytes() for walls in np.asarray(jax.jit(jax.vmap(lambda key, of=sample: of(key).walls))(keys))}
         for sample in (family.tasks.sample, family.tasks.sample_heldout)
     )
-    # Of 1000, each is missed by 5000 draws with a probability of 0.7 %: the expected number drawn is 993.3.
+    # With 5000 draws, each of 1000 mazes is missed with a probability of 0.7 %: the expected number drawn is 993.3.
     assert 980 < len(trained) <= maze.TRAINING_MAZES
     assert len(held_out) > 4990
     assert not trained & held_out
@@ -111,7 +111,7 @@ def test_rays_end_where_a_march_along_them_does(layouts: np.ndarray) -> None:
 
 @pytest.mark.parametrize("heading", [0, 3, 6, 9])
 def test_rays_along_lines_are_no_exception(heading: int) -> None:
-    """Straight ahead along an axis, and standing exactly on the line between two cells."""
+    """A ray along an axis has the right length, even on the line between two cells."""
     walls = jnp.array([[3, 0, 3], [3, 0, 3]], jnp.int32)  # 2 by 2, all open
     rays = jnp.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])[heading // 3][None]
     far = maze.distances(walls, jnp.array([1.0, 0.75]), rays)[0]
@@ -120,7 +120,7 @@ def test_rays_along_lines_are_no_exception(heading: int) -> None:
 
 
 CORRIDOR = np.array([[7, 0, 0, 7], [7, 7, 7, 7]], np.int32)
-"""3 by 3 cells: three corridors from west to east, one above the other."""
+"""A maze of 3 by 3 cells with three parallel corridors from west to east."""
 
 
 def looking_east(target: tuple[float, float]) -> np.ndarray:
@@ -131,12 +131,12 @@ def looking_east(target: tuple[float, float]) -> np.ndarray:
 def test_what_is_seen_of_a_corridor() -> None:
     seen = looking_east((0.5, 0.5))
     assert (seen.shape, seen.dtype) == ((30, 40, 3), np.uint8)
-    # The end is 2.5 away and a cell wide and high: 20 / 2.5 = 8 pixels in both directions.
+    # The end of the corridor is at a distance of 2.5 and one cell wide and high: 20 / 2.5 = 8 pixels.
     assert np.all(seen[11:19, 16:24] == seen[15, 16:24])
     sky, ground = seen[0, 19], seen[-1, 19]
     np.testing.assert_array_equal(seen[:11, 16:24], np.broadcast_to(sky, (11, 8, 3)))
     np.testing.assert_array_equal(seen[19:, 16:24], np.broadcast_to(ground, (11, 8, 3)))
-    # It is bluer than the walls along the corridor, and the right of them, in the south, less green than the left.
+    # The end is bluer than the walls along the corridor. The right wall, in the south, is less green than the left.
     assert seen[15, 20, 2] > seen[15, 4, 2]
     assert seen[15, 4, 1] > seen[15, 35, 1]
     np.testing.assert_array_equal(seen[15, 4, ::2], seen[15, 35, ::2])
@@ -144,7 +144,8 @@ def test_what_is_seen_of_a_corridor() -> None:
 
 def test_the_target_is_seen_where_nothing_hides_it() -> None:
     white = np.all(looking_east((2.5, 1.5)) == 255, axis=-1)
-    # 2 away: 10 pixels high, and 2 * 0.15 * 20 / 2 = 3 wide: 2 or 4, since the middle is between two columns.
+    # At a distance of 2, the target is 10 pixels high and 2 * 0.15 * 20 / 2 = 3 pixels wide. Since its middle is
+    # between two columns, it has 2 or 4 columns.
     assert np.all(white[10:20, 19:21])
     assert white.sum() in (20, 40)
     for hidden in ((2.5, 0.5), (2.5, 2.5)):
@@ -157,7 +158,7 @@ def test_turning_left_moves_what_is_seen_to_the_right() -> None:
     target, position = jnp.array([2.5, 1.5]), jnp.array([0.5, 1.5])
     turned = maze.render(jnp.asarray(CORRIDOR), target, position, jnp.int32(1))
     columns = np.flatnonzero(np.any(np.all(np.asarray(turned) == 255, axis=-1), axis=0))
-    # By 30 degrees: tan(30) * 20 pixels from the middle.
+    # A turn of 30 degrees moves the target to tan(30) * 20 pixels from the middle.
     assert abs(columns.mean() + 0.5 - (20 + 20 * math.tan(math.pi / 6))) <= 1
 
 
@@ -166,7 +167,7 @@ def test_walls_are_never_passed_and_cost_what_they_should() -> None:
 
     @jax.jit
     def walk(key: Key) -> tuple[Any, ...]:
-        """A task, and a random walk in it that no target ends."""
+        """Return a task, and a random walk in it that continues after the target is reached."""
         key_task, key_actions = jax.random.split(key)
         task = family.tasks.sample(key_task)
         actions = jax.random.categorical(key_actions, jnp.log(jnp.array([0.6, 0.2, 0.2])), shape=(steps,))
@@ -182,7 +183,7 @@ def test_walls_are_never_passed_and_cost_what_they_should() -> None:
         walls, target, actions, starts, ends, headings, rewards, arrived = map(np.asarray, walk(jax.random.key(seed)))
         cells, next_cells = (np.floor(x).astype(int) for x in (starts, ends))
         for before, after in zip(cells, next_cells, strict=True):
-            # First along x, then along y, a cell at the most.
+            # A move goes first along x and then along y, by at most one cell.
             corner = (after[0], before[1])
             assert abs(after - before).max() <= 1
             assert after[0] == before[0] or not is_wall(walls, tuple(before), corner)
@@ -199,7 +200,7 @@ def test_walls_are_never_passed_and_cost_what_they_should() -> None:
         turned = actions != maze.FORWARD
         assert not np.any(hit[turned])
         np.testing.assert_array_equal(starts[turned], ends[turned])
-        # Forward, to where no wall is near, nothing is in the way; to where one of the own cell's is, that one is.
+        # A step to a place without near walls is not stopped. A step to a wall of the same cell is stopped by it.
         angle = 2 * np.pi * headings / maze.HEADINGS
         wanted = starts + maze.STRIDE * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
         inside = np.all(np.abs(wanted - cells - 0.5) < 0.5 - maze.CLEARANCE, axis=-1) & ~turned
@@ -218,7 +219,7 @@ def test_straight_into_a_wall() -> None:
     position, hit = maze.move(walls, jnp.array([2.5, 1.5]), jnp.array([0.6, 0.0]))
     np.testing.assert_allclose(position, [3 - maze.CLEARANCE, 1.5], rtol=1e-6)
     assert bool(hit)
-    # At a slant one slides.
+    # A diagonal move slides along the wall.
     position, hit = maze.move(walls, jnp.array([0.5, 1.5]), jnp.array([0.5, 0.5]))
     np.testing.assert_allclose(position, [1.0, 2 - maze.CLEARANCE], rtol=1e-6)
     assert bool(hit)
@@ -228,7 +229,7 @@ def test_straight_into_a_wall() -> None:
 
 
 def test_acting_at_random_takes_as_long_as_published() -> None:
-    """188.6 steps, +-3.5, in both episodes; what is measured here has a standard error of 1.3."""
+    """The published number is 188.6 steps, +-3.5, in both episodes. The mean here has a standard error of 1.3."""
     family = maze.small()
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
@@ -244,7 +245,7 @@ def test_acting_at_random_takes_as_long_as_published() -> None:
         return jax.ops.segment_sum(transitions.valid.astype(jnp.float32), transitions.episode, num_segments=2)
 
     taken = np.asarray(steps(jax.random.split(jax.random.key(0), 3000)))
-    # The published error, twice: of theirs, and as much for ours.
+    # The tolerance is twice the published error: once for the published mean, and once for ours.
     assert np.all(np.abs(taken.mean(axis=0) - 188.6) < 7)
 
 
@@ -269,7 +270,7 @@ def test_the_guide_knows_how_far_it_is(layouts: np.ndarray) -> None:
 
 
 def test_the_guide_finds_every_target() -> None:
-    """In both episodes alike, and no faster than straight ahead through all walls."""
+    """Scores of both episodes are equal, and not higher than those of a straight path through all walls."""
     family = maze.small()
     guide = oracles.guide(family, 2)
 
@@ -281,7 +282,7 @@ def test_the_guide_finds_every_target() -> None:
 
     score, distance = map(np.asarray, one(jax.random.split(jax.random.key(0), 200)))
     np.testing.assert_array_equal(score[:, 0], score[:, 1])
-    # Who arrives after fewer than a hundred steps has something left of the 1 for arriving.
+    # An arrival after fewer than a hundred steps has a positive return.
     assert np.all(score > 0)
     fewest = np.ceil((distance - maze.REACH) / maze.STRIDE)
     assert np.all(score[:, 0] <= 1 - 0.01 * fewest + 1e-6)

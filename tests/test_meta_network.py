@@ -1,4 +1,4 @@
-"""Meta Networks against slow, plain implementations, and what they must and must not depend on."""
+"""Meta Networks against slow, plain implementations, and the inputs that they may depend on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES: dict[str, Any] = {"filters": 4, "hidden_size": 5, "generator_size": 4}
 
 
 def example(shots: int = 1, queries: int = 4) -> tuple[tuple[Array, Array], Array, Array]:
-    """Support, and the query's images and labels."""
+    """Return the support, and the images and labels of the query."""
     keys = jax.random.split(jax.random.key(5), 2)
     support = jax.random.normal(keys[0], (WAYS * shots, *SHAPE))
     query = jax.random.normal(keys[1], (queries, *SHAPE))
@@ -29,13 +29,13 @@ def example(shots: int = 1, queries: int = 4) -> tuple[tuple[Array, Array], Arra
 
 @functools.cache
 def network(steps: int = WAYS, blocks: int = 1) -> tuple[InContextLearner, Any]:
-    """A learner, compiled, and parameters away from where generators make next to nothing."""
+    """Return a compiled learner, and parameters at which the fast weights are far from zero."""
     learner = meta_network.in_context_learner(SHAPE, WAYS, steps=steps, blocks=blocks, **SIZES)
     return learner._replace(predict=jax.jit(learner.predict)), drawn_as(learner.init)
 
 
 def drawn_as(init: Any) -> Any:
-    """Parameters in the shapes of a network's, with nothing to compile."""
+    """Return random parameters of the shapes of a network's, without compiling anything."""
     rng = np.random.default_rng(0)
 
     def drawn(path: Any, leaf: Any) -> Array:
@@ -47,11 +47,11 @@ def drawn_as(init: Any) -> Any:
     )
 
 
-# ------------------------------------------------------------------------------------- the same, slowly and plainly
+# ---------------------------------------------------------------------------------------- plain, slow implementation
 
 
 def presented(gradient: Any) -> np.ndarray:
-    """``[..., 2]``, one number at a time."""
+    """Return the preprocessed numbers ``[..., 2]``, computed one after another."""
 
     def of(x: float) -> tuple[float, float]:
         if abs(x) >= math.exp(-7):
@@ -93,12 +93,12 @@ def convolved(image: Array, kernel: Array) -> Array:
 
 
 def layers_of(slow: Any, fast: Any, image: Array) -> tuple[Array, Array]:
-    """Features of ONE image, and the layer behind them before rectification, slow and fast: ``[2, H]``."""
+    """Return the features of ONE image, and the next layer before rectification, slow and fast: ``[2, H]``."""
     x = image[None]
     for block in range(len(slow["convolutions"])):
         kernels = [weights["convolutions"][block] for weights in (slow, fast) if weights is not None]
         x = sum(jnp.maximum(convolved(x, kernel), 0) for kernel in kernels)
-        # 5x3 becomes 3x2 becomes 2x1: an odd edge is a window of its own.
+        # 5x3 becomes 3x2, and then 2x1: an odd edge is a window of its own.
         height, width = -(-x.shape[1] // 2), -(-x.shape[2] // 2)  # pyright: ignore[reportAttributeAccessIssue]
         rows = [
             [jnp.max(x[0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2], axis=(0, 1)) for j in range(width)]  # pyright: ignore[reportIndexIssue]
@@ -115,7 +115,7 @@ def loss_of(logits: Array, label: Array) -> Array:
 
 
 def plain(params: Any, support: tuple[Array, Array], images: Array, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of each query, one example and one number at a time; and what they were if all were attended to alike."""
+    """Return the logits of each query, and those under uniform attention, computed number by number."""
     x, y = support
     slow, representation = params["base"], params["representation"]
     drawn = np.random.RandomState(0).normal(size=(SIZES["hidden_size"], WAYS)) / SIZES["hidden_size"] ** 0.5
@@ -137,7 +137,7 @@ def plain(params: Any, support: tuple[Array, Array], images: Array, steps: int) 
 
         return jax.tree.map_with_path(lambda path, *leaves: generator(kind(path), list(leaves)), *gradients)
 
-    # Compiled, for speed, but nothing is batched.
+    # The functions are compiled for speed, but they are not batched.
     of_representation = jax.jit(jax.grad(representation_loss), static_argnums=1)
     of_base = jax.jit(jax.grad(base_loss))
     task_fast = generated(
@@ -205,14 +205,14 @@ def test_the_lstm_s_derivative_is_that_of_its_definition() -> None:
 
 
 def test_the_reader_written_out() -> None:
-    """Of two blocks, and two steps with three examples each."""
+    """A learner with two blocks, and two steps of three examples each, equals the plain implementation."""
     learner, params = network(steps=2, blocks=2)
     support, images, _ = example(shots=2)
     expected, alike = plain(params, support, images, steps=2)
     got = learner.predict(params, support, images)
     error = float(np.max(np.abs(got - expected)))
     assert error < 1e-3 * np.max(np.abs(expected))
-    assert error < 0.1 * np.max(np.abs(alike - expected)), "attention matters, to more than rounding"
+    assert error < 0.1 * np.max(np.abs(alike - expected)), "the effect of attention must be larger than rounding"
 
 
 def test_sizes_are_the_published_ones() -> None:
@@ -221,7 +221,7 @@ def test_sizes_are_the_published_ones() -> None:
     kernels = 9 * 64 + 4 * 9 * 64 * 64
     assert count["representation"] == kernels + 64 * 64
     assert count["base"] == kernels + 64 * 64 + 64 * 5
-    # 2 -> 20 -> 20 -> 1, and an LSTM of 2 -> 20, then -> 1; one of each for kernels, one for the rest.
+    # The generators are 2 -> 20 -> 20 -> 1, and an LSTM 2 -> 20 with 20 -> 1; kernels have their own, as have layers.
     assert count["example"] == 2 * (3 * 20 + 21 * 20 + 21)
     assert count["task"] == 2 * (4 * 20 * (2 + 20 + 1) + 21)
 
@@ -260,7 +260,7 @@ def test_labels_are_read() -> None:
 
 
 def test_every_weight_is_learned_and_nothing_through_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loss has the derivative that it has if what generators are given is recorded, and then given as constants."""
+    """The derivative of the loss is the same if the generators' inputs are recorded and then replaced by constants."""
     _, params = network()
     learner = meta_network.in_context_learner(SHAPE, WAYS, steps=WAYS, blocks=1, **SIZES)
     support, images, labels = example()
@@ -310,7 +310,7 @@ def test_factors_are_those_of_the_gradient() -> None:
 
 
 def test_the_memory_written_out() -> None:
-    """Fast weights as whole matrices, from a gradient for each step by itself, averaged by a softmax of cosines."""
+    """Compute fast weights as matrices, from one gradient for each step, averaged by a softmax of cosines."""
     states, actions, steps, window = 4, 3, 9, 3
     policy = meta_network.make(
         Spaces(Discrete(states), Discrete(actions)),
@@ -337,7 +337,7 @@ def test_the_memory_written_out() -> None:
         scores = np.exp(np.exp(p["sharpness"]) * np.array(cosines))
         return scores / scores.sum()
 
-    # The first step of a trial leaves nothing behind it.
+    # The first step of a trial writes zeros, because there is no step before it.
     memory: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(3), np.zeros((7, 5)))]
     for t in range(steps):
         obs, action = int(inputs.obs[t]), int(inputs.prev_action[t])

@@ -1,4 +1,4 @@
-"""Images on their way into a policy: as convolutions, and through every memory."""
+"""The encoder of images: it equals convolutions, and it works with every memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_is_a_stack_of_strided_convolutions(shape: tuple[int, ...]) -> None:
     x = (images.reshape(6, *shape) + 1) / 4
     for layer, (size, filters) in enumerate(FILTERS):
         weights = params["params"][f"Dense_{layer}"]
-        # Zeros fill up the last row and column; before scaling, that is: -1 would be black.
+        # Zeros pad the last row and column before scaling; black would be -1.
         missing = [(0, -length % size) for length in x.shape[1:3]]
         x = jnp.pad(x, [(0, 0), *missing, (0, 0)], constant_values=0.25 if layer == 0 else 0.0)
         kernel = weights["kernel"].reshape(size, size, -1, filters)
@@ -81,7 +81,7 @@ def test_images_without_bounds_are_refused() -> None:
         observation_features(Box(-np.inf, np.inf, (5, 5, 3)))
 
 
-# The others meet images in the contract.
+# The contract tests cover images for the other memories.
 @pytest.mark.parametrize("name", sorted(set(SMALL) - {"mlp", "snail"}))
 def test_every_memory_sees_them(name: str) -> None:
     """``unroll`` of bytes equals ``step`` after ``step``, and its gradient reaches the filters."""

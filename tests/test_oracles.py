@@ -1,4 +1,4 @@
-"""Oracles against exact values, against each other, and against independent simulations of the same policies."""
+"""Oracles compared with exact values, with each other, and with independent simulations of the same policies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metarl_jax.types import EnvFamily, Oracle
 
 pytestmark = pytest.mark.usefixtures("full_optimisation")
 
-# Dynamic programming done once by other code, to six decimals: (arms, pulls) -> value.
+# Values of an independent dynamic program, to six decimals: (arms, pulls) -> value.
 EXACT = {
     (2, 1): 0.5,
     (2, 2): 13 / 12,
@@ -45,7 +45,7 @@ EXACT = {
     (50, 10): 6.713951,
 }
 
-# NumPy simulations of the same policies: name -> (pulls, arms, mean total reward, standard error).
+# Results of NumPy simulations of the same policies: name -> (pulls, arms, mean total reward, standard error).
 SIMULATED_BANDITS = [
     ("gittins", 10, 5, 6.665, 0.004),
     ("gittins", 10, 50, 6.716, 0.003),
@@ -61,7 +61,7 @@ SIMULATED_BANDITS = [
     ("random", 10, 5, 5.0, 0.0),
 ]
 
-# The same for 10 episodes of the random MDPs.
+# Results of NumPy simulations of the same policies for 10 episodes of the random MDPs.
 SIMULATED_MDPS = [
     ("random", 100.0, 0.0),
     ("optimal", 218.3, 0.2),
@@ -71,7 +71,7 @@ SIMULATED_MDPS = [
 
 
 def total_rewards(oracle: Oracle, family: EnvFamily, tasks: int, seed: int = 2024) -> np.ndarray:
-    """``[tasks]``: the reward of each trial, by the evaluator that scores learners."""
+    """Return the total reward of each trial, ``[tasks]``, by the evaluation that is used for learners."""
 
     def score(key: jax.Array) -> jax.Array:
         return meta_test(key, oracle.adapt, (), family.tasks, num_tasks=tasks, batch_size=tasks).score
@@ -80,7 +80,7 @@ def total_rewards(oracle: Oracle, family: EnvFamily, tasks: int, seed: int = 202
 
 
 def assert_near(rewards: np.ndarray, mean: float, standard_error: float) -> None:
-    """Within three standard errors of the difference."""
+    """Assert that the mean is within three standard errors of the difference."""
     combined = math.hypot(rewards.std() / math.sqrt(len(rewards)), standard_error)
     assert abs(rewards.mean() - mean) < 3 * combined, f"{rewards.mean():.4f} is not {mean} within 3 x {combined:.4f}"
 
@@ -102,11 +102,11 @@ def test_gittins_index() -> None:
     table = bandits.gittins_table(100, 1000)
     assert table.arm_index(0, 0, 100) == pytest.approx(0.868, abs=1e-3)
     assert table.arm_index(0, 0, 10) == pytest.approx(0.698, abs=1e-3)
-    # With one pull left only the posterior mean counts, and more time never makes an arm worth less.
+    # With one pull left, the index is the posterior mean. With more pulls left, it is never smaller.
     assert table.arm_index(3, 1, 1) == pytest.approx(4 / 6, abs=1e-3)
     indices = [table.arm_index(3, 1, m) for m in range(1, 97)]
     assert indices == sorted(indices)
-    # Two pulls left of a fresh arm: indifferent where 1/2 + 1/2 max(x, 2/3) + 1/2 x = 2 x, so x = 5/9.
+    # The index x of a new arm with two pulls left obeys 1/2 + 1/2 max(x, 2/3) + 1/2 x = 2 x, so x = 5/9.
     assert table.arm_index(0, 0, 2) == pytest.approx(5 / 9, abs=1e-3)
     with pytest.raises(ValueError, match="at most the 100 pulls"):
         table.arm_index(50, 0, 51)
@@ -130,7 +130,7 @@ def test_unreferenced_bandit_oracles_lie_between_random_and_optimal(name: str) -
 def test_settings_at_their_ends() -> None:
     family = bandit_environments.bernoulli(5)
     assert_near(total_rewards(bandits.epsilon_greedy(family, 10, epsilon=1.0), family, 4096), 5.0, 0.0)
-    # The original UCB1 begins with each arm once; rewards that are all but noiseless tell which were pulled.
+    # The original UCB1 begins with each arm once. Rewards that are almost without noise show which arms were pulled.
     quiet = bandit_environments.gaussian(5, noise=1e-6)
     task = quiet.tasks.sample(jax.random.key(0))
     score = jax.jit(bandits.ucb1(quiet, 5, prior_pulls=0).adapt)(jax.random.key(1), (), task).score
@@ -178,7 +178,7 @@ def test_gaussian_posterior_is_the_normal_cut_to_the_unit_interval() -> None:
 def test_beta_sampler(a: int, b: int) -> None:
     count = 200_000
     sample = np.sort(np.asarray(beta(jax.random.key(a), jnp.full(count, float(a)), jnp.full(count, float(b)))))
-    # For whole parameters the distribution function is a binomial tail.
+    # For integer parameters, the distribution function is a binomial tail.
     n = a + b - 1
     at = sample[:: count // 400].astype(np.float64)
     coefficients = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(a, n + 1)]
@@ -199,7 +199,7 @@ def test_gamma_sampler_moments() -> None:
 
 @pytest.fixture(scope="module")
 def mdp_scores() -> dict[str, np.ndarray]:
-    """``[2048, 10]`` for every oracle of the random MDPs, on the same tasks."""
+    """Return the scores ``[2048, 10]`` of every oracle of the random MDPs, on the same tasks."""
     family = mdp_environments.make()
     names = ("random", "optimal", "psrl", "greedy", "opsrl", "ucrl2", "beb", "epsilon_greedy", "state_gittins")
     oracles = [getattr(tabular_mdp, name)(family, 10) for name in names]
@@ -230,9 +230,9 @@ def test_unreferenced_mdp_oracles_learn(mdp_scores: dict[str, np.ndarray], name:
 
 
 def test_index_offsets_of_normal_arms() -> None:
-    """With one pull left an arm is worth its mean; with two and no visits the index solves an equation in erf.
+    """With one pull left, the index is the mean. With two pulls left and no visits, it solves an equation in erf.
 
-    An arm of mean -g breaks even against zero: -g + E max(0, m) = 0, m ~ Normal(-g, 1/2) being the mean after a pull.
+    An arm of mean -g is worth zero if -g + E max(0, m) = 0, where m ~ Normal(-g, 1/2) is the mean after a pull.
     """
     offsets = tabular_mdp._index_offsets(8)
     np.testing.assert_allclose(offsets[:8, 1], 0.0, atol=1e-6)
@@ -240,7 +240,7 @@ def test_index_offsets_of_normal_arms() -> None:
     density = math.exp(-0.5 * (g / spread) ** 2) / math.sqrt(2 * math.pi)
     tail = 0.5 * math.erfc(g / spread / math.sqrt(2))
     assert -g + spread * density - g * tail == pytest.approx(0.0, abs=2e-3)
-    # Worth more to know with more pulls left, and less with more visits behind.
+    # Information is worth more with more pulls left, and less after more visits.
     assert (np.diff(offsets[0, 1:]) > 0).all()
     assert (np.diff([offsets[k, 4] for k in range(5)]) < 0).all()
 

@@ -1,4 +1,4 @@
-"""Rewards, moves and ends of the point, by hand; and what could be had by who knows the goal."""
+"""Point robots: rewards, moves and terminations computed by hand, and the scores of reference learners."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from metarl_jax.oracles import point_robot as oracles
 from metarl_jax.types import EnvFamily
 
 NEAR = 1 - 0.1
-"""The reward 0.1 away from a goal, where nearness pays."""
+"""The reward at a distance of 0.1 from the goal, for the reward "near"."""
 
 
 @pytest.mark.parametrize(
     ("family", "goal", "position", "action", "after", "reward", "ended"),
     [
-        # Minus the distance after the move, whose sides are cut to a tenth.
+        # The reward is minus the distance after the move, which is clipped to 0.1 along each axis.
         (point_robot.maml(), (0.3, 0.4), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0), -0.5, False),
         (point_robot.maml(), (0.3, 0.0), (0.0, 0.0), (5.0, 0.0), (0.1, 0.0), -0.2, False),
         (point_robot.maml(), (0.3, 0.0), (0.2, 0.0), (0.95, 0.0), (0.295, 0.0), -0.005, True),
         (point_robot.pearl_dense(), (0.6, -0.8), (0.0, 0.1), (0.0, -1.0), (0.0, 0.0), -1.0, False),
-        # Corners: progress, outside |x| + |y| = 0.5 and in the goal's quadrant only.
+        # The reward is the progress, outside |x| + |y| = 0.5 and in the goal's quadrant only.
         (point_robot.promp(), (2.0, 2.0), (2.0, 0.3), (0.0, 1.0), (2.0, 0.5), 0.2, False),
         (point_robot.promp(), (2.0, 2.0), (2.0, 0.5), (0.0, -1.0), (2.0, 0.3), -0.2, False),
         (point_robot.promp(), (2.0, 2.0), (0.1, 0.1), (0.5, 0.5), (0.2, 0.2), 0.0, False),
         (point_robot.promp(), (-2.0, 2.0), (2.0, 0.3), (-1.0, 1.0), (1.8, 0.5), 0.0, False),
-        # Nearness.
+        # The reward is 1 - distance near the goal.
         (point_robot.pearl_sparse(), (1.0, 0.0), (0.8, 0.0), (1.0, 0.0), (0.9, 0.0), NEAR, False),
         (point_robot.varibad(), (0.0, 1.0), (0.0, 0.8), (0.0, 1.0), (0.0, 0.9), NEAR, False),
         (point_robot.varibad(), (0.0, 1.0), (0.0, 0.6), (0.0, 1.0), (0.0, 0.7), 0.0, False),
@@ -62,7 +62,7 @@ def test_goals_at_a_distance(family: EnvFamily, radius: float) -> None:
         goal = jax.vmap(sample)(jax.random.split(jax.random.key(0), 500)).goal
         np.testing.assert_allclose(jnp.linalg.norm(goal, axis=1), radius, rtol=1e-5)
         if radius == 1.0:
-            assert float(goal[:, 1].min()) >= -1e-6, "the upper half"
+            assert float(goal[:, 1].min()) >= -1e-6, "goals are on the upper half"
 
 
 def test_pearl_s_goals_of_each_split_are_others() -> None:
@@ -79,12 +79,12 @@ def test_pearl_s_goals_of_each_split_are_others() -> None:
 def test_goals_in_a_square(family: EnvFamily, size: float) -> None:
     goal = jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 4000)).goal
     assert 0.99 * size < float(jnp.abs(goal).max()) <= size
-    # The mean distance from a uniform coordinate to the middle is half the size; its error here is below 1 %.
+    # The mean distance of a uniform coordinate from the centre is half the size. The error of the mean is below 1 %.
     np.testing.assert_allclose(jnp.mean(jnp.abs(goal), axis=0), size / 2, rtol=0.05)
 
 
 def test_best_play_of_known_goals() -> None:
-    """By hand for two goals; on average what a simulation of it elsewhere gave: -0.51, to the second digit or so."""
+    """The optimum equals hand computations for two goals, and on average an independent simulation, about -0.51."""
     family = point_robot.maml()
     assert family.optimal_return is not None
     for goal, expected in (((0.3, 0.0), -(0.2 + 0.1)), ((0.25, 0.1), -(0.15 + 0.05))):
@@ -94,16 +94,16 @@ def test_best_play_of_known_goals() -> None:
     np.testing.assert_allclose(jnp.mean(jax.vmap(family.optimal_return)(tasks)), -0.5, atol=0.03)
 
 
-# ---------------------------------------------------------------------------------------- who knows, and who searches
+# -------------------------------------------------------------------------------------------------- reference learners
 
 
 def test_who_knows_the_goal_gets_what_it_is_worth() -> None:
-    """Of the families where that is known exactly; and no straight line does better from anywhere."""
+    """The score of the learner that knows the goal equals the optimal return, where the latter is known exactly."""
     for family in (point_robot.maml(), point_robot.pearl_sparse(), point_robot.varibad()):
         task = family.tasks.sample(jax.random.key(0))
         assert family.optimal_return is not None
         score = jax.jit(oracles.goal_known(family, 2).adapt)(jax.random.key(1), (), task).score
-        # Two roundings of a place on the edge of what pays may differ.
+        # Two roundings of a position on the edge of the rewarded circle may differ.
         np.testing.assert_allclose(score, family.optimal_return(task), rtol=1e-3, atol=0.05)
 
 
@@ -115,7 +115,7 @@ def test_posterior_sampling_finds_the_goal_and_then_knows_it() -> None:
     scores = np.asarray(jax.jit(jax.vmap(oracle.adapt, (0, None, 0)))(keys[1], jnp.zeros(1), tasks).score)
     best = np.asarray(jax.vmap(family.optimal_return)(tasks))  # pyright: ignore[reportArgumentType, reportCallIssue]
     found = scores > 0
-    # Once found it is found in every later episode, the more so as one visit pins it down.
+    # A goal that was found is found in every later episode, because one visit determines it.
     assert np.all(found[:, 1:] >= found[:, :-1])
     assert np.all(np.diff(found.mean(axis=0)) >= 0)
     assert found[:, 0].mean() < 0.8
@@ -125,9 +125,9 @@ def test_posterior_sampling_finds_the_goal_and_then_knows_it() -> None:
 
 
 def test_oracles_of_points_refuse_what_they_do_not_know() -> None:
-    with pytest.raises(ValueError, match="the best play is known"):
+    with pytest.raises(ValueError, match='reward is "distance" or "near"'):
         oracles.goal_known(point_robot.promp(), 2)
-    with pytest.raises(ValueError, match="paid near the goal alone"):
+    with pytest.raises(ValueError, match='posterior_sampling needs a point robot whose reward is "near"'):
         oracles.posterior_sampling(point_robot.maml(), 2)
     with pytest.raises(ValueError, match="episodes"):
         oracles.goal_known(point_robot.maml(), 0)

@@ -1,4 +1,4 @@
-"""New users: what they answer, how files of ratings are read, and how recommenders without meta-learning fare."""
+"""Recommendation: the rewards of users, the reading of rating files, and recommenders without meta-learning."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def written(path: Path, table: np.ndarray, header: str = "user,item,rating,when"
 
 
 def ratings(users: int = 60, items: int = 8, rank: int = 2, share: float = 0.7) -> tuple[np.ndarray, np.ndarray]:
-    """Stars of low rank, and the same with gaps."""
+    """Return a table of ratings of low rank, and the same table with gaps."""
     random = np.random.default_rng(0)
     stars = 3 + random.normal(size=(users, rank)) @ random.normal(size=(rank, items)) / 2
     return stars, np.where(random.uniform(size=stars.shape) < share, stars, np.nan)
@@ -108,10 +108,10 @@ def test_users_of_a_file_are_tasks_and_some_are_held_out(tmp_path: Path) -> None
     [
         ("user,thing,rating\na,b,1\n", "has no column item or itemid or movieid; it has user, thing, rating"),
         ("", "has no column user or userid; it has none"),
-        ("user,item,rating\na,b,good\n", "line 2: 'good' is no rating of 'b' by 'a'"),
-        ("user,item,rating\na,b,1\na,c\n", "line 3: None is no rating of 'c' by 'a'"),
-        ("user,item,rating\na,b,nan\n", "line 2: 'nan' is no rating"),
-        ("user,item,rating\na,b,1\na,c,2\n", "10 users and 2 items are the least"),
+        ("user,item,rating\na,b,good\n", "line 2: 'good' is not a rating of 'b' by 'a'"),
+        ("user,item,rating\na,b,1\na,c\n", "line 3: None is not a rating of 'c' by 'a'"),
+        ("user,item,rating\na,b,nan\n", "line 2: 'nan' is not a rating"),
+        ("user,item,rating\na,b,1\na,c,2\n", "at least 10 users and 2 items are needed"),
     ],
 )
 def test_files_that_cannot_be_learnt_from_are_explained(tmp_path: Path, text: str, message: str) -> None:
@@ -139,7 +139,7 @@ def test_settings_out_of_range_are_named(field: str, value: Any) -> None:
 
 
 def mean_reward(family: EnvFamily, oracle: oracles.Oracle) -> np.ndarray:
-    """By interaction, of held-out users."""
+    """Return the mean reward of each interaction, over held-out users."""
     tested = jax.jit(lambda key: meta_test(key, oracle.adapt, jnp.zeros(1), family.tasks, num_tasks=1500))
     return np.asarray(tested(jax.random.key(5)).score[0]).mean(axis=0)
 
@@ -149,11 +149,11 @@ def test_recommenders_without_meta_learning_are_ordered_as_what_they_know() -> N
     family = recommendation.made_up(items=30)
     makers = oracles.popularity, oracles.thompson, oracles.similar_users, known_task.optimal
     popular, alone, similar, best = (mean_reward(family, make(family, INTERACTIONS)) for make in makers)
-    # Popularity does not learn, and is what users of the group like best on average.
+    # Popularity does not learn. Its reward is the highest mean among users of the group.
     np.testing.assert_allclose(popular, popular.mean(), atol=0.05)
     means = oracles._population(family).mean
     assert popular.mean() == pytest.approx(float(jnp.mean(jnp.max(means, axis=-1))), abs=0.02)
-    # Who asks alone learns slowly, who compares with others at once; nobody beats who knows the user.
+    # Independent items are learned slowly, and similar users quickly. The known user is an upper bound.
     assert alone[-5:].mean() > alone[:5].mean()
     assert similar[:5].mean() > alone[:5].mean()
     assert similar[-5:].mean() > max(alone[-5:].mean(), popular.mean())

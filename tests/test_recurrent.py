@@ -1,4 +1,4 @@
-"""The recurrent networks against flax's own cells, and what they remember beside their cell's state."""
+"""The recurrent networks against flax's cells, and the part of their memory that is not the cell's state."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _noisy(params: Any) -> Any:
 
 
 def _reference(cell: gated.Cell, weights: Any, features: Array) -> Array:
-    """The memory after each step ``[T, H]`` by flax's cell with the same weights."""
+    """Return the memory after each step, ``[T, H]``, computed by flax's cell with the same weights."""
     gates = ("r", "z", "n") if cell == "gru" else ("i", "f", "g", "o")
 
     projection = weights["input_projection"]
@@ -45,7 +45,7 @@ def _reference(cell: gated.Cell, weights: Any, features: Array) -> Array:
     parts = (projection["kernel"], weights["recurrent_kernel"])
     biases = (projection["bias"], weights["recurrent_bias"])
     for i, gate in enumerate(gates):
-        inside = cell == "gru" and gate == "n"  # the only bias that stands inside the reset gate
+        inside = cell == "gru" and gate == "n"  # the reset gate multiplies this bias only
         both = biases[0][i] + biases[1][i]
         params[f"i{gate}"] = {"kernel": parts[0][i]}
         params[f"h{gate}"] = {"kernel": parts[1][i]}

@@ -1,4 +1,4 @@
-"""Random MDPs: the law of the tasks, the dynamics, and their exact values."""
+"""Random MDPs: the distribution of tasks, the dynamics, and exact values."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def test_transition_rows_are_dirichlet_of_ones(tasks: tabular_mdp.TabularMDPPara
     rows = np.asarray(tasks.transition, np.float64).reshape(-1, 10)
     assert rows.min() >= 0
     np.testing.assert_allclose(rows.sum(1), 1, atol=1e-5)
-    # Each entry is Beta(1, S - 1): mean 1 / S, variance (S - 1) / (S^2 (S + 1)); entries covary by -1 / (S^2 (S + 1)).
+    # Each entry is Beta(1, S - 1), with mean 1 / S, variance (S - 1) / (S^2 (S + 1)), covariance -1 / (S^2 (S + 1)).
     covariance = np.cov(rows.T)
     variance, shared = 9 / (100 * 11), -1 / (100 * 11)
     np.testing.assert_allclose(rows.mean(0), 0.1, atol=5 * np.sqrt(variance / len(rows)))
     np.testing.assert_allclose(np.diag(covariance), variance, rtol=0.03)
     np.testing.assert_allclose(covariance[~np.eye(10, dtype=bool)], shared, atol=6 * variance / np.sqrt(len(rows)))
-    # The third moment tells Dirichlet(1) from other laws with these two: E[x^3] = 6 / (S (S + 1) (S + 2)).
+    # The third moment distinguishes Dirichlet(1) from other distributions: E[x^3] = 6 / (S (S + 1) (S + 2)).
     np.testing.assert_allclose(np.mean(rows**3), 6 / (10 * 11 * 12), rtol=0.02)
 
 
@@ -61,7 +61,7 @@ def test_steps_follow_the_transition_row_and_the_reward_mean() -> None:
 
 @pytest.mark.parametrize("discount", [1.0, 0.8])
 def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
-    """An episode's discounted pay is, in expectation, the best policy's and what is learnt from: of random play."""
+    """The expected discounted return of random actions is the optimal return plus the privileged rewards."""
     horizon = 3
     family = tabular_mdp.make(states=4, actions=2, horizon=horizon)
     assert family.privileged is not None
@@ -74,7 +74,7 @@ def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
         return carry, jax.random.randint(key, (), 0, 2), ()
 
     def play(key: Key) -> tuple[Transition, Array]:
-        # Two episodes: what begins one is not where the other ended.
+        # The trial has two episodes, because the second must not begin in the last state of the first.
         t = trial(key, act, (), family, task, 2)[1]
         return t, training_reward(task, t, discount)
 
@@ -87,7 +87,7 @@ def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
     time = np.tile(np.arange(horizon), 2)
     expected = table[time, state, action] - table[time, state].max(axis=-1)
     np.testing.assert_allclose(learnt, expected, atol=1e-5)
-    # The first state is that of every episode.
+    # State 0 is the first state of every episode.
     weight = np.tile(discount ** np.arange(horizon), 2)
     luck = (weight * (np.asarray(t.reward) - expected)).reshape(-1, 2, horizon).sum(axis=-1) - table[0, 0].max()
     assert np.all(np.abs(luck.mean(axis=0)) < 5 * luck.std(axis=0) / np.sqrt(len(luck)))
@@ -118,7 +118,7 @@ def test_a_state_that_cannot_be_reached_is_not() -> None:
 
 
 def test_values_equal_the_best_of_all_policies() -> None:
-    """Every time-dependent policy of a tiny MDP, evaluated one by one."""
+    """The values equal the best of all time-dependent policies of a tiny MDP, each of which is evaluated."""
     states, actions, horizon = 2, 2, 3
     generator = np.random.default_rng(0)
     transition = generator.dirichlet(np.ones(states), (states, actions))

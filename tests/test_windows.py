@@ -1,4 +1,4 @@
-"""Rings, delays and attention over a window, against what they are by definition."""
+"""Rings, delays and attention over a window, compared with their definitions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS, HEADS, KEY, VALUE = 4, 2, 3, 5
 
 
 def written(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Query, key and value of each step."""
+    """Return query, key and value of each step."""
     rng = np.random.default_rng(0)
     return (
         rng.normal(size=(steps, HEADS, KEY)).astype(np.float32),
@@ -28,7 +28,7 @@ def written(steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def by_definition(query: np.ndarray, key: np.ndarray, value: np.ndarray, rows: int = ROWS) -> np.ndarray:
-    """Softmax attention of each step over the last rows, itself among them."""
+    """Return the softmax attention of each step to the last rows, its own row included."""
     read = np.zeros_like(value)
     for t in range(len(query)):
         seen = slice(max(0, t + 1 - rows), t + 1)
@@ -62,7 +62,7 @@ def test_a_delay_gives_back_what_was_written_as_many_steps_ago() -> None:
 
 @pytest.mark.parametrize("cut", [0, 2, 7])
 def test_attention_is_over_the_last_steps(cut: int) -> None:
-    """Step by step, for a while; then the rest at once."""
+    """Some single steps and then ``unroll`` for the rest equal attention by its definition."""
     query, key, value = written(13)
     window, read = windows.empty_window(ROWS, HEADS, KEY, VALUE), []
     for t in range(cut):
@@ -78,7 +78,7 @@ def test_attention_is_over_the_last_steps(cut: int) -> None:
         np.testing.assert_array_equal(after.values[0, t % ROWS], value[t])
 
 
-# With so many steps they look back in parts, of a window's length or longer.
+# So many steps are computed in parts, each as long as a window or longer.
 @pytest.mark.parametrize(("rows", "steps"), [(ROWS, 4), (ROWS, 150), (70, 150), (windows.LEAST_PART, 128)])
 def test_windows_of_trials_that_began_at_other_times(rows: int, steps: int) -> None:
     begun = [0, 5, rows + 3]
@@ -117,7 +117,7 @@ def trial(steps: int) -> Inputs:
 
 
 def away_from_the_start(policy: Policy) -> Any:
-    """Parameters none of which is zero."""
+    """Return parameters none of which is zero."""
     flat, structure = jax.flatten_util.ravel_pytree(policy.init(jax.random.key(1)))
     return structure(flat + 0.3 * jax.random.normal(jax.random.key(2), flat.shape))
 
@@ -128,7 +128,7 @@ def values(policy: Policy, inputs: Inputs) -> np.ndarray:
 
 
 def reach(policy: Policy, steps: int) -> int:
-    """How many steps back the earliest reward lies that the last value depends on."""
+    """Return how many steps before the last one the earliest reward is that the last value depends on."""
     inputs = trial(steps)
     params = away_from_the_start(policy)
 
@@ -143,7 +143,7 @@ def reach(policy: Policy, steps: int) -> int:
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        # Convolutions reach back 1 + 2 + 4; and attention from there 6 - 1.
+        # Convolutions reach 1 + 2 + 4 steps back, and attention reaches 6 - 1 steps further.
         (
             snail.make(
                 Spaces(OBSERVATIONS, ACTIONS), snail.Settings(window=6, blocks=1, filters=4, key_size=3, value_size=3)
@@ -182,7 +182,7 @@ def test_how_far_a_memory_reaches_back(policy: Policy, expected: int) -> None:
 
 
 def test_snail_s_convolutions_are_xla_s() -> None:
-    """One convolution of kernel 2 and dilation 2, without the attention, against XLA's own."""
+    """One convolution of kernel 2 and dilation 2, without the attention, equals XLA's convolution."""
     steps, channels, filters = 7, 3, 4
     module = snail._Convolution(filters)
     x = jax.random.normal(jax.random.key(0), (steps, channels))
@@ -232,7 +232,7 @@ def test_the_linear_memory_is_its_recurrence_and_begins_anew_with_a_trial() -> N
 
     once = linear_recurrence.advance(parts(decay), first[0], parts(begin), parts(driven[0]))
     np.testing.assert_allclose(jax.lax.complex(*once), expected[0], rtol=1e-4)
-    # What other platforms compute is the same, and has the same derivatives.
+    # The branch of other platforms has the same values and the same derivatives.
     derivatives = []
     for way in (linear_recurrence.prefix, linear_recurrence.sequential, linear_recurrence.at_once):
         states = way(parts(decay), jnp.asarray(first), parts(begin), parts(driven))

@@ -1,4 +1,4 @@
-"""XLand-MiniGrid as a family: its own steps and rewards, and rulesets as tasks."""
+"""XLand-MiniGrid as a task family: xminigrid's own steps and rewards, and rulesets as tasks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NUMBER = 10
 
 @pytest.fixture(scope="module")
 def benchmark() -> Benchmark:
-    """Of balls in ten colours: pick it up."""
+    """Return a benchmark of rulesets whose goals are to pick up a ball, in ten colours."""
     balls = [TILES_REGISTRY[Tiles.BALL, colour] for colour in range(Colors.RED, Colors.RED + NUMBER)]
     goals = jnp.stack([AgentHoldGoal(ball).encode() for ball in balls])
     rules = jnp.broadcast_to(EmptyRule().encode(), (NUMBER, 1, *EmptyRule().encode().shape))
@@ -40,7 +40,7 @@ def benchmark() -> Benchmark:
 
 
 def test_steps_are_xminigrids(benchmark: Benchmark) -> None:
-    """The same grids, views, rewards and ends as its own environment gives under the same ruleset."""
+    """Grids, views, rewards and terminations equal those of xminigrid's environment with the same ruleset."""
     horizon = 60
     family = xland.make(benchmark, ENVIRONMENT, horizon=horizon)
     assert family.horizon == horizon
@@ -93,7 +93,7 @@ def test_a_share_of_the_rulesets_is_held_out(benchmark: Benchmark) -> None:
         (["XLand-MiniGrid-R1-9x8"], {}, ValueError, "did you mean XLand-MiniGrid-R1-9x9"),
         (["MiniGrid-Empty-8x8"], {}, ValueError, "no environment with rulesets"),
         ([], {"horizon": 0}, ValueError, "horizon must be a positive whole number"),
-        ([], {"heldout_share": 0.01}, ValueError, "10 rulesets cannot be split"),
+        ([], {"heldout_share": 0.01}, ValueError, "at least one of the 10 rulesets for training"),
         ([], {"heldout_share": 1.0}, ValueError, "heldout_share must be a finite number above 0 and below 1"),
         ([], {"heldout": "trivial-21k"}, TypeError, "heldout must be a Benchmark, or a RuleSet"),
     ],
@@ -118,7 +118,7 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_made_up_rulesets_are_every_choice_once() -> None:
     made_up = jax.tree.map(np.asarray, xland.made_up())
     kinds, counts = np.unique(made_up.goal[:, 0], return_counts=True)
-    # AgentHoldGoal and AgentNearGoal; 18 objects to be the one, and 17 * 16 / 2 pairs of others.
+    # There are two kinds of goals, 18 objects of the goal, and 17 * 16 / 2 pairs of other objects.
     np.testing.assert_array_equal(kinds, [1, 3])
     np.testing.assert_array_equal(counts, [18 * 136] * 2)
     np.testing.assert_array_equal(made_up.goal[:, 1:3], made_up.init_tiles[:, 0])
@@ -152,7 +152,7 @@ def test_a_downloaded_benchmark_is_read(benchmark: Benchmark, tmp_path: Path, mo
         (bz2.compress(b"no pickle"), "invalid load key"),
         (bz2.compress(pickle.dumps({"goals": 1})), "it has no 'rules'"),
         (bz2.compress(pickle.dumps(1)), "not subscriptable"),
-        (bz2.compress(pickle.dumps({"goals": print})), "it holds builtins.print, where only arrays belong"),
+        (bz2.compress(pickle.dumps({"goals": print})), "it holds builtins.print, where only arrays are allowed"),
     ],
     ids=["other file", "truncated", "empty", "other archive", "incomplete", "other content", "a program"],
 )
@@ -173,7 +173,7 @@ def test_an_unknown_benchmark_is_named() -> None:
 def test_training_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In one line, and nothing is written: without the benchmark, then without the extra."""
+    """The command fails with a one-line message and writes nothing, without the benchmark or without the extra."""
     monkeypatch.setattr(benchmarks, "DATA_PATH", str(tmp_path))
     command = ["train", "rl2-xland-trivial-21k", "--run-dir", str(tmp_path / "run")]
     assert cli.main(command) == 2
@@ -187,7 +187,7 @@ def test_training_says_what_is_missing(
 
 
 def test_the_benchmarks_filters_are_xminigrids(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``benchmarks/xland_speed.py`` makes one layer of its embeddings of tile and colour and of the filters on them."""
+    """``benchmarks/xland_speed.py`` merges xminigrid's embeddings of tile and colour with the filters on them."""
     monkeypatch.syspath_prepend(str(root / "benchmarks"))
     rng = np.random.default_rng(0)
 

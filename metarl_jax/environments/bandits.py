@@ -40,25 +40,28 @@ class BanditParams:
     """A bandit task."""
 
     means: Array
-    """``[K]`` float32: the expected reward of each arm."""
+    """The expected reward of each arm, ``[K]`` float32."""
     max_steps_in_episode: int = 1
+    """The number of steps of an episode."""
 
 
 @struct.dataclass
 class BanditState:
+    """The state of an episode."""
+
     time: Array
-    """Pulls in this episode, ``int32``."""
+    """The number of pulls in this episode, ``int32``."""
 
 
 class Bandit(Environment):
-    """K arms and no observation (the observation is a vector of width zero).
+    """A bandit with K arms and no observation (the observation is a vector of width zero).
 
     Args:
-        arms: K.
-        noise: standard deviation of the Gaussian rewards, or None for Bernoulli rewards.
+        arms: the number K of arms.
+        noise: the standard deviation of Gaussian rewards, or None for Bernoulli rewards.
     """
 
-    caption = "Green: what each arm pays on average; blue: its share of the pulls so far; framed: the last pull."
+    caption = "Green: the mean reward of each arm; blue: its share of the pulls so far; framed: the last pull."
 
     def __init__(self, arms: int, noise: float | None = None) -> None:
         self.arms = arms
@@ -86,7 +89,7 @@ class Bandit(Environment):
         return Box(0.0, 1.0, (0,))
 
     def draw(self, frames: Sequence[Frame], task: BanditParams) -> Image:
-        """A column for each arm (``drawing.Drawable``): its mean reward, its share of the pulls, and the last pull."""
+        """Draw a column for each arm (``drawing.Drawable``): its mean reward, its share of the pulls, the last pull."""
         means = np.asarray(task.means)
         width = SIZE / len(means)
         low, high = min(0.0, float(means.min())), max(1.0, float(means.max()))
@@ -108,35 +111,38 @@ class Bandit(Environment):
 
 
 def _minus_regret(task: BanditParams, pulls: Transition, discount: float) -> Array:
-    """Minus what each arm pulled is worse by than the best one, in expectation; ``[T]``, at any discount.
+    """Compute minus the expected regret of each pull, ``[T]``: its arm's mean reward minus that of the best arm.
 
-    What a policy collects in a trial is, in expectation, the sum of this and of what the best arm would, which depends
-    on the task alone: gradients are in expectation the same, without the luck of the pulls and of the tasks.
+    In expectation, a policy's return in a trial is the sum of these numbers plus the return of the best arm. The latter
+    depends on the task alone. Policy gradients therefore have the same expectation, but not the variance that is due to
+    the noise of rewards and to the differences between tasks. The discount has no effect.
     """
     del discount
     return task.means[pulls.action] - jnp.max(task.means)
 
 
 CELLS = 128
-"""Into which a prior is cut: finer than what a thousand pulls tell of a Bernoulli arm, or one with a noise of 0.3."""
+"""The number of cells of the discretised prior. They are narrower than the posterior of a Bernoulli arm, or of an arm
+with a noise of 0.3, after a thousand pulls."""
 
 
 class _Belief(NamedTuple):
-    """What pulls have told of each arm's mean."""
+    """The posterior over the mean reward of each arm."""
 
     log_weight: Array
-    """``[K, CELLS]``: of each cell, up to a constant of the arm."""
+    """The log-probability of each cell, up to a constant of the arm, ``[K, CELLS]``."""
     cumulative: Array
-    """``[K, CELLS]``: the probability that the mean is in this cell or in one below."""
+    """The probability that the mean is in this cell or in one below, ``[K, CELLS]``."""
     mean: Array
-    """``[K]``: the posterior mean."""
+    """The posterior mean, ``[K]``."""
 
 
 def _minus_expected_regret(arms: int, noise: float | None) -> Callable[[Transition, float], Array]:
-    """The expectation of minus the regret, given the pulls before: exact, but for the prior's being cut into cells.
+    """Return a function that computes the expectation of minus the regret of each pull, given the pulls before it.
 
-    To a policy that knows no more than those pulls it is in expectation the same again, without the luck of which
-    bandit it was: all that still varies is what pulls do to the belief.
+    The expectation is exact, except that the prior is discretised into cells. For a policy whose only information is
+    the previous pulls, these numbers have the same expectation as ``_minus_regret``, but not the variance that is due
+    to the task. The remaining variance is that of the changes of the belief.
     """
     cells = (jnp.arange(CELLS, dtype=jnp.float32) + 0.5) / CELLS
 
@@ -147,7 +153,7 @@ def _minus_expected_regret(arms: int, noise: float | None) -> Callable[[Transiti
 
     def pull(belief: _Belief, pulled: tuple[Array, Array]) -> tuple[_Belief, Array]:
         arm, reward = pulled
-        # Arms are independent: the best one is in a cell or below if all are.
+        # Arms are independent: the best mean is in a cell or below it if all means are.
         best = jnp.sum(cells * jnp.diff(jnp.prod(belief.cumulative, axis=0), prepend=0.0))
         minus_regret = belief.mean[arm] - best
         log_weight = belief.log_weight[arm] + log_likelihood(reward)
@@ -169,14 +175,16 @@ def _minus_expected_regret(arms: int, noise: float | None) -> Callable[[Transiti
 
 
 class BernoulliBelief(NamedTuple):
-    """What pulls have told of an arm that pays 0 or 1."""
+    """The sufficient statistics of the posterior of an arm whose reward is 0 or 1."""
 
     pulls: Array
+    """The number of pulls of the arm."""
     successes: Array
+    """The number of pulls whose reward was 1."""
 
 
 def bernoulli_arm() -> Arm:
-    """An arm whose success probability is uniform on [0, 1]: the posterior is a beta distribution."""
+    """Return an arm whose success probability is uniform on [0, 1]; its posterior is a beta distribution."""
 
     def mean(belief: BernoulliBelief) -> Array:
         return (1 + belief.successes) / (2 + belief.pulls)
@@ -215,10 +223,10 @@ def _family(env: Bandit) -> EnvFamily:
 
 
 def bernoulli(arms: int = 5) -> EnvFamily:
-    """Bernoulli bandits, success probabilities ~ U[0, 1] (Duan et al. 2016, section 3.1).
+    """Make a family of Bernoulli bandits with success probabilities ~ U[0, 1] (Duan et al. 2016, section 3.1).
 
     Args:
-        arms: Arms of a bandit.
+        arms: The number of arms of a bandit.
 
     Raises:
         ValueError: if ``arms`` is not a positive whole number.
@@ -227,13 +235,13 @@ def bernoulli(arms: int = 5) -> EnvFamily:
 
 
 def gaussian(arms: int = 5, noise: float = 0.3) -> EnvFamily:
-    """Gaussian bandits, means ~ U[0, 1].
+    """Make a family of Gaussian bandits with means ~ U[0, 1].
 
     Args:
-        arms: Arms of a bandit.
+        arms: The number of arms of a bandit.
         noise: The standard deviation of a reward.
 
     Raises:
-        ValueError: if ``arms`` is not a positive whole number or ``noise`` not a positive finite one.
+        ValueError: if ``arms`` is not a positive whole number, or ``noise`` is not a positive finite number.
     """
     return _family(Bandit(positive_int("arms", arms), positive_number("noise", noise)))

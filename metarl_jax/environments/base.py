@@ -1,7 +1,7 @@
-"""The part of gymnax's ``Environment`` that every family here shares.
+"""The part of gymnax's ``Environment`` that all families of this package share.
 
-Written out rather than inherited because importing gymnax takes seconds; ``tests/contract`` holds this class
-against the real one, call by call.
+The class is written here and not inherited, because importing gymnax takes seconds. ``tests/contract`` compares this
+class with gymnax's, call by call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from metarl_jax.types import Array, Key, Space, State, Task
 
 
 def random_signs(key: Key, shape: tuple[int, ...]) -> Array:
-    """1 or -1 with equal probability, float32 of the given shape.
+    """Draw 1 or -1 with equal probability, as float32 of the given shape.
 
     ``jax.random.rademacher`` draws other signs from the same key when 64-bit types are on, whatever its ``dtype``.
     """
@@ -24,7 +24,10 @@ def random_signs(key: Key, shape: tuple[int, ...]) -> Array:
 
 
 class Environment(abc.ABC):
-    """A gymnax-1.x environment: subclasses give ``reset_env``, ``step_env``, ``is_truncated`` and the spaces."""
+    """A gymnax-1.x environment; subclasses define ``reset_env``, ``step_env`` and the spaces.
+
+    A subclass may also define ``is_truncated``; by default an episode is truncated after ``max_steps_in_episode``.
+    """
 
     @abc.abstractmethod
     def reset_env(self, key: Key, params: Task) -> tuple[Array, State]:
@@ -34,20 +37,25 @@ class Environment(abc.ABC):
     def step_env(
         self, key: Key, state: State, action: Array, params: Task
     ) -> tuple[Array, State, Array, Array, dict[Any, Any]]:
-        """One step without reset; return ``(obs, state, reward, terminated, info)``."""
+        """Take one step without a reset; return ``(obs, state, reward, terminated, info)``."""
 
     @abc.abstractmethod
-    def action_space(self, params: Task) -> Space: ...
+    def action_space(self, params: Task) -> Space:
+        """Return the space of actions."""
+        ...
 
     @abc.abstractmethod
-    def observation_space(self, params: Task) -> Space: ...
+    def observation_space(self, params: Task) -> Space:
+        """Return the space of observations."""
+        ...
 
     def is_truncated(self, state: State, params: Task) -> Array:
-        """Whether the episode has reached its time limit."""
+        """Return whether the episode has reached its time limit."""
         return state.time >= params.max_steps_in_episode
 
     @property
     def name(self) -> str:
+        """The name of the class."""
         return type(self).__name__
 
     def reset(self, key: Key, params: Task) -> tuple[Array, State]:
@@ -57,11 +65,11 @@ class Environment(abc.ABC):
     def step(
         self, key: Key, state: State, action: Array, params: Task
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
-        """One step, with an automatic reset when the episode ends.
+        """Take one step, with an automatic reset when the episode ends.
 
         Returns:
-            ``(obs, state, reward, terminated, truncated, info)``; ``obs`` and ``state`` are those of the new episode
-            if one began, and ``info["final_observation"]`` is always the observation that the action led to.
+            ``(obs, state, reward, terminated, truncated, info)``. If an episode ends, ``obs`` and ``state`` are those
+            of the new episode. ``info["final_observation"]`` is always the observation that the action led to.
         """
         key_step, key_reset = jax.random.split(key)
         obs_step, state_step, reward, terminated, info = self.step_env(key_step, state, action, params)

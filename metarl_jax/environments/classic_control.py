@@ -1,12 +1,14 @@
-"""gymnax's classic control with physics as the task: masses, lengths, forces, gravity, goals.
+"""gymnax's classic control, where the physics is the task: masses, lengths, forces, gravity and goals.
 
-Each physical constant is its usual value times a factor, log-uniform within 2 either way. Motors whose direction the
-equations leave free are wired the wrong way round in half of the tasks, so that one fixed way of pushing fails in half
-of them. (Not every policy without memory does: CartPole's position can stand in for a memory, and multi-task training
-finds out how. See ``benchmarks/results/maml_classic_control.json``.) Held-out tasks are drawn alike ("in_range"), or
-with every factor from 2 to 3 either way ("out_of_range"); validation tasks are always drawn like training tasks. A
-mountain car's goal cannot lie behind the wall: half of those out of range lie before it, as do nearly as many in range.
-Not every such task need be solvable.
+Each physical constant is its usual value times a factor, which is log-uniform between 1/2 and 2. Where the equations
+leave the direction of a motor free, the motor is inverted in half of the tasks. A policy with a fixed direction of
+pushing then fails in half of the tasks. (Some policies without a memory succeed: CartPole's position can serve as a
+memory, and multi-task training finds such a policy. See ``benchmarks/results/maml_classic_control.json``.)
+
+Held-out tasks have the distribution of training tasks ("in_range"), or factors all of which are between 2 and 3 or
+between 1/3 and 1/2 ("out_of_range"). Validation tasks always have the distribution of training tasks. A mountain car's
+goal that would be behind the wall is placed just before it, in half of the tasks out of range and almost half of those
+in range. Some tasks may not be solvable.
 """
 
 from __future__ import annotations
@@ -27,17 +29,17 @@ Heldout: TypeAlias = Literal["in_range", "out_of_range"]
 SPREAD = 2.0
 """Training factors lie between 1 / SPREAD and SPREAD."""
 FAR = 3.0
-"""Factors out of range lie between SPREAD and FAR, or their inverses."""
+"""Factors out of range, or their inverses, lie between SPREAD and FAR."""
 
 
 def _in_range(key: Key, number: int) -> Array:
-    """Factors ``[number]``."""
+    """Draw factors ``[number]`` from the range of training tasks."""
     bound = math.log(SPREAD)
     return jnp.exp(jax.random.uniform(key, (number,), jnp.float32, -bound, bound))
 
 
 def _out_of_range(key: Key, number: int) -> Array:
-    """Factors ``[number]``."""
+    """Draw factors ``[number]`` out of the range of training tasks."""
     key_size, key_sign = jax.random.split(key)
     size = jax.random.uniform(key_size, (number,), jnp.float32, math.log(SPREAD), math.log(FAR))
     return jnp.exp(size * random_signs(key_sign, (number,)))
@@ -50,7 +52,7 @@ def _make(
     factors: int,
     params: Callable[[Any, Array, Array], Task],
 ) -> EnvFamily:
-    """A family of tasks ``params(defaults, factors, direction)``, the direction being 1 or -1."""
+    """Make a family of tasks ``params(defaults, factors, direction)``, where the direction is 1 or -1."""
     choice("in_range", "out_of_range")("heldout", heldout)
     import gymnax
 
@@ -68,15 +70,17 @@ def _make(
 
 
 def cartpole(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
-    """CartPole with other gravity, cart mass, pole mass, pole length, and force, which may push the other way.
+    """Make a family of CartPole tasks that differ in gravity, masses, pole length, and size and sign of the force.
+
+    The masses are those of the cart and of the pole.
 
     Args:
-        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
-            ones than any there ("out_of_range").
-        horizon: steps of an episode.
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+            training ("out_of_range").
+        horizon: The number of steps of an episode.
 
     Raises:
-        ValueError: for an unknown kind of held-out tasks, or a horizon that is not a positive whole number.
+        ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
     """
 
     def params(defaults: Any, factor: Array, direction: Array) -> Task:
@@ -96,15 +100,15 @@ def cartpole(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
 
 
 def pendulum(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
-    """Pendulum with other gravity, mass and length.
+    """Make a family of Pendulum tasks that differ in gravity, mass and length.
 
     Args:
-        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
-            ones than any there ("out_of_range").
-        horizon: steps of an episode.
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+            training ("out_of_range").
+        horizon: The number of steps of an episode.
 
     Raises:
-        ValueError: as ``cartpole``.
+        ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
     """
 
     def params(defaults: Any, factor: Array, direction: Array) -> Task:
@@ -115,15 +119,15 @@ def pendulum(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
 
 
 def acrobot(heldout: Heldout = "in_range", horizon: int = 500) -> EnvFamily:
-    """Acrobot with other link masses and lengths, and torques, which may turn the other way.
+    """Make a family of Acrobot tasks that differ in masses and lengths of links, and size and sign of the torques.
 
     Args:
-        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
-            ones than any there ("out_of_range").
-        horizon: steps of an episode.
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+            training ("out_of_range").
+        horizon: The number of steps of an episode.
 
     Raises:
-        ValueError: as ``cartpole``.
+        ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
     """
 
     def params(defaults: Any, factor: Array, direction: Array) -> Task:
@@ -141,15 +145,15 @@ def acrobot(heldout: Heldout = "in_range", horizon: int = 500) -> EnvFamily:
 
 
 def mountain_car(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily:
-    """MountainCar with another force, which may push the other way, gravity and goal position.
+    """Make a family of MountainCar tasks that differ in gravity, the goal's position, and size and sign of the force.
 
     Args:
-        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
-            ones than any there ("out_of_range").
-        horizon: steps of an episode.
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+            training ("out_of_range").
+        horizon: The number of steps of an episode.
 
     Raises:
-        ValueError: as ``cartpole``.
+        ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
     """
 
     def params(defaults: Any, factor: Array, direction: Array) -> Task:
@@ -163,15 +167,15 @@ def mountain_car(heldout: Heldout = "in_range", horizon: int = 200) -> EnvFamily
 
 
 def mountain_car_continuous(heldout: Heldout = "in_range", horizon: int = 999) -> EnvFamily:
-    """MountainCarContinuous, with the same tasks as ``mountain_car``.
+    """Make a family of MountainCarContinuous tasks, which differ as those of ``mountain_car`` do.
 
     Args:
-        heldout: whether the physics of held-out tasks are drawn as in training ("in_range"), or farther from the usual
-            ones than any there ("out_of_range").
-        horizon: steps of an episode.
+        heldout: Whether the factors of held-out tasks are drawn as in training ("in_range"), or outside of the range of
+            training ("out_of_range").
+        horizon: The number of steps of an episode.
 
     Raises:
-        ValueError: as ``cartpole``.
+        ValueError: if ``heldout`` is unknown, or ``horizon`` is not a positive whole number.
     """
 
     def params(defaults: Any, factor: Array, direction: Array) -> Task:
@@ -185,6 +189,6 @@ def mountain_car_continuous(heldout: Heldout = "in_range", horizon: int = 999) -
 
 
 def _goal(defaults: Any, factor: Array) -> Array:
-    # The valley's floor is at -pi / 6; the wall, which no goal may lie behind, at max_position.
+    # The floor of the valley is at -pi / 6, and the wall is at max_position.
     floor = -math.pi / 6
     return jnp.minimum(floor + (defaults.goal_position - floor) * factor, defaults.max_position - 0.01)

@@ -1,18 +1,18 @@
-"""Dark rooms: a walker on a grid sees where it is, and nothing of where the reward is.
+"""Dark rooms: an agent on a grid observes its own position, but not the position of the goal.
 
-Several papers use rooms of this name. Here are those of the Decision-Pretrained Transformer (Lee et al. 2023, arXiv
-2306.14892) and of Algorithm Distillation (Laskin et al. 2022, arXiv 2210.14215), each under its own name. In all of
-them the observation is the column and the row, one-hot each, there are five actions (stay, up, right, down, left; walls
-stop), and episodes last as long as they may. (One-hot cells would hide from a learner what a new goal has in common
-with those that it was trained on.)
+Several papers use environments of this name. This module has those of the Decision-Pretrained Transformer (Lee et al.
+2023, arXiv 2306.14892) and of Algorithm Distillation (Laskin et al. 2022, arXiv 2210.14215), each under its paper's
+name. In all of them the observation is the column and the row, each one-hot. (With one-hot cells, a learner could not
+see what a new goal has in common with the goals of training.) There are five actions: stay, up, right, down, left. An
+action that would leave the grid has no effect. Episodes never terminate before their horizon.
 
-Which goals are held out is drawn once and for all: a fifth of them, or none ("heldout_share"). That matters: who was
-trained online on some of the goals has learnt that nothing is to be found in the other cells, and the better it learns
-this the less it looks there.
+A fifth of the goals is held out by default ("heldout_share"). A fixed seed decides which ones. A learner that is
+trained online on the other goals learns that the cells of held-out goals never have a reward. The better it learns
+this, the less it searches there.
 
-Validation tasks are the training tasks: other goals would have to be taken from training or from the held-out ones, and
-either would change a published split. A validation score measures how well a learner finds the goals of training, not
-how well it finds new ones.
+Validation tasks are the training tasks. Other goals would have to be taken from the training goals or from the held-out
+goals, and either would change a published split. A validation score therefore measures how well a learner finds the
+goals of training, and not how well it finds new ones.
 """
 
 from __future__ import annotations
@@ -35,40 +35,43 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOVES = ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0))
-"""Of each action, along x and y."""
+"""The move (x, y) of each action, in cells."""
 HELDOUT_SHARE = 0.2
-"""Of the goals."""
+"""The default share of the goals that is held out."""
 
 
 @struct.dataclass
 class RoomParams:
-    """A task: what must be reached, one after the other."""
+    """A task: the goals, which must be reached one after another."""
 
     goals: Array
-    """``[G, 2]`` int32: cells (x, y)."""
+    """The cells (x, y) of the goals, ``[G, 2]`` int32."""
     max_steps_in_episode: int
+    """The number of steps of an episode."""
 
 
 @struct.dataclass
 class RoomState:
+    """The state of an episode."""
+
     position: Array
-    """``[2]`` int32."""
+    """The cell (x, y) of the agent, ``[2]`` int32."""
     reached: Array
-    """How many goals were reached, in their order, ``int32``."""
+    """The number of goals that were reached so far, in their order, ``int32``."""
     time: Array
-    """Steps in this episode, ``int32``."""
+    """The number of steps in this episode, ``int32``."""
 
 
 class DarkRoom(Environment):
-    """The room.
+    """A grid with hidden goals.
 
     Args:
-        size: cells along each side.
+        size: the number of cells along each side.
         start: the cell where episodes begin.
-        stays: whether the last goal pays at every step spent on it; otherwise each pays once.
+        stays: whether every step that ends on the last goal has a reward; otherwise each goal has a reward once.
     """
 
-    caption = "From above. Green: where it pays; dark: the agent; blue: the cells visited in this episode."
+    caption = "From above. Green: the goal; dark: the agent; light blue: the cells visited in this episode."
 
     def __init__(self, size: int, start: tuple[int, int], stays: bool) -> None:
         self.size = size
@@ -79,7 +82,7 @@ class DarkRoom(Environment):
         return jax.nn.one_hot(position, self.size, dtype=jnp.float32).reshape(-1)
 
     def place(self, observation: np.ndarray) -> tuple[int, int]:
-        """The cell (x, y) that an observation shows."""
+        """Return the cell (x, y) that an observation shows."""
         x, y = observation.reshape(2, self.size).argmax(axis=1)
         return int(x), int(y)
 
@@ -110,7 +113,7 @@ class DarkRoom(Environment):
         return Box(0.0, 1.0, (2 * self.size,))
 
     def draw(self, frames: Sequence[Frame], task: RoomParams) -> Image:
-        """The grid from above (``drawing.Drawable``): the goals, the cells visited in this episode, and the walker."""
+        """Draw the grid from above (``drawing.Drawable``): the goals, the cells visited in this episode, the agent."""
         size = self.size
         side = SIZE // size
         picture, canvas = blank(side * size, side * size)
@@ -132,7 +135,7 @@ class DarkRoom(Environment):
 def _family(
     env: DarkRoom, horizon: int, goals: np.ndarray, optimal_return: Callable[[Task], Array], heldout_share: float
 ) -> EnvFamily:
-    """A family with each of ``goals [N, G, 2]`` as a task. With none held out, held-out tasks are all of them."""
+    """Make a family of N tasks with ``goals [N, G, 2]``. If no task is held out, all tasks are also held-out tasks."""
     real(at_least=0, at_most=0.9)("heldout_share", heldout_share)
     order = np.random.default_rng(0).permutation(len(goals))
     cut = len(goals) - round(heldout_share * len(goals))
@@ -152,13 +155,13 @@ def _family(
 
 
 def _cells(size: int) -> np.ndarray:
-    """``[size * size, 2]``."""
+    """Return all cells (x, y) of a grid, ``[size * size, 2]``."""
     return np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def _room(size: int, start: tuple[int, int], horizon: int, heldout_share: float) -> EnvFamily:
     def optimal_return(task: RoomParams) -> Array:
-        """The shortest way there; the step that arrives pays, and so does every later one."""
+        """Compute the return of the shortest path; the step that arrives has a reward, as has every later step."""
         steps = jnp.sum(jnp.abs(task.goals[0] - jnp.array(start)))
         return jnp.maximum(horizon + 1 - jnp.maximum(steps, 1), 0).astype(jnp.float32)
 
@@ -166,52 +169,60 @@ def _room(size: int, start: tuple[int, int], horizon: int, heldout_share: float)
 
 
 def decision_pretrained(heldout_share: float = HELDOUT_SHARE) -> EnvFamily:
-    """Lee et al. (2023), as in their code: 10x10 cells, start in a corner, 100 steps, each on the goal pays 1.
+    """Make the dark room of Lee et al. (2023), as in their code: 10x10 cells, a start in a corner, 100 steps.
+
+    Every step that ends on the goal has a reward of 1.
 
     Args:
-        heldout_share: of the goals; 0: tests are on all goals, as training is.
+        heldout_share: The share of the goals that is held out; with 0, held-out tasks have all goals, as training
+            tasks.
 
     Raises:
-        ValueError: for a share below 0 or above 0.9.
+        ValueError: if the share is below 0 or above 0.9.
     """
     return _room(10, (0, 0), 100, heldout_share)
 
 
 def algorithm_distillation(heldout_share: float = HELDOUT_SHARE) -> EnvFamily:
-    """Laskin et al. (2022): 9x9 cells, start in the middle, 20 steps, each on the goal pays 1 (arriving included).
+    """Make the dark room of Laskin et al. (2022): 9x9 cells, a start in the middle, 20 steps.
+
+    Every step that ends on the goal has a reward of 1, the step of arrival included.
 
     Args:
-        heldout_share: of the goals; 0: tests are on all goals, as training is.
+        heldout_share: The share of the goals that is held out; with 0, held-out tasks have all goals, as training
+            tasks.
 
     Raises:
-        ValueError: for a share below 0 or above 0.9.
+        ValueError: if the share is below 0 or above 0.9.
     """
     return _room(9, (4, 4), 20, heldout_share)
 
 
 def key_to_door(size: int = 9, horizon: int = 50, heldout_share: float = HELDOUT_SHARE) -> EnvFamily:
-    """Laskin et al. (2022): a hidden key pays 1 when found, and then a hidden door, in another cell, pays 1; 50 steps.
+    """Make the key-to-door environment of Laskin et al. (2022): a hidden key, then a hidden door, and 50 steps.
 
-    Here episodes start in the middle, and go on after the door is found.
+    Finding the key has a reward of 1. Afterwards, finding the door, which is in another cell, has a reward of 1. In
+    this implementation episodes start in the middle, and continue after the door is found.
 
     Args:
-        size: cells along each side, from 2 to 30: there are almost ``size ** 4`` pairs.
-        horizon: steps of an episode.
-        heldout_share: of the pairs of key and door; 0: tests are on all pairs, as training is.
+        size: The number of cells along each side, from 2 to 30; there are almost ``size ** 4`` pairs of key and door.
+        horizon: The number of steps of an episode.
+        heldout_share: The share of the pairs of key and door that is held out; with 0, held-out tasks have all pairs,
+            as training tasks.
 
     Raises:
-        ValueError: for a size or horizon that is not a positive whole number, a room without a cell for the door or
-            with too many pairs, or a share below 0 or above 0.9.
+        ValueError: if ``size`` is not a whole number from 2 to 30, ``horizon`` is not a positive whole number, or the
+            share is below 0 or above 0.9.
     """
     size, horizon = whole(above=0, at_most=30)("size", size), positive_int("horizon", horizon)
     if size < 2:
-        raise ValueError(f"size must be at least 2, not {size}: key and door lie in different cells")
+        raise ValueError(f"size must be at least 2, not {size}, because key and door are in different cells")
     cells = _cells(size)
     pairs = np.array([(key, door) for key in cells for door in cells if np.any(key != door)])
     start = (size // 2, size // 2)
 
     def optimal_return(task: RoomParams) -> Array:
-        """As many of the two as the shortest way reaches in time."""
+        """Count which of key and door the shortest path reaches within the horizon."""
         to_key = jnp.maximum(jnp.sum(jnp.abs(task.goals[0] - jnp.array(start))), 1)
         to_door = to_key + jnp.sum(jnp.abs(task.goals[1] - task.goals[0]))
         return (to_key <= horizon).astype(jnp.float32) + (to_door <= horizon)

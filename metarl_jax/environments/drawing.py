@@ -36,9 +36,10 @@ class Frame(NamedTuple):
     observation: np.ndarray
     """The observation, as the environment returned it."""
     state: Any
-    """The environment's state as a tree of NumPy arrays, with random keys as their data; or what ``drawn_state`` of the
-    environment returned for it. At the end of an episode it is the state before the last step, because ``step`` returns
-    the state of the next episode. ``()`` for an environment without ``draw``."""
+    """The environment's state as a tree of NumPy arrays, in which random keys are stored as their data. If the
+    environment has a method ``drawn_state``, the field holds its result instead. In the last frame of an episode it is
+    the state before the last step, because ``step`` returns the state of the next episode. It is ``()`` for an
+    environment without ``draw``."""
     action: np.ndarray | None
     """The action that led to this moment. None at the beginning of an episode."""
     episode: int
@@ -74,12 +75,12 @@ class Drawable(Protocol):
 
 
 def of_episode(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """The frames of the last frame's episode."""
+    """Return the frames that belong to the episode of the last frame."""
     return frames[len(frames) - 1 - frames[-1].step :]
 
 
 def blank(width: int = SIZE, height: int = SIZE) -> tuple[Image, ImageDraw]:
-    """A white picture of this size in pixels, and the canvas that draws on it."""
+    """Return a white picture of this size in pixels, and the canvas that draws on it."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (width, height), "white")

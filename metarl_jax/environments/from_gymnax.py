@@ -1,4 +1,4 @@
-"""Any gymnax environment as a family of tasks, by a sampler over its parameters.
+"""Task families from any gymnax environment and a sampler of its parameters.
 
     from metarl_jax.environments import from_gymnax
 
@@ -11,8 +11,8 @@
 
     family = from_gymnax.make("CartPole-v1", sample, horizon=200)
 
-gymnax takes seconds to import, so it is imported by ``make`` and nowhere else. gymnax's CartPole draws itself
-(``drawing.Drawable``); environments with a method ``draw`` keep it.
+gymnax takes seconds to import, so only ``make`` imports it. gymnax's CartPole gets a method ``draw``
+(``drawing.Drawable``); environments that have a method ``draw`` keep it.
 """
 
 from __future__ import annotations
@@ -41,27 +41,28 @@ def make(
     sample_validation: Callable[[Key], Task] | None = None,
     horizon: int | None = None,
 ) -> EnvFamily:
-    """A family whose tasks are parameters of a gymnax environment.
+    """Make a family whose tasks are parameters of a gymnax environment.
 
     Some parameters of gymnax's environments are derived from others (CartPole's ``total_mass`` and
-    ``polemass_length``): a sampler that changes one must change both. Environments that draw a task of their own at
-    each reset (gymnax's meta-environments) keep doing so. The environment computes in 32 bits, also where JAX's 64-bit
-    types are enabled: some of gymnax's fail with them.
+    ``polemass_length``). A sampler that changes one of them must also change those that are derived from it.
+    Environments that draw a task of their own at each reset (gymnax's meta-environments) continue to do so. The
+    environment computes in 32 bits, even if JAX's 64-bit types are enabled, because some of gymnax's environments fail
+    with 64 bits.
 
     Args:
-        name_or_env: a name that ``gymnax.make`` knows, or an environment.
-        sample: draws the environment's ``EnvParams`` of one meta-training task.
-        sample_heldout: the same for held-out tasks; ``sample`` if None.
-        sample_validation: the same for validation tasks (``TaskDistribution``); ``sample`` if None.
-        horizon: the most steps of an episode; the default parameters' limit if None. Every task gets this limit,
-            whatever the sampler says.
+        name_or_env: A name that ``gymnax.make`` knows, or an environment.
+        sample: A function that draws the environment's ``EnvParams`` of one training task from a key.
+        sample_heldout: The same for held-out tasks; ``sample`` if None.
+        sample_validation: The same for validation tasks (``TaskDistribution``); ``sample`` if None.
+        horizon: The largest number of steps of an episode; the limit of the default parameters if None. Every task gets
+            this limit, even if the sampler sets another.
 
     Returns:
-        The family. Bounds of its spaces are those under the default parameters.
+        The family. The bounds of its spaces are those under the default parameters.
 
     Raises:
-        ValueError: for an unknown name (near ones are named), a horizon that is no positive whole number, or a space
-            that is neither discrete nor a box.
+        ValueError: if the name is unknown (the message suggests similar names), the horizon is not a positive whole
+            number, or a space is not discrete and not a box.
         TypeError: if a sampler does not return parameters of this environment.
     """
     env = _drawable(_without_64_bits(_environment(name_or_env)))
@@ -106,19 +107,19 @@ def _environment(name_or_env: Any) -> Any:
 
 
 def _without_64_bits(env: Any) -> Any:
-    """The same environment, computing in 32 bits: with 64-bit types some of gymnax's fail, such as Pendulum."""
+    """Return a copy of the environment that computes in 32 bits; some environments fail in 64, such as Pendulum."""
     env = copy.copy(env)
     for name in ("step", "reset", "step_env", "reset_env"):
-        # A class without ``step_env`` of its own may set it to None (``types.Environment``).
+        # An environment may set ``step_env`` to None (``types.Environment``).
         if (method := getattr(env, name)) is not None:
             object.__setattr__(env, name, without_64_bits(method))
     return env
 
 
 def draw_cartpole(frames: Sequence[Frame], task: Task) -> Image:
-    """CartPole from the side (``drawing.Drawable``): cart and pole on a rail, and an arrow for the action.
+    """Draw CartPole from the side (``drawing.Drawable``): cart and pole on a rail, and an arrow for the action.
 
-    The arrow points to the left for action 0 and to the right for action 1, also if the force of the task is negative.
+    The arrow points to the left for action 0 and to the right for action 1, even if the force of the task is negative.
     """
     furthest = float(task.x_threshold)
     scale = SIZE / (2.2 * furthest)
@@ -140,10 +141,10 @@ def draw_cartpole(frames: Sequence[Frame], task: Task) -> Image:
 
 
 def _drawable(env: Any) -> Any:
-    """The given environment, which this changes: if it is gymnax's CartPole, it is given a ``draw``."""
+    """Return the given environment; gymnax's CartPole is changed and gets a ``draw`` and a ``caption``."""
     if env.name == "CartPole-v1" and not isinstance(env, Drawable):
         object.__setattr__(env, "draw", draw_cartpole)
-        caption = "From the side. Green: the action, whichever way it pushes on this task."
+        caption = "From the side. Green: the action (left or right); some tasks invert the force."
         object.__setattr__(env, "caption", caption)
     return env
 

@@ -1,8 +1,9 @@
-"""GridNavi (Zintgraf et al. 2020, section 5.1, as in their code): search a grid for a goal that does not show.
+"""GridNavi (Zintgraf et al. 2020, section 5.1, as in their code): the search for a hidden goal on a grid.
 
-A walker starts in the corner (0, 0); the goal is any cell but the four of that corner. Every step that ends on the goal
-pays 1, every other one -0.1; episodes last 15 steps, a trial of the paper 4 of them. Steps are those of ``dark_room``:
-stay, up, right, down, left; walls stop. Their code shows the cell as its coordinates, here it is an index.
+The agent starts in the corner (0, 0). The goal is any cell except the four cells of this corner. Every step that ends
+on the goal has a reward of 1, and every other step has a reward of -0.1. Episodes last 15 steps, and a trial in the
+paper has 4 episodes. The actions are those of ``dark_room``: stay, up, right, down, left; an action that would leave
+the grid has no effect. The observation is the index of the cell, whereas the authors' code shows its coordinates.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from metarl_jax.environments.dark_room import DarkRoom, RoomParams, RoomState
 from metarl_jax.types import Array, Discrete, EnvFamily, Key, TaskDistribution
 
 FOUND, NOT_FOUND = 1.0, -0.1
-"""What a step pays that ends on the goal, and any other."""
+"""The reward of a step that ends on the goal, and of any other step."""
 
 
 class GridNavi(DarkRoom):
-    """The grid; a task has one goal."""
+    """A grid with one hidden goal.
+
+    Args:
+        size: the number of cells along each side.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__(size, (0, 0), stays=True)
@@ -31,7 +36,7 @@ class GridNavi(DarkRoom):
         return position[0] * self.size + position[1]
 
     def place(self, observation: np.ndarray) -> tuple[int, int]:
-        """The cell (x, y) that an observation shows."""
+        """Return the cell (x, y) that an observation shows."""
         return divmod(int(observation), self.size)
 
     def observation_space(self, params: RoomParams | None = None) -> Discrete:
@@ -46,24 +51,23 @@ class GridNavi(DarkRoom):
 
 
 def goals(size: int) -> list[tuple[int, int]]:
-    """The cells (x, y) where a goal may be."""
+    """Return the cells (x, y) where a goal may be."""
     return [(x, y) for x in range(size) for y in range(size) if max(x, y) > 1]
 
 
 def make(size: int = 5, horizon: int = 15) -> EnvFamily:
-    """The family. Goals are uniform; training, validation and held-out tasks have the same ones.
+    """Make the GridNavi family. Goals are uniform; training, validation and held-out tasks have the same distribution.
 
     Args:
-        size: cells along each side, from 3 to 1000.
-        horizon: steps of an episode.
+        size: The number of cells along each side, from 3 to 1000.
+        horizon: The number of steps of an episode.
 
     Raises:
-        ValueError: for a size or horizon that is not a positive whole number, a larger size, or a grid without a cell
-            for the goal.
+        ValueError: if ``size`` is not a whole number from 3 to 1000, or ``horizon`` is not a positive whole number.
     """
     size, horizon = whole(above=0, at_most=1000)("size", size), positive_int("horizon", horizon)
     if size < 3:
-        raise ValueError(f"size must be at least 3, not {size}: the goal lies outside the corner's four cells")
+        raise ValueError(f"size must be at least 3, not {size}, because the goal is outside the corner's four cells")
     env = GridNavi(size)
     cells = jnp.array(goals(size), jnp.int32)
 
@@ -71,7 +75,7 @@ def make(size: int = 5, horizon: int = 15) -> EnvFamily:
         return RoomParams(cells[jax.random.randint(key, (), 0, len(cells), jnp.int32)][None], horizon)
 
     def optimal_return(task: RoomParams) -> Array:
-        """The shortest way there; the step that arrives pays, and so does every later one."""
+        """Compute the return of the shortest path; the step that arrives has the goal's reward, as have later steps."""
         paid = jnp.maximum(horizon + 1 - jnp.sum(task.goals[0]), 0)
         return FOUND * paid + NOT_FOUND * (horizon - paid)
 

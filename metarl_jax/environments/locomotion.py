@@ -1,8 +1,8 @@
-"""Robots that walk, after Gymnasium's v5 bodies: what they are to do, or what they are made of, is the task.
+"""Walking robots with the bodies of Gymnasium's v5 environments; a task is a goal of the reward or a changed body.
 
-Each paper's tasks are here under what it calls them, with its costs, bonuses and horizons; the bodies are Gymnasium's,
-so that returns compare with those of whoever uses the same bodies, and not with rllab's. Actions are clipped to the
-action space before they cost anything. Needs the extra ``metarl-jax[mujoco]``.
+Each paper's tasks have the paper's name, costs, bonuses and horizons. The bodies are Gymnasium's. Returns can therefore
+be compared with results for the same bodies, but not with results for the bodies of rllab. Actions are clipped to the
+action space before their cost is computed. This module needs the extra ``metarl-jax[mujoco]``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CAPSULE = 3
-"""MuJoCo's number of the shape that most robots' limbs have."""
+"""MuJoCo's number of the geom type "capsule", which is the shape of most limbs."""
 
 # ---------------------------------------------------------------------------------------------------------------
-# The robots, as Gymnasium's v5 environments look at them.
+# The robots, with the observations and healthy states of Gymnasium's v5 environments.
 
 
 def _along(xp: Any, model: Any, data: Any) -> Any:
-    """Of a robot in a plane."""
+    """Return the position of a robot that moves in a vertical plane: (x, 0)."""
     del model
     return xp.stack([data.qpos[0], 0.0 * data.qpos[0]])
 
@@ -123,34 +123,37 @@ HUMANOID = Robot(
 
 @struct.dataclass
 class LocomotionParams:
-    """A task."""
+    """A task: the target of the reward, and the body."""
 
     target: Array
-    """What the reward asks for: a direction, a speed or a goal, of the shape that the family says."""
+    """The target of the reward: a direction, a speed or a goal. Its shape depends on the family."""
     model: Array
-    """Which of the family's bodies, ``int32``."""
+    """The index of the body among the family's bodies, ``int32``."""
     max_steps_in_episode: int
+    """The largest number of control steps of an episode."""
 
 
 @struct.dataclass
 class LocomotionState:
+    """The state of an episode."""
+
     physics: Any
-    """The engine's own."""
+    """The state of the physics engine."""
     time: Array
-    """Control steps in this episode, ``int32``."""
+    """The number of control steps in this episode, ``int32``."""
 
 
 class Locomotion(Environment):
-    """A robot with a reward; an episode ends by itself where the robot falls, if it can.
+    """A robot with a reward. An episode terminates if the robot is not healthy, that is, falls.
 
     Args:
-        robot: the body.
-        models: ``mujoco.MjModel``, at least one; a task has one of them.
-        engine: which engine.
-        reward: ``(readings, control [nu], target) -> scalar``.
+        robot: the robot.
+        models: instances of ``mujoco.MjModel``, at least one; a task has one of them.
+        engine: the name of the physics engine.
+        reward: a function ``(readings, control [nu], target) -> scalar``.
     """
 
-    caption = "The picture follows the robot; the marks on the floor are a metre apart."
+    caption = "The picture follows the robot. The distance between two marks on the floor is one metre."
 
     def __init__(
         self,
@@ -170,7 +173,7 @@ class Locomotion(Environment):
         self._observations = Box(-jnp.inf, jnp.inf, seen.shape)
 
     def _start(self, key: Key) -> tuple[Array, Array]:
-        """Positions and velocities of a new episode."""
+        """Draw the positions and velocities at the start of an episode."""
         key_qpos, key_qvel = jax.random.split(key)
         noise = self.robot.noise
         qpos = self._qpos + jax.random.uniform(key_qpos, self._qpos.shape, jnp.float32, -noise, noise)
@@ -197,7 +200,7 @@ class Locomotion(Environment):
     def step(
         self, key: Key, state: State, action: Array, params: LocomotionParams
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
-        """As the base class's, but what has not ended is not reset, which takes an engine's time."""
+        """Take one step, and reset only if the episode ends, because resets take time of the engine."""
         _, key_reset = jax.random.split(key)
         control, time = self._control(action), state.time + 1
         truncated = time >= params.max_steps_in_episode
@@ -219,13 +222,14 @@ class Locomotion(Environment):
         return self._observations
 
     def drawn_state(self, state: LocomotionState) -> Array:
-        """MuJoCo's positions ``[nq]``, which are all that ``draw`` needs of a state."""
+        """Return MuJoCo's positions ``[nq]``, the part of a state that ``draw`` needs."""
         return self.engine.pose(state.physics)
 
     def draw(self, frames: Sequence[Frame], task: LocomotionParams) -> Image:
-        """The robot from the side or from above (``drawing.Drawable``): its geoms as thick lines on a marked floor.
+        """Draw the robot from the side or from above (``drawing.Drawable``).
 
-        The picture follows the robot, as large as makes the picture of its initial pose 2.5 robots wide.
+        The geoms are thick lines on a floor with marks. The picture follows the robot. Its width is 2.5 times the size
+        of the robot in its initial pose.
         """
         mujoco, model = physics.import_mujoco(), self.models[int(task.model)]
         data, above = mujoco.MjData(model), self.robot.from_above
@@ -247,7 +251,7 @@ class Locomotion(Environment):
         picture, canvas = blank()
         top = 0.0 if above else pixel(np.zeros(3))[1]
         canvas.rectangle((0, top, SIZE, SIZE), fill="whitesmoke")
-        # A mark at every metre; along both axes if the picture is from above.
+        # There is a mark at every metre, along both axes if the picture is from above.
         first = math.floor(middle[0] - metres / 2)
         for mark in range(first, first + math.ceil(metres) + 2):
             x = pixel(np.array([mark, 0.0, 0.0]))[0]
@@ -282,23 +286,26 @@ def make(
     heldout_models: int = 0,
     validation_models: int = 0,
 ) -> EnvFamily:
-    """A family of tasks of a robot: one of the papers' below, or your own.
+    """Make a family of tasks of a robot: one of the papers' families below, or your own.
 
     Args:
-        robot: the body.
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or "auto": by the platform.
-        reward: ``(readings, control [nu], target) -> scalar``.
-        target: draws what a task asks for.
-        models: ``mujoco.MjModel`` that differ in numbers only, of which a task has one; the robot's own if None.
-        heldout_models: how many of them, those that follow the training tasks' ones, belong to held-out tasks; 0:
-            held-out tasks have the training tasks' models.
-        validation_models: how many of them, the last ones, belong to validation tasks; 0: validation tasks have the
-            training tasks' models.
+        robot: The robot.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        reward: A function ``(readings, control [nu], target) -> scalar``.
+        target: A function that draws the target of a task from a key.
+        models: Instances of ``mujoco.MjModel`` that differ in numbers only, of which a task has one; the robot's own
+            model if None. The models of training tasks come first, then those of held-out tasks, then those of
+            validation tasks.
+        heldout_models: The number of models of held-out tasks; with 0, held-out tasks have the models of training
+            tasks.
+        validation_models: The number of models of validation tasks; with 0, validation tasks have the models of
+            training tasks.
 
     Raises:
-        ValueError: for a horizon that is not a positive whole number, an unknown engine, or no models to train on.
-        ImportError: without the engine or Gymnasium.
+        ValueError: if ``horizon`` is not a positive whole number, the engine is unknown, or there is no model for
+            training tasks.
+        ImportError: if the engine or Gymnasium is not installed.
     """
     steps = positive_int("horizon", horizon)
     models = [physics.load(robot)] if models is None else models
@@ -306,7 +313,7 @@ def make(
     if training_models <= 0:
         raise ValueError(
             f"heldout_models ({heldout_models}) and validation_models ({validation_models}) must leave some of the "
-            f"{len(models)} models to train on"
+            f"{len(models)} models for training"
         )
     env = Locomotion(robot, models, engine, reward)
 
@@ -348,19 +355,19 @@ def _all_around(key: Key) -> Array:
 
 
 def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
-    """A half cheetah that is to run forth or back (Finn et al. 2017, section 5.3.2, and everyone since).
+    """Make the tasks in which a half cheetah must run forwards or backwards (Finn et al. 2017, section 5.3.2).
 
-    Reward: velocity along the direction, +1 or -1, less 0.05 times the squared action. Held-out and validation tasks
-    are the same two: there are no others.
+    The reward is the velocity along the direction (+1 or -1) minus 0.05 times the squared action. There are only two
+    tasks, so training, validation and held-out tasks are the same.
 
     Args:
-        horizon: control steps of an episode: 200 (Finn et al.; Rakelly et al. 2019; Zintgraf et al. 2020), or 100
-            (Rothfuss et al. 2019).
-        engine: "c", "mjx", or by the platform.
+        horizon: The number of control steps of an episode: 200 (Finn et al.; Rakelly et al. 2019; Zintgraf et al.
+            2020), or 100 (Rothfuss et al. 2019).
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
 
     Raises:
-        ValueError: for a horizon that is not a positive whole number, or an unknown engine.
-        ImportError: without the engine or Gymnasium.
+        ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
+        ImportError: if the engine or Gymnasium is not installed.
     """
 
     def reward(readings: Readings, control: Array, direction: Array) -> Array:
@@ -370,19 +377,20 @@ def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto") -> E
 
 
 def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
-    """A half cheetah that is to run at a speed, uniform from 0 to ``fastest``.
+    """Make the tasks in which a half cheetah must run at a given speed, uniform from 0 to ``fastest``.
 
-    Reward: minus the difference from that speed, less 0.05 times the squared action.
+    The reward is minus the absolute difference from this speed, minus 0.05 times the squared action.
 
     Args:
-        fastest: metres a second: 3 (Rothfuss et al. 2019, Rakelly et al. 2019 and Zintgraf et al. 2020, in their code),
-            or 2 (Finn et al. 2017).
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or by the platform.
+        fastest: The largest speed in metres per second: 3 (Rothfuss et al. 2019, Rakelly et al. 2019 and Zintgraf et
+            al. 2020, in their code), or 2 (Finn et al. 2017).
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
 
     Raises:
-        ValueError: for a speed that is not positive; else as ``half_cheetah_direction``.
-        ImportError: as there.
+        ValueError: if ``fastest`` is not positive, ``horizon`` is not a positive whole number, or the engine is
+            unknown.
+        ImportError: if the engine or Gymnasium is not installed.
     """
     real(above=0)("fastest", fastest)
 
@@ -395,21 +403,21 @@ def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: Engi
 
 
 def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
-    """An ant that is to walk forth or back, or anywhere in the plane (Rakelly et al. 2019; Zintgraf et al. 2020).
+    """Make the tasks in which an ant must walk in a given direction (Rakelly et al. 2019; Zintgraf et al. 2020).
 
-    Reward: velocity along the direction + 1, less 0.5 times the squared action and 0.0005 times the squared impacts. It
-    ends where the torso leaves heights of 0.2 to 1. (VariBAD's code hands +1 and -1 to sine and cosine as radians,
-    which makes its directions 57 degrees apart from the axis; not so here.)
+    The reward is the velocity along the direction + 1, minus 0.5 times the squared action and 0.0005 times the squared
+    impacts. An episode terminates if the height of the torso leaves 0.2 to 1 metres. (VariBAD's code passes +1 and -1
+    to sine and cosine as radians, so that its directions are 57 degrees from the axis. Here they are along the axis.)
 
     Args:
-        planar: whether directions are uniform on the circle. Otherwise there are two, for training, validation and
-            held-out tasks alike.
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or by the platform.
+        planar: Whether directions are uniform on the circle. Otherwise there are two directions, forwards and
+            backwards, which training, validation and held-out tasks share.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
 
     Raises:
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or by the platform ("auto").
+        ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
+        ImportError: if the engine or Gymnasium is not installed.
     """
 
     def reward(readings: Readings, control: Array, direction: Array) -> Array:
@@ -423,18 +431,19 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
 
 
 def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
-    """An ant that is to reach a place within 3 metres of where it starts (Rakelly et al. 2019, code).
+    """Make the tasks in which an ant must reach a goal within 3 metres of its start (Rakelly et al. 2019, code).
 
-    Goals at a distance of 3 times the square root of a uniform number, in any direction. Reward: minus the sum of both
-    coordinates' distances, less 0.1 times the squared action and 0.0005 times the squared impacts; it never ends.
+    The distance of the goal is 3 times the square root of a uniform number, and its direction is uniform. The reward is
+    minus the sum of the distances along both axes, minus 0.1 times the squared action and 0.0005 times the squared
+    impacts. Episodes never terminate before their horizon.
 
     Args:
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or by the platform.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
 
     Raises:
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or by the platform ("auto").
+        ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
+        ImportError: if the engine or Gymnasium is not installed.
     """
 
     def reward(readings: Readings, control: Array, goal: Array) -> Array:
@@ -449,19 +458,21 @@ def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
 
 
 def humanoid_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
-    """A humanoid that is to walk in some direction of the plane (Rothfuss et al. 2019; Rakelly et al. 2019).
+    """Make the tasks in which a humanoid must walk in a given direction (Rothfuss et al. 2019; Rakelly et al. 2019).
 
-    Reward: 1.25 times the velocity of the mass centre along the direction (a quarter of its displacement by physics
-    steps' seconds, as published) + 5, less 0.1 times the squared action and the squared impacts times 5e-7, at most 10.
-    It ends where the torso leaves heights of 1 to 2.
+    Directions are uniform on the circle. The reward is 1.25 times the velocity of the centre of mass along the
+    direction + 5, minus 0.1 times the squared action, and minus 5e-7 times the squared impacts but at most 10. (The
+    published reward is a quarter of the displacement divided by the seconds of one physics step, which is the same.)
+    An episode terminates if the height of the torso leaves 1 to 2 metres.
 
     Args:
-        horizon: control steps of an episode.
-        engine: "c", "mjx" (which solves contacts by another method than Gymnasium's), or by the platform.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx" (whose method for contacts is not Gymnasium's), or "auto" (by the
+            platform).
 
     Raises:
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or by the platform ("auto").
+        ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
+        ImportError: if the engine or Gymnasium is not installed.
     """
 
     def reward(readings: Readings, control: Array, direction: Array) -> Array:
@@ -474,17 +485,21 @@ def humanoid_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFa
 def hopper_parameters(
     tasks: int = 40, heldout_tasks: int = 10, horizon: int = 200, engine: EngineName = "auto", seed: int = 0
 ) -> EnvFamily:
-    """A hopper whose masses, inertias, damping and friction are the task (Rakelly et al. 2019, code).
+    """Make hopper tasks that differ in masses, inertias, damping and friction (Rakelly et al. 2019, code).
+
+    The bodies and the reward are defined as for ``walker_parameters``.
 
     Args:
-        tasks: bodies of training tasks.
-        heldout_tasks: bodies of held-out tasks.
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or by the platform ("auto").
-        seed: of the bodies.
+        tasks: The number of bodies of training tasks.
+        heldout_tasks: The number of bodies of held-out tasks. Validation tasks have as many bodies of their own.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        seed: The seed of the bodies.
 
     Raises:
-        ValueError, ImportError: as ``walker_parameters``.
+        ValueError: if ``tasks``, ``heldout_tasks`` or ``horizon`` is not a positive whole number, or the engine is
+            unknown.
+        ImportError: if the engine or Gymnasium is not installed.
     """
     return _with_parameters(HOPPER, tasks, heldout_tasks, horizon, engine, seed)
 
@@ -492,22 +507,23 @@ def hopper_parameters(
 def walker_parameters(
     tasks: int = 40, heldout_tasks: int = 10, horizon: int = 200, engine: EngineName = "auto", seed: int = 0
 ) -> EnvFamily:
-    """A walker whose masses, inertias, damping and friction are the task (Rakelly et al. 2019, code).
+    """Make walker tasks that differ in masses, inertias, damping and friction (Rakelly et al. 2019, code).
 
-    Every element of them is multiplied by 1.5 (damping: 1.3) to the power of a uniform number from -3 to 3, and what
-    MuJoCo derives from them is computed anew. Reward: velocity + 1, less 0.001 times the squared action; it ends where
-    the robot falls.
+    Every element of these arrays is multiplied by 1.5 (damping: 1.3) to the power of a uniform number from -3 to 3, and
+    the constants that MuJoCo derives from them are computed anew. The reward is the velocity + 1, minus 0.001 times the
+    squared action. An episode terminates if the robot falls.
 
     Args:
-        tasks: bodies of training tasks.
-        heldout_tasks: bodies of held-out tasks. Validation tasks have as many bodies of their own.
-        horizon: control steps of an episode.
-        engine: "c", "mjx", or by the platform.
-        seed: of the bodies.
+        tasks: The number of bodies of training tasks.
+        heldout_tasks: The number of bodies of held-out tasks. Validation tasks have as many bodies of their own.
+        horizon: The number of control steps of an episode.
+        engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        seed: The seed of the bodies.
 
     Raises:
-        ValueError: for a number of tasks that is not a positive whole number; else as ``half_cheetah_direction``.
-        ImportError: as there.
+        ValueError: if ``tasks``, ``heldout_tasks`` or ``horizon`` is not a positive whole number, or the engine is
+            unknown.
+        ImportError: if the engine or Gymnasium is not installed.
     """
     return _with_parameters(WALKER, tasks, heldout_tasks, horizon, engine, seed)
 
@@ -523,7 +539,7 @@ def _with_parameters(
         del target
         return readings.velocity[0] + 1.0 - 1e-3 * jnp.sum(control**2)
 
-    # The bodies of validation tasks come last, so that the others are those that the seed has always given.
+    # The bodies of validation tasks are drawn last, so that the bodies of other tasks do not depend on them.
     return make(
         robot,
         horizon,
@@ -537,15 +553,15 @@ def _with_parameters(
 
 
 def randomised(robot: Robot, random: np.random.Generator) -> Any:
-    """The robot's model with other masses, inertias, damping and friction.
+    """Return the robot's model with randomised masses, inertias, damping and friction.
 
     Args:
-        robot: whose model.
-        random: draws the factors.
+        robot: the robot.
+        random: the generator of the random factors.
 
     Returns:
-        An ``mujoco.MjModel``, with what MuJoCo derives from these (``mj_setConst``) computed anew: changing masses
-        alone would leave the inverse inertias, which contacts are solved with, those of the old body.
+        A ``mujoco.MjModel``, whose derived constants are computed anew (``mj_setConst``). Otherwise the inverse
+        inertias, with which contacts are solved, would be those of the original body.
     """
     mujoco, model = physics.import_mujoco(), physics.load(robot)
     for field, base in (("body_mass", 1.5), ("body_inertia", 1.5), ("dof_damping", 1.3), ("geom_friction", 1.5)):

@@ -1,11 +1,11 @@
 """Meta-World (Yu et al. 2019, arXiv 1910.10897): a Sawyer arm that learns one skill (ML1) or one of many (ML10).
 
-Scenes are Meta-World's own, taken from where it is installed, and stepped by MuJoCo; observations, rewards (version 2)
-and what counts as success are those of its environments, to rounding (``manipulation_skills``). A task is a skill,
-where things start and where the goal is; the goal is not seen, nor is the skill, but from what the object does. Actions
-are clipped to the action space.
+The scenes are the files of the installed Meta-World, and MuJoCo computes the physics. Observations, rewards (version 2)
+and successes equal those of Meta-World's environments up to rounding (``manipulation_skills``). A task is a skill with
+the initial places of objects and a goal. The observation does not contain the goal or the skill. The learner can infer
+the skill only from the object. Actions are clipped to the action space.
 
-Needs the extra ``metarl-jax[metaworld]``.
+This module needs the extra ``metarl-jax[metaworld]``.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from metarl_jax.environments.physics import Engine, Robot
 from metarl_jax.types import Array, Box, EnvFamily, Key, Privileged, State, TaskDistribution, Transition
 
 REACHABLE_LOW, REACHABLE_HIGH = (-0.5, 0.4), (0.5, 1.0, 0.5)
-"""Metres: between which the hand can be pulled; how low, skills say."""
+"""Bounds of the position to which the hand can be pulled, in metres; ``Skill.lowest`` is the lower bound of z."""
 SEEN_LOW, SEEN_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
-"""Between which it is seen."""
+"""Bounds of the observed position of the hand, in metres."""
 PULL = 1.0 / 100
-"""Metres that an action of 1 pulls the hand by."""
+"""The distance by which an action of 1 pulls the hand, in metres."""
 FRAME_SKIP = 5
-"""Physics steps of a control step, of 2.5 milliseconds."""
+"""The number of physics steps of a control step. A physics step is 2.5 milliseconds."""
 SETTLING = 50
-"""Control steps that the hand is pulled to its start for."""
+"""The number of control steps for which the hand is pulled to its start before an episode."""
 ARM = 9
-"""Numbers that say where the arm is; what tasks handle comes after them."""
+"""The number of MuJoCo's positions that belong to the arm; those of objects follow them."""
 FRAME = 18
-"""Numbers that are seen of a moment: hand, opening of the gripper, and of two objects position and orientation."""
+"""The size of the observation of one moment: hand, opening of the gripper, and position and orientation of two
+objects."""
 SkillName: TypeAlias = Literal[
     "reach",
     "push",
@@ -64,10 +65,10 @@ SkillName: TypeAlias = Literal[
 
 
 def model_path(skill: Skill) -> Path:
-    """Where Meta-World keeps the scene.
+    """Return the path of the skill's scene in the installed Meta-World.
 
     Raises:
-        ImportError: without Meta-World.
+        ImportError: if Meta-World is not installed.
     """
     found = importlib.util.find_spec("metaworld")
     if found is None or found.origin is None:
@@ -76,37 +77,38 @@ def model_path(skill: Skill) -> Path:
 
 
 def load(skill: Skill) -> Any:
-    """The scene, an ``mujoco.MjModel``, whose hand is held to where it is pulled as Meta-World holds it.
+    """Return the skill's scene, a ``mujoco.MjModel``, with the weld that Meta-World sets between hand and mocap body.
 
     Raises:
-        ImportError: without MuJoCo or Meta-World.
+        ImportError: if MuJoCo or Meta-World is not installed.
     """
     model = physics.load_file(model_path(skill))
-    # Of the one weld: no displacement, a rotation of none, and how stiff rotation is against translation.
+    # The data of the only weld: no displacement, no rotation, and the stiffness of rotation relative to translation.
     model.eq_data[0, :11] = [0, 0, 0, 0, 0, 0, -1, 0, 0, 0, 5]
     return model
 
 
 def untouchable(model: Any) -> Any:
-    """The scene without contacts, for MJX, which knows no collisions of cylinders with boxes.
+    """Remove all contacts from the scene, for MJX, which does not support collisions of cylinders with boxes.
 
-    The object stays where it is put, the fingers go through everything; an arm that reaches is where it would be.
+    The object then stays at its initial place, and the fingers pass through everything. The motion of an arm that
+    touches nothing is the same as with contacts.
     """
     model.geom_contype[:] = model.geom_conaffinity[:] = 0
     model.dof_damping[-6:] = 1e6
-    # MJX solves elliptic cones only where there is some contact to solve.
+    # MJX supports elliptic cones only if the model has contacts.
     model.opt.cone = 0
     return model
 
 
 def _body(skill: Skill, model: Any) -> Robot:
-    """How the scene is looked at and driven, and how its episodes begin."""
+    """Return a ``Robot`` with the scene's observations, control, and start of episodes."""
     bodies = np.array([model.body(n).id for n in ("hand", "rightclaw", "leftclaw", "leftpad", "rightpad")])
     tips = np.array([model.site(name).id for name in ("rightEndEffector", "leftEndEffector")])
     low, high, both = np.array([*REACHABLE_LOW, skill.lowest]), np.array(REACHABLE_HIGH), np.array([1.0, -1.0])
 
     def of(thing: tuple[str, str], what: str) -> Callable[[Any], Any]:
-        """What MuJoCo's data say of something that has a name, in a row."""
+        """Return a function of MuJoCo's data that returns the field ``what`` of a named thing as a vector."""
         which = getattr(model, thing[0])(thing[1]).id
         return lambda data: getattr(data, what)[which].reshape(-1)
 
@@ -162,7 +164,7 @@ def _body(skill: Skill, model: Any) -> Robot:
 
 
 def _scene(numbers: Array) -> Scene:
-    """What ``_body`` observes, by name; the hand as it is seen."""
+    """Return the numbers that ``_body`` observes by name; the hand's position is clipped to its observed bounds."""
     places = numbers[:24].reshape(8, 3)
     hand = jnp.clip(places[0], jnp.asarray(SEEN_LOW), jnp.asarray(SEEN_HIGH))
     rotation = numbers[24:33].reshape(3, 3)
@@ -170,10 +172,10 @@ def _scene(numbers: Array) -> Scene:
 
 
 def _quaternion(rotation: Array) -> Array:
-    """Of a rotation ``[3, 3]``: ``(x, y, z, w)``, of which the part that is largest is positive."""
+    """Return the quaternion ``(x, y, z, w)`` of a rotation ``[3, 3]``; its largest component is positive."""
     diagonal = jnp.diagonal(rotation)
     trace = jnp.sum(diagonal)
-    # Four times the outer product of the quaternion with itself: every row is it, at another scale.
+    # The rows are four times the outer product of the quaternion with itself: each is a multiple of the quaternion.
     skew = rotation - rotation.T
     vector = jnp.stack([skew[2, 1], skew[0, 2], skew[1, 0]])
     upper = rotation + rotation.T + (1 - trace) * jnp.eye(3)
@@ -183,7 +185,10 @@ def _quaternion(rotation: Array) -> Array:
 
 
 def _frame(scene: Scene, as_it_is: Array) -> Array:
-    """What is seen of a moment, ``[18]``, with MuJoCo's quaternion as it is or not; the second object is not there."""
+    """Return the observation of one moment, ``[18]``; the second object is zeros.
+
+    ``as_it_is`` says whether ``scene.rotation`` holds MuJoCo's quaternion, which is then observed unchanged.
+    """
     turned = jnp.where(as_it_is, scene.rotation.reshape(-1)[:4], _quaternion(scene.rotation))
     seen = jnp.concatenate([scene.hand, scene.opening[None], scene.object, turned])
     return jnp.pad(seen, (0, FRAME - seen.size))
@@ -195,47 +200,53 @@ def _frame(scene: Scene, as_it_is: Array) -> Array:
 
 @struct.dataclass
 class ManipulationParams:
-    """A task; places in metres."""
+    """A task: a skill with the initial places of objects and a goal."""
 
     skill: Array
-    """``int32``, among the environment's ``skills``."""
+    """The index of the skill among the environment's ``skills``, ``int32``."""
     object: Array
-    """``[3]``: where the object starts, or stands."""
+    """The initial position of the object, in metres, ``[3]``."""
     place: Array
-    """``[3]``: where the body is that the skill's tasks move; zeros without one."""
+    """The position of the body that the skill's tasks move, in metres, ``[3]``; zeros if there is no such body."""
     goal: Array
-    """``[3]``."""
+    """The position of the goal, in metres, ``[3]``."""
     max_steps_in_episode: int
+    """The number of control steps of an episode."""
 
 
 @struct.dataclass
 class ManipulationState:
+    """The state of an episode."""
+
     physics: Any
-    """The engine's own."""
+    """The state of the physics engine."""
     frame: Array
-    """``[18]``: what was seen last."""
+    """The observation of the last moment, ``[18]``."""
     time: Array
-    """Control steps in this episode, ``int32``."""
+    """The number of control steps in this episode, ``int32``."""
 
 
 class Manipulation(Environment):
-    """Some skills, of which a task asks for one; an episode ends with its time and not before.
+    """A Sawyer arm and the scenes of some skills; a task has one skill. Episodes never end before their horizon.
 
-    An observation has 39 numbers: what is seen now, what was seen a step before, and three zeros instead of the goal.
+    An observation has 39 numbers: the observation of the current moment, that of the previous step, and three zeros in
+    the place of the goal.
 
     Args:
-        skills: what is to be done, at least one.
-        engine: which engine.
+        skills: the skills, at least one.
+        engine: the name of the physics engine.
 
     Raises:
-        ValueError: for an unknown engine, or one that cannot do it.
+        ValueError: if the engine is unknown, or does not support a skill.
     """
 
     def __init__(self, skills: Sequence[Skill], engine: Literal["c", "mjx"]) -> None:
         choice("c", "mjx")("engine", engine)
         other = [skill.name for skill in skills if skill is not REACH]
         if engine == "mjx" and other:
-            raise ValueError(f"engine 'mjx' only reaches, touching nothing, but {', '.join(other)} needs more: use 'c'")
+            raise ValueError(
+                f"engine 'mjx' has no contacts and only supports the skill reach, not {', '.join(other)}: use 'c'"
+            )
         self.skills = tuple(skills)
         models = [load(skill) for skill in skills]
         bodies = [_body(skill, model) for skill, model in zip(skills, models, strict=True)]
@@ -284,7 +295,7 @@ class Manipulation(Environment):
     def step(
         self, key: Key, state: State, action: Array, params: ManipulationParams
     ) -> tuple[Array, State, Array, Array, Array, dict[Any, Any]]:
-        """As the base class's, but what has not ended is not reset, which takes an engine's time."""
+        """Take one step, and reset only if the episode ends, because resets take time of the engine."""
         del key
         action, time, terminated = jnp.clip(action, -1.0, 1.0), state.time + 1, jnp.bool_(False)
         over = time >= params.max_steps_in_episode
@@ -311,15 +322,15 @@ class Manipulation(Environment):
 
 
 def drawn(skills: Sequence[Skill], number: int, seed: int) -> list[np.ndarray]:
-    """What Meta-World's benchmarks draw for tasks with that seed, and that number of goals.
+    """Draw the random numbers of tasks as Meta-World's benchmarks do, with the same seed and number of goals.
 
     Args:
-        skills: whose, in the benchmark's order.
-        number: of tasks of each.
-        seed: of NumPy's generator of old.
+        skills: the skills, in the benchmark's order.
+        number: the number of tasks of each skill.
+        seed: the seed of NumPy's ``RandomState``.
 
     Returns:
-        For each skill ``[number, 3 or 6]``, metres: see ``Skill.low`` and ``Skill.lay``.
+        For each skill ``[number, 3 or 6]``, in metres: see ``Skill.low`` and ``Skill.lay``.
     """
     random = np.random.RandomState(seed)
 
@@ -329,14 +340,14 @@ def drawn(skills: Sequence[Skill], number: int, seed: int) -> list[np.ndarray]:
             if skill.far(places):
                 return places
 
-    # Its environments begin twice whenever they begin, and draw both times.
+    # Meta-World's environments reset twice for each task, and draw both times. The second draw counts.
     return [np.array([[draw(skill), draw(skill)][1] for _ in range(number)]) for skill in skills]
 
 
 def _sampler(
     env: Manipulation, skills: Sequence[Skill], number: int, seed: int, steps: int
 ) -> Callable[[Key], ManipulationParams]:
-    """Any of so many tasks of each skill."""
+    """Return a function that draws one of ``number`` tasks of each skill with equal probability."""
     indices = [env.skills.index(skill) for skill in skills]
     rows = [
         env.skills[index].lay(row, env.heights[index])
@@ -358,7 +369,10 @@ def _family(env: Manipulation, steps: int, tasks: TaskDistribution) -> EnvFamily
         return jax.lax.switch(task.skill, [skill.reached for skill in env.skills], task.goal, step)
 
     def training_reward(task: ManipulationParams, t: Transition, discount: float) -> Array:
-        """Half of what is paid, and the other half for success: to be as near as counts often pays a hundredth more."""
+        """Compute the mean of the reward and of ``FULL`` times success.
+
+        The reward alone is often only a hundredth larger at a success than just outside of its radius.
+        """
         del discount
         return (t.reward + FULL * jax.vmap(success, (None, 0))(task, t)) / 2
 
@@ -374,8 +388,8 @@ def _family(env: Manipulation, steps: int, tasks: TaskDistribution) -> EnvFamily
 
 
 _VALIDATION_SEED = 2
-"""Added to a family's seed for its validation tasks. Meta-World draws training tasks with the seed itself, and the test
-tasks of ML1 with the next one."""
+"""The number that is added to a family's seed for its validation tasks. Meta-World draws training tasks with the seed
+itself, and the test tasks of ML1 with the next one."""
 
 
 def _checked(horizon: int, tasks: int, heldout_tasks: int, seed: int) -> int:
@@ -393,7 +407,7 @@ def ml1(
     engine: Literal["c", "mjx"] = "c",
     seed: int = 0,
 ) -> EnvFamily:
-    """Meta-World's ML1: one skill, with goals that are not seen.
+    """Make Meta-World's ML1: one skill, with goals that are not observed.
 
     * "reach": bring the fingertips within 5 centimetres of a goal in the air;
     * "push": bring a puck within 5 centimetres of a goal on the table;
@@ -401,19 +415,19 @@ def ml1(
     * or any other skill of ML10.
 
     Args:
-        skill: which.
-        horizon: control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
-        tasks: training tasks, ``metaworld.ML1``'s with that seed.
-        heldout_tasks: held-out tasks, its test tasks with that seed, which are others. There are as many validation
-            tasks, whose goals are drawn from the same box with another seed: they are neither training nor held-out
-            tasks.
-        engine: "c", or, to reach, "mjx", without contacts (``untouchable``).
-        seed: of the tasks.
+        skill: The name of the skill.
+        horizon: The number of control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
+        tasks: The number of training tasks, which are those of ``metaworld.ML1`` with this seed.
+        heldout_tasks: The number of held-out tasks, which are the test tasks of ``metaworld.ML1`` with this seed. There
+            are as many validation tasks. Their goals are drawn from the same box with another seed, so that they are
+            different from training and held-out tasks.
+        engine: The physics engine: "c", or, for the skill "reach", "mjx" without contacts (``untouchable``).
+        seed: The seed of the tasks.
 
     Raises:
-        ValueError: for an unknown skill or engine, an engine that cannot do it, or a number that is no positive whole
-            number (of the seed: or 0).
-        ImportError: without the engine or Meta-World.
+        ValueError: if the skill or the engine is unknown, the engine does not support the skill, ``horizon``, ``tasks``
+            or ``heldout_tasks`` is not a positive whole number, or ``seed`` is not a whole number of at least 0.
+        ImportError: if the engine or Meta-World is not installed.
     """
     choice(*SKILLS)("skill", skill)
     steps, skills = _checked(horizon, tasks, heldout_tasks, seed), [SKILLS[skill]]
@@ -426,20 +440,23 @@ def ml1(
 
 
 def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int = 0) -> EnvFamily:
-    """Meta-World's ML10: a task is one of ten skills with its goal; held out are five other skills.
+    """Make Meta-World's ML10: training tasks have one of ten skills, and held-out tasks have one of five other skills.
 
-    The skill of a task by name: ``family.env.skills[task.skill].name``.
+    The name of a task's skill is ``family.env.skills[task.skill].name``.
 
     Args:
-        horizon: control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
-        tasks: training tasks of each skill, ``metaworld.ML10``'s with that seed and number of goals.
-        heldout_tasks: of each held-out skill, its test tasks with that seed and number of goals. Validation tasks are
-            of the training skills, with as many goals of each that training does not draw.
-        seed: of the tasks.
+        horizon: The number of control steps of an episode: 500 (Meta-World), or 150 (Yu et al. 2019).
+        tasks: The number of training tasks of each skill, which are those of ``metaworld.ML10`` with this seed and
+            number of goals.
+        heldout_tasks: The number of tasks of each held-out skill, which are the test tasks of ``metaworld.ML10`` with
+            this seed and number of goals. Validation tasks have the training skills, with as many goals of each skill
+            as there are held-out tasks of a skill; training does not draw these goals.
+        seed: The seed of the tasks.
 
     Raises:
-        ValueError: for a number that is no positive whole number (of the seed: or 0).
-        ImportError: without C MuJoCo or Meta-World.
+        ValueError: if ``horizon``, ``tasks`` or ``heldout_tasks`` is not a positive whole number, or ``seed`` is not a
+            whole number of at least 0.
+        ImportError: if MuJoCo or Meta-World is not installed.
     """
     steps = _checked(horizon, tasks, heldout_tasks, seed)
     env = Manipulation((*ML10_TRAIN, *ML10_TEST), "c")

@@ -1,10 +1,9 @@
-"""What Meta-World's environments ask for, a skill at a time: where tasks put things, what is paid (version 2), and what
-counts as success, each to rounding what its own program (3.0) says.
+"""The skills of Meta-World: initial places of objects, rewards (version 2), and successes.
 
-Rewards are functions of the moment, of how the gripper is told to close, and of how the episode began; nothing else of
-the past enters. One thing of the official program is kept that it may not have meant: where picking and sweeping
-compare the object's distance from the gripper's pads with that from the pads as they were at the start, both are the
-pads as they are now.
+All results equal those of Meta-World 3.0 up to rounding. A reward is a function of the current scene, of the control of
+the gripper, and of the start of the episode. It does not depend on other steps. One property of the official program is
+kept that may be unintended. The rewards for picking and sweeping compare the distance of the object from the gripper's
+pads with the distance from the pads at the start of the episode. In the official program, both are the current pads.
 """
 
 from __future__ import annotations
@@ -21,99 +20,104 @@ from metarl_jax.types import Array, Transition
 Triple: TypeAlias = tuple[float, float, float]
 
 FULL = 10.0
-"""The most that a step can pay."""
+"""The largest reward of a step."""
 
 
 class Scene(NamedTuple):
-    """What is measured of a moment, in metres and radians."""
+    """The measurements of one moment, in metres and radians."""
 
     hand: Array
-    """``[3]``."""
+    """The position of the hand, ``[3]``."""
     claws: Array
-    """``[2, 3]``."""
+    """The positions of the claws, right and left, ``[2, 3]``."""
     pads: Array
-    """``[2, 3]``: left and right."""
+    """The positions of the pads, left and right, ``[2, 3]``."""
     fingers: Array
-    """``[2, 3]``: the tips."""
+    """The positions of the tips of the fingers, right and left, ``[2, 3]``."""
     object: Array
-    """``[3]``: what there is to handle."""
+    """The position of the object that the skill handles, ``[3]``."""
     rotation: Array
-    """``[3, 3]``: of the object. Where Meta-World shows MuJoCo's quaternion as it is, that and zeros."""
+    """The rotation of the object, ``[3, 3]``. If Meta-World observes MuJoCo's quaternion unchanged, the field holds the
+    quaternion and zeros."""
     joint: Array
-    """What a door or the like hangs on; nothing of an object that is free."""
+    """The position of the joint of a door or a similar object. It has no meaning for a free object."""
 
     @property
     def tip(self) -> Array:
-        """``[3]``: between the tips of the fingers."""
+        """The point between the tips of the fingers, ``[3]``."""
         return (self.fingers[0] + self.fingers[1]) / 2
 
     @property
     def opening(self) -> Array:
-        """Of the gripper: 1 if its claws are 0.1 apart or more."""
+        """The opening of the gripper, in [0, 1]; it is 1 if the claws are 0.1 metres apart or more."""
         return jnp.clip(jnp.linalg.norm(self.claws[0] - self.claws[1]) / 0.1, 0.0, 1.0)
 
 
 class Start(NamedTuple):
-    """What rewards compare with."""
+    """The start of an episode, with which rewards compare the current scene."""
 
     object: Array
-    """``[3]``: where the object is at first, or stands."""
+    """The initial position of the object, ``[3]``."""
     goal: Array
-    """``[3]``."""
+    """The position of the goal, ``[3]``."""
     settled: Scene
-    """When the hand has come to where it starts, before anything is put where the task has it."""
+    """The scene when the hand has reached its initial position, before objects are put at the places of the task."""
 
 
 class Laid(NamedTuple):
-    """Where a task has things, in metres."""
+    """The places of a task, in metres."""
 
     object: np.ndarray
-    """``[3]``: see ``Start``."""
+    """The initial position of the object, ``[3]``."""
     place: np.ndarray
-    """``[3]``: of the body that tasks move; zeros without one."""
+    """The position of the body that tasks move, ``[3]``; zeros if there is no such body."""
     goal: np.ndarray
-    """``[3]``."""
+    """The position of the goal, ``[3]``."""
 
 
 class Skill(NamedTuple):
-    """What is to be done."""
+    """A skill: its scene, the distribution of its tasks, its reward and its success."""
 
     name: str
+    """The name of the skill."""
     file: str
-    """Of Meta-World's assets."""
+    """The scene's file among Meta-World's assets."""
     low: tuple[float, ...]
-    """Of what is drawn for a task, ``[3]`` or ``[6]`` ..."""
+    """The lower bounds of the random numbers of a task, ``[3]`` or ``[6]``."""
     high: tuple[float, ...]
+    """The upper bounds of the random numbers of a task, ``[3]`` or ``[6]``."""
     lay: Callable[[np.ndarray, float], Laid]
-    """``(what is drawn, the height that the object has settled at) ->`` the task."""
+    """A function of the random numbers of a task and of the height of the settled object, which returns the places of
+    the task."""
     reward: Callable[[Scene, Array, Start], Array]
-    """``(scene, effort, start) -> scalar``, where ``effort`` tells the gripper to open (-1) or close (1)."""
+    """The reward, ``(scene, effort, start) -> scalar``, where ``effort`` opens (-1) or closes (1) the gripper."""
     reached: Callable[[Array, Transition], Array]
-    """``(goal, one step) ->`` whether the step is a success."""
+    """The success, ``(goal, one step) -> bool``."""
     far: Callable[[np.ndarray], bool] = lambda drawn: True
-    """... again until this holds."""
+    """A condition on the random numbers of a task, which are drawn again until it holds."""
     seen: tuple[Literal["body", "geom", "site"], str] = ("body", "obj")
-    """Where the object is ..."""
+    """The part of the model whose position is that of the object."""
     beside: Triple = (0.0, 0.0, 0.0)
-    """... and what is added."""
+    """An offset that is added to the position of the part ``seen``."""
     turned: tuple[Literal["body", "geom", "site"], str] | None = ("geom", "objGeom")
-    """Whose orientation is shown: of a body as MuJoCo has it, ``(w, x, y, z)``, else ``(x, y, z, w)``; None: zeros."""
+    """The part of the model whose orientation is observed. The quaternion of a body is MuJoCo's, ``(w, x, y, z)``; that
+    of other parts is ``(x, y, z, w)``. With None, zeros are observed."""
     hand: Triple = (0.0, 0.6, 0.2)
-    """Where the hand is pulled before an episode begins."""
+    """The position to which the hand is pulled before an episode begins."""
     lowest: float = 0.05
-    """How low it can be pulled."""
+    """The lowest height to which the hand can be pulled."""
     moves: str | None = None
-    """The body that tasks move."""
+    """The name of the body that tasks move, or None."""
     free: bool = True
-    """Whether the object is put where the task has it; otherwise it is part of what is moved ..."""
+    """Whether the object is put at the place of the task. Otherwise the object belongs to the body that tasks move."""
     joint: float | None = None
-    """... and its joint is brought to this; None: left as it is."""
+    """The initial position of the joint of an object that is not free; None leaves the joint unchanged."""
     begun_afresh: bool = True
-    """Whether what is seen first is what is; otherwise, what was a physics step ago."""
+    """Whether the first observation shows the current places. Otherwise it shows those of one physics step before."""
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# What rewards are made of.
+# Parts of rewards.
 
 
 def _long(x: Array) -> Array:
@@ -125,7 +129,7 @@ def _bell(x: Array) -> Array:
 
 
 def _near(x: Array, low: float, high: float, margin: Array | float, tail: Callable[[Array], Array] = _long) -> Array:
-    """1 from ``low`` to ``high``; outside, 0.1 at a distance of ``margin``."""
+    """Compute 1 from ``low`` to ``high``, and less outside; it is 0.1 at a distance of ``margin``."""
     beyond = jnp.where(x < low, low - x, x - high)
     inside = jnp.logical_and(low <= x, x <= high)
     outside = jnp.where(margin == 0, 0.0, tail(beyond / jnp.where(margin == 0, 1.0, margin)))
@@ -133,7 +137,7 @@ def _near(x: Array, low: float, high: float, margin: Array | float, tail: Callab
 
 
 def _both(a: Array, b: Array) -> Array:
-    """Hamacher's product of two numbers from 0 to 1."""
+    """Compute Hamacher's product of two numbers from 0 to 1."""
     union = a + b - a * b
     return jnp.where(union > 0, a * b / jnp.where(union > 0, union, 1.0), 0.0)
 
@@ -143,20 +147,23 @@ def _distance(a: Array, b: Array) -> Array:
 
 
 def _around(scene: Scene, start: Start, radius: float, reach: float) -> Array:
-    """``[2]``: how well the object is between the pads, each at most ``reach`` from its middle."""
+    """Compute how near each pad is to the object, ``[2]``; it is 1 at distances from ``radius`` to ``reach``."""
     pads = scene.pads[:, 1]
     margins = jnp.abs(jnp.abs(pads - start.object[1]) - reach)
     return _near(jnp.abs(pads - scene.object[1]), radius, reach, margins)
 
 
 def _beside(scene: Scene, radius: float, reach: float) -> Array:
-    """``[2]``: the same, but a pad on the wrong side is farther away; margins are of how far the pads are now."""
+    """Compute how near each pad is to its own side of the object, ``[2]``.
+
+    Unlike in ``_around``, a distance on the wrong side is negative, and the margins depend on the current distances.
+    """
     distances = (scene.pads[:, 1] - scene.object[1]) * jnp.array([1, -1])
     return _near(distances, radius, reach, jnp.abs(jnp.abs(distances) - 0.05))
 
 
 def _caged(sides: Array, scene: Scene, start: Start, reach: float) -> Array:
-    """How well the object is between the pads, ``sides [2]``, and, across, at most ``reach`` from the tip."""
+    """Compute how well the object is caged: between the pads (``sides [2]``), and within ``reach`` across the tip."""
     across = jnp.array([0, 2])
     margin = _distance(start.object[across], start.settled.tip[across]) - reach
     return _both(_both(*sides), _near(_distance(scene.tip[across], scene.object[across]), 0.0, reach, margin))
@@ -167,7 +174,7 @@ def _held(caged: Array, effort: Array) -> Array:
 
 
 def _grasp(sides: Array, scene: Scene, effort: Array, start: Start) -> Array:
-    """How well the object is held."""
+    """Compute how well the gripper holds the object."""
     caged = _caged(sides, scene, start, 0.005)
     return (_held(caged, effort) + caged) / 2
 
@@ -207,7 +214,7 @@ def _pick_place_reward(scene: Scene, effort: Array, start: Start) -> Array:
 
 
 def _door_open_reward(scene: Scene, effort: Array, start: Start) -> Array:
-    # Away from the handle, the hand is to stay above a funnel around it.
+    # Away from the handle, the hand must stay above a funnel around the handle.
     beside = scene.object - jnp.array([0.05, 0.0, 0.0])
     outside = jnp.linalg.norm(scene.hand[:2] - beside[:2]) - 0.12
     floor = jnp.where(outside > 0, 0.04 * jnp.log(jnp.where(outside > 0, outside, 1.0)) + 0.4, 0.0)
@@ -240,12 +247,12 @@ def _button_press_topdown_reward(scene: Scene, effort: Array, start: Start) -> A
 
 
 def _head(scene: Scene) -> Array:
-    """``[3]``: of the peg, of which the place to hold it by is seen."""
+    """Compute the position of the peg's head, ``[3]``; the scene has the position of the peg's handle."""
     return scene.object + scene.rotation @ jnp.array([-0.13, 0.0, -0.01])
 
 
 def _within(place: Array, zero: Array, one: Array) -> Array:
-    """In the box between two corners, the product of how far along each side a place is; 1 outside."""
+    """Compute the product of a place's relative coordinates in a box between two corners; 1 outside of the box."""
     shares = (place - zero) / (one - zero)
     inside = jnp.all(jnp.logical_and(shares >= 0, shares <= 1))
     return jnp.where(inside, jnp.prod(shares), 1.0)
@@ -289,12 +296,12 @@ def _sweep_reward(scene: Scene, effort: Array, start: Start) -> Array:
 
 def _sweep_into_reward(scene: Scene, effort: Array, start: Start) -> Array:
     del effort
-    # How deep it has fallen does not matter.
+    # The depth to which the object has fallen has no effect.
     return _swept(scene, start, start.goal.at[2].set(scene.object[2]), 0.01, 0.025)
 
 
 def _short_of_the_hoop(object: Array, goal: Array) -> Array:
-    """Height counts twice, from above the hoop."""
+    """Compute the distance of the ball from a point above the hoop, in which height counts twice."""
     return jnp.linalg.norm((object - goal.at[2].set(0.3)) * jnp.array([1.0, 1.0, 2.0]))
 
 
@@ -331,7 +338,7 @@ def _shelf_place_reward(scene: Scene, effort: Array, start: Start) -> Array:
     in_place = _near(left, 0.0, 0.05, _distance(start.object, start.goal))
     held = _held(_caged(_around(scene, start, 0.02, 0.05), scene, start, 0.01), effort)
     reward = _both(held, in_place)
-    # Below the board it has to come from the front, and up while it does; behind the goal, nothing is in place.
+    # Below the board, the object must come from the front and rise. Behind the goal, the reward for its place is 0.
     x, y, z = scene.object - start.goal.at[2].set(0.0)
     below = jnp.logical_and(jnp.logical_and(z > 0, z < 0.24), jnp.abs(x) < 0.15)
     before = jnp.logical_and(below, jnp.logical_and(y > -0.15, y < 0))
@@ -353,7 +360,7 @@ def _lever_pull_reward(scene: Scene, effort: Array, start: Start) -> Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# What counts as success.
+# Successes.
 
 
 def _object(step: Transition) -> Array:
@@ -361,7 +368,7 @@ def _object(step: Transition) -> Array:
 
 
 def _paid_in_full(goal: Array, step: Transition) -> Array:
-    # Which is what is paid within the radius of success, and nowhere else; tips of fingers and pegs are not seen.
+    # The reward is full within the radius of success only. Tips of fingers and heads of pegs are not observed.
     del goal
     return step.reward >= FULL
 
@@ -379,7 +386,7 @@ def _in_the_hoop(goal: Array, step: Transition) -> Array:
 
 
 def _upright(goal: Array, step: Transition) -> Array:
-    # The goal is where the lever's end is when it is.
+    # The goal is the position of the lever's end when the lever is upright.
     _, y, z = _object(step) - goal
     return jnp.abs(jnp.arctan2(z + LEVER, -y) - math.pi / 2) <= math.pi / 24
 
@@ -388,15 +395,15 @@ def _upright(goal: Array, step: Transition) -> Array:
 # The skills. Lengths are metres, angles radians.
 
 TURN = 1.57
-"""What scenes say where they mean a quarter of a turn."""
+"""The angle of a quarter turn, as the scenes' files round it."""
 CLOSED = 0.05 + 0.015
-"""How far from its goal a drawer counts as closed."""
+"""The distance from its goal within which a drawer counts as closed."""
 LEVER = 0.2
-"""Its length."""
+"""The length of the lever."""
 
 
 def _beside_the_hole() -> np.ndarray:
-    """``[2, 2, 3]``: two boxes below and above the hole in the block, from a corner to the other, from the goal."""
+    """Return two boxes below and above the hole in the block, as opposite corners relative to the goal: [2, 2, 3]."""
     corners = np.array([[[0.1, -0.11, 0.01], [-0.1, -0.15, 0.096]], [[0.1, -0.11, 0.16], [-0.1, -0.17, 0.19]]])
     cosine, sine = math.cos(TURN), math.sin(TURN)
     turned = corners @ np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
@@ -404,17 +411,17 @@ def _beside_the_hole() -> np.ndarray:
 
 
 HOLE: Triple = (0.03, 0.0, 0.13)
-"""From the middle of the block's base."""
+"""The position of the hole relative to the middle of the block's base."""
 BESIDE_THE_HOLE = _beside_the_hole()
 
 
 def _single(x: float, y: float, z: float) -> Triple:
-    """As Meta-World writes some places: in single precision."""
+    """Round a place to single precision, as Meta-World does for some places."""
     return float(np.float32(x)), float(np.float32(y)), float(np.float32(z))
 
 
 def _apart(least: float) -> Callable[[np.ndarray], bool]:
-    """On the table, of what is drawn for the object and for the goal."""
+    """Return the condition that object and goal are drawn at least this far apart on the table."""
     return lambda drawn: bool(np.linalg.norm(drawn[:2] - drawn[3:5]) >= least)
 
 
@@ -429,7 +436,7 @@ def _in_the_air(drawn: np.ndarray, height: float) -> Laid:
 
 
 def _moved(*goal: float) -> Callable[[np.ndarray, float], Laid]:
-    """What is drawn is where a body is moved, and the goal is beside that."""
+    """Return a ``lay`` that moves a body to the random place, and puts the goal at this offset from it."""
     return lambda drawn, height: Laid(drawn, drawn, drawn + np.array(goal))
 
 

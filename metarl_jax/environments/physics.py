@@ -1,13 +1,13 @@
-"""One MuJoCo model, two engines: C MuJoCo on CPU threads behind a host callback, and MJX, which is JAX throughout.
+"""Two engines for MuJoCo models: C MuJoCo on CPU threads behind a host callback, and MJX, which is written in JAX.
 
-Nothing physical is written here: models are Gymnasium's or Meta-World's, every step is MuJoCo's. Both engines hold the
-same models and show the same ``Readings``; which one is used is chosen by the platform unless said. C MuJoCo also steps
-robots in one batch that have nothing in common. Needs the extra ``metarl-jax[mujoco]``; MuJoCo is imported when an
-engine is made and not before.
+This module contains no physics of its own: models are Gymnasium's or Meta-World's, and MuJoCo computes every step. Both
+engines hold the same models and return the same ``Readings``. By default the platform decides which engine is used. C
+MuJoCo can also step different robots in one batch. This module needs the extra ``metarl-jax[mujoco]``. MuJoCo is
+imported when an engine is made.
 
-The C engine's state is the whole of what MuJoCo integrates, in double precision and with the solver's warm start, so
-that a trajectory is bit for bit what the C library makes of it, whatever precision JAX computes in. (MuJoCo's own batch
-rollout gives back neither the warm start nor contact forces.) The bits travel through JAX as ``uint32``.
+The state of the C engine contains everything that MuJoCo integrates, in double precision and with the solver's warm
+start. A trajectory therefore equals that of the C library bit for bit, at every precision of JAX. (MuJoCo's batch
+rollout does not return the warm start and the contact forces.) JAX holds the bits of the state as ``uint32``.
 """
 
 from __future__ import annotations
@@ -35,99 +35,104 @@ from metarl_jax.types import Array, Tree
 
 EngineName: TypeAlias = Literal["auto", "c", "mjx"]
 _NO_LENGTH = 1e-15
-"""MuJoCo's: shorter vectors have no direction."""
+"""MuJoCo's constant: vectors shorter than this have no direction."""
 
 
 class Readings(NamedTuple):
-    """What is measured of a robot after a control step."""
+    """The measurements of a robot after a control step."""
 
     observation: Array
-    """As Gymnasium's v5 environment shows it."""
+    """The observation of Gymnasium's v5 environment."""
     position: Array
-    """``[2]``, metres: where on the floor it is, measured as there."""
+    """The position of the robot on the floor, in metres, ``[2]``, as Gymnasium's v5 environment measures it."""
     velocity: Array
-    """``[2]``, metres a second: by how much the position changed over the control step."""
+    """The change of the position over the control step, in metres per second, ``[2]``."""
     impact: Array
-    """The sum of squares of the external forces on all bodies, as far as the robot's ``impact`` says; 0 without one."""
+    """The sum of squares of the external forces on all bodies, as the robot's ``impact`` computes it; 0 without one."""
     healthy: Array
-    """Whether it still stands, as Gymnasium has it."""
+    """Whether the robot is healthy (stands), by the definition of Gymnasium's v5 environment."""
 
 
 class Robot(NamedTuple):
-    """A body, and how Gymnasium's v5 environment looks at it.
+    """A robot, and the observations, control and start of its environment.
 
-    The functions get ``numpy`` or ``jax.numpy``, a model and its data, of either engine, which name things alike.
+    The functions get ``numpy`` or ``jax.numpy`` as ``xp``, a model, and its data. Model and data may be those of either
+    engine, whose fields have the same names.
     """
 
     name: str
+    """The name of the robot."""
     file: str
-    """Of Gymnasium's, or Meta-World's, MuJoCo assets."""
+    """The model's file among the MuJoCo assets of Gymnasium or Meta-World."""
     frame_skip: int
-    """Physics steps of a control step."""
+    """The number of physics steps of a control step."""
     position: Callable[[Any, Any, Any], Any]
+    """The position on the floor, ``(xp, model, data) -> [2]``, in metres."""
     observe: Callable[[Any, Any, Any], Any]
+    """The observation, ``(xp, model, data) -> [size]``."""
     healthy: Callable[[Any, Any], Any] | None
-    """``(xp, data) -> bool``; None: always."""
+    """Whether the robot is healthy, ``(xp, data) -> bool``; None if it always is."""
     noise: float
-    """Of positions and velocities at the start of an episode: uniform in +- noise ..."""
+    """The noise of positions and velocities at the start of an episode, which is uniform in +- noise."""
     normal_velocity: bool
-    """... or, of velocities, normal with that standard deviation."""
+    """Whether the noise of velocities is normal with the standard deviation ``noise``, and not uniform."""
     from_above: bool = False
-    """Whether pictures of it are from above, and not from the side."""
+    """Whether pictures of the robot are from above, and not from the side."""
     impact: Callable[[Any, Any], Any] | None = None
-    """``(xp, data) -> scalar``, of ``data.cfrc_ext``."""
+    """The impact, a function of ``data.cfrc_ext``, ``(xp, data) -> scalar``; None if it is not needed."""
     drive: Callable[[Any, Any, Any], tuple[Any, Any]] | None = None
-    """``(xp, data, control) ->`` where the mocap bodies are to be ``[nmocap, 3]``, and what the actuators get ``[nu]``,
-    for a control step; None: the actuators get the control."""
+    """The control of a control step, ``(xp, data, control) -> (positions of mocap bodies [nmocap, 3], controls of
+    actuators [nu])``; None if the control is that of the actuators."""
     settle: Callable[[Any, Any, Any], None] | None = None
-    """``(mujoco, model, data)`` lets what is in ``data`` go on to one physics step before episodes begin; None: they
-    begin at once."""
+    """A function ``(mujoco, model, data)`` that advances ``data`` before episodes begin, except for one last physics
+    step; None if episodes begin from the initial data."""
     begin: Callable[..., tuple[Any, Any]] | None = None
-    """``(xp, data, *start) ->`` positions and velocities of a new episode, where ``data`` are those settled to and
-    ``start`` is what resets are given; None: resets are given positions and velocities."""
+    """The start of an episode, ``(xp, data, *start) -> (positions, velocities)``, where ``data`` are the settled data
+    and ``start`` are the arguments of a reset; None if the arguments are positions and velocities."""
     moves: int | None = None
-    """A body that every task has somewhere else: where, ``[3]``, is the last thing that resets are given."""
+    """The body whose position is different in each task, or None. The position ``[3]`` is the last argument of a
+    reset."""
     read_afresh: bool = False
-    """Whether all that follows from positions is computed anew after a control step. MuJoCo itself leaves places as
-    they were before its last step."""
+    """Whether all quantities that follow from positions are computed anew after a control step. MuJoCo itself leaves
+    them as they were before its last physics step."""
     begun_afresh: bool = True
-    """Whether it is at the start of an episode."""
+    """Whether all quantities that follow from positions are computed anew at the start of an episode."""
 
 
 class Engine(Protocol):
-    """What advances a robot; all of ONE robot, to be batched by ``vmap``.
+    """A physics engine. Its functions are for ONE robot, and ``vmap`` batches them.
 
-    ``model`` is the index of the model (an ``int32`` scalar), among those that the engine was made of.
+    ``model`` is the index of the model (an ``int32`` scalar) among the engine's models.
     """
 
     def reset(self, model: Array, *start: Array) -> tuple[Any, Readings]:
-        """Begin with positions ``[nq]`` and velocities ``[nv]``, or what else the robot's ``begin`` makes them from."""
+        """Begin with positions ``[nq]`` and velocities ``[nv]``, or with the arguments of the robot's ``begin``."""
         ...
 
     def step(self, model: Array, state: Any, control: Array) -> tuple[Any, Readings]:
-        """One control step under ``control [nu]``."""
+        """Take one control step with ``control [nu]``."""
         ...
 
     def pose(self, state: Any) -> Array:
-        """Where all of it is: MuJoCo's positions, ``[nq]``. Not for several robots."""
+        """Return MuJoCo's positions, ``[nq]``. An engine of several robots does not support this."""
         ...
 
     def step_or_reset(
         self, model: Array, state: Any, control: Array, over: Array, *start: Array
     ) -> tuple[Any, Readings, Array]:
-        """One control step, and then a reset if it is ``over`` or the robot is not healthy.
+        """Take one control step, and then reset if ``over`` is true or the robot is not healthy.
 
         Returns:
-            The state afterwards; the readings of the step; the observation to go on from.
+            The state after the step or the reset; the readings of the step; the next observation.
         """
         ...
 
 
 def model_path(robot: Robot) -> Path:
-    """Where Gymnasium keeps the robot's model.
+    """Return the path of the robot's model in the installed Gymnasium.
 
     Raises:
-        ImportError: without Gymnasium.
+        ImportError: if Gymnasium is not installed.
     """
     try:
         import gymnasium
@@ -139,19 +144,19 @@ def model_path(robot: Robot) -> Path:
 
 
 def load(robot: Robot) -> Any:
-    """The robot's model, an ``mujoco.MjModel``.
+    """Load the robot's model, a ``mujoco.MjModel``.
 
     Raises:
-        ImportError: without MuJoCo or Gymnasium.
+        ImportError: if MuJoCo or Gymnasium is not installed.
     """
     return load_file(model_path(robot))
 
 
 def load_file(path: Path) -> Any:
-    """The ``mujoco.MjModel`` that a file describes; ImportError without MuJoCo."""
+    """Load the ``mujoco.MjModel`` that a file describes; ImportError if MuJoCo is not installed."""
     mujoco = import_mujoco()
     before = mujoco.get_mju_user_warning()
-    # By default MuJoCo writes what it thinks of a model's style into a file in whatever folder this runs in.
+    # By default MuJoCo writes warnings about a model into a file in the working directory.
     mujoco.set_mju_user_warning(lambda message: None)
     try:
         return mujoco.MjModel.from_xml_path(str(path))
@@ -160,7 +165,7 @@ def load_file(path: Path) -> Any:
 
 
 def settled(robot: Robot, model: Any) -> Any:
-    """``mujoco.MjData`` as every episode begins, but for what resets are given."""
+    """Return the ``mujoco.MjData`` from which every episode begins, before the arguments of a reset are applied."""
     mujoco = import_mujoco()
     data = mujoco.MjData(model)
     if robot.settle is not None:
@@ -170,31 +175,32 @@ def settled(robot: Robot, model: Any) -> Any:
 
 
 def make(robot: Robot | list[Robot], models: Sequence[Any], engine: EngineName = "auto") -> Engine:
-    """An engine for models (``mujoco.MjModel``) that differ in numbers only, or for several robots.
+    """Make an engine for models (``mujoco.MjModel``) that differ in numbers only, or for several robots.
 
     Args:
-        robot: whose models they are; or, for C MuJoCo, a list of whose each is.
-        models: at least one.
-        engine: "c" or "mjx"; "auto": "c" where JAX computes on a CPU, else "mjx".
+        robot: the robot of all models; or, for the engine "c", a list of the robot of each model.
+        models: the models, at least one.
+        engine: "c", "mjx", or "auto", which is "c" if JAX computes on a CPU, else "mjx".
 
     Raises:
-        ValueError: for an unknown engine, no model, not as many robots as models, or several robots in "mjx".
-        ImportError: for an engine that is not installed, with what to install.
+        ValueError: if the engine is unknown, there is no model, the number of robots is not that of models, or there
+            are several robots for "mjx".
+        ImportError: if the engine is not installed; the message says what to install.
     """
     choice("auto", "c", "mjx")("engine", engine)
     if not models:
-        raise ValueError("models must be at least one")
+        raise ValueError("models must contain at least one model")
     if engine == "auto":
         engine = "c" if jax.default_backend() == "cpu" else "mjx"
     if engine == "c":
         return CEngine(robot, models)
     if isinstance(robot, list):
-        raise ValueError(f"engine 'mjx' has one robot, not {len(robot)}: use 'c'")
+        raise ValueError(f"engine 'mjx' supports one robot, not {len(robot)}: use 'c'")
     return MJXEngine(robot, models)
 
 
 def import_mujoco() -> Any:
-    """MuJoCo; ImportError, saying what to install, without it."""
+    """Import MuJoCo; the ImportError says what to install if it is not installed."""
     try:
         import mujoco
     except ImportError as error:
@@ -203,7 +209,7 @@ def import_mujoco() -> Any:
 
 
 def _threads() -> ThreadPoolExecutor:
-    """One pool for all engines: a thread for each core."""
+    """Return the pool of threads of all engines, which has one thread for each core."""
     global _POOL
     if _POOL is None:
         _POOL = ThreadPoolExecutor(_cores(), thread_name_prefix="physics")
@@ -217,13 +223,13 @@ def _cores() -> int:
 _POOL: ThreadPoolExecutor | None = None
 _exiting = False
 _last_call = -float("inf")
-"""When the host was last called by a program, in seconds of ``time.monotonic``."""
+"""The time at which a program last called the host, in seconds of ``time.monotonic``."""
 QUIET_S = 0.25
-"""At exit: the program in flight has ended if it has not called the host for this long."""
+"""The time without calls of the host, in seconds, after which a running program counts as ended at exit."""
 
 
 def _note_call() -> None:
-    """Note that a program calls the host; RuntimeError, which ends the program, once the interpreter exits."""
+    """Record that a program calls the host; raise RuntimeError, which ends the program, if the interpreter exits."""
     global _last_call
     _last_call = time.monotonic()
     if _exiting:
@@ -244,22 +250,23 @@ def _wait_for_programs() -> None:
 
 
 ROBOTS_OF_A_THREAD = 8
-"""The fewest robots that are worth a thread of their own."""
+"""The smallest number of robots for which another thread is used."""
 
 
 class _Desk(NamedTuple):
-    """What a thread works with."""
+    """The working memory of a thread."""
 
     data: Any
-    """``mujoco.MjData``."""
+    """A ``mujoco.MjData``."""
     model: Any
-    """A model of its own, whose bodies it moves; None: the engine's, which are nobody's to change."""
+    """A model of the thread's own, whose bodies it moves; None if it only reads the engine's models."""
 
 
 class CEngine:
-    """C MuJoCo. Robots side by side are dealt out to threads, one for each core; MuJoCo runs outside Python's lock.
+    """C MuJoCo. The robots of a batch are divided among threads, one for each core, without Python's global lock.
 
-    Several robots are stepped in one batch: a state is as long as the longest. They must show equally many numbers.
+    Different robots can be stepped in one batch. All states then have the size of the largest one. The observations of
+    the robots must have the same size.
     """
 
     def __init__(self, robot: Robot | list[Robot], models: Sequence[Any]) -> None:
@@ -267,10 +274,13 @@ class CEngine:
         self._models, self._mujoco = list(models), mujoco
         several = isinstance(robot, list)
         if several and len(robot) != len(models):
-            raise ValueError(f"there must be as many robots as models: {len(robot)} are not {len(models)}")
+            raise ValueError(
+                f"the number of robots must equal that of models, but there are {len(robot)} robots and {len(models)} "
+                "models"
+            )
         if not several and robot.moves is not None and len(models) > 1:
-            raise ValueError(f"a robot that moves a body has one model, not {len(models)}")
-        # Of each model: whose it is, as a robot and as a number, and the seconds of a control step.
+            raise ValueError(f"a robot whose tasks move a body must have one model, not {len(models)}")
+        # For each model: its robot, the robot's index, and the seconds of a control step.
         self._robots = robot if several else [robot] * len(models)
         self._whose = np.arange(len(models)) if several else np.zeros(len(models), np.int64)
         self._seconds = [m.opt.timestep * owner.frame_skip for owner, m in zip(self._robots, models, strict=True)]
@@ -282,9 +292,9 @@ class CEngine:
         self._size = max(self._sizes)
         if not several and min(self._sizes) != self._size:
             raise ValueError("models must differ in numbers only: their states differ in size")
-        # After the physics: the position that velocity is measured from, and where the moved body is.
+        # A state holds the physics, the position of the last step (for the velocity), and that of the moved body.
         self._places = 3 if any(robot.moves is not None for robot in self._robots) else 0
-        # Of robots that settle: what they have come to, and what their actuators did last.
+        # For each robot that settles: its settled state and the last controls of its actuators.
         self._settled: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for index, (owner, model) in enumerate(zip(self._robots, models, strict=True)):
             if owner.settle is not None:
@@ -292,8 +302,8 @@ class CEngine:
                 owner.settle(mujoco, model, data)
                 mujoco.mj_getState(model, data, state, self._what)
                 self._settled[index] = state, np.array(data.ctrl)
-        # What threads that are done have left for the next, by robot. What bodies are moved in is a model of its own:
-        # to begin with, the one that there is.
+        # The unused desks of each robot. A desk whose bodies are moved needs a model of its own; the first desk uses
+        # the given model.
         self._desks: list[list[_Desk]] = []
         numbers = set()
         for owner, model in zip(self._robots, models if several else models[:1], strict=False):
@@ -302,9 +312,9 @@ class CEngine:
             numbers.add(np.size(owner.observe(np, model, data)))
             self._desks.append([_Desk(data, None if owner.moves is None else model)])
         if len(numbers) > 1:
-            raise ValueError(f"robots side by side must show equally many numbers, not {sorted(numbers)}")
+            raise ValueError(f"the observations of all robots must have the same size, not {sorted(numbers)}")
         (self._observations,) = numbers
-        # Programs on several devices may step at the same time: there are desks for one of them.
+        # Programs on several devices may step at the same time, but the desks are for one program.
         self._lock = threading.Lock()
 
     def _shapes(self) -> tuple[Any, Readings]:
@@ -313,7 +323,7 @@ class CEngine:
         def shape(*dimensions: int, dtype: Any = real) -> Any:
             return jax.ShapeDtypeStruct(dimensions, dtype)
 
-        # The bits of doubles.
+        # Two uint32 are the bits of one double.
         state = shape(2 * (self._size + 2 + self._places), dtype=np.uint32)
         return state, Readings(shape(self._observations), shape(2), shape(2), shape(), shape(dtype=np.bool_))
 
@@ -357,13 +367,13 @@ class CEngine:
     # ----------------------------------------------------------------------------------------- on the host, in NumPy
 
     def _buffers(self, robots: int) -> tuple[np.ndarray, Any]:
-        """States and readings, a row for each robot."""
+        """Return arrays for states and readings, with one row for each robot."""
         rows: Any = [np.zeros((robots, width)) for width in (self._observations, 2, 2)]
         rows += [np.zeros(robots), np.ones(robots, np.bool_)]
         return np.zeros((robots, self._size + 2 + self._places)), Readings(*rows)
 
     def _read(self, index: int, model: Any, data: Any, state: np.ndarray, readings: Any, row: int) -> None:
-        """Write what there is to be read into a row of ``readings``, and the position into the state."""
+        """Write the measurements into a row of ``readings``, and the position into the state."""
         robot = self._robots[index]
         before, position = state[self._size : self._size + 2], robot.position(np, model, data)
         readings.velocity[row] = (position - before) / self._seconds[index]
@@ -375,7 +385,7 @@ class CEngine:
             readings.healthy[row] = robot.healthy(np, data)
 
     def _begin(self, index: int, model: Any, data: Any, state: np.ndarray, start: list[Any]) -> None:
-        """As Gymnasium and Meta-World do: reset all, set what the episode begins with, and compute what follows."""
+        """Begin an episode as Gymnasium and Meta-World do: reset the data, set the start, and compute the rest."""
         mujoco, robot = self._mujoco, self._robots[index]
         mujoco.mj_resetData(model, data)
         if robot.moves is not None:
@@ -406,7 +416,7 @@ class CEngine:
         return _as_bits(states, batch), _reshaped(readings, batch, real)
 
     def _host_step(self, real: np.dtype[Any], model: Any, state: Any, control: Any, *reset: Any) -> tuple[Any, ...]:
-        """Step, and with ``reset`` (over, *start) begin again what has ended."""
+        """Step all robots, and with ``reset`` (over, *start) reset those whose episode has ended."""
         mujoco, size, what = self._mujoco, self._size, self._what
         batch = np.shape(model)
         which, controls = np.ravel(model), _rows(control, len(batch))
@@ -449,7 +459,7 @@ class CEngine:
         return (*results, _reshaped(nexts, batch, real)) if reset else results
 
     def _deal(self, work: Callable[[_Desk, Iterable[int]], None], which: np.ndarray) -> None:
-        """Deal the rows out to threads; each does the rows of one robot after those of another, at a desk for it."""
+        """Divide the rows among threads. A thread computes one robot's rows after another's, with a desk for each."""
         _note_call()
         whose = self._whose[which]
         threads = max(1, min(_cores(), len(which) // ROBOTS_OF_A_THREAD))
@@ -472,14 +482,14 @@ class CEngine:
                 pass
 
     def _desk(self, owner: int) -> _Desk:
-        """One more, for a robot."""
+        """Make another desk for a robot."""
         model = self._models[owner]
         own = None if self._robots[owner].moves is None else copy.copy(model)
         return _Desk(self._mujoco.MjData(model), own)
 
 
 def _rows(x: Any, batch_dimensions: int) -> np.ndarray:
-    """``[*batch, N] -> [robots, N]``."""
+    """Reshape ``[*batch, N]`` to ``[robots, N]``."""
     x = np.asarray(x)
     return x.reshape(-1, *x.shape[batch_dimensions:])
 
@@ -489,7 +499,7 @@ def _as_bits(states: np.ndarray, batch: tuple[int, ...]) -> np.ndarray:
 
 
 def _reshaped(tree: Any, batch: tuple[int, ...], real: np.dtype[Any]) -> Any:
-    """Rows as ``[*batch, ...]``, reals in JAX's precision."""
+    """Reshape rows to ``[*batch, ...]``, and cast real numbers to JAX's precision."""
 
     def one(x: np.ndarray) -> np.ndarray:
         return x.reshape((*batch, *x.shape[1:])).astype(x.dtype if x.dtype == np.bool_ else real)
@@ -498,21 +508,23 @@ def _reshaped(tree: Any, batch: tuple[int, ...], real: np.dtype[Any]) -> Any:
 
 
 def _real() -> np.dtype[Any]:
-    """JAX's precision, which is asked for while tracing: the callback's thread may have other settings."""
+    """Return JAX's real type. It must be read while tracing, because the callback's thread may have other settings."""
     return np.dtype(jax.dtypes.canonicalize_dtype(np.float64))
 
 
 class MJXState(NamedTuple):
-    """What MJX integrates."""
+    """The state that MJX integrates."""
 
     qpos: Array
+    """MuJoCo's positions, ``[nq]``."""
     qvel: Array
+    """MuJoCo's velocities, ``[nv]``."""
     warm_start: Array
-    """``[nv]``: the solver's."""
+    """The warm start of the solver, ``[nv]``."""
     position: Array
-    """``[2]``: what velocity is measured from."""
+    """The robot's position after the last step, from which the velocity is computed, ``[2]``."""
     mocap: Array
-    """``[nmocap, 3]``: where mocap bodies are."""
+    """The positions of mocap bodies, ``[nmocap, 3]``."""
 
 
 _MENDING = threading.RLock()
@@ -520,10 +532,10 @@ _MENDING = threading.RLock()
 
 @contextlib.contextmanager
 def _mended() -> Iterator[None]:
-    """While a program is traced: MJX as it computes what C MuJoCo does, and no more than that.
+    """While a program is traced, make MJX compute the same as C MuJoCo, without unnecessary work.
 
-    Products keep all their bits, of which accelerators would leave out some by themselves. For one thread at a time:
-    what is changed of MJX meanwhile is everybody's.
+    Matrix products have full precision, which accelerators do not use by default. A lock admits one thread at a time,
+    because the changes of MJX affect all threads.
     """
     with _MENDING, jax.default_matmul_precision("highest"), _frames_as_in_c(), _searches_that_end():
         yield
@@ -531,17 +543,17 @@ def _mended() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _searches_that_end() -> Iterator[None]:
-    """While a program is traced, let the solver's line searches end when they have found what they look for.
+    """While a program is traced, let the solver's line searches end when they have converged.
 
-    MJX (3.17), which lets physics be differentiated, goes through as many steps as a search may take (50), most of
-    which then change nothing; nobody differentiates them here.
+    So that physics can be differentiated, MJX (3.17) always computes the largest number of steps of a search (50), most
+    of which change nothing. This package does not differentiate physics.
     """
     from mujoco.mjx._src import solver
 
     original = solver._while_loop_scan
 
     def loop(goes_on: Callable[[Any], Array], step: Callable[[Any], Any], start: Any, most: int) -> Any:
-        # How many steps a search may take is asked by the condition, too.
+        # The condition also checks the largest number of steps.
         del most
         return jax.lax.while_loop(goes_on, step, start)
 
@@ -554,10 +566,11 @@ def _searches_that_end() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _frames_as_in_c() -> Iterator[None]:
-    """While a program is traced, lay the contact frames of a capsule on a plane along its axis, however steep it is.
+    """While a program is traced, align the contact frames of a capsule on a plane with the capsule's axis.
 
-    Friction pyramids have corners, so that it matters how they are turned. C MuJoCo turns them with the capsule; MJX
-    (3.17) does so only where that makes less than 60 degrees with the plane. The legs of an ant make more.
+    Friction pyramids have corners, so their orientation has an effect. C MuJoCo aligns them with the capsule. MJX
+    (3.17) does so only if the capsule makes an angle of less than 60 degrees with the plane. The legs of an ant make a
+    larger angle.
     """
     from mujoco.mjx._src import collision_driver
     from mujoco.mjx._src.types import GeomType
@@ -567,7 +580,7 @@ def _frames_as_in_c() -> Iterator[None]:
 
     @functools.wraps(original)
     def turned(model: Any, data: Any, key: Any, geoms: Array) -> tuple[Array, Array, Array]:
-        """Two contacts of each pair of ``geoms [N, 2]``."""
+        """Compute two contacts for each pair of ``geoms [N, 2]``."""
         distance, position, _ = original(model, data, key, geoms)
         normal, axis = (data.geom_xmat[geom, :, 2] for geom in geoms.T)
         along = axis - normal * jnp.sum(normal * axis, axis=-1, keepdims=True)
@@ -585,13 +598,14 @@ def _frames_as_in_c() -> Iterator[None]:
 
 
 class MJXEngine:
-    """MuJoCo in JAX. MJX has no projected Gauss-Seidel: models that ask for it are solved by Newton's method.
+    """MuJoCo in JAX (MJX), for accelerators.
 
-    How near it is to C: ``benchmarks/physics_speed.py --fidelity``. Contacts of capsules with a plane are turned as C
-    turns them, which MJX's own are not.
+    MJX has no projected Gauss-Seidel solver. Models that ask for it are solved by Newton's method. Contact frames of
+    capsules on a plane are oriented as in C MuJoCo, unlike MJX's own. ``benchmarks/physics_speed.py --fidelity``
+    measures the difference from C MuJoCo.
 
-    For accelerators. On a CPU it is several times slower than C, and compiles in half the time with
-    ``XLA_FLAGS=--xla_cpu_use_fusion_emitters=false``.
+    On a CPU this engine is several times slower than C MuJoCo. With
+    ``XLA_FLAGS=--xla_cpu_use_fusion_emitters=false`` it compiles in half the time there.
     """
 
     def __init__(self, robot: Robot, models: Sequence[Any]) -> None:
@@ -616,7 +630,7 @@ class MJXEngine:
         self._structure = jax.tree.structure(put_models[0])
         if any(jax.tree.structure(model) != self._structure for model in put_models):
             raise ValueError("models must differ in numbers only: their structures differ")
-        # What is the same in all is not held once for each.
+        # Arrays that are equal in all models are stored once.
         self._shared = [all(np.array_equal(leaf, column[0]) for leaf in column) for column in zip(*leaves, strict=True)]
         self._leaves = [
             column[0] if shared else jnp.stack([jnp.asarray(leaf) for leaf in column])
@@ -624,7 +638,7 @@ class MJXEngine:
         ]
         # Tracing MJX takes seconds. Programs that step this robot, and checks of its family, share one trace.
         self._reset_once, self._step_once = jax.jit(self._reset), jax.jit(self._step)
-        # Models that settle are one: what they have come to is the first's.
+        # A robot that settles has one model, whose settled data are the template.
         self._template = (
             mjx.make_data(put_models[0]) if robot.settle is None else mjx.put_data(models[0], settled(robot, models[0]))
         )
@@ -667,7 +681,7 @@ class MJXEngine:
         data = data.replace(mocap_pos=mocap, ctrl=control)
 
         def physics_step(_: Any, data: Any) -> Any:
-            # In double precision MJX makes 64 bits of a tendon's 32, and a loop would not have that.
+            # In double precision MJX changes some arrays of tendons from 32 to 64 bits, which a loop does not allow.
             return jax.tree.map(lambda after, before: after.astype(before.dtype), mjx.step(one, data), data)
 
         with _mended():
@@ -693,20 +707,22 @@ class MJXEngine:
 
 
 def where_due(due: Array, begin: Callable[..., Tree], arguments: tuple[Array, ...], otherwise: Tree) -> Tree:
-    """``begin(*arguments)`` where it is due, else ``otherwise``; not computed at all while it is due for none.
+    """Return ``begin(*arguments)`` where ``due`` is true, else ``otherwise``.
 
-    Of however many side by side: where ``vmap`` would compute both for all, this asks whether it is due for any.
+    Under ``vmap``, ``begin`` is computed only if it is due for any element of the batch. ``jax.lax.cond`` under
+    ``vmap`` would always compute it for all elements.
 
     Args:
-        due: bool, a scalar.
-        begin: of ONE. What it closes over must not be mapped over: that belongs to ``arguments``.
+        due: a bool scalar.
+        begin: a function for ONE element. It must not close over arrays that are mapped by ``vmap``; these belong to
+            ``arguments``.
         arguments: arrays of any shapes.
-        otherwise: in structure and shapes what ``begin`` returns, and of the dtypes that are returned.
+        otherwise: a tree of the structure and shapes of the result of ``begin``; its dtypes are those of the result.
     """
 
     @jax.custom_batching.custom_vmap
     def some(due: Array, otherwise: Tree, arguments: tuple[Array, ...]) -> Tree:
-        """Of all side by side, on one leading axis."""
+        """Choose for all elements of a batch, along one leading axis."""
 
         def chosen() -> Tree:
             return jax.tree.map(

@@ -1,8 +1,8 @@
-"""A point that is moved about the plane towards a hidden goal.
+"""Navigation of a point in the plane to a hidden goal.
 
-Five papers' tasks share this name and are not comparable: goals, starts, rewards, ends and horizons differ. Here each
-has its paper's name. In all of them the observation is the position, and an action of two numbers, clipped to [-1, 1],
-moves the point by that multiple of ``reach``.
+Five papers have tasks of this name, which are not comparable: goals, starts, rewards, terminations and horizons differ.
+In this module each variant has the name of its paper's algorithm. In all of them the observation is the position. An
+action consists of two numbers, which are clipped to [-1, 1], and moves the point by this multiple of ``reach``.
 """
 
 from __future__ import annotations
@@ -26,41 +26,49 @@ if TYPE_CHECKING:
 
 @struct.dataclass
 class PointParams:
-    """A task."""
+    """A task: a goal in the plane."""
 
     goal: Array
-    """``[2]``."""
+    """The position (x, y) of the goal, ``[2]``."""
     max_steps_in_episode: int
+    """The largest number of steps of an episode."""
 
 
 @struct.dataclass
 class PointState:
+    """The state of an episode."""
+
     position: Array
-    """``[2]``."""
+    """The position (x, y) of the point, ``[2]``."""
     time: Array
-    """Steps in this episode, ``int32``."""
+    """The number of steps in this episode, ``int32``."""
 
 
 class Rules(NamedTuple):
-    """What the variants differ in, besides their goals."""
+    """The rules of one variant, except for the distribution of its goals."""
 
     reward: Literal["distance", "near", "corner"]
-    """"distance": minus the distance to the goal after the move; "near": 1 - distance within ``radius``, else 0;
-    "corner": how much nearer the move led, paid outside ``radius`` (in the sum of both coordinates' sizes) and
-    only where the goal is the nearest of the four corners."""
+    """The kind of reward. "distance" is minus the distance to the goal after the move. "near" is 1 - distance within
+    ``radius`` of the goal, else 0. "corner" is the decrease of the distance to the goal; it is 0 where |x| + |y| is
+    less than ``radius``, and where another of the four corners is nearer than the goal."""
     radius: float = 0.0
+    """The radius of the rewards "near" and "corner"."""
     reach: float = 0.1
-    """The farthest that one step goes along an axis."""
+    """The largest displacement of one step along an axis."""
     start: float = 0.0
     """Episodes start uniformly in the square from -start to start."""
     tolerance: float = 0.0
-    """The episode ends where the goal is nearer than this along both axes; 0: it does not."""
+    """The episode terminates if the point is nearer to the goal than this along both axes. With 0 it never does."""
 
 
 class PointRobot(Environment):
-    """The point, under the rules of one paper."""
+    """A point in the plane, with the rules of one paper.
 
-    caption = "From above. Green: the goal, paler where it pays; blue: the way so far in this episode."
+    Args:
+        rules: the reward, the start, the size of steps, and the termination.
+    """
+
+    caption = "From above. Dark green: the goal; pale green: the rewarded area; blue: the path in this episode."
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -83,7 +91,7 @@ class PointRobot(Environment):
             case "near":
                 reward = jnp.where(distance <= rules.radius, 1 - distance, 0.0)
             case "corner":
-                # Corners lie symmetrically: the nearest one is that of the position's quadrant.
+                # Corners are symmetric: the nearest one is that of the position's quadrant.
                 nearest = jnp.all(position * params.goal >= 0)
                 paid = jnp.logical_and(jnp.sum(jnp.abs(position)) >= rules.radius, nearest)
                 reward = jnp.where(paid, jnp.linalg.norm(state.position - params.goal) - distance, 0.0)
@@ -99,7 +107,7 @@ class PointRobot(Environment):
         return Box(-jnp.inf, jnp.inf, (2,))
 
     def draw(self, frames: Sequence[Frame], task: PointParams) -> Image:
-        """The plane from above (``drawing.Drawable``): the goal, the circle in which it pays, and the path so far."""
+        """Draw the plane from above (``drawing.Drawable``): the goal, the rewarded circle, and the path so far."""
         goal = np.asarray(task.goal)
         reach = 1.25 * max(1.0, float(np.abs(goal).max()))
         picture, canvas = blank()
@@ -137,7 +145,10 @@ def _family(
         return lambda key: PointParams(goal(key), horizon)
 
     def optimal_return(task: PointParams) -> Array:
-        """From the origin: both coordinates close in at full speed, which no other way is ahead of at any time."""
+        """Compute the return of full speed along both axes from the origin.
+
+        No other path is nearer to the goal at any time.
+        """
         time = jnp.arange(1, horizon + 1, dtype=jnp.float32)[:, None]
         left = jnp.maximum(jnp.abs(task.goal) - rules.reach * time, 0.0)
         distance = jnp.linalg.norm(left, axis=-1)
@@ -173,19 +184,20 @@ def _on_half_circle(key: Key) -> Array:
 
 
 def maml() -> EnvFamily:
-    """Navigation of Finn et al. (2017, section 5.3.1), as in their code.
+    """Make the navigation tasks of Finn et al. (2017, section 5.3.1), as in their code.
 
-    Goals in the square from -0.5 to 0.5, start at the origin, reward minus the distance, end within 0.01 along both
-    axes, 100 steps.
+    Goals are uniform in the square from -0.5 to 0.5. Episodes start at the origin, and terminate within 0.01 of the
+    goal along both axes or after 100 steps. The reward is minus the distance to the goal.
     """
     return _family(Rules("distance", tolerance=0.01), 100, _in_square(0.5))
 
 
 def promp() -> EnvFamily:
-    """The four corners of Rothfuss et al. (2019, section 6.2), as in their code: who does not explore learns nothing.
+    """Make the four corners of Rothfuss et al. (2019, section 6.2), as in their code, which require exploration.
 
-    There are four tasks, and no others to validate or to test on. Goals (+-2, +-2), start within 0.2 of the origin,
-    steps up to 0.2, 100 of them; progress pays outside |x| + |y| = 0.5 and only in the goal's own quadrant.
+    There are only four tasks, with goals (+-2, +-2): training, validation and held-out tasks are the same. Episodes
+    start within 0.2 of the origin along both axes, and have 100 steps, each of at most 0.2 along an axis. The reward is
+    the decrease of the distance to the goal; it is 0 for |x| + |y| < 0.5, and in the quadrants of the other corners.
     """
 
     def corner(key: Key) -> Array:
@@ -195,16 +207,21 @@ def promp() -> EnvFamily:
 
 
 def pearl_dense() -> EnvFamily:
-    """Rakelly et al. (2019), code: goals and starts in the square from -1 to 1, minus the distance, 20 steps."""
+    """Make the dense tasks of the code of Rakelly et al. (2019).
+
+    Goals and starts are uniform in the square from -1 to 1. The reward is minus the distance to the goal. Episodes have
+    20 steps.
+    """
     return _family(Rules("distance", start=1.0), 20, _in_square(1.0))
 
 
 def pearl_sparse() -> EnvFamily:
-    """Rakelly et al. (2019), section 6.3: 100 goals on the unit half-circle, 80 for training and 20 held out.
+    """Make the sparse tasks of Rakelly et al. (2019, section 6.3): 100 goals on the unit half-circle.
 
-    Start at the origin; 1 - distance within 0.2 of the goal, else 0; 20 steps. Which goals are held out is drawn once
-    and for all. Goals of validation tasks lie anywhere on the half-circle: they are none of the 100. Critics may learn
-    from minus the distance on training tasks, as there.
+    There are 80 goals for training and 20 held-out goals; a fixed seed decides which ones. Goals of validation tasks
+    are uniform on the half-circle and therefore none of the 100. Episodes start at the origin and have 20 steps. The
+    reward is 1 - distance within 0.2 of the goal, else 0. On training tasks, critics may learn from minus the distance,
+    as in the paper (``EnvFamily.privileged``).
     """
     order = np.random.default_rng(0).permutation(100)
     angles = jnp.asarray(np.linspace(0, math.pi, 100)[order], jnp.float32)
@@ -227,5 +244,9 @@ def pearl_sparse() -> EnvFamily:
 
 
 def varibad() -> EnvFamily:
-    """Zintgraf et al. (2020), code: goals anywhere on the unit half-circle, reward as ``pearl_sparse``, 100 steps."""
+    """Make the tasks of the code of Zintgraf et al. (2020).
+
+    Goals are uniform on the unit half-circle. Episodes start at the origin and have 100 steps. The reward is
+    1 - distance within 0.2 of the goal, else 0.
+    """
     return _family(Rules("near", radius=0.2), 100, _on_half_circle)

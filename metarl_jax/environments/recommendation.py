@@ -1,10 +1,10 @@
-"""Cold start: recommend items to a user of whom nothing is known but a group, and learn the taste on the way.
+"""Cold-start recommendation: recommend items to a new user, of whom only a group is known, and infer the user's taste.
 
-A task is a user. Every interaction recommends one item of a catalogue and pays how much the user likes it, from 0 to 1,
-give or take some noise; what was liked once is liked again. Tastes have a low rank: users are of a few types, each with
-a deviation of its own, and what an item is worth to a user is an inner product of a few numbers. So a few answers tell
-much about all other items. The observation is the user's group, which says something about the type, as age or
-country would. An interaction is an episode of one step, as a pull of a bandit's arm is.
+A task is a user. Every interaction recommends one item of a catalogue. The reward is how much the user likes the item,
+from 0 to 1, plus noise. A user's liking of an item does not change. Tastes have a low rank: each user is one of a few
+types plus an individual deviation, and the liking of an item depends on an inner product of a few numbers. A few
+rewards are therefore informative about all other items. The observation is the user's group, which is informative
+about the type, as age or country would be. An interaction is an episode of one step, like a pull of a bandit's arm.
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ from metarl_jax.types import Array, Discrete, EnvFamily, Key, TaskDistribution
 
 @struct.dataclass
 class User:
-    """A task."""
+    """A task: a user."""
 
     likes: Array
-    """``[items]`` float32 in [0, 1]: the mean reward of each item."""
+    """The mean reward of each item, ``[items]`` float32 in [0, 1]."""
     group: Array
-    """``int32``."""
+    """The index of the user's group, ``int32``."""
     max_steps_in_episode: int = 1
+    """The number of steps of an episode."""
 
 
 @struct.dataclass
 class InteractionState:
+    """The state of an episode."""
+
     time: Array
-    """Interactions in this episode, ``int32``."""
+    """The number of interactions in this episode, ``int32``."""
 
 
 class Recommendation(Environment):
-    """A catalogue.
+    """The recommendation of items of a catalogue to one user.
 
     Args:
-        items: how many.
-        groups: of users.
-        noise: standard deviation of a reward around the user's mean for the item.
+        items: the number of items.
+        groups: the number of groups of users.
+        noise: the standard deviation of a reward around the user's mean for the item.
     """
 
     def __init__(self, items: int, groups: int, noise: float) -> None:
@@ -93,23 +96,24 @@ def made_up(
     noise: float = 0.1,
     seed: int = 0,
 ) -> EnvFamily:
-    """A catalogue and kinds of users drawn at random, once. Every task is a new user, in every split.
+    """Make a family with a synthetic catalogue and synthetic types of users, which are drawn once from ``seed``.
 
-    An item is a vector v of ``rank`` numbers, N(0, 1 / rank), and a quality b, N(0, 1 / 4). A type is a vector of
-    N(0, 1) numbers; a user's, u, is that of one of the types plus N(0, spread^2). The user likes the item by
-    ``sigmoid(b + 2 u . v)``. Each group has shares of the types of its own, Dirichlet(1/2).
+    Every task is a new user, in training, validation and evaluation. An item is a vector v of ``rank`` numbers ~
+    N(0, 1 / rank), and a quality b ~ N(0, 1 / 4). A type is a vector of N(0, 1) numbers. A user's vector u is that of
+    one of the types plus N(0, spread^2) noise. The user's mean reward of the item is ``sigmoid(b + 2 u . v)``. Each
+    group has its own distribution over types, drawn from Dirichlet(1/2).
 
     Args:
-        items: of the catalogue, two or more.
-        types: of users.
-        groups: of users.
-        rank: numbers of a taste.
-        spread: of the users of a type.
-        noise: standard deviation of a reward.
-        seed: of the catalogue, the types and the groups.
+        items: The number of items of the catalogue, at least two.
+        types: The number of types of users.
+        groups: The number of groups of users.
+        rank: The number of factors of a taste.
+        spread: The standard deviation of the users of one type.
+        noise: The standard deviation of a reward.
+        seed: The seed of the catalogue, the types and the groups.
 
     Raises:
-        ValueError: for a setting out of range.
+        ValueError: if a setting is out of range.
     """
     items, types, groups = positive_int("items", items), positive_int("types", types), positive_int("groups", groups)
     rank, seed = positive_int("rank", rank), natural_int("seed", seed)
@@ -133,28 +137,30 @@ def made_up(
 
 
 class Ratings(NamedTuple):
-    """What a file says, as a table with gaps."""
+    """The ratings of a file, as a table with gaps."""
 
     users: list[str]
+    """The names of the users (rows)."""
     items: list[str]
+    """The names of the items (columns)."""
     value: np.ndarray
-    """``[users, items]`` float64; NaN where there is no rating."""
+    """The ratings, ``[users, items]`` float64; NaN where there is no rating."""
 
 
 def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Ratings:
     """Read a CSV file of ratings.
 
-    Its first line names its columns; those called ``user`` (or ``userId``), ``item`` (or ``itemId``, ``movieId``) and
-    ``rating`` are read. Of an item that a user rated more than once the last rating counts.
+    The first line of the file names its columns. The columns ``user`` (or ``userId``), ``item`` (or ``itemId``,
+    ``movieId``) and ``rating`` are read. If a user rated an item more than once, the last rating counts.
 
     Args:
-        path: of the file.
-        items: how many to keep, those rated most often.
-        least: users with fewer ratings of those items are left out.
+        path: the path of the file.
+        items: the number of items to keep; these are the items with the most ratings.
+        least: the smallest number of ratings of these items; users with fewer are left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a column is missing, a row has no number for a rating, or too little is left to learn from.
+        ValueError: if a column is missing, a row has no number for a rating, or fewer than 10 users or 2 items remain.
     """
     path, items, least = Path(path), positive_int("items", items), positive_int("least", least)
     if not path.is_file():
@@ -176,7 +182,7 @@ def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Rating
             except (TypeError, ValueError):
                 value = np.nan
             if not user or not item or not np.isfinite(value):
-                raise ValueError(f"{path}, line {rows.line_num}: {text!r} is no rating of {item!r} by {user!r}")
+                raise ValueError(f"{path}, line {rows.line_num}: {text!r} is not a rating of {item!r} by {user!r}")
             found[user, item] = value
     popularity: dict[str, int] = {}
     for _, item in found:
@@ -191,7 +197,7 @@ def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Rating
     if len(kept) < 2 or len(users) < 10:
         raise ValueError(
             f"{path} has {len(users)} users with {least} ratings or more of the {len(kept)} most rated items: "
-            "10 users and 2 items are the least to learn from"
+            "at least 10 users and 2 items are needed"
         )
     table = np.full((len(users), len(kept)), np.nan)
     for row, user in enumerate(users):
@@ -201,16 +207,16 @@ def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Rating
 
 
 def complete(table: np.ndarray, rank: int, penalty: float = 1.0, rounds: int = 30) -> np.ndarray:
-    """Fill the gaps of a table by its best approximation of low rank: alternating ridge regressions.
+    """Fill the gaps of a table by a low-rank approximation, computed by alternating ridge regressions.
 
     Args:
-        table: ``[users, items]``, NaN where unknown.
-        rank: of what is added to the items' means.
-        penalty: of the squares of both factors.
-        rounds: of alternation.
+        table: the known values, ``[users, items]``; NaN where unknown.
+        rank: the rank of the approximation of the deviations from the items' means.
+        penalty: the weight of the squares of both factors.
+        rounds: the number of alternations.
 
     Returns:
-        ``[users, items]``: the approximation, everywhere.
+        The approximation of all values, known and unknown, ``[users, items]``.
     """
     known = np.isfinite(table)
     means = np.nanmean(table, axis=0)
@@ -231,30 +237,31 @@ def complete(table: np.ndarray, rank: int, penalty: float = 1.0, rounds: int = 3
 def from_ratings(
     path: str | Path, *, items: int = 50, rank: int = 8, heldout: float = 0.2, least: int = 5, seed: int = 0
 ) -> EnvFamily:
-    """Users of a ratings file: what a user would say of items not rated is what a completion of low rank says.
+    """Make a family whose tasks are the users of a ratings file.
 
-    Ratings are scaled to 0 .. 1 by the file's lowest and highest. The noise is the root of the mean squared difference
-    between the ratings and their completion. There is one group. A share of the users is held out; the items' factors
-    are learnt from all. Validation tasks are of the training users: a file has no other ones.
+    A low-rank completion of the table of ratings (``complete``) gives the mean reward of all items for each user.
+    Ratings are scaled to [0, 1] by the lowest and the highest rating of the file. The noise is the root mean squared
+    difference between the ratings and their completion. There is one group. A share of the users is held out, but the
+    factors of items are learned from all users. Validation tasks are training users, because a file has no other ones.
 
     Args:
-        path: as for ``read_ratings``.
-        items: as there.
-        rank: of the completion.
-        heldout: share of users that no training task is of.
-        least: as there.
-        seed: of which users are held out.
+        path: The path of a CSV file (see ``read_ratings``).
+        items: The number of items to keep; these are the items with the most ratings.
+        rank: The rank of the completion.
+        heldout: The share of users that is held out.
+        least: The smallest number of ratings of these items; users with fewer are left out.
+        seed: The seed that decides which users are held out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a setting out of range, or a file that cannot be learnt from.
+        ValueError: if a setting is out of range, the file cannot be read, or all of its ratings are equal.
     """
     rank, heldout = positive_int("rank", rank), real(above=0, below=1)("heldout", heldout)
     seed = natural_int("seed", seed)
     table = read_ratings(path, items=items, least=least).value
     low, high = np.nanmin(table), np.nanmax(table)
     if high <= low:
-        raise ValueError(f"all ratings in {path} are {low:g}: there is nothing to learn")
+        raise ValueError(f"all ratings in {path} are {low:g}: at least two different ratings are needed")
     table = (table - low) / (high - low)
     likes = np.clip(complete(table, rank), 0.0, 1.0)
     noise = max(float(np.sqrt(np.nanmean((table - likes) ** 2))), 1e-3)

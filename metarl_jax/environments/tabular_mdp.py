@@ -1,7 +1,8 @@
-"""Random tabular MDPs (Duan et al. 2016, section 3.2; the generator as SNAIL's paper states it).
+"""Random tabular MDPs (Duan et al. 2016, section 3.2; their distribution is described in the paper of SNAIL).
 
-Transition rows ~ Dirichlet(1, ..., 1); mean rewards ~ N(1, 1) for each state and action; reward noise N(0, 1);
-every episode starts in state 0 and lasts ``horizon`` steps. The reward depends on the state acted in.
+Transition probabilities are Dirichlet(1, ..., 1) for each state and action, mean rewards are N(1, 1) for each state and
+action, and the noise of rewards is N(0, 1). Every episode starts in state 0 and lasts ``horizon`` steps. The reward
+depends on the state in which the action is taken, and on the action.
 """
 
 from __future__ import annotations
@@ -22,22 +23,30 @@ class TabularMDPParams:
     """A tabular MDP with S states and A actions."""
 
     transition: Array
-    """``[S, A, S]`` float32: P(next state | state, action)."""
+    """P(next state | state, action), ``[S, A, S]`` float32."""
     reward_mean: Array
-    """``[S, A]`` float32."""
+    """The mean reward of each action in each state, ``[S, A]`` float32."""
     max_steps_in_episode: int = 10
+    """The number of steps of an episode."""
 
 
 @struct.dataclass
 class TabularMDPState:
+    """The state of an episode."""
+
     position: Array
-    """The state's index, ``int32``."""
+    """The index of the MDP's state, ``int32``."""
     time: Array
-    """Steps taken in this episode, ``int32``."""
+    """The number of steps in this episode, ``int32``."""
 
 
 class TabularMDP(Environment):
-    """The observation is the state's index, one-hot ``[S]``."""
+    """A tabular MDP, whose observation is the index of the state, one-hot ``[S]``.
+
+    Args:
+        states: the number S of states.
+        actions: the number A of actions.
+    """
 
     def __init__(self, states: int, actions: int) -> None:
         self.states = states
@@ -71,17 +80,16 @@ class TabularMDP(Environment):
 
 
 def finite_horizon_action_values(transition: Array, reward: Array, horizon: int, discount: float = 1.0) -> Array:
-    """Value iteration over a finite horizon.
+    """Compute the optimal action values of a finite horizon by value iteration.
 
     Args:
-        transition: ``[S, A, S]``.
-        reward: ``[S, A]`` expected rewards.
+        transition: P(next state | state, action), ``[S, A, S]``.
+        reward: the expected rewards, ``[S, A]``.
         horizon: the number of steps H.
-        discount: of each step's reward against that of the step before.
+        discount: the discount factor of one step.
 
     Returns:
-        What each action is worth where optimal ones follow, ``[H, S, A]``, at each step of the episode, first step
-        first.
+        The optimal action values at each step of the episode, in the order of steps, ``[H, S, A]``.
     """
 
     def backup(value: Array, _: None) -> tuple[Array, Array]:
@@ -94,18 +102,21 @@ def finite_horizon_action_values(transition: Array, reward: Array, horizon: int,
 
 
 def finite_horizon_values(transition: Array, reward: Array, horizon: int) -> tuple[Array, Array]:
-    """Undiscounted values and optimal actions, ``(values [H, S], actions [H, S])``; see the action values above."""
+    """Compute undiscounted optimal values and actions, ``(values [H, S], actions [H, S])``.
+
+    The arguments are those of ``finite_horizon_action_values``.
+    """
     table = finite_horizon_action_values(transition, reward, horizon)
     return jnp.max(table, axis=-1), jnp.argmax(table, axis=-1)
 
 
 def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
-    """The random MDPs of RL²: 10 states, 5 actions, episodes of 10 steps.
+    """Make the random MDPs of RL²: 10 states, 5 actions, and episodes of 10 steps by default.
 
     Args:
-        states: states of an MDP.
-        actions: actions in each state.
-        horizon: steps of an episode.
+        states: The number of states of an MDP.
+        actions: The number of actions in each state.
+        horizon: The number of steps of an episode.
 
     Raises:
         ValueError: if a size is not a positive whole number.
@@ -117,7 +128,7 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
 
     def sample(key: Key) -> TabularMDPParams:
         key_transition, key_reward = jax.random.split(key)
-        # Dirichlet(1, ..., 1) as normalised exponentials: same law, far cheaper than the general sampler.
+        # Normalised exponentials are Dirichlet(1, ..., 1), and cost much less than the general sampler.
         weights = jax.random.exponential(key_transition, (states, actions, states), jnp.float32)
         return TabularMDPParams(
             transition=weights / jnp.sum(weights, axis=-1, keepdims=True),
@@ -129,11 +140,12 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
         return finite_horizon_values(task.transition, task.reward_mean, horizon)[0][0, 0]
 
     def training_reward(task: TabularMDPParams, t: Transition, discount: float) -> Array:
-        """Minus what each action is worse by than the best one, to who knows the MDP and discounts so.
+        """Compute the optimal advantage of each action: its optimal action value minus that of the best action.
 
-        What a policy collects in an episode is, in expectation, the sum of this and of what the best policy would
-        (Kakade & Langford 2002, lemma 6.1), which depends on the task alone: gradients are in expectation the same,
-        without the luck of rewards, of most transitions and of tasks. That holds for discounted sums as well.
+        In expectation, a policy's return in an episode is the sum of these numbers plus the return of the optimal
+        policy (Kakade & Langford 2002, lemma 6.1). The latter depends on the task alone. Policy gradients therefore
+        have the same expectation, but not the variance that is due to the noise of rewards, to most transitions and to
+        the differences between tasks. The same holds for discounted returns.
         """
         table = finite_horizon_action_values(task.transition, task.reward_mean, horizon, discount)
         time = jnp.arange(t.reward.shape[0]) % horizon

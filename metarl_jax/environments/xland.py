@@ -1,11 +1,11 @@
-"""XLand-MiniGrid (Nikulin et al. 2023, arXiv 2312.12044): a ruleset, drawn from a benchmark, is the task.
+"""XLand-MiniGrid (Nikulin et al. 2023, arXiv 2312.12044), where a task is a ruleset that is drawn from a benchmark.
 
     from metarl_jax.environments import xland
 
     family = xland.make(xland.made_up(), "XLand-MiniGrid-R1-9x9")  # or of xland.load("trivial-21k")
 
-Every episode of a trial begins on a new grid, under the same goal, rules and objects. Needs the extra
-``metarl-jax[xland]``; xminigrid is imported where it is needed, not with this module.
+Every episode of a trial begins on a new grid, with the same goal, rules and objects. This module needs the extra
+``metarl-jax[xland]``; functions import xminigrid when they need it.
 """
 
 from __future__ import annotations
@@ -32,40 +32,43 @@ from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, TaskDistribut
 
 @struct.dataclass
 class XLandParams:
-    """A task."""
+    """A task: a ruleset."""
 
     ruleset: Any
-    """An ``xminigrid.types.RuleSet``: its goal, rules and objects, encoded."""
+    """An ``xminigrid.types.RuleSet``, which encodes the goal, the rules and the objects."""
     max_steps_in_episode: int
+    """The largest number of steps of an episode."""
 
 
 @struct.dataclass
 class XLandState:
+    """The state of an episode."""
+
     grid: Array
-    """``[height, width, 2]`` uint8: tile and colour."""
+    """The tile and the colour of each cell, ``[height, width, 2]`` uint8."""
     agent: Any
-    """An ``xminigrid.types.AgentState``: position, direction, and what it holds."""
+    """An ``xminigrid.types.AgentState``: the agent's position, direction, and the object that it holds."""
     time: Array
-    """Steps in this episode, ``int32``."""
+    """The number of steps in this episode, ``int32``."""
 
 
 class XLand(Environment):
-    """Grids of one kind.
+    """An XLand-MiniGrid environment.
 
-    What is seen is one-hot: tile and colour of every cell in view, then the direction that the agent looks in. Arriving
-    at the goal after t of at most T steps pays 1 - 0.9 t / T and ends the episode.
+    The observation is one-hot: the tile and the colour of every cell in view, then the direction of the agent. Reaching
+    the goal after t of at most T steps has a reward of 1 - 0.9 t / T and ends the episode.
 
     Args:
         env: an ``XLand-MiniGrid`` environment.
-        defaults: its parameters, with ``max_steps``.
+        defaults: the environment's parameters, with ``max_steps``.
     """
 
     def __init__(self, env: Any, defaults: Any) -> None:
         from xminigrid.core.constants import DIRECTIONS, NUM_COLORS, NUM_TILES
 
         self.env = env
-        # Outside of a program, hundreds of small ones would be compiled.
-        # With 64-bit types, xminigrid's step fails.
+        # Without ``jit``, a call from Python would compile hundreds of small programs. With 64-bit types, xminigrid's
+        # step fails.
         self._first, self._next = without_64_bits(jax.jit(env.reset)), without_64_bits(jax.jit(env.step))
         self.defaults = defaults
         self.classes = (NUM_TILES, NUM_COLORS)
@@ -88,7 +91,7 @@ class XLand(Environment):
     ) -> tuple[Array, XLandState, Array, Array, dict[Any, Any]]:
         from xminigrid.types import EnvCarry, State, StepType, TimeStep
 
-        # The ruleset is the task's, which xminigrid copies into its state; its key is not used after a reset.
+        # xminigrid's state holds a copy of the ruleset, which here is the task's. Its key is not used after a reset.
         before = State(
             key=key,
             step_num=state.time,
@@ -120,23 +123,25 @@ def make(
     heldout_share: float = 0.2,
     horizon: int | None = None,
 ) -> EnvFamily:
-    """A family whose tasks are the rulesets of a benchmark.
+    """Make a family whose tasks are the rulesets of a benchmark.
 
-    Validation tasks have the rulesets of training tasks; where things lie is drawn anew at every reset.
+    Validation tasks have the rulesets of training tasks. Every reset draws the places of objects anew.
 
     Args:
-        rulesets: an ``xminigrid`` ``Benchmark``, or a ``RuleSet`` whose arrays have a leading axis ``[N, ...]``.
-        environment: a name that ``xminigrid.make`` knows, of those with rulesets.
-        heldout: the same as ``rulesets``, of held-out tasks.
-        heldout_share: where ``heldout`` is None, what share of the rulesets is held out; which of them is drawn once
-            and for all.
-        horizon: steps of an episode; where None, as many as xminigrid says: three for each cell of the grid.
+        rulesets: An ``xminigrid`` ``Benchmark``, or a ``RuleSet`` whose arrays have a leading axis ``[N, ...]``.
+        environment: The name of an environment of ``xminigrid.make`` that has rulesets.
+        heldout: The rulesets of held-out tasks, of the same types as ``rulesets``; if None, a share of ``rulesets`` is
+            held out.
+        heldout_share: The share of the rulesets that is held out if ``heldout`` is None. A fixed seed decides which
+            ones.
+        horizon: The largest number of steps of an episode; None for xminigrid's number, three per cell of the grid.
 
     Raises:
         ModuleNotFoundError: if xminigrid is not installed.
-        ValueError: for an unknown name (near ones are named), an environment without rulesets, a horizon that is no
-            positive whole number, or a share that leaves no rulesets to train on or to hold out.
-        TypeError: for what are no rulesets.
+        ValueError: if the name is unknown (the message suggests similar names) or that of an environment without
+            rulesets, ``horizon`` is not a positive whole number, or the share leaves no ruleset for training or none
+            for held-out tasks.
+        TypeError: if ``rulesets`` or ``heldout`` are of another type.
     """
     _require()
     from xminigrid import registration
@@ -156,7 +161,10 @@ def make(
         number = everything.goal.shape[0]
         kept = number - round(real(above=0, below=1)("heldout_share", heldout_share) * number)
         if not 0 < kept < number:
-            raise ValueError(f"{number} rulesets cannot be split: a share of {heldout_share} held out leaves {kept}")
+            raise ValueError(
+                f"heldout_share ({heldout_share}) must leave at least one of the {number} rulesets for training and "
+                f"one for held-out tasks, but it leaves {kept} for training"
+            )
         order = np.random.default_rng(0).permutation(number)
         split = [jax.tree.map(lambda x, i=indices: x[i], everything) for indices in (order[:kept], order[kept:])]
     else:
@@ -180,10 +188,11 @@ def make(
 
 
 def made_up() -> Any:
-    """A benchmark that needs no download: find out which of three objects counts, and what to do with it.
+    """Make a synthetic benchmark that needs no download.
 
-    Every choice of what to do (pick it up, or stand beside it), of the object that counts and of two others, out of 18
-    objects: six shapes in three colours. No rules, as in xminigrid's "trivial-21k", whose goals are of more kinds.
+    The agent must find out which of three objects is the goal's object, and whether to pick it up or to stand next to
+    it. There is one ruleset for each combination of a kind of goal, an object, and two other objects out of 18 objects
+    (six shapes in three colours). There are no rules, as in xminigrid's "trivial-21k", which has more kinds of goals.
 
     Returns:
         A ``RuleSet`` of arrays ``[4896, ...]``.
@@ -199,7 +208,7 @@ def made_up() -> Any:
 
     shapes = (Tiles.BALL, Tiles.SQUARE, Tiles.PYRAMID, Tiles.KEY, Tiles.HEX, Tiles.STAR)
     objects = np.asarray(TILES_REGISTRY)[np.ix_(shapes, (Colors.RED, Colors.GREEN, Colors.BLUE))].reshape(-1, 2)
-    # The one that counts first; of the others the order means nothing, as every grid has objects at random places.
+    # The goal's object comes first. The order of the others has no effect, because every grid draws random places.
     chosen = [
         (one, *others)
         for one in range(len(objects))
@@ -213,7 +222,7 @@ def made_up() -> Any:
 
 
 _FIELDS = ("goals", "rules", "init_tiles", "num_rules")
-# What arrays of NumPy, old and new, and of JAX are put together with.
+# The functions and classes that pickles of NumPy arrays (old and new versions) and of JAX arrays name.
 _ARRAYS = {
     *(("numpy", name) for name in ("ndarray", "dtype")),
     *((f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")),
@@ -224,30 +233,31 @@ _ARRAYS = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """A pickle can run whatever its author likes; this reads arrays and nothing else."""
+    """An unpickler that reads arrays and refuses everything else, because a pickle can execute any code."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         if (module_name, global_name) not in _ARRAYS:
-            raise pickle.UnpicklingError(f"it holds {module_name}.{global_name}, where only arrays belong")
+            raise pickle.UnpicklingError(f"it holds {module_name}.{global_name}, where only arrays are allowed")
         return super().find_class(module_name, global_name)
 
 
 def load(name: str) -> Any:
-    """A benchmark that xminigrid has downloaded, from where it keeps them.
+    """Load a benchmark that xminigrid has downloaded.
 
-    That is ``~/.xland_minigrid``, or the folder that the variable XLAND_MINIGRID_DATA names. xminigrid's files are
-    pickles, but nothing of one is run: what is not an array or a container of arrays is refused.
+    xminigrid stores benchmarks in ``~/.xland_minigrid``, or in the folder that the environment variable
+    XLAND_MINIGRID_DATA names. The files are pickles, but no code of them is executed: everything except arrays and
+    containers of arrays is refused.
 
     Args:
-        name: as xminigrid calls it, such as "trivial-21k".
+        name: xminigrid's name of the benchmark, such as "trivial-21k".
 
     Returns:
         An ``xminigrid`` ``Benchmark``.
 
     Raises:
         ModuleNotFoundError: if xminigrid is not installed.
-        ValueError: in one line, for an unknown name (near ones are named), or if there is no such file, which is where
-            to get it from, or it cannot be read.
+        ValueError: if the name is unknown (the message suggests similar names), there is no such file (the message says
+            how to get it), or the file cannot be read. The message is one line.
     """
     _require()
     from xminigrid import benchmarks
@@ -266,25 +276,25 @@ def load(name: str) -> Any:
             content = _ArraysOnly(file).load()
         return benchmarks.Benchmark(**{field: jnp.asarray(content[field]) for field in _FIELDS})
     except Exception as error:
-        # There is nothing that a damaged pickle cannot raise.
+        # A damaged pickle can raise any exception.
         what = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a benchmark: {what}") from error
 
 
 def made_up_family(horizon: PositiveInt = 64) -> EnvFamily:
-    """Rulesets that are made up here, in the grid of 9x9.
+    """Make a family of synthetic rulesets (``made_up``) on the grid of 9x9.
 
     Args:
-        horizon: Steps of an episode.
+        horizon: The largest number of steps of an episode.
     """
     return make(made_up(), horizon=horizon)
 
 
 def trivial_21k(horizon: PositiveInt = 64) -> EnvFamily:
-    """The rulesets of trivial-21k, which xminigrid downloads, in the grid of 9x9.
+    """Make a family of the rulesets of trivial-21k, which xminigrid downloads, on the grid of 9x9.
 
     Args:
-        horizon: Steps of an episode.
+        horizon: The largest number of steps of an episode.
 
     Raises:
         ValueError: if the benchmark cannot be read.
@@ -293,7 +303,7 @@ def trivial_21k(horizon: PositiveInt = 64) -> EnvFamily:
 
 
 def _require() -> None:
-    """ModuleNotFoundError, saying what to install, without xminigrid."""
+    """Raise ModuleNotFoundError, which says what to install, if xminigrid is not installed."""
     try:
         importlib.import_module("xminigrid")
     except ModuleNotFoundError as error:
@@ -301,7 +311,7 @@ def _require() -> None:
 
 
 def _stacked(name: str, rulesets: Any) -> Any:
-    """A ``RuleSet`` of arrays ``[N, ...]``."""
+    """Return the rulesets as a ``RuleSet`` of arrays ``[N, ...]``."""
     from xminigrid.benchmarks import Benchmark
     from xminigrid.types import RuleSet
 

@@ -1,8 +1,8 @@
-"""A critic of what is known of a bandit's arms: minus the regret that is to come.
+"""A critic of the posteriors over a bandit's arms. Its value is minus the regret of the remaining pulls.
 
-It takes the sum over arms of features of each, and the highest of each feature (as in Deep Sets, Zaheer et al. 2017):
-it does not matter in which order they stand. What is known after an outcome of a pull differs in one arm
-from what is known before it: the features of the others are not computed again.
+The critic computes features of each arm, and takes the sum over arms and the maximum over arms of each feature (as in
+Deep Sets, Zaheer et al. 2017). Its value therefore does not depend on the order of the arms. An outcome of a pull
+changes the posterior of one arm only, so the features of the other arms are not computed again.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from metarl_jax.types import Arm, Array, EnvFamily, Key, Params, Policy
 
 
 class _Arms(nn.Module):
-    """What is known of the arms to minus the mean regret of a pull that is left."""
+    """A network from the posteriors over the arms to minus the mean regret of one remaining pull."""
 
     units: int
 
     def setup(self) -> None:
         self.arm = [nn.Dense(self.units) for _ in range(2)]
         self.together, self.more = nn.Dense(self.units), nn.Dense(self.units)
-        # Of the order of what a pull loses halfway through learning.
+        # softplus(-3) = 0.05 is about the regret of a pull halfway through learning.
         small, start = nn.initializers.orthogonal(0.1), nn.initializers.constant(-3.0)
         self.head = nn.Dense(1, kernel_init=small, bias_init=start)
 
@@ -38,10 +38,10 @@ class _Arms(nn.Module):
 
     def _of_all(self, arms: int, total: Array, highest: Array, left: Array) -> Array:
         time = jnp.stack([left / 100, jnp.log1p(left) / 5, 1 / jnp.sqrt(1 + left)], axis=-1)
-        # Arms are independent: their sum varies as the root of how many there are.
+        # Arms are independent: the standard deviation of their sum grows as the root of their number.
         x = jnp.concatenate([total / arms**0.5, highest, time], axis=-1)
         x = nn.tanh(dense(self.more, nn.tanh(dense(self.together, x))))
-        # Regrets, large ones and small: what is learnt is their size's logarithm, nearly.
+        # Regrets differ by orders of magnitude: for small ones, the head's output is about the logarithm of the regret.
         return -nn.softplus(dense(self.head, x)[..., 0])
 
     def __call__(self, known: Array, left: Array) -> Array:
@@ -51,7 +51,7 @@ class _Arms(nn.Module):
     def lookahead(self, known: Array, then: Array, left: Array) -> Array:
         now, new = self._of_arm(known), self._of_arm(then)
         total = (jnp.sum(now, axis=-2, keepdims=True) - now)[..., None, :] + new
-        # The highest of the others is the highest of all, but for the arm that alone has it.
+        # The maximum over the other arms is the maximum over all arms, except for an arm that alone attains it.
         highest = jnp.max(now, axis=-2, keepdims=True)
         has_it = now == highest
         second = jnp.max(jnp.where(has_it, -jnp.inf, now), axis=-2, keepdims=True)
@@ -61,14 +61,14 @@ class _Arms(nn.Module):
 
 
 def critic(arm: Arm, *, units: int = 64) -> ArmsCritic:
-    """A critic of a bandit's arms.
+    """Make a critic of the posteriors over a bandit's arms.
 
     Args:
-        arm: what is believed of each; its features are what the critic is told.
-        units: of each layer.
+        arm: the posterior of an arm; its features are the inputs of the critic.
+        units: units of each layer.
 
     Raises:
-        ValueError: for a size that is not a positive whole number.
+        ValueError: if ``units`` is not a positive whole number.
     """
     network = _Arms(positive_int("units", units))
 
@@ -88,19 +88,19 @@ def critic(arm: Arm, *, units: int = 64) -> ArmsCritic:
 class Settings(settings.Settings):
     """Settings of the critic of a bandit's arms."""
 
-    critic_units: Annotated[PositiveInt, Doc("Units of each of the critic's layers.")] = 64
+    critic_units: Annotated[PositiveInt, Doc("Units of each layer of the critic.")] = 64
 
 
 def make(family: EnvFamily, policy: Policy, settings: Settings) -> AsymmetricNetworks:
-    """A policy, with a critic of the family's arms.
+    """Combine a policy with a critic of the posteriors over the family's arms.
 
     Args:
-        family: bandits whose arms pay finitely many rewards.
-        policy: without a critic of its own.
-        settings: sizes.
+        family: bandits whose arms have finitely many possible rewards.
+        policy: a policy without a critic of its own.
+        settings: the sizes of the critic.
 
     Raises:
-        ValueError: for a family of anything else.
+        ValueError: if the family does not define ``privileged.arm``.
     """
     if family.privileged is None or family.privileged.arm is None:
         raise ValueError(

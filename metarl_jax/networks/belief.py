@@ -1,7 +1,7 @@
-"""Networks of VariBAD: an encoder that believes, decoders that say what a belief means, a policy that acts on it.
+"""Networks of VariBAD: an encoder that infers the belief, decoders of trials, and a policy that acts on the belief.
 
-The belief is about a latent variable m of M numbers. A decoder is asked for the log-probability of whole trials under
-many m at once (the bound of every step decodes the whole trial), and can be the faster for it.
+The belief is a distribution over a latent variable m of dimension M. The evidence lower bound of every step decodes the
+whole trial, so a decoder computes the log-probability of whole trials under many values of m in one call.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from metarl_jax.settings import Doc, PositiveInt
 from metarl_jax.types import Array, Box, Discrete, HasSpaces, Key, Params, Policy, Space, Transition
 
 SPREAD = 5.0
-"""Beliefs' log standard deviations are kept from minus this to this."""
+"""The log standard deviations of beliefs are clipped to [-SPREAD, SPREAD]."""
 
 
 class _BeliefHead(nn.Module):
-    """Features ``[..., F]`` to a Gaussian ``[..., M]``."""
+    """A network from features ``[..., F]`` to a Gaussian ``[..., M]``."""
 
     size: int
 
@@ -41,7 +41,7 @@ class _BeliefHead(nn.Module):
 
 
 class RecurrentEncoder(RecurrentActorCritic):
-    """Inputs -> embedding -> memory -> readout -> belief."""
+    """A recurrent encoder: inputs -> embedding -> memory -> readout -> belief."""
 
     latent_size: int
 
@@ -58,19 +58,22 @@ def encoder(
     embedding_size: int | None = 40,
     readout_size: int | None = None,
 ) -> BeliefEncoder:
-    """A GRU that sees what recurrent policies see, and the previous observation, and ends in a belief.
+    """Make a recurrent encoder (GRU) from the steps of a trial to a belief.
+
+    Its inputs are those of a recurrent policy and the previous observation.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        latent_size: numbers M of the latent variable.
+        observation_space: the space of the environment's observations.
+        action_space: the space of its actions.
+        latent_size: the dimension M of the latent variable.
         hidden_size: units of the memory (64 in Zintgraf et al. 2020, on GridNavi).
-        embedding_size: rectified units between the inputs and the memory (40 there); None for no such layer.
+        embedding_size: rectified units between the inputs and the memory (40 in Zintgraf et al. 2020, on GridNavi);
+            None for no such layer.
         readout_size: rectified units between the memory, together with the embedded inputs, and the belief; None for no
             such layer.
 
     Raises:
-        ValueError: for a size that is not a positive whole number.
+        ValueError: if a size is not a positive whole number.
     """
     hidden_size = positive_int("hidden_size", hidden_size)
     for name, size in (("embedding_size", embedding_size), ("readout_size", readout_size)):
@@ -99,22 +102,25 @@ def encoder(
 def grid_decoder(
     observation_space: Space, *, latent_size: int = 5, hidden_sizes: Sequence[int] = (32, 32), threshold: float = 0.0
 ) -> TrialDecoder:
-    """For each observation there is, the probability that a step which leads there pays more than ``threshold``.
+    """Make a decoder of the probability that a step to an observation has a reward above ``threshold``.
 
-    A head for each (the multi-head Bernoulli decoder of Zintgraf et al. 2020 on GridNavi). What it makes of a trial
-    depends on how often which observation paid, not on when: every m is decoded once, whatever the trial's length.
+    It has a head for each observation (the multi-head Bernoulli decoder of Zintgraf et al. 2020 on GridNavi). The
+    likelihood of a trial depends on how often each observation was rewarded, and not on the order of the steps. Each
+    value of m is therefore decoded once, whatever the length of the trial.
 
     Args:
-        observation_space: discrete.
-        latent_size: M.
+        observation_space: a discrete space.
+        latent_size: the dimension M of the latent variable.
         hidden_sizes: rectified units of each layer.
-        threshold: in the rewards' unit.
+        threshold: the reward above which a step counts as rewarded.
 
     Raises:
-        ValueError: for another space, a size that is not a positive whole number, or a threshold that is not finite.
+        ValueError: if the space is not discrete, a size is not a positive whole number, or the threshold is not finite.
     """
     if not isinstance(observation_space, Discrete):
-        raise ValueError(f"a decoder with a head for each observation needs discrete ones, not {observation_space!r}")
+        raise ValueError(
+            f"a decoder with a head for each observation needs discrete observations, not {observation_space!r}"
+        )
     cells, threshold = observation_space.n, real()("threshold", threshold)
     network = mlp.predictor(positive_int("latent_size", latent_size), cells, hidden_sizes)
 
@@ -133,16 +139,16 @@ def grid_decoder(
 
 
 class _StepDecoder(nn.Module):
-    """m and steps to what they pay and where they lead, for every pair of them."""
+    """A network from every pair of a latent variable m and a step to the reward, or the next observation."""
 
     hidden_sizes: tuple[int, ...]
     outputs: int
 
     @nn.compact
     def __call__(self, latent: Array, steps: Array) -> Array:
-        """``[N, B, M]``, ``[T, B, F] -> [N, T, B, outputs]``."""
+        """Map latent variables ``[N, B, M]`` and steps ``[T, B, F]`` to ``[N, T, B, outputs]``."""
         first, *others = self.hidden_sizes
-        # The first layer on both side by side is the sum of one on each.
+        # A layer on the concatenation of both is the sum of a layer on each.
         x = dense(nn.Dense(first), latent)[:, None] + dense(nn.Dense(first, use_bias=False), steps)[None]
         for size in others:
             x = dense(nn.Dense(size), nn.relu(x))
@@ -157,24 +163,25 @@ def step_decoder(
     hidden_sizes: Sequence[int] = (64, 32),
     transitions: bool = False,
 ) -> TrialDecoder:
-    """The reward of a step from m, observation, action and next observation; and from the first three the next.
+    """Make a decoder of the reward and, optionally, of the next observation of each step.
 
-    Rewards, and observations that are vectors, are Gaussians of variance one (up to a constant); discrete observations
-    are categorical. Every step is decoded for every m.
+    The reward is decoded from m, the observation, the action and the next observation. The next observation is decoded
+    from m, the observation and the action. Rewards, and observations that are vectors, are modelled as Gaussians of
+    variance one (up to a constant); discrete observations are categorical. Every step is decoded for every m.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        latent_size: M.
+        observation_space: the space of the environment's observations.
+        action_space: the space of its actions.
+        latent_size: the dimension M of the latent variable.
         hidden_sizes: rectified units of each layer (64 and 32 in Zintgraf et al. 2020).
-        transitions: whether next observations are decoded too.
+        transitions: whether next observations are decoded, too.
 
     Raises:
-        ValueError: for a size that is not a positive whole number, or no layer.
+        ValueError: if a size is not a positive whole number, or there is no layer.
     """
     sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
     if not sizes:
-        raise ValueError("hidden_sizes must name one layer at least")
+        raise ValueError("hidden_sizes must contain at least one layer")
     latent_size, transitions = positive_int("latent_size", latent_size), boolean("transitions", transitions)
     example = example_inputs(observation_space, action_space)
     shown, acted = encode(observation_space, example.obs), encode(action_space, example.prev_action)
@@ -216,18 +223,20 @@ def combine(
     latent_size: int = 5,
     hidden_sizes: Sequence[int] = (32,),
 ) -> BeliefNetworks:
-    """Encoder and decoder with a policy on the observation and the belief's mean and log standard deviation.
+    """Combine an encoder and a decoder with a policy on the observation and the belief.
+
+    The policy's input is the observation with the mean and the log standard deviation of the belief.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        encoder: gives the belief.
-        decoder: what it is learnt with.
-        latent_size: M, of both.
-        hidden_sizes: units of each layer of the policy (one of 32 in Zintgraf et al. 2020, on GridNavi); tanh.
+        observation_space: the space of the environment's observations.
+        action_space: the space of its actions.
+        encoder: the encoder, which infers the belief.
+        decoder: the decoder, with which the encoder is trained.
+        latent_size: the dimension M of the latent variable of the encoder and of the decoder.
+        hidden_sizes: tanh units of each layer of the policy (one of 32 in Zintgraf et al. 2020, on GridNavi).
 
     Raises:
-        ValueError: for a size that is not a positive whole number.
+        ValueError: if a size is not a positive whole number.
     """
     size = encode(observation_space, example_inputs(observation_space, action_space).obs).size
     shown = Box(-jnp.inf, jnp.inf, (size + 2 * positive_int("latent_size", latent_size),))
@@ -243,7 +252,7 @@ def combine(
 class Settings(settings.Settings):
     """Settings of VariBAD's networks; defaults are those of Zintgraf et al. (2020) on MuJoCo."""
 
-    latent_size: Annotated[PositiveInt, Doc("Numbers of the latent variable.")] = 5
+    latent_size: Annotated[PositiveInt, Doc("The dimension of the latent variable.")] = 5
     hidden_size: Annotated[PositiveInt, Doc("Units of the encoder's memory.")] = 128
     embedding_size: Annotated[
         PositiveInt | None, Doc("Rectified units between the inputs and the memory; None for no such layer.")
@@ -251,21 +260,25 @@ class Settings(settings.Settings):
     decoder: Annotated[
         Literal["step", "observation"],
         Doc(
-            'What is decoded. "step": the reward of each step. "observation": for each of finitely many observations, '
-            "whether a step that leads there pays more than ``reward_threshold`` (in Zintgraf et al. 2020 on GridNavi)."
+            'The decoder. "step" decodes the reward of each step. "observation" decodes, for each of finitely many '
+            "observations, whether a step to it has a reward above ``reward_threshold`` (in Zintgraf et al. 2020 on "
+            "GridNavi)."
         ),
     ] = "step"
     decoder_units: Annotated[
         PositiveInt,
-        Doc("Rectified units of the decoder's first layer; its second has half as many, or as many for observations."),
+        Doc(
+            "Rectified units of the decoder's first layer. The second layer has half as many in the decoder of steps, "
+            "and the same number in the decoder of observations."
+        ),
     ] = 64
     decode_transitions: Annotated[
-        bool, Doc("Whether next observations are decoded, too, and not only rewards; for the decoder of steps.")
+        bool, Doc("Whether the decoder of steps decodes next observations in addition to rewards.")
     ] = False
     reward_threshold: Annotated[
-        float, Doc("The reward above which a step counts as paid; for the decoder of observations.")
+        float, Doc("The reward above which a step counts as rewarded, for the decoder of observations.")
     ] = 0.0
-    policy_units: Annotated[PositiveInt, Doc("Units of each of the policy's hidden layers.")] = 128
+    policy_units: Annotated[PositiveInt, Doc("Units of each hidden layer of the policy.")] = 128
     policy_layers: Annotated[PositiveInt, Doc("Hidden layers of the policy.")] = 2
 
     def check_relations(self) -> None:
@@ -279,14 +292,14 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT) -> BeliefNetworks:
-    """VariBAD's networks: an encoder, a decoder, and a policy on the observation and the belief.
+    """Make VariBAD's networks: an encoder, a decoder, and a policy on the observation and the belief.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes and kinds.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the sizes, and the kind of decoder.
 
     Raises:
-        ValueError: for a decoder of observations where they are not discrete.
+        ValueError: if the decoder is for observations and the observations are not discrete.
     """
     spaces, size = (family.observation_space, family.action_space), settings.latent_size
     made = encoder(*spaces, latent_size=size, hidden_size=settings.hidden_size, embedding_size=settings.embedding_size)

@@ -1,7 +1,7 @@
-"""Networks of PEARL: an encoder that infers the task from experience in no order, and an actor and critics given that.
+"""Networks of PEARL: an encoder of the context, and an actor and critics that are conditioned on its latent variable.
 
-Actions are discrete, or vectors between finite bounds. Observations are encoded as for every other network, images
-through filters.
+The encoder does not depend on the order of the steps of the context. Actions are discrete, or vectors between finite
+bounds. Observations are encoded as in all other networks (``heads.ObservationEncoder``): images pass through filters.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from metarl_jax.settings import Doc, PositiveInt
 from metarl_jax.types import Array, Box, Discrete, HasSpaces, Key, Params, Space
 
 NARROWEST, WIDEST = -10.0, 5.0
-"""Log standard deviations of what one step says are kept from one to the other."""
+"""Bounds of the log standard deviation of the Gaussian factor of one step of the context."""
 AT_FIRST = 2.0
-"""What they are before training: hundreds of steps together say little then."""
+"""The log standard deviation of a factor before training, about. It is large, so that even the product of hundreds of
+factors carries little information at first."""
 SUREST, VAGUEST = -5.0, 2.0
-"""The same of an actor's actions, before they are squashed."""
+"""Bounds of the log standard deviation of the actor's actions, before they are squashed."""
 
 
 class _Layers(nn.Module):
@@ -46,7 +47,7 @@ class _Layers(nn.Module):
 
 
 class _Factors(nn.Module):
-    """Steps ``[N, ...]`` to what each says of the task: Gaussians ``[N, M]``."""
+    """A network from steps ``[N, ...]`` to one Gaussian factor of the posterior for each: ``[N, M]``."""
 
     observation_space: Space
     action_space: Space
@@ -66,7 +67,7 @@ class _Factors(nn.Module):
 
 
 class _Actor(nn.Module):
-    """Observations and latent variables to distributions over actions."""
+    """A network from observations and latent variables to distributions over actions."""
 
     observation_space: Space
     action_space: Space
@@ -87,7 +88,10 @@ class _Actor(nn.Module):
 
 
 class _Critic(nn.Module):
-    """Observations, latent variables and, unless they are discrete, actions to values: of discrete ones ``[N, K]``."""
+    """A network from observations, latent variables and continuous actions to values ``[N]``.
+
+    Discrete actions are not an input; the result has the value of each of the K actions, ``[N, K]``.
+    """
 
     observation_space: Space
     action_space: Space
@@ -103,7 +107,7 @@ class _Critic(nn.Module):
                 seen.append(encode(self.action_space, action))
                 return _Layers(self.hidden_sizes, 1, name="judge")(jnp.concatenate(seen, axis=-1))[..., 0]
             case _:
-                raise TypeError("a critic is given actions if, and only if, they are not discrete")
+                raise TypeError("the critic takes an action if, and only if, actions are not discrete")
 
 
 def encoder(
@@ -114,20 +118,21 @@ def encoder(
     hidden_sizes: Sequence[int] = (200, 200, 200),
     next_observation: bool = False,
 ) -> ContextEncoder:
-    """The product of the prior and a Gaussian for every step of the context (Rakelly et al. 2019, section 4.1).
+    """Make an encoder whose posterior is the prior times one Gaussian factor for each step of the context.
 
-    Their code leaves the prior out where there is context. With it the belief goes over into the prior as context
-    vanishes, and steps that say nothing leave it as it was.
+    The encoder is described in section 4.1 of Rakelly et al. (2019). The authors' code leaves out the prior where there
+    is context. With the prior, the posterior tends to the prior as the context vanishes, and steps without information
+    leave the posterior unchanged.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        latent_size: numbers M of the latent variable.
-        hidden_sizes: rectified units of each layer (three of 200 there).
-        next_observation: whether it sees where a step led (for tasks that differ in more than reward).
+        observation_space: the space of the environment's observations.
+        action_space: the space of its actions.
+        latent_size: the dimension M of the latent variable.
+        hidden_sizes: rectified units of each layer (three of 200 in Rakelly et al. 2019).
+        next_observation: whether the next observation is an input, too (for tasks that differ in more than reward).
 
     Raises:
-        ValueError: for a size that is not a positive whole number.
+        ValueError: if a size is not a positive whole number.
     """
     sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
     latent_size = positive_int("latent_size", latent_size)
@@ -156,17 +161,19 @@ def combine(
     latent_size: int = 5,
     hidden_sizes: Sequence[int] = (300, 300, 300),
 ) -> ContextNetworks:
-    """An encoder with an actor and twin critics that are given the latent variable.
+    """Combine an encoder with an actor and twin critics that are conditioned on the latent variable.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes: discrete, or vectors between finite bounds.
-        encoder: gives the belief.
-        latent_size: M, of the encoder.
-        hidden_sizes: rectified units of each layer of the actor and of each critic (three of 300 there, in code).
+        observation_space: the space of the environment's observations.
+        action_space: the space of its actions, which are discrete, or vectors between finite bounds.
+        encoder: the encoder, which infers the posterior.
+        latent_size: the dimension M of the latent variable of the encoder.
+        hidden_sizes: rectified units of each layer of the actor and of each critic (three of 300 in the code of Rakelly
+            et al. 2019).
 
     Raises:
-        ValueError: for a size that is not a positive whole number, or actions of another kind.
+        ValueError: if a size is not a positive whole number, or actions are neither discrete nor vectors between finite
+            bounds.
     """
     sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
     latent_size = positive_int("latent_size", latent_size)
@@ -204,7 +211,10 @@ def combine(
                 action, log_prob = distribution.sample_with_log_prob(key)
                 return jnp.minimum(*both(params, observation, latent, action)), -log_prob
             case _:
-                raise TypeError(f"no actor here gives a {type(distribution).__name__}")
+                raise TypeError(
+                    "the distribution over actions must be a Categorical or a SquashedGaussian, not a "
+                    f"{type(distribution).__name__}"
+                )
 
     spaces = observation_space, action_space
     return ContextNetworks(
@@ -219,10 +229,10 @@ def combine(
 class Settings(settings.Settings):
     """Settings of PEARL's networks; defaults are those of the code of Rakelly et al. (2019)."""
 
-    latent_size: Annotated[PositiveInt, Doc("Numbers of the latent variable.")] = 5
-    encoder_units: Annotated[PositiveInt, Doc("Rectified units of each of the encoder's layers.")] = 200
+    latent_size: Annotated[PositiveInt, Doc("The dimension of the latent variable.")] = 5
+    encoder_units: Annotated[PositiveInt, Doc("Rectified units of each layer of the encoder.")] = 200
     units: Annotated[PositiveInt, Doc("Rectified units of each layer of the actor and of each critic.")] = 300
-    layers: Annotated[PositiveInt, Doc("Layers of each network before its linear one.")] = 3
+    layers: Annotated[PositiveInt, Doc("Rectified layers of each network; a linear layer follows them.")] = 3
     next_observation: Annotated[
         bool, Doc("Whether the encoder sees the next observation of a step, for tasks that differ in dynamics.")
     ] = False
@@ -232,14 +242,14 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT) -> ContextNetworks:
-    """PEARL's networks: an encoder, an actor and twin critics.
+    """Make PEARL's networks: an encoder, an actor and twin critics.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the sizes of the networks.
 
     Raises:
-        ValueError: for actions that are neither discrete nor vectors between finite bounds.
+        ValueError: if actions are neither discrete nor vectors between finite bounds.
     """
     spaces, size = (family.observation_space, family.action_space), settings.latent_size
     made = encoder(

@@ -1,8 +1,8 @@
-"""Convolutional networks of images, whose convolutions stay fast where every task has weights of its own.
+"""Convolutional networks for images, whose convolutions stay fast if every task has weights of its own.
 
-A ``vmap`` of XLA's convolution over weights is a grouped convolution, which took 20 times as long on a CPU as what is
-done here: patches are cut out, which depends on no weights, and multiplied by the kernel as a matrix; a ``vmap`` of
-that is a batched matrix product.
+Here a convolution extracts patches, which does not depend on the weights, and multiplies them by the kernel as a
+matrix. A ``vmap`` of this over the weights is a batched matrix product. A ``vmap`` of XLA's convolution over the
+weights is a grouped convolution, which took 20 times as long on a CPU.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ STRIDE = 2
 
 
 def patches(x: Array, size: int, stride: int) -> Array:
-    """What a ``size`` x ``size`` kernel sees at every step of its way over images padded with zeros.
+    """Extract the patches that a ``size`` x ``size`` kernel covers at each of its positions on zero-padded images.
 
     Args:
-        x: ``[N, height, width, channels]``.
-        size: of the kernel.
-        stride: of its steps, in both directions.
+        x: images ``[N, height, width, channels]``.
+        size: height and width of the kernel, in pixels.
+        stride: the stride of the kernel in both directions, in pixels.
 
     Returns:
-        ``[N, ceil(height / stride), ceil(width / stride), size * size * channels]``, padded as XLA's "SAME".
+        ``[N, ceil(height / stride), ceil(width / stride), size * size * channels]``, with the padding of XLA's "SAME".
     """
     steps = [-(-length // stride) for length in x.shape[1:3]]
     missing = [max((n - 1) * stride + size - length, 0) for n, length in zip(steps, x.shape[1:3], strict=True)]
@@ -50,12 +50,12 @@ def patches(x: Array, size: int, stride: int) -> Array:
 
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
-    """A convolution with padding "SAME".
+    """Compute a convolution with padding "SAME".
 
     Args:
-        x: ``[N, height, width, channels]``.
+        x: images ``[N, height, width, channels]``.
         kernel: ``[size, size, channels, filters]``.
-        stride: in both directions.
+        stride: the stride in both directions, in pixels.
 
     Returns:
         ``[N, ceil(height / stride), ceil(width / stride), filters]``.
@@ -64,7 +64,7 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
 
 
 class Convolution(nn.Module):
-    """3x3 filters, and a bias."""
+    """A convolution with 3x3 filters and a bias."""
 
     filters: int
     stride: int = STRIDE
@@ -73,13 +73,13 @@ class Convolution(nn.Module):
     def __call__(self, x: Array) -> Array:
         shape = (KERNEL, KERNEL, x.shape[-1], self.filters)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, jnp.float32)
-        # A normalisation after it takes the bias away again; the published networks have it all the same.
+        # A normalisation that follows removes the bias again, but the published networks have one.
         bias = self.param("bias", nn.initializers.zeros, (self.filters,), jnp.float32)
         return convolve(x, kernel, self.stride) + bias
 
 
 class ConvolutionalClassifier(nn.Module):
-    """Blocks of convolution, batch normalisation and rectification, then a linear layer."""
+    """A classifier: blocks of convolution, batch normalisation and rectification, then a linear layer."""
 
     outputs: int
     filters: int
@@ -95,16 +95,17 @@ class ConvolutionalClassifier(nn.Module):
 
 
 class ImageEmbedding(nn.Module):
-    """Images ``[N, height, width, channels]`` to rectified features ``[N, size]``, each image by itself.
+    """A network from images ``[N, height, width, channels]`` to rectified features ``[N, size]``.
 
-    Blocks of convolution, normalisation over the image, and rectification; each halves height and width.
+    It consists of blocks of convolution, normalisation over the image, and rectification. Each block halves height and
+    width. The features of an image do not depend on the other images.
     """
 
     size: int
     filters: int
     blocks: int
     pooling: bool
-    """Whether by maxima of 2x2 (where an odd row or column is left over, it is left out) or by strides of 2."""
+    """Whether blocks halve images by 2x2 max-pooling (which drops an odd last row or column) or by strides of 2."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -117,9 +118,9 @@ class ImageEmbedding(nn.Module):
 
 
 def largest_of_four(x: Array) -> Array:
-    """Maxima of 2x2 of ``[N, height, width, channels]``; of a single row or column, itself."""
-    # Not by jnp.max, whose derivative divides by how often the largest is found again: where XLA computes it twice and
-    # rounds otherwise, never.
+    """Compute the maxima of 2x2 pixels of ``[N, height, width, channels]``; a single row or column stays as it is."""
+    # The derivative of jnp.max divides by the number of elements that equal the maximum. If XLA computes the maximum
+    # twice and rounds differently, this number is zero.
     if x.shape[1] > 1:
         x = jnp.maximum(x[:, 0 : x.shape[1] - 1 : 2], x[:, 1::2])
     if x.shape[2] > 1:
@@ -135,21 +136,22 @@ def classifier(
     blocks: int = 4,
     features: Literal["average", "all"] = "average",
 ) -> Predictor:
-    """The network of the Omniglot experiments of Finn et al. (2017): strided convolutions, no pooling in between.
+    """Make the network of the Omniglot experiments of Finn et al. (2017), with strided convolutions and no pooling.
 
-    It normalises by the statistics of the batch that it is given (``BatchNormalisation``). For 5 classes of 28x28x1 it
-    has 112,261 parameters.
+    The network normalises by the statistics of its batch (``BatchNormalisation``). For 5 classes and images of
+    28x28x1 it has 112,261 parameters.
 
     Args:
-        image_shape: of x without its batch, ``(height, width, channels)``.
-        outputs: classes; the prediction is their logits, ``[N, outputs]``.
-        filters: of each convolution.
-        blocks: each halves height and width.
-        features: what the linear layer sees of the last block: "average": each filter's mean over the image (the code
-            of Finn et al.); "all": the whole map (that of Nichol et al. 2018).
+        image_shape: the shape of one image, ``(height, width, channels)``.
+        outputs: the number of classes; the prediction is their logits, ``[N, outputs]``.
+        filters: filters of each convolution.
+        blocks: the number of blocks, each of which halves height and width.
+        features: the input of the linear layer. "average" is the mean of each filter over the image, as in the code of
+            Finn et al.; "all" is the whole map of the last block, as in the code of Nichol et al. (2018).
 
     Raises:
-        ValueError: for a size that is not a positive whole number, a shape that is not of three, or an unknown name.
+        ValueError: if a size is not a positive whole number, the shape does not have three numbers, or ``features`` is
+            not a known name.
     """
     shape = tuple(positive_int("image_shape", size) for size in image_shape)
     if len(shape) != 3:
@@ -180,21 +182,21 @@ class Settings(settings.Settings):
     features: Annotated[
         Literal["average", "all"],
         Doc(
-            "What the linear layer sees of the last convolution: each filter's mean over the image (Finn et al. 2017), "
-            "or the whole map (Nichol et al. 2018)."
+            'The input of the linear layer: "average" is the mean of each filter of the last convolution over the '
+            'image (Finn et al. 2017), "all" is its whole map (Nichol et al. 2018).'
         ),
     ] = "average"
 
 
 def make(family: FewShotFamily, settings: Settings) -> Predictor:
-    """The convolutional classifier for few-shot tasks whose inputs are images.
+    """Make the convolutional classifier for few-shot tasks whose inputs are images.
 
     Args:
         family: the few-shot tasks.
-        settings: sizes.
+        settings: the sizes of the network.
 
     Raises:
-        ValueError: for inputs that are no images.
+        ValueError: if the inputs are not images.
     """
     examples = family.examples()
     return classifier(

@@ -1,8 +1,9 @@
-"""An actor-critic whose memory is a matrix of fast weights: what is written under a key is read with a query.
+"""An actor-critic whose memory is a matrix of fast weights: linear attention over all steps of a trial.
 
-Every step writes an outer product, ``memory += key value'``, and reads ``query' memory``: attention over all that
-was met, without the softmax (Schmidhuber 1992; Katharopoulos et al. 2020, arXiv 2006.16236). A trial is counted up, per
-state and action, by sums; a GRU has to learn to keep them apart, here they are.
+Every step writes an outer product, ``memory += key value'``, and reads ``query' memory``. The reading is attention over
+all previous steps, without the softmax (Schmidhuber 1992; Katharopoulos et al. 2020, arXiv 2006.16236). The memory can
+sum up rewards for each pair of state and action, because different keys keep the sums apart; a GRU has to learn to keep
+them apart.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ from metarl_jax.settings import Doc, PositiveInt
 from metarl_jax.types import Array, HasSpaces, Inputs, Output, Policy, Space
 
 CHUNK = 100
-"""Steps that ``unroll`` attends over at once; the matrix carries what came before."""
+"""The number of steps that ``unroll`` attends over at once; the matrix holds all steps before them."""
 
 
 class Memory(NamedTuple):
-    """What the policy carries from step to step; zeros where a trial begins."""
+    """The memory that the policy carries from step to step; it is zero at the start of a trial."""
 
     weights: Array
-    """``[key_size, value_size]``."""
+    """The fast weights, ``[key_size, value_size]``."""
     observation: Array
     """The last observation as a vector ``[O]``."""
 
 
 class FastWeightActorCritic(nn.Module):
-    """Inputs -> embedding -> key, value, query -> memory -> readout -> distribution over actions and value."""
+    """The network: inputs -> embedding -> key, value, query -> memory -> readout -> actions and value."""
 
     observation_space: Space
     action_space: Space
@@ -75,7 +76,7 @@ class FastWeightActorCritic(nn.Module):
         return Memory(weights, seen), self._read(features, query @ weights)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        """Of trials side by side, ``[T, B, ...]``."""
+        """Apply the network to T steps of B trials, ``[T, B, ...]``."""
         seen = self.see(inputs.obs)
         previous = jnp.concatenate([carry.observation[None], seen[:-1]])
         features, key, query, value = self._project(seen, inputs, previous)
@@ -85,7 +86,10 @@ class FastWeightActorCritic(nn.Module):
 
 
 def _attend(weights: Array, key: Array, query: Array, value: Array) -> tuple[Array, Array]:
-    """A trial's writes and reads, step by step in effect: the weights after it, and what it read ``[T, V]``."""
+    """Write and read at each step of a trial, and return the weights after it and the values read, ``[T, V]``.
+
+    The steps of a chunk are computed at once. The result is the same as that of one step after another.
+    """
     steps = key.shape[0]
     size = min(CHUNK, steps)
     chunks = -(-steps // size)
@@ -114,7 +118,7 @@ class Settings(settings.Settings):
     value_size: Annotated[PositiveInt, Doc("Columns of the memory.")] = 64
     readout_size: Annotated[
         PositiveInt,
-        Doc("Rectified units between what is read from the memory, together with the embedded inputs, and the heads."),
+        Doc("Rectified units between the memory's output, together with the embedded inputs, and the heads."),
     ] = 64
 
 
@@ -122,11 +126,11 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
-    """An actor-critic with a memory of fast weights. Its carry is a ``Memory``.
+    """Make an actor-critic with a memory of fast weights. Its carry is a ``Memory``.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes and kinds.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the sizes of the network.
         critic: whether the network has a critic; without one, its value is always zero.
     """
     network = FastWeightActorCritic(

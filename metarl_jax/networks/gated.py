@@ -1,11 +1,11 @@
-"""Gated memories, one step at a time and over a whole trial.
+"""Gated memories (GRU and LSTM), for one step and for a whole trial.
 
-Two things make them fast. Every gate has arrays of its own: cutting one wide product into gates keeps XLA on a CPU from
-vectorising what follows, and costs more than the product. And the derivative over a trial is written down here. Taken
-from the scan as it stands, it would keep every intermediate of every gate, and add to the gradient of the recurrent
-weights, the largest array about, once a step. Instead the forward pass keeps the five coefficients of a step's tangent
-(six for an LSTM), and what the weights' change does to the memory is one product over the whole trial. Being a rule for
-tangents, it serves forward and reverse mode alike.
+Two decisions make them fast. First, every gate has arrays of its own. Splitting one wide product into gates keeps XLA
+on a CPU from vectorising the operations that follow, and costs more than the product. Second, the derivative over a
+trial is a custom rule. The derivative of the plain scan would keep every intermediate of every gate, and would update
+the gradient of the recurrent weights, the largest array, at every step. With the custom rule, the forward pass keeps
+the five coefficients of a step's tangent (six for an LSTM), and the effect of the weights' tangents on the memory is
+one product over the whole trial. Because it is a rule for tangents, it serves forward mode and reverse mode.
 """
 
 from __future__ import annotations
@@ -21,28 +21,36 @@ from metarl_jax.types import Array
 
 Cell: TypeAlias = Literal["gru", "lstm"]
 GATES: dict[Cell, int] = {"gru": 3, "lstm": 4}
-"""A GRU's are reset, update and candidate; an LSTM's input, forget, candidate and output."""
+"""The number of gates of each cell. A GRU has reset, update and candidate; an LSTM has input, forget, candidate and
+output."""
 
 State: TypeAlias = Array | tuple[Array, Array]
-"""``[H]`` of a GRU; (hidden, cell), each ``[H]``, of an LSTM."""
+"""The state of a memory: ``[H]`` for a GRU; (hidden, cell), each ``[H]``, for an LSTM."""
 Gates: TypeAlias = tuple[Array, ...]
-"""An array for each gate."""
+"""One array for each gate."""
 
 
 def hidden_of(state: State) -> Array:
-    """The part of the state that others see, ``[H]``."""
+    """Return the hidden part of a state, which is the memory's output, ``[H]``."""
     return state[0] if isinstance(state, tuple) else state
 
 
 def project(x: Array, kernel: Array, bias: Array) -> Gates:
-    """What ``x`` ``[..., I]`` gives each gate, ``[..., H]``; weights ``[G, I, H]``, bias ``[G, H]``."""
+    """Compute the contribution of ``x`` ``[..., I]`` to each of G gates, ``[..., H]``.
+
+    The weights are ``[G, I, H]``, and the bias is ``[G, H]``.
+    """
     rows = x if x.ndim <= 2 else x.reshape(-1, x.shape[-1])
     gates = (rows @ kernel[gate] + bias[gate] for gate in range(kernel.shape[0]))
     return tuple(gate.reshape(*x.shape[:-1], -1) for gate in gates)
 
 
 def _gru(inputs: Gates, recurrent: Gates, hidden: Array) -> tuple[Array, Gates]:
-    """One GRU step (Cho et al. 2014, in the form whose reset gate acts after the matrix product)."""
+    """Compute one GRU step (Cho et al. 2014, in the form whose reset gate acts after the matrix product).
+
+    Returns:
+        The next hidden state, and the coefficients of the step's tangent.
+    """
     reset = nn.sigmoid(inputs[0] + recurrent[0])
     update = nn.sigmoid(inputs[1] + recurrent[1])
     candidate = jnp.tanh(inputs[2] + reset * recurrent[2])
@@ -54,7 +62,7 @@ def _gru(inputs: Gates, recurrent: Gates, hidden: Array) -> tuple[Array, Gates]:
 
 
 def _gru_outside(inputs: Gates, recurrent: Gates) -> Gates:
-    """What of the gates' tangents does not come through the memory, for ``_gru_tangent``."""
+    """Compute the part of the gates' tangents that does not depend on the memory's tangent, for ``_gru_tangent``."""
     return inputs[0] + recurrent[0], inputs[1] + recurrent[1], inputs[2], recurrent[2]
 
 
@@ -65,7 +73,11 @@ def _gru_tangent(coefficients: Gates, outside: Gates, recurrent: Gates, hidden: 
 
 
 def _lstm(inputs: Gates, recurrent: Gates, state: tuple[Array, Array]) -> tuple[State, Gates]:
-    """One LSTM step (Hochreiter & Schmidhuber 1997, with a forget gate)."""
+    """Compute one LSTM step (Hochreiter & Schmidhuber 1997, with a forget gate).
+
+    Returns:
+        The next (hidden, cell), and the coefficients of the step's tangent.
+    """
     write, forget, candidate, read = (x + h for x, h in zip(inputs, recurrent, strict=True))
     write, forget, read = nn.sigmoid(write), nn.sigmoid(forget), nn.sigmoid(read)
     candidate = jnp.tanh(candidate)
@@ -98,14 +110,15 @@ _TANGENTS: dict[Cell, tuple[Any, Any]] = {
 
 
 def advance(cell: Cell, kernel: Array, bias: Array, state: State, inputs: Gates) -> State:
-    """One step.
+    """Compute the state of a memory after one step.
 
     Args:
-        cell: which.
-        kernel: recurrent weights ``[G, H, H]``.
-        bias: ``[G, H]``, apart from the inputs': a GRU's candidate is gated between the two.
-        state: before the step.
-        inputs: what the inputs give each gate, ``[H]``.
+        cell: the kind of cell.
+        kernel: the recurrent weights, ``[G, H, H]``.
+        bias: the recurrent bias, ``[G, H]``. It is separate from the bias of the inputs, because a GRU's reset gate
+            multiplies the recurrent part of the candidate only.
+        state: the state before the step.
+        inputs: the contribution of the inputs to each gate, ``[H]``.
     """
     return _STEPS[cell](inputs, project(hidden_of(state), kernel, bias), state)[0]
 
@@ -121,9 +134,12 @@ def _scan(cell: Cell, kernel: Array, bias: Array, state: State, inputs: Gates) -
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def unroll(cell: Cell, kernel: Array, bias: Array, state: State, inputs: Gates) -> tuple[State, Array]:
-    """A scan of ``advance`` over ``inputs``, ``[T, H]`` each: the last state, and the hidden part of every ``[T, H]``.
+    """Scan ``advance`` over ``inputs``, which are ``[T, H]`` for each gate.
 
-    Trials may stand side by side: inputs ``[T, B, H]`` and a state ``[B, H]``.
+    Trials may be batched: inputs ``[T, B, H]`` and a state ``[B, H]``.
+
+    Returns:
+        The last state, and the hidden part of the state after every step, ``[T, H]``.
     """
     return _scan(cell, kernel, bias, state, inputs)[:2]
 
@@ -135,7 +151,7 @@ def _unroll_tangent(cell: Cell, primals: Any, tangents: Any) -> Any:
     last, hidden, coefficients = _scan(cell, kernel, bias, state, inputs)
     outside, tangent_step = _TANGENTS[cell]
     before = jnp.concatenate([hidden_of(state)[None], hidden[:-1]])
-    # The gradient of the weights is a product with the transpose of this, which is laid out once for all the gates.
+    # The gradient of the weights is a product with the transpose of ``rows``, which is laid out once for all gates.
     rows = jax.lax.optimization_barrier(before.reshape(-1, before.shape[-1]).T).T
     recurrent = project(rows, kernel_tangent, bias_tangent)
     outer = outside(inputs_tangent, tuple(gate.reshape(hidden.shape) for gate in recurrent))

@@ -1,4 +1,4 @@
-"""What policy networks share: how inputs become a vector, features actions and values, and a memory a policy."""
+"""Parts that policy networks share: encoders of inputs, the heads of actor and critic, and policies with a memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metarl_jax.types import Array, Box, Carry, Discrete, Inputs, Key, Output, P
 
 
 def encode(space: Space, value: Array) -> Array:
-    """Elements of a space as vectors ``[..., features]`` float32: one-hot if discrete, flat if continuous."""
+    """Encode elements of a space as float32 vectors ``[..., features]``: one-hot if discrete, flat if continuous."""
     match space:
         case Discrete(n=n):
             return jax.nn.one_hot(value, n, dtype=jnp.float32)
@@ -25,15 +25,15 @@ def encode(space: Space, value: Array) -> Array:
 
 
 FILTERS = ((5, 16), (2, 32))
-"""Of the layers that see images: pixels along each side of what a filter sees, and filters."""
+"""The layers that encode images, each as (height and width of its filters in pixels, number of filters)."""
 
 
 def cut(images: Array, size: int) -> Array:
-    """Images in squares side by side, padded with zeros where they do not come out even.
+    """Divide images into adjacent squares; zeros pad images whose sides are not multiples of the square's side.
 
     Args:
         images: ``[N, height, width, channels]``.
-        size: of a square, in pixels.
+        size: height and width of a square, in pixels.
 
     Returns:
         ``[N, ceil(height / size), ceil(width / size), size * size * channels]``.
@@ -46,12 +46,13 @@ def cut(images: Array, size: int) -> Array:
 
 
 class ObservationEncoder(nn.Module):
-    """Observations as vectors ``[..., features]`` float32: images through filters, all else as ``encode`` does.
+    """An encoder of observations as float32 vectors ``[..., features]``.
 
-    An image is a box of three axes, (height, width, channels). Its numbers are scaled from the box's bounds to 0 .. 1.
-    Filters step as far as they see, so that a layer is one product of matrices with nothing computed twice: on a CPU
-    frames of 40x30 took a twelfth of the time that they take the two layers of 16 filters of 5x5, two pixels apart, of
-    Duan et al. (2016).
+    Images pass through filters; all other observations are encoded as by ``encode``. An image is an element of a box
+    with three axes, (height, width, channels). Its values are scaled from the box's bounds to [0, 1]. The stride of the
+    filters equals their size, so a layer is one matrix product and no pixel is read twice. On a CPU, frames of 40x30
+    took a twelfth of the time of the network of Duan et al. (2016), which has two layers of 16 filters of 5x5 with
+    stride 2.
     """
 
     space: Space
@@ -62,12 +63,14 @@ class ObservationEncoder(nn.Module):
             return encode(self.space, observation)
         low, high, shape = self.space
         if not np.all(np.isfinite(np.asarray(low)) & np.isfinite(np.asarray(high))):
-            raise ValueError(f"images need finite bounds to be scaled by, not {low} to {high}")
+            raise ValueError(
+                f"an observation space of images needs finite bounds, by which images are scaled, not {low} to {high}"
+            )
         images = observation.reshape(-1, *shape)
         for layer, (size, filters) in enumerate(FILTERS):
             images = cut(images, size)
             if layer == 0:
-                # Where the bounds are equal, what cannot vary is 0, not NaN.
+                # A value whose bounds are equal is scaled to 0, not to NaN.
                 width = np.asarray(high, np.float64) - np.asarray(low, np.float64)
                 scale = (1 / np.where(width != 0, width, 1)).astype(np.float32)
                 images = (images.astype(jnp.float32) - low) * scale
@@ -76,20 +79,21 @@ class ObservationEncoder(nn.Module):
 
 
 def observation_features(space: Space) -> int:
-    """How many numbers ``ObservationEncoder`` makes of an observation."""
+    """Return the number of features of an observation that ``ObservationEncoder`` has encoded."""
     encoder = ObservationEncoder(space)
     return jax.eval_shape(encoder.init_with_output, jax.random.key(0), zeros_like(space))[0].shape[-1]
 
 
 def encode_inputs(seen: Array, action_space: Space, inputs: Inputs) -> Array:
-    """Concatenate (observation, previous action, previous reward, previous done); a discrete action one-hot.
+    """Concatenate the encoded observation, previous action, previous reward and previous done.
 
-    At the first step of a trial the previous action is encoded as zeros (Duan et al. 2016, section 2.2).
+    A discrete action is encoded as one-hot. At the first step of a trial the previous action is encoded as zeros (Duan
+    et al. 2016, section 2.2).
 
     Args:
-        seen: ``[..., F]``, of ``inputs.obs`` by an ``ObservationEncoder``.
-        action_space: of ``inputs.prev_action``.
-        inputs: with any leading axes ``[...]``.
+        seen: ``inputs.obs``, encoded by an ``ObservationEncoder``, ``[..., F]``.
+        action_space: the space of ``inputs.prev_action``.
+        inputs: the policy's inputs, with any leading axes ``[...]``.
 
     Returns:
         ``[..., features]`` float32.
@@ -101,7 +105,7 @@ def encode_inputs(seen: Array, action_space: Space, inputs: Inputs) -> Array:
 
 
 def zeros_like(space: Space) -> Array:
-    """Zero, in the shape of the space's elements."""
+    """Return zeros of the shape and type of the space's elements."""
     match space:
         case Discrete():
             return jnp.int32(0)
@@ -110,9 +114,9 @@ def zeros_like(space: Space) -> Array:
 
 
 def dense(layer: nn.Module, x: Array) -> Array:
-    """A layer on ``[..., F]`` as one product of two matrices.
+    """Apply a layer to ``[..., F]`` as one product of two matrices.
 
-    Were the leading axes kept apart, XLA would transpose all of ``x`` for the gradient of the weights.
+    Without the reshaping, XLA would transpose all of ``x`` for the gradient of the weights.
     """
     if x.ndim <= 2:
         return layer(x)  # pyright: ignore[reportCallIssue]
@@ -121,21 +125,21 @@ def dense(layer: nn.Module, x: Array) -> Array:
 
 
 def example_inputs(observation_space: Space, action_space: Space) -> Inputs:
-    """Zeros of the right shapes and types, for initialising networks."""
+    """Return inputs of zeros that have the right shapes and types, for the initialisation of networks."""
     zeros = zeros_like(observation_space), zeros_like(action_space)
     return Inputs(*zeros, jnp.float32(0), jnp.float32(0), jnp.bool_(True))
 
 
 class ActorCriticHead(nn.Module):
-    """Features ``[..., F]`` to a distribution over actions and a value.
+    """The heads of an actor-critic, from features ``[..., F]`` to a distribution over actions and a value.
 
-    The policy's layer starts near zero, so that a new agent explores evenly; continuous actions have a learned
-    standard deviation that does not depend on the state and starts at one.
+    The weights of the policy's layer start near zero, so that a new agent explores evenly. Continuous actions have a
+    learned standard deviation, which does not depend on the features and starts at one.
     """
 
     action_space: Space
     critic: bool = True
-    """Without one the value is zero."""
+    """Whether there is a critic; without one, the value is always zero."""
 
     @nn.compact
     def __call__(self, features: Array) -> Output:
@@ -164,15 +168,15 @@ def remembering_policy(
     action_space: Space,
     critic: bool = True,
 ) -> Policy:
-    """The policy of a network with a memory.
+    """Make the policy of a network with a memory.
 
     Args:
-        network: called with a carry and inputs it takes one step; its ``unroll`` does so with the steps of trials side
-            by side, ``[T, B, ...]``.
-        initial_carry: the memory where a trial begins.
-        observation_space: what the environment shows.
-        action_space: what it takes.
-        critic: whether the network's value is a critic's.
+        network: a module that computes one step when it is called with a carry and inputs. Its method ``unroll``
+            computes T steps of B trials, ``[T, B, ...]``.
+        initial_carry: a function that returns the memory at the start of a trial.
+        observation_space: the space of the environment's observations.
+        action_space: the space of its actions.
+        critic: whether the network has a critic.
     """
 
     def init(key: Key) -> Params:

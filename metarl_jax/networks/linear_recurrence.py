@@ -1,8 +1,8 @@
 """Linear recurrent memories, computed for all steps of a trial at once (Orvieto et al. 2023, arXiv 2303.06349: LRU).
 
-The memory turns and fades by itself, ``h_t = lambda h_(t-1) + gamma B x_t`` with complex numbers lambda inside the unit
-circle, so that a whole trial is one parallel prefix sum over time, where there are cores for that; what is not linear
-stands between the layers.
+The recurrence of a memory is linear, ``h_t = lambda h_(t-1) + gamma B x_t``, with complex numbers lambda inside the
+unit circle. A whole trial is therefore one prefix sum over time, which is computed in parallel on accelerators. The
+nonlinear parts stand between the memories.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ would be NaN where the rate is rounded to zero or infinite."""
 
 
 class Memory(NamedTuple):
-    """What the policy carries from step to step; zeros where a trial begins."""
+    """The memory that the policy carries from step to step; it is zero at the start of a trial."""
 
     state: Array
-    """``[layers, 2, H]``: real and imaginary parts."""
+    """The real and the imaginary part of the state of each layer, ``[layers, 2, H]``."""
 
 
 Parts: TypeAlias = tuple[Array, Array]
-"""Of complex numbers: real and imaginary. XLA's own complex products are slow on a CPU."""
+"""The real and the imaginary part of complex numbers. They are separate because XLA's complex products are slow on a
+CPU."""
 
 
 def advance(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
-    """One step of ``h' = decay h + driven``, with h of zero where a trial begins.
+    """Compute one step of ``h' = decay h + driven``, where h is zero at the start of a trial.
 
     Args:
-        decay: ``[H]``.
-        first: ``[...]``, whether the step is a trial's first.
-        state: ``[..., H]``.
-        driven: ``[..., H]``.
+        decay: the complex factor of each state, ``[H]``.
+        first: whether the step is the first of a trial, ``[...]``.
+        state: the state h before the step, ``[..., H]``.
+        driven: the contribution of the inputs, ``[..., H]``.
     """
     fade, turn = decay
     real, imaginary = (jnp.where(first[..., None], 0.0, part) for part in state)
@@ -59,13 +60,16 @@ def advance(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
 
 
 def prefix(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
-    """``advance`` at each of T steps: all at once, but in turn on a CPU, whose cores that keeps as busy with less work.
+    """Apply ``advance`` at each of T steps of B trials.
+
+    All steps are computed at once, except on a CPU. There they are computed sequentially, which keeps the cores equally
+    busy with less work.
 
     Args:
-        decay: ``[H]``.
-        first: ``[T, B]``.
-        state: ``[B, H]``, before the first step.
-        driven: ``[T, B, H]``.
+        decay: the complex factor of each state, ``[H]``.
+        first: whether each step is the first of a trial, ``[T, B]``.
+        state: the state before the first step, ``[B, H]``.
+        driven: the contribution of the inputs of each step, ``[T, B, H]``.
 
     Returns:
         The states after each step, ``[T, B, H]``.
@@ -74,7 +78,7 @@ def prefix(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
 
 
 def sequential(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
-    """As ``prefix``, step by step."""
+    """Compute ``prefix`` one step after another."""
 
     def step(before: Parts, now: tuple[Array, Parts]) -> tuple[Parts, Parts]:
         after = advance(decay, now[0], before, now[1])
@@ -84,7 +88,7 @@ def sequential(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts
 
 
 def at_once(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
-    """As ``prefix``, by an associative scan."""
+    """Compute ``prefix`` for all steps at once, by an associative scan."""
 
     def then(earlier: tuple[Array, Array], later: tuple[Array, Array]) -> tuple[Array, Array]:
         return earlier[0] * later[0], later[0] * earlier[1] + later[1]
@@ -96,10 +100,13 @@ def at_once(decay: Parts, first: Array, state: Parts, driven: Parts) -> Parts:
 
 
 def _log_minus_log(low: float, high: float) -> nn.initializers.Initializer:
-    """Of nu, with which the modulus exp(-exp(nu)) is distributed as in a ring of the disc (Orvieto et al. 2023)."""
+    """Return an initialiser of nu for which the modulus exp(-exp(nu)) is that of a uniform point of a ring.
+
+    The ring lies in the complex plane between the moduli ``low`` and ``high`` (Orvieto et al. 2023).
+    """
 
     def draw(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-        # Below 1, to which it may be rounded: the logarithm of 1 is 0, whose logarithm is infinite.
+        # The square may be rounded to 1. The logarithm of 1 is 0, whose logarithm is infinite.
         largest = 1 - float(jnp.finfo(dtype).epsneg)
         square = jnp.minimum(jax.random.uniform(key, shape, dtype, low**2, high**2), largest)
         return jnp.log(-0.5 * jnp.log(square))
@@ -108,7 +115,7 @@ def _log_minus_log(low: float, high: float) -> nn.initializers.Initializer:
 
 
 class _Layer(nn.Module):
-    """Normalisation, the linear memory, and a gated layer beside what it was given."""
+    """One layer: normalisation, the linear memory, and gated units that are added to the layer's input."""
 
     size: int
     hidden_size: int
@@ -117,7 +124,7 @@ class _Layer(nn.Module):
 
     def setup(self) -> None:
         self.normalise = nn.LayerNorm(use_fast_variance=False)
-        # Of the modulus; a memory of n steps has one of 1 - 1 / n.
+        # A memory of n steps has a decay of modulus 1 - 1 / n.
         ends = (1 - 1 / self.least_memory, 1 - 1 / self.longest_memory)
         self.log_rate = self.param("log_rate", _log_minus_log(*ends), (self.hidden_size,))
         self.angle = self.param("angle", nn.initializers.uniform(math.pi / 10), (self.hidden_size,), jnp.float32)
@@ -126,23 +133,23 @@ class _Layer(nn.Module):
         self.gate = nn.Dense(2 * self.size)
 
     def drive(self, x: Array) -> tuple[Parts, Parts]:
-        """The decay, ``[H]``, and the drive of each step, ``[..., H]``."""
+        """Compute the decay, ``[H]``, and the contribution of the inputs at each step, ``[..., H]``."""
         rate = jnp.exp(jnp.clip(self.log_rate, *LOG_RATES))
         decay = jnp.exp(-rate) * jnp.cos(self.angle), jnp.exp(-rate) * jnp.sin(self.angle)
-        # What keeps the memory's size at its input's, whatever the rate: sqrt(1 - |lambda|^2).
+        # sqrt(1 - |lambda|^2) keeps the memory as large as its input at every rate.
         scale = jnp.sqrt(-jnp.expm1(-2 * rate))
         real, imaginary = jnp.split(dense(self.write, self.normalise(x)), 2, axis=-1)
         return decay, (scale * real, scale * imaginary)
 
     def finish(self, x: Array, state: Parts) -> Array:
-        """The layer's output, of its input and of the memory after the step."""
+        """Compute the layer's output from its input and from the memory after the step."""
         read = nn.gelu(dense(self.read, jnp.concatenate([*state, x], axis=-1)))
         candidate, gate = jnp.split(dense(self.gate, read), 2, axis=-1)
         return x + candidate * jax.nn.sigmoid(gate)
 
 
 class LinearRecurrentActorCritic(nn.Module):
-    """Inputs -> embedding -> layers -> distribution over actions and value."""
+    """The network: inputs -> embedding -> layers -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
@@ -173,7 +180,7 @@ class LinearRecurrentActorCritic(nn.Module):
         return Memory(jnp.stack(after)), self.head(x)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        """Of trials side by side, ``[T, B, ...]``."""
+        """Apply the network to T steps of B trials, ``[T, B, ...]``."""
         x, after = self._embed(inputs), []
         for i, layer in enumerate(self.stack):
             decay, driven = layer.drive(x)
@@ -187,9 +194,9 @@ class LinearRecurrentActorCritic(nn.Module):
 class Settings(settings.Settings):
     """Settings of the actor-critic with linear recurrent memories."""
 
-    layers: Annotated[PositiveInt, Doc("Layers, each a memory and gated units.")] = 2
+    layers: Annotated[PositiveInt, Doc("Layers, each of which is a linear memory and gated units.")] = 2
     model_size: Annotated[PositiveInt, Doc("Features that pass from layer to layer.")] = 64
-    hidden_size: Annotated[PositiveInt, Doc("Complex numbers H that a layer remembers.")] = 64
+    hidden_size: Annotated[PositiveInt, Doc("Complex numbers H in the memory of each layer.")] = 64
     least_memory: Annotated[
         Annotated[float, Gt(1)], Doc("How many steps the shortest memory lasts at the start of training.")
     ] = 2.0
@@ -206,11 +213,11 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
-    """An actor-critic with linear recurrent memories. Its carry is a ``Memory``.
+    """Make an actor-critic with linear recurrent memories. Its carry is a ``Memory``.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes and kinds.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the sizes of the network.
         critic: whether the network has a critic; without one, its value is always zero.
     """
     network = LinearRecurrentActorCritic(

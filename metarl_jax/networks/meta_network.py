@@ -1,12 +1,13 @@
-"""Meta Networks (Munkhdalai & Yu 2017, arXiv 1703.00837): weights that another network makes of gradients.
+"""Meta Networks (Munkhdalai & Yu 2017, arXiv 1703.00837): fast weights that a network generates from gradients.
 
-A base learner has slow weights, learned over tasks, and fast weights, made anew of what a task has shown: the gradient
-of each example's loss in the slow weights goes, number by number, through a small network, the generator, and what
-comes out is kept in a memory under a key that a second network, the representation, has made of the example. To
-predict, one looks up the memory by cosine, and the base learner's layers are augmented: each is rectified with its slow
-weights and again with the fast ones, and the two are added.
+A base learner has slow weights, which are learned over tasks, and fast weights, which are generated for each task. For
+each example, the gradient of its loss with respect to the slow weights is computed. A small network, the generator,
+maps each number of this gradient to a fast weight. The fast weights of an example are stored in a memory under a key,
+which a second network, the representation, computes from the example. To predict, the learner looks up the memory by
+cosine similarity. The layers of the base learner are augmented: each layer is computed and rectified once with its slow
+weights and once with the fast weights, and the two results are added.
 
-Gradients are data here: nothing is differentiated through them, as in the authors' code.
+Gradients are data here: no derivative passes through them, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -40,15 +41,17 @@ from metarl_jax.settings import Doc, PositiveInt
 from metarl_jax.types import Array, HasSpaces, Inputs, Key, Output, Params, Policy, Space, Tree
 
 PRECISION = 7.0
-"""p of the rule by which gradients are presented: below exp(-p) they count as small."""
+"""The constant p of the preprocessing of gradients (``preprocess``): numbers below exp(-p) count as small."""
 CHUNK = 1024
-"""Numbers of a gradient that a generator takes at a time: what it makes of more overflows a core's cache."""
+"""The size of the parts in which a generator reads a gradient on a CPU. The intermediate results of larger parts
+overflow a core's cache."""
 SMALL = 0.01
-"""Of a generator's last weights at the start, where one generates whole kernels: these begin next to nothing."""
+"""The scale of the last weights of a generator of whole kernels at initialisation; with it, fast kernels start near
+zero."""
 
 _linear = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 _rectified = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-# Generators have numbers as columns, for they are many and features few: their weights are [outputs, inputs].
+# The columns of a generator's arrays are the numbers of a gradient, which are many. Its weights are [outputs, inputs].
 _columns = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2)
 _gates = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=-1, out_axis=-2, batch_axis=0)
 
@@ -57,17 +60,17 @@ _gates = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_
 
 
 def preprocess(gradient: Array) -> tuple[Array, Array]:
-    """How large each number is, on a scale of logarithms, and its sign (Andrychowicz et al. 2016, appendix A).
+    """Compute the logarithmic size and the sign of each number of a gradient (Andrychowicz et al. 2016, appendix A).
 
-    Of a number x the pair is ``(log|x| / p, sign(x))`` if ``|x| >= exp(-p)``, else ``(-1, exp(p) x)``.
+    For a number x the result is ``(log|x| / p, sign(x))`` if ``|x| >= exp(-p)``, else ``(-1, exp(p) x)``.
 
     Args:
-        gradient: of any shape.
+        gradient: an array of any shape.
 
     Returns:
-        Both parts, each of that shape.
+        The size and the sign, each of the gradient's shape.
     """
-    # The least number keeps the logarithm finite, and is far below what counts as small.
+    # The smallest float keeps the logarithm finite, and is far below exp(-p).
     size = jnp.log(jnp.abs(gradient) + jnp.finfo(gradient.dtype).tiny) / PRECISION
     return jnp.maximum(size, -1.0), jnp.clip(gradient * math.exp(PRECISION), -1.0, 1.0)
 
@@ -86,7 +89,7 @@ def _init_pointwise(key: Key, size: int, scale: float) -> Tree:
 
 
 def _pointwise(params: Tree, gradient: Array) -> Array:
-    """The generator m: two layers of rectified units, of each number ``[C]`` of a gradient by itself."""
+    """Apply the generator m, two layers of rectified units, to each number ``[C]`` of a gradient separately."""
     x = jnp.stack(preprocess(gradient))
     for name in ("first", "second"):
         x = nn.relu(params[name]["kernel"] @ x + params[name]["bias"][:, None])
@@ -98,20 +101,20 @@ def _init_sequential(key: Key, size: int) -> Tree:
     return {
         "input": _gates(keys[0], (4, size, 2), jnp.float32),
         "recurrent": _gates(keys[1], (4, size, size), jnp.float32),
-        # Of input, forget, output and candidate; what was is kept at first.
+        # The gates are input, forget, output and candidate. A bias of 1 keeps the forget gate open at first.
         "bias": jnp.zeros((4, size), jnp.float32).at[1].set(1.0),
         "output": _init_readout(keys[2], size, SMALL),
     }
 
 
 def _sequential(params: Tree, gradients: Array) -> Array:
-    """The generator d: an LSTM over gradients ``[T, C]``, of each number by itself: ``[C]``."""
+    """Apply the generator d, an LSTM over gradients ``[T, C]``, to each number separately: ``[C]``."""
     kernel = jnp.concatenate([params["recurrent"], params["input"], params["bias"][..., None]], axis=-1)
     return params["output"]["kernel"] @ _last_hidden(kernel, gradients) + params["output"]["bias"]
 
 
 def _unroll(kernel: Array, gradients: Array) -> tuple[Array, list[tuple[Array, ...]]]:
-    """The last hidden state ``[H, C]``, and what each step's derivative needs."""
+    """Return the last hidden state ``[H, C]``, and the arrays that the derivative of each step needs."""
     hidden = cell = jnp.zeros((kernel.shape[1], gradients.shape[1]), kernel.dtype)
     steps = []
     for gradient in gradients:
@@ -128,14 +131,15 @@ def _unroll(kernel: Array, gradients: Array) -> tuple[Array, list[tuple[Array, .
 
 @jax.custom_vjp
 def _last_hidden(kernel: Array, gradients: Array) -> Array:
-    """The last hidden state ``[H, C]`` of an LSTM that sees the presented gradients ``[T, C]``.
+    """Return the last hidden state ``[H, C]`` of an LSTM over the preprocessed gradients ``[T, C]``.
 
-    Its derivative is written down: it keeps the gates apart and computes them again, and takes a third of the time of
-    what JAX makes of the above. None goes to the gradients.
+    Its derivative is a custom rule, which keeps the gates separate and computes them again. It takes a third of the
+    time of JAX's derivative. The derivative with respect to the gradients is zero.
 
     Args:
-        kernel: ``[4, H, H + 3]``: of the hidden state, the presented number's two parts, and one.
-        gradients: of T steps.
+        kernel: the weights, ``[4, H, H + 3]``, of the hidden state, the two parts of a preprocessed number, and the
+            constant 1.
+        gradients: the gradients of T steps, ``[T, C]``.
     """
     return _unroll(kernel, gradients)[0]
 
@@ -166,7 +170,7 @@ _last_hidden.defvjp(_last_hidden_forward, _last_hidden_backward)
 
 
 def _in_chunks(generator: Callable[[Tree, Array], Array], params: Tree, gradients: Array) -> Array:
-    """A generator on ``[..., P]``, on a CPU a part of P at a time: ``[P]``."""
+    """Apply a generator to ``[..., P]``, and return ``[P]``. On a CPU, one part of P is computed after another."""
     lead, numbers = gradients.shape[:-1], gradients.shape[-1]
     if numbers <= CHUNK or jax.default_backend() != "cpu":
         return generator(params, gradients)
@@ -177,37 +181,37 @@ def _in_chunks(generator: Callable[[Tree, Array], Array], params: Tree, gradient
 
 
 def _generate_each(params: Tree, gradients: Array) -> Array:
-    """Fast weights of gradients, each number by itself: of any shape."""
-    # What lies between its layers is computed again for the derivative: there is twenty times as much of it.
+    """Generate fast weights from gradients of any shape, each from one number of the gradient."""
+    # The derivative computes the hidden layers again, because they are twenty times as large as the gradient.
     generator = jax.checkpoint(_pointwise)  # pyright: ignore[reportPrivateImportUsage]
     return _in_chunks(generator, params, gradients.reshape(-1)).reshape(gradients.shape)
 
 
 def _generate_one(params: Tree, gradients: Array) -> Array:
-    """Fast weights ``[P]`` of the gradients ``[T, P]`` of T steps."""
+    """Generate fast weights ``[P]`` from the gradients ``[T, P]`` of T steps."""
     return _in_chunks(_sequential, params, gradients)
 
 
 # ------------------------------------------------------------------------------------------------ classification
 
 Weights: TypeAlias = dict[str, Any]
-"""``convolutions``: a list of kernels ``[3, 3, channels, filters]``; ``hidden [features, H]``; ``output [H, ways]``,
-which the representation has not."""
+"""The weights of a network: ``convolutions``, a list of kernels ``[3, 3, channels, filters]``; ``hidden``,
+``[features, H]``; and ``output``, ``[H, ways]``, which the representation does not have."""
 
 
 def _sum(terms: Iterable[Array]) -> Array:
-    """Slow and fast."""
+    """Add the results of slow and fast weights."""
     return functools.reduce(jnp.add, terms)
 
 
 def _pool(x: Array) -> Array:
-    """The largest of every 2x2, over zeros beyond an odd edge; x is not negative."""
+    """Compute the maximum of every 2x2 pixels of x, which is not negative; zeros pad an odd edge."""
     x = jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)])
     return largest_of_four(x)
 
 
 def _features(layers: Sequence[Weights], x: Array) -> Array:
-    """What one or, augmented, two sets of weights make of images ``[N, ...]``: ``[N, features]``."""
+    """Compute the features ``[N, features]`` of images ``[N, ...]``, with one or (augmented) two sets of weights."""
     for kernels in zip(*(weights["convolutions"] for weights in layers), strict=True):
         seen = patches(x, KERNEL, 1)
         x = _pool(_sum(nn.relu(seen @ kernel.reshape(-1, kernel.shape[-1])) for kernel in kernels))
@@ -215,13 +219,13 @@ def _features(layers: Sequence[Weights], x: Array) -> Array:
 
 
 def _key(layers: Sequence[Weights], x: Array) -> Array:
-    """The representation's keys of images, not rectified: ``[N, H]``."""
+    """Compute the representation's keys of images, ``[N, H]``, which are not rectified."""
     features = _features(layers, x)
     return _sum(features @ weights["hidden"] for weights in layers)
 
 
 def _logits(layers: Sequence[Weights], x: Array) -> Array:
-    """The base learner's, ``[N, ways]``; at the last layer nothing is rectified."""
+    """Compute the logits of the base learner, ``[N, ways]``, whose last layer is not rectified."""
     features = _features(layers, x)
     hidden = _sum(nn.relu(features @ weights["hidden"]) for weights in layers)
     return _sum(hidden @ weights["output"] for weights in layers)
@@ -233,12 +237,14 @@ def _cross_entropy(logits: Array, y: Array) -> Array:
 
 
 def _make_fast(generate: Callable[[Tree, Array], Array], generators: Tree, gradients: Weights) -> Weights:
-    """Fast weights of gradients: kernels have a generator of their own, the other layers share the second.
+    """Generate fast weights from gradients.
+
+    Convolution kernels have a generator of their own. All other layers share a second generator.
 
     Args:
-        generate: ``(params, [N, P]) -> [..., P]``.
-        generators: the parameters of both.
-        gradients: with a leading axis of N.
+        generate: a function ``(params, [N, P]) -> [..., P]``.
+        generators: the parameters of both generators.
+        gradients: gradients with a leading axis of N.
     """
 
     def through(params: Tree, part: Tree) -> Tree:
@@ -254,7 +260,7 @@ def _make_fast(generate: Callable[[Tree, Array], Array], generators: Tree, gradi
 
 
 def cosine(query: Array, keys: Array) -> Array:
-    """Of each of ``[Q, K]`` with each of ``[N, K]``: ``[Q, N]``."""
+    """Compute the cosine similarity of each query ``[Q, K]`` with each key ``[N, K]``: ``[Q, N]``."""
     sizes = jnp.sum(query**2, axis=-1)[:, None] * jnp.sum(keys**2, axis=-1)
     return query @ keys.T * jax.lax.rsqrt(sizes + 1e-6)
 
@@ -269,42 +275,46 @@ def in_context_learner(
     generator_size: int = 20,
     steps: int = 5,
 ) -> InContextLearner:
-    """The Meta Network of the Omniglot experiments, with the published sizes as defaults.
+    """Make the Meta Network of the Omniglot experiments; its default sizes are the published ones.
 
-    Base learner and representation are alike: blocks of 3x3 convolution, rectification and 2x2 pooling, and a
-    rectified layer; then, of the base learner, a linear one. Nothing has a bias, and nothing is normalised: so the
-    authors' code has it, whose fast path is a rectified convolution with the fast kernel and no more. A key is the
-    representation's last layer before rectification.
+    The base learner and the representation have the same architecture: blocks of 3x3 convolution, rectification and 2x2
+    pooling, then a rectified layer. The base learner has a linear layer on top. There are no biases and no
+    normalisation, as in the authors' code, whose fast path is only a rectified convolution with the fast kernel. A key
+    is the representation's last layer before rectification.
 
-    1. The support is divided into ``steps`` parts. The representation's loss on each, a cross-entropy behind a last
-       layer that is drawn once and for all (in the authors' code its weights are no input of the prediction either, and
-       stay what they were), has gradients that an LSTM reads in turn: task-level fast weights.
-    2. The base learner's cross-entropy on each example of the support, with slow weights alone, has gradients of which
-       a network of two hidden layers makes example-level fast weights.
-    3. A query's attention is ``softmax(cosine(keys of the support, its own key))``, keys being made with slow and
-       task-level fast weights; its fast weights are the attention's mean of the examples'.
+    1. The support is divided into ``steps`` parts. The representation's loss on each part is a cross-entropy on top of
+       a fixed random last layer. (In the authors' code the weights of this layer are not an input of the prediction
+       either, and never change.) An LSTM reads the gradients of the parts one after another, and generates task-level
+       fast weights from them.
+    2. The base learner's loss on each example of the support is a cross-entropy, computed with slow weights alone. A
+       network of two hidden layers generates example-level fast weights from its gradient.
+    3. The attention of a query is ``softmax(cosine(keys of the support, key of the query))``, where keys are computed
+       with slow and task-level fast weights. The fast weights of the query are the mean of the examples' fast weights,
+       weighted by the attention.
 
-    Kernels and other layers have generators of their own. Which part an example of the support is in matters to the
-    LSTM; within a part, and with ``steps`` of one everywhere, the order of examples does not. With more than one
-    example of a class the paper's representation has a contrastive loss; here, as in the code, it is a cross-entropy.
+    Convolution kernels have one generator, and all other layers have another. The prediction depends, through the LSTM,
+    on the part that an example of the support belongs to. It does not depend on the order of examples within a part;
+    if ``steps`` is one, the order of examples has no effect at all. For more than one example of a class, the paper's
+    representation has a contrastive loss; here, as in the authors' code, the loss is a cross-entropy.
 
-    Two things are this package's: the slow weights' first size is that for rectified layers, and generators begin with
-    small last weights. Without, a generator's bias makes every fast kernel constant, and large.
+    This package differs in two points: the initial scale of the slow weights is the one for rectified layers, and the
+    last weights of generators are small at initialisation. Otherwise a generator's bias would make every fast kernel
+    constant and large.
 
     Args:
-        image_shape: of x without its examples, ``(height, width, channels)``.
-        ways: classes; labels are ``0 .. ways - 1``, the prediction is their logits.
-        filters: of each convolution.
-        blocks: each halves height and width, rounded up.
-        hidden_size: of the layer behind them, and of keys.
+        image_shape: the shape of one image, ``(height, width, channels)``.
+        ways: the number of classes; labels are ``0 .. ways - 1``, and the prediction is their logits.
+        filters: filters of each convolution.
+        blocks: the number of blocks, each of which halves height and width, rounded up.
+        hidden_size: units of the layer on top of the blocks, which is also the size of keys.
         generator_size: units of each layer of the generators.
-        steps: parts of the support, of equal size; each is one step of the LSTM.
+        steps: the number of equal parts of the support; each part is one step of the LSTM.
 
     Returns:
-        A learner, whose ``predict`` raises ValueError for a support that cannot be divided into ``steps`` parts.
+        A learner, whose ``predict`` raises ValueError for a support that cannot be divided into ``steps`` equal parts.
 
     Raises:
-        ValueError: for a size that is not a positive whole number, or a shape that is not of three.
+        ValueError: if a size is not a positive whole number, or the shape does not have three numbers.
     """
     shape = tuple(positive_int("image_shape", size) for size in image_shape)
     if len(shape) != 3:
@@ -314,7 +324,7 @@ def in_context_learner(
     generator_size = positive_int("generator_size", generator_size)
     features = math.ceil(shape[0] / 2**blocks) * math.ceil(shape[1] / 2**blocks) * filters
     channels = (shape[2], *[filters] * blocks)
-    # This generator's numbers are fixed for good, whatever the version of NumPy.
+    # The numbers of RandomState are the same in every version of NumPy.
     drawn = np.random.RandomState(0).normal(size=(hidden_size, ways)) / hidden_size**0.5
     representation_output = drawn.astype(np.float32)
 
@@ -350,7 +360,7 @@ def in_context_learner(
         return _cross_entropy(nn.relu(_key([weights], x)) @ representation_output, y)
 
     def gradients(loss: Callable[..., Array], weights: Weights, support: tuple[Array, Array], parts: int) -> Weights:
-        """Of each of the parts, in turn; they are data."""
+        """Compute the gradient of the loss on each part of the support. No derivative passes through it."""
         x, y = (z.reshape(parts, -1, *z.shape[1:]) for z in support)
         return jax.vmap(jax.grad(loss), (None, 0, 0))(jax.lax.stop_gradient(weights), x, y)
 
@@ -366,7 +376,7 @@ def in_context_learner(
         memory = _make_fast(_generate_each, params["example"], gradients(base_loss, slow, support, shown))
         attention = jax.nn.softmax(cosine(keys[shown:], keys[:shown]), axis=-1)
         fast = jax.tree.map(lambda weights: jnp.tensordot(attention, weights, axes=1), memory)
-        # Each query has weights of its own.
+        # Each query has fast weights of its own.
         return jax.vmap(lambda fast, one: _logits([slow, fast], one[None])[0])(fast, x)
 
     return InContextLearner(init, predict, ways)
@@ -376,28 +386,29 @@ def in_context_learner(
 
 
 class Examples(NamedTuple):
-    """What is kept of the steps of a trial: rings, whose rows are one step each."""
+    """The last L steps of a trial, as ring buffers in which each row is one step."""
 
     keys: Array
-    """``[L, K]``."""
+    """The keys of the steps, ``[L, K]``."""
     features: Array
-    """The fast weights' factor on the side of the layer's inputs, ``[L, E + 1]``."""
+    """The factor of the fast weights that belongs to the layer's inputs, ``[L, E + 1]``."""
     errors: Array
-    """Their factor on the side of its outputs, ``[L, H]``."""
+    """The factor of the fast weights that belongs to the layer's outputs, ``[L, H]``."""
 
 
 class Memory(NamedTuple):
-    """What the policy carries from step to step; zeros where a trial begins."""
+    """The memory that the policy carries from step to step; it is zero at the start of a trial."""
 
     time: Array
-    """Steps of the trial so far, ``int32``."""
+    """The number of steps of the trial so far, ``int32``."""
     examples: Examples
+    """The last steps of the trial."""
     observation: Array
     """The last observation as a vector ``[O]``."""
 
 
 class MetaNetworkActorCritic(nn.Module):
-    """Inputs -> situation -> layer with slow and fast weights -> readout -> distribution over actions and value."""
+    """The network: inputs -> situation -> layer with slow and fast weights -> readout -> actions and value."""
 
     observation_space: Space
     action_space: Space
@@ -422,12 +433,12 @@ class MetaNetworkActorCritic(nn.Module):
         self.head = ActorCriticHead(self.action_space, self.critic)
 
     def _situation(self, observation: Array, action: Array) -> Array:
-        """An observation with the action taken there, or zeros: rectified units and a one, ``[..., E + 1]``."""
+        """Compute rectified units of an observation and an action (or zeros), with a constant 1: ``[..., E + 1]``."""
         units = nn.relu(dense(self.embedding, jnp.concatenate([observation, action], axis=-1)))
         return jnp.concatenate([units, jnp.ones_like(units[..., :1])], axis=-1)
 
     def _learn(self, seen: Array, inputs: Inputs, previous: Array) -> Examples:
-        """What the step before these inputs leaves in memory, ``[...]``; where there was none: zeros."""
+        """Compute the example of the step before these inputs, ``[...]``; it is zero at the start of a trial."""
         action = encode(self.action_space, inputs.prev_action)
         situation = self._situation(previous, action)
         happened = jnp.concatenate([jnp.stack([inputs.prev_reward, inputs.prev_done], axis=-1), seen], axis=-1)
@@ -440,13 +451,13 @@ class MetaNetworkActorCritic(nn.Module):
         return jax.tree.map(lambda x: jnp.where(inputs.first[..., None], 0.0, x), example)
 
     def _ask(self, seen: Array, inputs: Inputs) -> tuple[Array, Array]:
-        """The situation that the policy is in, and its key."""
+        """Compute the situation of the current observation without an action, and its key."""
         nothing = jnp.zeros_like(encode(self.action_space, inputs.prev_action))
         situation = self._situation(seen, nothing)
         return situation, dense(self.representation, situation)
 
     def _look(self, query: tuple[Array, Array], examples: Examples, mask: Array) -> Array:
-        """What the fast weights that each of T situations finds among S examples make of it: ``[T, H]``."""
+        """Apply to each of T situations the fast weights that it looks up among S examples: ``[T, H]``."""
         situation, key = query
         scores = jnp.exp(self.sharpness) * cosine(key, examples.keys)
         attention = jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1)
@@ -469,7 +480,7 @@ class MetaNetworkActorCritic(nn.Module):
         return Memory(carry.time + 1, examples, seen), self._act(seen, inputs, query[0], fast)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        """Of trials side by side, ``[T, B, ...]``."""
+        """Apply the network to T steps of B trials, ``[T, B, ...]``."""
         seen = self.see(inputs.obs)
         query = self._ask(seen, inputs)
         written = self._learn(seen, inputs, jnp.concatenate([carry.observation[None], seen[:-1]]))
@@ -479,16 +490,18 @@ class MetaNetworkActorCritic(nn.Module):
 
 
 def gradient_factors(layer: Array, outcome: Array, situation: Array, happened: Array) -> tuple[Array, Array]:
-    """The gradient in ``layer`` of half the squared error of ``relu(situation @ layer) @ outcome``, as its factors.
+    """Compute the two factors of the gradient of a prediction's loss with respect to ``layer``.
+
+    The prediction is ``relu(situation @ layer) @ outcome``, and the loss is half its squared error.
 
     Args:
-        layer: ``[E, H]``.
-        outcome: ``[H, D]``.
-        situation: ``[..., E]``.
-        happened: ``[..., D]``.
+        layer: the weights of the hidden layer, ``[E, H]``.
+        outcome: the weights of the linear layer, ``[H, D]``.
+        situation: the inputs of the hidden layer, ``[..., E]``.
+        happened: the targets of the prediction, ``[..., D]``.
 
     Returns:
-        ``[..., E]`` and ``[..., H]``; the gradient is their outer product.
+        Two factors, ``[..., E]`` and ``[..., H]``; the gradient is their outer product.
     """
     rows = situation.reshape(-1, situation.shape[-1])
     hidden = rows @ layer
@@ -501,12 +514,12 @@ def gradient_factors(layer: Array, outcome: Array, situation: Array, happened: A
 class Settings(settings.Settings):
     """Settings of the Meta Network's fast weights as a memory."""
 
-    window: Annotated[PositiveInt, Doc("How many steps of a trial the network looks up.")] = 100
-    embedding_size: Annotated[PositiveInt, Doc("Rectified units that see an observation and an action.")] = 32
+    window: Annotated[PositiveInt, Doc("The number of last steps of a trial that the network looks up.")] = 100
+    embedding_size: Annotated[PositiveInt, Doc("Rectified units whose inputs are an observation and an action.")] = 32
     hidden_size: Annotated[PositiveInt, Doc("Units of the layer that fast weights augment.")] = 32
     key_size: Annotated[
         PositiveInt,
-        Doc("Size of the representation by which steps are looked up, one linear layer on the same embedding."),
+        Doc("Size of the keys by which steps are looked up; a linear layer computes them from the rectified units."),
     ] = 16
     readout_size: Annotated[PositiveInt, Doc("Rectified units between the predictions and the heads.")] = 64
     generator_size: Annotated[
@@ -518,27 +531,32 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
-    """A Meta Network as a memory for reinforcement learning; its carry is a ``Memory``. The paper has none.
+    """Make a Meta Network as the memory of an actor-critic; its carry is a ``Memory``.
 
-    The support is what the trial has shown: each step is an example. Its loss must be one that the step itself allows.
-    A policy's own loss is none: it needs returns, which are not known yet, and where nothing was gained its gradient
-    says nothing of what was tried. So the base learner predicts: from an observation and the action taken there it
-    foretells the reward, whether the episode ends, and the next observation, by a layer of rectified units and a linear
-    one, and the loss is half the squared error. Its gradient in the layer's weights, at the slow weights, is an outer
-    product of the layer's inputs and of errors at those of its units that the action woke: what was done is bound to
-    what came of it. A generator makes fast weights of each factor, number by number, and their outer product is the
-    step's fast weights, which are never written out: keeping, finding and using them costs what attention does.
+    The paper has no reinforcement learning. Here the support consists of the steps of the trial: each step is an
+    example. The loss of an example must be computable from the step alone. The policy's own loss is not, because it
+    needs returns, which are not yet known. Moreover, its gradient has no information on an action without any gain. The
+    base learner is therefore a predictor: from an observation and the action taken there it predicts the reward,
+    whether the episode ends, and the next observation. It has a layer of rectified units and a linear layer, and the
+    loss is half the squared error.
 
-    To act, the base learner is asked about the observation, without an action. It looks up the last ``window`` steps
-    by cosine (times a sharpness, one at first as published, that is learned: a cosine alone never prefers one step to
-    another by more than e^2), augments its layer, and the policy sees what its units say and what they foretell, beside
-    the inputs. All slow weights, those that predict among them, are learned from the policy's loss, as the paper's are
-    from the query's. There are no task-level fast weights (the paper's MetaNet-): an LSTM would go through every number
-    of the representation's gradients at every step.
+    The gradient of this loss with respect to the layer's weights, at the slow weights, is the outer product of the
+    layer's inputs and of the errors at its active units. It associates an action with its outcome. A generator maps
+    each number of each factor to a factor of the fast weights, and the outer product of the two factors is the fast
+    weights of the step. This product is never computed as a matrix, so storing, finding and using the fast weights
+    costs as much as attention.
+
+    To act, the base learner gets the observation without an action. It looks up the last ``window`` steps by cosine
+    similarity and augments its layer. The similarity is multiplied by a learned sharpness, which is one at first, as
+    published; without it, no step could have more than e^2 times the weight of another. The policy's inputs are the
+    activations of the augmented layer, its predictions, and the usual inputs. All slow weights, those of the predictor
+    included, are learned from the policy's loss, as those of the paper are learned from the loss on the query. There
+    are no task-level fast weights (this is MetaNet- in the paper), because an LSTM would have to read every number of
+    the representation's gradients at every step.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes and kinds.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the sizes of the network.
         critic: whether the network has a critic; without one, its value is always zero.
     """
     network = MetaNetworkActorCritic(
@@ -567,26 +585,29 @@ class InContextSettings(settings.Settings):
 
     filters: Annotated[PositiveInt, Doc("Filters of each convolution.")] = 64
     blocks: Annotated[PositiveInt, Doc("Convolutions, each of which halves height and width, rounded up.")] = 5
-    hidden_size: Annotated[PositiveInt, Doc("Units of the layer on the convolutions, and of keys.")] = 64
-    generator_size: Annotated[PositiveInt, Doc("Units of each layer of the networks that make fast weights.")] = 20
+    hidden_size: Annotated[
+        PositiveInt, Doc("Units of the layer on top of the convolutions, which is also the size of keys.")
+    ] = 64
+    generator_size: Annotated[PositiveInt, Doc("Units of each layer of the networks that generate fast weights.")] = 20
     steps: Annotated[
         PositiveInt,
         Doc(
-            "Parts of the support, of equal size, whose gradients one after another become task-level fast weights; "
-            "they must divide the support of training and of held-out tasks."
+            "The number of equal parts of the support. An LSTM reads the gradients of one part after another, and "
+            "generates task-level fast weights. The number must divide the sizes of the supports of training and of "
+            "held-out tasks."
         ),
     ] = 5
 
 
 def make_in_context(family: FewShotFamily, settings: InContextSettings) -> InContextLearner:
-    """The Meta Network for few-shot classification of images.
+    """Make the Meta Network for few-shot classification of images.
 
     Args:
         family: the few-shot tasks.
-        settings: sizes.
+        settings: the sizes of the network, and the number of parts of the support.
 
     Raises:
-        ValueError: for inputs that are no images, or parts that do not divide the support.
+        ValueError: if the inputs are not images, or the number of parts does not divide the size of the support.
     """
     examples = family.examples()
     for support in examples.supports:

@@ -1,4 +1,4 @@
-"""Feed-forward networks: an actor-critic without memory, the baseline that shows what memory buys, and predictors."""
+"""Feed-forward networks: predictors, and an actor-critic without memory, the baseline for policies with a memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"tanh": jnp.tanh, "relu": n
 
 
 class MLPActorCritic(nn.Module):
-    """Inputs -> layers -> distribution over actions and value."""
+    """A feed-forward actor-critic: inputs -> layers -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
@@ -52,19 +52,20 @@ def policy(
     history: bool = True,
     critic: bool = True,
 ) -> Policy:
-    """A feed-forward actor-critic; its carry is ``()``.
+    """Make a feed-forward actor-critic; its carry is ``()``.
 
     Args:
-        observation_space: what the environment shows.
-        action_space: what it takes.
+        observation_space: the space of the environment's observations.
+        action_space: the space of its actions.
         hidden_sizes: units of each layer.
-        activation: of the layers.
-        history: whether it sees the previous action, reward and done beside the observation. The policies that
-            gradient-based meta-learners adapt do not: what they know of the task is in their weights.
-        critic: whether it has one; without, its value is always zero.
+        activation: the activation of the layers, "tanh" or "relu".
+        history: whether the previous action, reward and done are inputs in addition to the observation. They are not
+            inputs of the policies that gradient-based meta-learners adapt, whose weights hold all information on the
+            task.
+        critic: whether the network has a critic; without one, its value is always zero.
 
     Raises:
-        ValueError: for a size that is not a positive whole number, or an unknown activation.
+        ValueError: if a size is not a positive whole number, or the activation is unknown.
     """
     sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
     choice(*_ACTIVATIONS)("activation", activation)
@@ -74,7 +75,7 @@ def policy(
         return network.init(key, example_inputs(observation_space, action_space))
 
     def step(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
-        # Without memory whole trials are one batch: the same function unrolls.
+        # Without a memory, a whole trial is a batch. The same function serves as ``unroll``.
         return carry, network.apply(params, inputs)  # pyright: ignore[reportReturnType]
 
     return Policy(init, lambda params: (), step, step, critic, (observation_space, action_space))
@@ -93,13 +94,14 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT, *, history: bool = True, critic: bool = True) -> Policy:
-    """A feed-forward actor-critic; its carry is ``()``.
+    """Make a feed-forward actor-critic; its carry is ``()``.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes and kinds.
-        history: whether the network sees the previous action, reward and done, too. The policies that gradient-based
-            meta-learners adapt do not: what they know of the task is in their weights.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the sizes of the network, and the activation.
+        history: whether the previous action, reward and done are inputs in addition to the observation. They are not
+            inputs of the policies that gradient-based meta-learners adapt, whose weights hold all information on the
+            task.
         critic: whether the network has a critic; without one, its value is always zero.
     """
     return policy(
@@ -113,7 +115,7 @@ def make(family: HasSpaces, settings: Settings = _DEFAULT, *, history: bool = Tr
 
 
 class MLP(nn.Module):
-    """Rectified layers, then a linear one."""
+    """A network of rectified layers and a linear layer on top."""
 
     hidden_sizes: tuple[int, ...]
     outputs: int
@@ -128,18 +130,18 @@ class MLP(nn.Module):
 def predictor(
     inputs: int, outputs: int, hidden_sizes: Sequence[int] = (40, 40), *, context_size: int | None = None
 ) -> Predictor:
-    """A regressor with rectified layers (two of 40 in Finn et al. 2017, section 5.1).
+    """Make a regressor with rectified layers (two of 40 units in Finn et al. 2017, section 5.1).
 
     Args:
-        inputs: features of x, ``[N, inputs]``.
-        outputs: features of the prediction, ``[N, outputs]``.
+        inputs: the number of features of x, which is ``[N, inputs]``.
+        outputs: the number of features of the prediction, which is ``[N, outputs]``.
         hidden_sizes: units of each layer.
-        context_size: context parameters (CAVIA, Zintgraf et al. 2019), which the first layer sees together with x.
-            None for no context.
-            With a context the parameters are ``{"context": [context_size], "network": ...}``.
+        context_size: the number of context parameters (CAVIA, Zintgraf et al. 2019), which are inputs of the first
+            layer together with x; None for no context. With a context, the network's parameters are
+            ``{"context": [context_size], "network": ...}``.
 
     Raises:
-        ValueError: for a size that is not a positive whole number.
+        ValueError: if a size is not a positive whole number.
     """
     inputs, context = positive_int("inputs", inputs), 0
     if context_size is not None:
@@ -160,7 +162,7 @@ def predictor(
 
 
 class NormalisedMLP(nn.Module):
-    """Layers, each normalised over the batch and rectified, then a linear one."""
+    """A network of layers that are normalised over the batch and rectified, and a linear layer on top."""
 
     hidden_sizes: tuple[int, ...]
     outputs: int
@@ -173,17 +175,17 @@ class NormalisedMLP(nn.Module):
 
 
 def classifier(inputs: int, outputs: int, hidden_sizes: Sequence[int] = (256, 128, 64, 64)) -> Predictor:
-    """The network without convolutions of the Omniglot experiments of Finn et al. (2017).
+    """Make the network without convolutions of the Omniglot experiments of Finn et al. (2017).
 
-    It normalises by the statistics of the batch that it is given (``BatchNormalisation``).
+    The network normalises by the statistics of its batch (``BatchNormalisation``).
 
     Args:
-        inputs: features of an example, in any shape: x is ``[N, ...]``.
-        outputs: classes; the prediction is their logits, ``[N, outputs]``.
+        inputs: the number of features of an example, which may have any shape: x is ``[N, ...]``.
+        outputs: the number of classes; the prediction is their logits, ``[N, outputs]``.
         hidden_sizes: units of each layer.
 
     Raises:
-        ValueError: for a size that is not a positive whole number.
+        ValueError: if a size is not a positive whole number.
     """
     inputs, outputs = positive_int("inputs", inputs), positive_int("outputs", outputs)
     network = NormalisedMLP(tuple(positive_int("hidden_sizes", size) for size in hidden_sizes), outputs)
@@ -204,16 +206,16 @@ class PredictorSettings(settings.Settings):
     units: Annotated[PositiveInt, Doc("Units of each hidden layer.")] = 40
     layers: Annotated[PositiveInt, Doc("Hidden layers.")] = 2
     context_size: Annotated[
-        PositiveInt | None, Doc("Context parameters together with the input, for CAVIA; None for no context.")
+        PositiveInt | None, Doc("The number of context parameters for CAVIA, which are inputs, too; None for none.")
     ] = None
 
 
 def make_predictor(family: FewShotFamily, settings: PredictorSettings) -> Predictor:
-    """A predictor with rectified layers for few-shot tasks whose inputs are vectors.
+    """Make a predictor with rectified layers for few-shot tasks whose inputs are vectors.
 
     Args:
         family: the few-shot tasks.
-        settings: sizes.
+        settings: the sizes of the network.
 
     Raises:
         ValueError: if the inputs are not vectors.
@@ -221,8 +223,8 @@ def make_predictor(family: FewShotFamily, settings: PredictorSettings) -> Predic
     examples = family.examples()
     if len(examples.shape) != 1:
         raise ValueError(
-            f"this network is for inputs that are vectors, not of shape {list(examples.shape)}: use convolutional or "
-            "normalised-mlp"
+            f"this network is for inputs that are vectors, not for inputs of shape {list(examples.shape)}: use "
+            "convolutional or normalised-mlp"
         )
     sizes = (settings.units,) * settings.layers
     return predictor(examples.shape[0], examples.outputs, sizes, context_size=settings.context_size)
@@ -230,15 +232,15 @@ def make_predictor(family: FewShotFamily, settings: PredictorSettings) -> Predic
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierSettings(settings.Settings):
-    """Settings of the network without convolutions of the Omniglot experiments of Finn et al. (2017): none."""
+    """Settings of the network without convolutions of Finn et al. (2017); there are none."""
 
 
 def make_classifier(family: FewShotFamily, settings: ClassifierSettings) -> Predictor:
-    """The network without convolutions of Finn et al. (2017): layers of 256, 128, 64 and 64 units.
+    """Make the network without convolutions of Finn et al. (2017), with layers of 256, 128, 64 and 64 units.
 
     Args:
         family: the few-shot tasks.
-        settings: none.
+        settings: settings without any field.
     """
     del settings
     examples = family.examples()

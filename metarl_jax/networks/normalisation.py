@@ -1,4 +1,4 @@
-"""Normalisation of batches, and of single images."""
+"""Normalisation over batches, and over single images."""
 
 from __future__ import annotations
 
@@ -15,32 +15,36 @@ def _standardise(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
 
 
 class ImageNormalisation(nn.Module):
-    """Mean 0 and variance 1 over pixels and features of each image, then a learned scale and shift of each feature."""
+    """Normalise each image to mean 0 and variance 1, then apply a learned scale and shift of each feature.
+
+    The mean and the variance are those over the pixels and features of the image.
+    """
 
     epsilon: float = 1e-3
-    """Added to the variance."""
+    """A constant that is added to the variance."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """``[N, height, width, features]``, of the same shape."""
+        """Normalise images ``[N, height, width, features]``; the result has the same shape."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         shift = self.param("shift", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         return _standardise(x, (1, 2, 3), self.epsilon) * scale + shift
 
 
 class BatchNormalisation(nn.Module):
-    """Mean 0 and variance 1 of each feature over the batch it is given, then a learned scale and shift.
+    """Normalise each feature to mean 0 and variance 1 over the batch, then apply a learned scale and shift.
 
-    Nothing is remembered from batch to batch: support and query are each normalised by their own statistics, a query's
-    examples together (transductive), as in the few-shot experiments of MAML and, unless they say so, of Reptile.
+    No running statistics are stored. Support and query are each normalised by their own statistics, and all examples of
+    the query are normalised together (transductive). The few-shot experiments of MAML do the same, and those of Reptile
+    unless they are marked otherwise.
     """
 
     epsilon: float = 1e-3
-    """Added to the variance."""
+    """A constant that is added to the variance."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """``[..., features]``, of the same shape."""
+        """Normalise features ``[..., features]``; the result has the same shape."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         shift = self.param("shift", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         return _standardise(x, tuple(range(x.ndim - 1)), self.epsilon) * scale + shift

@@ -1,6 +1,6 @@
 """Recurrent actor-critics: GRU and LSTM.
 
-The products on the inputs do not depend on the memory, so ``unroll`` does them for the whole trial at once.
+The matrix products with the inputs do not depend on the memory. ``unroll`` computes them for the whole trial at once.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from metarl_jax.types import Array, HasSpaces, Inputs, Key, Output, Policy, Spac
 
 
 def _orthogonal(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-    """An orthogonal matrix for each gate: ``[G, H, H]``."""
+    """Draw an orthogonal matrix for each gate, ``[G, H, H]``."""
     one = nn.initializers.orthogonal()
     return jnp.stack([one(k, shape[1:], dtype) for k in jax.random.split(key, shape[0])])
 
 
 def _xavier(key: Key, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-    """Xavier's initialisation of the gates' weights ``[G, I, H]``, as if they stood side by side in one matrix."""
+    """Draw the gates' weights ``[G, I, H]`` by Xavier's initialisation of one concatenated matrix ``[I, G H]``."""
     gates, rows, columns = shape
     wide = nn.initializers.xavier_uniform()(key, (rows, gates * columns), dtype)
     return jnp.moveaxis(wide.reshape(rows, gates, columns), 1, 0)
 
 
 class _InputProjection(nn.Module):
-    """What the embedded inputs give each gate."""
+    """The contribution of the embedded inputs to each gate."""
 
     gates: int
     hidden_size: int
@@ -53,16 +53,16 @@ class _InputProjection(nn.Module):
 
 
 class Memory(NamedTuple):
-    """What a recurrent policy carries from step to step; zeros where a trial begins."""
+    """The memory that a recurrent policy carries from step to step; it is zero at the start of a trial."""
 
     state: gated.State
-    """``[H]`` of a GRU; (hidden, cell), each ``[H]``, of an LSTM."""
+    """The state of the cell: ``[H]`` for a GRU; (hidden, cell), each ``[H]``, for an LSTM."""
     observation: Array
-    """The last observation as a vector ``[O]``; ``[0]`` for a network that does not look at it."""
+    """The last observation as a vector ``[O]``; ``[0]`` for a network that does not use it."""
 
 
 class RecurrentActorCritic(nn.Module):
-    """Inputs -> embedding -> memory -> readout -> distribution over actions and value."""
+    """The network: inputs -> embedding -> memory -> readout -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
@@ -81,22 +81,22 @@ class RecurrentActorCritic(nn.Module):
         self.input_projection = _InputProjection(gates, self.hidden_size)
         shape = (gates, self.hidden_size, self.hidden_size)
         self.recurrent_kernel = self.param("recurrent_kernel", _orthogonal, shape)
-        # Separate from the inputs' bias: the GRU's candidate is gated between the two.
+        # This bias is separate from the inputs' bias, because a GRU's reset gate multiplies this one only.
         self.recurrent_bias = self.param("recurrent_bias", nn.initializers.zeros, shape[:2], jnp.float32)
         if self.readout_size:
             self.readout = nn.Dense(self.readout_size)
         self.head = self._head()
 
     def _encoder(self) -> nn.Module:
-        """What is made of an observation."""
+        """Return the module that encodes an observation."""
         return ObservationEncoder(self.observation_space)
 
     def _head(self) -> nn.Module:
-        """What is made of the memory."""
+        """Return the module that computes the network's output from the memory."""
         return ActorCriticHead(self.action_space, self.critic)
 
     def _kept(self, seen: Array) -> Array:
-        """What the next step is to know of this one's observation."""
+        """Return the part of this step's observation that is stored for the next step."""
         return seen if self.previous_observation else seen[..., :0]
 
     def _embed(self, seen: Array, inputs: Inputs, previous: Array) -> Array:
@@ -117,7 +117,7 @@ class RecurrentActorCritic(nn.Module):
         return Memory(state, self._kept(seen)), self._read(features, gated.hidden_of(state))
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        """Of trials side by side, ``[T, B, ...]``."""
+        """Apply the network to T steps of B trials, ``[T, B, ...]``."""
         seen = self.see(inputs.obs)
         kept = jnp.concatenate([carry.observation[None], self._kept(seen)])
         features = self._embed(seen, inputs, kept[:-1])
@@ -142,15 +142,16 @@ class Settings(settings.Settings):
     readout_size: Annotated[
         PositiveInt | None,
         Doc(
-            "Rectified units between the memory, together with the embedded inputs, and the heads: what is "
-            "looked up in the memory can then depend on the observation at once. None for no such layer."
+            "Rectified units between the memory, together with the embedded inputs, and the heads. With this layer, "
+            "the information that is read from the memory can depend on the current observation. None for no such "
+            "layer."
         ),
     ] = None
     previous_observation: Annotated[
         bool,
         Doc(
             "Whether the previous observation, in which the previous action was taken, is an input, too "
-            "(zeros where a trial begins)."
+            "(zeros at the start of a trial)."
         ),
     ] = False
 
@@ -159,16 +160,16 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
-    """A recurrent actor-critic; 256 GRU units in Duan et al. (2016). Its carry is a ``Memory``.
+    """Make a recurrent actor-critic (256 GRU units in Duan et al. 2016). Its carry is a ``Memory``.
 
-    What the memory must count is which action, in which state, was followed by which reward: products of inputs.
-    One layer of rectified units in front of the memory gives it them, and without it learning takes several times as
-    many trials. Where there are states, the products need the one in which the action was taken, which is the
-    previous observation, and as many rectified units as there are pairs of state and action or more.
+    The memory must count which reward followed each action in each state. These counts are sums of products of inputs.
+    One layer of rectified units between the inputs and the memory can compute such products; without it, learning takes
+    several times as many trials. If a task has states, the products need the state in which the action was taken, which
+    is the previous observation. They also need at least one rectified unit for each pair of state and action.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes and kinds.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the kind of cell, and the sizes of the network.
         critic: whether the network has a critic; without one, its value is always zero.
     """
     network = RecurrentActorCritic(

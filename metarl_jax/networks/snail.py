@@ -1,9 +1,9 @@
-"""SNAIL (Mishra et al. 2018, arXiv 1707.03141): temporal convolutions that gather, and attention that looks up.
+"""SNAIL (Mishra et al. 2018, arXiv 1707.03141): temporal convolutions that aggregate, and attention that looks up.
 
-Dilated causal convolutions, each of which adds features to those that it reads, mix the steps of a sequence; causal
-attentions between them, which add to the features too, pick single steps. Going on by one step remembers, for every
-convolution, what it is to add to the step as far ahead as it reaches back, and for every attention its keys and values:
-no step is computed twice. A policy's sequence is its trial, a learner's the examples of a task.
+Dilated causal convolutions aggregate the steps of a sequence, and causal attentions between them select single steps.
+Each of these layers appends its features to the features that it reads. The memory holds, for every convolution, its
+contributions to later steps, and for every attention its keys and values. No step is therefore computed twice. The
+sequence of a policy is its trial; the sequence of an in-context learner is the examples of a task.
 """
 
 from __future__ import annotations
@@ -29,61 +29,63 @@ from metarl_jax.types import Array, HasSpaces, Inputs, Key, Output, Params, Poli
 
 
 class Attention(NamedTuple):
-    """Sizes of one attention."""
+    """The sizes of one attention."""
 
     key_size: int
+    """The size of keys and queries."""
     value_size: int
+    """The size of values."""
 
 
 class Design(NamedTuple):
-    """What a sequence passes through."""
+    """The sequence of layers of a network, with their sizes."""
 
     window: int
-    """Steps that an attention looks back at."""
+    """The number of last steps that an attention reads, the current one included."""
     filters: int
-    """Features that each convolution adds."""
+    """The number of features that each convolution appends."""
     layers: tuple[int | Attention, ...]
-    """In order: a convolution's dilation, or an attention."""
+    """The layers in order; each is the dilation of a convolution, or an attention."""
 
     @property
     def dilations(self) -> list[int]:
-        """Of the convolutions."""
+        """The dilations of the convolutions, in order."""
         return [layer for layer in self.layers if not isinstance(layer, Attention)]
 
     def empty(self) -> Memory:
-        """Before a sequence."""
+        """Return the memory at the start of a sequence."""
         attentions = [layer for layer in self.layers if isinstance(layer, Attention)]
         windows = tuple(empty_window(self.window, 1, *attention) for attention in attentions)
         return Memory(jnp.int32(0), jnp.zeros((sum(self.dilations), 2 * self.filters), jnp.float32), windows)
 
 
 def block(window: int) -> tuple[int, ...]:
-    """Dilations of convolutions which together reach back over a window: 1, 2, 4, ...
+    """Return the dilations 1, 2, 4, ... of convolutions that together cover a window of steps.
 
-    As the paper's pseudo-code has it, but from a dilation of 1 on.
+    The dilations follow the paper's pseudo-code, except that the first one is 1.
     """
     return tuple(2**i for i in range(max(1, math.ceil(math.log2(window)))))
 
 
 class Memory(NamedTuple):
-    """What is carried from step to step; zeros where a sequence begins."""
+    """The memory that is carried from step to step; it is zero at the start of a sequence."""
 
     time: Array
-    """Steps so far, ``int32``."""
+    """The number of steps so far, ``int32``."""
     ahead: Array
-    """Rings, one below the other, of what convolutions will add to later steps: ``[sum of dilations, 2 filters]``."""
+    """The contributions of convolutions to later steps, in concatenated rings: ``[sum of dilations, 2 filters]``."""
     windows: tuple[Window, ...]
-    """What each attention looks back at."""
+    """The window of keys and values of each attention."""
 
 
 class _Convolution(nn.Module):
-    """The two products of a causal convolution with kernel 2: what a step gives itself, and what a later one."""
+    """The two products of a causal convolution with kernel 2: a step's contributions to itself and to a later step."""
 
     filters: int
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
-        # A kernel of two steps has twice the inputs.
+        # A kernel of two steps has twice the inputs, so the variance of the weights is halved.
         small = nn.initializers.variance_scaling(0.5, "fan_in", "truncated_normal")
         products = dense(nn.Dense(4 * self.filters, use_bias=False, kernel_init=small, name="products"), x)
         bias = self.param("bias", nn.initializers.zeros, (2 * self.filters,), jnp.float32)
@@ -97,7 +99,10 @@ def _gate(x: Array) -> Array:
 
 
 def _alike(attention: Attention) -> nn.initializers.Initializer:
-    """Queries start as keys do: at first a step looks at those that are like it, not at all alike."""
+    """Return an initialiser that gives queries and keys the same weights.
+
+    At first, a step then attends to similar steps more than to others.
+    """
 
     def init(key: Key, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         rows, columns = shape
@@ -108,7 +113,7 @@ def _alike(attention: Attention) -> nn.initializers.Initializer:
 
 
 class Layers(nn.Module):
-    """Features of a sequence's steps to more features."""
+    """The layers of a network, which append features to the features of each step of a sequence."""
 
     design: Design
 
@@ -122,18 +127,18 @@ class Layers(nn.Module):
         ]
 
     def _project(self, attention: Attention, i: int, features: Array) -> list[Array]:
-        """Query, key and value of the i-th attention's single head."""
+        """Compute query, key and value of the single head of the i-th attention."""
         size = attention.key_size
         parts = jnp.split(dense(self.projections[i], features), [size, 2 * size], axis=-1)
         return [part[..., None, :] for part in parts]
 
     def _rings(self) -> list[int]:
-        """Where each convolution's ring begins."""
+        """Return the first row of each convolution's ring buffer."""
         dilations = self.design.dilations
         return [sum(dilations[:i]) for i in range(len(dilations))]
 
     def __call__(self, memory: Memory, features: Array) -> tuple[Memory, Array]:
-        """One step, ``[F]``."""
+        """Apply the layers to the features ``[F]`` of one step."""
         rows = jnp.array(self._rings()) + memory.time % jnp.array(self.design.dilations)
         arrived, sent, windows = memory.ahead[rows], [], []
         for layer in self.design.layers:
@@ -150,7 +155,7 @@ class Layers(nn.Module):
         return Memory(memory.time + 1, memory.ahead.at[rows].set(jnp.stack(sent)), tuple(windows)), features
 
     def unroll(self, memory: Memory, features: Array) -> tuple[Memory, Array]:
-        """Of sequences side by side, ``[T, B, F]``."""
+        """Apply the layers to T steps of B sequences, ``[T, B, F]``."""
         steps, begins, rings, windows = features.shape[0], self._rings(), [], []
         for layer in self.design.layers:
             if isinstance(layer, Attention):
@@ -168,10 +173,10 @@ class Layers(nn.Module):
         return Memory(memory.time + steps, jnp.concatenate(rings, axis=1), tuple(windows)), features
 
     def predict(self, shown: Array, asked: Array) -> Array:
-        """A sequence ``[N, F]`` from its beginning, and each of ``[Q, F]`` as the step that comes after it.
+        """Apply the layers to a whole sequence ``[N, F]``, and to each of Q alternative next steps ``[Q, F]``.
 
         Returns:
-            The features of each of the latter.
+            The features of each of the Q steps.
         """
         n, q = shown.shape[0], asked.shape[0]
         features, attentions, convolutions = jnp.concatenate([shown, asked]), 0, 0
@@ -195,7 +200,7 @@ class Layers(nn.Module):
 
 
 class SNAILActorCritic(nn.Module):
-    """Inputs -> embedding -> temporal convolutions and attentions -> distribution over actions and value."""
+    """The network: inputs -> embedding -> temporal convolutions and attentions -> actions and value."""
 
     observation_space: Space
     action_space: Space
@@ -217,7 +222,7 @@ class SNAILActorCritic(nn.Module):
         return carry, self.head(features)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        """Of trials side by side, ``[T, B, ...]``."""
+        """Apply the network to T steps of B trials, ``[T, B, ...]``."""
         carry, features = self.layers.unroll(carry, self._embed(inputs))
         return carry, self.head(features)
 
@@ -229,25 +234,25 @@ class Settings(settings.Settings):
     window: Annotated[
         PositiveInt,
         Doc(
-            "How many steps of a trial the network looks back at: the convolutions of a block reach back 1, "
-            "2, 4, ... steps until together they cover them, and attention sees as many, the current one "
-            "among them."
+            "The number of last steps of a trial that the network reads, the current one included. The convolutions of "
+            "a block have dilations of 1, 2, 4, ... steps and together cover the window. An attention reads the same "
+            "number of steps."
         ),
     ] = 100
     blocks: Annotated[
         PositiveInt,
         Doc("Blocks of temporal convolutions before the last attention (2 in Mishra et al. 2018 on bandits and MDPs)."),
     ] = 2
-    embedding_size: Annotated[PositiveInt, Doc("Rectified units that see the inputs (32 in Mishra et al. 2018).")] = 32
-    filters: Annotated[PositiveInt, Doc("Features that each convolution adds (32 in Mishra et al. 2018).")] = 32
-    key_size: Annotated[PositiveInt, Doc("Size of the keys of an attention (32 in Mishra et al. 2018).")] = 32
-    value_size: Annotated[PositiveInt, Doc("Size of the values of an attention (32 in Mishra et al. 2018).")] = 32
+    embedding_size: Annotated[PositiveInt, Doc("Rectified units of the embedding (32 in Mishra et al. 2018).")] = 32
+    filters: Annotated[PositiveInt, Doc("Features that each convolution appends (32 in Mishra et al. 2018).")] = 32
+    key_size: Annotated[PositiveInt, Doc("Size of the keys of each attention (32 in Mishra et al. 2018).")] = 32
+    value_size: Annotated[PositiveInt, Doc("Size of the values of each attention (32 in Mishra et al. 2018).")] = 32
     attention_first: Annotated[
         bool,
         Doc(
-            "Whether an attention stands before the blocks, too, as in the few-shot network of Mishra et al. "
-            "(2018). An attention averages over a trial, and so gives frequencies: with one that comes first, "
-            "convolutions see them, not the linear head alone."
+            "Whether there is also an attention before the blocks, as in the few-shot network of Mishra et al. "
+            "(2018). An attention averages over a trial and can thus compute frequencies. If an attention comes first, "
+            "the convolutions can use these frequencies, and not the linear head alone."
         ),
     ] = False
 
@@ -256,11 +261,11 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
-    """SNAIL as an actor-critic. Its carry is a ``Memory``.
+    """Make SNAIL as an actor-critic. Its carry is a ``Memory``.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes and kinds.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the sizes and the layers of the network.
         critic: whether the network has a critic; without one, its value is always zero.
     """
     attention = Attention(settings.key_size, settings.value_size)
@@ -272,7 +277,7 @@ def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = Tru
 
 
 class SNAILReader(nn.Module):
-    """Examples -> embedding, beside labels -> attentions and temporal convolutions -> predictions."""
+    """The network: examples -> embedding, with labels -> attentions and temporal convolutions -> predictions."""
 
     outputs: int
     classes: bool
@@ -288,7 +293,7 @@ class SNAILReader(nn.Module):
 
     def __call__(self, support: tuple[Array, Array], x: Array) -> Array:
         x_support, y_support = support
-        # One batch: nothing passes between examples in the embedding.
+        # Support and query are embedded as one batch, because the embedding of an example depends on no other example.
         embedded = self.embedding(jnp.concatenate([x_support, x]))
         labels = jnp.concatenate([self._label(y_support), jnp.zeros((x.shape[0], self.outputs), jnp.float32)])
         features = jnp.concatenate([embedded, labels], axis=-1)
@@ -309,26 +314,28 @@ def in_context_learner(
     image_blocks: int = 4,
     pooling: bool = True,
 ) -> InContextLearner:
-    """SNAIL for few-shot learning: it reads the support as a sequence, and each query as what comes after it.
+    """Make SNAIL for few-shot learning: it reads the support as a sequence, and each query as the next step.
 
-    The published embedding of images normalises over batches; here each image is normalised by itself, so that what is
-    predicted for a query depends on no other.
+    The published embedding of images normalises over batches. Here each image is normalised separately, so that the
+    prediction for a query does not depend on other queries.
 
     Args:
-        input_shape: of x without its examples: ``(features,)``, or ``(height, width, channels)`` of images.
-        outputs: classes, or features of y.
+        input_shape: the shape of one x: ``(features,)``, or ``(height, width, channels)`` for images.
+        outputs: the number of classes, or of features of y.
         classes: whether y are classes.
-        window: steps that are looked back at, the query among them: examples that are read, and 1. Of a longer
-            support, the first are forgotten.
-        attentions: sizes of keys and values of each; between them blocks of convolutions.
-        filters: features that each convolution adds.
-        embedding_size: rectified units that see an example's x.
-        image_filters: of each convolution over an image.
-        image_blocks: of convolutions over an image, each of which halves height and width.
-        pooling: whether they do so by pooling (published) or, in a quarter of the time, by strides of 2.
+        window: the number of last steps that are read, the query included: the number of examples plus 1. The first
+            examples of a larger support are not read.
+        attentions: (size of keys, size of values) of each attention; blocks of convolutions stand between attentions.
+        filters: the number of features that each convolution appends.
+        embedding_size: rectified units of the embedding of x.
+        image_filters: filters of each convolution over an image.
+        image_blocks: the number of convolutions over an image, each of which halves height and width.
+        pooling: whether convolutions over an image halve it by max-pooling (as published) or by strides of 2, which
+            takes a quarter of the time.
 
     Raises:
-        ValueError: for a size that is not a positive whole number, or another number of axes.
+        ValueError: if a size is not a positive whole number, x does not have one axis or three axes, or there is no
+            attention.
     """
     shape = tuple(positive_int("input_shape", size) for size in input_shape)
     if len(shape) not in (1, 3):
@@ -338,7 +345,7 @@ def in_context_learner(
     window = positive_int("window", window)
     sizes = [Attention(positive_int("attentions", k), positive_int("attentions", v)) for k, v in attentions]
     if not sizes:
-        raise ValueError("attentions must be one or more")
+        raise ValueError("attentions must be at least one pair (key size, value size), not none")
     layers: list[int | Attention] = [sizes[0]]
     for size in sizes[1:]:
         layers += [*block(window), size]
@@ -365,35 +372,42 @@ def in_context_learner(
 class InContextSettings(settings.Settings):
     """Settings of SNAIL for few-shot learning; defaults are those of Mishra et al. (2018) on images."""
 
-    attentions: Annotated[PositiveInt, Doc("Attentions; between them are blocks of temporal convolutions.")] = 3
+    attentions: Annotated[
+        PositiveInt, Doc("The number of attentions; blocks of temporal convolutions are between them.")
+    ] = 3
     growing_attentions: Annotated[
         bool,
         Doc(
             "Whether the second attention is 4 times as large as the first, the third 8 times, and so on (64, 256, 512 "
-            "in Mishra et al. 2018); otherwise all are of one size."
+            "in Mishra et al. 2018); otherwise all have the same size."
         ),
     ] = True
     key_size: Annotated[PositiveInt, Doc("Size of the keys of the first attention.")] = 64
     value_size: Annotated[PositiveInt, Doc("Size of the values of the first attention.")] = 32
-    filters: Annotated[PositiveInt, Doc("Features that each temporal convolution adds.")] = 128
-    embedding_size: Annotated[PositiveInt, Doc("Rectified units that see an input, or the features of an image.")] = 64
+    filters: Annotated[PositiveInt, Doc("Features that each temporal convolution appends.")] = 128
+    embedding_size: Annotated[
+        PositiveInt, Doc("Rectified units of the embedding of an input, which for images follows the convolutions.")
+    ] = 64
     image_filters: Annotated[PositiveInt, Doc("Filters of each convolution over an image.")] = 64
     image_blocks: Annotated[PositiveInt, Doc("Convolutions over an image, each of which halves height and width.")] = 4
     pooling: Annotated[
         bool,
-        Doc("Whether these halve by pooling (as published) or, in a quarter of the time, by strides of 2."),
+        Doc(
+            "Whether convolutions over an image halve it by max-pooling (as published) or by strides of 2, which takes "
+            "a quarter of the time."
+        ),
     ] = True
 
 
 def make_in_context(family: FewShotFamily, settings: InContextSettings) -> InContextLearner:
-    """SNAIL for few-shot tasks.
+    """Make SNAIL for few-shot tasks.
 
     Args:
         family: the few-shot tasks.
-        settings: sizes.
+        settings: the sizes of the network.
 
     Raises:
-        ValueError: for inputs that are neither vectors nor images.
+        ValueError: if the inputs are neither vectors nor images.
     """
     examples = family.examples()
     sizes = [1, *(2 ** (n + 1) for n in range(1, settings.attentions))]

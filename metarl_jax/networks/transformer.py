@@ -1,8 +1,8 @@
 """A causal transformer whose layers are gated (Parisotto et al. 2020, arXiv 1910.06764: GTrXL).
 
-Each layer looks back at a window of the trial, of which it keeps keys and values: no step is computed twice. What a
-layer adds passes a gate that starts nearly shut, so that a new network has next to no memory. Unlike in GTrXL, trials
-are not cut into segments, and positions are rotary or learned.
+Each layer attends to a window of the last steps of the trial, whose keys and values are stored. No step is therefore
+computed twice. The output of a layer passes through a gate that starts nearly shut, so that a new network has almost no
+memory. Unlike in GTrXL, trials are not cut into segments, and positions are rotary or learned.
 """
 
 from __future__ import annotations
@@ -27,24 +27,29 @@ from metarl_jax.settings import Doc, PositiveInt
 from metarl_jax.types import Array, HasSpaces, Inputs, Output, Policy, Space
 
 GATE_BIAS = 2.0
-"""How far gates are shut at the start (2 in Parisotto et al. 2020)."""
+"""Minus the bias of gates at initialisation (2 in Parisotto et al. 2020); larger values shut gates further."""
 
 
 class Memory(NamedTuple):
-    """What the policy carries from step to step; zeros where a trial begins."""
+    """The memory that the policy carries from step to step; it is zero at the start of a trial."""
 
     time: Array
-    """Steps of the trial so far, ``int32``."""
+    """The number of steps of the trial so far, ``int32``."""
     windows: tuple[Window, ...]
-    """What each layer looks back at."""
+    """The window of keys and values of each layer."""
 
 
 def rotate(x: Array, time: Array) -> Array:
-    """Rotary positions (Su et al. 2021, arXiv 2104.09864): products of two such depend on their distance in time.
+    """Rotate queries or keys by their positions (Su et al. 2021, arXiv 2104.09864: rotary positions).
+
+    The scalar product of a rotated query and a rotated key depends on time only through the distance of the two steps.
 
     Args:
-        x: ``[..., H, K]``, K even.
-        time: ``[...]``.
+        x: queries or keys of H heads, ``[..., H, K]``, with an even K.
+        time: the position of each step, ``[...]``.
+
+    Returns:
+        An array of the shape of x.
     """
     half = x.shape[-1] // 2
     angle = time[..., None, None] * 10000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -54,7 +59,7 @@ def rotate(x: Array, time: Array) -> Array:
 
 
 class _Gate(nn.Module):
-    """A gated recurrent unit across layers: ``x`` is what was, ``y`` what a layer makes of it."""
+    """A gated recurrent unit across layers: ``x`` is the input of a layer, and ``y`` is its output."""
 
     @nn.compact
     def __call__(self, x: Array, y: Array) -> Array:
@@ -69,14 +74,14 @@ class _Gate(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and a layer of rectified units, each gated."""
+    """One layer: an attention and a layer of rectified units, each with a gate."""
 
     size: int
     heads: int
     rotary: bool
 
     def setup(self) -> None:
-        # Not the "fast" variance, a difference of squares that is rounding where features hardly differ.
+        # The "fast" variance is a difference of squares, which is a rounding error where features hardly differ.
         self.normalise_attention, self.normalise_units = (nn.LayerNorm(use_fast_variance=False) for _ in range(2))
         self.projection = nn.Dense(3 * self.size, use_bias=False)
         self.mix = nn.Dense(self.size)
@@ -84,7 +89,7 @@ class _Layer(nn.Module):
         self.gate_attention, self.gate_units = _Gate(), _Gate()
 
     def project(self, x: Array, time: Array) -> tuple[Array, Array, Array]:
-        """Query, key and value, each ``[..., H, size / H]``."""
+        """Compute query, key and value, each ``[..., H, size / H]``."""
         projected = dense(self.projection, self.normalise_attention(x))
         query, key, value = (
             part.reshape(*part.shape[:-1], self.heads, -1) for part in jnp.split(projected, 3, axis=-1)
@@ -92,7 +97,7 @@ class _Layer(nn.Module):
         return (rotate(query, time), rotate(key, time), value) if self.rotary else (query, key, value)
 
     def finish(self, x: Array, read: Array) -> Array:
-        """The layer's output, of its input and of what attention read."""
+        """Compute the layer's output from its input and from the output of its attention."""
         mixed = dense(self.mix, read.reshape(*read.shape[:-2], self.size))
         x = self.gate_attention(x, nn.relu(mixed))
         units = dense(self.narrow, nn.relu(dense(self.widen, self.normalise_units(x))))
@@ -100,7 +105,7 @@ class _Layer(nn.Module):
 
 
 class TransformerActorCritic(nn.Module):
-    """Inputs -> embedding -> layers -> distribution over actions and value."""
+    """The network: inputs -> embedding -> layers -> distribution over actions and value."""
 
     observation_space: Space
     action_space: Space
@@ -135,7 +140,7 @@ class TransformerActorCritic(nn.Module):
         return Memory(carry.time + 1, tuple(after)), self.head(x)
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        """Of trials side by side, ``[T, B, ...]``."""
+        """Apply the network to T steps of B trials, ``[T, B, ...]``."""
         steps = inputs.prev_reward.shape[0]
         time = carry.time + jnp.arange(steps, dtype=jnp.int32)[:, None]
         x, after = self._embed(inputs, time), []
@@ -151,16 +156,16 @@ class Settings(settings.Settings):
     """Settings of the gated causal transformer."""
 
     window: Annotated[
-        PositiveInt, Doc("How many steps of a trial a layer looks back at, the current one among them.")
+        PositiveInt, Doc("The number of last steps of a trial that a layer attends to, the current one included.")
     ] = 100
-    layers: Annotated[PositiveInt, Doc("Layers, each an attention and rectified units.")] = 2
+    layers: Annotated[PositiveInt, Doc("Layers, each of which is an attention and rectified units.")] = 2
     model_size: Annotated[PositiveInt, Doc("Features that pass from layer to layer.")] = 64
-    heads: Annotated[PositiveInt, Doc("Heads of each attention; they share the features.")] = 4
+    heads: Annotated[PositiveInt, Doc("Heads of each attention, among which the features are divided.")] = 4
     positions: Annotated[
         Literal["rotary", "learned"],
         Doc(
-            'How a layer knows when a step was: "rotary" encodes distances, "learned" has one vector for each '
-            "step of a trial, the last of which stands for all later steps."
+            'The encoding of positions in time. "rotary" encodes the distance between two steps. "learned" has one '
+            "vector for each of the first ``window`` steps of a trial; the last vector serves for all later steps."
         ),
     ] = "rotary"
 
@@ -177,11 +182,11 @@ _DEFAULT = Settings()
 
 
 def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
-    """A gated causal transformer as an actor-critic. Its carry is a ``Memory``.
+    """Make a gated causal transformer as an actor-critic. Its carry is a ``Memory``.
 
     Args:
-        family: the observation space and the action space, as a family of tasks has them.
-        settings: sizes and kinds.
+        family: a task family, or another object that has an observation space and an action space.
+        settings: the sizes of the network, and the encoding of positions.
         critic: whether the network has a critic; without one, its value is always zero.
     """
     window, heads, part = settings.window, settings.heads, settings.model_size // settings.heads

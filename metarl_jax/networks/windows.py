@@ -1,7 +1,7 @@
-"""What memories with a window keep: the last steps of a trial, in rings of fixed size.
+"""Ring buffers of fixed size, which hold the last steps of a trial, and attention to them.
 
-A ring of ``L`` rows holds step ``t`` in row ``t % L``: acting writes one row and moves none. ``time`` is the number of
-steps of the trial so far; rows of steps that have not been are zeros.
+A ring of ``L`` rows holds step ``t`` in row ``t % L``, so that a step writes one row and moves none. ``time`` is the
+number of steps of the trial so far. Rows that no step has written yet are zero.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from metarl_jax.types import Array, Tree
 
 
 def in_order(ring: Array, time: Array) -> Array:
-    """The rows ``[L, ...]`` of the steps ``time - L .. time - 1``."""
+    """Return the rows ``[L, ...]`` of a ring in the order of the steps ``time - L .. time - 1``."""
     rows = ring.shape[0]
     return jnp.take(ring, (time + jnp.arange(rows)) % rows, axis=0)
 
 
 def ring_of(steps: Array, time: Array, rows: int) -> Array:
-    """The ring of ``rows`` rows after ``time`` steps, of which the last, ``rows`` or more, are given in order."""
+    """Return the ring of ``rows`` rows after ``time`` steps, of which ``steps`` has at least the last ``rows``."""
     return jnp.take(steps[steps.shape[0] - rows :], (jnp.arange(rows) - time) % rows, axis=0)
 
 
 def delay(ring: Array, time: Array, steps: Array) -> tuple[Array, Array]:
-    """What was written as many steps ago as a ring has rows, at each of several steps.
+    """Write T steps into rings of L rows, and read at each step the row that was written L steps before.
 
     Args:
-        ring: ``[B, L, F]``, of B trials.
-        time: ``[B]``.
-        steps: ``[T, B, F]``, written now.
+        ring: the rings of B trials, ``[B, L, F]``.
+        time: the number of steps of each trial so far, ``[B]``.
+        steps: the rows that the steps write, ``[T, B, F]``.
 
     Returns:
-        The rings after the steps, and ``[T, B, F]``.
+        The rings after the steps, and the rows that were read, ``[T, B, F]``.
     """
     rows = ring.shape[1]
     line = jnp.concatenate([jax.vmap(in_order, out_axes=1)(ring, time), steps])
@@ -44,54 +44,63 @@ def delay(ring: Array, time: Array, steps: Array) -> tuple[Array, Array]:
 
 
 class Window(NamedTuple):
-    """What attention looks back at: rings of keys and values of H heads."""
+    """The rings of keys and values of H heads that an attention reads."""
 
     keys: Array
-    """``[L, H, K]``."""
+    """The keys of the last L steps, ``[L, H, K]``."""
     values: Array
-    """``[L, H, V]``."""
+    """The values of the last L steps, ``[L, H, V]``."""
 
 
 def empty_window(rows: int, heads: int, key_size: int, value_size: int) -> Window:
-    """A window before a trial."""
+    """Return the window at the start of a trial, which is zero."""
     return Window(*(jnp.zeros((rows, heads, size), jnp.float32) for size in (key_size, value_size)))
 
 
 def attention(query: Array, window: Window, mask: Array) -> Array:
-    """Scaled dot products of ``[T, H, K]`` with rows ``[S, H, ...]``, those of ``mask [T, S]``: ``[T, H, V]``."""
+    """Compute scaled dot-product attention of queries to the rows of a window.
+
+    Args:
+        query: the queries of T steps, ``[T, H, K]``.
+        window: keys ``[S, H, K]`` and values ``[S, H, V]``.
+        mask: the rows that each query may read, ``[T, S]``.
+
+    Returns:
+        The values that were read, ``[T, H, V]``.
+    """
     scores = jnp.einsum("thk,shk->hts", query, window.keys) * query.shape[-1] ** -0.5
     return jnp.einsum("hts,shv->thv", jax.nn.softmax(jnp.where(mask, scores, -jnp.inf), axis=-1), window.values)
 
 
 def attend(window: Window, time: Array, query: Array, key: Array, value: Array) -> tuple[Window, Array]:
-    """Write one step, and look back from it at the last L, itself among them.
+    """Write one step into a window, and attend from this step to the last L steps, this one included.
 
     Args:
-        window: before the step.
-        time: steps before it, a scalar.
-        query: ``[H, K]``.
-        key: ``[H, K]``.
-        value: ``[H, V]``.
+        window: the window before the step.
+        time: the number of steps before this one, a scalar.
+        query: the query of the step, ``[H, K]``.
+        key: the key of the step, ``[H, K]``.
+        value: the value of the step, ``[H, V]``.
 
     Returns:
-        The window after the step, and what was read, ``[H, V]``.
+        The window after the step, and the values that were read, ``[H, V]``.
     """
     return look_back(attention, window, time, Window(key, value), query)
 
 
 def look_back(read: Callable[..., Tree], rings: Tree, time: Array, written: Tree, query: Tree) -> tuple[Tree, Tree]:
-    """Write one step into rings, and look back from it at the last L, itself among them.
+    """Write one step into rings, and read from this step the last L steps, this one included.
 
     Args:
-        read: ``(queries [T, ...], rows [S, ...], mask [T, S]) -> [T, ...]``: what T queries make of those rows, of the
-            structure of ``rings``, that each may see.
-        rings: before the step, ``[L, ...]``.
-        time: steps before it, a scalar.
-        written: what the step leaves, ``[...]``, in the structure of ``rings``.
-        query: of the step.
+        read: a function ``(queries [T, ...], rows [S, ...], mask [T, S]) -> [T, ...]``. It reads rows, which have the
+            structure of ``rings``, with T queries; the mask says which rows each query may read.
+        rings: the rings before the step, ``[L, ...]``.
+        time: the number of steps before this one, a scalar.
+        written: the row that the step writes, ``[...]``, in the structure of ``rings``.
+        query: the query of the step.
 
     Returns:
-        The rings after the step, and what was read.
+        The rings after the step, and the result of ``read`` for the step.
     """
     rows = jax.tree.leaves(rings)[0].shape[0]
     row = time % rows
@@ -101,28 +110,28 @@ def look_back(read: Callable[..., Tree], rings: Tree, time: Array, written: Tree
 
 
 LEAST_PART = 64
-"""Steps that look back at once, at least: products of fewer are slow."""
+"""The smallest number of steps that are computed at once, because matrix products of fewer steps are slow."""
 
 
 def look_back_each(
     read: Callable[..., Tree], rings: Tree, time: Array, written: Tree, query: Tree
 ) -> tuple[Tree, Tree]:
-    """``look_back`` at each of T steps of B trials, in time and memory proportional to T (L + LEAST_PART).
+    """Apply ``look_back`` at each of T steps of B trials, in time and memory proportional to T (L + LEAST_PART).
 
     Args:
-        read: as there, of one trial.
-        rings: of each trial, ``[B, L, ...]``.
-        time: ``[B]``.
-        written: ``[T, B, ...]``.
-        query: ``[T, B, ...]``.
+        read: a function as in ``look_back``, for one trial.
+        rings: the rings of each trial before the steps, ``[B, L, ...]``.
+        time: the number of steps of each trial so far, ``[B]``.
+        written: the rows that the steps write, ``[T, B, ...]``, in the structure of ``rings``.
+        query: the queries of the steps, ``[T, B, ...]``.
 
     Returns:
-        The rings after the steps, and what was read, ``[T, B, ...]``.
+        The rings after the steps, and the results of ``read``, ``[T, B, ...]``.
     """
     steps, rows = jax.tree.leaves(written)[0].shape[0], jax.tree.leaves(rings)[0].shape[1]
 
     def lines() -> Tree:
-        """What was written in the order of time, ``[L + T, B, ...]``."""
+        """Return the rows of the rings and those of the T steps in the order of time, ``[L + T, B, ...]``."""
         return jax.tree.map(
             lambda ring, x: jnp.concatenate([jax.vmap(in_order, out_axes=1)(ring, time), x]), rings, written
         )
@@ -131,7 +140,7 @@ def look_back_each(
     after = jax.tree.map(lambda line: ring(line, time + steps), lines())
 
     def within(queries: int, first: int) -> Array:
-        """``[queries, S]``: which of the steps ``first, ..., queries - 1`` from now lie in the window of each."""
+        """Return which of the steps ``first, ..., queries - 1`` from now each query may read: ``[queries, S]``."""
         back = jnp.arange(queries)[:, None] - jnp.arange(first, queries)[None]
         return (back >= 0) & (back < rows)
 
@@ -143,7 +152,7 @@ def look_back_each(
         return jax.vmap(read, in_axes=(1, 1, 0), out_axes=1)(query, lines(), within(steps, -rows) & begun[:, None])
 
     def in_parts() -> Tree:
-        """As ``going_on``; but each part of the steps sees no other rows than its own and a window before them."""
+        """Compute ``going_on`` for parts of the steps, each of which reads its own rows and one window before them."""
         number = -(-steps // part)
 
         def padded(x: Array) -> Array:
@@ -167,21 +176,21 @@ def look_back_each(
     part = max(rows, LEAST_PART)
     if steps > part:
         return after, in_parts()
-    # Training begins with trials, and half of the products would be with nothing.
+    # Training unrolls from the start of a trial, where the rings are empty, and half of the products would be wasted.
     return after, jax.lax.cond(jnp.any(time > 0), going_on, from_the_start)
 
 
 def attend_each(window: Window, time: Array, query: Array, key: Array, value: Array) -> tuple[Window, Array]:
-    """``attend`` at each of T steps of B trials.
+    """Apply ``attend`` at each of T steps of B trials.
 
     Args:
-        window: of each trial, ``[B, L, H, ...]``.
-        time: ``[B]``.
-        query: ``[T, B, H, K]``.
-        key: ``[T, B, H, K]``.
-        value: ``[T, B, H, V]``.
+        window: the window of each trial before the steps, ``[B, L, H, ...]``.
+        time: the number of steps of each trial so far, ``[B]``.
+        query: the queries of the steps, ``[T, B, H, K]``.
+        key: the keys of the steps, ``[T, B, H, K]``.
+        value: the values of the steps, ``[T, B, H, V]``.
 
     Returns:
-        The windows after the steps, and what was read, ``[T, B, H, V]``.
+        The windows after the steps, and the values that were read, ``[T, B, H, V]``.
     """
     return look_back_each(attention, window, time, Window(key, value), query)

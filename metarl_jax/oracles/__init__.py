@@ -1,9 +1,9 @@
-"""Learners that are exact, classical or told the task: what meta-learned agents are measured against.
+"""Reference learners that were not meta-trained: exact learners, classical learners, and learners that know the task.
 
 An oracle (``types.Oracle``) is a name and an ``adapt`` with the signature of ``Algorithm.adapt``, whose state is
-``()``; so ``meta_test`` scores oracles and algorithms alike. Factories are in ``bandits``, ``tabular_mdp`` and
-``gridnavi`` and take ``(family, episodes)`` and, some, settings. ``bandits.bayes_optimal_value`` is the exact optimum
-of small bandits, ``gridnavi.best_walk`` that of GridNavi.
+``()``. ``meta_test`` therefore scores oracles and algorithms in the same way. Most factories take ``(family,
+episodes)``, and some of them also take settings. ``bandits.bayes_optimal_value`` is the exact optimum of small bandits,
+and ``gridnavi.best_walk`` is that of GridNavi.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who acts at random, whatever the family."""
+"""A reference learner that takes random actions, for all families."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from metarl_jax.types import Adaptation, Array, Carry, Discrete, EnvFamily, Inpu
 
 
 def uniform(family: EnvFamily, episodes: int) -> Oracle:
-    """Every action with equal probability.
+    """Make a learner that takes every action with equal probability.
 
     Args:
-        family: with discrete actions, or vectors between finite bounds.
-        episodes: of a trial.
+        family: a family whose actions are discrete, or arrays between finite bounds.
+        episodes: the number of episodes of a trial.
 
     Raises:
-        ValueError: for unbounded actions, or no episodes.
+        ValueError: if actions are not bounded, or ``episodes`` is not a positive whole number.
     """
     episodes, space = positive_int("episodes", episodes), family.action_space
     if not isinstance(space, Discrete) and not np.all(np.isfinite(np.asarray([space.low, space.high]))):
-        raise ValueError(f"there is no uniform distribution over actions without bounds: {space!r}")
+        raise ValueError(f"random actions need an action space with finite bounds, not {space!r}")
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
         del inputs

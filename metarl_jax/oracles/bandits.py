@@ -1,13 +1,14 @@
-"""Learners for bandits: classical index policies, posterior sampling, and exact Bayes-optimal values.
+"""Reference learners for bandits: classical index policies, posterior sampling, and exact Bayes-optimal values.
 
 Every factory takes ``(family, episodes)``: a family of ``environments.bandits`` with K arms, and the number N of
-pulls in a trial (a pull is an episode). Posteriors are exact: the prior is that of the families, means uniform on
-[0, 1], so it is Beta(1 + successes, 1 + failures) for Bernoulli rewards and, for Gaussian rewards of known standard
-deviation sigma, Normal(sample mean, sigma^2 / pulls) cut to [0, 1]. Ties are broken at random; the rule matters for
-greedy play, where an untried arm often ties with one that won as often as it lost.
+pulls in a trial (a pull is an episode). Posteriors are exact. The prior is that of the families: means are uniform on
+[0, 1]. The posterior of an arm is Beta(1 + successes, 1 + failures) for Bernoulli rewards. For Gaussian rewards of
+known standard deviation sigma, it is Normal(sample mean, sigma^2 / pulls), truncated to [0, 1]. Ties are broken at
+random. This rule has an effect on greedy learners, because an untried arm often ties with an arm that has as many
+successes as failures.
 
-The baselines of RL² (Duan et al. 2016, table 1) are among these; their ε-greedy, UCB1 and optimistic Thompson
-sampling had tuned settings that the paper does not state.
+The baselines of RL² (Duan et al. 2016, table 1) are among these learners. The paper tuned the settings of ε-greedy,
+UCB1 and optimistic Thompson sampling, but does not state them.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, 
 
 
 class Statistics(NamedTuple):
-    """All that a bandit learner has to remember."""
+    """The sufficient statistics of a trial, which are the memory of a bandit learner."""
 
     pulls: Array
-    """``[K]`` int32: how often each arm was pulled."""
+    """The number of pulls of each arm, ``[K]`` int32."""
     total: Array
-    """``[K]``: the sum of each arm's rewards; for Bernoulli rewards its successes, int32, else float32."""
+    """The sum of the rewards of each arm, ``[K]``; int32 for Bernoulli rewards (the successes), else float32."""
 
 
 Choose: TypeAlias = Callable[[Key, Statistics, BanditParams], Array]
-"""``(key, statistics, task) -> action``; only ``best_arm`` looks at the task."""
+"""The choice of an arm, ``(key, statistics, task) -> action``; only ``best_arm`` uses the task."""
 
 
 def _bandit(family: EnvFamily) -> Bandit:
@@ -60,7 +61,7 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
             pulled = jnp.logical_and(jnp.arange(env.arms) == inputs.prev_action, jnp.logical_not(inputs.first))
             reward = jnp.where(pulled, inputs.prev_reward, 0.0)
             pulls = pulls + pulled.astype(jnp.int32)
-            # Counts are whole numbers: a float32 no longer changes by 1 beyond 2^24.
+            # Counts are int32, because adding 1 has no effect on a float32 beyond 2^24.
             total = total.add(reward) if isinstance(total, Sum) else total + reward.astype(jnp.int32)
             statistics = Statistics(pulls, total.total if isinstance(total, Sum) else total)
             return (pulls, total), choose(key, statistics, task).astype(jnp.int32), ()
@@ -74,38 +75,39 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
 
 
 def _best(key: Key, value: Array) -> Array:
-    """The index of the highest value, ties broken at random."""
+    """Return the index of the highest value; ties are broken at random."""
     return jnp.argmax(jnp.where(value == jnp.max(value), jax.random.uniform(key, value.shape, jnp.float32), -1.0))
 
 
 def _empirical_mean(statistics: Statistics) -> Array:
-    """Mean reward of each arm ``[K]``; 0.5, the prior's mean, for an arm that was never pulled."""
+    """Compute the mean reward of each arm ``[K]``; 0.5, the prior's mean, for an arm that was never pulled."""
     pulls = jnp.maximum(statistics.pulls, 1).astype(jnp.float32)
     return jnp.where(statistics.pulls > 0, statistics.total / pulls, 0.5)
 
 
 class _Cut(NamedTuple):
-    """A normal distribution cut to [0, 1], mirrored where its centre is below 0.5, so that the nearest end is 1.
+    """A normal distribution truncated to [0, 1].
 
-    What is small in the tails, and must not be computed as a difference of large numbers, is ``1 - x``.
+    It is mirrored if its centre is below 0.5, so that the nearest end of the interval is 1. In the tails ``1 - x`` is
+    small, and therefore must not be computed as a difference of large numbers.
     """
 
     centre: Array
-    """``[K]``, at least 0.5."""
+    """The centre of the distribution after mirroring, at least 0.5, ``[K]``."""
     spread: Array
-    """``[K]``, the standard deviation before cutting."""
+    """The standard deviation before truncation, ``[K]``."""
     mirrored: Array
-    """``[K]`` bool."""
+    """Whether the distribution is mirrored, ``[K]`` bool."""
     outside: Array
-    """``[K]``: how many standard deviations the centre lies above 1; negative below."""
+    """The distance of the centre above 1 in standard deviations, ``[K]``; it is negative if the centre is below 1."""
 
     def back(self, x: Array, below: Array) -> Array:
-        """Undo the mirroring of ``x``; ``below`` is ``1 - x``, more precisely than that difference."""
+        """Undo the mirroring of ``x``; ``below`` is ``1 - x``, with a higher precision than this difference has."""
         return jnp.clip(jnp.where(self.mirrored, below, x), 0, 1)
 
 
 _FARTHEST = 1e18
-"""Distances in standard deviations count as this at most: their squares are finite in float32."""
+"""The largest distance in standard deviations; larger ones are clipped, so that squares are finite in float32."""
 
 
 def _cut(statistics: Statistics, noise: float) -> _Cut:
@@ -118,15 +120,16 @@ def _cut(statistics: Statistics, noise: float) -> _Cut:
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 _DECAY = 20.0
-"""Densities below e^-20 of the largest one do not count."""
+"""The logarithm of the relative range of densities: densities below e^-20 of the largest one are neglected."""
 
 
 def _below_one(cut: _Cut) -> Array:
-    """The mean of ``1 - x`` under a cut normal distribution, ``[K]``, by Gauss-Legendre quadrature.
+    """Compute the mean of ``1 - x`` under a truncated normal distribution, ``[K]``, by Gauss-Legendre quadrature.
 
-    All terms are positive multiples of densities relative to the largest one, in the tails as elsewhere.
+    All terms are positive multiples of densities relative to the largest one, also in the tails.
     """
-    # In standard deviations above 1 - mode, where the log density is -t (t + 2 outside) / 2, or -t^2 / 2 from inside.
+    # The unit of t is the standard deviation, and t is 0 at the mode. The log density is -t (t + 2 outside) / 2 if the
+    # centre is outside of the interval, else -t^2 / 2.
     outside, mode = jnp.maximum(cut.outside, 0), jnp.maximum(1 - cut.centre, 0)
     first = -jnp.minimum(mode / cut.spread, math.sqrt(2 * _DECAY))
     last = jnp.minimum(2 * _DECAY / (outside + jnp.sqrt(outside**2 + 2 * _DECAY)), (1 - mode) / cut.spread)
@@ -137,7 +140,7 @@ def _below_one(cut: _Cut) -> Array:
 
 
 def _posterior_mean(noise: float | None, statistics: Statistics) -> Array:
-    """The posterior mean of each arm ``[K]``."""
+    """Compute the posterior mean of each arm, ``[K]``."""
     if noise is None:
         return (statistics.total + 1).astype(jnp.float32) / (statistics.pulls + 2).astype(jnp.float32)
     cut = _cut(statistics, noise)
@@ -146,13 +149,15 @@ def _posterior_mean(noise: float | None, statistics: Statistics) -> Array:
 
 
 _TAIL = 5.0
-"""Beyond so many standard deviations from the centre, quantiles are computed from the tail's survival function."""
+"""The distance from the centre, in standard deviations, beyond which quantiles are computed from the survival function
+of the tail."""
 _BROAD = 100.0
-"""With so large a standard deviation a normal density on [0, 1] is exponential to within a factor of 1.25e-5."""
+"""The standard deviation from which a normal density on [0, 1] counts as exponential. The relative error is at most
+1.25e-5."""
 
 
 def _mills_ratio(t: Array) -> Array:
-    """(1 - Phi(t)) / phi(t) of the standard normal distribution for ``t >= _TAIL``, by its continued fraction."""
+    """Compute (1 - Phi(t)) / phi(t) of the normal distribution for ``t >= _TAIL``, by its continued fraction."""
     value = t
     for k in range(12, 0, -1):
         value = t + k / value
@@ -160,20 +165,22 @@ def _mills_ratio(t: Array) -> Array:
 
 
 def _tail_quantile(uniform: Array, outside: Array, width: Array) -> Array:
-    """How far a draw lies from the end of an interval in a normal tail, in standard deviations.
+    """Compute the distance of a draw from the near end of an interval in a normal tail.
+
+    All lengths are in standard deviations.
 
     Args:
-        uniform: ``[K]``, in [0, 1).
-        outside: ``[K]``, the distance of the interval's near end from the centre, at least ``_TAIL``.
-        width: ``[K]``, of the interval.
+        uniform: uniform random numbers in [0, 1), ``[K]``.
+        outside: the distance of the interval's near end from the centre, at least ``_TAIL``, ``[K]``.
+        width: the width of the interval, ``[K]``.
 
     Returns:
-        ``[K]``, in 0 .. ``width``; it falls as ``uniform`` rises.
+        The distance, from 0 to ``width``, ``[K]``; it decreases as ``uniform`` increases.
     """
     at_end = _mills_ratio(outside)
     beyond = jnp.exp(-width * (outside + 0.5 * width)) * _mills_ratio(outside + width) / at_end
-    # Minus the logarithm of the survival function relative to the near end's. Newton's method solves for it, from
-    # above, where it converges fast since the function is convex and nearly linear.
+    # ``depth`` is minus the logarithm of the survival function relative to that of the near end. Newton's method solves
+    # for the distance from above. It converges fast, because the function is convex and nearly linear.
     depth = -jnp.log(jnp.maximum(beyond + uniform * (1 - beyond), 2.0**-25))
     distance = 2 * depth / (outside + jnp.sqrt(outside**2 + 2 * depth))
     for _ in range(3):
@@ -184,16 +191,16 @@ def _tail_quantile(uniform: Array, outside: Array, width: Array) -> Array:
 
 
 def _posterior_sample(key: Key, noise: float | None, statistics: Statistics) -> Array:
-    """One draw from the posterior of each arm's mean ``[K]``, by inverse CDF if rewards are Gaussian."""
+    """Draw once from the posterior of each arm's mean, ``[K]``; for Gaussian rewards by the inverse CDF."""
     if noise is None:
         return beta(key, statistics.total + 1, statistics.pulls - statistics.total + 1)
     cut = _cut(statistics, noise)
     uniform = jax.random.uniform(key, statistics.pulls.shape, jnp.float32)
     low, high = ndtr(-cut.centre / cut.spread), ndtr((1 - cut.centre) / cut.spread)
     x = cut.centre + cut.spread * ndtri(jnp.clip(low + uniform * (high - low), 1e-37, 1 - 1e-7))
-    # In the tail low and high are both next to nothing.
+    # In the tail, both ``low`` and ``high`` are almost zero.
     below = cut.spread * _tail_quantile(uniform, jnp.maximum(cut.outside, _TAIL), 1 / cut.spread)
-    # In a broad distribution they are next to equal.
+    # In a broad distribution, ``low`` and ``high`` are almost equal.
     slope = jnp.maximum((cut.centre - 0.5) / cut.spread**2, 1e-30)
     below = jnp.where(cut.spread < _BROAD, below, -jnp.log1p((1 - uniform) * jnp.expm1(-slope)) / slope)
     usual = jnp.logical_and(cut.outside < _TAIL, cut.spread < _BROAD)
@@ -202,18 +209,21 @@ def _posterior_sample(key: Key, noise: float | None, statistics: Statistics) -> 
 
 
 def random(family: EnvFamily, episodes: int) -> Oracle:
-    """Every arm with equal probability."""
+    """Make a learner that pulls every arm with equal probability."""
     arms = _bandit(family).arms
     return _make("random", family, episodes, lambda key, *_: jax.random.randint(key, (), 0, arms, jnp.int32))
 
 
 def greedy(family: EnvFamily, episodes: int) -> Oracle:
-    """The arm with the highest mean reward so far; an arm that was never pulled counts 0.5, the prior's mean."""
+    """Make a learner that pulls the arm with the highest mean reward so far.
+
+    For an arm that was never pulled, the mean reward is 0.5, the prior's mean.
+    """
     return _make("greedy", family, episodes, lambda key, statistics, task: _best(key, _empirical_mean(statistics)))
 
 
 def greedy_posterior_mean(family: EnvFamily, episodes: int) -> Oracle:
-    """The arm with the highest posterior mean: Bayes-optimal if the next pull were the last."""
+    """Make a learner that pulls the arm with the highest posterior mean, which is Bayes-optimal for the last pull."""
     noise = _bandit(family).noise
 
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
@@ -223,13 +233,13 @@ def greedy_posterior_mean(family: EnvFamily, episodes: int) -> Oracle:
 
 
 def epsilon_greedy(family: EnvFamily, episodes: int, epsilon: float = 0.01) -> Oracle:
-    """With probability ``epsilon`` any arm, else the arm with the highest posterior mean.
+    """Make a learner that pulls a random arm with probability ``epsilon``, else that of the highest posterior mean.
 
     Args:
-        family: of bandits.
-        episodes: N.
-        epsilon: the default is the least of the values tried on meta-training tasks of 5 arms and 10 or 100 pulls
-            (0.01 to 0.1: the less the better, and 0 is better still).
+        family: a family of bandits.
+        episodes: the number N of pulls.
+        epsilon: the probability of a random arm. The default is the smallest of the values that were tried on training
+            tasks of 5 arms and 10 or 100 pulls (0.01 to 0.1). Smaller values were better, and 0 is even better.
     """
     env = _bandit(family)
     epsilon = real(at_least=0, at_most=1)("epsilon", epsilon)
@@ -244,16 +254,18 @@ def epsilon_greedy(family: EnvFamily, episodes: int, epsilon: float = 0.01) -> O
 
 
 def ucb1(family: EnvFamily, episodes: int, exploration: float = 0.3, prior_pulls: float = 2.0) -> Oracle:
-    """UCB1 (Auer et al. 2002): the highest ``mean + exploration * sqrt(log(t) / pulls)`` at pull number t.
+    """Make UCB1 (Auer et al. 2002), which pulls the arm of the highest upper confidence bound.
+
+    The bound is ``mean + exploration * sqrt(log(t) / pulls)`` at pull number t.
 
     Args:
-        family: of bandits; for Gaussian rewards the width is in the rewards' unit too.
-        episodes: N.
-        exploration: sqrt(2) in the original; the default was tuned here on meta-training tasks of 5 arms and 100
-            pulls (from 0.1 to 0.6).
-        prior_pulls: imaginary pulls of every arm with a mean reward of 0.5; 2 is the uniform prior of the families
-            (Beta(1, 1)). 0 is the original, which pulls every arm once before it compares any, and so is
-            random play where there are more arms than pulls.
+        family: a family of bandits. For Gaussian rewards, the unit of the width is also that of rewards.
+        episodes: the number N of pulls.
+        exploration: the factor of the width, sqrt(2) in the original. The default was tuned on training tasks of 5 arms
+            and 100 pulls (from 0.1 to 0.6).
+        prior_pulls: the number of additional imaginary pulls of every arm, with a mean reward of 0.5. With 2, they are
+            the uniform prior of the families (Beta(1, 1)). With 0, the algorithm is the original, which first pulls
+            every arm once in random order; it is therefore random if there are more arms than pulls.
     """
     _bandit(family)
     exploration = real(at_least=0)("exploration", exploration)
@@ -271,7 +283,7 @@ def ucb1(family: EnvFamily, episodes: int, exploration: float = 0.3, prior_pulls
 
 
 def thompson_sampling(family: EnvFamily, episodes: int) -> Oracle:
-    """The arm that is best in one draw from the posterior (Thompson 1933)."""
+    """Make Thompson sampling (Thompson 1933), which pulls the best arm of one draw from the posterior."""
     noise = _bandit(family).noise
 
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
@@ -281,7 +293,7 @@ def thompson_sampling(family: EnvFamily, episodes: int) -> Oracle:
 
 
 def optimistic_thompson_sampling(family: EnvFamily, episodes: int) -> Oracle:
-    """Thompson sampling with every draw raised to the posterior mean at least (May et al. 2012)."""
+    """Make optimistic Thompson sampling (May et al. 2012), where a draw is at least the posterior mean."""
     noise = _bandit(family).noise
 
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
@@ -293,7 +305,10 @@ def optimistic_thompson_sampling(family: EnvFamily, episodes: int) -> Oracle:
 
 
 def best_arm(family: EnvFamily, episodes: int) -> Oracle:
-    """Told the task: always the best arm. Expected total N K / (K + 1) in the families here."""
+    """Make a learner that knows the task and always pulls the best arm.
+
+    Its expected total reward is N K / (K + 1) in the families of ``environments.bandits``.
+    """
     _bandit(family)
     return _make("best_arm", family, episodes, lambda key, statistics, task: jnp.argmax(task.means))
 
@@ -302,40 +317,43 @@ class GittinsTable(NamedTuple):
     """Finite-horizon Gittins indices of Bernoulli arms with a uniform prior, for trials of up to N pulls."""
 
     level: np.ndarray
-    """uint16, packed: the index in units of ``1 / grid``, for an arm with ``n`` pulls and ``s`` successes when
-    ``m`` pulls remain (n + m <= N), at ``offset[n] + (m - 1) (n + 1) + s``."""
+    """The indices in units of ``1 / grid``, uint16, packed. The index of an arm with ``n`` pulls and ``s`` successes,
+    when ``m`` pulls remain (n + m <= N), is at ``offset[n] + (m - 1) (n + 1) + s``."""
     offset: np.ndarray
-    """``[N]`` int32."""
+    """The position of the first index for each number of pulls, ``[N]`` int32."""
     grid: int
+    """The number of grid points of the index between 0 and 1."""
 
     def arm_index(self, successes: int, failures: int, remaining: int) -> float:
-        """The index of one arm; ``remaining`` pulls are left in the trial, the next one included."""
+        """Return the index of one arm; ``remaining`` pulls are left in the trial, the next one included."""
         pulls = successes + failures
         if successes < 0 or failures < 0 or remaining < 1 or pulls + remaining > len(self.offset):
             raise ValueError(
-                f"successes ({successes}) and failures ({failures}) must be at least 0 and remaining ({remaining}) at "
-                f"least 1, in all at most the {len(self.offset)} pulls of the table"
+                f"successes ({successes}) and failures ({failures}) must be at least 0, remaining ({remaining}) at "
+                f"least 1, and their sum at most the {len(self.offset)} pulls of the table"
             )
         return float(self.level[self.offset[pulls] + (remaining - 1) * (pulls + 1) + successes]) / self.grid
 
 
 @functools.lru_cache(maxsize=4)
 def gittins_table(episodes: int, grid: int) -> GittinsTable:
-    """Finite-horizon Gittins indices by optimal stopping.
+    """Compute finite-horizon Gittins indices by optimal stopping.
 
-    The index of an arm with m pulls left is the reward per pull of a sure arm that makes one indifferent between
-    retiring to it for good and going on. For each sure reward x of a grid, the gain W of going on over retiring at
-    once obeys
+    The index of an arm with m pulls left is the certain reward per pull of another arm, such that a permanent change to
+    the other arm is worth as much as continuing. For each certain reward x of a grid, W is the gain from continuing
+    instead of an immediate change. It obeys this recursion:
 
         W(s, n, m) = max(0, p - x + p W(s + 1, n + 1, m - 1) + (1 - p) W(s, n + 1, m - 1)),  p = (s + 1) / (n + 2)
 
-    and the index is the number of grid points at which going on gains. The recursion runs over n, from N - 1 pulls
-    down to none, with all m and s of one n as a rectangle that fits a processor's cache. It takes ``grid * N^3 / 6``
-    backups: on one core about a second for N = 100 and a grid of 1000, half a minute for N = 500 and a grid of 500.
+    The index is the number of grid points at which continuing has a gain. The recursion runs over n, from N - 1 pulls
+    down to none. All m and s of one n are a rectangle that fits into a processor's cache. The computation takes
+    ``grid * N^3 / 6`` backups: on one core about a second for N = 100 and a grid of 1000, and half a minute for N = 500
+    and a grid of 500.
 
     Args:
-        episodes: N.
-        grid: sure rewards tried, ``(j + 1/2) / grid``, so an index is off by at most half of ``1 / grid``.
+        episodes: the number N of pulls.
+        grid: the number of certain rewards, ``(j + 1/2) / grid``. The error of an index is at most half of
+            ``1 / grid``.
 
     Returns:
         The table, of about ``N^3 / 6`` entries of two bytes (42 MB for N = 500).
@@ -345,7 +363,7 @@ def gittins_table(episodes: int, grid: int) -> GittinsTable:
     level = np.zeros(offset[-1], np.uint16)
     probability = [((np.arange(n + 1) + 1) / (n + 2)).astype(np.float32) for n in range(episodes)]
     for sure in (np.arange(grid, dtype=np.float32) + 0.5) / grid:
-        # W of all (m, s) with m = 0 .. N - n: going on is worth nothing when no pull is left.
+        # ``gain`` is W for all (m, s) with m = 0 .. N - n. Continuing is worth nothing if no pull is left.
         gain = np.zeros((1, episodes + 1), np.float32)
         for n in range(episodes - 1, -1, -1):
             p = probability[n]
@@ -360,24 +378,25 @@ def gittins_table(episodes: int, grid: int) -> GittinsTable:
 
 
 def gittins(family: EnvFamily, episodes: int, grid: int | None = None) -> Oracle:
-    """The arm with the highest finite-horizon Gittins index, given the pulls that remain.
+    """Make a learner that pulls the arm of the highest finite-horizon Gittins index, given the remaining pulls.
 
-    For two arms or more the index of a finite horizon is no longer exactly optimal, but within simulation error of
-    the Bayes-optimal value wherever that is known (``bayes_optimal_value``). The indices are exact to their grid.
+    For two or more arms, the index of a finite horizon is not exactly optimal. Its value is within simulation error of
+    the Bayes-optimal value wherever the latter is known (``bayes_optimal_value``). The indices are exact up to their
+    grid.
 
     Args:
-        family: of Bernoulli bandits.
-        episodes: N.
-        grid: see ``gittins_table``; 1000 up to N = 100 and 500 above unless given.
+        family: a family of Bernoulli bandits.
+        episodes: the number N of pulls.
+        grid: the number of grid points of ``gittins_table``; None for 1000 up to N = 100, and 500 for larger N.
 
     Raises:
         ValueError: if the rewards are not Bernoulli, or the table would be too large (N above 1000).
     """
     if _bandit(family).noise is not None:
-        raise ValueError("gittins needs Bernoulli rewards: the family's are Gaussian")
+        raise ValueError("gittins needs Bernoulli rewards, but the rewards of the family are Gaussian")
     episodes = positive_int("episodes", episodes)
     if episodes > 1000:
-        raise ValueError(f"episodes must be at most 1000 for gittins (its table grows as their cube), not {episodes}")
+        raise ValueError(f"episodes must be at most 1000 for gittins (its table grows with their cube), not {episodes}")
     if grid is None:
         grid = 1000 if episodes <= 100 else 500
     if positive_int("grid", grid) > np.iinfo(np.uint16).max:
@@ -394,16 +413,17 @@ def gittins(family: EnvFamily, episodes: int, grid: int | None = None) -> Oracle
 
 
 def bayes_optimal_value(arms: int, pulls: int, max_transitions: int = 20_000_000) -> float:
-    """The exact Bayes-optimal expected total reward of a Bernoulli bandit with uniform priors, undiscounted.
+    """Compute the Bayes-optimal expected total reward of a Bernoulli bandit with uniform priors, undiscounted.
 
-    Dynamic programming over what is known after each pull. Arms are exchangeable, so a state is the multiset of the
-    arms' (successes, failures), and no more arms than pulls can matter.
+    The value is exact. It is computed by dynamic programming over the posteriors after each pull. Arms are
+    exchangeable, so a state is the multiset of the arms' (successes, failures). If there are more arms than pulls, only
+    as many arms as pulls have an effect.
 
     Args:
-        arms: K.
-        pulls: N.
-        max_transitions: the most transitions between states that are stored, at four bytes each (and some
-            ``4 K`` bytes for each of those of one pull, while they are being enumerated).
+        arms: the number K of arms.
+        pulls: the number N of pulls.
+        max_transitions: the largest number of transitions between states that are stored. Each takes four bytes. During
+            their enumeration, the transitions of one pull take another ``4 K`` bytes each, about.
 
     Raises:
         ValueError: if a size is not a positive whole number, or the problem is too large.
@@ -411,7 +431,7 @@ def bayes_optimal_value(arms: int, pulls: int, max_transitions: int = 20_000_000
     arms = positive_int("arms", arms)
     pulls = positive_int("pulls", pulls)
     arms = min(arms, pulls)
-    # Number the arms' states (n pulls, s successes): n (n + 1) / 2 + s.
+    # The number of an arm's state (n pulls, s successes) is n (n + 1) / 2 + s.
     n_of = np.concatenate([np.full(n + 1, n) for n in range(pulls + 1)])
     s_of = np.concatenate([np.arange(n + 1) for n in range(pulls + 1)])
     mean_of = (s_of + 1) / (n_of + 2)
@@ -419,7 +439,7 @@ def bayes_optimal_value(arms: int, pulls: int, max_transitions: int = 20_000_000
     bits = len(n_of).bit_length()
 
     def unique(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distinct rows of sorted states, and where each row went."""
+        """Return the distinct rows of sorted states, and the index of each row among them."""
         if bits * arms <= 63:
             keys = np.zeros(len(states), np.int64)
             for column in range(arms):
@@ -429,7 +449,7 @@ def bayes_optimal_value(arms: int, pulls: int, max_transitions: int = 20_000_000
         _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
         return states[first], inverse.reshape(-1)
 
-    # Forwards: the states after 0, 1, ..., N - 1 pulls, and their successors ``[outcome, arm, state]``.
+    # The forward pass enumerates the states after 0, 1, ..., N - 1 pulls, and their successors [outcome, arm, state].
     states = np.zeros((1, arms), np.int32)
     layers: list[tuple[np.ndarray, np.ndarray]] = []
     stored = 0
@@ -437,7 +457,7 @@ def bayes_optimal_value(arms: int, pulls: int, max_transitions: int = 20_000_000
         stored += 2 * arms * len(states)
         if stored > max_transitions:
             raise ValueError(
-                f"arms ({arms}) and pulls ({pulls}) make a problem of more than {max_transitions} transitions"
+                f"arms ({arms}) and pulls ({pulls}) need more than max_transitions ({max_transitions}) transitions"
             )
         successors = np.empty((2, arms, *states.shape), np.int32)
         for outcome in (0, 1):
@@ -448,7 +468,7 @@ def bayes_optimal_value(arms: int, pulls: int, max_transitions: int = 20_000_000
         following, inverse = unique(successors.reshape(-1, arms))
         layers.append((mean_of[states], inverse.reshape(2, arms, len(states)).astype(np.int32)))
         states = following
-    # Backwards.
+    # The backward pass computes the values.
     value = np.max(mean_of[states], axis=1)
     for mean, successor in reversed(layers):
         failure, success = value[successor[0]].T, value[successor[1]].T

@@ -1,4 +1,4 @@
-"""What every oracle is, and the exact sampler that several of them need."""
+"""Numerical parts that several oracles share: exact samplers, and sums of floats without loss."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ _REMAINDER = tuple((-1) ** k / k for k in range(12, 3, -1))
 
 
 def gamma(key: Key, shape: Array) -> Array:
-    """Gamma(shape, 1) for shapes of at least 1, cheaply in a batch.
+    """Draw from Gamma(shape, 1) for shapes of at least 1, at a low cost in a batch.
 
-    Marsaglia and Tsang (2000) with a fixed four proposals an element, instead of looping until each is accepted.
-    A proposal is accepted with probability 0.951 or more, so that an element ends with a rejected proposal, the
-    fourth, with probability below 6e-6: the distance in total variation from the exact law is below that.
+    The method is that of Marsaglia and Tsang (2000), but with four proposals for each element instead of a loop until
+    one is accepted. A proposal is accepted with probability 0.951 or more. The probability that all four proposals are
+    rejected, in which case the fourth is used, is therefore below 6e-6, and so is the distance in total variation from
+    the exact distribution.
 
     Args:
-        key: random key.
-        shape: ``[...]`` float32, at least 1 (not checked: posterior counts are).
+        key: a random key.
+        shape: the shape parameters, ``[...]`` float32. They must be at least 1, which is not checked; posterior counts
+            are.
 
     Returns:
-        ``[...]`` float32, positive.
+        Positive random numbers, ``[...]`` float32.
     """
     key_normal, key_uniform = jax.random.split(key)
     normal = jax.random.normal(key_normal, (_ROUNDS, *shape.shape), jnp.float32)
@@ -35,10 +37,11 @@ def gamma(key: Key, shape: Array) -> Array:
     d = shape - 1 / 3
     w = normal / jnp.sqrt(9 * d)
     v = (1 + w) ** 3
-    # log U < x^2 / 2 + d (1 - v + log v), with -log U an exponential variable; v <= 0 is never accepted.
+    # A proposal is accepted if log U < x^2 / 2 + d (1 - v + log v), where -log U is exponential, and v > 0.
     positive = jnp.maximum(v, 1e-12)
     bound = 0.5 * normal**2 + d * (1 - v + jnp.log(positive))
-    # For large shapes the terms of that cancel up to the fourth order of w = x / sqrt(9 d); what is left is a series.
+    # For large shapes, the terms of the bound cancel up to the fourth order of w = x / sqrt(9 d). A series computes the
+    # remainder.
     small = jnp.abs(w) < 0.1
     near = jnp.where(small, w, 0.0)
     series = functools.reduce(lambda total, coefficient: total * near + coefficient, _REMAINDER)
@@ -51,18 +54,21 @@ def gamma(key: Key, shape: Array) -> Array:
 
 
 def beta(key: Key, a: Array, b: Array) -> Array:
-    """Beta(a, b) for parameters of at least 1, as a ratio of ``gamma`` variables (total variation below 1.2e-5).
+    """Draw from Beta(a, b) for parameters of at least 1.
+
+    The result is a ratio of ``gamma`` variables. The distance in total variation from the exact distribution is below
+    1.2e-5.
 
     Args:
-        key: random key.
-        a: ``[...]``, floats or whole numbers.
-        b: ``[...]``, of the same shape.
+        key: a random key.
+        a: the first parameters, ``[...]``, floats or whole numbers.
+        b: the second parameters, of the same shape.
 
     Returns:
-        ``[...]`` float32 in [0, 1].
+        Random numbers in [0, 1], ``[...]`` float32.
     """
     x, y = gamma(key, jnp.stack([a, b]).astype(jnp.float32))
-    # The smaller share is a quotient, exact to rounding; the larger one is what it leaves of 1.
+    # The smaller share is a quotient, which is exact up to rounding. The larger share is 1 minus the smaller one.
     return jnp.where(x > y, 1 - y / (x + y), x / (x + y))
 
 
@@ -72,15 +78,15 @@ class Sum(NamedTuple):
     total: Array
     """The sum, ``[...]``, rounded once."""
     excess: Array
-    """By how much ``total`` exceeds the sum, ``[...]``."""
+    """The difference between ``total`` and the exact sum, ``[...]``."""
 
     def add(self, x: Array) -> Sum:
-        """The sum with one more summand ``[...]``."""
+        """Return the sum with one more summand ``[...]``."""
         summand = x - self.excess
         total = self.total + summand
         return Sum(total, (total - self.total) - summand)
 
 
 def no_sum(shape: tuple[int, ...]) -> Sum:
-    """A sum of nothing."""
+    """Return an empty sum, which is zero."""
     return Sum(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))

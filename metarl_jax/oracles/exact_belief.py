@@ -1,4 +1,4 @@
-"""A policy on GridNavi that is given the exact belief about the goal, as a bound for learned beliefs."""
+"""A policy for GridNavi whose input is the exact belief about the goal, as a bound for learned beliefs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metarl_jax.types import Array, Box, EnvFamily, Inputs, Output, Params, Poli
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(settings.Settings):
-    """Settings of a policy that is given the exact belief."""
+    """Settings of a policy whose input is the exact belief."""
 
     policy_units: Annotated[PositiveInt, Doc("Units of the policy's hidden layer.")] = 32
 
@@ -26,7 +26,7 @@ class _Known(NamedTuple):
     """The policy's carry."""
 
     possible: Array
-    """``[cells]`` bool: where the goal may still be."""
+    """The cells where the goal may still be, ``[cells]`` bool."""
     cell: Array
     """The last observation, ``int32``."""
 
@@ -35,11 +35,11 @@ _DEFAULT = Settings()
 
 
 def make(family: EnvFamily, settings: Settings = _DEFAULT, *, critic: bool = True) -> Policy:
-    """A feed-forward policy on the cell and the probability of every cell to be the goal.
+    """Make a feed-forward policy whose inputs are the cell and the probability of each cell to be the goal.
 
     Args:
-        family: GridNavi.
-        settings: sizes.
+        family: a family of GridNavi.
+        settings: the sizes of the network.
         critic: whether the network has a critic; without one, its value is always zero.
     """
     belief = Belief(family)

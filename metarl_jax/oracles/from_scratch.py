@@ -1,4 +1,4 @@
-"""Learning a task from a random initialisation, with as many steps and data as a meta-learner gets."""
+"""Learning a task from a random initialisation, with the number of steps and the data of a meta-learner."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from metarl_jax.types import Adaptation, Key, Oracle, Params, State, Task
 
 
 def gradient_descent(problem: InnerProblem, steps: int, rate: float) -> Oracle:
-    """Gradient descent on each task from a random initialisation of its own.
+    """Make a learner that uses gradient descent on each task, from a new random initialisation.
 
     Args:
-        problem: the problem that the tasks belong to.
-        steps: K; the scores are ``[K + 1]``, before the first step and after each.
-        rate: step size.
+        problem: the problem of the tasks.
+        steps: the number K of steps. The scores are ``[K + 1]``, before the first step and after each step.
+        rate: the step size.
 
     Raises:
-        ValueError: for a negative number of steps, or a rate that is not above zero and finite.
+        ValueError: if ``steps`` is not a whole number of at least 0, or ``rate`` is not positive and finite.
     """
     return _make(problem, steps, optax.sgd(positive_number("rate", rate)), f"from scratch, gradient descent ({rate:g})")
 
 
 def adam(problem: InnerProblem, steps: int, rate: float) -> Oracle:
-    """Adam on each task from a random initialisation of its own; arguments as in ``gradient_descent``."""
+    """Make a learner that uses Adam on each task, from a new random initialisation.
+
+    The arguments and the errors are those of ``gradient_descent``.
+    """
     return _make(problem, steps, optax.adam(positive_number("rate", rate)), f"from scratch, Adam ({rate:g})")
 
 

@@ -1,10 +1,11 @@
-"""Learners for GridNavi: exact Bayes-optimal play, and posterior sampling.
+"""Reference learners for GridNavi: the exact Bayes-optimal learner, and posterior sampling.
 
 Every factory takes ``(family, episodes)``: a family of ``environments.gridnavi``, and the number E of episodes in a
-trial. The posterior is exact: the goal is uniform over the cells where it may be and that were not seen to pay less.
+trial. The posterior is exact: the goal is uniform over the cells where a goal may be and that were not visited without
+its reward.
 
-Before the goal is found nothing but time and the cells seen can differ between trials, so a learner is a walk, up
-to there; once it is found, the best is known. The Bayes-optimal walk is found by search (``best_walk``).
+Before the goal is found, all trials look the same to a learner. A learner is therefore a fixed walk until then. After
+the goal is found, the best actions are known. The Bayes-optimal walk is found by search (``best_walk``).
 """
 
 from __future__ import annotations
@@ -24,54 +25,58 @@ from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, 
 
 
 class Walk(NamedTuple):
-    """What to do as long as the goal is not found."""
+    """The actions of a trial as long as the goal is not found."""
 
     value: float
-    """The expected reward of a trial of who walks so, goes straight to the goal once it is found, and stays there."""
+    """The expected return of a trial in which the learner takes this walk until it finds the goal, then goes to the
+    goal by a shortest path in each episode, and stays there."""
     actions: np.ndarray
-    """``[episodes * horizon]`` int32."""
+    """The action of each step of the trial, ``[episodes * horizon]`` int32."""
 
 
 class _Layer(NamedTuple):
-    """Walks of some length, the best one for each cell they lead to and set of goal cells they saw."""
+    """The walks of one length: the best one for each last cell and each set of visited goal cells."""
 
     cell: np.ndarray
+    """The last cell of each walk."""
     seen: np.ndarray
-    """A bit for each cell of ``goals``, int64."""
+    """The visited goal cells of each walk, as one bit for each cell of ``goals``, int64."""
     value: np.ndarray
-    """What the goals seen will have paid by the end of the trial, summed over goals."""
+    """The returns of the trial for the visited goals, summed over goals."""
     parent: np.ndarray
-    """Which walk of the layer before it prolongs."""
+    """The index of the walk in the previous layer that each walk extends."""
     action: np.ndarray
-    """How."""
+    """The last action of each walk."""
 
     def take(self, which: np.ndarray) -> _Layer:
+        """Return the walks with the given indices."""
         return _Layer(*(x[which] for x in self))
 
     def best_of_each(self, bits: int) -> _Layer:
-        """The most valuable walk for each cell and set; 2 ** bits exceeds every set."""
+        """Return the walk of the highest value for each cell and set; every set is smaller than 2 ** bits."""
         name = (self.cell.astype(np.int64) << bits) | self.seen
         order = np.lexsort((-self.value, name))
         return self.take(order[np.unique(name[order], return_index=True)[1]])
 
 
 BEAM = 300
-"""Walks kept of each length by the search that precedes the exact one."""
+"""The number of walks of each length that the first, approximate search keeps."""
 
 
 @functools.lru_cache(maxsize=16)
 def best_walk(size: int, horizon: int, episodes: int) -> Walk:
-    """The Bayes-optimal walk, by exhaustive search with bounds.
+    """Find the Bayes-optimal walk by exhaustive search with bounds.
 
-    Of walks of a length, only the best for each last cell and set of cells seen can matter. Nor can one matter that
-    comes to less than a walk that is known (from a first search that keeps a few of each length) even if every goal
-    not yet seen were found at the earliest step possible for it alone. For 5x5 cells, 15 steps and 4 episodes that
-    leaves some 65,000 walks. Staying in place is never tried: who left it out would be ahead.
+    For each last cell and each set of visited cells, the search only keeps the best walk of each length. A first search
+    keeps a few walks of each length and finds a good complete walk. The exact search drops a walk if its upper bound is
+    below the value of this complete walk. The bound assumes that every goal that was not visited is found at the
+    earliest step that is possible for it alone. For 5x5 cells, 15 steps and 4 episodes, some 65,000 walks remain.
+    The search never stays in place, because a walk without this step is at least as good.
 
     Args:
-        size: cells along each side.
-        horizon: steps of an episode.
-        episodes: E.
+        size: the number of cells along each side.
+        horizon: the number of steps of an episode.
+        episodes: the number E of episodes of a trial.
 
     Returns:
         The walk and its exact value.
@@ -82,10 +87,10 @@ def best_walk(size: int, horizon: int, episodes: int) -> Walk:
     index[_index(size, hidden)] = np.arange(count)
     after = _index(size, places[:, None] + MOVES[1:])
     distance = np.abs(places[:, None] - hidden).sum(axis=-1)
-    # Of an episode in which the goal is known from the start.
+    # ``known`` is the return of an episode in which the goal is known from the start.
     paid = np.maximum(horizon + 1 - distance[0], 0)
     known = FOUND * paid + NOT_FOUND * (horizon - paid)
-    # Of a trial in which the goal is found at step t = 1 ... E H, or never: ``[E H + 2, G]``.
+    # ``pays`` is the return of a trial in which the goal is found at step t = 1 ... E H, or never: [E H + 2, G].
     time = np.arange(1, steps + 1)[:, None]
     before, left = (time - 1) // horizon, horizon - (time - 1) % horizon
     found = NOT_FOUND * (time - 1) + FOUND * left + (episodes - 1 - before) * known
@@ -93,11 +98,11 @@ def best_walk(size: int, horizon: int, episodes: int) -> Walk:
     never = steps + 1
 
     def bound(layer: _Layer, time: int) -> np.ndarray:
-        """The most that walks may come to that are this long."""
+        """Compute upper bounds of the values of the complete walks that begin with these walks."""
         end = -(-time // horizon) * horizon if time % horizon else time
         now = time + distance[layer.cell]
         later = np.where((end < steps) & (distance[0] <= horizon), end + distance[0], never)
-        # At an episode's end the walk is at the start, and the next episode's steps are "later".
+        # After the last step of an episode, the walk is at the start. The steps of the next episode count as "later".
         earliest = np.where(now <= end, now, later)
         unseen = (layer.seen[:, None] >> np.arange(count)) & 1 == 0
         return layer.value + np.sum(np.where(unseen, pays[earliest, np.arange(count)], 0.0), axis=1)
@@ -131,16 +136,16 @@ def best_walk(size: int, horizon: int, episodes: int) -> Walk:
 
 
 class Search(NamedTuple):
-    """What a searcher remembers."""
+    """The memory of a learner that searches for the goal."""
 
     possible: Array
-    """``[cells]`` bool: where the goal may still be."""
+    """The cells where the goal may still be, ``[cells]`` bool."""
     cell: Array
-    """Where it was, ``int32``."""
+    """The cell before the last step, ``int32``."""
     goal: Array
-    """The cell that it believes in, ``int32``; for posterior sampling."""
+    """The cell to which posterior sampling goes, ``int32``."""
     time: Array
-    """Steps of the trial, ``int32``."""
+    """The number of steps of the trial so far, ``int32``."""
 
 
 def _environment(family: EnvFamily) -> GridNavi:
@@ -150,32 +155,33 @@ def _environment(family: EnvFamily) -> GridNavi:
 
 
 class Belief:
-    """The exact posterior over where the goal is.
+    """The exact posterior over the cell of the goal.
 
     Args:
-        family: of GridNavi.
+        family: a family of GridNavi.
 
     Raises:
-        ValueError: if it is another family.
+        ValueError: if the family is not GridNavi.
     """
 
     def __init__(self, family: EnvFamily) -> None:
         size = _environment(family).size
         places = _places(size)
         self.prior = jnp.asarray(places.max(axis=1) > 1)
-        """``[cells]`` bool: where the goal may be before anything was seen."""
+        """The cells where the goal may be before the first step, ``[cells]`` bool."""
         self._after = jnp.asarray(_index(size, places[:, None] + MOVES))
 
     def update(self, possible: Array, cell: Array, inputs: Inputs) -> Array:
-        """What a step told.
+        """Update the posterior by the reward of a step.
 
         Args:
-            possible: ``[cells]`` bool, before the step.
-            cell: where the step began. Where it ended is no input if it was an episode's last.
-            inputs: those of the next step.
+            possible: the cells where the goal may be before the step, ``[cells]`` bool.
+            cell: the cell before the step. It is needed because the inputs do not show the cell after the last step of
+                an episode.
+            inputs: the inputs of the next step.
 
         Returns:
-            ``[cells]`` bool.
+            The cells where the goal may be after the step, ``[cells]`` bool.
         """
         there = jnp.arange(len(self.prior)) == self._after[cell, inputs.prev_action]
         told = jnp.where(inputs.prev_reward > (FOUND + NOT_FOUND) / 2, there, jnp.logical_not(there))
@@ -183,17 +189,20 @@ class Belief:
 
 
 def _places(size: int) -> np.ndarray:
-    """``[cells, 2]``: coordinates of the cells, in their order."""
+    """Return the coordinates (x, y) of all cells in the order of their indices, ``[cells, 2]``."""
     return np.stack(np.divmod(np.arange(size**2), size), axis=-1)
 
 
 def _index(size: int, places: np.ndarray) -> np.ndarray:
-    """``[..., 2] -> [...]`` int32: the cells, those beyond a wall as before it."""
+    """Return the indices of cells ``[..., 2]``, as int32 ``[...]``; places outside the grid are clipped to it."""
     return (np.clip(places, 0, size - 1) @ np.array([size, 1])).astype(np.int32)
 
 
 def _ways(size: int) -> np.ndarray:
-    """``[cells, cells, 2]`` int32: from one to the other, an action along x and one along y where both lead there."""
+    """Return two actions of shortest paths from each cell to each other cell, ``[cells, cells, 2]`` int32.
+
+    They are an action along x and an action along y if both belong to a shortest path, else twice the same action.
+    """
     dx, dy = np.moveaxis(_places(size)[None] - _places(size)[:, None], -1, 0)
     along_x, along_y = np.select([dx > 0, dx < 0], [2, 4], 0), np.select([dy > 0, dy < 0], [1, 3], 0)
     ways = np.stack([np.where(dx != 0, along_x, along_y), np.where(dy != 0, along_y, along_x)], axis=-1)
@@ -201,7 +210,7 @@ def _ways(size: int) -> np.ndarray:
 
 
 def bayes_optimal(family: EnvFamily, episodes: int) -> Oracle:
-    """Exact Bayes-optimal play: ``best_walk``, and straight to the goal once it is known where it is."""
+    """Make the exact Bayes-optimal learner: it takes ``best_walk``, and goes to the goal when the goal is known."""
     env, belief = _environment(family), Belief(family)
     walk = best_walk(env.size, family.horizon, positive_int("episodes", episodes))
     actions, ways = jnp.asarray(walk.actions), jnp.asarray(_ways(env.size))
@@ -224,9 +233,10 @@ def bayes_optimal(family: EnvFamily, episodes: int) -> Oracle:
 
 
 def posterior_sampling(family: EnvFamily, episodes: int) -> Oracle:
-    """In each episode to a cell drawn from the posterior, by a random shortest way, and to the goal once it is found.
+    """Make posterior sampling: in each episode it goes to a cell drawn from the posterior, by a random shortest path.
 
-    Where a step along either axis leads there, both are equally likely.
+    If steps along both axes belong to a shortest path, both are equally likely. After the goal is found, the learner
+    goes to the goal.
     """
     env, belief = _environment(family), Belief(family)
     episodes, ways = positive_int("episodes", episodes), jnp.asarray(_ways(env.size))

@@ -1,4 +1,4 @@
-"""What could be had by who knows the task."""
+"""The optimal return of the known task, as a reference."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from metarl_jax.types import Adaptation, EnvFamily, Key, Oracle, State, Task
 
 
 def optimal(family: EnvFamily, stages: int) -> Oracle:
-    """The best expected return of the known task, at every stage.
+    """Make an oracle whose score is the best expected return of the known task, at every stage of adaptation.
 
     Args:
-        family: one with ``optimal_return``.
-        stages: scores wanted.
+        family: a family with ``optimal_return``.
+        stages: the number of scores.
 
     Raises:
-        ValueError: if the family's optimum is not known, or there are no stages.
+        ValueError: if the optimal return of the family is not known, or ``stages`` is not a positive whole number.
     """
     stages = positive_int("stages", stages)
     optimal_return = family.optimal_return
     if optimal_return is None:
-        raise ValueError("this family's optimal return is not known")
+        raise ValueError("the optimal return of this family is not known (EnvFamily.optimal_return is None)")
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
         del key, state

@@ -1,4 +1,4 @@
-"""In mazes: who acts at random, and who knows the way."""
+"""Reference learners for mazes: random actions, and a guide that knows the maze."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
 
 Choose: TypeAlias = Callable[[Key, MazeState], Array]
-"""``(key, state) -> action``."""
+"""The choice of an action, ``(key, state) -> action``."""
 
 
 def _make(name: str, family: EnvFamily, episodes: int, plan: Callable[[MazeParams], Choose]) -> Oracle:
@@ -36,7 +36,7 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Callable[[MazeParam
         choose, begin = plan(task), env.reset_env(key, task)[1]
 
         def act(key: Key, state: MazeState, inputs: Inputs) -> tuple[MazeState, Array, tuple[()]]:
-            """Frames do not say where one is; but nothing is random, and one can keep count."""
+            """Choose an action. The memory simulates the state, which frames do not show but which is deterministic."""
             begins = inputs.prev_done > 0
             state = jax.tree.map(lambda start, now: jnp.where(begins, start, now), begin, state)
             action = choose(key, state).astype(jnp.int32)
@@ -48,10 +48,10 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Callable[[MazeParam
 
 
 def random(family: EnvFamily, episodes: int) -> Oracle:
-    """Every action with equal probability.
+    """Make a learner that takes every action with equal probability.
 
     Raises:
-        ValueError: if the family is not of mazes, or there are no episodes.
+        ValueError: if the family is not of mazes, or ``episodes`` is not a positive whole number.
     """
 
     def plan(task: MazeParams) -> Choose:
@@ -62,14 +62,14 @@ def random(family: EnvFamily, episodes: int) -> Oracle:
 
 
 def cells_to_target(walls: Array, target: Array) -> Array:
-    """How many cells the shortest way to the target leads through, from every cell.
+    """Compute the number of steps between cells on the shortest path from each cell to the target.
 
     Args:
-        walls: ``[2, n + 1]``, as in ``MazeParams``.
-        target: ``[2]``.
+        walls: the walls as in ``MazeParams``, ``[2, n + 1]``.
+        target: the position of the target, ``[2]``.
 
     Returns:
-        ``[n, n]`` int32: 0 in the target's cell.
+        The distances in cells, ``[n, n]`` int32; 0 in the target's cell.
     """
     size = walls.shape[1] - 1
     passages = _passages(walls)
@@ -83,11 +83,11 @@ def cells_to_target(walls: Array, target: Array) -> Array:
 
 
 _SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1))
-"""East, west, north, south."""
+"""The directions east, west, north and south."""
 
 
 def _passages(walls: Array) -> Array:
-    """Whether one can leave each cell in each direction, ``[n, n, 4]``."""
+    """Return whether each cell is open in each direction, ``[n, n, 4]`` bool."""
     size = walls.shape[1] - 1
     closed = (walls[..., None] >> jnp.arange(size)) & 1 == 1
     x, y = closed[0], closed[1].T
@@ -95,18 +95,18 @@ def _passages(walls: Array) -> Array:
 
 
 def _neighbours(distance: Array) -> Array:
-    """``[n, n] -> [n, n, 4]``; what lies beyond the outer walls means nothing."""
+    """Return the values ``[n, n]`` of neighbouring cells, ``[n, n, 4]``; those beyond the outer walls are arbitrary."""
     return jnp.stack([jnp.roll(distance, (-x, -y), axis=(0, 1)) for x, y in _SIDES], axis=-1)
 
 
 def guide(family: EnvFamily, episodes: int) -> Oracle:
-    """One who knows the maze: turns towards the middle of the next cell of a shortest way, and goes there.
+    """Make a learner that knows the maze: it turns to the centre of the next cell of a shortest path, and goes there.
 
-    Nobody is known to be faster by much, but this is no optimum: corners can be cut, and of ways through as many cells
-    one may need fewer turns.
+    No learner is known to be much faster, but the guide is not optimal: corners can be cut, and another path of the
+    same length may need fewer turns.
 
     Raises:
-        ValueError: if the family is not of mazes, or there are no episodes.
+        ValueError: if the family is not of mazes, or ``episodes`` is not a positive whole number.
     """
 
     def plan(task: MazeParams) -> Choose:

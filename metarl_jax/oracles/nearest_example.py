@@ -1,4 +1,4 @@
-"""What needs no learning: a query is labelled like the example of the support that is nearest to it."""
+"""A reference learner without training: the label of a query is that of the nearest example of the support."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from metarl_jax.types import Adaptation, Array, Key, Oracle, State
 
 
 def make(problem: InContextProblem) -> Oracle:
-    """The nearest example, by the Euclidean distance of x."""
+    """Make a learner that predicts the label of the nearest example of the support, by the Euclidean distance of x."""
 
     def adapt(key: Key, state: State, task: FewShotTask) -> Adaptation:
         del key, state

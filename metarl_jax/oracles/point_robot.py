@@ -1,6 +1,7 @@
-"""Best play where a point knows its goal, and posterior sampling where one on a half-circle shows only when it is near.
+"""Reference learners for point robots: the best path to a known goal, and posterior sampling of goals on a half-circle.
 
-Both coordinates close in at full speed: at no time is another way nearer.
+Posterior sampling is for rewards near the goal only. All learners move at full speed along both axes; no other path is
+nearer to the goal at any time.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
 
 _ROUNDING = 1e-4
-"""Rewards that differ by less are taken for the same."""
+"""The difference below which two rewards count as equal."""
 
 
 def goal_known(family: EnvFamily, episodes: int) -> Oracle:
-    """Go to the goal.
+    """Make a learner that knows the goal and goes to it.
 
     Raises:
-        ValueError: for a family that is not of ``environments.point_robot``, or is paid for progress instead of
-            nearness, or a number of episodes that is not a positive whole number.
+        ValueError: if the family is not of ``environments.point_robot``, its reward is "corner", or ``episodes`` is not
+            a positive whole number.
     """
     env, episodes = family.env, positive_int("episodes", episodes)
     if not isinstance(env, PointRobot) or env.rules.reward == "corner":
-        raise ValueError("the best play is known of point robots that are paid by their distance, or near the goal")
+        raise ValueError('goal_known needs a point robot whose reward is "distance" or "near"')
 
     def adapt(key: Key, state: State, task: PointParams) -> Adaptation:
         def act(key: Key, carry: tuple[()], inputs: Inputs) -> tuple[tuple[()], Array, tuple[()]]:
@@ -42,34 +43,34 @@ def goal_known(family: EnvFamily, episodes: int) -> Oracle:
 
 
 class _Search(NamedTuple):
-    """What is known."""
+    """The memory of posterior sampling."""
 
     possible: Array
-    """``[goals]`` bool."""
+    """The goals that are still possible, ``[goals]`` bool."""
     priority: Array
-    """``[goals]``, drawn for each episode: the possible goal with the highest one is where it goes."""
+    """Random priorities, drawn for each episode, ``[goals]``. The point goes to the possible goal of the highest."""
     position: Array
-    """``[2]``: where the last step led, also where that was an episode's last."""
+    """The position after the last step, ``[2]``, even if this step was the last of an episode."""
 
 
 def posterior_sampling(family: EnvFamily, episodes: int, goals: int = 400) -> Oracle:
-    """Draw a goal from the exact posterior at the start of each episode and go there, the shortest way.
+    """Make posterior sampling: in each episode it draws a goal from the posterior, and goes there directly.
 
-    While the goal drawn is still possible the learner keeps to it; as soon as it is not, another is drawn. The prior is
-    uniform on so many goals along the half-circle, and a goal stays possible while the rewards are those that it would
-    have paid, or that one no farther from it than its neighbour would have.
+    The learner keeps the drawn goal as long as it is possible. When it is not, the learner draws another one. The prior
+    is uniform on a number of goals along the half-circle. A goal is possible as long as all rewards equal those of this
+    goal, or of a point that is at most as far from it as its neighbour. The posterior is exact up to this distance.
 
     Args:
-        family: of ``environments.point_robot``, with the reward "near".
-        episodes: of a trial.
-        goals: told apart.
+        family: a family of ``environments.point_robot`` with the reward "near".
+        episodes: the number of episodes of a trial.
+        goals: the number of goals of the prior.
 
     Raises:
-        ValueError: for another family, or a number that is not a positive whole number.
+        ValueError: if the family is another one, or a number is not a positive whole number.
     """
     env = family.env
     if not isinstance(env, PointRobot) or env.rules.reward != "near":
-        raise ValueError("posterior sampling needs a point robot that is paid near the goal alone")
+        raise ValueError('posterior_sampling needs a point robot whose reward is "near"')
     rules, episodes, goals = env.rules, positive_int("episodes", episodes), positive_int("goals", goals)
     angles = jnp.linspace(0.0, math.pi, goals, dtype=jnp.float32)
     places = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -1,6 +1,6 @@
-"""How recommenders without meta-learning fare with a new user (``environments.recommendation``).
+"""Recommenders without meta-learning, as reference learners for ``environments.recommendation``.
 
-What they know of users in general they have from a large sample of training users.
+Their prior knowledge of users comes from a large sample of training users.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
 
 USERS = 20_000
-"""Training users that are asked what they like."""
+"""The number of training users from which the statistics of groups are computed."""
 
 
 class _Heard(NamedTuple):
-    """What a user has answered."""
+    """The statistics of a user's rewards in the current trial."""
 
     times: Array
-    """``[items]`` int32: how often each item was recommended."""
+    """The number of recommendations of each item, ``[items]`` int32."""
     total: Array
-    """``[items]``: the sum of what it paid."""
+    """The sum of the rewards of each item, ``[items]``."""
 
     @property
     def mean(self) -> Array:
-        """``[items]``: what each item paid on average; 0 for one that was never recommended."""
+        """The mean reward of each item, ``[items]``; 0 for an item that was never recommended."""
         return self.total / jnp.maximum(self.times, 1).astype(jnp.float32)
 
 
 class _Population(NamedTuple):
-    """What training users like, by group."""
+    """The statistics of mean rewards among training users, by group."""
 
     mean: Array
-    """``[groups, items]``."""
+    """The means, ``[groups, items]``."""
     variance: Array
-    """``[groups, items]``."""
+    """The variances, ``[groups, items]``."""
 
 
 def _environment(family: EnvFamily) -> Recommendation:
@@ -52,20 +52,20 @@ def _environment(family: EnvFamily) -> Recommendation:
 
 
 def _population(family: EnvFamily) -> _Population:
-    """Statistics of training users, the same ones for every call; computed on the host in double precision."""
+    """Compute statistics of training users, the same users in every call, on the host in double precision."""
     groups = _environment(family).groups
     users: User = jax.jit(jax.vmap(family.tasks.sample))(jax.random.split(jax.random.key(0), USERS))
     group, likes = np.asarray(users.group), np.asarray(users.likes, np.float64)
     belongs = np.eye(groups)[group]
     share = belongs / np.maximum(belongs.sum(axis=0), 1)
     mean = share.T @ likes
-    # Not the mean of squares minus the squared mean, whose difference is rounding where tastes hardly differ.
+    # The mean of squares minus the squared mean would be a rounding error where tastes hardly differ.
     variance = share.T @ (likes - mean[group]) ** 2
     return _Population(jnp.asarray(mean, jnp.float32), jnp.asarray(variance, jnp.float32))
 
 
 def _make(name: str, family: EnvFamily, episodes: int, choose: Callable[[Key, _Heard, Array], Array]) -> Oracle:
-    """An oracle that chooses by ``(key, what it heard, group) -> item``."""
+    """Make an oracle that recommends ``choose(key, statistics of the trial, group)``."""
     items, episodes = _environment(family).items, positive_int("episodes", episodes)
 
     def adapt(key: Key, state: State, task: User) -> Adaptation:
@@ -85,22 +85,23 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Callable[[Key, _H
 
 
 def popularity(family: EnvFamily, episodes: int) -> Oracle:
-    """Always the item that training users of the same group like best on average.
+    """Make a recommender of the item that training users of the same group like best on average.
 
     Raises:
-        ValueError: for another family, or a number of episodes that is not a positive whole number.
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
     best = jnp.argmax(_population(family).mean, axis=-1)
     return _make("popularity in the group", family, episodes, lambda key, heard, group: best[group])
 
 
 def thompson(family: EnvFamily, episodes: int) -> Oracle:
-    """Thompson sampling for each user alone: items are independent, N(mean, variance) of the group's training users.
+    """Make Thompson sampling with independent items, whose posterior depends on the current user's rewards only.
 
-    With that prior and the noise's standard deviation its posterior is exact, but for what items have in common.
+    The prior of an item is N(mean, variance) of the training users of the group. The posterior uses the true standard
+    deviation of the noise. It is exact, except that it ignores dependencies between items.
 
     Raises:
-        ValueError: for another family, or a number of episodes that is not a positive whole number.
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
     population, noise = _population(family), _environment(family).noise
 
@@ -114,25 +115,25 @@ def thompson(family: EnvFamily, episodes: int) -> Oracle:
 
 
 def similar_users(family: EnvFamily, episodes: int, users: int = 2000) -> Oracle:
-    """Thompson sampling among training users: one is drawn by how well it would have answered as this user did.
+    """Make Thompson sampling over training users, of which one is drawn by the likelihood of the current rewards.
 
-    The exact posterior of a prior that is uniform on so many training users: near the best that posterior sampling can
-    do.
+    The prior is uniform on a number of training users, and its posterior is exact. The result is close to the best that
+    posterior sampling can achieve.
 
     Args:
-        family: of ``environments.recommendation``.
-        episodes: interactions of a trial.
-        users: training users.
+        family: a family of ``environments.recommendation``.
+        episodes: the number of interactions of a trial.
+        users: the number of training users.
 
     Raises:
-        ValueError: for another family, or a number that is not a positive whole number.
+        ValueError: if the family is another one, or a number is not a positive whole number.
     """
     environment, users = _environment(family), positive_int("users", users)
     known: User = jax.jit(jax.vmap(family.tasks.sample))(jax.random.split(jax.random.key(1), users))
 
     def choose(key: Key, heard: _Heard, group: Array) -> Array:
-        # Log-likelihood of the answers, up to what does not depend on the user. Differences from the mean answer are
-        # squared: a difference of sums would be rounding after many answers.
+        # ``fit`` is the log-likelihood of the rewards, up to a constant. It uses squared differences from the mean
+        # reward, because a difference of sums would be a rounding error after many rewards.
         squares = heard.times.astype(jnp.float32) * (known.likes - heard.mean) ** 2
         fit = -0.5 * jnp.sum(squares, axis=-1) / environment.noise**2
         fit = jnp.where(known.group == group, fit, -jnp.inf)

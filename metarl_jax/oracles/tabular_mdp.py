@@ -1,12 +1,12 @@
-"""Learners for the random tabular MDPs of RL² (Duan et al. 2016, section 3.2): the baselines of its table 2.
+"""Reference learners for the random tabular MDPs of RL² (Duan et al. 2016, section 3.2): the baselines of its table 2.
 
 Every factory takes ``(family, episodes)``: a family of ``environments.tabular_mdp`` with S states and A actions, and
-the number of episodes in a trial. The learners plan by finite-horizon value iteration before each episode, and
-know how tasks are drawn: mean rewards ~ Normal(1, 1), so that the posterior after n visits with total reward R is
-Normal((1 + R) / (1 + n), 1 / (1 + n)) (the noise has variance 1, and is known), and transition rows ~
-Dirichlet(1, ..., 1).
+the number of episodes in a trial. Most learners plan by finite-horizon value iteration before each episode. All of them
+use the distribution of tasks as their prior. Mean rewards are Normal(1, 1), and the variance 1 of the noise is known.
+The posterior after n visits with total reward R is therefore Normal((1 + R) / (1 + n), 1 / (1 + n)). The prior of
+transition probabilities is Dirichlet(1, ..., 1).
 
-Settings marked as tuned were chosen here on meta-training tasks with 10 episodes, 10 states and 5 actions.
+Settings marked as tuned were chosen on training tasks with 10 episodes, 10 states and 5 actions.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, 
 
 
 class Statistics(NamedTuple):
-    """All that the learners remember."""
+    """The sufficient statistics of a trial, which are the memory of the learners."""
 
     transitions: Array
-    """``[S, A, S]`` int32: how often each transition was seen."""
+    """The number of observations of each transition, ``[S, A, S]`` int32."""
     reward: Sum
-    """``[S, A]``: the sum of the rewards."""
+    """The sum of the rewards of each state and action, ``[S, A]``."""
 
 
 Plan: TypeAlias = Callable[[Key, Statistics, TabularMDPParams], Array]
-"""``(key, statistics, task) -> actions [H, S]`` for one episode; only ``optimal`` looks at the task."""
+"""The plan of one episode, ``(key, statistics, task) -> actions [H, S]``; only ``optimal`` uses the task."""
 
 
 def _environment(family: EnvFamily) -> TabularMDP:
@@ -52,7 +52,7 @@ def _update(statistics: Statistics, steps: Transition) -> Statistics:
     visit = jnp.einsum(
         "ts,ta,t->tsa", steps.inputs.obs, jax.nn.one_hot(steps.action, actions, dtype=jnp.float32), valid
     )
-    # Within an episode floats count exactly; over a trial they no longer change by 1 beyond 2^24.
+    # Within an episode, floats count exactly. Over a trial, adding 1 would have no effect beyond 2^24.
     seen = jnp.round(jnp.einsum("tsa,tz->saz", visit, steps.final_obs)).astype(jnp.int32)
     paid = jnp.einsum("tsa,t->sa", visit, jnp.where(steps.valid, steps.reward, 0.0))
     return Statistics(statistics.transitions + seen, statistics.reward.add(paid))
@@ -89,24 +89,24 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
 
 
 def _visits(statistics: Statistics) -> Array:
-    """``[S, A]``: how often each action was taken in each state, as floats."""
+    """Return how often each action was taken in each state, ``[S, A]``, as floats."""
     return jnp.sum(statistics.transitions, axis=-1).astype(jnp.float32)
 
 
 def _dirichlet(statistics: Statistics) -> Array:
-    """``[S, A, S]``: the parameters of the posterior of transition rows, as floats."""
+    """Return the parameters of the Dirichlet posterior of transition probabilities, ``[S, A, S]``, as floats."""
     return (1 + statistics.transitions).astype(jnp.float32)
 
 
 def _mean_model(statistics: Statistics) -> tuple[Array, Array]:
-    """The posterior's mean: transition probabilities ``[S, A, S]`` and rewards ``[S, A]``."""
+    """Compute the posterior mean of transition probabilities ``[S, A, S]`` and of mean rewards ``[S, A]``."""
     weights = _dirichlet(statistics)
     reward = (1 + statistics.reward.total) / (1 + _visits(statistics))
     return weights / jnp.sum(weights, axis=-1, keepdims=True), reward
 
 
 def _sample_model(key: Key, statistics: Statistics) -> tuple[Array, Array]:
-    """One draw from the posterior, shaped as ``_mean_model``."""
+    """Draw transition probabilities ``[S, A, S]`` and mean rewards ``[S, A]`` from the posterior."""
     key_transition, key_reward = jax.random.split(key)
     weights = gamma(key_transition, _dirichlet(statistics))
     _, mean = _mean_model(statistics)
@@ -115,7 +115,7 @@ def _sample_model(key: Key, statistics: Statistics) -> tuple[Array, Array]:
 
 
 def random(family: EnvFamily, episodes: int) -> Oracle:
-    """Every action with equal probability."""
+    """Make a learner that takes every action with equal probability."""
     env = _environment(family)
 
     def plan(key: Key, statistics: Statistics, task: TabularMDPParams) -> Array:
@@ -132,24 +132,28 @@ def _greedy_plan(family: EnvFamily) -> Plan:
 
 
 def greedy(family: EnvFamily, episodes: int) -> Oracle:
-    """Best for the posterior's mean model (certainty equivalence)."""
+    """Make a learner that is optimal for the posterior's mean model (certainty equivalence)."""
     return _make("greedy", family, episodes, _greedy_plan(family))
 
 
 def epsilon_greedy(family: EnvFamily, episodes: int, epsilon: float = 0.01) -> Oracle:
-    """``greedy``, but any action with probability ``epsilon`` at each step.
+    """Make a learner like ``greedy`` that takes a random action with probability ``epsilon`` at each step.
 
     Args:
-        family: of tabular MDPs.
-        episodes: in a trial.
-        epsilon: tuned (0.01, 0.02, 0.05, 0.1: the less the better).
+        family: a family of tabular MDPs.
+        episodes: the number of episodes of a trial.
+        epsilon: the probability of a random action. The default is tuned (0.01, 0.02, 0.05 and 0.1 were tried; smaller
+            values were better).
     """
     epsilon = real(at_least=0, at_most=1)("epsilon", epsilon)
     return _make("epsilon_greedy", family, episodes, _greedy_plan(family), epsilon)
 
 
 def psrl(family: EnvFamily, episodes: int) -> Oracle:
-    """Posterior sampling (Strens 2000; Osband et al. 2013): best for one draw from the posterior, anew each episode."""
+    """Make posterior sampling (Strens 2000; Osband et al. 2013).
+
+    In each episode, the learner is optimal for a new draw from the posterior.
+    """
 
     def plan(key: Key, statistics: Statistics, task: TabularMDPParams) -> Array:
         return finite_horizon_values(*_sample_model(key, statistics), family.horizon)[1]
@@ -158,14 +162,15 @@ def psrl(family: EnvFamily, episodes: int) -> Oracle:
 
 
 def opsrl(family: EnvFamily, episodes: int, samples: int = 2) -> Oracle:
-    """Optimistic posterior sampling (Agrawal and Jia 2017): several draws, mixed optimistically.
+    """Make optimistic posterior sampling (Agrawal and Jia 2017), with several draws from the posterior.
 
-    Each backup takes, for every state and action, the draw that makes it look best.
+    Each backup uses, for every state and action, the draw in which the action's value is highest.
 
     Args:
-        family: of tabular MDPs.
-        episodes: in a trial.
-        samples: draws from the posterior; 1 is ``psrl``. Tuned, but 2, 5 and 10 are equal within noise there.
+        family: a family of tabular MDPs.
+        episodes: the number of episodes of a trial.
+        samples: the number of draws from the posterior; with 1, the learner is ``psrl``. The default is tuned, but 2, 5
+            and 10 are equal within noise.
     """
     samples = positive_int("samples", samples)
 
@@ -184,17 +189,19 @@ def opsrl(family: EnvFamily, episodes: int, samples: int = 2) -> Oracle:
 
 
 def ucrl2(family: EnvFamily, episodes: int, delta: float = 0.05, scale: float = 0.1) -> Oracle:
-    """UCRL2 (Jaksch et al. 2010) for episodes: optimistic over confidence sets around the posterior's mean model.
+    """Make UCRL2 (Jaksch et al. 2010) for episodes: it is optimistic over confidence sets around the mean model.
 
-    With t steps taken so far and n visits to (s, a), rewards lie within ``scale sqrt(7 log(2 S A t / delta) / 2 n)``
-    and transition rows within ``scale sqrt(14 S log(2 A t / delta) / n)`` in L1 (n at least 1). The original has
-    ``scale = 1`` (and empirical means, and rewards in [0, 1]), and is all but random for 1000 steps.
+    The mean model is the mean of the posterior. After t steps, and n visits to (s, a) (counted as at least 1), the
+    radius of the confidence set of the reward is ``scale sqrt(7 log(2 S A t / delta) / 2 n)``. That of the transition
+    probabilities is ``scale sqrt(14 S log(2 A t / delta) / n)`` in L1. The original has ``scale = 1``, empirical means,
+    and rewards in [0, 1]; with this scale the learner is almost random for 1000 steps.
 
     Args:
-        family: of tabular MDPs.
-        episodes: in a trial.
-        delta: the confidence sets' failure probability.
-        scale: of the confidence sets' widths. Tuned, but 0.01 to 0.15 are equal within noise there.
+        family: a family of tabular MDPs.
+        episodes: the number of episodes of a trial.
+        delta: the failure probability of the confidence sets.
+        scale: the factor of the radii of the confidence sets. The default is tuned, but 0.01 to 0.15 are equal within
+            noise.
     """
     env = _environment(family)
     delta = real(above=0, at_most=1)("delta", delta)
@@ -209,7 +216,7 @@ def ucrl2(family: EnvFamily, episodes: int, delta: float = 0.05, scale: float = 
         radius = scale * jnp.sqrt(14 * env.states * jnp.log(2 * env.actions * time / delta) / visits)
 
         def backup(value: Array, _: None) -> tuple[Array, Array]:
-            # The best row in the L1 ball: half the radius more on the best state, taken from the worst ones.
+            # The best probabilities in the L1 ball move half the radius from the worst states to the best state.
             order = jnp.argsort(value)
             row = transition[..., order]
             row = row.at[..., -1].set(jnp.minimum(row[..., -1] + radius / 2, 1.0))
@@ -226,15 +233,16 @@ def ucrl2(family: EnvFamily, episodes: int, delta: float = 0.05, scale: float = 
 
 
 def beb(family: EnvFamily, episodes: int, bonus: float = 0.5) -> Oracle:
-    """Bayesian exploration bonus (Kolter and Ng 2009): best for the mean model with ``bonus / (1 + n)`` more reward.
+    """Make the Bayesian exploration bonus (Kolter and Ng 2009): rewards are increased by ``bonus / (1 + n)``.
 
-    n counts visits alone: with the Dirichlet prior's S imaginary ones, as in the original, the bonus would hardly
-    tell a tried action from an untried one in trials as short as these.
+    The learner is optimal for the posterior's mean model with these rewards. Here n is the number of visits. In the
+    original, n includes the S imaginary visits of the Dirichlet prior; the bonus of a tried action and that of an
+    untried action would then hardly differ in trials as short as these.
 
     Args:
-        family: of tabular MDPs.
-        episodes: in a trial.
-        bonus: tuned (from 0.25 to 3).
+        family: a family of tabular MDPs.
+        episodes: the number of episodes of a trial.
+        bonus: the bonus of an action that was never taken. The default is tuned (from 0.25 to 3).
     """
     bonus = real(at_least=0)("bonus", bonus)
 
@@ -251,12 +259,13 @@ _GRID, _LARGEST_MEAN = 1201, 6.0
 
 @functools.cache
 def _index_offsets(horizon: int) -> np.ndarray:
-    """How much an arm's posterior mean counts for beyond itself: ``[horizon + 1 visits, horizon + 1 pulls left]``.
+    """Compute the differences of Gittins index and posterior mean, ``[horizon + 1 visits, horizon + 1 pulls left]``.
 
-    The finite-horizon Gittins index of a Normal arm (prior variance 1, noise variance 1) is its posterior mean plus an
-    amount of the visits k and the pulls left t alone: minus the mean at which an arm is worth as much as one that pays
-    zero for certain. By backward induction over t on a grid of means; rewards are integrated by the trapezoidal rule,
-    which, unlike a Gaussian one, the kink between going on and giving up does not disturb.
+    The arms are Normal, with prior variance 1 and noise variance 1. The finite-horizon Gittins index of such an arm is
+    its posterior mean plus a difference that only depends on the visits k and the pulls left t. The difference is minus
+    the posterior mean at which the arm is worth as much as an arm with a certain reward of zero. It is computed by
+    backward induction over t on a grid of means. Rewards are integrated by the trapezoidal rule. Unlike Gaussian
+    quadrature, it remains accurate at the kink between continuing and stopping.
     """
     grid = np.linspace(-_LARGEST_MEAN, _LARGEST_MEAN, _GRID)
     nodes = np.linspace(-6, 6, 121)
@@ -270,7 +279,7 @@ def _index_offsets(horizon: int) -> np.ndarray:
             spread = np.sqrt(1 / (1 + visits) - 1 / (2 + visits))
             means = grid[:, None] + spread * nodes
             following = np.interp(means, grid, later[visits + 1])
-            # Beyond the grid an arm is kept to the end, or never touched again.
+            # Above the grid, an arm is pulled until the end. Below the grid, it is never pulled again.
             following = np.where(means > _LARGEST_MEAN, means * (left - 1), following)
             goes_on = grid + following @ weights
             first = int(np.argmax(goes_on > 0))
@@ -282,11 +291,11 @@ def _index_offsets(horizon: int) -> np.ndarray:
 
 
 def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
-    """A bandit in every state: the action of the highest finite-horizon Gittins index (Normal arms).
+    """Make a learner that treats every state as a bandit with Normal arms, and uses finite-horizon Gittins indices.
 
-    What an action leads to is ignored, of which little depends here (a myopic agent that knows the rewards loses 1 %).
-    The pulls left in a state are taken to be the visits to expect if all states were equally likely after the first
-    step of an episode. Unlike the planners here it learns within an episode.
+    It ignores the next states of actions, which have a small effect in these MDPs: a myopic agent that knows the
+    rewards loses 1 %. The number of pulls left in a state is the expected number of visits if all states were equally
+    likely after the first step of an episode. Unlike the planners of this module, it also learns within an episode.
     """
     env = _environment(family)
     episodes = positive_int("episodes", episodes)
@@ -295,11 +304,14 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
     offsets = jnp.asarray(_index_offsets(longest), jnp.float32)
 
     class Memory(NamedTuple):
+        """The memory of the learner."""
+
         visits: Array
-        """``[S, A]`` int32."""
+        """The number of visits of each state and action, ``[S, A]`` int32."""
         reward: Sum
-        """``[S, A]``: the sum of the rewards."""
+        """The sum of the rewards of each state and action, ``[S, A]``."""
         time: Array
+        """The number of steps of the trial so far."""
         last: Array
         """The last observation."""
 
@@ -330,7 +342,7 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
 
 
 def optimal(family: EnvFamily, episodes: int) -> Oracle:
-    """Told the task: best at every step of the episode, by finite-horizon value iteration."""
+    """Make a learner that knows the task, and is optimal at every step by finite-horizon value iteration."""
 
     def plan(key: Key, statistics: Statistics, task: TabularMDPParams) -> Array:
         return finite_horizon_values(task.transition, task.reward_mean, family.horizon)[1]
