@@ -142,7 +142,7 @@ def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is not the file of an agent"):
             mrl.load(target)
     target.write_bytes(write_tensors({"x": np.zeros(3)}))
-    with pytest.raises(UserError, match="its metadata have no entry metarl_jax"):
+    with pytest.raises(UserError, match="its metadata has no entry metarl_jax"):
         mrl.load(target)
     target.unlink()
     target.symlink_to(file)

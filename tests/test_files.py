@@ -121,12 +121,12 @@ def test_only_own_temporary_files_are_removed(inside: Path) -> None:
     [
         ("[" * 100_000, "nested too deeply"),
         ('{"a": ' * 100_000, "nested too deeply"),
-        ('{"a": NaN}', "NaN is no number"),
-        ('{"a": -Infinity}', "-Infinity is no number"),
+        ('{"a": NaN}', "NaN is not a number"),
+        ('{"a": -Infinity}', "-Infinity is not a number"),
         ('{"a": ["\\u001b[2J"]}', r"control characters"),
         ('{"\\u009b2J": 1}', r"control characters"),
         ('{"a": "\\u202e"}', r"control characters"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not hold a JSON object"),
         ("", "Expecting value"),
         ("\x00" * 20, "Expecting value"),
         ("\xff", "."),
@@ -174,7 +174,7 @@ def test_a_file_system_without_locks_is_no_other_process(
     assert capsys.readouterr().err == ""
     folder.lock(inside).close()
     assert capsys.readouterr().err == (
-        f"metarl-jax: warning: the file system of {inside} has no locks: see to it that no other process trains there\n"
+        f"metarl-jax: warning: the file system of {inside} has no locks: make sure that no other process trains there\n"
     )
 
 

@@ -110,7 +110,7 @@ def test_a_setting_that_no_version_had_is_named_when_it_is_built() -> None:
     ("change", "message"),
     [
         ({"schema": 3}, "it has schema 3, this program has 2"),
-        ({"network": {"name": "recurrent"}}, "network is no JSON object with settings"),
+        ({"network": {"name": "recurrent"}}, "network is not a JSON object with settings"),
         ({"network": {"name": 3, "settings": {}}}, "the name of network is of another type than str"),
         ({"family": {"name": "bandit", "settings": {"arms": 5, "trials": 3}}}, "trials is set twice"),
         ({"experiment": "rl2-bandit-10x6"}, "there is no experiment"),

@@ -245,14 +245,14 @@ def test_a_source_is_stored_and_is_no_part_of_the_hash(here: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (3, "source is no JSON object with reference and sha256"),
-        ({"reference": "mine.py:mine"}, "source is no JSON object with reference and sha256"),
+        (3, "source is not a JSON object with reference and sha256"),
+        ({"reference": "mine.py:mine"}, "source is not a JSON object with reference and sha256"),
         ({"reference": 3, "sha256": None}, "the reference of source is of another type than str"),
         ({"reference": "x" * 5000, "sha256": None}, "a reference must be printable text of at most 4096 characters"),
         ({"reference": "--help", "sha256": None}, "without a dash at its beginning, not '--help'"),
-        ({"reference": "a\u202eb", "sha256": None}, "has control characters in it"),
-        ({"reference": "mine.py:mine", "sha256": "0" * 63}, "the sha256 of source is no SHA-256 in hexadecimal"),
-        ({"reference": "mine.py:mine", "sha256": 3}, "the sha256 of source is no SHA-256 in hexadecimal"),
+        ({"reference": "a\u202eb", "sha256": None}, "contains control characters"),
+        ({"reference": "mine.py:mine", "sha256": "0" * 63}, "the sha256 of source is not a SHA-256 in hexadecimal"),
+        ({"reference": "mine.py:mine", "sha256": 3}, "the sha256 of source is not a SHA-256 in hexadecimal"),
     ],
 )
 def test_a_source_of_other_types_is_refused(

@@ -216,7 +216,7 @@ def test_a_damaged_run_has_a_page_that_says_so(run: Path, damage: Callable[[Path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"algorithm": []}, "algorithm is no JSON object with settings"),
+        ({"algorithm": []}, "algorithm is not a JSON object with settings"),
         ({"seeds": "2"}, "seeds must be a positive whole number, not '2'"),
         ({"experiment": 3}, "experiment is of another type than str"),
     ],
@@ -270,7 +270,7 @@ def test_whatever_comes_from_a_run_is_text(run: Path) -> None:
 
 
 def test_without_references_there_is_no_empty_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    title = "better, task by task, than"
+    title = "compared with"
     assert report(run, "--no-record") == 0
     assert title in capsys.readouterr().out and title in (run / "report.md").read_text()
     evaluation = json.loads(_evaluation(run).read_text())

@@ -131,7 +131,7 @@ def test_a_study_ranks_by_validation_tasks_and_reports_heldout_ones(
     study.show(result)
     shown = " ".join(capsys.readouterr().out.split())
     assert "4 validation tasks, by which the cells are ranked and compared" in shown
-    assert "4 held-out tasks, by which nothing is chosen" in shown
+    assert "4 held-out tasks, by which nothing is selected" in shown
     assert "| validation IQM (95 % interval) |" in (folder.path / "table.md").read_text()
 
 

@@ -422,7 +422,7 @@ def test_wandb_is_not_started_in_a_run_folder_or_a_study(tmp_path: Path, monkeyp
 def test_an_id_that_is_none_is_refused(tmp_path: Path, identifier: Any) -> None:
     path = tmp_path / "metarl-jax.json"
     path.write_text(json.dumps({"id": identifier}))
-    with pytest.raises(UserError, match=r"holds no id of a run|cannot be read"):
+    with pytest.raises(UserError, match=r"does not hold the id of a run|cannot be read"):
         weights_and_biases._identifier(path)
     path.unlink()
     made = weights_and_biases._identifier(path)

@@ -68,8 +68,8 @@ def test_another_file_with_the_ending_of_checkpoints_is_none(finished, capsys) -
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("000000032.checkpoint", "it holds iteration 12, not the one that its name tells"),
-        ("000000020.checkpoint", "it holds iteration 12, not the one that its name tells"),
+        ("000000032.checkpoint", "it holds iteration 12, not the one in its name"),
+        ("000000020.checkpoint", "it holds iteration 12, not the one in its name"),
     ],
 )
 def test_a_checkpoint_under_another_name_is_skipped(finished, capsys, name: str, reason: str) -> None:
@@ -219,7 +219,7 @@ def test_what_is_no_messagepack_is_one_line(finished, capsys, payload: bytes) ->
     _write(finished.checkpoint(20), payload)
     before = finished.content()
     assert finished.resume() == 2
-    assert "000000020.checkpoint is no checkpoint: its content cannot be parsed" in _one_line(capsys.readouterr().err)
+    assert "checkpoint is not a checkpoint: its content cannot be parsed" in _one_line(capsys.readouterr().err)
     assert finished.content() == before
 
 
@@ -536,7 +536,7 @@ def test_a_control_character_in_the_configuration_is_refused(finished, capsys) -
     for command in COMMANDS:
         assert _command(finished, command) == 2
         captured = capsys.readouterr()
-        assert "has control characters in it" in _one_line(captured.err)
+        assert "contains control characters" in _one_line(captured.err)
         assert "\x1b" not in captured.out + captured.err
 
 
@@ -564,14 +564,14 @@ def received_study(tmp_path: Path) -> Path:
         ({"vary": {"learning_rate": 3}}, "vary does not map settings to lists of values"),
         ({"vary": {"learning_rate": []}}, "vary does not map settings to lists of values"),
         ({"vary": [1]}, "vary is of another type than dict"),
-        ({"algorithm": "all"}, "algorithm is no JSON object with settings"),
+        ({"algorithm": "all"}, "algorithm is not a JSON object with settings"),
         ({"seed": 2**32 - 1, "seeds": 2}, "seeds 4294967295 .. 4294967296 are not all from 0 to 4294967295"),
         ({"seeds": 0}, "seeds must be a positive whole number, not 0"),
         ({"evaluate_every": 0}, "evaluate_every must be a positive whole number, not 0"),
         ({"evaluation_tasks": "9"}, "evaluation_tasks must be a positive whole number, not '9'"),
         ({"schema": 99}, "has schema 99"),
         ({"more": 1}, "unexpected keyword argument 'more'"),
-        ({"experiment": "\x1b[2J"}, "has control characters in it"),
+        ({"experiment": "\x1b[2J"}, "contains control characters"),
         ({"experiment": "unknown"}, "unknown"),
     ],
 )
@@ -616,11 +616,11 @@ TABLE = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cells": 3}, "cells is no list"),
+        ({"cells": 3}, "cells is not a list"),
         ({"cells": [{"cell": "a"}]}, "cells[0].validation is missing"),
         ({"cells": [{**TABLE["cells"][0], "heldout": {"iqm": 1.0}}]}, "heldout.per_seed is missing"),
-        ({"measure": None}, "measure is no dictionary"),
-        ({"probability_of_improvement": {"a": {"b": 1}}}, "probability_of_improvement.a.b is no dictionary"),
+        ({"measure": None}, "measure is not a dictionary"),
+        ({"probability_of_improvement": {"a": {"b": 1}}}, "probability_of_improvement.a.b is not a dictionary"),
         ({"schema": 1}, "has schema 1"),
     ],
 )
