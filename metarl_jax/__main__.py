@@ -1,4 +1,4 @@
-"""The program ``metarl-jax``, also ``python -m metarl_jax``."""
+"""The program ``metarl-jax``, which is also ``python -m metarl_jax``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def _command() -> int:
 
 
 def main() -> int:
-    """Run the command that the process was started with; return its exit code."""
+    """Run the command line of this process, and return its exit code."""
     import signal
 
-    # Ctrl-C is handled before anything else is imported: an exception within an import may become another one.
+    # The handler of Ctrl-C is installed before the imports, because an import may replace an exception by another one.
     signal.signal(signal.SIGINT, _end)
     from metarl_jax.runs import process
 
@@ -32,9 +32,10 @@ def main() -> int:
 
 
 def _leave_out_working_directory() -> None:
-    """Remove the entry of ``sys.path`` that ``python -m`` has put first: nothing there is to be imported by its name.
+    """Remove the working directory, which ``python -m`` puts first, from ``sys.path``.
 
-    This package is found by its own path from here on, also where it is in that directory.
+    No module in the working directory may be imported by its name. Python finds the modules of this package by the
+    package's own path from here on, even if the package is in that directory.
     """
     try:
         here = os.getcwd()

@@ -138,7 +138,7 @@ def _store(folder: Path, name: str, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "option", "expected"),
     [
-        ("varibad-gridnavi", "--episodes", "--episodes is a setting of training: the number of episodes"),
+        ("varibad-gridnavi", "--episodes", "--episodes is a setting of training: to evaluate another number"),
     ],
 )
 def test_evaluate_names_the_setting_that_is_measured(
@@ -146,7 +146,7 @@ def test_evaluate_names_the_setting_that_is_measured(
 ) -> None:
     _store(tmp_path / "run", name)
     said = _error(capsys, ["evaluate", "run", option, "8"])
-    assert said == f"metarl-jax: error: {expected} that are measured is --adaptation-episodes\n"
+    assert said == f"metarl-jax: error: {expected} of episodes, use --adaptation-episodes\n"
 
 
 def test_stored_seeds_out_of_range_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

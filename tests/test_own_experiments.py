@@ -342,7 +342,7 @@ def test_the_example_in_this_process(
         f"run exists already; choose another --run-dir, or go on with: {again}"
     )
     assert cli.main(["report", "run", "--no-record", *named]) == 0
-    assert f"not measured yet: metarl-jax evaluate run --experiment {REFERENCE}\n" in capsys.readouterr().out
+    assert f"not evaluated yet: metarl-jax evaluate run --experiment {REFERENCE}\n" in capsys.readouterr().out
     forget()
     assert again in error(capsys, "resume", "run")
     assert cli.main(["resume", "run", *named]) == 0

@@ -143,7 +143,7 @@ def test_only_reports_are_overwritten(run: Path, capsys: pytest.CaptureFixture[s
     mine = run.parent / "thesis.html"
     mine.write_text("years of work")
     assert report(run, "--output", mine, "--no-record") == 2
-    assert "exists already and is no report; choose another --output, or --overwrite it" in capsys.readouterr().err
+    assert "exists already and is not a report; choose another --output, or --overwrite it" in capsys.readouterr().err
     assert mine.read_text() == "years of work"
     assert report(run, "--output", mine, "--no-record", "--overwrite") == 0
     first = mine.read_bytes()
@@ -188,20 +188,20 @@ def _video(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda run: (run / "metrics.jsonl").unlink(), "It has not been trained yet: there are no metrics."),
-        (lambda run: write_metrics(run, metric_lines(120)), "it stands at iteration 120 of 300"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "The run has not been trained yet: there are no metrics."),
+        (lambda run: write_metrics(run, metric_lines(120)), "it has reached iteration 120 of 300"),
         (lambda run: _append(run, '{"iteration": 301, "st'), "300 of 300"),
         (lambda run: _append(run, '[]\n{"iteration": 1}\nx\n'), "3 of the lines of metrics.jsonl cannot be read"),
         (_diverge, "Seed 1 diverged: it has no numbers at iteration 80."),
-        (lambda run: _evaluation(run).unlink(), "It has not been measured on held-out tasks yet"),
+        (lambda run: _evaluation(run).unlink(), "The run has not been evaluated on held-out tasks yet"),
         (lambda run: _evaluation(run).write_text("{"), "cannot be read"),
         (lambda run: _evaluation(run).write_text('{"schema": 99}'), "has schema 99, this program has 3"),
         (lambda run: _without(run, "score_by_stage"), "ours.score_by_stage is missing"),
         (lambda run: (run / "versions.json").unlink(), "there is no versions.json"),
         (lambda run: (run / "versions.json").write_text("[3]"), "versions.json cannot be read"),
-        (lambda run: _video(run).write_bytes(b"GIF89a"), "cannot be shown: it is no whole GIF"),
-        (lambda run: _video(run).write_bytes(_video(run).read_bytes()[:400]), "cannot be shown: it is no whole GIF"),
-        (lambda run: _video(run).unlink(), "There is no animation of it yet"),
+        (lambda run: _video(run).write_bytes(b"GIF89a"), "cannot be shown: it is not a complete GIF"),
+        (lambda run: _video(run).write_bytes(_video(run).read_bytes()[:400]), "cannot be shown: not a complete GIF"),
+        (lambda run: _video(run).unlink(), "There is no animation of the run yet"),
     ],
 )  # fmt: skip
 def test_a_damaged_run_has_a_page_that_says_so(run: Path, damage: Callable[[Path], object], said: str) -> None:
@@ -209,7 +209,7 @@ def test_a_damaged_run_has_a_page_that_says_so(run: Path, damage: Callable[[Path
     assert report(run, "--no-record") == 0
     text = text_of(run / "report.html")
     assert said in text
-    assert "How it was made" in text
+    assert "How to reproduce this run" in text
     assert str(run.parent) not in text
 
 

@@ -288,7 +288,7 @@ def read(study: StudyFolder) -> dict[str, Any]:
     """
     path = study.path / "table.json"
     if not exists(path):
-        raise UserError(f"not measured yet: {resume_command(study)}")
+        raise UserError(f"not evaluated yet: {resume_command(study)}")
     result = read_json(path)
     if result.get("schema") != SCHEMA:
         raise UserError(
