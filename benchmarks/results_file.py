@@ -1,4 +1,7 @@
-"""Results files: ``benchmarks/results/NAME.json``, one row a claim, written whole or not at all."""
+"""Read and write results files, ``benchmarks/results/NAME.json``, with one row for each claim.
+
+A file is written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ SCHEMA = 1
 
 
 def provenance() -> dict[str, Any]:
-    """Where a number came from: device, package versions, commit (with "+" if the tree was changed).
+    """Return the origin of a number: device, package versions, and commit (with "+" if the tree was changed).
 
-    The variable METARL_JAX_COMMIT goes before what git says: of a copy without its own history.
+    The environment variable METARL_JAX_COMMIT replaces the commit that git reports, for a copy without a repository.
     """
     import jax
 
@@ -40,7 +43,7 @@ def provenance() -> dict[str, Any]:
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
-    """The rows written so far; empty if there is no such file."""
+    """Return the rows of a file; an empty list if there is no such file."""
     path = FOLDER / f"{name}.json"
     if not path.exists():
         return []
@@ -51,7 +54,7 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 
 def write_row(name: str, row: dict[str, Any], identity: tuple[str, ...] = ("experiment", "metric")) -> None:
-    """Add a row, replacing the one that agrees with it on the fields ``identity``; the file is replaced atomically."""
+    """Add a row, and remove an existing row with the same fields ``identity``. The file is replaced atomically."""
     rows = [old for old in read_rows(name) if any(old.get(field) != row.get(field) for field in identity)]
     rows.append(row)
     rows.sort(key=lambda r: [str(r.get(field)) for field in identity])
@@ -63,16 +66,16 @@ def write_row(name: str, row: dict[str, Any], identity: tuple[str, ...] = ("expe
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
+    """Return a table in Markdown."""
     lines = [header, ("---",) * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def with_block(readme: str, program: str, text: str) -> str:
-    """The README with another text between the two marks of a program.
+    """Return the README with another text between the two marks of a program.
 
     Raises:
-        ValueError: if the marks are not there.
+        ValueError: if the README does not have the marks.
     """
     begin, end = (f"<!-- benchmarks/{program}: {mark} -->\n" for mark in ("begin", "end"))
     if begin not in readme or end not in readme:

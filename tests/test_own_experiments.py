@@ -307,7 +307,7 @@ def test_help_explains_the_option(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("resume", "evaluate", "watch", "report", "record"):
         assert cli.main([command, "--help"]) == 0
         said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        assert "--experiment STR The folder's experiment if it is your own: FILE.py:NAME" in said
+        assert "--experiment STR The experiment of the folder, if it is your own: FILE.py:NAME" in said
     for command in ("train", "study"):
         assert cli.main([command, "--help"]) == 0
         assert "FILE.py:NAME" in capsys.readouterr().out
