@@ -177,14 +177,14 @@ def test_the_study_notebook_says_what_its_seeds_say(executed: Callable[[str], An
         assert rows[f"{name} interquartile mean"][0] == pytest.approx(np.sort(scores)[2:6].mean(), abs=2e-4)
     assert rows["probability of improvement"][0] == pytest.approx((fast[:, None] < slow).mean(), abs=0.02)
     gaps = fast - slow
-    assert rows["difference, seed by seed"][0] == pytest.approx(gaps.mean(), abs=2e-4)
-    errors = re.search(r"standard error seed by seed: (\d\.\d+), of strangers: (\d\.\d+)", printed)
+    assert rows["paired difference"][0] == pytest.approx(gaps.mean(), abs=2e-4)
+    errors = re.search(r"standard error if paired: (\d\.\d+), if unpaired: (\d\.\d+)", printed)
     assert errors is not None
     assert float(errors[1]) == pytest.approx(gaps.std(ddof=1) / 8**0.5, abs=2e-4)
     # Weights and waves are shared by seed: most of their luck is subtracted.
     assert float(errors[1]) < float(errors[2])
     needed = {name: int(number) for name, number in re.findall(r"seeds needed, (\w+): (\d+)", printed)}
-    assert 2 <= needed["pairs"] <= needed["strangers"]
+    assert 2 <= needed["paired"] <= needed["unpaired"]
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ def _video(path: Path) -> Path:
         (lambda run: (run / "versions.json").unlink(), "there is no versions.json"),
         (lambda run: (run / "versions.json").write_text("[3]"), "versions.json cannot be read"),
         (lambda run: _video(run).write_bytes(b"GIF89a"), "cannot be shown: it is not a complete GIF"),
-        (lambda run: _video(run).write_bytes(_video(run).read_bytes()[:400]), "cannot be shown: not a complete GIF"),
+        (lambda run: _video(run).write_bytes(_video(run).read_bytes()[:400]), "it is not a complete GIF"),
         (lambda run: _video(run).unlink(), "There is no animation of the run yet"),
     ],
 )  # fmt: skip
