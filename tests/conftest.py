@@ -13,22 +13,22 @@ import numpy as np
 import psutil
 import pytest
 
-# Compiled programs are kept within a test session only: a test run must not depend on what an earlier one left.
+# The cache of compiled programs is new for each test session, so that no test depends on an earlier session.
 os.environ.setdefault("METARL_JAX_CACHE_DIR", tempfile.mkdtemp(prefix="metarl-jax-tests-"))
 os.environ.setdefault("MPLBACKEND", "Agg")
-# The same goes for the tests' own programs; tests run as many small ones, often the same, also in child processes.
+# Tests cache their own programs as well. They run many small programs, often the same ones, also in child processes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["METARL_JAX_CACHE_DIR"])
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-# Most programs run once, and compiling them is most of the time.
+# Most programs run once, and compilation takes most of the time, so optimisations are switched off.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-# XLA's older way of making loops for a CPU compiles in two thirds of the time. Of other versions it may be gone, and
-# XLA takes no flag that it does not know.
+# XLA's older code for loops on a CPU compiles in two thirds of the time. Other versions of XLA may not have this flag,
+# and XLA rejects unknown flags.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import jax
 
-# Programs run on the first device unless a mesh says otherwise; the second is for those that are spread over two.
+# Programs run on the first device unless a mesh is set. The second device is for programs on two devices.
 jax.config.update("jax_num_cpu_devices", 2)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ MOST_BYTES = 3 * 2**30
 
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """Thousands of compiled programs would otherwise add up to 8 GB in each process."""
+    """Drop compiled programs between modules. Thousands of them would otherwise use 8 GB in each process."""
     yield
     if psutil.Process().memory_info().rss > MOST_BYTES:
         jax.clear_caches()
@@ -55,7 +55,7 @@ def bounded_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def full_optimisation() -> Iterator[None]:
-    """Compile as users do, here and in child processes: for modules whose programs run for long."""
+    """Compile with all optimisations, as users do, here and in child processes, for modules with long programs."""
     option = "jax_disable_most_optimizations"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(option.upper(), "0")
@@ -66,7 +66,7 @@ def full_optimisation() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def xland_benchmark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """As if xminigrid had downloaded trivial-21k: 20 rulesets in its file."""
+    """A file of 20 rulesets in the place where xminigrid downloads trivial-21k."""
     from xminigrid import benchmarks
 
     from metarl_jax.environments import xland
@@ -81,7 +81,7 @@ def xland_benchmark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def omniglot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an ``omniglot.npz`` of the real one's shape: each character a random 4x4 pattern, held still."""
+    """A folder with an ``omniglot.npz`` of the real shape, in which each character is a fixed random 4x4 pattern."""
     folder = tmp_path_factory.mktemp("data")
     patterns = np.random.default_rng(0).integers(0, 2, (1623, 1, 4, 4), np.uint8) * 255
     images = np.broadcast_to(patterns.repeat(7, axis=2).repeat(7, axis=3), (1623, 20, 28, 28))

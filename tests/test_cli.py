@@ -1,4 +1,4 @@
-"""The command line: what it offers, and one clear line for every mistake."""
+"""The command line: its commands, and one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "rl2-bandit-10x5"
 
 
 def _said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """Run a command that must fail; return what it says on standard error, as one line without the frame."""
+    """Run a command that must fail, and return its message on standard error, as one line without the frame."""
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -30,7 +30,7 @@ def _said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 
 def _error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """Run a command that must fail; return its one line of complaint."""
+    """Run a command that must fail, and return its error message of one line."""
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -128,7 +128,7 @@ def test_mistakes_in_options_name_option_value_and_what_is_valid(
 
 
 def _store(folder: Path, name: str, **changes: Any) -> None:
-    """A run folder with nothing but its configuration."""
+    """Create a run folder that has only a configuration."""
     settings = experiments.get(name).with_overrides({})
     config = RunConfig(experiment=name, settings=settings, seed=0, seeds=1, evaluate_every=5)
     folder.mkdir()
@@ -162,7 +162,7 @@ def test_more_devices_than_cores_are_refused_before_anything_is_made(
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     for command in ("train", "study"):
         assert "there are 2 devices (CPU cores) here, not 9" in _error(capsys, [command, NAME, "--devices", "9"])
-    # JAX has two devices in these tests, which need not be cores.
+    # JAX has two devices in these tests, and there may be fewer cores.
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
     assert "there are 2 devices (cpu) here, not 9" in _error(capsys, ["train", NAME, "--devices", "9"])
     assert not list(tmp_path.iterdir())

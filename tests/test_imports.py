@@ -1,4 +1,4 @@
-"""Who may import whom, and what importing costs."""
+"""The modules that each part of the package may import, and the cost of importing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "metarl_jax"
 
-# What a room may import from the package, besides itself; `types` and `checks` are open to all.
+# The parts that each part of the package may import in addition to itself. All parts may import `types` and `checks`.
 OPEN = {"types", "interfaces", "checks", "settings", "precision"}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
@@ -47,11 +47,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("meta_gradient", "outer_updates", "ppo", "algorithms", "oracles", "references"),
     },
 }
-# The host side: runs use all of the above, pages show runs. "" is the package itself, for its version.
+# The code on the host: runs use all of the above, and reports use runs. "" is the package itself, for its version.
 MAY_IMPORT["runs"] = {*MAY_IMPORT, ""}
 MAY_IMPORT["reports"] = {"experiments", "runs", ""}
 EVERYTHING = {"cli", "listing", "options", "__main__", "__init__"}
-# Rooms whose files do not import one another either.
+# Parts whose files do not import one another either.
 STRANGERS = {"algorithms"}
 
 
@@ -60,7 +60,7 @@ def files() -> list[Path]:
 
 
 def local_imports(path: Path) -> Iterator[str]:
-    """What a file imports from the package, as "room.name..." without the package's name."""
+    """Return the imports of a file from the package, as "part.name..." without the name of the package."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
@@ -118,17 +118,17 @@ def test_the_rule_catches_what_it_should() -> None:
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "runs").glob("*.py")), ids=lambda path: path.name)
 def test_runs_know_no_environment(path: Path) -> None:
-    """Environments draw themselves; of their package, runs import only what drawing is."""
+    """Environments draw themselves. ``runs`` imports only the interface of drawing from their package."""
     found = {name for name in local_imports(path) if name.partition(".")[0] == "environments"}
     assert all(name.startswith("environments.drawing.") for name in found)
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_is_pickled(path: Path) -> None:
-    """Loading a pickle runs whatever its author wrote; ours are NumPy, msgpack and JSON."""
+    """Loading a pickle executes arbitrary code. The files of this package are NumPy, MessagePack and JSON."""
     text = path.read_text()
     if path == PACKAGE / "environments" / "xland.py":
-        # xminigrid's files are pickles: read by a class of ours that lets arrays through and nothing else.
+        # The files of xminigrid are pickles. A class of this package reads them, and accepts only arrays.
         nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute))
         used = {node.attr for node in nodes if ast.unparse(node.value) == "pickle"}
         assert used == {"Unpickler", "UnpicklingError"}

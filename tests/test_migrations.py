@@ -1,4 +1,4 @@
-"""Configurations that version 0.1 stored are read as what this version means by them."""
+"""Configurations that version 0.1 stored are converted to the equivalent configurations of this version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metarl_jax.runs.folder import RunConfig, hash_of, read_experiment
 STORED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "settings-0.1.0.json").read_text(encoding="utf-8")
 )
-"""Settings of presets as version 0.1 wrote them: every algorithm and every network."""
+"""Settings of presets as version 0.1 wrote them, with every algorithm and every network."""
 
 
 def stored(name: str, **changes: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Experiments that are not part of the package: loading, storing where they came from, and naming them again."""
+"""Experiments of the user: loading them, storing their source, and naming them again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ SMALL = [
 
 @pytest.fixture
 def forget() -> Iterator[Callable[[], None]]:
-    """A function that unregisters all that the user registered, as in a new process; it is called at the end, too."""
+    """A function that removes all entries of the user from the registry, as in a new process.
+
+    It is also called at the end of the test.
+    """
     tables: list[dict[Any, Any]] = [registry._ALGORITHMS, registry._NETWORKS, registry._FAMILIES]
     tables += [experiments._REGISTERED, experiments._SOURCES, experiments._ENTRIES]
     before = [dict(table) for table in tables]
@@ -52,14 +55,14 @@ def forget() -> Iterator[Callable[[], None]]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget: Callable[[], None]) -> Path:
-    """The working directory: a folder with nothing but the example."""
+    """The working directory, a folder that has only the example."""
     shutil.copy(EXAMPLE, tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that must fail; return its one line of complaint."""
+    """Run a command that must fail, and return its error message of one line."""
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -68,7 +71,7 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def write(path: str, text: str) -> None:
-    """Write a file of the user that imports what it needs."""
+    """Write a file of the user with the necessary imports."""
     Path(path).write_text(f"import dataclasses\nfrom metarl_jax import experiments\n{text}\n")
 
 
@@ -199,7 +202,7 @@ def test_what_cannot_be_loaded_is_one_line(
 
 
 def test_two_files_with_parts_of_the_same_name(here: Path) -> None:
-    """The parts of one never serve the experiment of the other."""
+    """The experiment of one file never uses a part of the other file."""
     text = EXAMPLE.read_text()
     Path("other.py").write_text(text.replace("rings with a hidden goal", "others").replace("my-experiment", "other"))
     mine = experiments.load(REFERENCE)
@@ -217,7 +220,7 @@ def test_two_files_with_parts_of_the_same_name(here: Path) -> None:
 
 
 def store(path: Path, source: experiments.Source | None, name: str = "mine") -> RunConfig:
-    """A run folder with nothing but its configuration. The experiment need not be known afterwards."""
+    """Create a run folder that has only a configuration. The experiment need not be known afterwards."""
     known = experiments.get("rl2-bandit-10x5")
     config = RunConfig(
         experiment=known.name, settings=known.with_overrides({}), seed=0, seeds=1, evaluate_every=5, source=source
@@ -293,7 +296,7 @@ def test_the_user_names_the_code_again(here: Path, capsys: pytest.CaptureFixture
     assert error(capsys, "watch", "run", *both).startswith(
         "mine.py:mine and ./mine.py:mine are both experiments of the"
     )
-    # The option may come first, and the file is another one than at training.
+    # The option may come first. The file has changed since training.
     assert cli.main(["watch", "--experiment", "mine.py:mine", "run", "--once"]) == 0
     captured = capsys.readouterr()
     assert captured.out == "nothing written yet\n"
@@ -357,7 +360,7 @@ def test_the_example_in_this_process(
     page = Path("run/report.html").read_text()
     assert f"metarl-jax train {REFERENCE} --" in page and Path("run/trial-iteration4-seed0.gif").exists()
 
-    # Exported, and loaded where nothing of it is known.
+    # An exported agent is loaded where the experiment is not known.
     assert cli.main(["export", "run", "--output", "agent.safetensors", *named]) == 0
     forget()
     for path in ("run", "agent.safetensors"):
@@ -370,7 +373,7 @@ def test_the_example_in_this_process(
 
 
 def run(*arguments: str) -> str:
-    """Run a command in a process of its own; return what it prints."""
+    """Run a command in a new process, and return its output."""
     done = subprocess.run([*PROGRAM, *arguments], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -382,7 +385,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
 @pytest.mark.slow
 def test_one_file_from_training_to_the_video(here: Path) -> None:
-    """With the real command line, a process a command, and the first one killed."""
+    """Each command runs in a separate process, and the first one is killed."""
     named = ["--experiment", REFERENCE]
     small = [*SMALL, "--iterations", "2000", "--checkpoint-every", "5", "--run-dir", "run"]
     training = subprocess.Popen([*PROGRAM, "train", REFERENCE, *small], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
@@ -432,7 +435,7 @@ FORGED = {"direct": ("evil.py:evil", None), "source": ("evil", experiments.Sourc
 
 @pytest.fixture(params=FORGED)
 def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A run folder and a study folder that has modules of usual names, and a file that its configuration names."""
+    """A run folder and a study folder with modules of common names, and a file that the configuration names."""
     name, source = FORGED[request.param]
     folder = tmp_path / "trap"
     store(folder, source, name)
@@ -497,13 +500,13 @@ def test_training_in_a_folder_executes_nothing_of_it(trap: Path) -> None:
 
 
 def test_the_trap_works(trap: Path) -> None:
-    """Another program that ``python -m`` starts there does execute what it finds."""
+    """Another program that ``python -m`` starts in the same folder does execute the planted modules."""
     subprocess.run([sys.executable, "-m", "tyro"], cwd=trap, env=ENVIRONMENT, check=True)
     assert (trap / "marker").exists()
 
 
 def test_the_package_works_in_its_place(tmp_path: Path) -> None:
-    """Without an installation, and without any other package."""
+    """The package is not installed, and no other package is available."""
     (tmp_path / "metarl_jax").symlink_to(REPOSITORY / "metarl_jax")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-S", "-m", "metarl_jax", "list", "bandit"]

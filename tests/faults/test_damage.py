@@ -1,4 +1,4 @@
-"""Damaged files, full disks, and numbers that are not finite: named, and nothing good is lost."""
+"""Damaged files, full disks, and numbers that are not finite: messages name them, and no good data is lost."""
 
 from __future__ import annotations
 

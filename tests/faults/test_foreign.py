@@ -1,4 +1,4 @@
-"""Run folders from elsewhere: one line for what is wrong with them, and nothing inside or outside is overwritten."""
+"""Run folders from strangers: one line names each fault, and no file inside or outside is overwritten."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from metarl_jax.runs.study_folder import StudyConfig, cells
 
 COMMANDS = ["resume", "evaluate", "report", "record", "watch"]
 WRITE_REPORT = report.write
-"""The other tests of this folder do without."""
+"""The real function. The other tests of this folder replace it."""
 
 
 def _command(run: Any, command: str) -> int:
@@ -61,7 +61,7 @@ def test_another_file_with_the_ending_of_checkpoints_is_none(finished, capsys) -
     assert finished.resume() == 0
     assert capsys.readouterr().err == ""
     assert finished.leaves() == whole and finished.metrics() == metrics_before
-    # Pruning old checkpoints leaves them alone, too.
+    # Deleting old checkpoints does not change them either.
     assert backup.exists() and unicode_digits.exists()
 
 
@@ -209,7 +209,7 @@ def test_a_whole_checkpoint_of_foreign_content_is_one_line(finished, capsys, nam
         b"\xc1",
         b"\x91" * 100_000,
         b"\xdd\xff\xff\xff\xff",
-        # Extensions of flax: an array whose data are no MessagePack, and one of objects.
+        # These are extensions of flax: an array whose data is not MessagePack, and an array of objects.
         b"\xc7\x03\x01\xc1\xc1\xc1",
         b"\xc7\x0c\x01\x93\x91\x01\xa1O\xc4\x04abcd",
     ],
@@ -237,7 +237,7 @@ def test_another_version_of_the_package_reads_a_checkpoint(finished, monkeypatch
 
 @pytest.fixture
 def old(run, root: Path) -> Any:
-    """A run folder that version 0.1.0 wrote."""
+    """A run folder in the form of version 0.1.0."""
     shutil.copytree(root / "tests" / "data" / "run-0.1.0", run.path)
     return run
 
@@ -261,7 +261,7 @@ def test_a_run_folder_of_version_0_1_0_goes_on(old, capsys) -> None:
     now = old.leaves(6)
     assert now.keys() == last.keys()
     for name, value in last.items():
-        # Compiled with other options here.
+        # The compiler options of the tests differ from those of that run.
         np.testing.assert_allclose(now[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     assert [line["iteration"] for line in old.metrics()] == [1, 2, 3, 4, 5, 6]
 
@@ -358,7 +358,7 @@ def test_cells_of_a_study_have_names_of_their_own() -> None:
         assert all(len(name.encode()) <= 240 and "/" not in name for name in names)
 
 
-# Files that lead elsewhere.
+# Links to other places.
 
 
 @pytest.fixture
@@ -409,7 +409,7 @@ def _plant(run: Any, name: str, make: Callable[[Path], object]) -> None:
     path.unlink(missing_ok=True)
     make(path)
     if not name.startswith("checkpoints/"):
-        # There is something left to train.
+        # A part of the run must still be trained.
         run.checkpoint(20).unlink(missing_ok=True)
 
 
@@ -545,7 +545,7 @@ def test_a_control_character_in_the_configuration_is_refused(finished, capsys) -
 
 @pytest.fixture
 def received_study(tmp_path: Path) -> Path:
-    """A study folder whose cells are not trained yet."""
+    """A study folder whose cells have not been trained yet."""
     path = tmp_path / "study"
     options = ["--vary", "learning-rate=0.001,0.002", "--iterations", "1", "--tasks", "2", "--seeds", "1"]
     with pytest.MonkeyPatch.context() as patch:
