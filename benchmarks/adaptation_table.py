@@ -112,7 +112,7 @@ def report(name: str, cell: TableRow, evaluation: dict[str, Any]) -> list[dict[s
             "heldout_tasks": evaluation["tasks"],
             "steps": summary["steps"],
             "train_wall_s": summary["train_wall_s"],
-            # The path of the data is private.
+            # Where the data were is nobody's business.
             "settings": {k: v for k, v in config["settings"].items() if k != "data_dir"},
             "testing": evaluation["changes"],
             **provenance(),

@@ -132,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--throughput", action="store_true")
-    parser.add_argument("--iterations", type=int, default=50, help="of --throughput")
+    parser.add_argument("--iterations", type=int, default=50, help="number of iterations of --throughput")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

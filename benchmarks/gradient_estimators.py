@@ -155,9 +155,9 @@ def measure(episodes: int, samples: int, hessian_samples: int, mdps: int) -> lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, nargs="+", default=[10, 40, 160], help="in each batch")
-    parser.add_argument("--samples", type=int, default=4096, help="of the meta-gradient, an MDP")
-    parser.add_argument("--hessian-samples", type=int, default=1024, help="of the Hessian, an MDP")
+    parser.add_argument("--episodes", type=int, nargs="+", default=[10, 40, 160], help="numbers of episodes of a batch")
+    parser.add_argument("--samples", type=int, default=4096, help="samples of the meta-gradient for each MDP")
+    parser.add_argument("--hessian-samples", type=int, default=1024, help="samples of the Hessian for each MDP")
     parser.add_argument("--mdps", type=int, default=4)
     arguments = parser.parse_args()
     print(f"{'quantity':14} {'estimator':17} episodes    bias   (error)   noise  cosine")

@@ -9,8 +9,8 @@ The workloads are:
 - Throughput per task for growing meta-batches, and memory for growing numbers of inner steps.
 
 PyTorch runs ``torch.func`` over vmapped tasks, compiled by ``torch.compile`` if that is faster. If PyTorch is not
-installed (``pip install torch``), only this package is measured. For point navigation there is no PyTorch program that
-still runs. Its peer is the rate of learn2learn 0.2.0 with ten workers on a CPU of two cores: 1470 and 1083 environment
+installed (``pip install torch``), only this package is measured. No PyTorch program for point navigation still
+runs. The peer is the rate of learn2learn 0.2.0 with ten workers on a CPU of two cores: 1470 and 1083 environment
 steps per second. This package runs on one device, and with tasks distributed over all devices (on a CPU: its cores).
 The faster way is compared.
 

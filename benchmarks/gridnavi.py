@@ -32,7 +32,7 @@ TARGETS["reward of episode 4"] = TARGETS[f"reward of episode {LONGER} of {LONGER
 
 
 def report(learner: str, evaluation: dict[str, Any], longer: bool) -> None:
-    """Write the rows of one evaluation: the reward of a trial, and of each episode."""
+    """Write the rows of one evaluation: a trial's reward, and each episode's."""
     folder, ours = Path(evaluation["folder"]), evaluation["ours"]
     summary = json.loads((folder / "summary.json").read_text())
     config = json.loads((folder / "config.json").read_text())

@@ -106,8 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=30_000)
-    parser.add_argument("--longest", type=float, default=1.0, help="seconds of training before a kill, at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--longest", type=float, default=1.0, help="largest number of seconds of training before a kill"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the times of kills")
     arguments = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="kill_test-"))
     os.environ.setdefault("METARL_JAX_CACHE_DIR", str(root / "cache"))

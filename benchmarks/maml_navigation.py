@@ -6,7 +6,7 @@ python benchmarks/maml_navigation.py --cells maml
 
 from adaptation_table import TableRow, main
 
-# As published, a gradient step on a held-out task uses twice as many episodes as in training.
+# A gradient step on a held-out task uses twice the number of episodes of training, as in the publication.
 TESTING = {"episodes": 40}
 CELLS = {
     "maml": TableRow("maml-navigation", {1: -11.7, 3: -3.5}, "MAML (Finn et al. 2017", testing=TESTING),

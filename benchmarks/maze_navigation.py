@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(FAMILIES), default=["tiny"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--trials", type=int, default=1000, help="held-out mazes (1000 published)")
-    parser.add_argument("--iterations", type=int, help="of training, where not as many as the preset says")
+    parser.add_argument("--iterations", type=int, help="number of training iterations; default: the preset's")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
     arguments = parser.parse_args()

@@ -203,9 +203,9 @@ def write(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="begin no new cell after this long")
+    parser.add_argument("--minutes", type=float, default=10.0, help="number of minutes after which no new cell begins")
     parser.add_argument("--only", default="", help="only cells whose 'experiment policy' contains this")
-    parser.add_argument("--again", action="store_true", help="do cells again that the results file has")
+    parser.add_argument("--again", action="store_true", help="evaluate cells again that the results file has")
     parser.add_argument("--seed", type=int, default=1_000_003)
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes

@@ -197,11 +197,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--robots", nargs="+", choices=[*ROBOTS, *SCENES], default=list(ROBOTS))
     parser.add_argument("--engines", nargs="+", choices=["c", "mjx"], default=["c"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256, 1024], help="robots side by side")
-    parser.add_argument("--bodies", nargs="+", type=int, default=[1, 64], help="how many bodies differ")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256, 1024], help="numbers of robots")
+    parser.add_argument("--bodies", nargs="+", type=int, default=[1, 64], help="numbers of different bodies")
     parser.add_argument("--horizon", type=int, default=50, help="control steps of an episode")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--fidelity", action="store_true", help="measure how far engines lie apart instead")
+    parser.add_argument("--fidelity", action="store_true", help="measure the difference between engines instead")
     arguments = parser.parse_args()
     for name in arguments.robots:
         if arguments.fidelity:

@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--trials", type=int, default=2048)
-    parser.add_argument("--part", type=int, default=128, help="trials whose gradient is computed at a time")
+    parser.add_argument("--part", type=int, default=128, help="number of trials whose gradient is computed at once")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.trials % arguments.part:

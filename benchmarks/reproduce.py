@@ -249,9 +249,7 @@ def chosen(asked: Sequence[str]) -> list[Claim]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--list", action="store_true", help="show the table, which is also what is done without options"
-    )
+    parser.add_argument("--list", action="store_true", help="show the table, which is the default")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     parser.add_argument("--run", nargs="+", metavar="ROW", help="all, missing, or numbers of rows")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of each benchmark; call again to go on")

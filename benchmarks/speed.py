@@ -61,7 +61,7 @@ EXPERIMENTS = {
 }
 TASKS = (1, 8, 64, 512)
 REPEATS = 6
-"""The number of repeats. The true median lies between the lowest and the highest of six with a probability of 97 %."""
+"""The true median lies between the lowest and the highest of six with a probability of 97 %."""
 HEADER = (
     "experiment",
     "training, a second",

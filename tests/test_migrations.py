@@ -43,7 +43,7 @@ def test_presets_of_version_0_1_are_those_of_this_version(name: str) -> None:
     assert config.settings == now
     resolved = config.resolve()
     assert (resolved.algorithm, resolved.network) == (experiments.get(name).algorithm, experiments.get(name).network)
-    # Checkpoints hold the hash of what was stored then.
+    # Checkpoints hold the hash of the configuration that version 0.1 stored.
     assert config.hash() == hash_of(stored(name))
     written = json.loads(json.dumps(config.stored()))
     again = read(written)

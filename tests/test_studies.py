@@ -43,7 +43,7 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
     good = [cells[f"learning_rate={r},inner_rate=0.01"] for r in (0.001, 0.01)]
     first = len(lines(good[0]))
     assert 0 < first < 6
-    # This is the state after a kill between two saves.
+    # A kill between two saves leaves this state.
     for checkpoint in (good[1] / "checkpoints").iterdir():
         if int(checkpoint.name.partition(".")[0]) > 0:
             checkpoint.unlink()

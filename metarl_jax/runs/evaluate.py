@@ -32,8 +32,8 @@ EVALUATION_TAG = 0x4556414C
 def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
     """Compute the statistics of one learner, as the evaluation file has them.
 
-    These are the reported score with its 95 % interval over tasks and its interquartile mean (IQM) over seeds, and the
-    mean score and the success rate of each stage. A mean that is not finite, because adaptation diverged on a task, is
+    The statistics are the reported score with its 95 % interval over tasks and its interquartile mean (IQM) over seeds,
+    and the mean score and the success rate of each stage. A mean that is not finite, because adaptation diverged on a task, is
     None.
     """
     scores = np.asarray(evaluation.score, np.float64)
