@@ -34,10 +34,10 @@ LONG: dict[str, dict[str, int]] = {
     "maml-half-cheetah-direction": {"iterations": 125, "horizon": 200},
     "promp-half-cheetah-direction": {"iterations": 125, "horizon": 200},
 }
-# Networks, batches and steps of an iteration are those of Rakelly et al. (2019), with 144 of their 500 iterations. These
-# iterations have 1.44 million environment steps, with which a replay gets about 370 episodes. Twenty training tasks are drawn from
-# their two. The C engine simulates the physics, because 25 robots are few for a GPU. Their weight of the KL divergence,
-# 0.1, is for its sum over a meta-batch, and not for its mean.
+# Networks, batches and steps of an iteration are those of Rakelly et al. (2019), with 144 of their 500 iterations.
+# These iterations have 1.44 million environment steps, with which a replay gets about 370 episodes. Twenty training
+# tasks are drawn from their two. The C engine simulates the physics, because 25 robots are few for a GPU. Their weight
+# of the KL divergence, 0.1, is for its sum over a meta-batch, and not for its mean.
 PUBLISHED = {
     "encoder_units": 200,
     "units": 300,

@@ -33,8 +33,8 @@ def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, A
     """Compute the statistics of one learner, as the evaluation file has them.
 
     The statistics are the reported score with its 95 % interval over tasks and its interquartile mean (IQM) over seeds,
-    and the mean score and the success rate of each stage. A mean that is not finite, because adaptation diverged on a task, is
-    None.
+    and the mean score and the success rate of each stage. A mean that is not finite, because adaptation diverged on a
+    task, is None.
     """
     scores = np.asarray(evaluation.score, np.float64)
     reported = measure.headline(scores)
