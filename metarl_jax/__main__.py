@@ -1,4 +1,4 @@
-"""The program ``metarl-jax``, which is also ``python -m metarl_jax``."""
+"""The program ``metarl-jax``, which ``python -m metarl_jax`` also runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def _command() -> int:
 
 
 def main() -> int:
-    """Run the command line of this process, and return its exit code."""
+    """Run the command of this process, and return its exit code."""
     import signal
 
-    # The handler of Ctrl-C is installed before the imports, because an import may replace an exception by another one.
+    # Ctrl-C is handled before anything else is imported, because an import may replace an exception by another one.
     signal.signal(signal.SIGINT, _end)
     from metarl_jax.runs import process
 
@@ -32,10 +32,9 @@ def main() -> int:
 
 
 def _leave_out_working_directory() -> None:
-    """Remove the working directory, which ``python -m`` puts first, from ``sys.path``.
+    """Remove the entry of ``sys.path`` that ``python -m`` has put first, so that nothing there can be imported.
 
-    No module in the working directory may be imported by its name. Python finds the modules of this package by the
-    package's own path from here on, even if the package is in that directory.
+    Afterwards, Python finds this package by the package's own path, even if it is in that directory.
     """
     try:
         here = os.getcwd()
