@@ -162,7 +162,7 @@ def test_the_algorithm_notebook_learns_a_prior(executed: Callable[[str], Any]) -
     rows = {name: mean for name, (mean, *_) in _rows(printed).items()}
     # The standard error of a mean over 5,000 trials is 0.03. Before training, the algorithm is Thompson sampling.
     assert rows["before training"] == pytest.approx(rows["library's Thompson sampling"], abs=0.15)
-    assert rows["before training"] + 0.4 < rows["prior learnt"] < rows["prior known"] + 0.15
+    assert rows["before training"] + 0.4 < rows["prior learned"] < rows["prior known"] + 0.15
     for kind, mean in (("mostly bad", 0.2), ("middling", 0.5), ("a gamble", 0.5), ("mostly good", 2 / 3)):
         assert rows[kind] == pytest.approx(mean, abs=0.1)
 

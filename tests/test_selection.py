@@ -163,7 +163,7 @@ def test_a_table_that_was_ranked_by_heldout_tasks_is_refused(toy: Experiment, tm
     asked = study_folder.StudyConfig(experiment=NAME, settings=config(toy).settings, vary={}, seed=0, seeds=1)
     folder = study.new_study(tmp_path / "study", asked)
     (folder.path / "table.json").write_text(json.dumps({"schema": 1, "cells": []}))
-    message = rf"table.json has schema 1, this program has 2; to write it anew: metarl-jax resume {folder.path}"
+    message = rf"table.json has schema 1, this program has 2; to write it again: metarl-jax resume {folder.path}"
     with pytest.raises(UserError, match=message):
         study.read(folder)
     assert cli.main(["report", str(folder.path)]) == 2

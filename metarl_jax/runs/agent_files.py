@@ -237,7 +237,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _built_when_traced(experiment: Experiment, settings: Mapping[str, Any]) -> tuple[Acting, Callable[[Key], Params]]:
     """Return the ``Acting`` of an experiment, and a function from a key to the parameters of a new learner.
 
-    The experiment is built anew within each trace. Building an algorithm creates arrays whose sizes are settings.
+    The experiment is built again within each trace. Building an algorithm creates arrays whose sizes are settings.
     Within a trace these arrays have shapes only, and an array that acting does not use is never created.
     """
 

@@ -106,7 +106,7 @@ def _measured(path: Path, iteration: int, tasks: int, changes: Mapping[str, Any]
     for name, value in asked.items():
         if result[name] != value:
             raise UserError(
-                f"{path} holds an evaluation with {name} {result[name]}, not {value}: move it away to measure anew"
+                f"{path} holds an evaluation with {name} {result[name]}, not {value}: move it away to evaluate again"
             )
     return result
 

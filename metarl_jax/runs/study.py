@@ -292,7 +292,7 @@ def read(study: StudyFolder) -> dict[str, Any]:
     result = read_json(path)
     if result.get("schema") != SCHEMA:
         raise UserError(
-            f"{path} has schema {result.get('schema')}, this program has {SCHEMA}; to write it anew: "
+            f"{path} has schema {result.get('schema')}, this program has {SCHEMA}; to write it again: "
             f"{resume_command(study)}"
         )
     try:
@@ -302,7 +302,7 @@ def read(study: StudyFolder) -> dict[str, Any]:
                 if cell[split]["iqm"] is not None:
                     check_shape(cell[split], _MEASURED, split)
     except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}; to write it anew: {resume_command(study)}") from error
+        raise UserError(f"{path} cannot be read: {error}; to write it again: {resume_command(study)}") from error
     return result
 
 

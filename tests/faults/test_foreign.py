@@ -336,7 +336,7 @@ def test_an_evaluation_of_something_else_is_not_reported(finished, capsys) -> No
     shutil.copy(own, finished.path / "evaluation-iteration20-tasks9-seed0.json")
     before = finished.content()
     assert _command(finished, "evaluate") == 2
-    assert "holds an evaluation with tasks 16, not 9: move it away to measure anew" in _one_line(
+    assert "holds an evaluation with tasks 16, not 9: move it away to evaluate again" in _one_line(
         capsys.readouterr().err
     )
     assert finished.content() == before
@@ -630,7 +630,7 @@ def test_a_table_that_cannot_be_used_is_one_line(received_study: Path, capsys, c
     capsys.readouterr()
     assert cli.main(["report", str(received_study)]) == 2
     line = _one_line(capsys.readouterr().err)
-    assert message in line and line.endswith(f"to write it anew: metarl-jax resume {received_study}")
+    assert message in line and line.endswith(f"to write it again: metarl-jax resume {received_study}")
     assert _tree(received_study) == before
 
 
