@@ -1,7 +1,7 @@
-"""Train and test learners that are scored by stage, as by gradient step; shared by ``maml_sinusoid.py`` and others.
+"""Train and test learners that are scored by stage, such as by gradient step. Several benchmarks share this module.
 
-Every experiment is one run, whose seeds train side by side in one program. A run that was interrupted goes on where it
-stopped; a run that is done is not trained again.
+Every experiment is one run, and one program trains all its seeds at the same time. A run that was interrupted continues
+where it stopped. A run that is done is not trained again.
 """
 
 from __future__ import annotations
@@ -16,29 +16,32 @@ from results_file import provenance, write_row
 
 
 class TableRow(NamedTuple):
-    """One experiment."""
+    """One experiment of a benchmark."""
 
     experiment: str
+    """The name of the preset."""
     targets: Mapping[int, float]
-    """The acceptance bar by gradient step (or reading); empty: reported whatever it gives."""
+    """The acceptance bar of the score by stage (gradient step or reading); empty if there is no bar."""
     source: str = ""
-    """Of the published numbers beside it."""
+    """The beginning of the name of the published numbers to compare with; empty if there are none."""
     settings: Mapping[str, Any] = {}
-    """Changed from the preset's."""
+    """The settings that differ from those of the preset."""
     testing: Mapping[str, Any] = {}
-    """Changed besides, where held-out tasks are met."""
+    """The settings that differ from those of training on held-out tasks."""
     variant: str = ""
-    """What the changed settings amount to: names run and rows, where an experiment has several."""
+    """A name for the changed settings. It is part of the names of the run and its rows, so that several runs of one
+    experiment are different."""
     success_targets: Mapping[int, float] = {}
-    """The acceptance bar of the success rate by stage, where tasks know success."""
+    """The acceptance bar of the success rate by stage, for tasks that define success."""
     test_variant: str = ""
-    """What the changes in testing amount to: names the rows, where one run is tested in several ways."""
+    """A name for the changes in testing. It is part of the names of rows, so that several tests of one run are
+    different."""
 
 
 def measure(
     cell: TableRow, seeds: int, tasks: int | None, folder: Path, minutes: float, number: int
 ) -> dict[str, Any] | None:
-    """Train (or go on training) on a number of devices and test; None if time ran out before."""
+    """Train (or continue training) on a number of devices, and test; None if the time limit came first."""
     from metarl_jax import experiments
     from metarl_jax.runs import compilation_cache, devices, evaluate, train
     from metarl_jax.runs.folder import RunConfig, RunFolder, default_evaluate_every
@@ -55,7 +58,7 @@ def measure(
         run = train.new_run(path, config)
     outcome = train.train(run, train.Options(time_limit=minutes, devices=number))
     if outcome.exit_code:
-        # A signal: what was to come is not wanted either.
+        # A signal stopped the run, so the benchmark stops as well.
         raise SystemExit(outcome.exit_code)
     if not outcome.finished:
         return None
@@ -64,9 +67,9 @@ def measure(
 
 
 def report(name: str, cell: TableRow, evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """Write a row for each stage with a bar or a published number, for the first two and for the last.
+    """Write a row for each stage with a bar or a published number, for the first two stages and for the last one.
 
-    Where tasks know success, its rate has rows of its own.
+    If the tasks define success, the success rate has separate rows.
     """
     from metarl_jax.runs.folder import RunFolder
 
@@ -78,7 +81,7 @@ def report(name: str, cell: TableRow, evaluation: dict[str, Any]) -> list[dict[s
     published = published if cell.source else {}
     first = measure["first_stage"]
     last = first + len(ours["score_by_stage"]) - 1
-    # What is measured; the prefix of its names; its bars; which way is better; what is published.
+    # An entry is: title, name of the score, prefix of names, bars, sign of an improvement, published scores.
     better = 1 if measure["higher_is_better"] else -1
     measured = [(measure["title"], "score", "", cell.targets, better, published)]
     if "success_by_stage" in ours:
@@ -130,15 +133,16 @@ def main(
     data: bool = False,
     also: Callable[[TableRow, dict[str, Any]], None] | None = None,
 ) -> None:
-    """The program.
+    """Parse the command line, and run the benchmark.
 
     Args:
-        name: of the results file.
-        description: shown by --help.
-        cells: what is run unless other cells are asked for.
-        more: further cells by the name of a group, which can be asked for as a whole.
+        name: the name of the results file.
+        description: the text of --help.
+        cells: the cells that are run by default.
+        more: further cells by the name of a group. The command line can name a cell or a whole group.
         data: whether the experiments need a folder with data.
-        also: what else to measure of a cell, of which ``measure`` returned the evaluation.
+        also: a function that measures something else of a cell. Its arguments are the cell and the evaluation that
+            ``measure`` returned.
     """
     groups = more or {}
     known = {**cells, **{key: cell for group in groups.values() for key, cell in group.items()}}

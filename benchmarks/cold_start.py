@@ -1,10 +1,10 @@
-"""Cold start: RL² and PEARL with new users, beside popularity, Thompson sampling for each user alone and among others.
+"""Cold start: RL² and PEARL with new users, compared with popularity, Thompson sampling for each user, and others.
 
 python benchmarks/cold_start.py                  # both learners, three seeds each; call again after an interruption
 python benchmarks/cold_start.py --cells rl2
 
-What counts is the mean reward of the interactions after the tenth, on held-out users: the same for every learner, so
-that differences are taken user by user.
+The measure is the mean reward of the interactions after the tenth, on held-out users. All learners get the same users,
+so that differences are paired by user.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from results_file import provenance, write_row
 
 NAME = "cold_start"
 AFTER = 10
-# Beginnings of the names of those that are to be beaten.
+# The beginnings of the names of the recommenders that the learner must beat.
 TO_BEAT = ("popularity", "Thompson sampling, each user alone")
 
 
 def late_rewards(cell: TableRow, evaluation: dict[str, Any]) -> None:
-    """Write the row of the interactions after the tenth, and by how much each other recommender is beaten."""
+    """Write the row of the interactions after the tenth, with the paired difference to each other recommender."""
     from metarl_jax import experiments
     from metarl_jax.evaluation import meta_test
     from metarl_jax.ops.statistics import mean_with_interval
@@ -35,7 +35,7 @@ def late_rewards(cell: TableRow, evaluation: dict[str, Any]) -> None:
     problem, seeds, users = train.build(run.config), run.config.seeds, evaluation["tasks"]
 
     def late(adapt: Any, states: Any, number: int) -> np.ndarray:
-        """``[number, users]``."""
+        """Return the mean reward of late interactions, ``[number, users]``."""
 
         @jax.jit
         def test(key: jax.Array, states: Any) -> jax.Array:

@@ -1,12 +1,12 @@
-"""Every kind of learner on the families that all of them meet, at equal environment steps.
+"""Compare all kinds of learners on the same task families, with equal numbers of environment steps.
 
     python benchmarks/compare.py                              # everything, one seed, a million steps each
     python benchmarks/compare.py --families cartpole --seeds 3
     python benchmarks/compare.py --readme                     # put the table into benchmarks/README.md
 
-What is compared is the return of an episode on held-out tasks, before a learner has adapted and after each stage of
-adapting: an episode, or a gradient step, which sees several. Settings are the presets', but for the number of
-iterations. A run that was interrupted goes on where it stopped.
+The measure is the return of an episode on held-out tasks, before adaptation and after each stage of adaptation. A stage
+is an episode, or a gradient step, which uses several episodes. Settings are those of the presets, except for the number
+of iterations. A run that was interrupted continues where it stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from metarl_jax.runs.errors import Diverged
 
 NAME = "compare"
 _TRIALS = ("rl2", "varibad", "pearl")
-# What applies where; a half-circle that pays only near the goal gives gradients nothing to go by before it is met.
+# The learners of each family. On the half-circle only the surroundings of the goal pay, so before the goal has been
+# reached, policy gradients carry no information. Therefore gradient-based learners are left out there.
 FAMILIES = {
     "navigation": ("maml", "promp", "multi-task", *_TRIALS),
     "cartpole": ("maml", "promp", "reptile", "multi-task", *_TRIALS),
@@ -46,7 +47,7 @@ HEADER = (
 
 
 def compared(family: str, learner: str, steps: int, seeds: int, folder: Path, minutes: float) -> dict[str, Any] | None:
-    """Train and test one learner on one family; None if time ran out before."""
+    """Train and test one learner on one family; None if the time limit came first."""
     from metarl_jax import experiments
 
     experiment = experiments.get(f"{learner}-{family}")
@@ -59,7 +60,7 @@ def compared(family: str, learner: str, steps: int, seeds: int, folder: Path, mi
     summary = json.loads((Path(evaluation["folder"]) / "summary.json").read_text())
     what, ours = evaluation["measure"], evaluation["ours"]
     stages = len(ours["score_by_stage"])
-    # A gradient step sees several episodes; where stages are episodes, each is one.
+    # A gradient step uses several episodes. If stages are episodes, each is one.
     episodes = usual["episodes"] if what["stage"] == "gradient step" else 1
     return {
         "family": family,
@@ -81,7 +82,7 @@ def compared(family: str, learner: str, steps: int, seeds: int, folder: Path, mi
 
 
 def shown() -> str:
-    """The table, in Markdown."""
+    """Return the table in Markdown."""
 
     def cells(row: dict[str, Any]) -> tuple[str, ...]:
         scores, intervals = row["ours"], row["ci95"]

@@ -1,8 +1,8 @@
-"""Does training explore before it adapts? The four corners of Rothfuss et al. (2019, section 6.2).
+"""Does a learner explore before it adapts? The four corners of Rothfuss et al. (2019, section 6.2).
 
-Only the goal's own quadrant pays, so who does not visit all four before adapting has nothing to adapt to. For each
-learner: returns by gradient step on held-out corners, and the share of the time before adaptation that is spent in
-each quadrant (beyond |x| + |y| = 0.5).
+Only the goal's own quadrant pays. A learner that does not visit all four quadrants before adaptation therefore has
+nothing to adapt to. The benchmark measures returns by gradient step on held-out corners, and the fraction of the time
+before adaptation that each learner spends in each quadrant (beyond |x| + |y| = 0.5).
 
     python benchmarks/corner_exploration.py                # MAML-TRPO, with the low-variance estimator, E-MAML, ProMP
     python benchmarks/corner_exploration.py --cells promp
@@ -24,7 +24,7 @@ CELLS = {name: TableRow(f"{name}-corners", {}) for name in ("maml", "lvc", "e-ma
 
 
 def visits(cell: TableRow, evaluation: dict[str, Any]) -> None:
-    """Write a row with the share of time that each seed's policy spends in each quadrant before adaptation."""
+    """Write a row with the fraction of time that the policy of each seed spends in each quadrant before adaptation."""
     from metarl_jax import problems
     from metarl_jax.runs import train
     from metarl_jax.runs.folder import RunFolder

@@ -1,10 +1,10 @@
-"""Dark Room and Dark Key-to-Door: the return of each episode of a trial, beside that of who knows where things are.
+"""Dark Room and Dark Key-to-Door: the return of each episode of a trial, compared with a policy that knows the task.
 
     python benchmarks/dark_rooms.py                        # all, three seeds each
     python benchmarks/dark_rooms.py --cells rl2-dark-room  # one; call again after an interruption to go on
     python benchmarks/dark_rooms.py --cells accelerator --seeds 1   # 410 million steps
 
-What counts is the last episode: at least 95 % of what a known goal is worth, which is exact.
+The measure is the return of the last episode. The bar is 95 % of the return with a known goal, which is exact.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KNOWN = "best play, goal known"
 
 
 def share_of_best(cell: TableRow, evaluation: dict[str, Any]) -> None:
-    """Write the row of the last episode's return, as a share of the best."""
+    """Write the row of the last episode's return, as a fraction of the best return."""
     best = next(oracle["score_by_stage"][-1] for oracle in evaluation["oracles"] if oracle["name"] == KNOWN)
     ours = evaluation["ours"]
     by_seed = [scores[-1] / best for scores in ours["per_seed_by_stage"]]
@@ -53,7 +53,7 @@ CELLS = {name: TableRow(name, {}) for name in EXPERIMENTS}
 LINEAR = TableRow("rl2-linear-dark-key-to-door", {})
 ACCELERATOR = {
     LINEAR.experiment: LINEAR,
-    # In trials three times as long as it was trained in.
+    # These trials are three times as long as those of training.
     f"{LINEAR.experiment}-30": LINEAR._replace(testing={"episodes": 30}, test_variant="30 episodes"),
 }
 

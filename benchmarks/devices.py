@@ -1,7 +1,8 @@
-"""The same training on 1, 2 and 4 devices, and on 2 processes of 2 devices, for an algorithm of each family.
+"""Train on 1, 2 and 4 devices, and on 2 processes of 2 devices, with one algorithm of each kind.
 
-Devices are simulated on this machine's cores. Two things are measured: by how much the curves of training differ from
-those of one device, at small sizes; and, at an experiment's own sizes, environment steps a second.
+Devices are simulated on the cores of this machine. The benchmark measures two things: the difference between the
+training curves and those of one device, at small sizes; and the environment steps per second, at the sizes of the
+preset.
 
     python benchmarks/devices.py                 # curves
     python benchmarks/devices.py --throughput
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import results_file
 
-# The devices may be more than the cores.
+# There may be more devices than cores.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "4")
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -42,7 +43,7 @@ ITERATIONS = 8
 
 
 def curve(experiment: str, devices: int, path: Path) -> list[dict[str, list[float]]]:
-    """Train at small sizes; the metrics of each iteration."""
+    """Train at small sizes, and return the metrics of each iteration."""
     from metarl_jax import experiments
     from metarl_jax.runs import hosts, train
     from metarl_jax.runs.folder import RunConfig, RunFolder
@@ -56,7 +57,7 @@ def curve(experiment: str, devices: int, path: Path) -> list[dict[str, list[floa
 
 
 def difference(one: list[dict[str, list[float]]], other: list[dict[str, list[float]]]) -> float:
-    """The largest difference of any metric, relative to the largest size of that metric over the run."""
+    """Return the largest difference of any metric, relative to the largest absolute value of that metric in the run."""
     worst = 0.0
     for name in one[0]:
         a, b = (np.asarray([line[name] for line in lines]) for lines in (one, other))
@@ -65,7 +66,7 @@ def difference(one: list[dict[str, list[float]]], other: list[dict[str, list[flo
 
 
 def curves(experiment: str, root: Path) -> dict[str, float]:
-    """By how much each way of spreading differs from one device."""
+    """Return the difference of the training curves to those of one device, by the way of distribution."""
     script, ways = str(Path(__file__).resolve()), {}
     single = [sys.executable, script, "--child", experiment, "--folder", str(root)]
     subprocess.run([*single, "--devices", "1", "2", "4"], check=True, stdout=subprocess.DEVNULL)
@@ -84,7 +85,7 @@ def curves(experiment: str, root: Path) -> dict[str, float]:
 
 
 def child(experiment: str, devices: list[int], folder: Path, join: str | None) -> None:
-    """Train in this process, once for each number of devices, and write the curves into the folder."""
+    """Train in this process, once for each number of devices, and write the curves to the folder."""
     from metarl_jax.runs import compilation_cache, hosts
     from metarl_jax.runs import devices as placing
 
@@ -99,7 +100,7 @@ def child(experiment: str, devices: list[int], folder: Path, join: str | None) -
 
 
 def throughput(experiment: str, devices: list[int], iterations: int) -> list[dict[str, Any]]:
-    """Environment steps a second of one seed at the experiment's own sizes, by the clock and by all cores' time."""
+    """Measure environment steps per second of one seed at the sizes of the preset, by wall time and by CPU time."""
     import jax
 
     from metarl_jax import experiments
@@ -127,11 +128,11 @@ def throughput(experiment: str, devices: list[int], iterations: int) -> list[dic
 
 
 def main() -> None:
-    """Parse the command line and run."""
+    """Parse the command line, and run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiments", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--throughput", action="store_true")
-    parser.add_argument("--iterations", type=int, default=50, help="of --throughput")
+    parser.add_argument("--iterations", type=int, default=50, help="number of iterations of --throughput")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

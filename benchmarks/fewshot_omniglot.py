@@ -1,9 +1,9 @@
 """Few-shot classification of Omniglot: MAML, Reptile, SNAIL and Meta Networks.
 
     python benchmarks/fewshot_omniglot.py --data-dir DATA                    # 5 classes, 1 example, few iterations
-    python benchmarks/fewshot_omniglot.py --data-dir DATA --cells paper      # everything as published: an accelerator
+    python benchmarks/fewshot_omniglot.py --data-dir DATA --cells paper      # everything as published; on accelerators
 
-DATA is the folder of omniglot.npz; ``metarl_jax.datasets.omniglot.download(DATA)`` puts it there.
+DATA is the folder of omniglot.npz. ``metarl_jax.datasets.omniglot.download(DATA)`` downloads the file into it.
 """
 
 from adaptation_table import TableRow, main
@@ -20,8 +20,8 @@ TARGETS = {
     "snail": {(5, 1): 0.9907, (5, 5): 0.9978, (20, 1): 0.9764, (20, 5): 0.9936},
     "meta-network": {(5, 1): 0.9895},
 }
-# For a CPU of two cores. MAML and Reptile as published but for the number of iterations; SNAIL and the Meta Network
-# besides with fewer filters, SNAIL's with strides instead of pooling.
+# These settings are for a CPU of two cores. MAML and Reptile have the published settings, except for the number of
+# iterations. SNAIL and the Meta Network also have fewer filters, and SNAIL has strides instead of pooling.
 SMALL_SNAIL = {
     "iterations": 9000,
     "queries": 3,
@@ -57,7 +57,7 @@ CELLS = {
         variant="small",
     ),
 }
-# The stage whose accuracy is published: gradient steps, or the one reading.
+# The stage whose accuracy is published: a number of gradient steps, or the only reading.
 LAST_STAGE = {("maml", 5): 3, ("maml", 20): 5} | {
     (name, ways): stage for name, stage in (("reptile", 50), ("snail", 1), ("meta-network", 1)) for ways in (5, 20)
 }

@@ -1,16 +1,20 @@
-"""Bias and variance of estimators of the meta-gradient, against exact derivatives: the comparison of ProMP.
+"""Bias and variance of estimators of the meta-gradient, compared with exact derivatives, as in the paper of ProMP.
 
-On random tabular MDPs the expected return of a policy is a sum over the model, and with it its Hessian and the
-meta-gradient, the derivative of the return after one exact inner step. What a sampled estimator gives is compared with
-these, averaged over many batches: "bias" is the distance of its mean from the exact value, "error of the bias" how far
-it would lie if it were unbiased, and "noise" the root mean squared distance of one sample from the mean; all as
-fractions of the exact value's norm. (Rothfuss et al. 2019, arXiv 1810.06784; Foerster et al. 2018, arXiv 1802.05098;
-Liu et al. 2019, arXiv 1906.03926.)
+On random tabular MDPs, the expected return of a policy is a sum over the model. Its Hessian and the meta-gradient can
+therefore be computed exactly. The meta-gradient is the derivative of the return after one exact inner step. The samples
+of an estimator over many batches are compared with these exact values:
+
+- "bias" is the distance between the mean of the samples and the exact value,
+- "error of the bias" is the expected distance for an unbiased estimator,
+- "noise" is the root mean squared distance between one sample and the mean.
+
+All three are fractions of the norm of the exact value. (Rothfuss et al. 2019, arXiv 1810.06784; Foerster et al. 2018,
+arXiv 1802.05098; Liu et al. 2019, arXiv 1906.03926.)
 
     python benchmarks/gradient_estimators.py --episodes 10 40 160 --samples 4096
 
-The mean of a meta-gradient's estimator differs from the exact value also because it adapts to a finite sample: that
-part of the bias shrinks with the number of episodes, an estimator's own does not.
+The estimator of a meta-gradient has two sources of bias. One is that it adapts to a finite sample, and this part
+shrinks with the number of episodes. The other is the bias of the estimator itself, which does not shrink.
 """
 
 from __future__ import annotations
@@ -33,28 +37,31 @@ from metarl_jax.types import Inputs, Params, Policy, Task
 
 STATES, ACTIONS, HORIZON = 4, 3, 5
 INNER_RATE = 2.0
-"""Of the return per step; large enough for what the estimators disagree on to matter."""
+"""The inner step size for the gradient of the return per step. It is so large that the estimators differ visibly."""
 ESTIMATORS: tuple[problems.Estimator, ...] = ("dice", "likelihood_ratio", "log_likelihood")
 
 
 Structure: TypeAlias = Callable[[jax.Array], Params]
-"""From a flat vector to parameters."""
+"""A function from a flat vector to parameters."""
 Sampler: TypeAlias = Callable[[jax.Array], jax.Array]
-"""From a random key to one sample, flat."""
+"""A function from a random key to one sample, as a flat vector."""
 
 
 class Summary(NamedTuple):
-    """Of an estimator, as fractions of the exact value's norm."""
+    """The statistics of an estimator. All except the cosine are fractions of the norm of the exact value."""
 
     bias: float
+    """The distance between the mean of the samples and the exact value."""
     bias_error: float
+    """The expected distance between the mean and the exact value for an unbiased estimator."""
     noise: float
+    """The root mean squared distance between one sample and the mean."""
     cosine: float
-    """Between the estimator's mean and the exact value."""
+    """The cosine of the angle between the mean of the samples and the exact value."""
 
 
 def summarise(samples: jax.Array, exact: jax.Array) -> Summary:
-    """From samples ``[N, D]`` of an estimator of ``exact`` ``[D]``."""
+    """Compute the statistics of samples ``[N, D]`` of an estimator of ``exact`` ``[D]``."""
     mean = jnp.mean(samples, axis=0)
     noise = jnp.sqrt(jnp.sum(jnp.var(samples, axis=0, ddof=1)))
     size = jnp.linalg.norm(exact)
@@ -64,12 +71,12 @@ def summarise(samples: jax.Array, exact: jax.Array) -> Summary:
 
 
 def in_batches(one: Sampler, key: jax.Array, samples: int, batch: int) -> jax.Array:
-    """``[samples, D]`` of ``one``, ``batch`` at a time."""
+    """Draw samples ``[samples, D]`` with ``one``, in batches of ``batch``."""
     return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=batch))(jax.random.split(key, samples))
 
 
 def exact_return(policy: Policy, task: tabular_mdp.TabularMDPParams, params: Params) -> jax.Array:
-    """Expected reward per step, by the model."""
+    """Compute the expected reward per step from the model."""
     nothing = jnp.zeros(STATES)
     inputs = Inputs(jnp.eye(STATES), nothing.astype(jnp.int32), nothing, nothing, nothing == 1)
     act = jax.nn.softmax(policy.unroll(params, (), inputs)[1].distribution.logits)
@@ -80,7 +87,7 @@ def exact_return(policy: Policy, task: tabular_mdp.TabularMDPParams, params: Par
 
 
 def hessian_sample(problem: InnerProblem, task: Task, start: jax.Array, structure: Structure) -> Sampler:
-    """Of the Hessian of the return, flat."""
+    """Return a sampler of the Hessian of the return."""
 
     def sample(key: jax.Array) -> jax.Array:
         batch = problem.support(key, structure(start), task)
@@ -90,7 +97,7 @@ def hessian_sample(problem: InnerProblem, task: Task, start: jax.Array, structur
 
 
 def gradient_sample(problem: InnerProblem, task: Task, start: jax.Array, structure: Structure) -> Sampler:
-    """Of the gradient of the return after an inner step."""
+    """Return a sampler of the gradient of the return after an inner step."""
     learner = make_learner(problem, InnerLoopConfig(inner_rate=INNER_RATE))
     adapted = unrolled(learner, DifferentiationConfig())
 
@@ -102,12 +109,12 @@ def gradient_sample(problem: InnerProblem, task: Task, start: jax.Array, structu
 
 
 def compare(seed: int, episodes: int, samples: int, hessian_samples: int) -> dict[tuple[str, str], Summary]:
-    """Every estimator of both quantities, on one MDP and one policy."""
+    """Compute the statistics of every estimator of both quantities, on one MDP with one policy."""
     family = tabular_mdp.make(STATES, ACTIONS, HORIZON)
     policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(8,), history=False, critic=False)
     key_task, key_init, key_noise, key_samples = jax.random.split(jax.random.key(seed), 4)
     task = family.tasks.sample(key_task)
-    # The policy's last layer starts near zero, that is near uniform: away from it.
+    # The last layer of a new policy is near zero, so the policy is near uniform. The noise moves it away from there.
     start, structure = ravel_pytree(policy.init(key_init))
     start = start + 0.5 * jax.random.normal(key_noise, start.shape)
 
@@ -136,7 +143,7 @@ def compare(seed: int, episodes: int, samples: int, hessian_samples: int) -> dic
 
 
 def measure(episodes: int, samples: int, hessian_samples: int, mdps: int) -> list[dict[str, Any]]:
-    """A row for each quantity and estimator: means over the MDPs, each with a policy of its own."""
+    """Return a row for each quantity and estimator, with means over MDPs. Each MDP has a separate policy."""
     found = [compare(seed, episodes, samples, hessian_samples) for seed in range(mdps)]
     rows = []
     for quantity, estimator in found[0]:
@@ -148,9 +155,9 @@ def measure(episodes: int, samples: int, hessian_samples: int, mdps: int) -> lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, nargs="+", default=[10, 40, 160], help="in each batch")
-    parser.add_argument("--samples", type=int, default=4096, help="of the meta-gradient, an MDP")
-    parser.add_argument("--hessian-samples", type=int, default=1024, help="of the Hessian, an MDP")
+    parser.add_argument("--episodes", type=int, nargs="+", default=[10, 40, 160], help="numbers of episodes of a batch")
+    parser.add_argument("--samples", type=int, default=4096, help="samples of the meta-gradient for each MDP")
+    parser.add_argument("--hessian-samples", type=int, default=1024, help="samples of the Hessian for each MDP")
     parser.add_argument("--mdps", type=int, default=4)
     arguments = parser.parse_args()
     print(f"{'quantity':14} {'estimator':17} episodes    bias   (error)   noise  cosine")

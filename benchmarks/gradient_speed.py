@@ -1,17 +1,22 @@
-"""Speed of gradient-based meta-training beside PyTorch's fastest way, in one run on one machine.
+"""Speed of gradient-based meta-training, compared with the fastest way in PyTorch, in one run on one machine.
 
-Workloads: second-order MAML on images of Omniglot's size (5 classes, 1 example, 1 query; four strided convolutions of
-64 with batch normalisation; 32 tasks) with 1 and 5 inner steps, and on sinusoids (1-40-40-1, 25 tasks of 10 + 10
-points, 1 inner step, Adam). PyTorch is ``torch.func`` over vmapped tasks, compiled by ``torch.compile`` where that is
-faster; if it is not installed (``pip install torch``), ours alone is measured. MAML-TRPO and ProMP on point navigation
-(20 tasks of 20 episodes of 100 steps) have no PyTorch peer that still runs: their measure is the rate of learn2learn
-0.2.0 with ten workers on a CPU of two cores, 1470 and 1083 environment steps a second. Ours runs on one device, and
-with its tasks spread over all (on a CPU: its cores); the faster way is compared. Also: throughput per task as the
-meta-batch grows, and memory as inner steps do.
+The workloads are:
+
+- Second-order MAML on images of Omniglot's size: 5 classes, 1 example, 1 query; four strided convolutions with 64
+  filters and batch normalisation; 32 tasks; 1 and 5 inner steps.
+- Second-order MAML on sinusoids: a 1-40-40-1 network, 25 tasks of 10 + 10 points, 1 inner step, Adam.
+- MAML-TRPO and ProMP on point navigation: 20 tasks of 20 episodes of 100 steps.
+- Throughput per task for growing meta-batches, and memory for growing numbers of inner steps.
+
+PyTorch runs ``torch.func`` over vmapped tasks, compiled by ``torch.compile`` if that is faster. If PyTorch is not
+installed (``pip install torch``), only this package is measured. No PyTorch program for point navigation still
+runs. The peer is the rate of learn2learn 0.2.0 with ten workers on a CPU of two cores: 1470 and 1083 environment
+steps per second. This package runs on one device, and with tasks distributed over all devices (on a CPU: its cores).
+The faster way is compared.
 
     python benchmarks/gradient_speed.py --repeats 5
 
-Medians over repeats, warm, with ``block_until_ready``; compile time stated apart.
+Times are medians over repeats of warm programs with ``block_until_ready``. Compile times are given separately.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ from metarl_jax.types import Algorithm, Key, TaskDistribution
 
 WAYS = 5
 LEARN2LEARN = {"maml-trpo": 1470.0, "promp": 1083.0}
-"""Environment steps a second, measured once on a machine of this kind."""
+"""Environment steps per second of learn2learn, measured once on a CPU of two cores."""
 
 
 def median_seconds(function: Callable[[], Any], repeats: int) -> float:
@@ -55,7 +60,10 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def ours(algorithm: Algorithm, iterations: int, repeats: int, devices: int = 1) -> dict[str, float]:
-    """Seconds of one meta-iteration, of ``iterations`` in one program, with tasks spread over devices; compile time."""
+    """Measure the seconds of one meta-iteration and of compilation, with tasks distributed over devices.
+
+    One program runs ``iterations`` meta-iterations.
+    """
     mesh = jax.make_mesh(
         (devices,), (batching.TASK_AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
     )
@@ -73,12 +81,12 @@ def _ours(algorithm: Algorithm, iterations: int, repeats: int) -> dict[str, floa
 
 
 def ways_to_run() -> list[int]:
-    """On one device, and on all."""
+    """Return the numbers of devices to measure: one, and all."""
     return sorted({1, jax.device_count()})
 
 
 def images() -> FewShot:
-    """Random images instead of Omniglot's: the same arithmetic, without the file."""
+    """Return a family of random images of Omniglot's size: the arithmetic is the same, but no file is needed."""
     family = glyphs.make(WAYS, 1, 1)
 
     def draw(key: Key, task: Any) -> FewShotTask:
@@ -117,7 +125,10 @@ def navigation(method: str) -> Algorithm:
 
 
 def torch_step(loss: Callable[..., Any], inner_rate: float, inner_steps: int, outer_rate: float) -> Callable[..., Any]:
-    """One meta-update of second-order MAML: ``(params, moments, count, task data) -> (params, moments)``, with Adam."""
+    """Return a function that makes one meta-update of second-order MAML with Adam.
+
+    The function is ``(params, moments, count, task data) -> (params, moments)``.
+    """
     from torch.func import grad, vmap  # pyright: ignore[reportMissingImports]
 
     def after(params: dict[str, Any], xs: Any, ys: Any, xq: Any, yq: Any) -> Any:
@@ -144,7 +155,7 @@ def torch_step(loss: Callable[..., Any], inner_rate: float, inner_steps: int, ou
 
 
 def torch_networks() -> dict[str, tuple[Callable[..., Any], Callable[[], Any], Callable[[int], Any]]]:
-    """By workload: the loss, the parameters, and the data of so many tasks."""
+    """Return, by workload, the loss, a function that makes parameters, and one that makes data of a number of tasks."""
     import torch  # pyright: ignore[reportMissingImports]
     import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
@@ -190,7 +201,7 @@ def torch_networks() -> dict[str, tuple[Callable[..., Any], Callable[[], Any], C
 
 
 def torch_seconds(workload: str, tasks: int, inner_steps: int, repeats: int, updates: int) -> dict[str, float]:
-    """Seconds of one meta-update, without and with ``torch.compile``."""
+    """Measure the seconds of one meta-update, without and with ``torch.compile``."""
     import torch  # pyright: ignore[reportMissingImports]
 
     loss, make_params, make_data = torch_networks()[workload]
@@ -204,13 +215,13 @@ def torch_seconds(workload: str, tasks: int, inner_steps: int, repeats: int, upd
             now, moments = params, (zeros, zeros)
             with torch.no_grad():
                 for count in range(updates):
-                    # A tensor, so that no update compiles anew.
+                    # The count is a tensor, so that the function is not compiled again for each update.
                     now, moments = function(now, moments, torch.tensor(float(count + 1)), *data)
 
         try:
             found[name] = median_seconds(many, repeats) / updates
         except Exception as error:
-            # What torch.compile cannot do is its own: say so, and compare with what runs.
+            # torch.compile may not support a workload. Then only the way that runs is compared.
             print(f"  torch {name}: {type(error).__name__}, left out", flush=True)
     return found
 
@@ -283,7 +294,7 @@ def main() -> None:
         "--parts", nargs="+", default=["images", "waves", "rollouts", "scaling", "memory"], help="what to measure"
     )
     arguments = parser.parse_args()
-    # Each core of a CPU a device of its own: only what is spread over them uses more than the first.
+    # Each core of a CPU is a device. A program uses more than one core only if it is distributed over devices.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     repeats = arguments.repeats
     if "images" in arguments.parts:

@@ -1,11 +1,11 @@
-"""GridNavi of Zintgraf et al. (2020): VariBAD, RL² and a policy told the exact belief, beside exact oracles.
+"""GridNavi of Zintgraf et al. (2020): VariBAD, RL² and a policy that gets the exact belief, compared with oracles.
 
 python benchmarks/gridnavi.py                    # everything, three seeds each; call again after an interruption
 python benchmarks/gridnavi.py --cells varibad    # one learner
 python benchmarks/gridnavi.py --cells speed      # training at the published sizes
 
-Each learner is tested on trials of 4 episodes, as trained, and of 6. Of VariBAD's beliefs is also measured how the
-probability that they give each cell to be the goal goes with the exact one.
+Each learner is tested on trials of 4 episodes, as in training, and of 6 episodes. For VariBAD, the benchmark also
+measures the correlation between the decoded and the exact probability that a cell is the goal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from results_file import provenance, write_row
 NAME = "gridnavi"
 LEARNERS = ("varibad", "rl2", "belief-oracle")
 LONGER = 6
-# By metric: the acceptance bar, for VariBAD.
+# The acceptance bars of VariBAD, by metric.
 TARGETS = {"reward of a trial": 36.0, "reward of episode 1": 3.5, "reward of episode 3": 10.8}
 TARGETS["reward of episode 4"] = TARGETS[f"reward of episode {LONGER} of {LONGER}"] = 10.8
 
@@ -73,13 +73,16 @@ def report(learner: str, evaluation: dict[str, Any], longer: bool) -> None:
 
 class _Seen(NamedTuple):
     believed: jax.Array
-    """``[cells]``."""
+    """The decoded probability that each cell is the goal, ``[cells]``."""
     exact: jax.Array
-    """``[cells]``."""
+    """The exact posterior probability that each cell is the goal, ``[cells]``."""
 
 
 def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> None:
-    """Over steps, cells and trials: the decoded probability of paying, and the exact one, of the cells not excluded."""
+    """Measure the correlation between decoded and exact goal probabilities over steps, cells and trials.
+
+    Cells that cannot be the goal a priori are left out.
+    """
     from metarl_jax.interfaces.belief import BeliefNetworks
     from metarl_jax.oracles.gridnavi import Belief
     from metarl_jax.rollout import trial
@@ -100,7 +103,7 @@ def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> No
         key_task, key_trial = jax.random.split(key)
 
         def probability(key: jax.Array, belief: Any) -> jax.Array:
-            """Of a reward in each cell."""
+            """Return the probability of a reward in each cell."""
             latent = jax.vmap(belief.sample)(jax.random.split(key, samples))
             return jnp.mean(pays(state.model.decoder, latent), axis=0)
 
@@ -137,7 +140,7 @@ def belief_correlation(folder: Path, trials: int = 200, samples: int = 16) -> No
     print(f"belief: correlation {row['ours']:.3f}, seeds {', '.join(f'{x:.3f}' for x in by_seed)}", flush=True)
 
 
-# Rates of the authors' program on two CPU cores, in environment steps a second.
+# Rates of the authors' program on two CPU cores, in environment steps per second.
 PUBLISHED_RATES = {"varibad": 880.0, "rl2": 895.0}
 PUBLISHED_SIZES = {
     "varibad": {
@@ -150,7 +153,7 @@ PUBLISHED_SIZES = {
 
 
 def speed(learner: str, iterations: int = 50, repeats: int = 5) -> None:
-    """Training's environment steps a second at the published sizes and ratios of updates to steps."""
+    """Measure environment steps per second of training, at the published sizes and ratios of updates to steps."""
     from metarl_jax import experiments
 
     experiment = experiments.get(f"{learner}-gridnavi")

@@ -1,7 +1,7 @@
-"""Kill a run with SIGKILL at random moments, resume it each time, and hold the end against a run left in peace.
+"""Kill a run with SIGKILL at random times, resume it each time, and compare the result with an uninterrupted run.
 
-After every kill each checkpoint in the folder must be readable; at the end the metrics must be line by line, and the
-state bit by bit, those of the undisturbed run.
+After every kill, each checkpoint in the folder must be readable. At the end, every line of metrics and every bit of the
+state must equal those of the uninterrupted run.
 
     python benchmarks/kill_test.py --kills 20
 """
@@ -33,24 +33,28 @@ OPTIONS = [
 
 
 def spawn(arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start ``metarl-jax`` with some arguments; its output is dropped, its errors are ours."""
+    """Start ``metarl-jax``. Its output is dropped, and its standard error is that of this process."""
     return subprocess.Popen([sys.executable, "-m", "metarl_jax", *arguments], stdout=subprocess.DEVNULL)
 
 
 def leaves(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint, checked against its checksum."""
+    """Return the arrays of a checkpoint after checking its checksum."""
     content: Any = serialization.msgpack_restore(checkpoints.read_payload(path))
     return content["leaves"]
 
 
 def metric_lines(folder: Path) -> list[dict[str, Any]]:
-    """Metrics without what depends on the clock."""
+    """Return the metrics without entries that depend on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "wall_s"} for line in lines]
 
 
 def _wait_for_a_moment(process: subprocess.Popen[bytes], metrics: Path, longest_s: float, rng: random.Random) -> None:
-    """Most often some time after the process has written metrics, so that kills fall among saves; else any time."""
+    """Wait for a random time.
+
+    Most often this is a short time after the process has written metrics, so that kills hit saves. Otherwise it is any
+    time.
+    """
     if rng.random() < 0.2:
         time.sleep(rng.uniform(0, 6))
         return
@@ -61,10 +65,10 @@ def _wait_for_a_moment(process: subprocess.Popen[bytes], metrics: Path, longest_
 
 
 def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: random.Random) -> list[int]:
-    """Run the test in ``root``; return how far the run was after each kill.
+    """Run the test in ``root``, and return the iteration of the last checkpoint after each kill.
 
     Raises:
-        AssertionError: if anything was lost, doubled, or unreadable.
+        AssertionError: if anything is lost, duplicated or unreadable.
     """
     peaceful, killed = root / "peaceful", root / "killed"
     new = ["train", EXPERIMENT, *OPTIONS, "--iterations", str(iterations), "--run-dir"]
@@ -72,7 +76,7 @@ def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: ra
     assert spawn([*new, str(peaceful)]).wait() == 0
     reached: list[int] = []
     while len(reached) < kills:
-        # A process killed before its folder appears leaves nothing, and is simply started anew.
+        # A process that is killed before its folder exists leaves nothing, and is started again.
         process = spawn(again if killed.exists() else [*new, str(killed)])
         _wait_for_a_moment(process, killed / "metrics.jsonl", longest_s, rng)
         process.kill()
@@ -98,12 +102,14 @@ def kill_test(root: Path, kills: int, iterations: int, longest_s: float, rng: ra
 
 
 def main() -> None:
-    """Parse the command line and run."""
+    """Parse the command line, and run the test."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--iterations", type=int, default=30_000)
-    parser.add_argument("--longest", type=float, default=1.0, help="seconds of training before a kill, at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--longest", type=float, default=1.0, help="largest number of seconds of training before a kill"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the times of kills")
     arguments = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="kill_test-"))
     os.environ.setdefault("METARL_JAX_CACHE_DIR", str(root / "cache"))

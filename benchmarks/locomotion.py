@@ -1,4 +1,4 @@
-"""Robots with real physics: held-out return by adaptation episode or gradient step, for every family of algorithms.
+"""Robots with simulated physics: the held-out return by adaptation episode or gradient step, for all kinds of learners.
 
     python benchmarks/locomotion.py                                   # the half cheetah's direction, every algorithm
     python benchmarks/locomotion.py --cells rl2-half-cheetah-direction --seeds 1
@@ -6,8 +6,9 @@
     python benchmarks/locomotion.py --cells long --seeds 1            # gradient-based learners, 20 million steps each
     python benchmarks/locomotion.py --cells paper --seeds 1           # at published sizes, for an accelerator
 
-Budgets are what two cores do in minutes, not what the papers ran; published curves are of other bodies and serve as
-orders of magnitude. What adaptation is worth: the gains over play before it, and over acting at random, task by task.
+The budgets are what two cores compute in minutes, and are smaller than those of the papers. Published curves are of
+other bodies, and show only the order of magnitude. The value of adaptation is the paired gain over play before
+adaptation, and over random actions.
 """
 
 from adaptation_table import TableRow, main
@@ -17,7 +18,7 @@ OTHERS = (
     *(f"{method}-half-cheetah-velocity" for method in ("rl2", "varibad", "pearl")),
     "pearl-walker-parameters",
 )
-# For fewer iterations than the presets say.
+# These experiments have fewer iterations than the presets.
 SHORT = {
     "varibad-half-cheetah-direction": 150,
     "maml-half-cheetah-velocity": 50,
@@ -25,7 +26,7 @@ SHORT = {
     "varibad-ant-direction": 200,
     "promp-walker-parameters": 38,
 }
-# Gradient-based learners for 20 million steps, in the order of what their results say.
+# Gradient-based learners with 20 million steps, the most informative ones first.
 LONG: dict[str, dict[str, int]] = {
     "maml-half-cheetah-velocity": {"iterations": 250},
     "promp-walker-parameters": {"iterations": 250},
@@ -33,10 +34,10 @@ LONG: dict[str, dict[str, int]] = {
     "maml-half-cheetah-direction": {"iterations": 125, "horizon": 200},
     "promp-half-cheetah-direction": {"iterations": 125, "horizon": 200},
 }
-# Networks, batches and the steps of an iteration as Rakelly et al. (2019) have them, but 144 iterations of their 500:
-# 1.44 million environment steps, to which a replay comes to some 370 episodes. Twenty training tasks are drawn from
-# their two. Physics are C's, since 25 robots are few for a GPU. Their weight of the KL divergence, 0.1, is of its sum
-# over a meta-batch, not of its mean.
+# Networks, batches and steps of an iteration are those of Rakelly et al. (2019), with 144 of their 500 iterations.
+# These iterations have 1.44 million environment steps, with which a replay gets about 370 episodes. Twenty training
+# tasks are drawn from their two. The C engine simulates the physics, because 25 robots are few for a GPU. Their weight
+# of the KL divergence, 0.1, is for its sum over a meta-batch, and not for its mean.
 PUBLISHED = {
     "encoder_units": 200,
     "units": 300,

@@ -1,7 +1,7 @@
 """Classic control with physics as the task: MAML-TRPO, ProMP and Reptile on CartPole, MAML-TRPO on the others.
 
-The return by gradient step on held-out physics, drawn as in training and farther out, beside what no adaptation and
-what learning from scratch with the same episodes gets; gains are task by task.
+The measure is the return by gradient step on held-out physics, drawn as in training and out of its range. It is
+compared with no adaptation, and with learning from scratch on the same number of episodes. Gains are paired by task.
 
     python benchmarks/maml_classic_control.py                      # everything, three seeds each
     python benchmarks/maml_classic_control.py --cells maml-cartpole

@@ -1,4 +1,4 @@
-"""Point navigation of Finn et al. (2017): MAML-TRPO, E-MAML and ProMP, and multi-task training beside them.
+"""Point navigation of Finn et al. (2017): MAML-TRPO, E-MAML and ProMP, compared with multi-task training.
 
 python benchmarks/maml_navigation.py                # everything, three seeds each
 python benchmarks/maml_navigation.py --cells maml
@@ -6,7 +6,7 @@ python benchmarks/maml_navigation.py --cells maml
 
 from adaptation_table import TableRow, main
 
-# As published: twice the episodes for each step on a held-out task.
+# A gradient step on a held-out task uses twice the number of episodes of training, as in the publication.
 TESTING = {"episodes": 40}
 CELLS = {
     "maml": TableRow("maml-navigation", {1: -11.7, 3: -3.5}, "MAML (Finn et al. 2017", testing=TESTING),

@@ -1,6 +1,6 @@
-"""Sinusoids: MAML as in Table 2 of Finn et al. (2017), its kin on the same tasks, and Reptile on its own.
+"""Sinusoids: MAML as in Table 2 of Finn et al. (2017), its variants on the same tasks, and Reptile on its own tasks.
 
-Trained with 10 points, tested with 5.
+The learners are trained with 10 points, and tested with 5.
 
     python benchmarks/maml_sinusoid.py                  # everything, three seeds each
     python benchmarks/maml_sinusoid.py --cells maml

@@ -4,8 +4,8 @@
     python benchmarks/manipulation.py --cells others --seeds 1       # push, pick-place
     python benchmarks/manipulation.py --cells ml10 --seeds 1         # ten skills to train on, five others to test on
 
-An episode is a success if any of its steps is. The bar: nine of ten held-out goals reached, by the last episode. Of
-ML10, rates of each skill have rows of their own, held-out skills and those trained on.
+An episode is a success if any of its steps is. The bar is a success rate of 0.9 on held-out goals in the last episode.
+For ML10, there are separate rows with the success rate of each skill, for held-out skills and for training skills.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ REACH = {
     f"{name}-ml1-reach": TableRow(f"{name}-ml1-reach", {}, success_targets={last: BAR})
     for name, last in (("rl2", 2), ("varibad", 2), ("pearl", 3))
 }
-# RL² from what is paid alone, as all is learnt below; with what the settings that Meta-World's authors publish for it
-# do not have; with a bonus for entropy that is gone while there is step size left, for as many steps and for three
-# times as many; and with a larger bonus and a smaller memory, which holds fifty goals less well apart, and has to look.
+# Variants of RL² on reach, which learn from the environment's own reward only ("paid"), as all experiments below do:
+# with normalised observations, which the published settings of Meta-World's authors do not have; with an entropy bonus
+# that ends before the step size reaches zero, for as many steps and for three times as many; and with a larger bonus
+# and a smaller memory. A smaller memory can distinguish the fifty goals less well, so the learner has to search.
 PAID: dict[str, Any] = {"iterations": 400, "entropy_decay": 1.0, "training_reward": "paid"}
 VARIANTS = {
     name: TableRow("rl2-ml1-reach", {}, settings={**PAID, **settings}, variant=name, success_targets={2: BAR})
@@ -36,7 +37,7 @@ VARIANTS = {
         ("searching", {"entropy_coefficient": 0.03, "hidden_size": 64}),
     )
 }
-# RL² and VariBAD from what is paid; VariBAD and PEARL for half of their presets' iterations.
+# RL² learns from the environment's own reward. VariBAD and PEARL have half of the iterations of their presets.
 OTHERS = {
     name: TableRow(name, {}, settings=settings, variant=f"{settings['iterations']} iterations")
     for skill in ("push", "pick-place")
@@ -51,7 +52,7 @@ ML10 = {name: TableRow(name, {}) for name in ("rl2-ml10", "maml-ml10", "pearl-ml
 
 
 def by_skill(cell: TableRow, evaluation: dict[str, Any]) -> None:
-    """Success rates of each skill by stage."""
+    """Write rows with the success rates of each skill by stage."""
     if cell.experiment not in ML10:
         return
     import jax
@@ -66,7 +67,7 @@ def by_skill(cell: TableRow, evaluation: dict[str, Any]) -> None:
     run = RunFolder(Path(evaluation["folder"]))
     problem, seeds, number = train.build(run.config), run.config.seeds, evaluation["tasks"]
     states, family = train.load_states(run, problem).state.algorithm, problem.family
-    # Those trained on are many: three times as many tasks.
+    # There are more training skills than held-out skills, so training skills get three times as many tasks.
     for skills, sample, tasks in (
         ("held-out", family.tasks.sample_heldout, number),
         ("training", family.tasks.sample, 3 * number),
@@ -74,7 +75,7 @@ def by_skill(cell: TableRow, evaluation: dict[str, Any]) -> None:
 
         def adapt(key: Any, state: Any, task: Any) -> Any:
             found = problem.algorithm.adapt(key, state, task)
-            # In the place of scores, of which skill the task is.
+            # The number of the skill takes the place of the score.
             return found._replace(score=jnp.full_like(found.score, task.skill))
 
         @jax.jit

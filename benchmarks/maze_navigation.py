@@ -1,11 +1,11 @@
-"""RL² in mazes seen from within: steps to the target in the first and in the second episode of a trial.
+"""RL² in mazes with a first-person view: steps to the target in the first and in the second episode of a trial.
 
 python benchmarks/maze_navigation.py                                   # tiny mazes, one seed
 python benchmarks/maze_navigation.py --sizes small large --seeds 3     # call again after an interruption to go on
 
-A run is made by ``metarl-jax train`` and goes on where it stopped; what was trained in mazes of one size is also tested
-in those of the next. The difference between episodes is measured trial by trial: what its interval is about is whether
-learners remember. Published steps are from mazes of another geometry (``metarl_jax.environments.maze``).
+A run that was interrupted continues where it stopped. A learner that was trained in mazes of one size is also tested in
+mazes of the next size. The difference between the episodes is paired by trial, and its interval shows whether learners
+remember the maze. Published steps are from mazes of another geometry (``metarl_jax.environments.maze``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ FAMILIES = {"tiny": maze.tiny, "small": maze.small, "large": maze.large}
 
 
 def measure(family: EnvFamily, policy: Policy, params: Params, trials: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of each episode, the limit where the target was not reached; and whether it was. ``[N, 2]`` each."""
+    """Measure the steps of each episode, and whether it reached the target, ``[N, 2]`` each.
+
+    An episode that does not reach the target counts with the limit of steps.
+    """
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
         carry, output = policy.step(params, carry, inputs)
@@ -56,14 +59,14 @@ def measure(family: EnvFamily, policy: Policy, params: Params, trials: int) -> t
 
         return by_episode(t.valid), by_episode(t.terminated)
 
-    # Training's keys come from small seeds, this one from far off; all seeds meet the same mazes.
+    # The keys of training come from small seeds, and this key from a large one. All seeds get the same mazes.
     keys = jax.random.split(jax.random.key(2**31 + 11), trials)
     steps, reached = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=TRIALS_AT_ONCE))(keys)
     return np.asarray(steps, np.float64), np.asarray(reached, np.float64)
 
 
 def learner(run: RunFolder) -> tuple[Policy, Params]:
-    """The policy of a run's network, and its newest parameters."""
+    """Return the policy of a run's network, and its newest parameters."""
     config = run.config
     experiment = config.resolve()
     policy = experiment.make_networks(config.settings, experiment.make_family(config.settings))
@@ -73,7 +76,7 @@ def learner(run: RunFolder) -> tuple[Policy, Params]:
 
 
 def trained(size: str, seed: int, folder: Path, minutes: float, changes: dict[str, Any]) -> RunFolder | None:
-    """The run of a seed, trained to its end; None if time ran out before."""
+    """Train the run of a seed to its end, and return it; None if the time limit came first."""
     name = f"rl2-maze-{size}"
     path = folder / f"{name}-seed-{seed}"
     if path.exists():
@@ -88,9 +91,9 @@ def trained(size: str, seed: int, folder: Path, minutes: float, changes: dict[st
 
 
 def row(trained_in: str, tested_in: str, runs: list[RunFolder], trials: int) -> dict[str, Any]:
-    """What is measured of all seeds of a size in mazes of a size."""
+    """Return the row of results of all seeds that were trained in one size of mazes and tested in another."""
     measured = [measure(FAMILIES[tested_in](), *learner(run), trials) for run in runs]
-    # The seeds met the same mazes, whose luck they share: a maze's mean over seeds is one observation.
+    # All seeds got the same mazes, so the mean over seeds in one maze is one observation.
     steps, reached = (np.mean(x, axis=0) for x in zip(*measured, strict=True))
     gain = mean_with_interval(steps[:, 0] - steps[:, 1])
     by_episode = [mean_with_interval(steps[:, episode]) for episode in range(EPISODES)]
@@ -121,7 +124,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(FAMILIES), default=["tiny"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--trials", type=int, default=1000, help="held-out mazes (1000 published)")
-    parser.add_argument("--iterations", type=int, help="of training, where not as many as the preset says")
+    parser.add_argument("--iterations", type=int, help="number of training iterations; default: the preset's")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit of one run; call again to go on")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where run folders are")
     arguments = parser.parse_args()

@@ -1,9 +1,10 @@
-"""What a memory costs: acting, by how long ago the trial began, and training, by how long the trial is.
+"""The cost of a memory: of acting, by the position in a trial, and of training, by the length of the trial.
 
-Acting: microseconds of a step at the first and at the last position of a long trial, for a batch of trials side by
-side; programs differ in nothing but the memory that they start from, and are timed in turns, so that what else the
-machine does meets both. Training: microseconds a step (of one trial) of the gradient of an unrolled trial's loss, in
-batches of as many steps whatever the length. Medians over repeats, warm, with ``block_until_ready``.
+The cost of acting is the time of a step at the first and at the last position of a long trial, for a batch of
+vectorised trials. The two programs differ only in the memory that they start from. They are timed alternately, so that
+other load on the machine affects both. The cost of training is the time per step (of one trial) of the gradient of an
+unrolled trial's loss. A batch has the same number of steps for every length. Times are medians over repeats of warm
+programs with ``block_until_ready``.
 
     python benchmarks/memory_speed.py
     python benchmarks/memory_speed.py --memories linear gru --lengths 128 1024 4096
@@ -39,7 +40,7 @@ MEMORIES: dict[str, Callable[[int], Policy]] = {
 
 
 def inputs(steps: int, trials: int) -> Inputs:
-    """Of trials side by side, ``[steps, trials, ...]``, which are under way."""
+    """Return random inputs in the middle of vectorised trials, ``[steps, trials, ...]``."""
     keys = jax.random.split(jax.random.key(0), 3)
     return Inputs(
         jax.random.normal(keys[0], (steps, trials, 4)),
@@ -51,7 +52,7 @@ def inputs(steps: int, trials: int) -> Inputs:
 
 
 def medians(programs: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median seconds of each; every repeat runs all of them, one after another."""
+    """Return the median seconds of each program. Every repeat runs all programs sequentially."""
     for program in programs:
         jax.block_until_ready(program())
     times: list[list[float]] = [[] for _ in programs]
@@ -64,7 +65,7 @@ def medians(programs: list[Callable[[], Any]], repeats: int) -> list[float]:
 
 
 def acting(policy: Policy, positions: list[int], trials: int, repeats: int, calls: int = 50) -> list[float]:
-    """Seconds of one step of all trials at each position, of ``calls`` in one program."""
+    """Measure the seconds of one step of all trials at each position. One program makes ``calls`` steps."""
     params = jax.jit(policy.init)(jax.random.key(1))
     begin = jax.tree.map(lambda x: jnp.broadcast_to(x, (trials, *x.shape)), policy.initial_carry(params))
 
@@ -82,7 +83,7 @@ def acting(policy: Policy, positions: list[int], trials: int, repeats: int, call
 
 
 def training(policy: Policy, lengths: list[int], batch_steps: int, repeats: int) -> list[float]:
-    """Seconds a step of the gradient of trials of each length."""
+    """Measure the seconds per step of the gradient of trials of each length."""
     params = jax.jit(policy.init)(jax.random.key(1))
 
     def gradient(length: int) -> Callable[[], Any]:
@@ -104,8 +105,8 @@ def main() -> None:
     parser.add_argument("--memories", nargs="+", choices=list(MEMORIES), default=list(MEMORIES))
     parser.add_argument("--positions", nargs="+", type=int, default=[0, 4000], help="steps since the trial began")
     parser.add_argument("--lengths", nargs="+", type=int, default=[128, 1024, 4096])
-    parser.add_argument("--window", type=int, default=128, help="of memories that look back")
-    parser.add_argument("--trials", type=int, default=64, help="acting side by side")
+    parser.add_argument("--window", type=int, default=128, help="window of memories with attention")
+    parser.add_argument("--trials", type=int, default=64, help="number of vectorised trials for acting")
     parser.add_argument("--batch-steps", type=int, default=16384, help="steps of a training batch")
     parser.add_argument("--repeats", type=int, default=11)
     arguments = parser.parse_args()

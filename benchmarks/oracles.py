@@ -1,13 +1,14 @@
-"""Every oracle on every cell of the tables of RL² (Duan et al. 2016): bandits (table 1) and random MDPs (table 2).
+"""Evaluate all oracles on all cells of the tables of RL² (Duan et al. 2016): bandits (table 1), random MDPs (table 2).
 
     python benchmarks/oracles.py --minutes 10
 
-Prints our mean ± standard error beside an independent NumPy simulation of the same policy (where there is one, with
-the deviation z in standard errors of the difference) and the published value, and writes
-``benchmarks/results/oracles.json`` after each cell. Cells that the file has already are left alone, unless ``--again``
-is given.
+The benchmark prints the mean ± standard error of this package, the result of an independent NumPy simulation of the
+same policy if there is one, and the published value. The column z is the deviation from the simulation, in standard
+errors of the difference. Each cell is written to ``benchmarks/results/oracles.json`` when it is done. Cells that the
+file already has are left out, unless ``--again`` is given.
 
-Published settings of greedy, ε-greedy, UCB1, OTS, OPSRL, UCRL2 and BEB are unknown, so those need not agree.
+The published settings of greedy, ε-greedy, UCB1, OTS, OPSRL, UCRL2 and BEB are not known, so their values need not
+agree.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ BANDIT_COLUMNS = (
     "epsilon_greedy",
     "greedy",
 )
-# (pulls, arms) -> the published row, in the order of the columns.
+# The published row of each (pulls, arms), in the order of the columns.
 PUBLISHED_BANDITS = {
     (10, 5): (5.0, 6.6, 5.7, 6.5, 6.7, 6.6, 6.6),
     (10, 10): (5.0, 6.6, 5.5, 6.2, 6.7, 6.6, 6.6),
@@ -58,7 +59,7 @@ PUBLISHED_BANDITS = {
     (500, 50): (249.6, 463.7, 427.2, 437.6, 457.6, 413.6, 402.8),
 }
 SIMULATED_COLUMNS = ("gittins", "thompson_sampling", "optimistic_thompson_sampling", "greedy_posterior_mean")
-# (pulls, arms) -> (mean, standard error) in the order of the columns.
+# The (mean, standard error) of each (pulls, arms), in the order of the columns.
 SIMULATED_BANDITS: dict[tuple[int, int], tuple[tuple[float, float], ...]] = {
     (10, 5): ((6.665, 0.004), (5.833, 0.003), (5.982, 0.003), (6.631, 0.004)),
     (10, 10): ((6.709, 0.003), (5.580, 0.003), (5.622, 0.003), (6.698, 0.003)),
@@ -79,27 +80,32 @@ PUBLISHED_MDPS = {
     75: (749.9, 1417.1, 1449.2, 1427.6, 1422.6, 1293.9, 1172.9),
     100: (999.4, 1939.5, 1973.9, 1942.1, 1935.1, 1778.2, 1578.5),
 }
-# Episodes -> (mean, standard error); the error of greedy was not kept, so it is taken to be that of psrl.
+# The (mean, standard error) by the number of episodes. The error of greedy was not stored; that of psrl is used.
 SIMULATED_PSRL = {10: (133.7, 0.7), 25: (403.0, 1.5), 50: (900.0, 3.0), 75: (1414.0, 4.5), 100: (1936.0, 6.0)}
 SIMULATED_GREEDY = {10: (150.1, 0.7), 25: (423.6, 1.5), 50: (895.0, 3.0), 75: (1370.0, 4.5), 100: (1848.0, 6.0)}
 
 
 class TableRow(NamedTuple):
-    """One oracle at one size."""
+    """One oracle at one size of the tasks."""
 
     experiment: str
+    """The name of the cell."""
     policy: str
+    """The name of the oracle."""
     episodes: int
+    """The number of episodes (pulls of a bandit) of a trial."""
     arms: int | None
-    """None: the random MDPs."""
+    """The number of arms; None for random MDPs."""
     trials: int
+    """The number of held-out tasks."""
     reference: tuple[float, float] | None
-    """Mean and standard error of the same policy, from elsewhere."""
+    """The mean and standard error of the same policy in an independent computation; None if there is none."""
     published: float | None
+    """The published value; None if there is none."""
 
 
 def cells() -> list[TableRow]:
-    """All cells, cheapest sizes first."""
+    """Return all cells, the cheapest sizes first."""
     result = []
     bandit_trials = {10: 40_000, 100: 10_000, 500: 2_000}
     for (pulls, arms), published in PUBLISHED_BANDITS.items():
@@ -129,7 +135,7 @@ def cells() -> list[TableRow]:
 
 
 def evaluate(cell: TableRow, seed: int) -> tuple[np.ndarray, float]:
-    """Total reward of each trial ``[trials]``, and the seconds it took, compilation included."""
+    """Return the total reward of each trial, ``[trials]``, and the seconds of the evaluation, including compilation."""
     start = time.perf_counter()
     family: EnvFamily = mdp_environments.make() if cell.arms is None else bandit_environments.bernoulli(cell.arms)
     oracle = getattr(tabular_mdp if cell.arms is None else bandits, cell.policy)(family, cell.episodes)
@@ -143,7 +149,7 @@ def evaluate(cell: TableRow, seed: int) -> tuple[np.ndarray, float]:
 
 
 def commit() -> str:
-    """The checked-out commit, marked if the working tree differs from it."""
+    """Return the checked-out commit, marked if the working tree differs from it."""
     try:
         name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
         changes = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
@@ -153,7 +159,7 @@ def commit() -> str:
 
 
 def row(cell: TableRow, rewards: np.ndarray, seconds: float) -> dict[str, Any]:
-    """One row of the results file."""
+    """Return a row of the results file."""
     mean = float(rewards.mean())
     standard_error = float(rewards.std() / math.sqrt(len(rewards)))
     horizon = 10 if cell.arms is None else 1
@@ -197,9 +203,9 @@ def write(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0, help="begin no new cell after this long")
+    parser.add_argument("--minutes", type=float, default=10.0, help="number of minutes after which no new cell begins")
     parser.add_argument("--only", default="", help="only cells whose 'experiment policy' contains this")
-    parser.add_argument("--again", action="store_true", help="do cells again that the results file has")
+    parser.add_argument("--again", action="store_true", help="evaluate cells again that the results file has")
     parser.add_argument("--seed", type=int, default=1_000_003)
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes

@@ -1,11 +1,11 @@
-"""PEARL on point robots of Rakelly et al. (2019): with a dense reward, and with one that shows near the goal alone.
+"""PEARL on point robots of Rakelly et al. (2019), with a dense reward, and with a reward only near the goal.
 
 python benchmarks/pearl_point_robot.py                     # both, three seeds each; call again after an interruption
 python benchmarks/pearl_point_robot.py --cells sparse
-python benchmarks/pearl_point_robot.py --speed             # gradient steps a second at the published sizes
+python benchmarks/pearl_point_robot.py --speed             # gradient steps per second at the published sizes
 
-Of the sparse task is reported, for each episode on a held-out goal, how often the goal is met; and of both, how far the
-belief has contracted when the episode begins.
+For the sparse task, the benchmark reports how often the goal is reached in each episode on a held-out goal. For both
+tasks, it reports the standard deviation of the belief at the start of each episode.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEPS_ALLOWED = 1_500_000
 
 
 def by_episode(cell: TableRow, evaluation: dict[str, Any]) -> None:
-    """Write, for each episode, how often the goal is met, the return, and the belief's standard deviation before it."""
+    """Write rows with the rate of reached goals, the return and the belief's standard deviation, for each episode."""
     from metarl_jax import experiments
     from metarl_jax.evaluation import meta_test
     from metarl_jax.ops.statistics import mean_with_interval
@@ -41,7 +41,7 @@ def by_episode(cell: TableRow, evaluation: dict[str, Any]) -> None:
     key = jax.random.key(2**31 + 6)
 
     def returns(adapt: Any, states: Any, learners: int) -> np.ndarray:
-        """``[learners, tasks, episodes]``."""
+        """Return the scores, ``[learners, tasks, episodes]``."""
 
         @jax.jit
         def test(key: jax.Array, states: Any) -> jax.Array:
@@ -50,7 +50,7 @@ def by_episode(cell: TableRow, evaluation: dict[str, Any]) -> None:
         return np.asarray(test(key, states), np.float64)
 
     def deviations(state: Any) -> jax.Array:
-        """``[tasks, episodes]``: the geometric mean over latent variables."""
+        """Return the belief's standard deviation, a geometric mean over latent variables, ``[tasks, episodes]``."""
 
         def one(key: jax.Array) -> jax.Array:
             key_task, key_adapt = jax.random.split(key)
@@ -68,7 +68,7 @@ def by_episode(cell: TableRow, evaluation: dict[str, Any]) -> None:
         measured["goals met so far"] = np.maximum.accumulate(met, axis=-1).astype(float)
         for oracle in experiments.get(cell.experiment).oracles(problem, problem.stages):
             references[oracle.name] = returns(oracle.adapt, (), 1)[0]
-    # All that was played, the episodes before the first iteration too.
+    # This number includes the episodes before the first iteration.
     steps = int(np.asarray(states.episodes).sum(axis=-1).max()) * family.horizon
     for metric, values in measured.items():
         estimates = [mean_with_interval(values[..., e].mean(axis=0)) for e in range(values.shape[-1])]
@@ -97,7 +97,7 @@ def by_episode(cell: TableRow, evaluation: dict[str, Any]) -> None:
             print(f"  {name}: {', '.join(f'{x:.3f}' for x in score)}", flush=True)
 
 
-# Gradient steps a second of the authors' program on two CPU cores, at these sizes.
+# Gradient steps per second of the authors' program on two CPU cores, at these sizes.
 PUBLISHED_RATE = 2.24
 PUBLISHED_SIZES = {
     **{"meta_batch": 16, "batch_size": 256, "context_size": 64, "units": 300, "encoder_units": 200, "layers": 3},
@@ -106,7 +106,7 @@ PUBLISHED_SIZES = {
 
 
 def speed(repeats: int = 5) -> None:
-    """Gradient steps a second at the published sizes."""
+    """Measure gradient steps per second at the published sizes."""
     from metarl_jax import experiments
 
     experiment = experiments.get("pearl-point-robot-dense")

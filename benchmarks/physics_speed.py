@@ -1,16 +1,16 @@
-"""What physics cost: control steps a second by engine, robot and number of robots, and how far the engines lie apart.
+"""The cost of physics: control steps per second by engine and number of robots, and the difference between engines.
 
     python benchmarks/physics_speed.py                             # C MuJoCo, every robot
     python benchmarks/physics_speed.py --engines mjx --robots "half cheetah" --batches 64 256
-    python benchmarks/physics_speed.py --fidelity                  # MJX against C, every robot; minutes to compile
+    python benchmarks/physics_speed.py --fidelity                  # MJX compared with C; minutes to compile
     python benchmarks/physics_speed.py --robots reach ml10         # Meta-World's scenes, alone or many in one batch
-    python benchmarks/physics_speed.py --robots reach --fidelity   # MJX without contacts against C with them
+    python benchmarks/physics_speed.py --robots reach --fidelity   # MJX without contacts compared with C with contacts
 
-Speed is that of a compiled loop in which actions are drawn at random and episodes begin anew, tasks' bodies all
-different where "--bodies" says so; medians over repeats, warm. Fidelity is the largest difference of observations over
-50 control steps from one state, each in units of one more than how large the observation gets: in double precision
-along whole trajectories, in single precision of one step from the C engine's states. Rounding alone makes trajectories
-part.
+Speed is that of a compiled loop with random actions and resets of episodes. ``--bodies`` gives the number of different
+bodies among the tasks. Rates are medians over repeats of warm programs. Fidelity is the largest difference of
+observations over 50 control steps from the same state. The unit of each observation is one plus its largest absolute
+value. In double precision, whole trajectories are compared. In single precision, single steps from the states of the C
+engine are compared, because rounding alone makes trajectories diverge.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ EPISODES = 2
 
 
 def family(name: str, engine: Any, bodies: int, horizon: int) -> EnvFamily:
-    """Forwards is paid, with one body or several; of scenes, there is one or all of ML10's."""
+    """Return a family of a robot that is rewarded for moving forwards, or a family of Meta-World's scenes.
+
+    A robot has one body or several different ones. The name "ml10" gives all scenes of ML10, and the name of a skill
+    gives one scene.
+    """
     if name == ML10:
         return manipulation.ml10(horizon)
     if name in manipulation.SKILLS:
@@ -68,16 +72,18 @@ def family(name: str, engine: Any, bodies: int, horizon: int) -> EnvFamily:
 
 
 class Compiled(NamedTuple):
-    """A compiled loop, and what it is called with."""
+    """A compiled loop with its arguments."""
 
     run: Callable[[Array], Array]
+    """The compiled function."""
     keys: Array
+    """The random keys that the function is called with."""
     steps: int
-    """Control steps of a call."""
+    """The number of control steps of a call."""
 
 
 def compiler(made: EnvFamily, robots: int) -> Callable[[], Compiled]:
-    """A function that compiles a loop of trials played at random, which is traced at once."""
+    """Trace a loop of trials with random actions, and return a function that compiles it."""
     space = made.action_space
 
     def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
@@ -96,7 +102,7 @@ def compiler(made: EnvFamily, robots: int) -> Callable[[], Compiled]:
 
 
 def speed(compiled: Compiled, repeats: int) -> list[float]:
-    """Control steps a second, in each repeat."""
+    """Measure control steps per second in each repeat."""
     jax.block_until_ready(compiled.run(compiled.keys))
     rates = []
     for _ in range(repeats):
@@ -107,7 +113,7 @@ def speed(compiled: Compiled, repeats: int) -> list[float]:
 
 
 def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
-    """How far MJX lies from C: the body as it is, and one with other parameters."""
+    """Measure the difference between MJX and C, for the original body and for one with other parameters."""
     usual, random = physics.load(robot), np.random.default_rng(2)
     models = [usual, locomotion.randomised(robot, np.random.default_rng(0))]
     low, high = usual.actuator_ctrlrange.T
@@ -116,7 +122,7 @@ def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
     qvel = random.uniform(-robot.noise, robot.noise, usual.nv)
 
     def trajectory(engine: Any, model: int) -> tuple[Array, Array]:
-        """Observations ``[steps, *]``, and the states they came from."""
+        """Return the observations, ``[steps, *]``, and the state before each of them."""
 
         @jax.jit
         def run(controls: Array, qpos: Array, qvel: Array) -> tuple[Array, Array]:
@@ -136,7 +142,7 @@ def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
 
     result: dict[str, Any] = {"trajectory": [], "one_step": []}
     for double in (True, False):
-        # For all threads: callbacks run in others.
+        # The setting must hold in all threads, because callbacks run in other threads.
         jax.config.update("jax_enable_x64", double)
         c, mjx = CEngine(robot, models), MJXEngine(robot, models)
         step = jax.jit(mjx.step)
@@ -158,7 +164,7 @@ def fidelity(robot: Robot, steps: int = 50) -> dict[str, Any]:
 
 
 def reaching(steps: int = 50) -> dict[str, Any]:
-    """How far MJX's arm, which touches nothing, lies from C's: metres, of hand and fingertips."""
+    """Measure the difference in metres between the arm in MJX, without contacts, and in C, at hand and fingertips."""
 
     def arm(engine: Any) -> np.ndarray:
         made = manipulation.ml1("reach", steps, engine=engine)
@@ -175,12 +181,12 @@ def reaching(steps: int = 50) -> dict[str, Any]:
 
             return jax.lax.scan(step, env.reset(key, task)[1].physics, actions)[1]
 
-        # Hand, claws, pads and fingertips come first.
+        # Observations begin with the positions of hand, claws, pads and fingertips.
         return np.asarray(run(jax.random.key(0)))[:, :21].reshape(steps, 7, 3)[:, [0, 5, 6]]
 
     result: dict[str, Any] = {}
     for double in (True, False):
-        # For all threads: callbacks run in others.
+        # The setting must hold in all threads, because callbacks run in other threads.
         jax.config.update("jax_enable_x64", double)
         far = float(np.max(np.abs(arm("mjx") - arm("c"))))
         result["trajectory" if double else "single_precision"] = [far]
@@ -191,11 +197,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--robots", nargs="+", choices=[*ROBOTS, *SCENES], default=list(ROBOTS))
     parser.add_argument("--engines", nargs="+", choices=["c", "mjx"], default=["c"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256, 1024], help="robots side by side")
-    parser.add_argument("--bodies", nargs="+", type=int, default=[1, 64], help="how many bodies differ")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 64, 256, 1024], help="numbers of robots")
+    parser.add_argument("--bodies", nargs="+", type=int, default=[1, 64], help="numbers of different bodies")
     parser.add_argument("--horizon", type=int, default=50, help="control steps of an episode")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--fidelity", action="store_true", help="measure how far engines lie apart instead")
+    parser.add_argument("--fidelity", action="store_true", help="measure the difference between engines instead")
     arguments = parser.parse_args()
     for name in arguments.robots:
         if arguments.fidelity:
@@ -211,7 +217,7 @@ def main() -> None:
             for robots in arguments.batches
         ]
         with ThreadPoolExecutor() as pool:
-            # Tracing changes MJX for a while, so that there is one at a time; compiling keeps cores busy side by side.
+            # Tracing changes MJX temporarily, so programs are traced sequentially. They are compiled at the same time.
             programs = [
                 pool.submit(compiler(family(name, engine, bodies, arguments.horizon), robots))
                 for engine, bodies, robots in ways

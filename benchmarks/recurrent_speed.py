@@ -1,8 +1,9 @@
-"""How fast RL² trains here, as a share of this machine's matrix-product rate; everything measured in one run.
+"""Speed of training RL², as a fraction of the machine's rate of matrix products, measured in one run.
 
-For each hidden size: compile time, acting steps/s, training steps/s, and the update's model FLOP/s (matrix products
-only) beside (a) the rate of a large square float32 product and (b) the rate of the very products that the update
-is made of, at their own shapes, called one after another. Medians over repeats, warm, with ``block_until_ready``.
+For each hidden size, the benchmark measures compile time, acting steps per second, training steps per second, and the
+model FLOP/s of the update (matrix products only). The last is compared with (a) the rate of a large square float32
+product, and (b) the rate of the update's own products at their own shapes, called sequentially. Times are medians over
+repeats of warm programs with ``block_until_ready``.
 
     python benchmarks/recurrent_speed.py --hidden 32 64 128 256 --trials 2048
 """
@@ -31,7 +32,7 @@ EMBEDDING = 64
 
 
 def median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    """Warm up once, then take the median wall time."""
+    """Call the function once to warm it up, and return the median wall time of further calls."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
@@ -42,14 +43,14 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def product_seconds(rows: int, inner: int, columns: int, repeats: int, calls: int = 20) -> float:
-    """Seconds of one float32 product ``[rows, inner] @ [inner, columns]``, of ``calls`` in one program."""
+    """Measure the seconds of one float32 product ``[rows, inner] @ [inner, columns]``. One program has ``calls``."""
     a = jax.random.normal(jax.random.key(0), (rows, inner)) * 0.01
     b = jax.random.normal(jax.random.key(1), (inner, columns)) * 0.01
 
     @jax.jit
     def many(a: jax.Array, b: jax.Array) -> jax.Array:
         def once(scale: jax.Array, _: None) -> tuple[jax.Array, None]:
-            # One entry changes from call to call, so that no product can be hoisted out of the loop.
+            # One entry changes between calls, so that the compiler cannot move the product out of the loop.
             product = a.at[0, 0].set(scale) @ b
             return product[0, 0], None
 
@@ -59,23 +60,23 @@ def product_seconds(rows: int, inner: int, columns: int, repeats: int, calls: in
 
 
 def recurrent_products(hidden: int, trials: int) -> list[tuple[int, int, int, int]]:
-    """The update's large products over one trial of ``PULLS`` steps, ``(rows, inner, columns, times)``.
+    """Return the large products of an update over one trial of ``PULLS`` steps, ``(rows, inner, columns, times)``.
 
-    A GRU has three gates. Per step: forward [B,H]x[H,3H] and backward to the memory [B,3H]x[3H,H]. The rest is done for
-    the whole trial at once: backward to those weights, and all of the embedding of the inputs (A+2 wide), its
-    projection to the gates, and the heads.
+    A GRU has three gates. Each step has a forward product [B,H]x[H,3H] and a backward product to the memory
+    [B,3H]x[3H,H]. All other products are computed once for the whole trial: the backward product to those weights, and
+    all products of the embedding of the inputs (of size A+2), of its projection to the gates, and of the heads.
     """
     steps = trials * PULLS
 
     def dense(inner: int, columns: int) -> list[tuple[int, int, int, int]]:
-        """Forward, backward to the weights, backward to what went in."""
+        """Return three products: forward, backward to the weights, and backward to the inputs."""
         return [(steps, inner, columns, 1), (inner, steps, columns, 1), (steps, columns, inner, 1)]
 
     return [
         (trials, hidden, 3 * hidden, PULLS),
         (trials, 3 * hidden, hidden, PULLS),
         (hidden, steps, 3 * hidden, 1),
-        *dense(ARMS + 2, EMBEDDING)[:2],  # nothing flows back to the inputs
+        *dense(ARMS + 2, EMBEDDING)[:2],  # There is no gradient to the inputs.
         *dense(EMBEDDING, 3 * hidden),
         *dense(hidden, ARMS),
         *dense(hidden, 1),
@@ -83,7 +84,7 @@ def recurrent_products(hidden: int, trials: int) -> list[tuple[int, int, int, in
 
 
 def measure(hidden: int, trials: int, part: int, repeats: int) -> dict[str, float]:
-    """Measure one hidden size; the gradient of all trials is computed in parts of ``part``."""
+    """Measure one hidden size. The gradient of all trials is computed in parts of ``part`` trials."""
     family = bandits.bernoulli(ARMS)
     policy = recurrent.make(family, recurrent.Settings(hidden_size=hidden, embedding_size=EMBEDDING))
     one_epoch = rl2.Config(episodes=PULLS, trials=trials, minibatches=1, accumulation=trials // part, epochs=1)
@@ -101,7 +102,7 @@ def measure(hidden: int, trials: int, part: int, repeats: int) -> dict[str, floa
     )
     keys = jax.random.split(jax.random.key(2), trials)
     acting = median_seconds(lambda: act(keys, state).score, repeats)
-    # Two programs that differ only in the number of passes: their difference is the update, without collection.
+    # The two programs differ only in the number of epochs. Their difference is the update without data collection.
     update = (seconds[1 + EPOCHS] - seconds[1]) / EPOCHS
     parts = trials // part
     products = [(*shape, parts * times) for *shape, times in recurrent_products(hidden, part)]
@@ -124,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--trials", type=int, default=2048)
-    parser.add_argument("--part", type=int, default=128, help="trials whose gradient is computed at a time")
+    parser.add_argument("--part", type=int, default=128, help="number of trials whose gradient is computed at once")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.trials % arguments.part:

@@ -1,13 +1,13 @@
-"""Every published number that is claimed here, one row each: the paper's, the bar, ours, and where ours came from.
+"""A table of all published numbers that this package claims to reproduce, with the bar, our result and its origin.
 
     python benchmarks/reproduce.py                     # the table, from benchmarks/results
     python benchmarks/reproduce.py --readme            # put it into benchmarks/README.md
     python benchmarks/reproduce.py --run missing       # run what has no number yet; or all, or rows by number
     python benchmarks/reproduce.py --run 3 --minutes 60
 
-Nothing is typed by hand but what is published and what counts as reached: our numbers, intervals, seeds, devices, times
-and commits are read from the files that the benchmarks write. A bar is reached if every seed reaches it, and "on
-average" if only the mean of the seeds does.
+Only the published numbers and the bars are written by hand. Our numbers, intervals, seeds, devices, times and commits
+are read from the files that the benchmarks write. A bar is reached if every seed reaches it. If only the mean of the
+seeds reaches it, the table says "on average".
 """
 
 from __future__ import annotations
@@ -25,29 +25,38 @@ HERE = Path(__file__).resolve().parent
 
 
 class Claim(NamedTuple):
-    """One number that somebody published, or that is exact, and what reproduces it."""
+    """One published or exact number, and the benchmark that reproduces it."""
 
     task: str
+    """The tasks and the measure."""
     learner: str
+    """The name of the learner."""
     source: str
+    """The publication."""
     published: float | None
-    """None: only figures were published, and the bar is a share of what is exact."""
+    """The published number. None if only figures were published; then the bar is a fraction of an exact value."""
     bar: float
-    """What has to be reached."""
+    """The score that must be reached."""
     results: str
-    """The file in ``benchmarks/results``."""
+    """The name of the file in ``benchmarks/results``."""
     experiment: str
+    """The experiment of the row in that file."""
     metric: str
+    """The metric of the row in that file."""
     command: tuple[str, ...]
     """The benchmark and its arguments."""
     higher_is_better: bool = True
+    """Whether a higher score is better."""
     data: bool = False
-    """Whether it reads the folder with Omniglot."""
+    """Whether the benchmark reads the folder with Omniglot."""
     limited: bool = True
-    """Whether it takes a limit of time."""
+    """Whether the benchmark has an option for a time limit."""
 
     def row(self) -> dict[str, Any] | None:
-        """What was measured; None if nothing yet. What was trained as published goes before what was cut short."""
+        """Return the row of results; None if there is none yet.
+
+        A row of the published settings is preferred to a row of a variant.
+        """
         found = [
             row
             for row in read_rows(self.results)
@@ -56,7 +65,7 @@ class Claim(NamedTuple):
         return min(found, key=lambda row: bool(row.get("variant")), default=None)
 
     def reached(self, row: dict[str, Any]) -> str:
-        """Whether every seed reaches the bar, or their mean."""
+        """Return whether every seed reaches the bar ("yes"), only their mean ("on average"), or neither ("no")."""
         sign = 1 if self.higher_is_better else -1
         if all(sign * score >= sign * self.bar for score in row["by_seed"]):
             return "yes"
@@ -65,7 +74,7 @@ class Claim(NamedTuple):
 
 def _rl2(task: str, learner: str, paper: float, bar: float, file: str, experiment: str, cell: str) -> Claim:
     source = "Mishra et al. 2018" if learner == "SNAIL" else "Duan et al. 2016"
-    # SNAIL's sizes are for an accelerator.
+    # The sizes of SNAIL need an accelerator.
     command = (f"{file}.py", "--cells", cell, *(["--together"] if learner == "SNAIL" else []))
     return Claim(task, learner, source, paper, bar, file, experiment, "trial_reward", command)
 
@@ -153,7 +162,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     *_after(
         "point navigation: return",
-        # The bars allow for the noise of 40 tasks in the published ones.
+        # The bars allow for the noise of the published numbers, which are means over 40 tasks.
         {1: (-11.68, -11.7), 3: (-3.23, -3.5)},
         "maml_navigation",
         "maml-navigation",
@@ -198,7 +207,7 @@ def _number(x: float) -> str:
 
 
 def cells(number: int, claim: Claim) -> tuple[str, ...]:
-    """A row of the table."""
+    """Return a row of the table."""
     published = "a figure" if claim.published is None else _number(claim.published)
     known = str(number), claim.task, claim.learner, f"{published} ({claim.source})", _number(claim.bar)
     row = claim.row()
@@ -212,7 +221,7 @@ def cells(number: int, claim: Claim) -> tuple[str, ...]:
 
 
 def shown() -> str:
-    """The table, in Markdown."""
+    """Return the table in Markdown."""
     return table(HEADER, (cells(number, claim) for number, claim in enumerate(CLAIMS, 1)))
 
 
@@ -222,10 +231,10 @@ def with_table(page: str) -> str:
 
 
 def chosen(asked: Sequence[str]) -> list[Claim]:
-    """The claims that were asked for.
+    """Return the claims that the command line selects.
 
     Raises:
-        ValueError: for what is neither "all" nor "missing" nor the number of a row.
+        ValueError: if a word is not "all", "missing" or the number of a row.
     """
     if list(asked) == ["all"]:
         return list(CLAIMS)
@@ -254,7 +263,7 @@ def main() -> None:
         parser.error(str(error))
     if any(claim.data for claim in claims) and not arguments.data_dir:
         parser.error("these rows read Omniglot: say where it is with --data-dir")
-    # Rows of one table often come from one command.
+    # Several rows often come from the same command.
     commands = dict.fromkeys((claim.command, claim.data, claim.limited) for claim in claims)
     failed = []
     for (script, *options), data, limited in commands:

@@ -1,4 +1,7 @@
-"""Results files: ``benchmarks/results/NAME.json``, one row a claim, written whole or not at all."""
+"""Read and write results files, ``benchmarks/results/NAME.json``, with one row for each claim.
+
+A file is written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ SCHEMA = 1
 
 
 def provenance() -> dict[str, Any]:
-    """Where a number came from: device, package versions, commit (with "+" if the tree was changed).
+    """Return the origin of a number: device, package versions, and commit (with "+" if the tree was changed).
 
-    The variable METARL_JAX_COMMIT goes before what git says: of a copy without its own history.
+    The environment variable METARL_JAX_COMMIT replaces the commit that git reports, for a copy without a repository.
     """
     import jax
 
@@ -44,7 +47,7 @@ def provenance() -> dict[str, Any]:
 
 
 def read_rows(name: str) -> list[dict[str, Any]]:
-    """The rows written so far; empty if there is no such file."""
+    """Return the rows of a file; an empty list if there is no such file."""
     path = FOLDER / f"{name}.json"
     if not path.exists():
         return []
@@ -55,7 +58,7 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 
 def write_row(name: str, row: dict[str, Any], identity: tuple[str, ...] = ("experiment", "metric")) -> None:
-    """Add a row, replacing the one that agrees with it on the fields ``identity``; the file is replaced atomically."""
+    """Add a row, and remove an existing row with the same fields ``identity``. The file is replaced atomically."""
     rows = [old for old in read_rows(name) if any(old.get(field) != row.get(field) for field in identity)]
     rows.append(row)
     rows.sort(key=lambda r: [str(r.get(field)) for field in identity])
@@ -67,7 +70,7 @@ def write_row(name: str, row: dict[str, Any], identity: tuple[str, ...] = ("expe
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
+    """Return a table in Markdown."""
     lines = [header, ("---",) * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -1,4 +1,4 @@
-"""RL² on Bernoulli bandits, cell by cell of Duan et al. (2016), Table 1.
+"""RL² on Bernoulli bandits, on each cell of Table 1 of Duan et al. (2016).
 
 python benchmarks/rl2_bandits.py                  # every cell, three seeds
 python benchmarks/rl2_bandits.py --cells 100x5    # one; call again after an interruption to go on
@@ -6,7 +6,8 @@ python benchmarks/rl2_bandits.py --cells 100x5    # one; call again after an int
 
 from rl2_table import TableRow, main
 
-# Oracle: exact Bayes-optimal value (10 pulls); finite-horizon Gittins index, standard error 0.02 to 0.5 (others).
+# The oracle is the exact Bayes-optimal value for 10 pulls. For more pulls it is the finite-horizon Gittins index, with
+# a standard error of 0.02 to 0.5.
 CELLS = {
     "10x5": TableRow("rl2-bandit-10x5", target=6.62, paper=6.7, oracle=6.659988),
     "10x10": TableRow("rl2-bandit-10x10", target=6.67, paper=6.7, oracle=6.713951),

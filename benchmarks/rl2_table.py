@@ -1,9 +1,9 @@
-"""Train and test RL² on the cells of a published table; shared by ``rl2_bandits.py`` and others.
+"""Train and test RL² on the cells of a published table. Several benchmarks share this module.
 
-Every (cell, seed) is a run of its own, made by ``metarl-jax train`` in a process pinned to one core: at the sizes of
-these networks two runs on a core each do more than one run on both. On an accelerator all seeds of a cell are one run
-instead ("--together"). A run that was interrupted goes on where it stopped; a run that is done is not trained again.
-Each cell's row is written as soon as its last seed is tested.
+Every seed of a cell is a separate run, in a process that is pinned to one core. With networks of these sizes, two runs
+on one core each are faster than one run on two cores. On an accelerator, all seeds of a cell are one run
+("--together"). A run that was interrupted continues where it stopped. A run that is done is not trained again. The row
+of a cell is written when its last seed has been tested.
 """
 
 from __future__ import annotations
@@ -27,20 +27,25 @@ class TableRow(NamedTuple):
     """One cell of a table."""
 
     experiment: str
+    """The name of the preset."""
     target: float | None
-    """The acceptance bar; None: reported whatever it gives."""
+    """The acceptance bar; None if there is no bar."""
     paper: float | None
-    """Published for this memory."""
+    """The published number for this memory; None if there is none."""
     oracle: float | None
-    """The best value known: exact, or simulated to the standard error given in the documentation."""
+    """The best known value, which is exact, or simulated with the standard error that the benchmark gives."""
     source: str = "Duan et al. 2016"
-    """Of the published number."""
+    """The publication of the published number."""
 
 
 def run_seeds(
     cell: TableRow, first: int, seeds: int, folder: Path, trials: int, minutes: float, changed: dict[str, Any]
 ) -> Path | None:
-    """Train (or go on training) seeds in one run and test them; the file of the test, None if time ran out before."""
+    """Train (or continue training) seeds in one run, and test them.
+
+    Returns:
+        The file with the results of the test; None if the time limit came first.
+    """
     import jax
 
     from metarl_jax import experiments
@@ -59,7 +64,7 @@ def run_seeds(
         run = train.new_run(path, config)
     outcome = train.train(run, train.Options(time_limit=minutes))
     if outcome.exit_code:
-        # A signal: what was to come is not wanted either.
+        # A signal stopped the run, so the benchmark stops as well.
         raise SystemExit(outcome.exit_code)
     if not outcome.finished:
         return None
@@ -67,7 +72,7 @@ def run_seeds(
     if not result.exists():
         problem = train.build(run.config)
         states = train.load_states(run, problem).state.algorithm
-        # All seeds meet the same held-out tasks; training's keys come from small seeds, this one from far off.
+        # All seeds get the same held-out tasks. Training keys come from small seeds, and this key from a large one.
         evaluation = jax.jit(
             lambda key, states: meta_test(
                 key, problem.algorithm.adapt, states, problem.tasks, num_tasks=trials, num_seeds=seeds
@@ -87,15 +92,15 @@ def run_seeds(
 
 
 def run_path(cell: TableRow, first: int, seeds: int, folder: Path) -> Path:
-    """The run's folder."""
+    """Return the folder of a run."""
     return folder / f"{cell.experiment}-seed-{first}{f'-and-{seeds - 1}-more' if seeds > 1 else ''}"
 
 
 def train_seconds(run: Path) -> float:
-    """Wall seconds of a run's training, compiling apart.
+    """Return the wall-clock seconds of training of a run, without compilation.
 
-    While a process is suspended the clock goes on: an iteration that took over five times the median counts as the
-    median.
+    The clock continues while a process is suspended. Therefore an iteration that took more than five times the median
+    counts as the median.
     """
     wall = [json.loads(line)["wall_s"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     seconds = np.diff(wall, prepend=0.0)
@@ -104,10 +109,10 @@ def train_seconds(run: Path) -> float:
 
 
 def report_cell(name: str, cell: TableRow, evaluations: Sequence[Path], trials: int) -> dict[str, Any]:
-    """Write a cell's row from the tests of its seeds."""
+    """Write the row of a cell from the tests of its seeds."""
     results = [json.loads(path.read_text()) for path in evaluations]
     means, errors = (np.array([x for result in results for x in result[what]]) for what in ("means", "standard_errors"))
-    # All seeds meet the same held-out tasks, whose luck they share: it does not average out over seeds.
+    # All seeds get the same held-out tasks, so the error from the choice of tasks does not average out over seeds.
     error = float(np.mean(errors))
     mean = float(np.mean(means))
     together = len(means) > len(results)

@@ -1,11 +1,12 @@
-"""RL² on random tabular MDPs, cell by cell of Duan et al. (2016), Table 2: raw reward over n episodes.
+"""RL² on random tabular MDPs, on each cell of Table 2 of Duan et al. (2016): the reward over n episodes.
 
 python benchmarks/rl2_tabular_mdp.py --cells 10 25
 """
 
 from rl2_table import TableRow, main
 
-# Oracle: the known-MDP optimum, 21.83 an episode, which no learner can reach; there is no exact Bayes-optimal value.
+# The oracle is the optimum of the known MDP, 21.83 per episode, which no learner can reach. An exact Bayes-optimal
+# value is not known.
 CELLS = {
     "10-gru": TableRow("rl2-gru-tabular-mdp-10", target=156.2, paper=156.2, oracle=218.3),
     "10": TableRow("rl2-tabular-mdp-10", target=156.2, paper=156.2, oracle=218.3),

@@ -1,14 +1,21 @@
-"""How fast every family of learners trains, and how much of this machine that is; everything of a row in one process.
+"""Speed of training for all kinds of learners, and the use of the machine. One process measures everything of a row.
 
     python benchmarks/speed.py                                    # every experiment below, one at a time
     python benchmarks/speed.py --experiments rl2-bandit-10x5 maml-navigation
     python benchmarks/speed.py --readme                           # put the table into README.md of this folder
 
-For each experiment, at its own settings: steps a second of its environment alone under random actions; held-out tasks a
-second that a learner meets and adapts to; steps a second of training; the rate of training's matrix products beside
-that of a large square float32 product on the same cores; training at other numbers of tasks, learnt from at once;
-seconds of compiling; and, by the command line in a new process, seconds until the first iteration is done, with nothing
-compiled before and with the persistent cache filled. Medians over repeats, warm, with ``block_until_ready``.
+For each experiment, with the settings of its preset, the benchmark measures:
+
+- steps per second of the environment alone with random actions,
+- held-out tasks per second that a learner adapts to,
+- steps per second of training,
+- the rate of training's matrix products, compared with a large square float32 product on the same cores,
+- training with other numbers of tasks in one batch,
+- seconds of compilation,
+- seconds until the end of the first iteration of the command line in a new process, with an empty and with a filled
+  cache of compiled programs.
+
+Times are medians over repeats of warm programs with ``block_until_ready``.
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.types import Array, Discrete, EnvFamily, Inputs
 
 NAME = "speed"
-# One or more of each family, and the setting that says how many tasks an iteration has.
+# One or more experiments of each kind, and the setting that is the number of tasks of an iteration.
 EXPERIMENTS = {
     "rl2-bandit-10x5": "trials",
     "rl2-tabular-mdp-10": "trials",
@@ -68,7 +75,7 @@ HEADER = (
 
 
 def _inner(equation: Any) -> Iterator[core.Jaxpr]:
-    """The programs that an equation calls."""
+    """Yield the programs that an equation calls."""
     for value in equation.params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(part, core.ClosedJaxpr):
@@ -82,10 +89,10 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def product_flops(program: core.Jaxpr) -> float:
-    """Floating-point operations of a program's matrix products and convolutions.
+    """Count the floating-point operations of a program's matrix products and convolutions.
 
-    A loop whose end is not known beforehand counts once, and of alternatives the one with most: with either, the number
-    is no more than a bound (from below, from above).
+    A loop of unknown length counts once, so the number is then a lower bound. Of the branches of a condition, the one
+    with the most operations counts, so the number is then an upper bound.
     """
     total = 0.0
     for equation in program.eqns:
@@ -108,7 +115,7 @@ def product_flops(program: core.Jaxpr) -> float:
 
 
 def seconds_of(function: Callable[[], Any]) -> list[float]:
-    """Wall seconds of each repeat, warm, in order of size."""
+    """Measure the wall-clock seconds of each repeat of a warm program, sorted."""
     jax.block_until_ready(function())
     times = []
     for _ in range(REPEATS):
@@ -119,14 +126,14 @@ def seconds_of(function: Callable[[], Any]) -> list[float]:
 
 
 def rates(amount: float, seconds: Sequence[float]) -> dict[str, Any]:
-    """The median rate, with its interval."""
+    """Return the median rate with its interval."""
     ours = amount / statistics.median(seconds)
     interval = [amount / seconds[-1], amount / seconds[0]]
     return {"ours": ours, "ci95": interval, "by_seed": [ours], "seeds": 1, "train_wall_s": sum(seconds)}
 
 
 def built(experiment: Experiment, tasks: str, number: int | None) -> Problem:
-    """The experiment, or what it is with another number of tasks, which are learnt from at once."""
+    """Build the experiment, with another number of tasks in one batch unless ``number`` is None."""
     if number is None:
         return experiment.build(experiment.with_overrides({}))
     at_once = {"minibatches": 1, "accumulation": max(1, number // 128), "training_tasks": max(number, 2)}
@@ -135,13 +142,13 @@ def built(experiment: Experiment, tasks: str, number: int | None) -> Problem:
 
 
 def training(problem: Problem) -> tuple[float, list[float], float]:
-    """Seconds of compiling an iteration, seconds of iterations, and the operations of one's products."""
+    """Return the seconds of compilation, the seconds of iterations, and the operations of an iteration's products."""
     state = jax.jit(problem.algorithm.init)(jax.random.key(0))
     traced = jax.jit(problem.algorithm.step).trace(jax.random.key(1), state)
     begin = time.perf_counter()
     step = traced.lower().compile()
     compiling = time.perf_counter() - begin
-    # What is learnt in one repeat is where the next one begins, as in training.
+    # Each repeat begins with the state that the previous one returned, as in training.
     holder = [state]
 
     def once() -> Any:
@@ -152,11 +159,11 @@ def training(problem: Problem) -> tuple[float, list[float], float]:
 
 
 def environment_seconds(family: EnvFamily, number: int) -> list[float]:
-    """Seconds of trials of two episodes in as many environments side by side, random actions included."""
+    """Measure the seconds of trials of two episodes in ``number`` vectorised environments with random actions."""
     space = family.action_space
 
     def act(key: Array, seen: Array, inputs: Inputs) -> tuple[Array, Array, None]:
-        # Observations are asked for: the compiler leaves out what nobody looks at.
+        # Observations are added up, because the compiler removes computations whose results are not used.
         seen = seen + jnp.sum(inputs.obs, dtype=jnp.float32)
         if isinstance(space, Discrete):
             return seen, jax.random.randint(key, (), 0, space.n), None
@@ -176,7 +183,7 @@ def environment_seconds(family: EnvFamily, number: int) -> list[float]:
 
 
 def adapting_seconds(problem: Problem, number: int) -> list[float]:
-    """Seconds of meeting and adapting to as many held-out tasks."""
+    """Measure the seconds of adapting to ``number`` held-out tasks."""
     states = jax.tree.map(lambda x: x[None], problem.algorithm.init(jax.random.key(0)))
 
     @jax.jit
@@ -187,7 +194,7 @@ def adapting_seconds(problem: Problem, number: int) -> list[float]:
 
 
 def start_up(name: str) -> list[float]:
-    """Seconds until a new process has done its first iteration, with an empty cache of programs and with a full one."""
+    """Measure the seconds until a new process ends its first iteration, with an empty and with a filled cache."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "METARL_JAX_CACHE_DIR": str(Path(folder) / "cache"), "PYTHONUNBUFFERED": "1"}
@@ -212,14 +219,14 @@ def start_up(name: str) -> list[float]:
 
 
 def measured(name: str, peak: float) -> list[dict[str, Any]]:
-    """Rows: of training, of adapting, and of the environment alone."""
+    """Return the rows of training, of adaptation, and of the environment alone."""
     experiment, tasks = experiments.get(name), EXPERIMENTS[name]
     problem = built(experiment, tasks, None)
     number = int(experiment.fields()[tasks].default)
     compiling, seconds, flops = training(problem)
     scaling = {}
     for others in TASKS:
-        # Many tasks with long trials take minutes and gigabytes, and say nothing more.
+        # Many tasks with long trials would take minutes and gigabytes, without further information.
         if others <= 4 * number:
             changed = built(experiment, tasks, others)
             scaling[str(others)] = rates(changed.steps_per_iteration, training(changed)[1])["ours"]
@@ -252,7 +259,7 @@ def measured(name: str, peak: float) -> list[dict[str, Any]]:
 
 
 def shown() -> str:
-    """The table of what was measured on a CPU, in Markdown."""
+    """Return the table of results on a CPU in Markdown."""
     found = {(row["experiment"], row["metric"]): row for row in read_rows(NAME)}
 
     def cells(name: str) -> tuple[str, ...]:

@@ -1,25 +1,27 @@
-"""Throughput of training RL² on XLand-MiniGrid, beside xminigrid's own training script, in one run on one machine.
+"""Throughput of training RL² on XLand-MiniGrid, compared with xminigrid's training script, in one run on one machine.
 
-256 trials side by side of 256 steps (four episodes of at most 64, on R1-9x9), a GRU of 128 units and heads of 64, one
-pass over what was collected; rulesets are ``xland.made_up()`` for both. The script is ``training/train_meta_task.py``
-of the repository xland-minigrid, whose folder ``--peer`` names; it is not part of the package, and needs
-orbax-checkpoint, distrax, wandb and pyrallis, and Python 3.11 wants default factories instead of arrays in the class
-``RolloutStats`` beside it. Its evaluation is cut to one episode. Without ``--peer``, ours alone is measured.
+Both programs run 256 vectorised trials of 256 steps (four episodes of at most 64 steps, on R1-9x9). Both have a GRU of
+128 units, heads of 64 units, one pass over the collected data, and the rulesets of ``xland.made_up()``. The script is
+``training/train_meta_task.py`` of the repository xland-minigrid. ``--peer`` names the folder of that repository, which
+is not part of the package. The script needs orbax-checkpoint, distrax, wandb and pyrallis. Python 3.11 also requires
+default factories instead of arrays in the class ``RolloutStats`` of that folder. The script's evaluation is reduced to
+one episode. Without ``--peer``, only this package is measured.
 
     taskset -c 0 python benchmarks/xland_speed.py --peer ../xland-minigrid --repeats 5
 
-"same network": its filters over the view and its separate heads, as a policy of ours. Where it puts an embedding in
-front of a linear layer, with nothing in between, the two are one layer here: the same functions of tiles, colours,
-direction and action. "preset's network": that of ``rl2-xland-made-up``, which sees the view through one layer of 64
-units.
+There are two networks. The "same network" is the script's network as a policy of this package, with its filters over
+the view and its separate heads. The script has an embedding directly in front of a linear layer; here the two are one
+layer, which represents the same functions of tiles, colours, direction and action. The "preset's network" is that of
+``rl2-xland-made-up``, which encodes the view by one layer of 64 units.
 
-What differs: it updates after every 32 steps of a trial, in 4 minibatches of 64 trials, with gradients cut where those
-begin, 32 times in all. Ours updates when trials are over, with gradients through all 256 steps: in 4 minibatches of 64
-trials, or in 32 of 8 trials, which are as many gradient steps, each of as many environment steps, as it takes. Trials
-of ours are over after four episodes, which may be before 256 steps; the rest is played, but nothing is learnt from it.
+The programs differ as follows. The script updates after every 32 steps of a trial, in 4 minibatches of 64 trials, and
+truncates gradients there; it makes 32 updates in total. This package updates when trials are over, with gradients
+through all 256 steps, in 4 minibatches of 64 trials, or in 32 minibatches of 8 trials. The latter are as many gradient
+steps as the script's, each on the same number of environment steps. A trial of this package is over after four
+episodes, which may be before 256 steps. The remaining steps are played, but not learned from.
 
-Programs take turns in each repeat; medians, warm, with ``block_until_ready``. On a machine that others use as well, the
-processor's time is the fairer measure, and is given beside the wall's.
+Each repeat runs all programs sequentially. Times are medians of warm programs with ``block_until_ready``. On a machine
+with other users, CPU time is the fairer measure, and is given in addition to wall-clock time.
 """
 
 from __future__ import annotations
@@ -53,11 +55,14 @@ HIDDEN, HEAD = 128, 64
 FILTERS = (16, 32, 64)
 UPDATE_EVERY, PEER_MINIBATCHES = 32, 4
 PARTS = {4: 8, 32: 1}
-"""Into how many parts a gradient is split, by minibatches: 8 trials fit the cache of a core."""
+"""The number of parts of a gradient, by the number of minibatches. A part of 8 trials fits the cache of a core."""
 
 
 class View(nn.Module):
-    """What is in view, one-hot ``[..., O]``, through three layers of filters of 2x2 cells; and the direction."""
+    """The encoder of the script's network: three layers of filters of 2x2 cells over a one-hot view ``[..., O]``.
+
+    The direction is appended to the features.
+    """
 
     side: int
     classes: tuple[int, int]
@@ -78,7 +83,7 @@ class View(nn.Module):
 
 
 class Heads(nn.Module):
-    """A hidden layer for the actor, and one for the critic."""
+    """The heads of the script's network: a hidden layer for the actor, and one for the critic."""
 
     actions: int
 
@@ -90,7 +95,7 @@ class Heads(nn.Module):
 
 
 class PeersNetwork(recurrent.RecurrentActorCritic):
-    """xminigrid's network: what it makes of an observation and of its memory."""
+    """The network of xminigrid's script: its encoder of observations, a GRU, and its heads."""
 
     view: tuple[int, tuple[int, int]] = (0, (0, 0))
 
@@ -122,11 +127,12 @@ NETWORKS: dict[str, Callable[[EnvFamily], Policy]] = {
 
 
 class Program(NamedTuple):
-    """Something to be timed."""
+    """A compiled program to be timed."""
 
     run: Callable[[], Any]
+    """The program."""
     compile_cpu_s: float
-    """Of the processor, to compile it."""
+    """The CPU time of its compilation, in seconds."""
 
 
 def ours(family: EnvFamily, policy: Policy, minibatches: int) -> Algorithm:
@@ -142,7 +148,7 @@ def ours(family: EnvFamily, policy: Policy, minibatches: int) -> Algorithm:
 
 
 def training_of(algorithm: Algorithm) -> Program:
-    """One meta-iteration."""
+    """Return a program that runs one meta-iteration."""
     state = jax.jit(lambda key: training.start(algorithm, key))(jax.random.key(0))
     begin = time.process_time()
     program = jax.jit(lambda state: training.run(algorithm, state, 1, 1)).lower(state).compile()
@@ -150,7 +156,7 @@ def training_of(algorithm: Algorithm) -> Program:
 
 
 def trials_of(algorithm: Algorithm, family: EnvFamily) -> Program:
-    """A meta-iteration's trials, and nothing learnt from them."""
+    """Return a program that plays the trials of a meta-iteration without learning."""
 
     def play(state: Any) -> Array:
         keys = jax.random.split(jax.random.key(1), TRIALS)
@@ -164,7 +170,7 @@ def trials_of(algorithm: Algorithm, family: EnvFamily) -> Program:
 
 
 def peers(folder: Path) -> Program:
-    """One meta-iteration of xminigrid's script."""
+    """Return a program that runs one meta-iteration of xminigrid's script."""
     sys.path.insert(0, str(folder / "training"))
     import train_meta_task as script  # pyright: ignore[reportMissingImports]
     import xminigrid
@@ -197,14 +203,14 @@ def peers(folder: Path) -> Program:
 
 
 def measure(programs: dict[str, Program], repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of each by the wall's clock, and by the processor's."""
+    """Return the median seconds of each program by wall-clock time, and by CPU time."""
     clocks = time.perf_counter, time.process_time
     times: dict[str, list[list[float]]] = {name: [[], []] for name in programs}
     for repeat in range(repeats + 1):
         for name, program in programs.items():
             begin = [clock() for clock in clocks]
             jax.block_until_ready(program.run())
-            # The first time warms up.
+            # The first repeat only warms the programs up.
             if repeat:
                 for found, clock, before in zip(times[name], clocks, begin, strict=True):
                     found.append(clock() - before)

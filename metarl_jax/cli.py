@@ -1,9 +1,17 @@
-"""``metarl-jax COMMAND``: list, train, resume, study, watch, evaluate, report, record or export.
+"""The program ``metarl-jax COMMAND``: list, train, resume, study, watch, evaluate, report, record or export.
 
-Exit codes: 0 done; 2 a mistake in what was asked for; 3 training diverged; 4 the run folder, or the output of a command
-that only prints, cannot be written; 5 another process of the same run is gone; 128 + n stopped by signal n (130 Ctrl-C,
-143 SIGTERM, 129 SIGHUP, 138 SIGUSR1), after training has saved; 141 the reader of a command that only prints has gone.
-Training goes on when its output cannot be written. JAX is imported only by the commands that compute.
+The exit codes are:
+
+- 0: The command is done.
+- 2: The command line, a setting, or a file that the command needs is wrong.
+- 3: Training diverged.
+- 4: The run folder, or the output of a command that only prints, cannot be written.
+- 5: Another process of the same run is gone.
+- 128 + n: Signal n stopped the command, after training saved its state (130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138
+  SIGUSR1).
+- 141: The reader of the output of a command that only prints has closed it.
+
+Training continues when its output cannot be written. Only the commands that compute import JAX.
 """
 
 from __future__ import annotations
@@ -30,20 +38,20 @@ if TYPE_CHECKING:
     from metarl_jax.runs.train import Options as TrainingOptions
 
 STUDY_SEEDS = 5
-"""Seeds of each combination of a study where ``--seeds`` does not say."""
+"""The number of seeds of each combination of a study without ``--seeds``."""
 
 
 def _names(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words before the first option, and the rest."""
+    """Return the words before the first option, and the remaining arguments."""
     number = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     return list(arguments[:number]), list(arguments[number:])
 
 
 def _experiment(command: str, words: Sequence[str], rest: list[str]) -> tuple[experiments.Experiment, list[str]]:
-    """The experiment that the first words name, and the options that are left.
+    """Return the experiment that the first words name, and the remaining options.
 
     Raises:
-        UserError: if they name none.
+        UserError: if the words do not name an experiment.
     """
     if not words:
         raise UserError(
@@ -65,10 +73,10 @@ def _experiment(command: str, words: Sequence[str], rest: list[str]) -> tuple[ex
 
 
 def _existing(command: str, arguments: Sequence[str]) -> tuple[Path, list[str]]:
-    """The one folder that the first word names, and the options.
+    """Return the folder that the only word names, and the options.
 
     Raises:
-        UserError: if there is none, or more than one.
+        UserError: if there is no word before the options, or more than one.
     """
     words, rest = _names(arguments)
     if not words:
@@ -113,7 +121,7 @@ def _train(arguments: Sequence[str]) -> int:
         description=experiment.description
         if experiment
         else "Train an experiment (NAME), an algorithm on a family of tasks (ALGORITHM FAMILY), or an experiment of "
-        "your own (FILE.py:NAME or PACKAGE.MODULE:NAME); `metarl-jax train NAME --help` lists its settings.",
+        "your own (FILE.py:NAME or PACKAGE.MODULE:NAME). `metarl-jax train NAME --help` lists its settings.",
         experiment=experiment,
     )
     assert experiment is not None
@@ -150,7 +158,7 @@ def _run_training(folder: RunFolder, asked: opt.Training | opt.Resume, trackers:
     print(f"run folder: {folder.path}", flush=True)
     outcome = train.train(folder, _training_options(asked, trackers))
     if outcome.finished and hosts.first():
-        # Imported late: training starts sooner.
+        # These imports are late so that training starts sooner.
         from metarl_jax.reports import page
         from metarl_jax.runs import evaluate
 
@@ -170,7 +178,7 @@ def _resume(arguments: Sequence[str]) -> int:
         options.Resume,
         rest,
         program=f"metarl-jax resume {path}",
-        description="Go on with a run, or a study, exactly; what it was started with stays.",
+        description="Continue a run or a study exactly where it stopped. Its settings cannot be changed.",
     )
     streams.results_are_files()
     from metarl_jax.runs import hosts, own, study_folder
@@ -190,7 +198,11 @@ def _resume(arguments: Sequence[str]) -> int:
 
 
 def _checked_seeds(asked: opt.Training, number: int) -> tuple[int, int]:
-    """The first seed and the number of seeds, by default 0 and ``number``; UserError if they are out of range."""
+    """Return the first seed and the number of seeds, by default 0 and ``number``.
+
+    Raises:
+        UserError: if they are out of range.
+    """
     try:
         return checks.seed_range(asked.seed or 0, asked.seeds or number)
     except ValueError as error:
@@ -198,11 +210,11 @@ def _checked_seeds(asked: opt.Training, number: int) -> tuple[int, int]:
 
 
 def _keep_evaluation_tasks(file: Path, tasks: int | None) -> None:
-    """Store the number of held-out tasks that was given at a resume.
+    """Store the number of held-out tasks that was given to ``resume``.
 
     Args:
         file: the stored configuration, in the folder of the run or the study.
-        tasks: the number.
+        tasks: the number of held-out tasks.
 
     Raises:
         UserError: if another process trains the run or the study.
@@ -222,10 +234,10 @@ def _prepare(asked: opt.Training | opt.Resume) -> tuple[Named, ...]:
     """Prepare devices, and join other processes.
 
     Returns:
-        The trackers that were asked for; only the first process has them.
+        The trackers that the user named. Only the first process has them.
 
     Raises:
-        UserError: if there are no such devices, processes or trackers.
+        UserError: if the devices, processes or trackers do not exist.
     """
     from metarl_jax.runs import compilation_cache, devices, hosts, tracking
 
@@ -253,11 +265,11 @@ def _training_options(asked: opt.Training | opt.Resume, trackers: tuple[Named, .
 def _varied(
     experiment: experiments.Experiment, given: Sequence[str], overrides: Mapping[str, Any]
 ) -> dict[str, list[Any]]:
-    """The values of each ``--vary``.
+    """Parse the values of each ``--vary``.
 
     Raises:
-        UserError: if it is not of the form SETTING=VALUE,..., names no setting or one twice, or a value is of another
-            type.
+        UserError: if a text does not have the form SETTING=VALUE,..., if it names no setting or a setting that has
+            already a value, or if a value has the wrong type.
     """
     from metarl_jax import options
 
@@ -288,8 +300,8 @@ def _study(arguments: Sequence[str]) -> int:
         options.NewStudy,
         rest,
         program=" ".join(["metarl-jax study", *(words or ["NAME"])]),
-        description="Train an experiment under every combination of some settings, and compare them; NAME may be "
-        "FILE.py:NAME or PACKAGE.MODULE:NAME; `metarl-jax study NAME --help` lists settings.",
+        description="Train an experiment under every combination of some settings, and compare the results. NAME may "
+        "be FILE.py:NAME or PACKAGE.MODULE:NAME. `metarl-jax study NAME --help` lists its settings.",
         experiment=experiment,
     )
     assert experiment is not None
@@ -347,8 +359,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
         options.Evaluate,
         rest,
         program=" ".join(["metarl-jax evaluate", *(words or ["RUN"])]),
-        description="Measure a run and reference learners on held-out tasks; `metarl-jax evaluate RUN --help` lists "
-        "settings.",
+        description="Evaluate a run and reference learners on held-out tasks. `metarl-jax evaluate RUN --help` lists "
+        "the settings that may differ from training.",
         experiment=experiment,
         defaults=folder.config.settings if folder else None,
     )
@@ -358,8 +370,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
         measure.setting
     }:
         raise UserError(
-            f"--{wrong.replace('_', '-')} is a setting of training: the number of {measure.stage}s that are measured "
-            f"is --{measure.setting.replace('_', '-')}"
+            f"--{wrong.replace('_', '-')} is a setting of training: to evaluate another number of {measure.stage}s, "
+            f"use --{measure.setting.replace('_', '-')}"
         )
     streams.results_are_files()
     from metarl_jax.runs import compilation_cache, devices, evaluate, report
@@ -381,7 +393,8 @@ def _report(arguments: Sequence[str]) -> int:
         options.Report,
         rest,
         program="metarl-jax report RUN...",
-        description="Tables of runs, and a page of them that opens anywhere; tables and figures of a study.",
+        description="Print tables of one or more runs, and write an HTML page about them. For a study, print its table "
+        "and write its tables and figures.",
     )
     runs = [Path(word) for word in words]
     streams.results_are_files()
@@ -423,7 +436,7 @@ def _watch(arguments: Sequence[str]) -> int:
         options.Watch,
         rest,
         program=f"metarl-jax watch {path}",
-        description="Where a run or a study is, while it trains.",
+        description="Show the progress of a run or a study while it trains.",
     )
     from metarl_jax.runs import own, watch
 
@@ -452,7 +465,7 @@ def _record(arguments: Sequence[str]) -> int:
         options.Record,
         rest,
         program=f"metarl-jax record {path}",
-        description="A video of a trial on a held-out task.",
+        description="Record a video of a trial on a held-out task.",
     )
     streams.results_are_files()
     from metarl_jax.runs import devices, own, record
@@ -474,7 +487,8 @@ def _export(arguments: Sequence[str]) -> int:
         options.Export,
         rest,
         program=f"metarl-jax export {path}",
-        description="A trained learner as a file that metarl_jax.load reads: weights, names and settings, and no code.",
+        description="Write a trained learner to a file that metarl_jax.load reads. The file holds weights, names and "
+        "settings, but no code.",
     )
     streams.results_are_files()
     from metarl_jax.runs import agent_files, own
@@ -489,7 +503,14 @@ def _export(arguments: Sequence[str]) -> int:
 
 
 def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: bool) -> None:
-    """Print tables and write a page; with ``keep``, also what belongs into the folder of a run."""
+    """Print tables of runs, and write a page about them.
+
+    Args:
+        folders: the runs.
+        output: the path of the page.
+        play: whether to play a trial for an animation if there is no video of the newest checkpoint.
+        keep: whether to write the tables and the video into the run folders as well.
+    """
     from metarl_jax.reports import animation, collect, page
     from metarl_jax.runs import report
 
@@ -500,7 +521,7 @@ def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: 
         for evaluation in run.evaluations:
             report.show(evaluation)
         if not run.evaluations:
-            print(f"not measured yet: {commands.on_folder('evaluate', folder.path, folder.config.experiment)}")
+            print(f"not evaluated yet: {commands.on_folder('evaluate', folder.path, folder.config.experiment)}")
         elif keep:
             print(f"wrote {report.write(folder, run.evaluations)}")
         runs.append(run)
@@ -513,29 +534,29 @@ def _say(text: str) -> None:
 
 
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
-    "list": (_list, "algorithms, families of tasks, and which of them combine"),
+    "list": (_list, "list algorithms, families of tasks, and their combinations"),
     "train": (_train, "train an experiment, or an algorithm on a family of tasks"),
-    "resume": (_resume, "go on with a run or a study"),
-    "study": (_study, "train an experiment under several settings, and compare them"),
-    "watch": (_watch, "where a run or a study is, from another terminal"),
-    "evaluate": (_evaluate, "measure a run on held-out tasks"),
-    "report": (_report, "a page about a run, or about several; tables and figures of a study"),
-    "record": (_record, "a video of a trial on a held-out task"),
-    "export": (_export, "a trained learner as a file that Python programs load"),
+    "resume": (_resume, "continue a run or a study"),
+    "study": (_study, "train an experiment under several settings, and compare the results"),
+    "watch": (_watch, "show the progress of a run or a study from another terminal"),
+    "evaluate": (_evaluate, "evaluate a run on held-out tasks"),
+    "report": (_report, "write a page about one or more runs, or tables and figures of a study"),
+    "record": (_record, "record a video of a trial on a held-out task"),
+    "export": (_export, "write a trained learner to a file that Python programs load"),
 }
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Run a command; return its exit code.
+    """Run a command, and return its exit code.
 
     Raises:
-        Stop: if the command cannot do what was asked for.
+        Stop: if the command cannot do its work.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: metarl-jax COMMAND ...\n")
         for name, (_, description) in _COMMANDS.items():
             print(f"  {name:10}{description}")
-        print("\nmetarl-jax COMMAND --help tells more.")
+        print("\nmetarl-jax COMMAND --help lists the options of a command.")
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(metarl_jax.__version__)
@@ -546,9 +567,9 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit code.
+    """Run a command, and return its exit code.
 
     Args:
-        arguments: what follows ``metarl-jax``; None: what the process was started with, which then does nothing else.
+        arguments: the words after ``metarl-jax``. None for those of the process, which then must do nothing else.
     """
     return process.run(lambda: dispatch(sys.argv[1:] if arguments is None else arguments), alone=arguments is None)

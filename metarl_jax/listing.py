@@ -1,4 +1,4 @@
-"""What ``metarl-jax list`` prints: families of tasks by algorithms. It imports no JAX."""
+"""The output of ``metarl-jax list``: a table of families of tasks by algorithms. This module does not import JAX."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from metarl_jax.experiments import registry
 from metarl_jax.runs.errors import UserError
 
 DESCRIPTION = (
-    "Families of tasks by algorithms: T tuned settings, + works, . does not apply. Words filter presets, algorithms, "
-    "and families by their names and titles."
+    "Print a table of families of tasks by algorithms: T tuned settings, + works, . does not apply. Words filter "
+    "presets, algorithms and families by their names and titles."
 )
 
 
 def _chosen(words: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
-    """The algorithms, families and presets that match all words."""
+    """Return the algorithms, families and presets that match all words."""
 
     def matches(*texts: str) -> bool:
         return all(any(word.lower() in text.lower() for text in texts) for word in words)
@@ -29,12 +29,12 @@ def _chosen(words: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
     if words and not (presets or families or algorithms):
         names = [*experiments.names(), *(one.name for one in [*registry.families(), *registry.algorithms()])]
         raise UserError(f"nothing is called {' '.join(words)!r}{did_you_mean(' '.join(words), names)}")
-    # Where only families match, the table shows them with all algorithms; and the reverse.
+    # If only families match, the table shows them with all algorithms. If only algorithms match, with all families.
     return algorithms or registry.algorithms(), families or registry.families(), presets
 
 
 def _tuned() -> dict[tuple[str, str], list[str]]:
-    """The tuned presets of each combination, by algorithm and family."""
+    """Return the names of the tuned presets of each combination, by algorithm and family."""
     found: dict[tuple[str, str], list[str]] = {}
     for preset in experiments.presets():
         if preset.tuned:
@@ -43,7 +43,10 @@ def _tuned() -> dict[tuple[str, str], list[str]]:
 
 
 def as_json(words: Sequence[str]) -> str:
-    """Everything, or what matches, for programs.
+    """Return the list as JSON, for programs.
+
+    Args:
+        words: the words that names or titles must match; empty for everything.
 
     Raises:
         UserError: if nothing matches.
@@ -84,7 +87,10 @@ def as_json(words: Sequence[str]) -> str:
 
 
 def as_text(words: Sequence[str]) -> str:
-    """The table, the networks and the presets; or what matches.
+    """Return the table, the networks and the presets as text.
+
+    Args:
+        words: the words that names or titles must match; empty for everything.
 
     Raises:
         UserError: if nothing matches.
@@ -92,7 +98,7 @@ def as_text(words: Sequence[str]) -> str:
     algorithms, families, presets = _chosen(words)
     tuned = _tuned()
     width = max(len(family.name) for family in families)
-    lines = ["Families of tasks by algorithms: T tuned, + works, . does not apply.", ""]
+    lines = ["Families of tasks by algorithms: T tuned settings, + works, . does not apply.", ""]
     lines += _header([algorithm.name for algorithm in algorithms], width)
     reasons: dict[str, list[str]] = {}
     for family in families:
@@ -105,10 +111,10 @@ def as_text(words: Sequence[str]) -> str:
         lines.append(f"{family.name:{width}} {'  '.join(marks)}   {family.title}")
     lines += ["", "Does not apply:"]
     lines += [f"  {reason} ({_few(names)})" for reason, names in reasons.items()]
-    lines += ["", "Any of them:  metarl-jax train ALGORITHM FAMILY [--memory NETWORK]"]
+    lines += ["", "To train a combination:  metarl-jax train ALGORITHM FAMILY [--memory NETWORK]"]
     memories = [network.name for network in registry.networks(registry.algorithm("rl2"), registry.family("bandit"))]
     lines += [f"Memories of rl2: {', '.join(memories)}"]
-    for title, tuned_or_not in (("Tuned", True), ("Not tuned", False)):
+    for title, tuned_or_not in (("Tuned presets", True), ("Presets without tuning", False)):
         some = [preset for preset in presets if preset.tuned == tuned_or_not]
         if some:
             lines += ["", f"{title}:  metarl-jax train NAME"]
@@ -120,7 +126,7 @@ def as_text(words: Sequence[str]) -> str:
 
 
 def _header(names: Sequence[str], width: int) -> list[str]:
-    """Names of columns, one under another, each with a line down to its column."""
+    """Return the names of columns on consecutive lines, each with a vertical line to its column."""
     return [f"{'':{width}} {'|  ' * i}{name}" for i, name in enumerate(names)]
 
 

@@ -1,4 +1,4 @@
-"""Options of the command line, made of dataclasses of settings by ``tyro``."""
+"""The options of the command line, which ``tyro`` makes from dataclasses of settings."""
 
 from __future__ import annotations
 
@@ -36,97 +36,127 @@ FIRST = (
     "ways",
     "shots",
 )
-"""The settings that people change first, of which the first dozen that an experiment has head its help."""
+"""The settings that users change most often. The help of an experiment begins with the first of them that it has."""
 DOZEN = 12
+"""The largest number of settings at the beginning of the help."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Settings):
-    """How to train."""
+    """Options of training."""
 
-    seed: Annotated[Seed | None, Doc("The random seed, or the first of several; None: 0.")] = None
-    seeds: Annotated[PositiveInt | None, Doc("Train seeds SEED .. SEED+N-1 in one program; None: 1, a study 5.")] = None
+    seed: Annotated[Seed | None, Doc("The random seed, or the first of several seeds; None for 0.")] = None
+    seeds: Annotated[
+        PositiveInt | None, Doc("Train the seeds SEED .. SEED+N-1 in one program; None for 1, or 5 in a study.")
+    ] = None
     devices: Annotated[
         PositiveInt | None,
         Doc(
-            "Spread seeds and tasks over N devices, on a CPU its cores (equal to one device up to rounding); None: 1, "
-            "with --distributed all."
+            "Distribute seeds and tasks over N devices (on a CPU: its cores). The result agrees with that of one "
+            "device to rounding. None for 1 device, or for all devices with --distributed."
         ),
     ] = None
     distributed: Annotated[
         str | None,
         Doc(
-            "auto, or HOST:PORT,INDEX,PROCESSES: one of several processes that train together and see the same "
-            "folders; its INDEX, from 0, their number, and the address of the first; auto where the cluster knows."
+            "Train with several processes that see the same folders: HOST:PORT,INDEX,PROCESSES with the address of the "
+            "first process, the index of this process from 0, and the number of processes; or auto, on a cluster that "
+            "provides these."
         ),
     ] = None
-    evaluate_every: Annotated[PositiveInt | None, Doc("Iterations between validations; None: 20 in a run.")] = None
-    checkpoint_every: Annotated[PositiveInt | None, Doc("Iterations between checkpoints; None: by time.")] = None
+    evaluate_every: Annotated[
+        PositiveInt | None, Doc("Number of iterations between validations; None for 20 validations in a run.")
+    ] = None
+    checkpoint_every: Annotated[
+        PositiveInt | None, Doc("Number of iterations between checkpoints; None for one every 15 seconds.")
+    ] = None
     keep: Annotated[PositiveInt, Doc("Keep the last N checkpoints.")] = 3
-    keep_best: Annotated[bool, Doc("Keep the state with the best validation score, too.")] = False
+    keep_best: Annotated[bool, Doc("Also keep the state with the best validation score.")] = False
     evaluation_tasks: Annotated[
         AtLeastTwo | None,
         Doc(
-            "Held-out tasks of the final table, and validation tasks of a study's; they are kept for resume; None: by "
-            "experiment."
+            "Number of held-out tasks of the final table, and of validation tasks in a study; it is stored for resume. "
+            "None for the experiment's number."
         ),
     ] = None
-    time_limit: Annotated[PositiveFloat | None, Doc("Save and stop after this number of minutes.")] = None
+    time_limit: Annotated[
+        PositiveFloat | None, Doc("Save and stop after this number of minutes; None for no limit.")
+    ] = None
     track: Annotated[
         tuple[str, ...],
         Doc(
-            "Send metrics to wandb (Weights & Biases), or to a tracker of yours: FILE.py:NAME or PACKAGE.MODULE:NAME; "
-            "it may be given several times. It is not stored: name it again to resume."
+            "Send metrics to wandb (Weights & Biases), or to your own tracker: FILE.py:NAME or PACKAGE.MODULE:NAME. "
+            "The option may be given several times. It is not stored: give it again to resume."
         ),
     ] = ()
-    progress: Annotated[bool, Doc("A live display; otherwise plain lines.")] = True
+    progress: Annotated[bool, Doc("Show a live display of the progress; otherwise print plain lines.")] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewRun(Training):
-    """How to train a new run."""
+    """Options of training a new run."""
 
-    run_dir: Annotated[str | None, Doc("A new folder for the run; None: runs/NAME-date-time.")] = None
+    run_dir: Annotated[str | None, Doc("The new folder of the run; None for runs/NAME-date-time.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opening(Settings):
-    """How to find the experiment of a folder."""
+    """Options of finding the experiment of a folder."""
 
     experiment: Annotated[
         tuple[str, ...],
         Doc(
-            "The folder's experiment if it is your own: FILE.py:NAME, PACKAGE.MODULE:NAME, or its name in an installed "
-            "package. This code is executed; no code is executed because the folder names it."
+            "The experiment of the folder, if it is your own: FILE.py:NAME, PACKAGE.MODULE:NAME, or its name in an "
+            "installed package. This code is executed. No code is executed because the folder names it."
         ),
     ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resume(Opening):
-    """How to go on with a run or a study."""
+    """Options of resuming a run or a study."""
 
-    devices: Annotated[PositiveInt | None, Doc("As of train.")] = None
-    distributed: Annotated[str | None, Doc("As of train.")] = None
-    checkpoint_every: Annotated[PositiveInt | None, Doc("Iterations between checkpoints; None: by time.")] = None
-    keep: Annotated[PositiveInt, Doc("Keep the last N checkpoints.")] = 3
-    keep_best: Annotated[bool, Doc("Keep the state with the best validation score, too.")] = False
-    evaluation_tasks: Annotated[
-        AtLeastTwo | None, Doc("Held-out tasks of the final table from now on; None: as before.")
+    devices: Annotated[
+        PositiveInt | None,
+        Doc(
+            "Distribute seeds and tasks over N devices (on a CPU: its cores); None for 1 device, or for all devices "
+            "with --distributed."
+        ),
     ] = None
-    time_limit: Annotated[PositiveFloat | None, Doc("Save and stop after this number of minutes.")] = None
-    track: Annotated[tuple[str, ...], Doc("As of train.")] = ()
-    progress: Annotated[bool, Doc("A live display; otherwise plain lines.")] = True
+    distributed: Annotated[
+        str | None,
+        Doc("Train with several processes: auto, or HOST:PORT,INDEX,PROCESSES; `metarl-jax train --help` says more."),
+    ] = None
+    checkpoint_every: Annotated[
+        PositiveInt | None, Doc("Number of iterations between checkpoints; None for one every 15 seconds.")
+    ] = None
+    keep: Annotated[PositiveInt, Doc("Keep the last N checkpoints.")] = 3
+    keep_best: Annotated[bool, Doc("Also keep the state with the best validation score.")] = False
+    evaluation_tasks: Annotated[
+        AtLeastTwo | None,
+        Doc("New number of held-out tasks of the final table, which is stored; None for the stored number."),
+    ] = None
+    time_limit: Annotated[
+        PositiveFloat | None, Doc("Save and stop after this number of minutes; None for no limit.")
+    ] = None
+    track: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Send metrics to wandb (Weights & Biases), or to your own tracker: FILE.py:NAME or PACKAGE.MODULE:NAME. "
+            "The option may be given several times."
+        ),
+    ] = ()
+    progress: Annotated[bool, Doc("Show a live display of the progress; otherwise print plain lines.")] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewStudy(NewRun):
-    """How to train a study."""
+    """Options of training a study."""
 
     vary: Annotated[
         tuple[str, ...],
         Doc(
-            "SETTING=VALUE,... for each setting that varies; the other combinations are compared with that of the "
+            "SETTING=VALUE,... for each setting that varies. Each combination is compared with the combination of all "
             "first values."
         ),
     ] = ()
@@ -134,55 +164,61 @@ class NewStudy(NewRun):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Opening):
-    """What to measure."""
+    """Options of an evaluation."""
 
-    evaluation_tasks: Annotated[AtLeastTwo | None, Doc("Held-out tasks; None: by experiment.")] = None
+    evaluation_tasks: Annotated[
+        AtLeastTwo | None, Doc("Number of held-out tasks; None for the experiment's number.")
+    ] = None
     seed: Annotated[Seed, Doc("The random seed of the held-out tasks.")] = 0
-    best: Annotated[bool, Doc("The state that train --keep-best kept, not the last one.")] = False
+    best: Annotated[bool, Doc("Evaluate the state that train --keep-best kept, instead of the last state.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing(Settings):
-    """What to list."""
+    """Options of the list of experiments."""
 
     json: Annotated[bool, Doc("Print JSON, for programs.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Opening):
-    """How to report."""
+    """Options of a report."""
 
-    output: Annotated[str | None, Doc("The page; None: report.html in the run's folder, or here for several runs.")] = (
-        None
-    )
-    overwrite: Annotated[bool, Doc("Overwrite even a file that is no report.")] = False
-    record: Annotated[bool, Doc("Play a trial for an animation; otherwise show what was recorded before.")] = True
+    output: Annotated[
+        str | None,
+        Doc("The path of the page; None for report.html, in the run folder or, for several runs, the current folder."),
+    ] = None
+    overwrite: Annotated[bool, Doc("Overwrite an existing file even if it is not a report.")] = False
+    record: Annotated[bool, Doc("Play a trial for an animation; otherwise show an earlier recording, if any.")] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watch(Opening):
-    """How to watch."""
+    """Options of watching a run."""
 
-    once: Annotated[bool, Doc("Print the state once instead of until training is finished.")] = False
+    once: Annotated[bool, Doc("Print the progress once, instead of until training is finished.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Opening):
-    """What to record."""
+    """Options of a recording."""
 
     seed: Annotated[Seed, Doc("The random seed of the held-out task.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Opening):
-    """What to export."""
+    """Options of an export."""
 
-    output: Annotated[str | None, Doc("The file, which must end in .safetensors; None: named after the run, here.")] = (
+    output: Annotated[
+        str | None,
+        Doc("The path of the file, which must end in .safetensors; None for the run's name, in the current folder."),
+    ] = None
+    seed: Annotated[Seed | None, Doc("The seed to export, if several were trained together; None for the first.")] = (
         None
     )
-    seed: Annotated[Seed | None, Doc("Of seeds that were trained together, the one to export; None: the first.")] = None
-    best: Annotated[bool, Doc("The state that train --keep-best kept, not the last one.")] = False
-    overwrite: Annotated[bool, Doc("Overwrite an agent's file of that name.")] = False
+    best: Annotated[bool, Doc("Export the state that train --keep-best kept, instead of the last state.")] = False
+    overwrite: Annotated[bool, Doc("Overwrite an existing agent file of that name.")] = False
 
 
 RESERVED = {"memory", "network"} | {
@@ -190,7 +226,7 @@ RESERVED = {"memory", "network"} | {
     for options in (NewStudy, Resume, Evaluate, Listing, Report, Watch, Record, Export)
     for field in dataclasses.fields(options)
 }
-"""The names of options, which no setting of an experiment can have."""
+"""The names of options. No setting of an experiment can have one of these names."""
 Options = TypeVar("Options", bound=Settings)
 
 
@@ -203,20 +239,21 @@ def parse(
     experiment: Experiment | None = None,
     defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Options, dict[str, Any]]:
-    """Read a command line. A mistake, or ``--help``, ends it with SystemExit, after a message.
+    """Parse a command line.
 
     Args:
-        options: what the command takes.
-        arguments: the words behind the command and its names.
-        program: the words before, for messages.
-        description: one line.
-        experiment: whose settings are options, too.
-        defaults: their values, if not those of the experiment.
+        options: the dataclass of the command's options.
+        arguments: the words after the command and its names.
+        program: the words before the arguments, for messages.
+        description: the description of the command in one line.
+        experiment: the experiment whose settings are options as well; None for no settings.
+        defaults: the default values of the settings; None for those of the experiment.
 
     Returns:
         The options, and the settings that were given a value other than their default.
 
     Raises:
+        SystemExit: after a message, if the command line is wrong or contains ``--help``.
         UserError: if a setting has the name of an option.
     """
     import tyro
@@ -259,7 +296,7 @@ def parse(
 
 
 def network_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of ``--memory``, which decides what other options there are, and the other arguments."""
+    """Return the value of ``--memory``, on which the other options depend, and the other arguments."""
     import tyro
 
     field: Any = Annotated[str | None, tyro.conf.arg(aliases=["--network"])]
@@ -270,7 +307,7 @@ def network_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def experiments_of(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The values of ``--experiment``, which decide what other options there are, and the other arguments."""
+    """Return the values of ``--experiment``, on which the other options depend, and the other arguments."""
     import tyro
 
     kind = dataclasses.make_dataclass("Experiments", [("experiment", tyro.conf.UseAppendAction[tuple[str, ...]], ())])
@@ -280,7 +317,16 @@ def experiments_of(arguments: Sequence[str]) -> tuple[tuple[str, ...], list[str]
 
 
 def parse_value(field: Field, text: str, option: str) -> Any:
-    """A setting's value as typed. A mistake ends it with SystemExit, after a message."""
+    """Parse the value of a setting.
+
+    Args:
+        field: the setting.
+        text: the value that the user typed.
+        option: the option that contains the value, for messages.
+
+    Raises:
+        SystemExit: after a message, if the text is not a value of the setting.
+    """
     import tyro
 
     kind = dataclasses.make_dataclass("Value", [(field.name, field.annotation)], kw_only=True)

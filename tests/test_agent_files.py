@@ -67,7 +67,7 @@ def test_a_file_acts_as_its_run(tmp_path: Path, name: str) -> None:
     space = agent.interface.action_space
     assert type(again.interface.action_space) is type(space)
     assert again.interface.horizon == agent.interface.horizon
-    # Saved again, it is the same file.
+    # An agent that is saved again gives the same file.
     assert mrl.save(tmp_path / "second.safetensors", again).read_bytes() == path.read_bytes()
 
 
@@ -116,7 +116,7 @@ def test_few_shot_learners_are_no_agents(tmp_path: Path) -> None:
 
 
 def forged(file: Path, to: Path, change: Any = None, tensors: dict[str, np.ndarray] | None = None) -> Path:
-    """The file with other tensors, or with another description."""
+    """Write the file with other tensors, or with another description."""
     data = file.read_bytes()
     size = int.from_bytes(data[:8], "little")
     content = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["metarl_jax"])
@@ -142,7 +142,7 @@ def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is not the file of an agent"):
             mrl.load(target)
     target.write_bytes(write_tensors({"x": np.zeros(3)}))
-    with pytest.raises(UserError, match="its metadata have no entry metarl_jax"):
+    with pytest.raises(UserError, match="its metadata has no entry metarl_jax"):
         mrl.load(target)
     target.unlink()
     target.symlink_to(file)
@@ -225,7 +225,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     "name", ["rl2 bandit", "rl2 tabular-mdp", "rl2 gridnavi", "pearl half-circle", "maml_trpo cartpole"]
 )
 def test_no_size_in_a_file_makes_large_arrays(tmp_path: Path, name: str) -> None:
-    """Every whole number among the settings is forged to be enormous, one after another."""
+    """Each integer among the settings is replaced by an enormous number, one at a time."""
     from metarl_jax.runs import train
 
     experiment = experiments.get(name)

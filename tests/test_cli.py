@@ -1,4 +1,4 @@
-"""The command line: what it offers, and one clear line for every mistake."""
+"""The command line: its commands, and one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "rl2-bandit-10x5"
 
 
 def _said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """Run a command that must fail; return what it says on standard error, as one line without the frame."""
+    """Run a command that must fail, and return its message on standard error, as one line without the frame."""
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -30,7 +30,7 @@ def _said(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
 
 
 def _error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """Run a command that must fail; return its one line of complaint."""
+    """Run a command that must fail, and return its error message of one line."""
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -80,13 +80,13 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", NAME, "bandit"], "unexpected argument 'bandit'"),
         (["resume"], "resume needs the folder of a run"),
         (["resume", "nowhere"], "there is no run folder nowhere"),
-        (["resume", "."], "is no run folder: it has no config.json"),
+        (["resume", "."], "is not a run folder: it has no config.json"),
         (["evaluate"], "evaluate needs the folder of a run"),
         (["evaluate", "nowhere"], "there is no run folder nowhere"),
-        (["evaluate", "."], "is no run folder"),
+        (["evaluate", "."], "is not a run folder"),
         (["report"], "report needs the folder of a run"),
         (["report", "nowhere"], "there is no run folder nowhere"),
-        (["report", "."], "is no run folder"),
+        (["report", "."], "is not a run folder"),
         (["list", "nonsense"], "nothing is called 'nonsense'"),
     ],
 )
@@ -128,7 +128,7 @@ def test_mistakes_in_options_name_option_value_and_what_is_valid(
 
 
 def _store(folder: Path, name: str, **changes: Any) -> None:
-    """A run folder with nothing but its configuration."""
+    """Create a run folder that has only a configuration."""
     settings = experiments.get(name).with_overrides({})
     config = RunConfig(experiment=name, settings=settings, seed=0, seeds=1, evaluate_every=5)
     folder.mkdir()
@@ -138,7 +138,7 @@ def _store(folder: Path, name: str, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "option", "expected"),
     [
-        ("varibad-gridnavi", "--episodes", "--episodes is a setting of training: the number of episodes"),
+        ("varibad-gridnavi", "--episodes", "--episodes is a setting of training: to evaluate another number"),
     ],
 )
 def test_evaluate_names_the_setting_that_is_measured(
@@ -146,7 +146,7 @@ def test_evaluate_names_the_setting_that_is_measured(
 ) -> None:
     _store(tmp_path / "run", name)
     said = _error(capsys, ["evaluate", "run", option, "8"])
-    assert said == f"metarl-jax: error: {expected} that are measured is --adaptation-episodes\n"
+    assert said == f"metarl-jax: error: {expected} of episodes, use --adaptation-episodes\n"
 
 
 def test_stored_seeds_out_of_range_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_more_devices_than_cores_are_refused_before_anything_is_made(
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     for command in ("train", "study"):
         assert "there are 2 devices (CPU cores) here, not 9" in _error(capsys, [command, NAME, "--devices", "9"])
-    # JAX has two devices in these tests, which need not be cores.
+    # JAX has two devices in these tests, and there may be fewer cores.
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)), raising=False)
     assert "there are 2 devices (cpu) here, not 9" in _error(capsys, ["train", NAME, "--devices", "9"])
     assert not list(tmp_path.iterdir())

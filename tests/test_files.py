@@ -1,4 +1,4 @@
-"""Files and folders that may have come from someone else: nothing is followed, waited for, or overwritten."""
+"""Files and folders that may have come from a stranger: no link is followed, nothing is waited for or overwritten."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SPECIAL = pytest.mark.parametrize("make", [_link, _dangling, _fifo])
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A file that nothing may change."""
+    """A file that no code may change."""
     path = tmp_path / "outside" / "precious"
     path.parent.mkdir()
     path.write_bytes(b"precious")
@@ -86,7 +86,7 @@ def test_reading_refuses_devices_folders_and_what_is_too_large(inside: Path) -> 
 
 
 def test_a_temporary_name_cannot_be_foreseen(inside: Path, outside: Path) -> None:
-    # The names that version 0.1.0 would have written through.
+    # Version 0.1.0 would have written through links of these names.
     for name in ("report.md.tmp", "report.html.tmp"):
         (inside / name).symlink_to(outside)
     files.write_atomically(inside / "report.md", b"new")
@@ -121,12 +121,12 @@ def test_only_own_temporary_files_are_removed(inside: Path) -> None:
     [
         ("[" * 100_000, "nested too deeply"),
         ('{"a": ' * 100_000, "nested too deeply"),
-        ('{"a": NaN}', "NaN is no number"),
-        ('{"a": -Infinity}', "-Infinity is no number"),
+        ('{"a": NaN}', "NaN is not a number"),
+        ('{"a": -Infinity}', "-Infinity is not a number"),
         ('{"a": ["\\u001b[2J"]}', r"control characters"),
         ('{"\\u009b2J": 1}', r"control characters"),
         ('{"a": "\\u202e"}', r"control characters"),
-        ("[1]", "no JSON object"),
+        ("[1]", "not hold a JSON object"),
         ("", "Expecting value"),
         ("\x00" * 20, "Expecting value"),
         ("\xff", "."),
@@ -174,7 +174,7 @@ def test_a_file_system_without_locks_is_no_other_process(
     assert capsys.readouterr().err == ""
     folder.lock(inside).close()
     assert capsys.readouterr().err == (
-        f"metarl-jax: warning: the file system of {inside} has no locks: see to it that no other process trains there\n"
+        f"metarl-jax: warning: the file system of {inside} has no locks: make sure that no other process trains there\n"
     )
 
 
@@ -270,7 +270,7 @@ def test_a_commit_is_that_of_the_repository_that_tracks_the_package(
     _git(tmp_path, "init")
     _git(tmp_path, "add", "thesis.tex")
     _git(tmp_path, "commit", "-m", "thesis")
-    # The repository holds the environment, and does not track the package.
+    # The repository contains the environment, but does not track the package.
     assert folder.commit() is None
     _git(tmp_path, "add", ".")
     _git(tmp_path, "commit", "-m", "package")

@@ -1,4 +1,4 @@
-"""Several processes that train one run on JAX's distributed runtime."""
+"""Several processes that train one run with JAX's distributed runtime."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def free_address() -> str:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Of the processes: two devices each, which need not be cores."""
+    """Return the environment of the processes, with two devices each. There may be fewer cores."""
     return {**os.environ, "PYTHONPATH": str(root), "JAX_NUM_CPU_DEVICES": "2"}
 
 
@@ -68,7 +68,7 @@ def assert_same_curve(got: Path, expected: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_train_as_one_does(tmp_path: Path, root: Path) -> None:
-    """Two seeds over four devices, so that both axes of the mesh are used; and one device goes on with it."""
+    """Two seeds train on four devices, so that both axes of the mesh are used. Then one device resumes the run."""
     sizes = {"iterations": 6, "tasks": 4, "adaptation_steps": 1, "units": 4}
     settings = experiments.get("fomaml-sinusoid").with_overrides(sizes)
     stored = {"experiment": "fomaml-sinusoid", "settings": settings, "seed": 0, "seeds": 2, "evaluate_every": 3}
@@ -106,7 +106,7 @@ def test_two_processes_of_two_devices_train_as_one_does(tmp_path: Path, root: Pa
 def test_where_a_process_is_killed_the_other_ends_and_says_how_to_go_on(
     tmp_path: Path, root: Path, killed: int
 ) -> None:
-    """While the other compiles, trains, or waits: what notices first, JAX's runtime or a program, is left to chance."""
+    """The other process compiles, trains or waits. JAX's runtime or a program notices first, by chance."""
     path, address = tmp_path / "my run", free_address()
     options = ["--iterations", "1000000", "--units", "4", "--run-dir", str(path), "--devices", "2"]
     pair = [
@@ -122,7 +122,7 @@ def test_where_a_process_is_killed_the_other_ends_and_says_how_to_go_on(
         patience = time.monotonic() + 120
         while not path.exists() and time.monotonic() < patience:
             time.sleep(0.1)
-        # The other one reads where the folder is.
+        # The other process gets the path of the folder from this output.
         time.sleep(1)
         pair[killed].kill()
         began = time.monotonic()
@@ -132,7 +132,7 @@ def test_where_a_process_is_killed_the_other_ends_and_says_how_to_go_on(
             process.kill()
             process.communicate()
     assert pair[1 - killed].returncode == 5, errors
-    # With the heartbeats that users have it takes so much longer.
+    # Users have a longer interval of heartbeats, with which this takes longer by the same amount.
     assert time.monotonic() - began + hosts.HEARTBEAT_S - 5 < 30
     last = errors.splitlines()[-1]
     assert last.startswith("metarl-jax: error: another process ")

@@ -1,4 +1,4 @@
-"""Configurations that version 0.1 stored are read as what this version means by them."""
+"""Configurations that version 0.1 stored are converted to the equivalent configurations of this version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metarl_jax.runs.folder import RunConfig, hash_of, read_experiment
 STORED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "settings-0.1.0.json").read_text(encoding="utf-8")
 )
-"""Settings of presets as version 0.1 wrote them: every algorithm and every network."""
+"""Settings of presets as version 0.1 wrote them, with every algorithm and every network."""
 
 
 def stored(name: str, **changes: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_presets_of_version_0_1_are_those_of_this_version(name: str) -> None:
     assert config.settings == now
     resolved = config.resolve()
     assert (resolved.algorithm, resolved.network) == (experiments.get(name).algorithm, experiments.get(name).network)
-    # Checkpoints hold the hash of what was stored then.
+    # Checkpoints hold the hash of the configuration that version 0.1 stored.
     assert config.hash() == hash_of(stored(name))
     written = json.loads(json.dumps(config.stored()))
     again = read(written)
@@ -110,7 +110,7 @@ def test_a_setting_that_no_version_had_is_named_when_it_is_built() -> None:
     ("change", "message"),
     [
         ({"schema": 3}, "it has schema 3, this program has 2"),
-        ({"network": {"name": "recurrent"}}, "network is no JSON object with settings"),
+        ({"network": {"name": "recurrent"}}, "network is not a JSON object with settings"),
         ({"network": {"name": 3, "settings": {}}}, "the name of network is of another type than str"),
         ({"family": {"name": "bandit", "settings": {"arms": 5, "trials": 3}}}, "trials is set twice"),
         ({"experiment": "rl2-bandit-10x6"}, "there is no experiment"),

@@ -29,9 +29,9 @@ NAMES = [
 
 
 def _execute(path: Path, folder: Path) -> Any:
-    """The notebook with the outputs of a fresh kernel, started where it can leave nothing behind."""
+    """Execute a notebook in a new kernel and a temporary folder, and return it with its outputs."""
     notebook = nbformat.read(path, as_version=4)
-    # What this package or the notebook warns of is an error, as in the tests; Jupyter's own warnings are not.
+    # Warnings of this package or of the notebook are errors, as in the tests. Warnings of Jupyter are not.
     strict = nbformat.v4.new_code_cell(
         "import warnings; warnings.filterwarnings('error', module=r'metarl_jax|__main__')"
     )
@@ -49,7 +49,7 @@ def _printed(notebook: Any) -> str:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """A function that gives a notebook by name, executed; each is executed once."""
+    """A function from a name to the executed notebook. Each notebook is executed once."""
     return functools.cache(lambda name: _execute(NOTEBOOKS[name], tmp_path_factory.mktemp(name)))
 
 
@@ -91,8 +91,8 @@ def test_the_wave_notebook_adapts(executed: Callable[[str], Any]) -> None:
     pattern = r"^(.*): (\d\.\d\d) before, (\d\.\d\d) after one step, (\d\.\d\d) after five$"
     found = re.findall(pattern, _printed(executed("02_inner_and_outer_loops")), flags=re.MULTILINE)
     errors = {name: [float(error) for error in row] for name, *row in found}
-    # The best curve that does not adapt has an error of 3.006; the paper's MAML 0.67 after one step, with 70,000
-    # iterations, and fine-tuned networks 2.4 and more.
+    # The best curve without adaptation has an error of 3.006. In the paper, MAML has 0.67 after one step with 70,000
+    # iterations, and fine-tuned networks have 2.4 and more.
     for name in ("MAML", "multi-task training"):
         assert errors[name][0] > 2.9
     assert errors["MAML"][1] < 1.0
@@ -102,7 +102,7 @@ def test_the_wave_notebook_adapts(executed: Callable[[str], Any]) -> None:
 @pytest.mark.slow
 def test_the_memory_notebook_remembers(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("03_what_a_memory_holds"))
-    # Two things to find; who knows where they are finds both.
+    # The key and the door pay 1 each, so the largest possible reward of a walk is 2.
     for name in ("GRU", "SNAIL"):
         found = re.search(rf"^{name}: (\d\.\d\d), (\d\.\d\d), (\d\.\d\d)$", printed, flags=re.MULTILINE)
         assert found is not None
@@ -111,7 +111,7 @@ def test_the_memory_notebook_remembers(executed: Callable[[str], Any]) -> None:
         assert third <= 2.0
     shares = re.search(r"after a reward: (\d\.\d+) of the first walk, (\d\.\d+) of the attention", printed)
     assert shares is not None
-    # At most two of a walk's 16 steps pay. Where the attention looks differs from one training to another.
+    # At most two of the 16 steps of a walk pay. The attention differs between training runs, so it is not tested.
     assert 0 < float(shares[1]) <= 2 / 16
     explained = re.search(r"key's place that the GRU's state explains: (\d\.\d+)", printed)
     assert explained is not None
@@ -132,7 +132,7 @@ def test_the_belief_notebook_believes_and_finds(executed: Callable[[str], Any]) 
 
 
 def _rows(printed: str) -> dict[str, list[float]]:
-    """The numbers of each line of the form ``name: 1.2, 3.4 (...)``."""
+    """Return the numbers of each line of the form ``name: 1.2, 3.4 (...)``."""
     found = re.findall(r"^([^:\n]+): (-?\d+\.\d+(?:[, ]+-?\d+\.\d+)*)", printed, flags=re.MULTILINE)
     return {name: [float(number) for number in re.findall(r"-?\d+\.\d+", numbers)] for name, numbers in found}
 
@@ -145,11 +145,11 @@ def test_the_task_family_notebook_finds_out_what_buttons_do(executed: Callable[[
     assert printed.count("yes: ") == 5
     assert "NO: " not in printed
     rows = _rows(printed)
-    # Six steps: who knows the wiring is paid at each, who presses at random nothing on average (standard error 0.07).
+    # An agent that knows the wiring gets 1 at each of six steps. Random actions get 0 on average (standard error 0.07).
     assert rows["wiring known"] == [6, 6]
     assert rows["random"] == pytest.approx([0, 0], abs=0.3)
     first, second = rows["RL²"]
-    # Nobody can know the buttons in the first episode.
+    # No learner can know the wiring at the start of the first episode.
     assert 1 < first < 5.5
     assert first + 0.5 < second <= 6
     assert second > 5
@@ -160,9 +160,9 @@ def test_the_algorithm_notebook_learns_a_prior(executed: Callable[[str], Any]) -
     printed = _printed(executed("06_your_own_algorithm"))
     assert "resumed is uninterrupted: True" in printed
     rows = {name: mean for name, (mean, *_) in _rows(printed).items()}
-    # The standard error of a mean over 5,000 trials is 0.03. Before training it is the library's Thompson sampling.
+    # The standard error of a mean over 5,000 trials is 0.03. Before training, the algorithm is Thompson sampling.
     assert rows["before training"] == pytest.approx(rows["library's Thompson sampling"], abs=0.15)
-    assert rows["before training"] + 0.4 < rows["prior learnt"] < rows["prior known"] + 0.15
+    assert rows["before training"] + 0.4 < rows["prior learned"] < rows["prior known"] + 0.15
     for kind, mean in (("mostly bad", 0.2), ("middling", 0.5), ("a gamble", 0.5), ("mostly good", 2 / 3)):
         assert rows[kind] == pytest.approx(mean, abs=0.1)
 
@@ -173,18 +173,18 @@ def test_the_study_notebook_says_what_its_seeds_say(executed: Callable[[str], An
     rows = _rows(printed)
     slow, fast = (np.array(rows[f"{name} seeds"]) for name in ("slow", "fast"))
     for name, scores in (("slow", slow), ("fast", fast)):
-        # Of eight the middle four.
+        # The interquartile mean of eight seeds is the mean of the middle four.
         assert rows[f"{name} interquartile mean"][0] == pytest.approx(np.sort(scores)[2:6].mean(), abs=2e-4)
     assert rows["probability of improvement"][0] == pytest.approx((fast[:, None] < slow).mean(), abs=0.02)
     gaps = fast - slow
-    assert rows["difference, seed by seed"][0] == pytest.approx(gaps.mean(), abs=2e-4)
-    errors = re.search(r"standard error seed by seed: (\d\.\d+), of strangers: (\d\.\d+)", printed)
+    assert rows["paired difference"][0] == pytest.approx(gaps.mean(), abs=2e-4)
+    errors = re.search(r"standard error if paired: (\d\.\d+), if unpaired: (\d\.\d+)", printed)
     assert errors is not None
     assert float(errors[1]) == pytest.approx(gaps.std(ddof=1) / 8**0.5, abs=2e-4)
-    # Weights and waves are shared by seed: most of their luck is subtracted.
+    # Runs of the same seed share weights and waves, and a difference removes most of this randomness.
     assert float(errors[1]) < float(errors[2])
     needed = {name: int(number) for name, number in re.findall(r"seeds needed, (\w+): (\d+)", printed)}
-    assert 2 <= needed["pairs"] <= needed["strangers"]
+    assert 2 <= needed["paired"] <= needed["unpaired"]
 
 
 @pytest.mark.slow
@@ -197,9 +197,9 @@ def test_the_notebook_of_choosing_compares(executed: Callable[[str], Any]) -> No
     for name in ("MAML", "RL²", "VariBAD"):
         first, second, _ = rows[name]
         assert first + 0.3 < second, "adapts"
-        # Of six steps the nearest goals are reached by the second.
+        # The nearest goals are reached with the second of six steps.
         assert max(rows[name]) <= 4.9
-    # A memory searches no better than the best search does (standard error 0.2), and sooner than ten episodes.
+    # A memory cannot search better than the best search (standard error 0.2), and is faster than ten episodes of MAML.
     for name in ("RL²", "VariBAD"):
         assert sum(rows[name]) < best + 0.8
     assert rows["RL²"][1] > rows["MAML"][1]

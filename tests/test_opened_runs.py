@@ -1,4 +1,4 @@
-"""``metarl_jax.runs.open``: a run folder, read from Python."""
+"""``metarl_jax.runs.open``: reading a run folder from Python."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def append(path: Path, *lines: dict[str, Any] | str) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run of two seeds that has just begun; the first one diverges after two iterations."""
+    """A run of two seeds with a few iterations. The first seed diverges after two iterations."""
     path = tmp_path / "the-run"
     (path / "checkpoints").mkdir(parents=True)
     settings = experiments.get("rl2-gridnavi").with_overrides({"iterations": 10})
@@ -193,7 +193,7 @@ def test_a_score_that_diverged_is_nan(old: Path) -> None:
 
 
 def shown_png(value: object) -> bytes | None:
-    """The picture that a notebook shows for the value of a cell."""
+    """Return the picture that a notebook shows for the value of a cell."""
     from IPython.core.formatters import DisplayFormatter
 
     return DisplayFormatter().format(value)[0].get("image/png")
@@ -204,7 +204,7 @@ def test_learning_is_drawn_on_a_figure_of_its_own(run: Path) -> None:
 
     axes = runs.open(run).plot_learning()
     curves = {str(curve.get_label()): np.array(curve.get_xydata()) for curve in axes.get_lines()}
-    # The mean over the seeds that have not diverged.
+    # The line is the mean over the seeds that have not diverged.
     np.testing.assert_allclose(curves["training tasks"], [[120, 1.5], [240, 3.5], [360, 6.0]])
     np.testing.assert_allclose(curves["validation tasks"], [[240, 7.5]])
     assert axes.get_xlabel() == "environment steps of each seed" and axes.get_ylabel() == "reward of a trial"

@@ -68,7 +68,7 @@ def error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def write(path: str, text: str) -> None:
-    """Write a file of the user that imports what it needs."""
+    """Write a file of the user with the necessary imports."""
     Path(path).write_text(f"import dataclasses\nfrom metarl_jax import experiments\n{text}\n")
 
 
@@ -245,14 +245,14 @@ def test_a_source_is_stored_and_is_no_part_of_the_hash(here: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (3, "source is no JSON object with reference and sha256"),
-        ({"reference": "mine.py:mine"}, "source is no JSON object with reference and sha256"),
+        (3, "source is not a JSON object with reference and sha256"),
+        ({"reference": "mine.py:mine"}, "source is not a JSON object with reference and sha256"),
         ({"reference": 3, "sha256": None}, "the reference of source is of another type than str"),
         ({"reference": "x" * 5000, "sha256": None}, "a reference must be printable text of at most 4096 characters"),
         ({"reference": "--help", "sha256": None}, "without a dash at its beginning, not '--help'"),
-        ({"reference": "a\u202eb", "sha256": None}, "has control characters in it"),
-        ({"reference": "mine.py:mine", "sha256": "0" * 63}, "the sha256 of source is no SHA-256 in hexadecimal"),
-        ({"reference": "mine.py:mine", "sha256": 3}, "the sha256 of source is no SHA-256 in hexadecimal"),
+        ({"reference": "a\u202eb", "sha256": None}, "contains control characters"),
+        ({"reference": "mine.py:mine", "sha256": "0" * 63}, "the sha256 of source is not a SHA-256 in hexadecimal"),
+        ({"reference": "mine.py:mine", "sha256": 3}, "the sha256 of source is not a SHA-256 in hexadecimal"),
     ],
 )
 def test_a_source_of_other_types_is_refused(
@@ -307,7 +307,7 @@ def test_help_explains_the_option(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("resume", "evaluate", "watch", "report", "record"):
         assert cli.main([command, "--help"]) == 0
         said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        assert "--experiment STR The folder's experiment if it is your own: FILE.py:NAME" in said
+        assert "--experiment STR The experiment of the folder, if it is your own: FILE.py:NAME" in said
     for command in ("train", "study"):
         assert cli.main([command, "--help"]) == 0
         assert "FILE.py:NAME" in capsys.readouterr().out
@@ -342,7 +342,7 @@ def test_the_example_in_this_process(
         f"run exists already; choose another --run-dir, or go on with: {again}"
     )
     assert cli.main(["report", "run", "--no-record", *named]) == 0
-    assert f"not measured yet: metarl-jax evaluate run --experiment {REFERENCE}\n" in capsys.readouterr().out
+    assert f"not evaluated yet: metarl-jax evaluate run --experiment {REFERENCE}\n" in capsys.readouterr().out
     forget()
     assert again in error(capsys, "resume", "run")
     assert cli.main(["resume", "run", *named]) == 0
@@ -370,7 +370,7 @@ def test_the_example_in_this_process(
 
 
 def run(*arguments: str) -> str:
-    """Run a command in a process of its own; return what it prints."""
+    """Run a command in a new process, and return its output."""
     done = subprocess.run([*PROGRAM, *arguments], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""Reports: what they say of whole, damaged and hostile runs; and, in a real browser, that they can be read anywhere."""
+"""Reports about complete, damaged and hostile runs, and their display in a real browser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOSTILE = "</title><script src=//{0}/s></script><img src=//{0}/i onerror=alert(1
 
 
 def metric_lines(last: int) -> list[dict[str, Any]]:
-    """As training writes them, of two seeds."""
+    """Return metrics of two seeds in the form that training writes."""
     lines = []
     for n in range(1, last + 1):
         line = {
@@ -52,7 +52,7 @@ def write_metrics(path: Path, lines: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def run_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a checkpoint, an evaluation and a video that the program wrote, and metrics as it writes them."""
+    """A run with a checkpoint, an evaluation and a video that the program wrote, and metrics in its form."""
     path = tmp_path_factory.mktemp("runs") / "the-run"
     with pytest.MonkeyPatch.context() as patch:
         experiment = experiments.get(NAME)
@@ -63,7 +63,7 @@ def run_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_metrics(path, metric_lines(300))
         evaluate.evaluate(run, 8, {}, 0, lambda text: None)
         record.save(run, record.render(run, 0), 0)
-    # As after the last iteration; the checkpoint stays the first one.
+    # The files are those of a finished run, except that the checkpoint is the first one.
     (evaluation,) = path.glob("evaluation-*.json")
     evaluation.write_text(evaluation.read_text().replace('"iteration": 0', '"iteration": 300'))
     return path
@@ -71,7 +71,7 @@ def run_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(run_made: Path, tmp_path: Path) -> Path:
-    """A copy of that, to be broken."""
+    """A copy of that run, which a test may damage."""
     shutil.copytree(run_made, tmp_path / "the-run")
     return tmp_path / "the-run"
 
@@ -81,7 +81,7 @@ def report(*arguments: str | Path) -> int:
 
 
 def text_of(path: Path) -> str:
-    """What is to be read on a page."""
+    """Return the visible text of a page."""
     content = re.sub(r"<style>.*?</style>|<title>[^<]*</title>", " ", path.read_text(), flags=re.DOTALL)
     return " ".join(re.sub(r"<[^>]*>", " ", content).split())
 
@@ -107,7 +107,7 @@ def test_a_page_of_a_run_says_what_was_measured(run: Path, capsys: pytest.Captur
 
 
 def test_metrics_of_an_older_version_make_the_same_page(run: Path) -> None:
-    """Which recorded held-out scores during training where now validation scores are."""
+    """The older version recorded held-out scores during training instead of validation scores."""
     assert report(run) == 0
     page, metrics = (run / "report.html").read_text(), run / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace("validation_score", "heldout_score"))
@@ -126,7 +126,7 @@ def test_a_comparison_writes_nothing_but_the_page(run: Path, tmp_path: Path) -> 
     assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "both.html"])
     text = text_of(tmp_path / "both.html")
     assert "2 runs compared" in text
-    # Their folders have one name; what tells them apart is shown, and no more of this machine's paths.
+    # Both folders have the same name. The page shows as much of the paths as distinguishes them, and no more.
     assert f"{tmp_path.name}/the-run" in text
     assert "elsewhere/the-run" in text
     assert str(tmp_path) not in text
@@ -143,7 +143,7 @@ def test_only_reports_are_overwritten(run: Path, capsys: pytest.CaptureFixture[s
     mine = run.parent / "thesis.html"
     mine.write_text("years of work")
     assert report(run, "--output", mine, "--no-record") == 2
-    assert "exists already and is no report; choose another --output, or --overwrite it" in capsys.readouterr().err
+    assert "exists already and is not a report; choose another --output, or --overwrite it" in capsys.readouterr().err
     assert mine.read_text() == "years of work"
     assert report(run, "--output", mine, "--no-record", "--overwrite") == 0
     first = mine.read_bytes()
@@ -188,20 +188,20 @@ def _video(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda run: (run / "metrics.jsonl").unlink(), "It has not been trained yet: there are no metrics."),
-        (lambda run: write_metrics(run, metric_lines(120)), "it stands at iteration 120 of 300"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "The run has not been trained yet: there are no metrics."),
+        (lambda run: write_metrics(run, metric_lines(120)), "it has reached iteration 120 of 300"),
         (lambda run: _append(run, '{"iteration": 301, "st'), "300 of 300"),
         (lambda run: _append(run, '[]\n{"iteration": 1}\nx\n'), "3 of the lines of metrics.jsonl cannot be read"),
         (_diverge, "Seed 1 diverged: it has no numbers at iteration 80."),
-        (lambda run: _evaluation(run).unlink(), "It has not been measured on held-out tasks yet"),
+        (lambda run: _evaluation(run).unlink(), "The run has not been evaluated on held-out tasks yet"),
         (lambda run: _evaluation(run).write_text("{"), "cannot be read"),
         (lambda run: _evaluation(run).write_text('{"schema": 99}'), "has schema 99, this program has 3"),
         (lambda run: _without(run, "score_by_stage"), "ours.score_by_stage is missing"),
         (lambda run: (run / "versions.json").unlink(), "there is no versions.json"),
         (lambda run: (run / "versions.json").write_text("[3]"), "versions.json cannot be read"),
-        (lambda run: _video(run).write_bytes(b"GIF89a"), "cannot be shown: it is no whole GIF"),
-        (lambda run: _video(run).write_bytes(_video(run).read_bytes()[:400]), "cannot be shown: it is no whole GIF"),
-        (lambda run: _video(run).unlink(), "There is no animation of it yet"),
+        (lambda run: _video(run).write_bytes(b"GIF89a"), "cannot be shown: it is not a complete GIF"),
+        (lambda run: _video(run).write_bytes(_video(run).read_bytes()[:400]), "it is not a complete GIF"),
+        (lambda run: _video(run).unlink(), "There is no animation of the run yet"),
     ],
 )  # fmt: skip
 def test_a_damaged_run_has_a_page_that_says_so(run: Path, damage: Callable[[Path], object], said: str) -> None:
@@ -209,14 +209,14 @@ def test_a_damaged_run_has_a_page_that_says_so(run: Path, damage: Callable[[Path
     assert report(run, "--no-record") == 0
     text = text_of(run / "report.html")
     assert said in text
-    assert "How it was made" in text
+    assert "How to reproduce this run" in text
     assert str(run.parent) not in text
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"algorithm": []}, "algorithm is no JSON object with settings"),
+        ({"algorithm": []}, "algorithm is not a JSON object with settings"),
         ({"seeds": "2"}, "seeds must be a positive whole number, not '2'"),
         ({"experiment": 3}, "experiment is of another type than str"),
     ],
@@ -232,7 +232,7 @@ def test_a_config_of_other_types_is_no_run(
 
 
 def make_hostile(path: Path, host: str) -> None:
-    """Put markup wherever a run has text, and numbers that are none."""
+    """Put markup into every text of a run, and replace numbers by other values."""
     words = HOSTILE.format(host)
     config = json.loads((path / "config.json").read_text())
     config |= {"experiment": words}
@@ -252,7 +252,7 @@ def make_hostile(path: Path, host: str) -> None:
 
 
 def write_page(path: Path, output: Path) -> None:
-    """Write the page of a run, be its experiment known or not; the command line refuses those that are not."""
+    """Write the page of a run whose experiment need not be known. The command line refuses unknown experiments."""
     folder = RunFolder(path)
     page.write(output, [collect.collect(folder, path.name, *animation.of_run(folder, play=False, keep=False))])
 
@@ -270,7 +270,7 @@ def test_whatever_comes_from_a_run_is_text(run: Path) -> None:
 
 
 def test_without_references_there_is_no_empty_table(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    title = "better, task by task, than"
+    title = "compared with"
     assert report(run, "--no-record") == 0
     assert title in capsys.readouterr().out and title in (run / "report.md").read_text()
     evaluation = json.loads(_evaluation(run).read_text())
@@ -330,7 +330,7 @@ def test_a_chart_has_its_points_where_the_ticks_say() -> None:
     np.testing.assert_allclose(dots, [(over["0"], at["0"]), (over["50"], at["10"]), (over["200"], at["20"])], atol=0.11)
     (level,) = re.findall(r'class="level" x1="[\d.]+" x2="[\d.]+" y1="([\d.]+)"', wide)
     assert float(level) == pytest.approx(at["15"], abs=0.11)
-    # The gap parts the line and the band.
+    # The gap divides the line and the band into two parts.
     assert wide.count('class="line"') == wide.count('class="band"') == 2
 
 
@@ -408,9 +408,9 @@ def test_a_large_video_loses_pictures_but_no_time_and_no_end(monkeypatch: pytest
 
 SIZES = {"phone": (360, 740), "desktop": (1280, 900)}
 TEXT_CONTRAST = 4.5
-"""WCAG 2.2, 1.4.3."""
+"""The smallest contrast of text (WCAG 2.2, 1.4.3)."""
 LINE_CONTRAST = 3.0
-"""WCAG 2.2, 1.4.11."""
+"""The smallest contrast of graphical objects (WCAG 2.2, 1.4.11)."""
 
 MEASURE = """
 const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
@@ -452,7 +452,7 @@ return {
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium without a window; where METARL_JAX_BROWSER=required, as in CI, it is an error not to have one."""
+    """Chromium without a window. With METARL_JAX_BROWSER=required, as in CI, a missing browser is an error."""
     paths = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     missing = [name for name, path in paths.items() if path is None]
     missing += ["selenium"] * (importlib.util.find_spec("selenium") is None)
@@ -477,7 +477,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def fetched(browser: Any) -> list[str]:
-    """The addresses that pages asked for since the last time; the browser's own empty tab is none."""
+    """Return the addresses that pages requested since the last call, without the browser's own empty tab."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
     return [ask["request"]["url"] for ask in asked if not ask["documentURL"].startswith("chrome://")]
@@ -493,7 +493,7 @@ def emulate(browser: Any, size: str, scheme: str, motion: str = "no-preference")
 
 @pytest.fixture(scope="module")
 def pages(run_made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of a run, of three runs, one of them unfinished, and of a hostile one."""
+    """Three pages: of one run, of three runs of which one is unfinished, and of a hostile run."""
     folder = tmp_path_factory.mktemp("pages")
     for name in ("another-run-with-a-rather-long-name-as-they-often-have", "unfinished", "hostile"):
         shutil.copytree(run_made, folder / name)
@@ -530,7 +530,7 @@ def test_a_page_can_be_read_on_phones_and_desktops_by_day_and_by_night(
         assert min(pixels for _, _, pixels, _ in found["texts"]) >= 10.5
         assert len(found["texts"]) > 60
         assert min(found["lines"]) >= LINE_CONTRAST
-        # Learning, adaptation and regret; on the hostile page, whatever can be drawn.
+        # The figures are learning, adaptation and regret. The hostile page has those that can be drawn.
         assert sum(kind == "FIGURE" for kind, *_ in found["pictures"]) >= 2
         for kind, width, height, name, loaded in found["pictures"]:
             assert width > 30 and height > 30 and name and loaded, kind
@@ -549,7 +549,7 @@ def test_who_wants_no_motion_gets_none(browser: Any, pages: dict[str, Path]) -> 
 
 
 def test_the_policy_stops_what_escaping_would_let_through(browser: Any, pages: dict[str, Path], tmp_path: Path) -> None:
-    """A page into which markup was put by hand, to see that the browser, too, refuses; and that the test would see."""
+    """The browser refuses markup that is inserted into a page by hand, and the test would notice otherwise."""
     asked: list[str] = []
 
     class Server(http.server.BaseHTTPRequestHandler):
@@ -561,7 +561,7 @@ def test_the_policy_stops_what_escaping_would_let_through(browser: Any, pages: d
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
-        # A daemon: a test that fails must not wait for it for ever.
+        # The thread is a daemon, so that a failing test does not wait for it forever.
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"http://127.0.0.1:{server.server_port}"
         put = f'<img src="{host}/i"><script src="{host}/s"></script><script>document.title="run"</script>'
@@ -575,7 +575,7 @@ def test_the_policy_stops_what_escaping_would_let_through(browser: Any, pages: d
             browser.get(path.as_uri())
             if policy:
                 refused, patience = 0, time.monotonic() + 20
-                # The browser says so from another process, in its own time.
+                # The browser reports it from another process, with a delay.
                 while refused < 4 and time.monotonic() < patience:
                     said = [entry["message"] for entry in browser.get_log("browser")]
                     refused += sum("Content Security Policy" in message for message in said)

@@ -1,4 +1,4 @@
-"""A command as a process: signals, output that cannot be written, and what a message suggests to type."""
+"""A command as a process: signals, output that cannot be written, and the commands that messages suggest."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ PACKAGE = Path(interrupts.__file__).resolve().parent.parent
 
 
 def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """A process that can be interrupted, and says "up" before it runs some code."""
+    """Start a process that can be interrupted, and prints "up" before it runs some code."""
     # A process that was started in the background ignores SIGINT, and its children inherit that.
-    # Whoever starts tests in the background, or with nohup, may have had these signals ignored.
+    # These signals may be ignored if the tests were started in the background, or with nohup.
     before = (
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
@@ -42,7 +42,7 @@ def child(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def end(process: subprocess.Popen[str], timeout: float = 30) -> tuple[int, str]:
-    """Wait for a process; return its exit code and what it wrote to standard error."""
+    """Wait for a process, and return its exit code and its standard error."""
     try:
         errors = process.communicate(timeout=timeout)[1]
     finally:
@@ -61,7 +61,7 @@ sys.exit(main())
 
 @pytest.mark.parametrize("after", [0.02, 0.15, 0.5, 1.5, 3.0])
 def test_ctrl_c_at_the_start_ends_the_command(tmp_path: Path, after: float) -> None:
-    """During imports and compilation, with nothing in the cache; the run would take hours."""
+    """Ctrl-C comes during imports and compilation, with an empty cache. The run would take hours."""
     arguments = ["train", "fomaml-sinusoid", "--iterations", "1000000", "--run-dir", str(tmp_path / "my run")]
     cold = {"METARL_JAX_CACHE_DIR": str(tmp_path / "cold"), "JAX_COMPILATION_CACHE_DIR": ""}
     started = child(TRAIN, *arguments, env=cold)
@@ -69,7 +69,7 @@ def test_ctrl_c_at_the_start_ends_the_command(tmp_path: Path, after: float) -> N
     started.send_signal(signal.SIGINT)
     code, errors = end(started)
     assert code == 130
-    # On a fast machine it trains already when the last signal comes.
+    # On a fast machine, training has already begun when the last signal comes.
     again = re.escape(f"; go on with: metarl-jax resume '{tmp_path}/my run'")
     assert re.fullmatch(f"(metarl-jax: stopped by SIGINT({again})?|SIGINT: saved at iteration \\d+{again})\n", errors)
 
@@ -93,7 +93,7 @@ sys.exit(process.run(command, alone=True))
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_a_signal_cannot_be_swallowed(tmp_path: Path, name: str) -> None:
-    """The command goes on after any exception; what is half written is removed."""
+    """The command ends even if it swallows every exception, and incomplete files are removed."""
     staging = tmp_path / "staging"
     staging.mkdir()
     (staging / "half").write_text("")
@@ -122,7 +122,7 @@ sys.exit(process.run(command, alone=True))
 def test_a_run_that_saves_is_left_in_peace_until_a_second_signal() -> None:
     started = child(SAVING, "1")
     started.send_signal(signal.SIGTERM)
-    # Passed on by a launcher to which it was sent as well.
+    # A launcher that received the same signal forwards it.
     started.send_signal(signal.SIGTERM)
     assert end(started) == (143, "")
     started = child(SAVING, "60")
@@ -135,7 +135,7 @@ def test_a_run_that_saves_is_left_in_peace_until_a_second_signal() -> None:
 
 
 def test_a_signal_between_start_up_and_training_is_not_lost() -> None:
-    """It came before the run noted signals, and after the thread that ends the process looked."""
+    """The signal comes before ``Interrupts`` is active, and after the thread that ends the process has checked."""
     ending = interrupts.Ending()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interrupts, "_ending", ending)
@@ -155,7 +155,7 @@ def hangup() -> Iterator[None]:
 @pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", interrupts.SIGNALS)
 def test_every_signal_is_noted_while_a_run_trains(number: signal.Signals) -> None:
-    # Ignored where the tests run under nohup.
+    # This signal is ignored if the tests run under nohup.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     with interrupts.Interrupts() as signals:
         os.kill(os.getpid(), number)
@@ -175,7 +175,7 @@ def test_hang_ups_stay_ignored_under_nohup() -> None:
 
 
 def test_signals_are_for_the_main_thread_only() -> None:
-    """A run can be trained in another thread, as a notebook may do."""
+    """A run can be trained in another thread, for example by a notebook."""
     seen: list[int | None] = []
 
     def train() -> None:
@@ -218,13 +218,13 @@ def _gone() -> Any:
 
 
 def run_with(stream: Any, arguments: list[str]) -> int:
-    """Run a command with another standard output."""
+    """Run a command with a given standard output."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
         code = cli.main(arguments)
         assert sys.stdout is stream
         if stream is not None:
-            # Nothing is left in it that would fail when Python shuts down.
+            # The stream has no buffered text that would fail when Python shuts down.
             stream.close()
         return code
 
@@ -284,7 +284,7 @@ def test_what_the_encoding_lacks_is_escaped(tmp_path: Path) -> None:
     path = tmp_path / "out"
     assert run_with(open(path, "w", encoding="ascii"), ["list"]) == 0  # noqa: SIM115 (closed there)
     assert "RL\\xb2 on Bernoulli bandits" in path.read_text(encoding="ascii")
-    # Bytes of a path that are no text.
+    # The path has bytes that are not text.
     stream = io.TextIOWrapper(open(path, "wb"), encoding="utf-8")  # noqa: SIM115
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
@@ -294,7 +294,7 @@ def test_what_the_encoding_lacks_is_escaped(tmp_path: Path) -> None:
 
 
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
-    """A library's messages would be written into it: here into what stands for a checkpoint."""
+    """The messages of a library would be written into such a file; here the file stands for a checkpoint."""
     code = """
 import os, sys
 for number in range(3):
@@ -312,14 +312,14 @@ with streams.guarded(), open(sys.argv[1], "w") as file:
     assert path.read_text() == "whole"
 
 
-# What depends on the locale.
+# Dependence on the locale.
 
 FILES = [str(path.relative_to(PACKAGE)) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_text_is_read_and_written_in_a_named_encoding(name: str) -> None:
-    """Otherwise a file with an accent cannot be read where the locale is C."""
+    """Without a named encoding, a file with an accent cannot be read in the locale C."""
     for node in ast.walk(ast.parse((PACKAGE / name).read_text(encoding="utf-8"))):
         if not isinstance(node, ast.Call):
             continue
@@ -327,7 +327,7 @@ def test_text_is_read_and_written_in_a_named_encoding(name: str) -> None:
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         modes = [a.value for a in [*node.args, *given.values()] if isinstance(a, ast.Constant)]
         binary = any(isinstance(mode, str) and "b" in mode and len(mode) <= 3 for mode in modes)
-        # Methods of that name open archives, pictures and addresses.
+        # Methods of the same name open archives, pictures and addresses.
         opens = called == "open" and isinstance(node.func, ast.Name) and not binary
         text = opens or called in ("read_text", "write_text") or given.keys() & {"text", "universal_newlines"}
         assert not text or "encoding" in given, f"{name}:{node.lineno} {called}"

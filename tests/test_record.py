@@ -1,4 +1,4 @@
-"""Videos: they show the trial that the learner plays, as it sees it or from above."""
+"""Videos: they show the trial that the learner plays, as its observation or from above."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_video_is_of_the_trial_that_is_played() -> None:
     family = maze.small(9)
     key_task, key_init, key = jax.random.split(jax.random.key(5), 3)
     task = jax.jit(family.tasks.sample_heldout)(key_task)
-    # One step ahead stands the target, so that episodes can end before their limit.
+    # The target is one step ahead, so that episodes can end before the time limit.
     task = maze.task(task.walls, task.start, task.heading, task.start + np.array([0.0, 0.6], np.float32), 9)
     watched, frames = record.watched(family, EPISODES)
     state = algorithm(family).init(key_init)
@@ -80,12 +80,12 @@ def test_the_command_writes_a_video(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_point_is_drawn_from_above_episode_after_episode(tmp_path: Path) -> None:
-    """Of a learner that begins its episodes itself. The goal is green and the point, at first in the middle, navy."""
+    """The learner resets episodes itself. The goal is green, and the point, which starts in the middle, is navy."""
     sizes = {"training_tasks": 2, "tasks": 1, "replay_episodes": 45, "units": 4, "encoder_units": 4}
     new_run(tmp_path / "run", "pearl-point-robot-sparse", **sizes, adaptation_episodes=3)
     assert cli.main(["record", str(tmp_path / "run")]) == 0
     with Image.open(tmp_path / "run" / "trial-iteration0-seed0.gif") as video:
-        # Pictures that do not change are one, so there may be fewer; the first one of three episodes is the same.
+        # Equal consecutive pictures are merged, so there may be fewer. The three episodes have equal first pictures.
         assert 3 < getattr(video, "n_frames") <= 3 * 21  # noqa: B009
         picture = np.asarray(video.convert("RGB")).astype(int)[: -record.CAPTION]
     assert picture.shape == (drawing.SIZE, drawing.SIZE, 3)
@@ -94,7 +94,7 @@ def test_a_point_is_drawn_from_above_episode_after_episode(tmp_path: Path) -> No
     assert middle[:2].max() < 30
     green = np.argwhere((np.abs(picture - (0, 128, 0)) < 30).all(axis=-1)).mean(axis=0)
     away = np.linalg.norm(green - drawing.SIZE / 2)
-    # The goals' circle has radius one, the picture's half side is a quarter more.
+    # The circle of goals has radius 1, and half the side of the picture is 1.25.
     assert away == pytest.approx(drawing.SIZE / 2 / 1.25, abs=3)
 
 
@@ -125,7 +125,7 @@ def test_a_robot_is_drawn_from_the_side_and_followed() -> None:
     shown = record.play(learner, frames, jax.random.key(1), learner.init(jax.random.key(2)), task)
     assert [frame.step for frame in shown] == [*range(5), *range(5)]
     for before, frame in itertools.pairwise(shown):
-        # What ends an episode begins another: its last pose is not known.
+        # The step that ends an episode also starts another one, so the last pose is not known.
         np.testing.assert_array_equal(frame.state[1:], (before if frame.last else frame).observation[:8])
     draw = scenes.scene(family, task)
     for moved in (0.0, 0.5):
@@ -134,7 +134,7 @@ def test_a_robot_is_drawn_from_the_side_and_followed() -> None:
         torso = np.argwhere((picture == (0, 0, 128)).all(axis=-1))
         assert torso[:, 1].mean() == pytest.approx(drawing.SIZE / 2, abs=0.1 * drawing.SIZE)
         assert tuple(picture[0, 0]) == (255, 255, 255)
-        # Above the ground, of which there is some.
+        # The torso is above the ground, which is visible.
         assert tuple(picture[-1, 1]) in {(245, 245, 245), (192, 192, 192)}
 
 
@@ -158,7 +158,7 @@ def test_arms_are_columns_of_what_they_pay_and_how_often_they_were_pulled() -> N
     assert paid[1] / paid[0] == pytest.approx(3, rel=0.05)
     counts = [pulled.count(arm) for arm in range(2)]
     assert share[1] / share[0] == pytest.approx(counts[1] / counts[0], rel=0.15)
-    # The last pull is framed, the other arm's column is not.
+    # The arm of the last pull has a frame, and the other arm has none.
     framed = [
         bool((picture[drawing.SIZE // 2, arm * drawing.SIZE // 2 :][:4] == (0, 0, 128)).all(-1).any()) for arm in (0, 1)
     ]
@@ -174,7 +174,7 @@ def test_a_pole_leans_as_its_angle_says() -> None:
         seen = np.array([1.2, 0.0, angle, 0.0], np.float32)
         picture = np.asarray(draw([drawing.Frame(seen, (), None, 0, 0, 0.0, False)]))
         cart = np.argwhere((picture == (0, 0, 128)).all(axis=-1))
-        # Half the way to where an episode ends, of a picture that shows a tenth more than that.
+        # The cart is halfway to the position that ends the episode. The picture shows 10 % more than that position.
         assert cart[:, 1].mean() == pytest.approx(drawing.SIZE / 2 * (1 + 0.5 / 1.1), abs=2)
         pole = np.argwhere((picture == (65, 105, 225)).all(axis=-1))
         tops.append(pole[pole[:, 0] == pole[:, 0].min(), 1].mean() - cart[:, 1].mean())
@@ -190,7 +190,7 @@ class Hidden(NamedTuple):
 
 
 class SelfDrawn:
-    """A user's environment, whose pictures show a place that it does not observe; its state has a typed random key."""
+    """A user's environment. Its pictures show a place that is not observed, and its state has a typed random key."""
 
     caption = "Where it is."
 
@@ -218,7 +218,7 @@ class SelfDrawn:
 
 
 class SelfDrawnByPlace(SelfDrawn):
-    """The same, which keeps only the place for its pictures."""
+    """The same environment, which stores only the place for its pictures."""
 
     def drawn_state(self, state: Hidden) -> Array:
         return state.place
@@ -243,7 +243,7 @@ def test_an_environment_of_a_user_draws_itself(env: SelfDrawn) -> None:
     expected = []
     for episode in range(EPISODES):
         moved = [1 + int(frame.action) for frame in shown if frame.episode == episode and frame.action is not None]
-        # The state at the end of an episode is that of the step before.
+        # The state at the end of an episode is that of the previous step.
         expected += [0, moved[0], sum(moved[:2]), sum(moved[:2])]
     assert places == expected
     assert scenes.described(family) == "Where it is."
@@ -252,7 +252,7 @@ def test_an_environment_of_a_user_draws_itself(env: SelfDrawn) -> None:
 
 
 def test_what_has_no_picture_is_shown_in_numbers() -> None:
-    """What is seen above, what is done in the middle, what episodes paid below."""
+    """The observation is at the top, the action in the middle, and the returns of episodes at the bottom."""
     family = tabular_mdp.make(states=4, actions=2)
     task = jax.jit(family.tasks.sample)(jax.random.key(0))
     assert scenes.described(family).startswith("From top to bottom")
@@ -292,7 +292,7 @@ def test_who_descends_plays_an_episode_before_and_after_every_step(tmp_path: Pat
 
 
 def test_stages_are_played_with_their_own_parameters() -> None:
-    """A policy that is told its action: frames hold it, stage by stage, and the sum of what was paid."""
+    """The parameters of the policy are its action. Frames hold the action of each stage, and the sum of rewards."""
     long = point_robot.maml()
     shorter = TaskDistribution(*2 * (lambda key: long.tasks.sample(key).replace(max_steps_in_episode=3),))
     family = long._replace(horizon=3, tasks=shorter)

@@ -20,7 +20,7 @@ from metarl_jax import experiments
 
 @pytest.fixture(scope="module")
 def reproduce(root: Path) -> Iterator[ModuleType]:
-    """The program, as it is imported where it lies."""
+    """The program, imported from its folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "benchmarks"))
         spec = importlib.util.spec_from_file_location("reproduce", root / "benchmarks" / "reproduce.py")
@@ -136,7 +136,7 @@ def test_rows_that_are_not_there_are_named(reproduce: ModuleType) -> None:
 
 def test_products_are_counted_through_loops_and_derivatives(root: Path) -> None:
     def loss(x: jax.Array, w: jax.Array) -> jax.Array:
-        """Five products ``[3, 4] @ [4, 4]``, and the dearer one of two."""
+        """Compute five products ``[3, 4] @ [4, 4]``, and the more expensive one of two branches."""
         x = jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=5)[0]
         return jax.lax.cond(x[0, 0] > 0, lambda: (x @ w).sum(), lambda: (x @ w @ w).sum())
 
@@ -147,7 +147,7 @@ def test_products_are_counted_through_loops_and_derivatives(root: Path) -> None:
         one = 2 * 3 * 4 * 4
         x, w = jnp.ones((3, 4)), jnp.ones((4, 4))
         assert speed.product_flops(jax.make_jaxpr(loss)(x, w).jaxpr) == 7 * one
-        # Each product's derivative is another one, with respect to what is multiplied and to the weights.
+        # The derivative of each product is one product for its input, and one for its weights.
         assert speed.product_flops(jax.make_jaxpr(jax.jit(jax.grad(loss, 1)))(x, w).jaxpr) == pytest.approx(
             3 * 7 * one, rel=0.2
         )

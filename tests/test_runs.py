@@ -109,7 +109,7 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.slow
 def test_tasks_spread_over_devices_learn_alike(tmp_path: Path) -> None:
-    """Two devices and one agree to rounding; and one goes on where two stopped."""
+    """Two devices agree with one to rounding, and one device resumes a run of two."""
     settings = experiments.get("fomaml-sinusoid").with_overrides({"iterations": 6, "tasks": 4, "adaptation_steps": 1})
     losses = []
     for number in (1, 2):
@@ -132,7 +132,7 @@ def test_tasks_spread_over_devices_learn_alike(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_seeds_of_robots_are_spread_over_devices(tmp_path: Path) -> None:
-    """Which are stepped by callbacks to the host."""
+    """Callbacks to the host step the robots."""
     sizes = {"iterations": 1, "trials": 2, "episodes": 1, "epochs": 1, "minibatches": 1, "hidden_size": 8}
     settings = experiments.get("rl2-half-cheetah-direction").with_overrides(sizes)
     rewards = []
@@ -143,12 +143,12 @@ def test_seeds_of_robots_are_spread_over_devices(tmp_path: Path) -> None:
         assert train.train(run, train.Options(devices=number)).finished
         rewards.append(json.loads((run.path / "metrics.jsonl").read_text())["trial_reward"])
     assert abs(rewards[0][0] - rewards[0][1]) > 1
-    # Two programs round otherwise, and falling robots make something of it.
+    # The two programs round differently, and the dynamics of falling robots amplify the differences.
     np.testing.assert_allclose(rewards[1], rewards[0], atol=0.1)
 
 
 def test_robots_on_the_host_with_seeds_and_tasks_over_devices_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which takes four devices. What JAX refuses, it refuses on two as well, if an axis is left to the compiler."""
+    """The case needs four devices. JAX refuses the same program on two devices if an axis is left to the compiler."""
 
     def on_host(x: jax.Array) -> jax.Array:
         return jax.pure_callback(lambda x: x, jax.typeof(x), x)
@@ -198,7 +198,7 @@ def test_a_mean_that_is_not_finite_is_said_to_have_diverged() -> None:
         "paper_by_stage": {"MAML": {"1": 0.67}},
         "optimum": None,
     }
-    # Errors: the least comes first, and one that diverged last.
+    # For errors, the smallest comes first, and a learner that diverged comes last.
     assert report.rows(evaluation) == [("scratch", "3.000", "3.000 to 3.000"), ("ours", "diverged", "")]
     stages, rows = report.stage_rows(evaluation)
     assert stages == [0, 1, 2]
@@ -243,12 +243,13 @@ def test_the_table_is_ordered_and_marks_ours() -> None:
 
 def test_success_rates_are_reported_by_stage() -> None:
     measure = experiments.get("rl2-bandit-10x5").measure
-    # Two seeds, three tasks, two episodes.
+    # The scores are of two seeds, three tasks and two episodes.
     success = np.array([[[0, 1], [0, 1], [0, 1]], [[0, 1], [1, 1], [0, 0]]])
     ours = evaluate._summary("ours", Evaluation(10.0 * success, None, success), measure)  # pyright: ignore[reportArgumentType]
     np.testing.assert_allclose(ours["success_by_stage"], [1 / 6, 5 / 6])
     assert ours["per_seed_success_by_stage"] == [[0, 1], pytest.approx([1 / 3, 2 / 3])]
-    # Over tasks, of which each is the mean of two seeds: 1, 1 and 0.5 with Student's 4.3027 for two degrees of freedom.
+    # The interval is over tasks. Their means over two seeds are 1, 1 and 0.5, and Student's t is 4.3027 for two degrees
+    # of freedom.
     margin = 4.30265 * math.sqrt(1 / 12 / 3)
     np.testing.assert_allclose(ours["success_ci95_by_stage"][1], [5 / 6 - margin, 5 / 6 + margin], rtol=1e-5)
     other = evaluate._summary("random", Evaluation(success, None), measure)  # pyright: ignore[reportArgumentType]
@@ -286,7 +287,7 @@ def test_a_gain_is_of_the_same_tasks_and_positive_where_ours_is_better(better: i
 
 
 def test_the_best_state_is_kept_beside_the_last_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Validation errors of 3, 1, 2, ...: the second validation's state stays, also over a resume."""
+    """The validation errors are 3, 1, 2, ... The state of the second validation is kept, also after a resume."""
     settings = experiments.get("fomaml-sinusoid").with_overrides({"iterations": 4, "tasks": 4, "adaptation_steps": 1})
     config = folder.RunConfig(experiment="fomaml-sinusoid", settings=settings, seed=0, seeds=1, evaluate_every=1)
     told = iter([3.0, 1.0, 2.0, float("nan")])
@@ -357,7 +358,7 @@ def test_states_of_seeds_that_would_be_others_are_refused() -> None:
 
 
 def test_a_run_is_watched_by_what_it_writes(tmp_path: Path) -> None:
-    """Without a lock, half lines do not count, and lines dropped by a resume are forgotten."""
+    """No lock is taken. Incomplete lines do not count, and lines that a resume removes are forgotten."""
     settings = {**experiments.get("rl2-bandit-10x5").with_overrides({}), "iterations": 4}
     config = folder.RunConfig(experiment="rl2-bandit-10x5", settings=settings, seed=0, seeds=2, evaluate_every=2)
 
@@ -379,7 +380,7 @@ def test_a_run_is_watched_by_what_it_writes(tmp_path: Path) -> None:
     assert "validation" not in follower.status().text
     path.write_text("".join(written(i, trial_reward=[None, 7.0]) for i in (1, 2, 3, 4)))
     assert follower.status() == ("iteration 4/4, finished, reward of a trial 7.000", True)
-    # As an older version wrote it.
+    # An older version wrote this form.
     path.write_text("".join(written(i, heldout_score=[5.0, 6.0]) for i in (1, 2, 3, 4)))
     follower = watch.Follower(tmp_path, config)
     assert follower.status() == ("iteration 4/4, finished, reward of a trial 2.000, validation 5.500", True)

@@ -1,4 +1,4 @@
-"""Whatever selects, selects by validation tasks: of a toy family on which validation and held-out tasks disagree."""
+"""All selection uses validation tasks. The toy family has validation and held-out tasks that disagree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAINING, HELDOUT = 1.0, -1.0
 
 
 def algorithm(rate: float | Array) -> Algorithm:
-    """After n iterations: on validation tasks -(n - 2)^2 - 1000 rate; on held-out tasks n + 1000 rate."""
+    """The score after n iterations: -(n - 2)^2 - 1000 rate on validation tasks, n + 1000 rate on held-out tasks."""
 
     def step(key: Key, state: Array) -> tuple[Array, Metrics]:
         del key
@@ -41,7 +41,7 @@ def algorithm(rate: float | Array) -> Algorithm:
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    """An experiment of that algorithm, which the name of another one gives."""
+    """An experiment of that algorithm, under the name of another experiment."""
     found = dataclasses.replace(
         experiments.get(NAME),
         measure=REWARD_OF_TRIAL,
@@ -121,7 +121,7 @@ def test_a_study_ranks_by_validation_tasks_and_reports_heldout_ones(
         names = {path.name for path in folder.cell(cell).glob("scores-*")}
         assert names == {f"scores-iteration4-tasks4-{split}.json" for split in ("validation", "heldout")}
 
-    # What is read says which number is of which tasks.
+    # The table names the tasks of each number.
     titles, rows = study.rows(result)
     best = dict(zip(titles, rows[0], strict=True))
     assert best["cell"] == first
@@ -131,7 +131,7 @@ def test_a_study_ranks_by_validation_tasks_and_reports_heldout_ones(
     study.show(result)
     shown = " ".join(capsys.readouterr().out.split())
     assert "4 validation tasks, by which the cells are ranked and compared" in shown
-    assert "4 held-out tasks, by which nothing is chosen" in shown
+    assert "4 held-out tasks, by which nothing is selected" in shown
     assert "| validation IQM (95 % interval) |" in (folder.path / "table.md").read_text()
 
 
@@ -163,18 +163,18 @@ def test_a_table_that_was_ranked_by_heldout_tasks_is_refused(toy: Experiment, tm
     asked = study_folder.StudyConfig(experiment=NAME, settings=config(toy).settings, vary={}, seed=0, seeds=1)
     folder = study.new_study(tmp_path / "study", asked)
     (folder.path / "table.json").write_text(json.dumps({"schema": 1, "cells": []}))
-    message = rf"table.json has schema 1, this program has 2; to write it anew: metarl-jax resume {folder.path}"
+    message = rf"table.json has schema 1, this program has 2; to write it again: metarl-jax resume {folder.path}"
     with pytest.raises(UserError, match=message):
         study.read(folder)
     assert cli.main(["report", str(folder.path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    # Which is done: the study itself is of a schema that has not changed.
+    # The message is followed. The study itself has a schema that has not changed.
     assert study.run(study_folder.StudyFolder(folder.path), train.Options(), None, print) == 0
     assert study.read(folder)["schema"] == 2
 
 
 def older(run: RunFolder) -> None:
-    """Make of a run what the version before validation tasks left: its metrics, and its best state's score."""
+    """Convert a run to the form of the version before validation tasks: its metrics and the score of its best state."""
     run.metrics.write_text(run.metrics.read_text().replace("validation_score", "heldout_score"))
     problem = train.build(run.config)
     for path in (*checkpoints.paths(run.checkpoints), run.best):
@@ -188,7 +188,7 @@ def older(run: RunFolder) -> None:
 def test_a_run_of_an_older_version_goes_on_and_chooses_anew(
     toy: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its best score was of held-out tasks, with which one of validation tasks cannot be compared."""
+    """The stored best score is on held-out tasks, so scores on validation tasks cannot be compared with it."""
     run = train.new_run(tmp_path / "run", config(toy))
     options = train.Options(keep_best=True, checkpoint_every=1)
     assert not train.train(run, dataclasses.replace(options, time_limit=0.0)).finished

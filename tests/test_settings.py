@@ -179,10 +179,10 @@ def test_the_help_begins_with_a_dozen_settings(capsys: pytest.CaptureFixture[str
             options.parse(options.NewRun, ["--help"], program="train", description="", experiment=experiments.get(name))
         printed = capsys.readouterr().out
         first = printed.index("that are changed most often")
-        assert first < printed.index("How to train a new run") < printed.index("Other settings")
+        assert first < printed.index("Options of training a new run") < printed.index("Other settings")
         # A family's parameters are documented in its function.
         assert "Steps of an episode" in printed or "Examples of a task" in printed or "steps of an episode" in printed
-        head = printed[first : printed.index("How to train a new run")]
+        head = printed[first : printed.index("Options of training a new run")]
         assert 4 <= len(re.findall(r"^\W*--\w", head, re.MULTILINE)) <= options.DOZEN
 
 

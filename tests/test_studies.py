@@ -1,4 +1,4 @@
-"""Studies: cells in one program are what runs of their own are, and no way of stopping loses any."""
+"""Studies: cells that one program trains equal separate runs, and no interruption loses a cell."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def numbers(found: list[dict[str, Any]]) -> list[list[float]]:
 
 @pytest.mark.slow
 def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: Any) -> None:
-    """Four cells of two seeds, two of which diverge: stopped at once, with one cell behind, then finished."""
+    """Four cells of two seeds, two of which diverge, are stopped at once, with one cell behind, and then finished."""
     path = tmp_path / "study"
     assert cli.main(["study", EXPERIMENT, *SMALL, *VARY, "--run-dir", str(path), "--time-limit", "1e-9"]) == 0
     folder = study_folder.StudyFolder(path)
@@ -43,7 +43,7 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
     good = [cells[f"learning_rate={r},inner_rate=0.01"] for r in (0.001, 0.01)]
     first = len(lines(good[0]))
     assert 0 < first < 6
-    # As a kill between two saves leaves it.
+    # A kill between two saves leaves this state.
     for checkpoint in (good[1] / "checkpoints").iterdir():
         if int(checkpoint.name.partition(".")[0]) > 0:
             checkpoint.unlink()
@@ -53,7 +53,7 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
     for cell in good:
         assert [line["iteration"] for line in lines(cell)] == [1, 2, 3, 4, 5, 6]
 
-    # Each is what a run of one seed alone is; the validation tasks are drawn by the first seed.
+    # Each seed equals a run of that seed alone. The first seed determines the validation tasks.
     for rate, cell in zip((1e-3, 1e-2), good, strict=True):
         stored = RunFolder(cell).config
         assert (stored.settings["learning_rate"], stored.seed, stored.seeds) == (rate, 3, 2)
@@ -78,7 +78,7 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
     better = result["probability_of_improvement"]
     pair = [path.name for path in good]
     assert better[pair[0]][pair[1]]["probability"] == 1 - better[pair[1]][pair[0]]["probability"]
-    # What is done stays, and a cell is a run like any other.
+    # Finished work is kept, and a cell is an ordinary run.
     before = {file: file.read_bytes() for file in path.rglob("*.jsonl")}
     assert cli.main(["resume", str(path), "--evaluation-tasks", "12"]) == 0
     assert study_folder.StudyFolder(path).config.evaluation_tasks == study.read(folder)["tasks"] == 12
@@ -116,7 +116,7 @@ def config(name: str, **changes: Any) -> RunConfig:
 
 
 def test_one_program_trains_what_differs_in_arguments() -> None:
-    """Shapes, choices, and whether something is left out are other programs; so is a number that decides a shape."""
+    """A shape, a choice, a part that is left out, and a number that determines a shape each need another program."""
     name = "maml-sinusoid"
     variants = [
         {"learning_rate": 1e-3, "max_inner_norm": None},
@@ -137,7 +137,7 @@ def test_one_program_trains_what_differs_in_arguments() -> None:
 
 
 class Compiled:
-    """A program that needs 10 bytes, and 5 for each column at a time."""
+    """A program that needs 10 bytes, and 5 bytes for each vectorised column."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
@@ -150,7 +150,7 @@ class Compiled:
 
 @pytest.mark.parametrize(("free", "expected"), [(None, 12), (100, 12), (70, 6), (45, 6), (40, 4), (17, 1)])
 def test_as_many_columns_as_fit(monkeypatch: pytest.MonkeyPatch, free: int | None, expected: int) -> None:
-    """Of 12 columns, with a tenth of the memory spared."""
+    """There are 12 columns, and a tenth of the memory is kept free."""
     monkeypatch.setattr(programs, "vectorised_seeds", lambda columns: columns)
     tried: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Trackers: they get the metrics, they never stop training, and W&B takes no settings from a run folder."""
+"""Trackers: they get the metrics, they never stop training, and W&B reads no settings from a run folder."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Half:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A file with trackers of the user's."""
+    """A file with trackers of the user."""
     path = tmp_path / "own.py"
     path.write_text(OWN)
     return path
@@ -70,7 +70,7 @@ def own(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    """A run that has not begun."""
+    """A run that has not been trained yet."""
     return make_folder(tmp_path / "the-run")
 
 
@@ -83,7 +83,7 @@ def make_folder(path: Path) -> RunFolder:
 
 
 class Recorder:
-    """A tracker that keeps what it is told, and may raise or wait."""
+    """A tracker that stores all calls, and may raise an error or wait."""
 
     def __init__(self, fails_at: str = "", waits: threading.Event | None = None) -> None:
         self.calls: list[Any] = []
@@ -177,7 +177,7 @@ def test_training_does_not_wait_for_a_slow_tracker(folder: RunFolder, monkeypatc
     ]
     waits.set()
     assert tracker.ended(time.monotonic() + 60)
-    # The end takes the place of the oldest metrics.
+    # The request to end replaces the oldest metrics.
     assert [call[:2] for call in recorder.calls[1:]] == [("log", 2), ("close",)]
     assert capsys.readouterr().err == ""
 
@@ -246,7 +246,7 @@ def test_training_with_trackers(own: Path, tmp_path: Path, capsys: Any, monkeypa
     assert first[0] == ["run", None, 0, 4] and first[-1] == "closed"
     stopped = first[-2][0]
     assert 0 < stopped < 6
-    # A resume that names no tracker has none.
+    # A resume without the option has no trackers.
     assert cli.main(["resume", str(path), "--time-limit", "1e-9"]) == 0
     assert read(path / "lines.txt") == first
     assert str(own) not in (path / "config.json").read_text()
@@ -290,7 +290,7 @@ print(json.dumps(found))
 
 
 def wandb(folder: RunFolder, home: Path, *words: str, cwd: Path | None = None, **changes: str) -> tuple[Any, str]:
-    """Track a run in a process of its own, offline; return the settings that W&B used, and standard error."""
+    """Track a run offline in a separate process, and return the settings that W&B used, and standard error."""
     root = Path(__file__).resolve().parent.parent
     home.mkdir(exist_ok=True)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB") and name != "NETRC"}
@@ -328,7 +328,10 @@ def test_wandb_writes_into_the_run_folder_and_goes_on_in_the_same_run(folder: Ru
 
 
 def test_planted_settings_cannot_redirect_wandb(folder: RunFolder, tmp_path: Path) -> None:
-    """They are refused; and without that check they only count in the working directory, which is refused, too."""
+    """Planted settings are refused. Without that check, W&B reads them only in the working directory.
+
+    A working directory in the run folder is refused as well.
+    """
     home = tmp_path / "home"
     for name in ("wandb", ".wandb"):
         (folder.path / name).mkdir()
@@ -343,7 +346,7 @@ def test_planted_settings_cannot_redirect_wandb(folder: RunFolder, tmp_path: Pat
     assert (found["base_url"], found["api_key"], found["http_proxy"], found["entity"]) != (EVIL, "e" * 40, EVIL, "evil")
     assert "wandb" in found["base_url"] or "coreweave" in found["base_url"]
     assert (found["api_key"], found["http_proxy"], found["entity"]) == (None, None, None)
-    # The check is needed: this is what W&B does in the run folder.
+    # The check is necessary: W&B reads the settings if the working directory is the run folder.
     found, _ = wandb(folder, home, "unchecked", cwd=folder.path)
     assert (found["base_url"], found["http_proxy"], found["entity"]) == (EVIL, EVIL, "evil")
     (folder.path / "wandb" / "settings").unlink()
@@ -422,7 +425,7 @@ def test_wandb_is_not_started_in_a_run_folder_or_a_study(tmp_path: Path, monkeyp
 def test_an_id_that_is_none_is_refused(tmp_path: Path, identifier: Any) -> None:
     path = tmp_path / "metarl-jax.json"
     path.write_text(json.dumps({"id": identifier}))
-    with pytest.raises(UserError, match=r"holds no id of a run|cannot be read"):
+    with pytest.raises(UserError, match=r"does not hold the id of a run|cannot be read"):
         weights_and_biases._identifier(path)
     path.unlink()
     made = weights_and_biases._identifier(path)

@@ -1,1 +1,1 @@
-"""Pages about runs: what is read of them, drawn, and laid out in HTML."""
+"""HTML pages about runs. The modules read run folders, draw figures, and lay out pages."""

@@ -1,4 +1,7 @@
-"""The animation in a report: a video that ``record`` wrote, or a trial played for it, and how each episode ended."""
+"""The animation in a report, and the last picture of each episode.
+
+The animation is a video that ``metarl-jax record`` wrote, or a trial that is played for the report.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,32 @@ from metarl_jax.runs.errors import StorageError, UserError
 from metarl_jax.runs.folder import RunFolder
 
 MOST_BYTES = 3_000_000
-"""Of a video in a report; of a larger one, pictures are left out."""
+"""The largest size of a video in a report. Pictures are left out of a larger one."""
 MOST_BYTES_READ = 100_000_000
+"""The size of the largest video file that is read."""
 MOST_PIXELS = 100_000_000
-"""Of all pictures together: what comes from elsewhere may be anything."""
+"""The largest number of pixels of all pictures of a video together. A video from a stranger may have any size."""
 MOST_STILLS = 8
+"""The largest number of episodes whose last picture is shown."""
 
 
 class Animation(NamedTuple):
-    """A trial on a held-out task."""
+    """The animation of a trial on a held-out task."""
 
     iteration: int
-    """After which it was played."""
+    """The iteration of the checkpoint that played the trial."""
     video: bytes
-    """A GIF."""
+    """The video as a GIF."""
     size: tuple[int, int]
-    """Width and height in pixels."""
+    """The width and the height in pixels."""
     stills: list[bytes]
     """The last picture of each episode, as PNG."""
     caption: str
+    """The caption, which describes the pictures."""
 
 
 def recorded(folder: RunFolder) -> tuple[int, Path] | None:
-    """The newest video in a run folder, after the iteration it is of."""
+    """Return the iteration and the path of the newest video in a run folder; None if there is no video."""
     found = []
     for path in folder.path.glob("trial-iteration*-seed*.gif"):
         if match := re.fullmatch(r"trial-iteration(\d{1,9})-seed(\d{1,10})\.gif", path.name):
@@ -45,7 +51,7 @@ def recorded(folder: RunFolder) -> tuple[int, Path] | None:
 
 
 def _thinned(frames: list[tuple[Image.Image, int]], every: int) -> bytes:
-    """A GIF of every so manieth picture and those that end episodes, as long as that of all."""
+    """Make a GIF of every ``every``-th picture and the last picture of each episode. Its duration is unchanged."""
     kept: list[tuple[Image.Image, int]] = []
     for at, (picture, duration) in enumerate(frames):
         if kept and at % every and duration < record.LAST_MILLISECONDS:
@@ -60,10 +66,15 @@ def _thinned(frames: list[tuple[Image.Image, int]], every: int) -> bytes:
 
 
 def animation(iteration: int, video: bytes, caption: str) -> Animation:
-    """Make a video fit for a page.
+    """Check a video, reduce its size for a page, and extract the last picture of each episode.
+
+    Args:
+        iteration: the iteration of the checkpoint that played the trial.
+        video: the video as a GIF.
+        caption: the caption of the animation.
 
     Raises:
-        ValueError: if it is no whole GIF, or its pictures are too large.
+        ValueError: if the video is not a complete GIF, or its pictures are too large.
     """
     try:
         with Image.open(io.BytesIO(video), formats=("GIF",)) as opened:
@@ -72,7 +83,7 @@ def animation(iteration: int, video: bytes, caption: str) -> Animation:
             pictures = ImageSequence.Iterator(opened)
             frames = [(frame.convert("RGB"), int(frame.info.get("duration", 0))) for frame in pictures]
     except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError("it is no whole GIF") from error
+        raise ValueError("it is not a complete GIF") from error
     stills = []
     for picture, duration in frames:
         if duration >= record.LAST_MILLISECONDS and len(stills) < MOST_STILLS:
@@ -89,12 +100,15 @@ def animation(iteration: int, video: bytes, caption: str) -> Animation:
 
 
 def of_run(folder: RunFolder, *, play: bool, keep: bool) -> tuple[Animation | None, list[str]]:
-    """The animation of a run, where its tasks can be drawn; and what stood in the way of one.
+    """Return the animation of a run, if its tasks can be drawn, and the problems that prevented one.
 
     Args:
         folder: the run.
         play: whether to play a trial if there is no video of the newest checkpoint.
-        keep: whether to keep the video of that in the run's folder.
+        keep: whether to store the video of that trial in the run folder.
+
+    Returns:
+        The animation, or None; and the problems as sentences for the report.
     """
     saved = checkpoints.paths(folder.checkpoints)
     found, problems = recorded(folder), []
@@ -115,7 +129,7 @@ def of_run(folder: RunFolder, *, play: bool, keep: bool) -> tuple[Animation | No
         problems.append(f"No trial could be played for an animation: {' '.join(str(error).split())}.")
         caption = ""
     if found is None:
-        return None, problems or ["There is no animation of it yet (metarl-jax record)."]
+        return None, problems or ["There is no animation of the run yet (metarl-jax record)."]
     iteration, path = found
     try:
         return animation(iteration, files.read(path, MOST_BYTES_READ), caption), problems

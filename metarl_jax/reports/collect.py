@@ -1,4 +1,4 @@
-"""What a report needs from a run folder: checked, since it may be damaged, unfinished, or from someone else."""
+"""Read and check the data of a run for a report. The run may be damaged, unfinished, or from a stranger."""
 
 from __future__ import annotations
 
@@ -18,43 +18,47 @@ from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.metrics import Line
 
 MOST_POINTS = 120
-"""Of a curve; of more iterations, several are averaged."""
+"""The largest number of points of a curve. With more iterations, each point is the mean of several iterations."""
 BOOKKEEPING = {"iteration", "steps", "wall_s"}
-"""What is in every line of ``metrics.jsonl`` beside the metrics."""
+"""The entries of every line of ``metrics.jsonl`` that are not metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run, as far as it can be read."""
+    """The data of a run that can be read."""
 
     label: str
+    """The name of the run in the report."""
     config: RunConfig
+    """The configuration of the run."""
     experiment: Experiment | None
-    """None: this program has none of that name."""
+    """The experiment of the run; None if this program has no experiment of that name."""
     lines: list[Line]
+    """The lines of metrics that can be read."""
     evaluations: list[dict[str, Any]]
-    """The one to be reported comes first."""
+    """The evaluations. The first one is reported as the result."""
     versions: list[dict[str, str]]
-    """What ran it: an entry for each time that this changed."""
+    """The software and hardware that trained the run, with one entry for each change of them."""
     animation: Animation | None
+    """The animation of a trial; None if there is no animation."""
     problems: list[str]
-    """What is damaged or missing, in sentences."""
+    """The parts that are damaged or missing, as sentences for the report."""
 
     @property
     def iteration(self) -> int:
-        """The last one that metrics tell of."""
+        """The last iteration that has metrics; 0 if there are no metrics."""
         return self.lines[-1]["iteration"] if self.lines else 0
 
     @property
     def measure(self) -> Measure | None:
-        """What is reported; None if nobody knows."""
+        """The measure that is reported; None if it is not known."""
         if self.evaluations:
             return report.measure_of(self.evaluations[0])
         return self.experiment.measure if self.experiment else None
 
     @property
     def unit(self) -> str:
-        """What a seed's progress is counted in."""
+        """The unit of a seed's steps."""
         return self.experiment.unit if self.experiment else "steps"
 
     @property
@@ -63,7 +67,16 @@ class Run:
         return sorted({name for line in self.lines for name in line} - BOOKKEEPING)
 
     def curve(self, metric: str, name: str, style: int) -> Series | None:
-        """A metric against the steps of a seed: mean, least and largest over seeds; None if it never had a value."""
+        """Return the curve of a metric against the steps of a seed: mean, minimum and maximum over seeds.
+
+        Args:
+            metric: the name of the metric in the lines.
+            name: the name of the curve.
+            style: the style of the curve.
+
+        Returns:
+            The curve; None if the metric has no value.
+        """
         seeds = self.config.seeds
         table = [
             (line["steps"], [np.nan if (value := drawable(v)) is None else value for v in line[metric]])
@@ -91,29 +104,32 @@ class Run:
         return Series(name, x, mean, style, low if seeds > 1 else (), high if seeds > 1 else ())
 
     def averaged(self) -> int:
-        """How many iterations each point of a training curve is the mean of."""
+        """Return the number of iterations that each point of a training curve is the mean of."""
         return max(1, round(len(self.lines) / MOST_POINTS))
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart; nothing of a machine that need not be known."""
+    """Return the shortest ends of the paths that are different from each other.
+
+    The beginnings of the paths are left out, so that a report reveals little about the machine.
+    """
     whole = [path.resolve() for path in paths]
     for parts in range(1, max(len(path.parts) for path in whole) + 1):
         short = ["/".join(path.parts[-parts:]) for path in whole]
         if len(set(short)) == len(short):
             return short
-    raise ValueError("a path is there twice")
+    raise ValueError("a path occurs twice")
 
 
 def _lines(path: Path, problems: list[str]) -> list[Line]:
-    """The lines of ``metrics.jsonl`` that are whole."""
+    """Return the complete lines of ``metrics.jsonl``."""
     try:
         content = files.read(path) if files.exists(path) else b""
     except OSError as error:
         problems.append(f"metrics.jsonl cannot be read: {error.strerror}.")
         return []
     found, damaged = [], 0
-    # What a killed process left half written at the end is not counted.
+    # An incomplete last line, which a killed process may leave, is not counted.
     for text in content.split(b"\n")[:-1]:
         try:
             line = metrics.parse(text)
@@ -132,43 +148,43 @@ def _versions(folder: RunFolder, problems: list[str]) -> list[dict[str, str]]:
     try:
         entries = folder.versions()
     except UserError:
-        problems.append("What ran it is not known: versions.json cannot be read.")
+        problems.append("The software and hardware of the run are not known: versions.json cannot be read.")
         return []
     if not entries:
-        problems.append("What ran it is not known: there is no versions.json.")
+        problems.append("The software and hardware of the run are not known: there is no versions.json.")
     return [{name: str(value) for name, value in entry.items()} for entry in entries]
 
 
 def _finish(run: Run, folder: RunFolder) -> None:
-    """Note what is not as it would be after a run that went to its end."""
+    """Add problems for everything that is missing from a finished run."""
     iterations = run.config.settings.get("iterations")
     note = run.problems.append
     if run.experiment is None:
         note(f"This program has no experiment {run.config.experiment}.")
     if not run.lines:
-        note("It has not been trained yet: there are no metrics.")
+        note("The run has not been trained yet: there are no metrics.")
     elif isinstance(iterations, int) and run.iteration < iterations:
-        note(f"Training is not finished: it stands at iteration {run.iteration:,} of {iterations:,}.")
+        note(f"Training is not finished: it has reached iteration {run.iteration:,} of {iterations:,}.")
     last = run.lines[-1].values() if run.lines else ()
     values = [v for v in last if isinstance(v, list) and len(v) == run.config.seeds]
     for offset, of_seed in enumerate(zip(*values, strict=True)):
         if all(value is None for value in of_seed):
             note(f"Seed {run.config.seed + offset} diverged: it has no numbers at iteration {run.iteration:,}.")
     if not run.evaluations:
-        note("It has not been measured on held-out tasks yet (metarl-jax evaluate).")
+        note("The run has not been evaluated on held-out tasks yet (metarl-jax evaluate).")
     elif run.lines and run.evaluations[0]["iteration"] < run.iteration:
         at = run.evaluations[0]["iteration"]
-        note(f"It was measured at iteration {at:,}, and trained until {run.iteration:,} since.")
+        note(f"The run was evaluated at iteration {at:,}, and then trained until iteration {run.iteration:,}.")
 
 
 def collect(folder: RunFolder, label: str, animation: Animation | None, problems: Sequence[str]) -> Run:
-    """Read a run.
+    """Read the data of a run for a report.
 
     Args:
         folder: the run.
-        label: what to call it.
-        animation: of a trial.
-        problems: those known already.
+        label: the name of the run in the report.
+        animation: the animation of a trial; None if there is none.
+        problems: the problems that are already known.
     """
     problems = list(problems)
     evaluations, wrong = evaluate.read_all(folder)
@@ -192,10 +208,10 @@ def collect(folder: RunFolder, label: str, animation: Animation | None, problems
 
 
 def unique(paths: Sequence[Path]) -> list[RunFolder]:
-    """Open runs.
+    """Open run folders, each of which may occur only once.
 
     Raises:
-        UserError: if one is none, or is named twice.
+        UserError: if a path is not a run folder, or if a run is named twice.
     """
     folders = [RunFolder(path) for path in paths]
     seen: dict[Path, Path] = {}

@@ -1,4 +1,4 @@
-"""The part of a report that lays several runs side by side."""
+"""The part of a report that compares several runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metarl_jax.runs import report
 
 
 def style_of(index: int) -> int:
-    """The style of a run: none is the first among them."""
+    """Return the style of a run in figures. No run has the style 0, which is drawn thick and on top."""
     return index + COLOURS * DASHES
 
 
@@ -22,7 +22,7 @@ def _table(runs: Sequence[Run]) -> Html:
     titles = ["run", "score", "of", "seeds", "steps a seed", "wall time", "device", "commit"]
     rows = []
     for run in runs:
-        score: list[Child] = ["not measured"]
+        score: list[Child] = ["not evaluated"]
         of = ""
         if run.evaluations:
             evaluation = run.evaluations[0]
@@ -49,7 +49,7 @@ def _table(runs: Sequence[Run]) -> Html:
 
 
 def _learning(runs: Sequence[Run]) -> list[Child]:
-    """A figure for each measure that runs share: their validation scores during training."""
+    """Return figures of validation scores during training: one for each measure that several runs share."""
     groups: dict[tuple[str, str], list[Series]] = {}
     for index, run in enumerate(runs):
         curve = run.curve("validation_score", run.label, style_of(index))
@@ -59,13 +59,13 @@ def _learning(runs: Sequence[Run]) -> list[Child]:
     for (title, unit), series in groups.items():
         if len(series) > 1:
             chart = Chart("Learning", f"{unit} of each seed", title, series)
-            caption = f"{sections.capital(title)} on validation tasks during training, mean of the seeds."
-            found.append(figure(chart, f"{caption} Bands: from the least to the largest seed."))
+            caption = f"{sections.capital(title)} on validation tasks during training, mean over seeds."
+            found.append(figure(chart, f"{caption} Bands show the range from the lowest to the highest seed."))
     return found
 
 
 def _adaptation(runs: Sequence[Run]) -> list[Child]:
-    """A figure for each kind of stage that runs share."""
+    """Return figures of scores by stage: one for each kind of stage that several runs share."""
     groups: dict[tuple[str, str], list[Series]] = {}
     for index, run in enumerate(runs):
         if run.evaluations and len(report.stages(run.evaluations[0])) > 1:
@@ -78,20 +78,18 @@ def _adaptation(runs: Sequence[Run]) -> list[Child]:
         if len(series) > 1:
             chart = Chart("Adaptation", stage, label, series, whole_x=True)
             caption = f"{sections.capital(label)}, mean over held-out tasks."
-            found.append(figure(chart, f"{caption} Bands: 95 % intervals of that mean."))
+            found.append(figure(chart, f"{caption} Bands show 95 % intervals of that mean."))
     return found
 
 
 def _settings(runs: Sequence[Run]) -> Child:
-    """What differs, of those settings that all runs have; and how many only some have."""
+    """Return a table of the settings that all runs have with different values, and the number of other settings."""
     shared = [name for name in runs[0].config.settings if all(name in run.config.settings for run in runs)]
     values: dict[str, list[Any]] = {name: [run.config.settings[name] for run in runs] for name in shared}
     different = {n: vs for n, vs in values.items() if len({json.dumps(value, sort_keys=True) for value in vs}) > 1}
     everything = {name for run in runs for name in run.config.settings}
-    words = f"{sections.counted(len(shared), 'setting')} shared, {len(different)} of them with other values"
-    words += (
-        f"; {len(everything) - len(shared)} that only some of the runs have" if len(everything) > len(shared) else ""
-    )
+    words = f"The runs share {sections.counted(len(shared), 'setting')}, {len(different)} of them with different values"
+    words += f"; only some runs have {len(everything) - len(shared)} more" if len(everything) > len(shared) else ""
     if not different:
         return tag("p", f"{words}.", class_="under")
     head = [tag("th", "setting", scope="col"), *(tag("th", run.label, scope="col") for run in runs)]
@@ -105,12 +103,12 @@ def _settings(runs: Sequence[Run]) -> Child:
 
 
 def section(runs: Sequence[Run]) -> Html:
-    """Several runs side by side."""
+    """Return the section that compares several runs."""
     figures = [*_learning(runs), *_adaptation(runs)]
     names = {run.config.experiment for run in runs}
     warning = None
     if len(names) > 1:
-        words = "The runs are of different experiments: scores tell of the learners only where the tasks are the same."
+        words = "The runs are of different experiments: their scores can be compared only where the tasks are the same."
         warning = tag("p", words, class_="under")
     incomplete = [f"{run.label}: {problem}" for run in runs for problem in run.problems]
     notes = tag("ul", [tag("li", text) for text in incomplete], class_="notes") if incomplete else None

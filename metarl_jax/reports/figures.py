@@ -1,4 +1,7 @@
-"""Line charts as SVG: real text, colours from the page's style sheet, one drawing for phones and one for desktops."""
+"""Line charts as SVG. Text is real text, and colours come from the style sheet of the page.
+
+Each chart has one drawing for phones and one for desktops.
+"""
 
 from __future__ import annotations
 
@@ -9,55 +12,73 @@ from typing import Literal, NamedTuple
 from metarl_jax.reports.markup import Html, join, tag
 
 COLOURS = 8
-"""In the style sheet, ``.c0`` .. ``.c7``."""
+"""The number of colours of lines. Their classes in the style sheet are ``.c0`` .. ``.c7``."""
 DASHES = 5
-"""In the style sheet, ``.d0`` .. ``.d4``: who sees no colours tells lines apart by these."""
+"""The number of dash patterns of lines, by which readers who do not see colours can distinguish lines. Their classes in
+the style sheet are ``.d0`` .. ``.d4``."""
 MOST_DOTS = 40
-"""A line of more points is drawn without a dot for each."""
+"""The largest number of points of a line with a dot at each point."""
 LARGEST = 1e100
-"""What is farther from 0 is left out: nothing can be drawn to such a scale."""
+"""The largest absolute value of a number that is drawn. Larger numbers are left out, because they would distort the
+scale."""
 WIDE, NARROW = (560.0, 330.0), (340.0, 250.0)
-"""Width and height in pixels, on a desktop and on a phone."""
+"""The width and the height of a chart in pixels, on a desktop and on a phone."""
 
 Value = float | None
 
 
 class Series(NamedTuple):
-    """One line of a chart, or its points."""
+    """A series of points in a chart, drawn as a line or as separate points."""
 
     name: str
+    """The name in the legend."""
     x: Sequence[float]
+    """The horizontal coordinates."""
     y: Sequence[Value]
+    """The vertical coordinates; None where there is no value."""
     style: int
-    """Says colour and dashes; 0 is drawn thick and on top."""
+    """The number that determines colour and dashes. The style 0 is drawn thick and on top."""
     low: Sequence[Value] = ()
+    """The lower edge of the band; empty if there is no band."""
     high: Sequence[Value] = ()
-    """With ``low``, the edges of a band; empty: none."""
+    """The upper edge of the band; empty if there is no band."""
     kind: Literal["line", "points"] = "line"
+    """Whether the series is drawn as a line or as separate points."""
 
 
 class Level(NamedTuple):
-    """A horizontal line."""
+    """A horizontal line in a chart."""
 
     name: str
+    """The name in the legend."""
     value: float
+    """The vertical coordinate."""
     style: int
+    """The number that determines colour and dashes."""
 
 
 class Chart(NamedTuple):
-    """What is drawn."""
+    """The content of a chart."""
 
     title: str
+    """The title above the chart."""
     x_label: str
+    """The label of the horizontal axis."""
     y_label: str
+    """The label of the vertical axis."""
     series: Sequence[Series]
+    """The series of points. The first one is drawn on top."""
     levels: Sequence[Level] = ()
+    """The horizontal lines."""
     whole_x: bool = False
-    """Whether there is nothing between whole numbers."""
+    """Whether horizontal coordinates are integers, so that ticks must be integers as well."""
 
 
 def number(value: Value, decimals: int) -> str:
-    """As it is read: thousands apart, and a minus sign; None is the mean of scores one of which diverged."""
+    """Format a number with separators of thousands and a minus sign.
+
+    None stands for a mean of scores one of which diverged; its text is "diverged".
+    """
     if value is None:
         return "diverged"
     if abs(value) >= 1e7:
@@ -67,7 +88,7 @@ def number(value: Value, decimals: int) -> str:
 
 
 def short(value: float) -> str:
-    """A number of few characters: 1.5M."""
+    """Format a number with few characters, such as 1.5M."""
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= max(size, 1e4):
             return f"{value / size:.4g}{unit}".replace("-", "−")
@@ -75,20 +96,20 @@ def short(value: float) -> str:
 
 
 def drawable(value: object) -> Value:
-    """The number, if it is one that can be drawn."""
+    """Return the value as a float if it is a number that can be drawn; otherwise None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if abs(value) < LARGEST else None  # false of what is not a number, too
+    return float(value) if abs(value) < LARGEST else None  # The comparison is also false for NaN.
 
 
 def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
-    """Round numbers from ``low`` to ``high``, at most about ``most``.
+    """Return the positions of ticks: round numbers from ``low`` to ``high``.
 
     Args:
-        low: the least.
-        high: the largest, above ``low``.
-        most: how many there is room for.
-        whole: whether only whole numbers will do.
+        low: the minimum.
+        high: the maximum, which must be larger than ``low``.
+        most: the approximate largest number of ticks.
+        whole: whether ticks must be integers.
     """
     rough = (high - low) / most
     unit = 10.0 ** math.floor(math.log10(rough))
@@ -107,7 +128,7 @@ def _range(values: list[float], margin: float) -> tuple[float, float]:
 
 
 class _Frame:
-    """Where numbers are in a drawing of some size."""
+    """The map from numbers to pixels in a drawing."""
 
     def __init__(self, chart: Chart, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -135,7 +156,7 @@ class _Frame:
 
 
 def _pieces(*columns: Sequence[Value]) -> Iterator[list[tuple[float, ...]]]:
-    """Rows of the columns in a row without a gap."""
+    """Yield the sequences of consecutive rows of the columns in which no value is None."""
     piece: list[tuple[float, ...]] = []
     for row in zip(*columns, strict=True):
         if None not in row:
@@ -148,7 +169,7 @@ def _pieces(*columns: Sequence[Value]) -> Iterator[list[tuple[float, ...]]]:
 
 
 def _style(style: int) -> str:
-    # Styles of one colour differ in their dashes: after 8 colours the dashes go on by 3, and 24 is 4 modulo 5.
+    # Styles of one colour have different dashes, because the numbers of colours and of dashes have no common factor.
     return f"c{style % COLOURS} d{style % DASHES}{' first' if style == 0 else ''}"
 
 
@@ -189,7 +210,7 @@ def _drawing(chart: Chart, size: tuple[float, float], which: str) -> Html:
         said = tag("title", f"{level.name}: {short(level.value)}")
         line = tag("line", said, class_="level", x1=f"{frame.left:.1f}", x2=frame.right, y1=y, y2=y)
         parts.append(tag("g", line, class_=_style(level.style)))
-    # What is first is drawn last, on top.
+    # The first series is drawn last, so that it is on top.
     parts += [_drawn_series(frame, series, chart) for series in reversed(chart.series)]
     box = f"0 0 {size[0]:g} {size[1]:g}"
     return tag("svg", parts, class_=which, viewBox=box, role="img", aria_label=_described(chart))
@@ -203,7 +224,7 @@ def _ends(chart: Chart) -> Iterator[tuple[Series | Level, Value]]:
 
 
 def _described(chart: Chart) -> str:
-    """The chart in words, for who does not see it."""
+    """Describe the chart in words, for readers who do not see it."""
     ends = "; ".join(f"{line.name} {'has none' if y is None else short(y)}" for line, y in _ends(chart))
     return f"{chart.title}: {chart.y_label} against {chart.x_label}. At the end: {ends}."
 
@@ -221,12 +242,12 @@ def _legend(chart: Chart) -> Html:
 
 
 def figure(chart: Chart, caption: str, *, small: bool = False) -> Html:
-    """The chart with its title, a legend with the last value of each line, and a caption.
+    """Return a chart with its title, a legend with the last value of each line, and a caption.
 
     Args:
-        chart: what to draw.
-        caption: stands below.
-        small: whether the drawing for phones will do everywhere, without a legend.
+        chart: the chart.
+        caption: the text below the chart.
+        small: whether to use the drawing for phones on all screens, without a legend.
     """
     drawings = [_drawing(chart, NARROW, "any" if small else "narrow")]
     if not small:

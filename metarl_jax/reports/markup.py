@@ -1,4 +1,4 @@
-"""HTML from Python: ``tag("p", "a < b", class_="note")``; whatever is not ``Html`` already is escaped."""
+"""Generate HTML, as in ``tag("p", "a < b", class_="note")``. Text that is not of type ``Html`` is escaped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 _VOID = {"br", "img", "link", "meta"}
-"""Elements without an end."""
+"""The names of elements without an end tag."""
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """A text that is HTML, and is therefore not escaped."""
 
 
 Child: TypeAlias = "str | Iterable[Child] | None"
@@ -29,13 +29,14 @@ def _rendered(child: Child) -> str:
 
 
 def tag(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Html:
-    """An element.
+    """Return an HTML element.
 
     Args:
-        name: of the element.
-        children: text, which is escaped; elements; or sequences of these. None is nothing.
-        attributes: an underscore at the end is dropped (``class_``), others become hyphens. None and False are left
-            out, True is an attribute without a value.
+        name: the name of the element.
+        children: text, which is escaped; elements; or sequences of these. None is left out.
+        attributes: the attributes by name. An underscore at the end of a name is removed (``class_``), and other
+            underscores become hyphens. A value None or False leaves the attribute out. True gives an attribute without
+            a value.
     """
     written = ""
     for key, value in attributes.items():
@@ -48,5 +49,5 @@ def tag(name: str, /, *children: Child, **attributes: str | float | bool | None)
 
 
 def join(children: Iterable[Child]) -> Html:
-    """Elements one after the other."""
+    """Concatenate elements."""
     return Html(_rendered(children))

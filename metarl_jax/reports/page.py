@@ -1,4 +1,4 @@
-"""One HTML page about runs: nothing is fetched, nothing is run, and it opens without a network."""
+"""Write one HTML page about runs. The page loads nothing from a network, and runs no scripts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from metarl_jax.runs import files
 from metarl_jax.runs.errors import UserError, storing
 
 MARK = b'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="generator" content="metarl-jax report'
-"""How every page begins."""
+"""The first bytes of every page."""
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
-    """See that a page may be written.
+    """Check that a page may be written.
+
+    Args:
+        path: the path of the page.
+        overwrite: whether any existing file may be replaced, and not only a report.
 
     Raises:
-        UserError: if there is no such folder, or something is there that is no report; ``overwrite`` allows any file.
+        UserError: if the folder does not exist, or if the path exists and may not be replaced.
     """
     try:
         if not path.parent.is_dir():
@@ -38,12 +42,12 @@ def check_destination(path: Path, overwrite: bool) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     if not (ours or overwrite):
-        raise UserError(f"{path} exists already and is no report; choose another --output, or --overwrite it")
+        raise UserError(f"{path} exists already and is not a report; choose another --output, or --overwrite it")
 
 
 def _document(title: str, body: Child) -> bytes:
     style = resources.files("metarl_jax.reports").joinpath("page.css").read_text(encoding="utf-8")
-    # Only this style sheet applies, nothing runs, and nothing is loaded but pictures that are in the page.
+    # This policy allows only this style sheet and the pictures in the page. It allows no scripts, and no loading.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     head = [
@@ -56,16 +60,16 @@ def _document(title: str, body: Child) -> bytes:
         tag("style", Html(style)),
     ]
     rest = "".join([f' {metarl_jax.__version__}">', *head, "</head>", tag("body", body), "</html>\n"])
-    # A name from elsewhere may have half of a character in it.
+    # A name from a stranger's file may contain a lone surrogate, which cannot be encoded.
     return MARK + rest.encode(errors="replace")
 
 
 def html(runs: Sequence[Run], date: str) -> bytes:
-    """The page.
+    """Return the page.
 
     Args:
-        runs: at least one.
-        date: on which it is written.
+        runs: one or more runs.
+        date: the date on which the page is written.
     """
     if len(runs) == 1:
         title, introduction = runs[0].config.experiment, sections.subtitle(runs[0])
@@ -84,10 +88,10 @@ def html(runs: Sequence[Run], date: str) -> bytes:
 
 
 def write(path: Path, runs: Sequence[Run]) -> None:
-    """Write the page of the runs.
+    """Write the page about runs.
 
     Raises:
-        StorageError: if it cannot be written.
+        StorageError: if the page cannot be written.
     """
     with storing(f"write {path}"):
         files.write_atomically(path, html(runs, time.strftime("%Y-%m-%d", time.gmtime())))

@@ -1,4 +1,4 @@
-"""The parts of a report about one run."""
+"""The sections of a report about one run."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ from metarl_jax.runs.report import (
 )
 
 TRAINING = 15
-"""The style of training's curve: grey, without dashes."""
+"""The style of the curve of training tasks: grey, without dashes."""
 Evaluation = dict[str, Any]
 
 
 def counted(count: int, what: str) -> str:
-    """3 seeds; 1 seed."""
+    """Return a count with its noun, such as "3 seeds" or "1 seed"."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def span(seconds: float) -> str:
-    """A time as people say it."""
+    """Format a duration, such as "2 h 5 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, left = divmod(minutes, 60)
     return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
 def capital(text: str) -> str:
-    """With a capital letter."""
+    """Return the text with an initial capital letter."""
     return text[:1].upper() + text[1:]
 
 
 def decimals(ends: Sequence[Value]) -> int:
-    """Digits after the point that an interval calls for: it is at least 6 units of the last one wide."""
+    """Return the number of decimal places for an interval, so that its width is at least 6 units of the last place."""
     low, high = ends
     if low is None or high is None or not high > low:
         return 3
@@ -56,17 +56,17 @@ def decimals(ends: Sequence[Value]) -> int:
 
 
 def interval(ends: Sequence[Value], places: int) -> str:
-    """``low to high``; nothing where there is none."""
+    """Return the text ``low to high``; an empty text if the interval is not known."""
     return "" if None in ends else f"{number(ends[0], places)} to {number(ends[1], places)}"
 
 
 def changes(evaluation: Evaluation) -> str:
-    """What is otherwise than in training; nothing if nothing is."""
+    """Return the settings that differ from those of training, as text; an empty text if none differ."""
     return ", ".join(f"{name} {value}" for name, value in evaluation["changes"].items())
 
 
 def styles(evaluation: Evaluation) -> dict[str, int]:
-    """The style of each learner, the same in all figures; that of the run itself is 0."""
+    """Return the style of each learner, which is the same in all figures. The style of the run itself is 0."""
     names = [oracle["name"] for oracle in evaluation["oracles"]]
     names += [*evaluation["paper"], *evaluation["paper_by_stage"], _OPTIMUM]
     return {name: style for style, name in enumerate(dict.fromkeys(names), 1)}
@@ -76,9 +76,9 @@ _OPTIMUM = "exact optimum"
 
 
 def references(evaluation: Evaluation) -> list[tuple[str, Value, Sequence[Value], str]]:
-    """What the run is measured against, best first: ``(name, score, interval or nothing, which kind)``."""
+    """Return the scores that the run is compared with, best first: ``(name, score, interval or (), kind)``."""
     found: list[tuple[str, Value, Sequence[Value], str]] = [
-        (oracle["name"], oracle["score"], oracle["ci95"], "reference, here") for oracle in evaluation["oracles"]
+        (oracle["name"], oracle["score"], oracle["ci95"], "reference learner") for oracle in evaluation["oracles"]
     ]
     found += [(name, value, (), "published") for name, value in evaluation["paper"].items()]
     if evaluation["optimum"] is not None:
@@ -88,14 +88,14 @@ def references(evaluation: Evaluation) -> list[tuple[str, Value, Sequence[Value]
 
 
 def _knows_the_task(oracle: dict[str, Any]) -> bool:
-    """Whether its regret is nothing, so that no learner can be expected to reach it."""
+    """Return whether the oracle knows the task: its regret is zero, and no learner can be expected to reach it."""
     regret = oracle.get("cumulative_regret")
     last = regret[-1] if regret else None
     return last is not None and oracle["score"] is not None and abs(last) < 0.01 * abs(oracle["score"])
 
 
 def subtitle(run: Run) -> Html:
-    """What was run, in a line or two."""
+    """Return a description of the run in one or two lines."""
     config, parts = run.config, []
     parts.append(counted(config.seeds, "seed"))
     if run.lines:
@@ -111,17 +111,17 @@ def subtitle(run: Run) -> Html:
 
 
 def wall_s(run: Run) -> float | None:
-    """Seconds of training, of all seeds together."""
+    """Return the wall-clock time of training in seconds, of all seeds together; None if it is not known."""
     return drawable(run.lines[-1].get("wall_s")) if run.lines else None
 
 
 def notes(run: Run) -> Child:
-    """What is damaged or missing."""
+    """Return the list of problems: the parts that are damaged or missing."""
     return tag("ul", [tag("li", problem) for problem in run.problems], class_="notes") if run.problems else None
 
 
 def lead(evaluation: Evaluation) -> Html:
-    """The result in a sentence or three."""
+    """Return the result in one to three sentences."""
     measure, ours, places = measure_of(evaluation), evaluation["ours"], decimals(evaluation["ours"]["ci95"])
     otherwise = f", {changes(evaluation)}" if evaluation["changes"] else ""
     within = interval(ours["ci95"], places)
@@ -137,7 +137,7 @@ def lead(evaluation: Evaluation) -> Html:
     against = "; ".join(
         [
             *([f"published: {', '.join(published)}"] if published else []),
-            *([f"here: {', '.join(others)}"] if others else []),
+            *([f"computed or measured here: {', '.join(others)}"] if others else []),
         ]
     )
     numbers, scores = stages(evaluation), ours["score_by_stage"]
@@ -146,7 +146,7 @@ def lead(evaluation: Evaluation) -> Html:
         shown = [n for n in numbers if n in {numbers[0], numbers[1], numbers[-1]}]
         each = ", ".join(f"{number(scores[n - numbers[0]], places)} {_when(measure, n)}" for n in shown)
         course = f" {capital(of_stage(measure))}: {each}."
-    compared = f" To compare, {against}." if against else ""
+    compared = f" For comparison, {against}." if against else ""
     return tag("p", tag("strong", number(ours["score"], places)), f"{words}.{course}{compared}", class_="lead")
 
 
@@ -159,13 +159,13 @@ def _drawn(values: Sequence[Value]) -> list[Value]:
 
 
 def by_stage(name: str, learner: dict[str, Any], numbers: range, style: int) -> Series:
-    """A learner's line in a figure of adaptation."""
+    """Return the line of a learner in a figure of adaptation."""
     low, high = ([drawable(ends[side]) for ends in learner["ci95_by_stage"]] for side in (0, 1))
     return Series(name, numbers, _drawn(learner["score_by_stage"]), style, low, high)
 
 
 def learning(run: Run) -> Child:
-    """The figure of the scores on training and on validation tasks during training."""
+    """Return the figure of the scores on training tasks and on validation tasks during training."""
     measure = run.measure
     title = measure.title if measure else "score"
     curves = [run.curve("validation_score", "validation tasks", 0)]
@@ -180,19 +180,19 @@ def learning(run: Run) -> Child:
         omniscient = {oracle["name"] for oracle in evaluation["oracles"] if _knows_the_task(oracle)}
         kinds = set()
         for name, value, _, kind in references(evaluation):
-            # The best of each kind.
+            # Only the best reference of each kind is drawn.
             if kind not in kinds and name not in omniscient and drawable(value) is not None:
                 kinds.add(kind)
                 levels.append(Level(name, float(value or 0.0), style[name]))
-    bands = " Bands: from the least to the largest seed." if run.config.seeds > 1 else ""
-    points = f" Each point of training is the mean of about {run.averaged()} iterations." if run.averaged() > 1 else ""
+    bands = " Bands show the range from the lowest to the highest seed." if run.config.seeds > 1 else ""
+    points = f" Each training point is the mean of about {run.averaged()} iterations." if run.averaged() > 1 else ""
     lines = " Horizontal lines are references on held-out tasks." if levels else ""
     chart = Chart("Learning", f"{run.unit} of each seed", title, series, levels)
     return figure(chart, f"{capital(title)} during training.{lines}{bands}{points}")
 
 
 def adaptation(evaluation: Evaluation) -> list[Child]:
-    """The figures of scores, and of regret, by stage."""
+    """Return the figures of scores and of regret by stage."""
     measure, numbers, style = measure_of(evaluation), stages(evaluation), styles(evaluation)
     if len(numbers) < 2:
         return []
@@ -204,7 +204,7 @@ def adaptation(evaluation: Evaluation) -> list[Child]:
     label = of_stage(measure)
     chart = Chart("Adaptation", stage_axis(measure), label, series, whole_x=True)
     tasks = counted(evaluation["tasks"], "held-out task")
-    found: list[Child] = [figure(chart, f"{capital(label)}, mean of {tasks}. Bands: 95 % intervals of that mean.")]
+    found: list[Child] = [figure(chart, f"{capital(label)}, mean over {tasks}. Bands show its 95 % intervals.")]
     if "cumulative_regret" in evaluation["ours"]:
         regrets = [
             Series(learner["name"], numbers, _drawn(learner["cumulative_regret"]), number)
@@ -212,24 +212,24 @@ def adaptation(evaluation: Evaluation) -> list[Child]:
             if "cumulative_regret" in learner
         ]
         chart = Chart("Cumulative regret", stage_axis(measure), "regret so far", regrets, whole_x=True)
-        found.append(figure(chart, "What best play with the task known would have collected more; less is better."))
+        found.append(figure(chart, "The return of the best policy that knows the task, minus the learner's return."))
     return found
 
 
 def columns(figures: Sequence[Child]) -> Child:
-    """Figures side by side where there is room."""
+    """Arrange figures in columns if the page is wide enough."""
     shown = [figure for figure in figures if figure is not None]
     names = {1: "columns one", 3: "columns three"}
     return tag("div", shown, class_=names.get(len(shown), "columns")) if shown else None
 
 
 def scroll(table: Html, label: str) -> Html:
-    """A table that scrolls by itself where it does not fit."""
+    """Put a table into an element that scrolls horizontally if the table is wider than the page."""
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
 def table(evaluation: Evaluation) -> Html:
-    """Ours against published learners and references."""
+    """Return the table that compares the run with published scores and references."""
     measure, places, ours = measure_of(evaluation), decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
     gains = {gain["over"]: gain for gain in evaluation["gains"]}
     sign = 1 if measure.higher_is_better else -1
@@ -237,7 +237,7 @@ def table(evaluation: Evaluation) -> Html:
     rows.sort(key=lambda row: math.inf if row[1] is None else -sign * row[1])
     body = []
     for name, value, ends, kind in rows:
-        gain = gains.get(name) if kind == "reference, here" else None
+        gain = gains.get(name) if kind == "reference learner" else None
         finer = decimals(gain["ci95"]) if gain else places
         by = number(gain["mean"], finer) if gain else ""
         score = f"{value:g}".replace("-", "−") if kind == "published" and value is not None else number(value, places)
@@ -250,17 +250,17 @@ def table(evaluation: Evaluation) -> Html:
     titles = [
         tag("th", "learner", scope="col"),
         tag("th", measure.title, scope="col", class_="number"),
-        tag("th", "ours is better by", scope="col", class_="number"),
+        tag("th", "this run is better by", scope="col", class_="number"),
     ]
     return tag("table", tag("thead", tag("tr", titles)), tag("tbody", body))
 
 
 def _under(evaluation: Evaluation) -> Html:
-    """What the table's numbers mean."""
+    """Return the explanation of the numbers in the table."""
     places, ours = decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
     words = (
-        f"In small print 95 % intervals, of the luck of {counted(evaluation['tasks'], 'held-out task')}, which all "
-        "learners here share; by how much ours is better is taken task by task."
+        f"Small print shows 95 % intervals over {counted(evaluation['tasks'], 'held-out task')}. The run and the "
+        "reference learners adapted to the same tasks. The differences are means of paired differences on each task."
     )
     if evaluation["training_seeds"] > 1:
         words += f" Each seed: {', '.join(number(value, places) for value in ours['per_seed'])}"
@@ -270,13 +270,13 @@ def _under(evaluation: Evaluation) -> Html:
     unchanged = next((g for g in evaluation["gains"] if g["over"] == "no adaptation"), None)
     if unchanged:
         finer = decimals(unchanged["ci95"])
-        words += f" Better than before adapting by {number(unchanged['mean'], finer)}"
+        words += f" The run is better than before adaptation by {number(unchanged['mean'], finer)}"
         words += f" ({interval(unchanged['ci95'], finer)})."
     return tag("p", words, class_="under")
 
 
 def stage_table(evaluation: Evaluation) -> Child:
-    """Scores by stage; ours with intervals."""
+    """Return the table of scores by stage, with intervals for the run."""
     numbers, measure, places = stages(evaluation), measure_of(evaluation), decimals(evaluation["ours"]["ci95"])
     if len(numbers) < 2:
         return None
@@ -301,7 +301,7 @@ def stage_table(evaluation: Evaluation) -> Child:
 
 
 def success_table(evaluation: Evaluation) -> Child:
-    """How often each stage is a success, where tasks say what that is."""
+    """Return the table of success rates by stage; None if the tasks do not define success."""
     numbers, learners = success_rows(evaluation)
     if not numbers:
         return None
@@ -316,7 +316,7 @@ def success_table(evaluation: Evaluation) -> Child:
 
 
 def _tables(evaluation: Evaluation) -> Html:
-    """The tables, with what the numbers mean."""
+    """Return the tables, with an explanation of their numbers."""
     beside = sum(stage in SHOWN_STAGES for stage in stages(evaluation)) <= 5
     both = tag("div", table(evaluation), _under(evaluation)), stage_table(evaluation), success_table(evaluation)
     return tag("div", both, class_="columns tables" if beside else None)
@@ -327,24 +327,24 @@ def _data(kind: str, content: bytes) -> str:
 
 
 def film(run: Run, animation: Animation) -> Html:
-    """The animation, and how each episode ended."""
+    """Return the animation, and the last picture of each episode."""
     width, height = animation.size
     size = {"width": width, "height": height}
     stills = []
     for n, still in enumerate(animation.stills, 1):
-        stills.append(tag("img", src=_data("png", still), alt=f"How episode {n} of the trial ended", **size))
+        stills.append(tag("img", src=_data("png", still), alt=f"The last step of episode {n} of the trial", **size))
     name = "Adaptation to a held-out task"
     moving = tag("img", src=_data("gif", animation.video), alt=f"{name}: {run.config.experiment}, animated", **size)
-    # Who does not want it to move can fold it away.
+    # A reader who does not want to see movement can close this element.
     playing = tag("details", tag("summary", "Animation"), moving, open=True, class_="playing")
-    ended = tag("div", tag("p", "How each episode ended"), tag("div", stills, class_="stills"), class_="ended")
-    caption = f"{animation.caption} The first seed after iteration {animation.iteration:,}."
+    ended = tag("div", tag("p", "The last step of each episode"), tag("div", stills, class_="stills"), class_="ended")
+    caption = f"{animation.caption} The learner is the first seed after iteration {animation.iteration:,}."
     shown = tag("div", playing, ended if stills else None, class_="film")
     return tag("figure", tag("h4", name), shown, tag("figcaption", caption), aria_label=name)
 
 
 def command(run: Run) -> str | None:
-    """What to type to train it again."""
+    """Return the command line that trains the run again; None if the experiment is not known."""
     if run.experiment is None:
         return None
     config, fields = run.config, run.experiment.fields()
@@ -363,7 +363,7 @@ def command(run: Run) -> str | None:
 
 
 def settings(run: Run) -> Html:
-    """Every setting; those changed first."""
+    """Return the table of all settings. Settings that differ from their defaults come first."""
     fields = run.experiment.fields() if run.experiment else {}
     changed = {n for n, v in run.config.settings.items() if n in fields and v != fields[n].default}
     rows = []
@@ -382,17 +382,17 @@ def settings(run: Run) -> Html:
 
 
 _APART = {"from_iteration", "device", "commit"}
-"""What of the versions has a row of its own."""
+"""The entries of the versions that have separate rows."""
 
 
 def commit(versions: dict[str, str]) -> str:
-    """The package's commit; it is None where git does not know it."""
+    """Return the commit of the package as text. The stored text is "None" if the commit is not known."""
     known = versions.get("commit", "None")
     return "not known" if known == "None" else known
 
 
 def provenance(run: Run) -> list[Child]:
-    """What ran it, and how to run it again."""
+    """Return the table of software, hardware and seeds, and the command line that trains the run again."""
     config, rows = run.config, [("experiment", run.config.experiment)]
     seeds = f"{config.seed}" if config.seeds == 1 else f"{config.seed} to {config.seed + config.seeds - 1}"
     rows.append(("seeds" if config.seeds > 1 else "seed", seeds))
@@ -413,26 +413,26 @@ def provenance(run: Run) -> list[Child]:
             rows.append((part, f"{device}, commit {known}, {others}"))
     if run.evaluations and run.evaluations[0]["versions"].get("device"):
         measured = run.evaluations[0]["versions"]
-        rows.append(("measured on", f"{measured['device']}, commit {measured.get('commit') or 'not known'}"))
+        rows.append(("evaluated on", f"{measured['device']}, commit {measured.get('commit') or 'not known'}"))
     body = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in rows]
     again = command(run)
-    shown = [tag("p", "To train it again:"), tag("pre", tag("code", again))] if again else []
+    shown = [tag("p", "Command to train it again:"), tag("pre", tag("code", again))] if again else []
     return [tag("div", tag("table", tag("tbody", body), class_="facts"), tag("div", shown), class_="columns")]
 
 
 def _others(run: Run) -> Child:
-    """The evaluations besides the one that is reported."""
+    """Return the evaluations other than the one that is reported as the result."""
     found = []
     for evaluation in run.evaluations[1:]:
         otherwise = changes(evaluation) or f"at iteration {evaluation['iteration']:,}"
-        title = f"Measured with {otherwise}, on {counted(evaluation['tasks'], 'held-out task')}"
+        title = f"Evaluation with {otherwise}, on {counted(evaluation['tasks'], 'held-out task')}"
         inside = [lead(evaluation), columns(adaptation(evaluation)), _tables(evaluation)]
         found.append(tag("details", tag("summary", title), inside))
     return found
 
 
 def _curves(run: Run) -> Child:
-    """Every other metric of training."""
+    """Return small figures of all other training metrics."""
     measure = run.measure
     shown = {"validation_score", measure.training_metric if measure and training_comparable(measure) else ""}
     figures = []
@@ -444,11 +444,11 @@ def _curves(run: Run) -> Child:
     if not figures:
         return None
     inside = tag("div", figures, class_="columns small")
-    return tag("details", tag("summary", f"{counted(len(figures), 'other metric')} of training"), inside)
+    return tag("details", tag("summary", f"{counted(len(figures), 'other training metric')}"), inside)
 
 
 def run(run: Run) -> list[Child]:
-    """All about a run."""
+    """Return all sections about a run."""
     figures: list[Child] = [learning(run)]
     parts: list[Child] = []
     if run.evaluations:
@@ -456,8 +456,8 @@ def run(run: Run) -> list[Child]:
         figures += adaptation(run.evaluations[0])
     parts += [notes(run), columns(figures)]
     if run.evaluations:
-        parts += [tag("h3", "Beside references"), _tables(run.evaluations[0])]
+        parts += [tag("h3", "Comparison with references"), _tables(run.evaluations[0])]
     if run.animation:
         parts += [tag("h3", "A trial"), film(run, run.animation)]
-    parts += [_others(run), tag("h3", "How it was made"), provenance(run), settings(run), _curves(run)]
+    parts += [_others(run), tag("h3", "How to reproduce this run"), provenance(run), settings(run), _curves(run)]
     return parts

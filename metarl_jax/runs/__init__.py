@@ -1,4 +1,4 @@
-"""Run folders, and everything on the host that trains, measures and records runs.
+"""Run folders, and the code on the host that trains, measures and records runs.
 
 ``open`` reads a run folder from Python.
 """

@@ -1,9 +1,10 @@
-"""Agents from run folders, and agents as files: weights, and names and settings as JSON. No pickle, no code.
+"""Load agents from run folders, and store agents as files. A file holds weights and JSON, but no pickle and no code.
 
-A file is in the safetensors format. Its tensors are the parameters that act, by their paths in the tree. Its metadata
-entry ``metarl_jax`` is JSON: the names and the settings of the experiment's parts, as ``config.json`` has them, and the
-spaces of the tasks. A file may come from a stranger: only registered names are looked up, and no array is made before
-its shape was compared with that of a tensor in the file.
+A file is in the safetensors format. Its tensors are the parameters that the policy needs to act, named by their paths
+in the parameter tree. Its metadata entry ``metarl_jax`` is JSON. The JSON has the names and the settings of the
+experiment's parts in the form of ``config.json``, and the spaces of the tasks. A file may come from a stranger.
+Therefore only registered names are looked up, and no array is made before its shape has been compared with that of a
+tensor in the file.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ SUFFIX = ".safetensors"
 _ENTRY = "metarl_jax"
 _MOST_HEADER_BYTES = 10_000_000
 _SHARE = 1000
-"""The product of the sizes of a family of tasks, and the bytes of a memory, may be this many times the bytes of the
-weights."""
+"""The largest ratio to the bytes of the weights, for the product of the sizes of a task family and for the bytes of a
+memory."""
 _LAYERS = 10_000
-"""A setting of a network may be this large, or as large as its largest weight, whichever is more."""
+"""The largest size setting of a network, unless the largest dimension of its weights is larger."""
 _SPACE_NUMBERS = 1_000_000
-"""The most numbers of an observation or an action in a file."""
+"""The largest number of entries of an observation or an action in a file."""
 
 
 def load(
@@ -49,18 +50,18 @@ def load(
     best: bool = False,
     experiment: Experiment | str | None = None,
 ) -> Agent:
-    """Load a trained learner that acts.
+    """Load a trained learner as an agent that acts.
 
     Args:
         path: the folder of a run, or a file that ``save`` or ``metarl-jax export`` wrote.
-        seed: of a run folder, which of the seeds that were trained together; None: the first.
-        best: of a run folder, whether to take the state with the best validation score, where it was kept.
-        experiment: the experiment, or a reference to it ("my_file.py:my_experiment"), if it is not one of the package's
-            own. Code is never loaded because a file or a folder names it.
+        seed: for a run folder, one of the seeds that were trained together; None for the first.
+        best: for a run folder, whether to load the state with the best validation score, if the run kept it.
+        experiment: the experiment, or a reference to it ("my_file.py:my_experiment"), if the experiment is not part of
+            this package. Code is never loaded because a file or a folder names it.
 
     Raises:
-        UserError: if there is no such folder or file, it is damaged or does not fit this version, or the learner does
-            not act, because its tasks are few-shot.
+        UserError: if there is no such folder or file, if it is damaged or does not fit this version, or if the learner
+            does not act because its tasks are few-shot.
     """
     path = Path(path)
     try:
@@ -73,24 +74,24 @@ def load(
     if path.is_dir():
         return _from_folder(RunFolder(path), seed, best)
     if seed is not None or best:
-        raise UserError(f"seed and best choose a state in the folder of a run: {path} is no folder")
+        raise UserError(f"seed and best choose a state in a run folder, but {path} is not a folder")
     return _from_file(path)
 
 
 def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
-    """Write an agent to a file, from which ``load`` makes it again.
+    """Write an agent to a file from which ``load`` restores it.
 
-    The file has the parameters with which the agent starts on a task, not what it has seen of one.
+    The file holds the parameters with which the agent starts on a task. It does not hold the agent's memory.
 
     Args:
         path: the file; its name must end in ``.safetensors``.
-        agent: an agent that ``load`` made.
-        overwrite: whether an agent's file of that name may be replaced.
+        agent: an agent that ``load`` returned.
+        overwrite: whether an existing agent file of that name may be replaced.
 
     Raises:
-        UserError: if the file exists or has another ending, or the agent was not loaded: then the file could not say
-            what it is made of.
-        StorageError: if it cannot be written.
+        UserError: if the file exists or has another ending, or if the agent was not returned by ``load``. In the last
+            case its experiment is not known, and the file could not name it.
+        StorageError: if the file cannot be written.
     """
     from safetensors.numpy import save as serialised
 
@@ -99,7 +100,7 @@ def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
         raise UserError(f"the file of an agent must end in {SUFFIX}: {path}")
     if agent.origin is None:
         raise UserError(
-            "this agent was not loaded from a run folder or a file: nothing says which experiment it is made of"
+            "this agent was not loaded from a run folder or a file: the experiment that it belongs to is not known"
         )
     content = {"schema": SCHEMA, "package": metarl_jax.__version__, **agent.origin, **_stored(agent.interface)}
     tensors = {name: np.asarray(leaf) for name, leaf in checkpoints.flatten(agent.params).items()}
@@ -116,7 +117,7 @@ def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
 def _resolved(
     where: str, experiment: str, names: Mapping[str, str] | None, source: references.Source | None
 ) -> Experiment:
-    """The experiment of a folder or a file; UserError if it is not known."""
+    """Return the experiment of a folder or a file, or raise a UserError if it is not known."""
     try:
         return resolved(experiment, names)
     except ValueError as error:
@@ -181,10 +182,10 @@ def _from_file(path: Path) -> Agent:
 
 
 def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
-    """Bound what a family of tasks may make in NumPy when it is built, and how many layers are traced.
+    """Bound the arrays that building a task family makes in NumPy, and the number of layers that are traced.
 
     Raises:
-        ValueError: for sizes that are out of proportion to the tensors in the file.
+        ValueError: if a size is out of proportion to the tensors in the file.
     """
     parts = experiment.parts()
     largest = max((n for tensor in tensors.values() if tensor.size for n in tensor.shape), default=0)
@@ -198,15 +199,15 @@ def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], tensors: M
 
 
 def _sizes(fields: Mapping[str, Field], settings: Mapping[str, Any]) -> dict[str, int]:
-    """The whole numbers among the settings of a part."""
+    """Return the integer settings of a part of the experiment, by name."""
     return {name: settings[name] for name, field in fields.items() if field.type is int and settings[name] is not None}
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The tensors and the description in a file.
+    """Return the tensors and the description in a file.
 
     Raises:
-        UserError: if it cannot be read, or is not the file of an agent.
+        UserError: if the file cannot be read, or is not the file of an agent.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load as deserialised
@@ -220,11 +221,11 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         size = int.from_bytes(data[:8], "little")
         if len(data) < 8 or size > min(len(data) - 8, _MOST_HEADER_BYTES):
-            raise ValueError("its header does not fit")
+            raise ValueError("the size of its header is wrong")
         header = files.parse_json(data[8 : 8 + size])
         text = header.get("__metadata__", {}).get(_ENTRY) if isinstance(header, dict) else None
         if not isinstance(text, str):
-            raise ValueError(f"its metadata have no entry {_ENTRY}")
+            raise ValueError(f"its metadata has no entry {_ENTRY}")
         content = files.parse_json(text)
         files.check_shape(content, {"schema": int, "package": str, "experiment": str, "interface": dict})
         if content["schema"] != SCHEMA:
@@ -237,13 +238,13 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _built_when_traced(
     experiment: Experiment, settings: Mapping[str, Any], interface: Interface
 ) -> tuple[Acting, Callable[[Key], Params]]:
-    """Acting, and the parameters of a new learner, of an experiment that is built within each trace.
+    """Return the ``Acting`` of an experiment, and a function from a key to the parameters of a new learner.
 
-    An algorithm makes arrays when it is made, whose sizes are settings. Within a trace these arrays are shapes only,
-    and what acting does not use of them is never made.
+    The experiment is built again within each trace. Building an algorithm creates arrays whose sizes are settings.
+    Within a trace these arrays have shapes only, and an array that acting does not use is never created.
 
     Raises:
-        ValueError: if the learner does not act, or ``interface`` is not that of the experiment's tasks.
+        ValueError: if the learner does not act, or ``interface`` is not the interface of the experiment's tasks.
     """
 
     def algorithm() -> Algorithm:
@@ -287,10 +288,10 @@ def _learn(acting: Acting) -> Callable[..., Any]:
 
 
 def _params(acting: tuple[Acting, Callable[[Key], Params]], tensors: Mapping[str, np.ndarray]) -> Params:
-    """The tensors of a file in the tree of the learner's parameters.
+    """Return the tensors of a file in the tree of the learner's parameters.
 
     Raises:
-        ValueError: if they do not fit.
+        ValueError: if names, shapes or dtypes of the tensors do not fit.
     """
     shapes = jax.eval_shape(acting[1], jax.random.key(0))
     expected = checkpoints.flatten(shapes)
@@ -333,15 +334,15 @@ def _stored(interface: Interface) -> dict[str, Any]:
 
 
 def _short(numbers: list[float | None]) -> list[float | None]:
-    """One number if all are equal."""
+    """Reduce a list to one number if all its numbers are equal."""
     return numbers[:1] if len(set(numbers)) == 1 else numbers
 
 
 def _interface(stored: Mapping[str, Any]) -> Interface:
-    """The interface in a file.
+    """Read the interface in a file.
 
     Raises:
-        ValueError: if it is not what ``save`` writes.
+        ValueError: if it does not have the form that ``save`` writes.
     """
 
     def space(name: str) -> Space:

@@ -1,7 +1,8 @@
-"""Checkpoints: one file each, all of it under a checksum, moved into place in one step.
+"""Checkpoints. Each one is a single file with a checksum, and is moved to its final name in one step.
 
-A file is the SHA-256 of the rest in hexadecimal, a newline, and a MessagePack map: ``meta`` (versions, configuration,
-iteration, ...) and ``leaves`` (arrays by their path in the tree; typed random keys as their raw data).
+A file consists of a SHA-256 in hexadecimal, a newline, and a MessagePack map. The SHA-256 is that of the map. The map
+has the entries ``meta`` (versions, configuration, iteration, ...) and ``leaves`` (arrays by their path in the tree;
+typed random keys as their raw data).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _NAME = re.compile(r"\d{9}\.checkpoint", re.ASCII)
 
 
 class Checkpoint(NamedTuple):
-    """What a file held."""
+    """The content of a checkpoint file."""
 
     state: Tree
     iteration: int
@@ -38,7 +39,7 @@ class Checkpoint(NamedTuple):
 
 
 class Unreadable(Exception):
-    """A file is not the checkpoint that its name promises: it is damaged, or of another iteration."""
+    """A file is damaged, or holds another iteration than its name says."""
 
 
 def _is_key(leaf: Any) -> bool:
@@ -46,7 +47,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
-    """The leaves of a tree by their paths, such as ``params/dense/kernel``."""
+    """Return the leaves of a tree by their paths, such as ``params/dense/kernel``."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -57,15 +58,18 @@ def save(
     """Write a checkpoint and delete all but the last ``keep``.
 
     Args:
-        folder: where checkpoints are.
+        folder: the folder of the run's checkpoints.
         state: any tree of arrays and typed keys.
-        iteration: names the file.
-        config_hash: of the run's configuration; a resume under another is refused.
-        extra: plain values to keep beside the state.
-        keep: how many there are to be, this one included.
+        iteration: the iteration after which the state was reached; it gives the file its name.
+        config_hash: the hash of the run's configuration. A run with another hash cannot load the checkpoint.
+        extra: plain values to store with the state.
+        keep: the number of checkpoints to keep, including this one.
+
+    Returns:
+        The path of the new file.
 
     Raises:
-        OSError: if it cannot be written; older checkpoints are untouched.
+        OSError: if the file cannot be written; older checkpoints are then unchanged.
     """
     path = path_of(folder, iteration)
     write(path, state, iteration, config_hash, extra)
@@ -92,37 +96,37 @@ def write(path: Path, state: Tree, iteration: int, config_hash: str, extra: dict
 
 
 def path_of(folder: Path, iteration: int) -> Path:
-    """Where the checkpoint of an iteration is."""
+    """Return the path of the checkpoint of an iteration."""
     return folder / f"{iteration:09d}{SUFFIX}"
 
 
 def iteration_of(path: Path) -> int:
-    """The iteration that the name of a checkpoint tells."""
+    """Return the iteration in the name of a checkpoint."""
     return int(path.name.removesuffix(SUFFIX))
 
 
 def paths(folder: Path) -> list[Path]:
-    """The checkpoints of a folder, newest first: files whose names are nine digits and the suffix."""
+    """Return the checkpoints of a folder, newest first: the files whose names are nine digits and the suffix."""
     return sorted((path for path in folder.glob(f"*{SUFFIX}") if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def read_payload(path: Path) -> bytes:
-    """The MessagePack map of a file whose checksum fits.
+    """Return the MessagePack map of a file after checking its checksum.
 
     Raises:
-        Unreadable: if it does not, or the file cannot be read.
+        Unreadable: if the checksum is wrong, or the file cannot be read.
     """
     try:
         digest, _, payload = files.read(path).partition(b"\n")
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
     if hashlib.sha256(payload).hexdigest().encode() != digest:
-        raise Unreadable("truncated or corrupted: its checksum does not fit")
+        raise Unreadable("truncated or corrupted: its checksum is wrong")
     return payload
 
 
 class _Content(NamedTuple):
-    """The content of a file, of the right types; nothing else is known of it."""
+    """The content of a file, of which only the types have been checked."""
 
     schema: int
     config_hash: str
@@ -141,33 +145,33 @@ def _is_number(value: Any) -> bool:
 
 
 def _content(path: Path, payload: bytes) -> _Content:
-    """What a payload holds.
+    """Parse a payload, and check the types in it.
 
     Raises:
-        UserError: if it is not what ``write`` writes.
+        UserError: if the payload does not have the form that ``write`` writes.
     """
 
     def require(condition: bool, what: str) -> None:
         if not condition:
-            raise UserError(f"{path} is no checkpoint: {what}")
+            raise UserError(f"{path} is not a checkpoint: {what}")
 
     try:
         content: Any = serialization.msgpack_restore(payload)
     except Exception as error:  # The file may hold anything, and the parser raises many kinds of errors.
-        raise UserError(f"{path} is no checkpoint: its content cannot be parsed ({type(error).__name__})") from error
+        raise UserError(f"{path} is not a checkpoint: its content cannot be parsed ({type(error).__name__})") from error
     require(isinstance(content, dict) and {"meta", "leaves"} <= content.keys(), "it has no entries meta and leaves")
     meta, leaves = content["meta"], content["leaves"]
-    require(isinstance(meta, dict), "meta is no map")
+    require(isinstance(meta, dict), "meta is not a map")
     for name, kind in {"schema": int, "config_hash": str, "iteration": int, "keys": dict, "extra": dict}.items():
         require(_is_a(meta.get(name), kind), f"meta.{name} is missing, or of another type than {kind.__name__}")
     require(meta["iteration"] >= 0, "meta.iteration is negative")
     require(
         all(isinstance(x, str) for item in meta["keys"].items() for x in item), "meta.keys does not map texts to texts"
     )
-    require(isinstance(leaves, dict) and all(isinstance(name, str) for name in leaves), "leaves is no map of names")
-    require(all(isinstance(leaf, np.ndarray) for leaf in leaves.values()), "a leaf is no array")
+    require(isinstance(leaves, dict) and all(isinstance(name, str) for name in leaves), "leaves is not a map of names")
+    require(all(isinstance(leaf, np.ndarray) for leaf in leaves.values()), "a leaf is not an array")
     extra = meta["extra"]
-    require(_is_number(extra.get("wall_s")) and extra["wall_s"] >= 0, "meta.extra.wall_s is no number of seconds")
+    require(_is_number(extra.get("wall_s")) and extra["wall_s"] >= 0, "meta.extra.wall_s is not a number of seconds")
     diverged = extra.get("diverged")
     require(
         isinstance(diverged, dict)
@@ -175,12 +179,15 @@ def _content(path: Path, payload: bytes) -> _Content:
         "meta.extra.diverged does not map seeds to iterations",
     )
     for name in ("best", "best_validation_score"):
-        require(extra.get(name) is None or _is_number(extra[name]), f"meta.extra.{name} is no number")
+        require(extra.get(name) is None or _is_number(extra[name]), f"meta.extra.{name} is not a number")
     return _Content(meta["schema"], meta["config_hash"], meta["iteration"], meta["keys"], extra, leaves)
 
 
 def _stored(expected: Any) -> tuple[Any, str | None]:
-    """Shape and dtype of what is stored of a leaf, and the implementation of a random key (None: it is none)."""
+    """Return the shape and dtype under which a leaf is stored, and the implementation of a random key.
+
+    For a random key these are the shape and dtype of its raw data. The implementation of any other leaf is None.
+    """
     if not _is_key(expected):
         return expected, None
     found: list[str] = []
@@ -193,19 +200,19 @@ def _stored(expected: Any) -> tuple[Any, str | None]:
 
 
 def load(path: Path, target: Tree, config_hash: str, iterations: int) -> Checkpoint:
-    """Read one checkpoint into the shape of ``target``.
+    """Read one checkpoint into the tree of ``target``.
 
-    The version of the package that wrote it does not matter as long as its schema and its tree fit.
+    Any version of the package may have written the file, as long as its schema and its tree are the expected ones.
 
     Args:
         path: the file.
-        target: the tree of arrays or ``ShapeDtypeStruct`` that is expected.
-        config_hash: that is expected.
-        iterations: of the whole run; a checkpoint of a later iteration is none of it.
+        target: the expected tree of arrays or ``ShapeDtypeStruct``.
+        config_hash: the expected hash of the configuration.
+        iterations: the number of iterations of the whole run. A checkpoint of a later iteration is refused.
 
     Raises:
-        Unreadable: if the file is truncated or corrupted, or of another iteration than its name tells.
-        UserError: if it is whole but not of this program, configuration or tree.
+        Unreadable: if the file is truncated or corrupted, or holds another iteration than its name says.
+        UserError: if the file is whole, but has another schema, configuration or tree.
     """
     content = _content(path, read_payload(path))
     if content.schema != SCHEMA:
@@ -213,7 +220,7 @@ def load(path: Path, target: Tree, config_hash: str, iterations: int) -> Checkpo
     if content.config_hash != config_hash:
         raise UserError(f"{path} was written under another configuration than the run's config.json")
     if _NAME.fullmatch(path.name) and iteration_of(path) != content.iteration:
-        raise Unreadable(f"it holds iteration {content.iteration}, not the one that its name tells")
+        raise Unreadable(f"it holds iteration {content.iteration}, not the one in its name")
     if content.iteration > iterations:
         raise Unreadable(f"it holds iteration {content.iteration} of a run of {iterations}")
 
@@ -228,7 +235,7 @@ def load(path: Path, target: Tree, config_hash: str, iterations: int) -> Checkpo
         if content.keys.get(name) != impl:
             raise UserError(
                 f"{path} does not fit this program: {name} is "
-                f"{'no random key' if name not in content.keys else 'a random key of another kind'}"
+                f"{'not a random key' if name not in content.keys else 'a random key of another kind'}"
                 f"{'' if impl is None else f', expected {impl}'}"
             )
         if (leaf.shape, leaf.dtype) != (stored.shape, stored.dtype):
@@ -244,10 +251,10 @@ def load(path: Path, target: Tree, config_hash: str, iterations: int) -> Checkpo
 def load_latest(
     folder: Path, target: Tree, config_hash: str, iterations: int, warn: Callable[[str], None]
 ) -> Checkpoint:
-    """Read the newest checkpoint that is whole; each one passed over is named through ``warn``.
+    """Read the newest checkpoint that is whole. ``warn`` gets one line for each checkpoint that is skipped.
 
     Raises:
-        UserError: if none can be read, or as ``load`` does.
+        UserError: if no checkpoint can be read, and where ``load`` raises it.
     """
     found = paths(folder)
     for path in found:
@@ -261,10 +268,10 @@ def load_latest(
 
 
 def load_named(path: Path, target: Tree, config_hash: str, iterations: int) -> Checkpoint:
-    """As ``load``, of a file that nothing can stand in for.
+    """Read one checkpoint as ``load`` does, where no other checkpoint can replace it.
 
     Raises:
-        UserError: also if it is damaged or not there.
+        UserError: if the file is damaged or missing, and where ``load`` raises it.
     """
     try:
         return load(path, target, config_hash, iterations)
@@ -273,7 +280,7 @@ def load_named(path: Path, target: Tree, config_hash: str, iterations: int) -> C
 
 
 def set_aside_damaged(folder: Path, after: int) -> None:
-    """Rename checkpoints later than iteration ``after``, which ``load_latest`` passed over, to ``*.damaged``."""
+    """Rename the checkpoints after iteration ``after``, which ``load_latest`` skipped, to ``*.damaged``."""
     for path in paths(folder):
         if iteration_of(path) > after:
             path.rename(files.aside(path))

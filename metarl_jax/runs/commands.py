@@ -1,4 +1,4 @@
-"""Commands that a message suggests, quoted so that a user can paste them into a shell."""
+"""Command lines for messages, quoted so that a user can paste them into a shell."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from metarl_jax import experiments
 def quoted(word: str | Path) -> str:
     """Quote a word for a POSIX shell.
 
-    A path that begins with a dash gets ``./`` in front, so that it is not read as an option. A word with bytes that are
-    no text, or with control characters, is written as ``$'...'``, which bash, zsh and ksh understand: the message then
-    stays one line of printable text.
+    A path that begins with a dash is preceded by ``./``, so that it is not read as an option. A word with control
+    characters, or with bytes that are not text, is written as ``$'...'``, which bash, zsh and ksh understand. The
+    message is therefore always one line of printable text.
     """
     text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
     if text.isprintable():
@@ -29,17 +29,17 @@ def quoted(word: str | Path) -> str:
 
 
 def command(*words: str | Path) -> str:
-    """The command line ``metarl-jax WORD...``."""
+    """Return the command line ``metarl-jax WORD...``."""
     return " ".join(["metarl-jax", *map(quoted, words)])
 
 
 def on_folder(name: str, path: Path, experiment: str) -> str:
-    """The command line ``metarl-jax NAME PATH``, with ``--experiment`` where the experiment is not the package's own.
+    """Return the command line ``metarl-jax NAME PATH``, with ``--experiment`` for an experiment of the user.
 
     Args:
-        name: of the command.
+        name: the name of the command.
         path: the folder of a run or of a study.
-        experiment: the name of its experiment.
+        experiment: the name of the experiment of that folder.
     """
     source = experiments.source(experiment)
     return command(name, path, *(("--experiment", source.reference) if source else ()))

@@ -1,4 +1,4 @@
-"""Compiled programs kept between processes, in the user's cache folder."""
+"""The cache of compiled programs, which later processes reuse, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def folder() -> Path:
-    """``METARL_JAX_CACHE_DIR``, or ``metarl_jax`` under ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return ``METARL_JAX_CACHE_DIR`` if it is set, or else ``metarl_jax`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
     own = os.environ.get("METARL_JAX_CACHE_DIR")
     if own:
         return Path(own)
@@ -17,7 +17,11 @@ def folder() -> Path:
 
 
 def enable() -> bool:
-    """Make JAX keep compiled programs in ``folder()``; without a word, do without where it cannot be written."""
+    """Make JAX store compiled programs in ``folder()``. If that folder cannot be written, silently do nothing.
+
+    Returns:
+        Whether JAX stores compiled programs.
+    """
     import jax
 
     with contextlib.suppress(OSError, RuntimeError):

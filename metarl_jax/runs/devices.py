@@ -1,4 +1,4 @@
-"""The devices that runs are spread over: seeds first, which have nothing to tell each other, then tasks."""
+"""Distribute runs over devices: first the seeds, which need no communication, then the tasks."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ from metarl_jax.types import Tree
 
 
 class Placement(NamedTuple):
-    """How programs for several devices are compiled and called; on one device nothing special is done.
+    """The meshes of devices that programs are compiled for. Both are None if there is one device.
 
-    Columns are what has a leading axis of seeds (of all runs trained together).
+    *Columns* are trees of arrays whose leading axis is that of the seeds of all runs that are trained together.
     """
 
     training: Mesh | None
-    """Columns are spread over "seeds"; the tasks of each over "tasks"."""
+    """The mesh for training: columns are distributed over its axis "seeds", and tasks over its axis "tasks"."""
     evaluating: Mesh | None
-    """The same devices, all along "tasks": columns are whole on each, and evaluated in turn."""
+    """The mesh for evaluation: the same devices, all along the axis "tasks". Each device has all columns, which are
+    evaluated sequentially."""
 
     def jit(self, function: Callable[..., Any], **options: Any) -> Any:
-        """``jax.jit`` of a function from columns to columns."""
+        """Compile a function from columns to columns, as ``jax.jit`` does."""
         if self.training is None:
             return jax.jit(function, **options)
         columns = NamedSharding(self.training, PartitionSpec(SEED_AXIS))
         return jax.jit(function, in_shardings=columns, out_shardings=columns, **options)
 
     def jit_whole(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``jax.jit`` of a function of columns, and of what this process has whole, that is spread over tasks.
+        """Compile a function of columns and other arguments, which distributes its tasks over devices.
 
-        What it returns is on one device of this process.
+        This process must have the whole of the other arguments. The result of the function is on one device of this
+        process.
         """
         if self.evaluating is None:
             return jax.jit(function)
@@ -53,27 +55,27 @@ class Placement(NamedTuple):
             with jax.set_mesh(self.evaluating):
                 if not compiled:
                     compiled.append(jitted.lower(columns, *others).compile())
-                # Programs in which devices wait for each other are begun together: they do not wait for long.
+                # Devices wait for each other within this program, but not for long, so all processes start it together.
                 hosts.agree()
                 return _local(compiled[0](columns, *others))
 
         return call
 
     def put(self, columns: Tree) -> Tree:
-        """Spread columns, which this process has whole, over the devices of all."""
+        """Distribute columns, of which this process has the whole, over the devices of all processes."""
         if self.training is None:
             return columns
         return _put(columns, NamedSharding(self.training, PartitionSpec(SEED_AXIS)))
 
     def fetch(self, columns: Tree) -> Tree:
-        """All columns, on one device of this process."""
+        """Return all columns on one device of this process."""
         if self.evaluating is None:
             return columns
         return _local(_everywhere(columns, NamedSharding(self.evaluating, PartitionSpec())))
 
     @property
     def seeds(self) -> int:
-        """Over how many devices columns are spread."""
+        """The number of devices that columns are distributed over."""
         return 1 if self.training is None else self.training.shape[SEED_AXIS]
 
 
@@ -82,12 +84,12 @@ def _same(tree: Tree) -> Tree:
 
 
 def _everywhere(columns: Tree, whole: NamedSharding) -> Tree:
-    # One function for all calls, so that it is compiled once.
+    # All calls share one function, so that it is compiled once.
     return jax.jit(_same, out_shardings=whole)(columns)
 
 
 def _local(whole: Tree) -> Tree:
-    """What every device has whole, on one device of this process."""
+    """Return arrays of which every device has the whole, on one device of this process."""
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
@@ -95,7 +97,7 @@ def _put(tree: Tree, sharding: NamedSharding) -> Tree:
     def put(leaf: Any) -> Any:
         if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-        # Each process has the whole, and gives its devices their parts.
+        # Each process has the whole array, and gives each of its devices a part.
         array = np.asarray(leaf)
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -103,30 +105,31 @@ def _put(tree: Tree, sharding: NamedSharding) -> Tree:
 
 
 def prepare(number: int | None = None, processes: int | None = 1) -> None:
-    """Start JAX on its devices, so many of them; on a CPU each of its cores can be a device.
+    """Start JAX with a number of devices. On a CPU, each core can be a device.
 
-    To be called before JAX first computes anything.
+    This function must be called before JAX first computes anything.
 
     Args:
-        number: devices of all processes together; None: as many as there are.
-        processes: the number of processes that share them; None: not known, each has the devices that it has.
+        number: the number of devices of all processes together; None for all devices.
+        processes: the number of processes that share the devices; None if it is not known. In that case each process
+            uses the devices that it has.
 
     Raises:
-        UserError: if there is no device of the kind that ``JAX_PLATFORMS`` names, or there are too few devices, or
-            fewer cores than devices are asked for. More devices than cores need ``JAX_NUM_CPU_DEVICES`` (or the
-            ``XLA_FLAGS`` for that).
+        UserError: if there is no device of the kind that ``JAX_PLATFORMS`` names, if there are too few devices, or if
+            there are fewer cores than requested devices. More devices than cores require ``JAX_NUM_CPU_DEVICES`` (or
+            the corresponding ``XLA_FLAGS``).
     """
     each = 1 if number is None or processes is None else max(1, number // processes)
     more = each > max(1, jax.config.jax_num_cpu_devices)  # pyright: ignore[reportAttributeAccessIssue]
     more = more and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     if more:
-        # If JAX has its devices already, there is an error below if they are too few.
+        # JAX may have started already. If it has too few devices, ``_check`` raises an error below.
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", each)
     try:
         platform = jax.local_devices()[0].platform
     except (RuntimeError, AssertionError) as error:
-        # JAX asserts for a platform that it knows, and whose plugin is not installed.
+        # JAX raises AssertionError for a known platform whose plugin is not installed.
         asked = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         words = f"JAX_PLATFORMS={asked} names no device that JAX finds here" if asked else "JAX finds no device here"
         needed = f"; NVIDIA GPUs need: {checks.install_command('cuda')}" if asked in ("cuda", "gpu") else ""
@@ -138,7 +141,7 @@ def prepare(number: int | None = None, processes: int | None = 1) -> None:
 
 
 def _check(each: int) -> None:
-    """UserError if this process has fewer devices."""
+    """Raise a UserError if this process has fewer devices."""
     here = jax.local_device_count()
     if each > here:
         raise UserError(f"there are {here} devices ({jax.default_backend()}) here, not {each}")
@@ -146,15 +149,18 @@ def _check(each: int) -> None:
 
 @contextlib.contextmanager
 def spread(number: int | None, columns: int) -> Iterator[Placement]:
-    """Within it, programs for training are compiled for so many devices.
+    """Compile programs for training for a number of devices, within this context.
+
+    The greatest common divisor of ``number`` and ``columns`` is the number of devices along the axis of seeds. The
+    axis of tasks has the remaining factor of ``number``.
 
     Args:
-        number: devices, of all processes together; None: one, or all if there are several processes.
-        columns: seeds of all runs trained together; as many devices as divide them get seeds of their own, and what is
-            left is for tasks.
+        number: the number of devices of all processes together; None for one, or for all devices if there are several
+            processes.
+        columns: the number of seeds of all runs that are trained together.
 
     Raises:
-        UserError: if there are fewer devices, or processes cannot have equally many.
+        UserError: if there are fewer devices, or if the processes cannot have equal numbers of devices.
     """
     processes = hosts.number()
     number = number or (1 if processes == 1 else jax.device_count())

@@ -1,4 +1,4 @@
-"""Exceptions that end a command with one line and an exit code instead of a traceback."""
+"""Exceptions that end a command with a message of one line and an exit code, without a traceback."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 
 class Stop(Exception):
-    """Ends the command; the message is one line for the user."""
+    """An exception that ends the command. Its message is one line for the user."""
 
     exit_code = 1
 
 
 class UserError(Stop):
-    """The command cannot do what was asked: bad names, values, folders or files."""
+    """The command cannot do its work because of a wrong name, value, folder or file."""
 
     exit_code = 2
 
@@ -32,17 +32,17 @@ class StorageError(Stop):
 
 
 def storage_advice(error: OSError) -> str:
-    """What a user has to do before the same write can succeed."""
+    """Return the action that a user must take before the same write can succeed, for a message."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make room"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "make it writable"
-    return "mend that"
+    return "solve that problem"
 
 
 @contextlib.contextmanager
 def storing(what: str) -> Iterator[None]:
-    """Turn an OSError within this context into a StorageError: ``cannot WHAT: reason``."""
+    """Convert an OSError within this context to a StorageError with the message ``cannot WHAT: reason``."""
     try:
         yield
     except OSError as error:
@@ -50,12 +50,12 @@ def storing(what: str) -> Iterator[None]:
 
 
 class Lost(Stop):
-    """Another process that trains the same run is gone."""
+    """Another process that trains the same run has ended, or cannot be reached."""
 
     exit_code = 5
 
 
 class ReaderGone(Stop):
-    """The reader of standard output has gone (``| head``); nothing is left to say."""
+    """The reader of standard output has closed it, as in ``| head``. No message is written."""
 
     exit_code = 141

@@ -25,19 +25,21 @@ Adapt: TypeAlias = Callable[[Key, State, Task], Adaptation]
 
 SCHEMA = 3
 EVALUATION_TAG = 0x4556414C
-"""As ``train.VALIDATION_TAG``: no ``split`` of a training key gives this one."""
+"""The number that is folded into the key of held-out tasks. No ``split`` of a training key gives the result (compare
+``train.VALIDATION_TAG``)."""
 
 
 def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
-    """What is reported, with its 95 % interval over tasks and IQM over seeds; and the mean score of each stage, and how
-    often its episodes are a success.
+    """Compute the statistics of one learner, as the evaluation file has them.
 
-    A mean that is not finite, because adaptation diverged on a task, is None.
+    The statistics are the reported score with its 95 % interval over tasks and its interquartile mean (IQM) over seeds,
+    and the mean score and the success rate of each stage. A mean that is not finite, because adaptation diverged on a
+    task, is None.
     """
     scores = np.asarray(evaluation.score, np.float64)
     reported = measure.headline(scores)
     per_seed = reported.mean(axis=1)
-    # The seeds met the same tasks: a task's mean over seeds is one observation.
+    # All seeds adapted to the same tasks, so the mean over seeds on one task is one observation.
     over_tasks = mean_with_interval(reported.mean(axis=0))
     by_stage = [mean_with_interval(scores[..., stage].mean(axis=0)) for stage in range(scores.shape[-1])]
     summary: dict[str, Any] = {
@@ -64,16 +66,19 @@ def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, A
 
 
 def _gain(over: str, ours: np.ndarray, other: np.ndarray, measure: Measure) -> dict[str, Any]:
-    """By how much we are better, task by task: the same tasks, whose luck cancels.
+    """Compute the mean paired difference between the trained learner and another learner.
+
+    A difference is taken on each task, so that the difficulty of the task cancels. A positive value means that the
+    trained learner is better.
 
     Args:
-        over: what.
-        ours: ``[S, N]``.
-        other: ``[S, N]`` or ``[1, N]``.
-        measure: says which way is better.
+        over: the name of the other learner.
+        ours: scores of the trained learner, ``[S, N]`` for S seeds and N tasks.
+        other: scores of the other learner, ``[S, N]`` or ``[1, N]``.
+        measure: the measure, which says whether higher is better.
     """
     with np.errstate(invalid="ignore"):
-        # Both may have run away.
+        # Both scores may be infinite.
         difference = (ours - other) * (1 if measure.higher_is_better else -1)
     mean = mean_with_interval(difference.mean(axis=0))
     per_seed = difference.mean(axis=1).tolist()
@@ -81,24 +86,27 @@ def _gain(over: str, ours: np.ndarray, other: np.ndarray, measure: Measure) -> d
 
 
 def path_of(folder: RunFolder, iteration: int, tasks: int, changes: Mapping[str, Any], seed: int) -> Path:
-    """Where an evaluation is kept; its name identifies all that it depends on, changed settings by their hash."""
+    """Return the path of an evaluation. The name identifies everything that the evaluation depends on.
+
+    Changed settings appear in the name as a hash.
+    """
     text = json.dumps(dict(changes), sort_keys=True)
     changed = f"-changed-{hashlib.sha256(text.encode()).hexdigest()[:16]}" if changes else ""
     return folder.path / f"evaluation-iteration{iteration}-tasks{tasks}{changed}-seed{seed}.json"
 
 
 def _measured(path: Path, iteration: int, tasks: int, changes: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """The evaluation in a file, which must be the one that the name of the file promises.
+    """Read the evaluation in a file, and check that it agrees with the name of the file.
 
     Raises:
-        UserError: if it is another one, damaged, or of another schema.
+        UserError: if the file holds another evaluation, is damaged, or has another schema.
     """
     result = read(path)
     asked = {"iteration": iteration, "tasks": tasks, "changes": dict(changes), "seed": seed}
     for name, value in asked.items():
         if result[name] != value:
             raise UserError(
-                f"{path} holds an evaluation with {name} {result[name]}, not {value}: move it away to measure anew"
+                f"{path} holds an evaluation with {name} {result[name]}, not {value}: move it away to evaluate again"
             )
     return result
 
@@ -112,19 +120,22 @@ def evaluate(
     *,
     best: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate the newest checkpoint and the oracles; or read the file if that was done before.
+    """Evaluate the newest checkpoint and the oracles. If the file of that evaluation exists, read it instead.
 
     Args:
         folder: the run.
-        tasks: held-out tasks; None: as many as the experiment says.
-        changes: settings other than those trained with: longer trials, more data for each gradient step, other
-            held-out tasks.
-        seed: of the tasks and of every learner's randomness.
-        say: gets a line for each learner.
-        best: whether to evaluate the state with the best validation score in training instead, where it was kept.
+        tasks: the number of held-out tasks; None for the experiment's number.
+        changes: settings that differ from those of training, by name. Examples are longer trials, more data for each
+            gradient step, or other held-out tasks.
+        seed: the seed of the tasks and of the randomness of every learner.
+        say: a function that gets a line for each learner.
+        best: whether to evaluate the state with the best validation score, if the run kept it, instead of the newest.
+
+    Returns:
+        The content of the evaluation file.
 
     Raises:
-        UserError: if no checkpoint can be used, or the settings do not fit the learner or are out of range.
+        UserError: if no checkpoint can be used, or if the settings do not fit the learner or are out of range.
         StorageError: if the result cannot be written.
     """
     config = folder.config
@@ -208,10 +219,10 @@ def evaluate(
 def _changed(
     experiment: Experiment, trained: Problem, settings: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> Problem:
-    """The experiment as it is to be measured.
+    """Build the experiment with the changed settings of an evaluation.
 
     Raises:
-        UserError: if the learner was not trained for that.
+        UserError: if a setting is wrong, or if the parameters of the trained learner do not fit the changed settings.
     """
     if not changes:
         return trained
@@ -222,7 +233,7 @@ def _changed(
         raise UserError(str(error)) from None
     was, now = (jax.eval_shape(p.algorithm.init, jax.random.key(0)) for p in (trained, problem))
     if was != now:
-        raise UserError(f"a learner trained otherwise cannot be measured with {listed}: its parameters do not fit")
+        raise UserError(f"the learner cannot be evaluated with {listed}: its parameters were trained for other shapes")
     return problem
 
 
@@ -251,7 +262,7 @@ _SHAPE: dict[str, Any] = {
     "optimum": float,
     "versions": dict,
 }
-"""What an evaluation has at least; numbers may be None."""
+"""The entries that an evaluation must have, with their types. Numbers may be None."""
 
 
 def _check_learner(learner: dict[str, Any], stages: int) -> None:
@@ -264,16 +275,16 @@ def _check_learner(learner: dict[str, Any], stages: int) -> None:
         check_shape(learner["over_seeds"], {"iqm": float, "ci95": [float]}, "over_seeds")
         intervals.append(learner["over_seeds"]["ci95"])
     if any(len(interval) != 2 for interval in intervals):
-        raise ValueError(f"an interval of {learner['name']} has not two ends")
+        raise ValueError(f"an interval of {learner['name']} does not have two ends")
     if not stages or any(len(values) != stages for values in by_stage):
-        raise ValueError(f"{learner['name']} has not one value for each stage")
+        raise ValueError(f"{learner['name']} does not have one value for each stage")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read an evaluation.
+    """Read an evaluation file.
 
     Raises:
-        UserError: if it is damaged or of another schema.
+        UserError: if the file is damaged or has another schema.
     """
     result = files.read_json(path)
     schema = result.get("schema")
@@ -284,16 +295,17 @@ def read(path: Path) -> dict[str, Any]:
         for learner in (result["ours"], *result["oracles"]):
             _check_learner(learner, len(result["ours"]["score_by_stage"]))
         if any(len(gain["ci95"]) != 2 for gain in result["gains"]):
-            raise ValueError("the interval of a gain has not two ends")
+            raise ValueError("the interval of a gain does not have two ends")
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     return result
 
 
 def read_all(folder: RunFolder) -> tuple[list[dict[str, Any]], list[UserError]]:
-    """Every evaluation in a run folder, and what is wrong with those that cannot be read.
+    """Return every evaluation in a run folder, and the errors of the files that cannot be read.
 
-    That of the latest iteration comes first; of these, those as it was trained; of these, that of the most tasks.
+    The evaluations are sorted by three criteria: later iterations first, then evaluations without changed settings
+    first, then larger numbers of tasks first.
     """
     found, wrong = [], []
     for path in sorted(folder.path.glob("evaluation-*.json")):

@@ -1,7 +1,7 @@
-"""Reading and writing the files of a run folder, which may have come from someone else.
+"""Read and write the files of a run folder, which may have come from a stranger.
 
 A reader of a file sees its old content or its new content, never a part. No function here follows a symbolic link in
-the last component of a path, opens a FIFO or a device, or writes to a temporary name that can be predicted.
+the last component of a path. No function opens a FIFO or a device, or writes to a temporary name that can be predicted.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from metarl_jax.runs.errors import UserError
 TEMPORARY = ".tmp"
 """The ending of temporary files and folders."""
 MOST_JSON_BYTES = 100_000_000
-"""A larger JSON file is not read."""
+"""The size of the largest JSON file that is read."""
 _LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys: the control characters, and those that change the direction of writing."""
+"""Characters that change the state of a terminal: the control characters, and those that set the writing direction."""
 
 
 def _require_regular(mode: int) -> None:
@@ -40,7 +40,7 @@ def _require_regular(mode: int) -> None:
 
 
 def require_folder(path: Path) -> None:
-    """See that a sub-folder of a run folder is a folder, or that nothing has its name.
+    """Check that a sub-folder of a run folder is a folder, or that it does not exist.
 
     Raises:
         OSError: if it is a symbolic link or anything else.
@@ -54,10 +54,10 @@ def require_folder(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether anything has this name, be it a dangling link.
+    """Return whether anything has this name, including a link to nothing.
 
     Raises:
-        OSError: if that cannot be known, for example because the name is too long.
+        OSError: if the answer cannot be found, for example because the name is too long.
     """
     try:
         os.lstat(path)
@@ -67,20 +67,20 @@ def exists(path: Path) -> bool:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: str = "rb") -> IO[bytes]:
-    """Open a regular file; with ``os.O_CREAT`` among the flags, make it if nothing has its name.
+    """Open a regular file. With ``os.O_CREAT`` among the flags, create it if it does not exist.
 
     Args:
         path: the file.
-        flags: of ``os.open``.
-        mode: of the file object, which must agree with ``flags``.
+        flags: the flags of ``os.open``.
+        mode: the mode of the file object, which must agree with ``flags``.
 
     Raises:
-        OSError: also if it is a symbolic link, a folder, a FIFO or a device.
+        OSError: if the file cannot be opened, or if it is a symbolic link, a folder, a FIFO or a device.
     """
     with contextlib.suppress(FileNotFoundError):
-        # Before opening it: opening a device may already have an effect.
+        # This check comes before the file is opened, because opening a device may already have an effect.
         _require_regular(os.lstat(path).st_mode)
-    # O_NONBLOCK: something that became a FIFO in between must not make this process wait.
+    # O_NONBLOCK: the path may have become a FIFO since the check, and this process must not wait for its writer.
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
         _require_regular(os.fstat(descriptor).st_mode)
@@ -91,10 +91,10 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: str = "rb") -> IO[b
 
 
 def read(path: Path, most_bytes: int | None = None) -> bytes:
-    """The content of a regular file.
+    """Return the content of a regular file.
 
     Raises:
-        OSError: as ``open_regular``, or if the file is larger than ``most_bytes``.
+        OSError: where ``open_regular`` raises it, or if the file is larger than ``most_bytes``.
     """
     with open_regular(path) as file:
         if most_bytes is not None and os.fstat(file.fileno()).st_size > most_bytes:
@@ -106,8 +106,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file in the same folder, force it to the disk, and move it to ``path`` in one step.
 
     Raises:
-        OSError: if it cannot be written, or ``path`` is anything but a regular file; ``path`` is then as it was, and no
-            temporary file is left.
+        OSError: if the file cannot be written, or if ``path`` exists and is not a regular file. Then ``path`` is
+            unchanged, and no temporary file remains.
     """
     with contextlib.suppress(FileNotFoundError):
         _require_regular(os.lstat(path).st_mode)
@@ -130,7 +130,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Numbers as JSON has them: what is not finite becomes None, also within lists and dictionaries."""
+    """Replace numbers that are not finite, which JSON does not have, by None, also within lists and dictionaries."""
     match value:
         case float():
             return value if math.isfinite(value) else None
@@ -142,21 +142,21 @@ def finite(value: Any) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """``write_atomically``, as JSON; numbers must be finite."""
+    """Write content as JSON by ``write_atomically``. Numbers must be finite."""
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    # A byte of a path that is no text is half of a character in Python; an escape with a backslash is one of JSON, too.
+    # Python represents a byte that is not text by a lone surrogate, whose escape is the same in Python and in JSON.
     write_atomically(path, text.encode(errors="backslashreplace"))
 
 
 def printable(text: str) -> str:
-    """A text with its control characters escaped, so that a terminal shows them instead of obeying them."""
+    """Escape the control characters of a text, so that a terminal shows them and does not execute them."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _refuse_control_characters(value: Any) -> None:
     match value:
         case str() if _CONTROL.search(value):
-            raise ValueError(f"the text {printable(value)[:80]!r} has control characters in it")
+            raise ValueError(f"the text {printable(value)[:80]!r} contains control characters")
         case list():
             for item in value:
                 _refuse_control_characters(item)
@@ -167,14 +167,14 @@ def _refuse_control_characters(value: Any) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def parse_json(text: bytes | str) -> Any:
-    """What a JSON text holds.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: if it is no JSON text, is nested too deeply, or has a text with control characters in it.
+        ValueError: if it is not JSON, is nested too deeply, or has a string that contains control characters.
     """
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
@@ -185,15 +185,15 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds.
+    """Return the object in a JSON file.
 
     Raises:
-        UserError: if the file cannot be read, is too large, or holds anything but an object.
+        UserError: if the file cannot be read, is too large, or does not hold an object.
     """
     try:
         content = parse_json(read(path, MOST_JSON_BYTES))
         if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it does not hold a JSON object")
         return content
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -202,33 +202,34 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_shape(value: Any, shape: Any, where: str = "") -> None:
-    """See that JSON content has a shape.
+    """Check that JSON content has a given shape.
 
     Args:
         value: the content.
-        shape: a type; ``[shape]`` for a list; a dictionary of the shapes of its entries, which may have more; or
-            ``{str: shape}`` for one of any names. A ``float`` may be a whole number or None, and must be finite.
+        shape: the expected shape. It is a type, or ``[shape]`` for a list, or ``{str: shape}`` for a dictionary with
+            any names, or a dictionary of the shapes of entries. In the last case the content may have more entries. A
+            ``float`` may be an integer or None, and must be finite.
         where: the name of the value in messages.
 
     Raises:
-        ValueError: naming the first place where the content has not the shape.
+        ValueError: if the content does not have the shape. The message names the first place.
     """
     match shape:
         case [inner]:
             if not isinstance(value, list):
-                raise ValueError(f"{where} is no list")
+                raise ValueError(f"{where} is not a list")
             for index, item in enumerate(value):
                 check_shape(item, inner, f"{where}[{index}]")
         case dict():
             if not isinstance(value, dict):
-                raise ValueError(f"{where or 'it'} is no dictionary")
+                raise ValueError(f"{where or 'it'} is not a dictionary")
             for name, inner in (dict.fromkeys(value, shape[str]) if str in shape else shape).items():
                 if name not in value:
                     raise ValueError(f"{where}{'.' * bool(where)}{name} is missing")
                 check_shape(value[name], inner, f"{where}{'.' * bool(where)}{name}")
         case type() if shape is float:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise ValueError(f"{where} is no number")
+                raise ValueError(f"{where} is not a number")
             if value is not None and not abs(value) < float("inf"):
                 raise ValueError(f"{where} is not finite")
         case _:
@@ -237,10 +238,10 @@ def check_shape(value: Any, shape: Any, where: str = "") -> None:
 
 
 def read_shaped(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
-    """``read_json``, of a file whose content has a shape.
+    """Read a JSON file by ``read_json``, and check the shape of its content by ``check_shape``.
 
     Raises:
-        UserError: also if it has another one.
+        UserError: where ``read_json`` raises it, or if the content has another shape.
     """
     content = read_json(path)
     try:
@@ -251,7 +252,7 @@ def read_shaped(path: Path, shape: dict[str, Any]) -> dict[str, Any]:
 
 
 def aside(path: Path) -> Path:
-    """A free name for a damaged file: ``NAME.damaged``, or ``NAME.damaged-2`` and so on."""
+    """Return an unused name for a damaged file: ``NAME.damaged``, ``NAME.damaged-2`` and so on."""
     found, number = path.with_name(f"{path.name}.damaged"), 1
     while exists(found):
         number += 1

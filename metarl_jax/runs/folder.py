@@ -1,8 +1,8 @@
 """The run folder.
 
-``config.json`` (what was asked for), ``versions.json`` (what ran it, a list: one entry more per resume),
-``metrics.jsonl``, ``events/`` (TensorBoard), ``checkpoints/``, ``summary.json``, ``evaluation-*.json``,
-``trial-*.gif``, ``report.md``, ``report.html``.
+A run folder contains ``config.json`` (the configuration), ``versions.json`` (a list of the software and hardware that
+trained the run, with a new entry where they changed), ``metrics.jsonl``, ``events/`` (TensorBoard), ``checkpoints/``,
+``summary.json``, ``evaluation-*.json``, ``trial-*.gif``, ``report.md`` and ``report.html``.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 EVALUATIONS = 20
-"""Validations of a run where ``--evaluate-every`` does not say."""
+"""The number of validations of a run without ``--evaluate-every``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """All that decides what a run computes. ``config.json`` stores it, with the settings grouped by part."""
+    """The configuration of a run, which determines its result.
+
+    ``config.json`` stores it, with the settings grouped by part.
+    """
 
     experiment: str
     """The name of a preset, or of a combination: "algorithm family" or "algorithm family network"."""
@@ -53,24 +56,26 @@ class RunConfig:
     seed: int
     """The first of the seeds that are trained together."""
     seeds: int
+    """The number of seeds that are trained together."""
     evaluate_every: int
-    """Iterations between validations."""
+    """The number of iterations between validations."""
     evaluation_tasks: int | None = None
-    """Held-out tasks of the final table; None: as many as the experiment says. Training does not depend on it."""
+    """The number of held-out tasks of the final table; None for the experiment's number. Training does not depend on
+    it."""
     names: dict[str, str] | None = None
-    """The names of the algorithm, the family and the network; None: those of the experiment."""
+    """The names of the algorithm, the family and the network; None for those of the experiment."""
     source: Source | None = None
-    """Where the user's experiment was loaded from. Nothing is loaded because it is stored here. None: the experiment is
-    the package's own, or a program has registered it."""
+    """The place from which the user's experiment was loaded. No code is loaded because it is named here. None means
+    that the experiment is part of this package, or that a program has registered it."""
     stored_hash: str | None = None
-    """What identifies the configuration in checkpoints of an older version; None: that is computed."""
+    """The hash that identifies the configuration in checkpoints of an older version; None if ``hash`` computes it."""
 
     def __post_init__(self) -> None:
-        """Check values, which may be those of a file from elsewhere.
+        """Check the values, which may come from a stranger's file.
 
         Raises:
-            TypeError: for a value of another type.
-            ValueError: for seeds or a number of tasks out of range.
+            TypeError: if a value has the wrong type.
+            ValueError: if the seeds or a number of tasks are out of range.
         """
         for name, kind in (("experiment", str), ("settings", dict)):
             if not isinstance(getattr(self, name), kind):
@@ -81,7 +86,7 @@ class RunConfig:
             checks.positive_int("evaluation_tasks", self.evaluation_tasks)
 
     def hash(self) -> str:
-        """Identify in checkpoints what training depends on."""
+        """Return a hash of everything that training depends on. It identifies the configuration in checkpoints."""
         if self.stored_hash is not None:
             return self.stored_hash
         depends = {
@@ -94,7 +99,7 @@ class RunConfig:
         return hash_of(depends)
 
     def resolve(self) -> Experiment:
-        """The experiment.
+        """Return the experiment.
 
         Raises:
             ValueError: if this version does not have it.
@@ -102,7 +107,7 @@ class RunConfig:
         return resolved(self.experiment, self.names)
 
     def stored(self) -> dict[str, Any]:
-        """What ``config.json`` holds.
+        """Return the content of ``config.json``.
 
         Raises:
             ValueError: if this version does not have the experiment, or a setting belongs to no part of it.
@@ -119,39 +124,43 @@ class RunConfig:
 
 
 def stored_source(source: Source | None) -> dict[str, Any]:
-    """The entry of a stored configuration that says where the experiment came from; none for the package's own."""
+    """Return the entry ``source`` of a stored configuration, or no entry for an experiment of this package."""
     return {"source": source._asdict()} if source is not None else {}
 
 
 def _read_source(content: Any) -> Source | None:
-    """Where the experiment came from, as a configuration says that may be from elsewhere.
+    """Parse the entry ``source`` of a configuration, which may come from a stranger.
 
     Raises:
-        TypeError, ValueError: for anything but a reference and a hash.
+        TypeError, ValueError: if the entry is not a reference and a hash.
     """
     if content is None:
         return None
     if not isinstance(content, dict) or content.keys() != {"reference", "sha256"}:
-        raise TypeError("source is no JSON object with reference and sha256")
+        raise TypeError("source is not a JSON object with reference and sha256")
     reference, sha256 = content["reference"], content["sha256"]
     if not isinstance(reference, str):
         raise TypeError("the reference of source is of another type than str")
     references.check(reference)
     if sha256 is not None and not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-        raise ValueError("the sha256 of source is no SHA-256 in hexadecimal")
+        raise ValueError("the sha256 of source is not a SHA-256 in hexadecimal")
     return Source(reference, sha256)
 
 
 def hash_of(content: Mapping[str, Any]) -> str:
-    """The SHA-256 of what JSON makes of it, in hexadecimal."""
+    """Return the SHA-256 of the content as JSON with sorted names, in hexadecimal."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def resolved(experiment: str, names: Mapping[str, str] | None) -> Experiment:
-    """The experiment of that name, with the algorithm, family and network of the names given.
+    """Return the experiment of that name.
+
+    Args:
+        experiment: the name of the experiment.
+        names: the names of the algorithm, the family and the network; None for those of the experiment.
 
     Raises:
-        ValueError: if this version does not have it.
+        ValueError: if this version does not have the experiment.
     """
     from metarl_jax import experiments
 
@@ -160,10 +169,10 @@ def resolved(experiment: str, names: Mapping[str, str] | None) -> Experiment:
 
 
 def nested(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings grouped by part, as they are stored.
+    """Group settings by the part of the experiment that they belong to, in the form in which they are stored.
 
     Raises:
-        ValueError: if a setting belongs to nothing.
+        ValueError: if a setting belongs to no part.
     """
     experiment.check_names(settings)
     parts = experiment.nested(settings)
@@ -175,13 +184,17 @@ def nested(experiment: Experiment, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def read_experiment(content: dict[str, Any]) -> dict[str, Any]:
-    """The experiment and the settings of a stored configuration, in this version's form.
+    """Read the experiment and the settings of a stored configuration, and convert them to this version's form.
 
-    They are taken out of ``content``: "experiment", "source", "names", "settings" and "stored_hash".
+    The entries that are read are removed from ``content``.
+
+    Returns:
+        A dictionary with the entries "experiment", "source", "names", "settings" and "stored_hash". An entry is left
+        out where it is not known.
 
     Raises:
-        ValueError: for another schema, or an experiment that this version does not have.
-        TypeError: for a value of another type.
+        ValueError: if the schema is another one, or if this version does not have the experiment.
+        TypeError: if a value has the wrong type.
     """
     from metarl_jax.runs import migrations
 
@@ -207,7 +220,7 @@ def read_experiment(content: dict[str, Any]) -> dict[str, Any]:
             continue
         stored = content.pop(part, None)
         if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
-            raise TypeError(f"{part} is no JSON object with settings")
+            raise TypeError(f"{part} is not a JSON object with settings")
         if part != "problem":
             if not isinstance(stored.get("name"), str):
                 raise TypeError(f"the name of {part} is of another type than str")
@@ -219,13 +232,14 @@ def read_experiment(content: dict[str, Any]) -> dict[str, Any]:
 
 
 class RunFolder:
-    """Paths and configuration of a run that exists."""
+    """The paths and the configuration of an existing run."""
 
     def __init__(self, path: Path) -> None:
         """Open a run.
 
         Raises:
-            UserError: if ``path`` holds no run that this program can read, or a part of it is a symbolic link.
+            UserError: if ``path`` is not a run folder that this program can read, or if a part of it is a symbolic
+                link.
         """
         self.path = path
         self.checkpoints = path / "checkpoints"
@@ -240,11 +254,11 @@ class RunFolder:
             raise UserError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
     def lock(self) -> IO[bytes]:
-        """Hold the run against other processes for as long as the returned file is open.
+        """Lock the run against other processes for as long as the returned file is open.
 
         Raises:
-            UserError: if another process trains it.
-            StorageError: if the folder cannot be written to.
+            UserError: if another process trains the run.
+            StorageError: if the folder cannot be written.
         """
         file = lock(self.path)
         with storing(f"write to {self.path}"):
@@ -253,7 +267,9 @@ class RunFolder:
         return file
 
     def versions(self) -> list[dict[str, Any]]:
-        """What ran this run: an entry for each time that this changed; empty if that is not known.
+        """Return the software and hardware that trained this run, with one entry for each change of them.
+
+        The list is empty if they are not known.
 
         Raises:
             UserError: if ``versions.json`` is damaged.
@@ -264,18 +280,18 @@ class RunFolder:
         try:
             entries = files.parse_json(files.read(path, files.MOST_JSON_BYTES))
             if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-                raise ValueError("it holds no list of JSON objects")
+                raise ValueError("it does not hold a list of JSON objects")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise UserError(f"{path} cannot be read: {reason}; move it away to go on without it") from error
         return entries
 
     def add_versions(self, iteration: int) -> None:
-        """Note what runs it from ``iteration`` on; nothing is added if that has not changed.
+        """Add the software and hardware that train the run after ``iteration``, if they have changed.
 
         Raises:
             UserError: if ``versions.json`` is damaged.
-            OSError: if it cannot be written.
+            OSError: if ``versions.json`` cannot be written.
         """
         entries, now = self.versions(), versions()
         if not entries or {**entries[-1], "from_iteration": 0} != {**now, "from_iteration": 0}:
@@ -283,25 +299,25 @@ class RunFolder:
 
 
 def open_folder(path: Path, kind: str, config: str, parts: tuple[Path, ...]) -> Path:
-    """See that a folder of a run or of a study can be opened.
+    """Check that the folder of a run or of a study can be opened.
 
     Args:
-        path: the folder; it may be a symbolic link itself.
+        path: the folder, which may itself be a symbolic link.
         kind: "run" or "study".
-        config: the name of the file that such a folder has.
-        parts: its sub-folders, which must not be links.
+        config: the name of the configuration file that such a folder has.
+        parts: the sub-folders, which must not be links.
 
     Returns:
-        The path of the file ``config``.
+        The path of the configuration file.
 
     Raises:
-        UserError: if it is not such a folder, or cannot be read.
+        UserError: if the folder is not of that kind, or cannot be read.
     """
     try:
         if not stat.S_ISDIR(os.stat(path).st_mode):
             raise UserError(f"there is no {kind} folder {path}: it is a file")
         if not files.exists(path / config):
-            raise UserError(f"{path} is no {kind} folder: it has no {config}")
+            raise UserError(f"{path} is not a {kind} folder: it has no {config}")
     except FileNotFoundError:
         raise UserError(f"there is no {kind} folder {path}") from None
     except OSError as error:
@@ -315,7 +331,7 @@ def open_folder(path: Path, kind: str, config: str, parts: tuple[Path, ...]) -> 
 
 
 def default_evaluate_every(settings: Mapping[str, Any]) -> int:
-    """Iterations between validations where the user does not say."""
+    """Return the number of iterations between validations, for a run without ``--evaluate-every``."""
     iterations = settings.get("iterations")
     return max(1, iterations // EVALUATIONS) if isinstance(iterations, int) else 1
 
@@ -325,17 +341,17 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def lock(path: Path, *, quiet: bool = False) -> IO[bytes]:
-    """Hold a folder against other processes for as long as the returned file is open.
+    """Lock a folder against other processes for as long as the returned file is open.
 
-    A file system without locks gives one warning instead.
+    If the file system has no locks, write one warning instead.
 
     Args:
         path: the folder.
         quiet: whether to leave out that warning.
 
     Raises:
-        UserError: if another process holds it.
-        StorageError: if the file ``lock`` cannot be opened in the folder, or not be locked.
+        UserError: if another process has locked the folder.
+        StorageError: if the file ``lock`` in the folder cannot be opened, or cannot be locked.
     """
     with storing(f"write to {path}"):
         file = files.open_regular(path / "lock", os.O_RDWR | os.O_CREAT, "rb+")
@@ -344,7 +360,7 @@ def lock(path: Path, *, quiet: bool = False) -> IO[bytes]:
     except OSError as error:
         if error.errno in _NO_LOCKS:
             if not quiet:
-                warn(f"the file system of {path} has no locks: see to it that no other process trains there")
+                warn(f"the file system of {path} has no locks: make sure that no other process trains there")
             return file
         file.close()
         if error.errno in _HELD:
@@ -354,29 +370,30 @@ def lock(path: Path, *, quiet: bool = False) -> IO[bytes]:
 
 
 _STAGING = re.compile(r"\.metarl-jax-[0-9a-f]{16}\.tmp|\..+\.\d+\.tmp", re.DOTALL)
-"""The names of folders that are being made; the second form is that of version 0.1.0."""
+"""The temporary names of folders during their creation. Version 0.1.0 used the second form."""
 _STAGING_SECONDS = 60.0
-"""The age from which a folder that nobody holds is taken for one whose creation was killed."""
+"""The age in seconds above which a temporary folder that no process has locked is deleted. The process that created it
+must have been killed."""
 _STAGED = {"config.json", "study.json", "versions.json", "checkpoints", "cells", "lock"}
-"""All that a folder may hold at its creation."""
+"""The names of everything that a folder may hold during its creation."""
 
 
 @contextlib.contextmanager
 def created(path: Path, kind: str, *, numbered: bool, experiment: str = "") -> Iterator[tuple[Path, list[Path]]]:
-    """Make a folder that appears under its name only when it is whole.
+    """Create a folder, which gets its final name only when it is complete.
 
     Args:
-        path: the folder to be; parents are made.
+        path: the path of the new folder; its parents are created.
         kind: "run" or "study".
-        numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
-        experiment: the name of its experiment, for a message.
+        numbered: whether the folder may get the name ``NAME-2``, ``NAME-3`` and so on if ``NAME`` exists.
+        experiment: the name of the experiment, for a message.
 
     Yields:
-        The folder to fill, under a temporary name; and a list, which holds the final path once the context has ended.
+        The folder to fill, under a temporary name; and a list that holds the final path after the context has ended.
 
     Raises:
         UserError: if something of that name exists.
-        StorageError: if it cannot be written; nothing is left.
+        StorageError: if the folder cannot be written. Then nothing of it remains.
     """
     final: list[Path] = []
     staging = path.parent / f".metarl-jax-{secrets.token_hex(8)}{files.TEMPORARY}"
@@ -386,7 +403,7 @@ def created(path: Path, kind: str, *, numbered: bool, experiment: str = "") -> I
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_killed_creations(path.parent)
         staging.mkdir()
-        # The lock tells other processes that this creation goes on.
+        # The lock shows other processes that this folder is still being created.
         held = lock(staging, quiet=True)
         try:
             with interrupts.temporary(staging):
@@ -416,7 +433,7 @@ def _taken(path: Path, experiment: str) -> UserError:
 
 
 def _remove_killed_creations(parent: Path) -> None:
-    """Delete what killed processes left of folders that they were making."""
+    """Delete the temporary folders of processes that were killed while they created a folder."""
     for name in os.listdir(parent):
         path = parent / name
         if not _STAGING.fullmatch(name) or path.is_symlink() or not path.is_dir():
@@ -432,17 +449,17 @@ def _remove_killed_creations(parent: Path) -> None:
 
 
 def create(path: Path, config: RunConfig, fill: Callable[[RunFolder], None], *, numbered: bool = False) -> RunFolder:
-    """Make a run folder; it appears under its name only when it is whole.
+    """Create a run folder, which gets its final name only when it is complete.
 
     Args:
-        path: the folder to be; parents are made.
-        config: stored as ``config.json``.
-        fill: writes what else a run needs from the start (its first checkpoint).
-        numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
+        path: the path of the new folder; its parents are created.
+        config: the configuration, which is stored as ``config.json``.
+        fill: a function that writes the other files that a run needs from the start, such as its first checkpoint.
+        numbered: whether the folder may get the name ``NAME-2``, ``NAME-3`` and so on if ``NAME`` exists.
 
     Raises:
         UserError: if something of that name exists.
-        StorageError: if it cannot be written; nothing is left.
+        StorageError: if the folder cannot be written. Then nothing of it remains.
     """
     with created(path, "run", numbered=numbered, experiment=config.experiment) as (staging, final):
         files.write_json(staging / "config.json", config.stored())
@@ -454,10 +471,10 @@ def create(path: Path, config: RunConfig, fill: Callable[[RunFolder], None], *, 
 
 
 def commit() -> str | None:
-    """The git commit of this package, with " (modified)" if its files differ from it.
+    """Return the git commit of this package, with " (modified)" if the package's files differ from that commit.
 
-    None if no repository tracks the package's own files: one that merely holds the environment into which the package
-    is installed says nothing about it.
+    The commit is None if no repository tracks the package's own files. A repository that only contains the environment
+    into which the package is installed is not the package's.
     """
     package = Path(metarl_jax.__file__).parent
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
@@ -479,7 +496,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, Any]:
-    """Device, package versions, and the commit of this package where a git repository tracks it."""
+    """Return the device, the versions of packages, and the commit of this package if a git repository tracks it."""
     import jax
 
     device = jax.devices()[0]

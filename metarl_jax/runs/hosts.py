@@ -1,9 +1,9 @@
-"""Several processes, on one machine or many, that train the same runs together on JAX's own distributed runtime.
+"""Several processes, on one machine or many, that train the same runs together with JAX's distributed runtime.
 
-Every process runs the same program on the same folder, which all of them see. The first process writes and speaks. It
-decides for all what depends on clocks, signals and files. When a process is killed, the others end within
-``HEARTBEAT_S`` and a few seconds, with exit code 5; their last line on standard error says how to go on. The last
-checkpoint is whole, and all processes resume from it.
+Every process runs the same program on the same folder, which all of them see. Only the first process writes files and
+prints messages. It makes the decisions that depend on clocks, signals and files, for all processes. When a process is
+killed, the others end after ``HEARTBEAT_S`` and a few more seconds, with exit code 5. Their last line on standard error
+says how to go on. The last checkpoint is whole, and all processes resume from it.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _WAIT_S = 86400
-"""How long processes wait for each other; the heartbeats show whether they are there."""
+"""The longest time in seconds that processes wait for each other. Heartbeats show whether the others still run."""
 HEARTBEAT_S = 20
-"""Seconds without a heartbeat, which JAX's runtime sends from a thread of its own, after which a process is gone."""
+"""The time in seconds without a heartbeat after which a process is considered gone. JAX's runtime sends heartbeats from
+a separate thread."""
 _abort_handler: Any = None
-"""None: this process has not joined others."""
+"""The handler of SIGABRT; None if this process has not joined other processes."""
 
 
 def join(text: str) -> int | None:
-    """Join the other processes; to be called before JAX first computes anything.
+    """Join the other processes. This function must be called before JAX first computes anything.
 
     Args:
-        text: ``HOST:PORT,INDEX,PROCESSES`` (the address of the first process, which of them this one is, and how many
-            there are), or ``auto`` where the cluster knows (Slurm, Open MPI, Kubernetes, TPU pods).
+        text: ``HOST:PORT,INDEX,PROCESSES`` (the address of the first process, the index of this process, and the number
+            of processes), or ``auto`` on a cluster that provides these (Slurm, Open MPI, Kubernetes, TPU pods).
 
     Returns:
-        How many processes there are; None if only the cluster knows.
+        The number of processes; None if ``text`` is ``auto``.
 
     Raises:
-        UserError: if the text is neither, or the others cannot be found.
+        UserError: if the text has neither form, or the other processes cannot be reached.
     """
     import jax
 
@@ -59,7 +60,7 @@ def join(text: str) -> int | None:
             raise UserError(
                 f"--distributed must be auto or HOST:PORT,INDEX,PROCESSES with an INDEX from 0, not {text!r}"
             ) from None
-    # Signals are ours (``interrupts``).
+    # This package handles signals itself (``interrupts``).
     jax.config.update("jax_enable_preemption_service", False)
     _end_where_jax_aborts()
     try:
@@ -74,14 +75,14 @@ def join(text: str) -> int | None:
 def _end_where_jax_aborts() -> None:
     """Make ``abort()`` end this process with the exit code of ``Lost`` and a last line that says how to go on.
 
-    When another process is gone, JAX's runtime calls ``abort()`` from a thread of its own and offers no other way (its
-    callback for that cannot be written in Python). Python's own signal handlers run in the main thread, which is too
-    late: the C library ends the process when the handler of the signal returns.
+    When another process is gone, JAX's runtime calls ``abort()`` from its own thread. It offers a callback for this
+    case, but the callback cannot be written in Python. A Python signal handler would run in the main thread, which is
+    too late, because the C library ends the process when its own handler of the signal returns.
     """
     global _abort_handler
 
     def gone(number: int) -> None:
-        interrupts.last_words(f"error: {_gone()}", Lost.exit_code)
+        interrupts.end_process(f"error: {_gone()}", Lost.exit_code)
 
     _abort_handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(gone)
     install = ctypes.CDLL(None).signal
@@ -95,7 +96,7 @@ def _gone() -> str:
 
 
 def joined() -> bool:
-    """Whether this process is one of several."""
+    """Return whether this process is one of several."""
     return _abort_handler is not None
 
 
@@ -106,14 +107,14 @@ def speak_once() -> None:
 
 
 def number() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     import jax
 
     return jax.process_count()
 
 
 def first() -> bool:
-    """Whether this is the process that writes."""
+    """Return whether this is the first process, which writes files."""
     import jax
 
     return jax.process_index() == 0
@@ -123,16 +124,17 @@ _turn = 0
 
 
 def _exchange(own: str) -> list[str]:
-    """What each process says, in their order; each waits for the others, for however long.
+    """Return the texts of all processes, in the order of the processes. Each process waits for all the others.
 
-    Not by a program that sums over devices: on CPUs such a program gives up when a process is half a minute late, as
-    they are that compile on a busy machine, and the first one while it writes.
+    The texts go through the key-value store of JAX's runtime. A program that sums over devices would not be reliable:
+    on CPUs it fails when a process is half a minute late. A process that compiles on a busy machine can be that late,
+    and so can the first process while it writes.
     """
     global _turn
     if number() == 1:
         return [own]
     import jax
-    from jax._src import distributed  # JAX shows the store of its runtime nowhere else
+    from jax._src import distributed  # JAX has no public access to the store of its runtime.
 
     client = distributed.global_state.client
     assert client is not None
@@ -140,7 +142,7 @@ def _exchange(own: str) -> list[str]:
     try:
         client.key_value_set(f"metarl_jax/{_turn}/{jax.process_index()}", own)
         said = [client.blocking_key_value_get(f"metarl_jax/{_turn}/{i}", 1000 * _WAIT_S) for i in range(number())]
-        # A process that says something in this turn has read what was said in the last one.
+        # A process that takes part in this exchange has read all texts of the previous one.
         client.key_value_delete(f"metarl_jax/{_turn - 1}/{jax.process_index()}")
     except jax.errors.JaxRuntimeError as error:
         raise Lost(_gone()) from error
@@ -148,22 +150,26 @@ def _exchange(own: str) -> list[str]:
 
 
 def agree(*values: int) -> np.ndarray:
-    """What all processes say, ``[processes, values]``; each waits for the others."""
+    """Return the values of all processes, ``[processes, values]``. Each process waits for all the others."""
     import numpy as np
 
     return np.asarray([json.loads(said) for said in _exchange(json.dumps([int(value) for value in values]))])
 
 
 def share_text(text: str) -> str:
-    """What the first process says."""
+    """Return the text of the first process on every process."""
     return json.loads(_exchange(json.dumps(text))[0])
 
 
 def on_first(function: Callable[[], T]) -> T | None:
-    """Let the first process do something; the others wait for it, and stop if it must.
+    """Call a function on the first process only. The other processes wait for it, and stop if it fails.
+
+    Returns:
+        The result of the function on the first process; None on the others.
 
     Raises:
-        Stop: what it raised; elsewhere a UserError.
+        Stop, OSError: on the first process, if the function raised it.
+        UserError: on the other processes, if the function failed on the first one.
     """
     result: T | None = None
     problem: Stop | OSError | None = None
@@ -176,5 +182,5 @@ def on_first(function: Callable[[], T]) -> T | None:
     if problem is not None:
         raise problem
     if failed:
-        raise UserError("the first process stopped; it says why")
+        raise UserError("the first process stopped; its own message says why")
     return result

@@ -1,7 +1,8 @@
-"""Signals that ask a command to stop: SIGINT (Ctrl-C), SIGTERM, and SIGHUP and SIGUSR1, which schedulers send.
+"""Signals that request a command to stop: SIGINT (Ctrl-C), SIGTERM, and SIGHUP and SIGUSR1, which schedulers send.
 
-``Interrupts`` notes a signal while a run trains, so that the run can save first. ``Ending`` covers the rest of a
-command, imports and compilation included: there a signal ends the process at once, with one line.
+``Interrupts`` records a signal while a run trains, so that the run can save its state first. ``Ending`` covers the rest
+of a command, including imports and compilation. There a signal ends the process immediately, with a message of one
+line.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
-"""Windows has the first two only."""
+"""The signals that are handled. Windows has only the first two."""
 REPEAT_S = 0.1
-"""Signals that follow the first one within this time are the same request: a launcher may pass on the one that the
-terminal sends to all."""
+"""The time in seconds after the first signal in which further signals count as the same request. A launcher may forward
+a signal that the terminal also sends to every process."""
 
 _hint = ""
 _temporary: list[Path] = []
@@ -31,19 +32,19 @@ _last = threading.Lock()
 
 
 def go_on_with(command: str) -> None:
-    """Name the command that goes on with what is under way, for the last line of a command that is stopped."""
+    """Set the command line that resumes the current work. The last line of a stopped command names it."""
     global _hint
     _hint = command
 
 
 def how_to_go_on() -> str:
-    """The end of a message: ``; go on with: ...``, or nothing where there is nothing to go on with yet."""
+    """Return the end of a message: ``; go on with: ...``, or nothing if there is no work to resume yet."""
     return f"; go on with: {_hint}" if _hint else ""
 
 
 @contextlib.contextmanager
 def temporary(path: Path) -> Iterator[None]:
-    """Remove a file or a folder if the process is ended by ``last_words`` within this context."""
+    """Delete a file or a folder if ``end_process`` ends the process within this context."""
     _temporary.append(path)
     try:
         yield
@@ -51,13 +52,13 @@ def temporary(path: Path) -> Iterator[None]:
         _temporary.remove(path)
 
 
-def last_words(text: str, exit_code: int) -> None:
-    """Write a last line to standard error, if there is one to write, and end the process at once.
+def end_process(text: str, exit_code: int) -> None:
+    """Write a last line to standard error, unless ``text`` is empty, and end the process immediately.
 
-    No Python code runs afterwards, and nothing that other threads write follows the line. Does not return.
+    This function does not return. No Python code runs afterwards, and no output of other threads follows the line.
     """
     if not _last.acquire(blocking=False):
-        # Another thread ends the process.
+        # Another thread is already ending the process.
         time.sleep(60)
     with contextlib.suppress(OSError):
         output, error = os.dup(1), os.dup(2)
@@ -65,7 +66,7 @@ def last_words(text: str, exit_code: int) -> None:
         os.dup2(null, 1)
         os.dup2(null, 2)
         if os.isatty(output):
-            # A live display hides the cursor, and its line is not ended.
+            # A live display has hidden the cursor and has not ended its line.
             os.write(output, b"\x1b[?25h\n")
         if text:
             os.write(error, f"metarl-jax: {text}\n".encode(errors="backslashreplace"))
@@ -77,20 +78,21 @@ def last_words(text: str, exit_code: int) -> None:
 
 
 def name(number: int) -> str:
-    """A signal's name, e.g. SIGINT."""
+    """Return the name of a signal, such as SIGINT."""
     return signal.Signals(number).name
 
 
 def _install(handler: Any) -> dict[int, Any]:
-    """Handle the signals; return their handlers before.
+    """Install a handler for the signals, and return their previous handlers.
 
-    SIGHUP stays ignored where it is, as under nohup. Only the main thread can handle signals.
+    If SIGHUP is ignored, as under nohup, it stays ignored. Only the main thread can handle signals; in any other thread
+    this function does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
     hangup = getattr(signal, "SIGHUP", None)
     wanted = [n for n in SIGNALS if n != hangup or signal.getsignal(n) is not signal.SIG_IGN]
-    # The handler before is None where it was not installed from Python.
+    # The previous handler is None if it was not installed from Python.
     return {number: signal.signal(number, handler) or signal.SIG_DFL for number in wanted}
 
 
@@ -100,13 +102,13 @@ def _restore(before: dict[int, Any]) -> None:
 
 
 class Interrupts:
-    """While this context is entered, the first signal is noted; a second one acts as it did before.
+    """A context that records the first signal. A second signal has the effect that it had before the context.
 
-    Where ``Ending`` is entered, a second signal ends the process at once.
+    Within ``Ending``, a second signal ends the process immediately.
     """
 
     received: int | None = None
-    """The signal's number."""
+    """The number of the signal that was received; None if there was none."""
 
     def __enter__(self) -> Interrupts:
         self._before = _install(self._note)
@@ -131,26 +133,26 @@ class Interrupts:
 
 
 class Ending:
-    """While this context is entered, a signal ends the process at once, unless ``Interrupts`` takes it.
+    """A context in which a signal ends the process immediately, unless ``Interrupts`` records the signal.
 
-    A thread does that. An exception in the main thread would not do: libraries swallow it, some crash when it is raised
-    while they are imported, and the main thread may be within a compiler for minutes. For a process that does nothing
-    but run the command, and for its main thread.
+    A separate thread ends the process. An exception in the main thread would not be reliable: libraries swallow it,
+    some libraries crash when it is raised during their import, and the main thread may be in a compiler for minutes.
+    Use this context only in a process that does nothing but run the command, and only in its main thread.
     """
 
     saving = False
-    """Whether ``Interrupts`` is entered."""
+    """Whether an ``Interrupts`` context is active."""
     taken = False
-    """Whether ``Interrupts`` has noted the signal."""
+    """Whether ``Interrupts`` has recorded the signal."""
     missed: int | None = None
-    """The number of a signal that came while ``Interrupts`` was not entered."""
+    """The number of a signal that arrived while no ``Interrupts`` context was active; None if there was none."""
 
     def __enter__(self) -> Ending:
         global _ending
         _ending = self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        # Python writes a signal's number there at once, also while the main thread runs no Python code.
+        # Python writes the number of a signal there immediately, even while the main thread runs no Python code.
         self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._before = _install(self._miss)
         threading.Thread(target=self._watch, daemon=True).start()
@@ -159,7 +161,7 @@ class Ending:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let signals end the process without a traceback, in the time that Python needs to shut down."""
+        """Let signals end the process without a traceback while Python shuts down."""
         global _ending
         _ending = None
         for number in self._before:
@@ -173,7 +175,7 @@ class Ending:
     def _watch(self) -> None:
         first, began = 0, 0.0
         while True:
-            # The main thread may be about to enter or to leave ``Interrupts``.
+            # After a signal, wait a moment: the main thread may be about to enter or to leave ``Interrupts``.
             self._reader.settimeout(0.1 if first and not self.taken else None)
             try:
                 received = self._reader.recv(1)
@@ -184,6 +186,6 @@ class Ending:
             if received[0] in SIGNALS and not first:
                 first, began = received[0], time.monotonic()
             elif received[0] in SIGNALS and time.monotonic() - began >= REPEAT_S:
-                last_words(f"stopped by a second signal, before all was saved{how_to_go_on()}", 128 + received[0])
+                end_process(f"stopped by a second signal, before all was saved{how_to_go_on()}", 128 + received[0])
             if first and not self.saving and not self.taken:
-                last_words(f"stopped by {name(first)}{how_to_go_on()}", 128 + first)
+                end_process(f"stopped by {name(first)}{how_to_go_on()}", 128 + first)

@@ -1,6 +1,7 @@
-"""``metrics.jsonl``: one line an iteration, some with a validation score; every metric is a list with an entry a seed.
+"""Read and write ``metrics.jsonl``, which has one line for each iteration.
 
-A seed that has diverged has ``null`` from then on.
+Every metric of a line is a list with one entry for each seed. Some lines have a validation score. After a seed has
+diverged, its entries are ``null``.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from metarl_jax.runs.progress import warn
 
 Line: TypeAlias = dict[str, Any]
 _BEGINNING = b'{"iteration": '
-"""How every line begins."""
+"""The first characters of every line."""
 
 
 def parse(text: bytes | str) -> Line:
-    """One line; ``heldout_score``, which version 0.1.0 wrote, becomes ``validation_score``.
+    """Parse one line. The name ``heldout_score``, which version 0.1.0 wrote, is replaced by ``validation_score``.
 
     Raises:
-        ValueError: if it is not what ``Writer`` writes.
+        ValueError: if the line does not have the form that ``Writer`` writes.
     """
     line = files.parse_json(text)
     if not isinstance(line, dict):
-        raise ValueError("it holds no JSON object")
+        raise ValueError("it does not hold a JSON object")
     iteration = line.get("iteration")
     if not isinstance(iteration, int) or isinstance(iteration, bool) or iteration < 1:
         raise ValueError("it has no iteration")
@@ -38,7 +39,7 @@ def parse(text: bytes | str) -> Line:
 
 
 def read(path: Path) -> list[Line]:
-    """All whole lines; what a killed process left half written at the end is not one.
+    """Return all complete lines. An incomplete last line, which a killed process may leave, is ignored.
 
     Raises:
         ValueError: if a line is damaged.
@@ -50,16 +51,16 @@ def read(path: Path) -> list[Line]:
 
 
 def keep_until(path: Path, iteration: int) -> list[range]:
-    """Drop the lines of later iterations, which a resumed run writes again, and lines that are damaged.
+    """Remove damaged lines, and the lines of later iterations, which a resumed run writes again.
 
-    A file with damaged lines, or lines out of order, is kept as ``metrics.jsonl.damaged``.
+    If the file has damaged lines, or lines out of order, a copy of it is kept as ``metrics.jsonl.damaged``.
 
     Args:
         path: the file, which need not exist.
-        iteration: of the checkpoint that the run goes on from.
+        iteration: the iteration of the checkpoint from which the run is resumed.
 
     Returns:
-        The iterations up to that one of which there is no line.
+        The iterations up to ``iteration`` that have no line.
 
     Raises:
         OSError: if the file cannot be read or written.
@@ -91,14 +92,14 @@ def keep_until(path: Path, iteration: int) -> list[range]:
 
 
 def missing_text(missing: Sequence[range]) -> str:
-    """The iterations that ``keep_until`` returned, in words."""
+    """Describe the iterations that ``keep_until`` returned, for a message."""
     shown = [str(gap[0]) if len(gap) == 1 else f"{gap[0]} to {gap[-1]}" for gap in missing]
     more = f" and {len(shown) - 5} more gaps" if len(shown) > 5 else ""
     return f"iteration{'s' * (sum(map(len, missing)) > 1)} {', '.join(shown[:5])}{more}"
 
 
 def scalars(line: Line, seed_ids: Sequence[int]) -> dict[str, float]:
-    """The metrics of a line, as trackers get them.
+    """Return the metrics of a line in the form that trackers get.
 
     Args:
         line: one line of ``metrics.jsonl``.
@@ -117,10 +118,10 @@ def scalars(line: Line, seed_ids: Sequence[int]) -> dict[str, float]:
 
 
 class Writer:
-    """Appends to ``metrics.jsonl``."""
+    """A writer that appends lines to ``metrics.jsonl``."""
 
     def __init__(self, path: Path, iteration: int) -> None:
-        """Go on after ``iteration``; a warning names the iterations before it of which there are no metrics.
+        """Open the file to append the iterations after ``iteration``. A warning names missing earlier iterations.
 
         Raises:
             OSError: if the file cannot be written.
@@ -138,7 +139,7 @@ class Writer:
         self._file.close()
 
     def write(self, lines: list[Line]) -> None:
-        """Append lines, and force them to the disk: a checkpoint written later may count on them."""
+        """Append lines, and force them to the disk, so that they exist whenever a later checkpoint exists."""
         if not lines:
             return
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)

@@ -1,7 +1,7 @@
-"""Read configurations that older versions stored: one table.
+"""Convert configurations that older versions stored.
 
-Schema 1 (version 0.1) had one flat map of settings; zero meant "off" for some of them, and the trust region and the
-exploration term were settings of one MAML.
+Schema 1 (version 0.1) had one flat map of settings. In it, zero meant "off" for some settings, and the trust region and
+the exploration term were settings of one MAML algorithm.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 RENAMED = {"size": "model_size"}
+"""New names of settings by their old names."""
 ZERO_IS_NONE = {
     "embedding_size",
     "readout_size",
@@ -20,10 +21,11 @@ ZERO_IS_NONE = {
     "context_size",
     "clip",
 }
+"""Settings for which zero meant "off"; this version has None."""
 DEFAULT_IS_NONE = {"target_entropy": -1.0}
-"""Defaults that are None now; None means the same wherever the setting has an effect."""
+"""Old default values that this version replaces by None. None has the same effect wherever the setting has one."""
 ADDED: dict[str, Any] = {"action_scale": 1.0}
-"""Settings that did not exist, with the values that give the behaviour of that version."""
+"""Settings that did not exist in schema 1, with the values that give the behaviour of version 0.1."""
 GONE = {
     "outer_update",
     "exploration_credit",
@@ -42,22 +44,24 @@ GONE = {
     "features",
     "context_size",
 }
-"""Settings that some algorithms and networks had without any effect."""
+"""Settings that had no effect on some algorithms and networks, and that these do not have any more."""
 SINUSOIDS = ("sinusoid", "sinusoid-reptile")
 """Families whose inner steps on held-out tasks used the batch size of training."""
 ADAM = {"maml_trpo": "maml", "multi_task_trpo": "multi_task"}
+"""The names of algorithms with Adam, by the names of the same algorithms with a trust region."""
 TRUST_REGION = {new: old for old, new in ADAM.items()}
+"""The names of algorithms with a trust region, by the names of the same algorithms with Adam."""
 
 
 def names(experiment: Any, settings: Mapping[str, Any]) -> dict[str, str]:
-    """The algorithm and the network that settings of schema 1 stand for.
+    """Return the names of the algorithm, the family and the network that correspond to settings of schema 1.
 
     Args:
-        experiment: the preset as this version has it.
-        settings: as stored.
+        experiment: the preset of this version.
+        settings: the stored settings.
 
     Raises:
-        ValueError: for a combination that this version does not have.
+        ValueError: if this version does not have the combination.
     """
     algorithm: str = experiment.algorithm
     network: str = experiment.network
@@ -81,23 +85,23 @@ def names(experiment: Any, settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def settings(experiment: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of schema 1 as those of this version.
+    """Convert settings of schema 1 to settings of this version.
 
     Args:
-        experiment: the run's experiment, with the algorithm and the network that ``names`` returned.
+        experiment: the experiment of the run, with the algorithm and the network that ``names`` returned.
         stored: the settings in the file.
     """
     fields = experiment.fields()
     found = {name: field.default for name, field in fields.items()}
     found |= {name: value for name, value in ADDED.items() if name in fields}
     for old, value in stored.items():
-        # Sizes of memories have longer names now; a "size" among the settings of a family is another one.
+        # The size of a memory has a longer name now. The setting "size" of a family keeps its name.
         name = RENAMED[old] if RENAMED.get(old) in fields else old
         if name in fields:
             off = value == 0 and not isinstance(value, bool) and name in ZERO_IS_NONE and fields[name].optional
             found[name] = None if off or DEFAULT_IS_NONE.get(name) == value else value
         elif name not in GONE:
-            # It is named where the settings are checked.
+            # The check of the settings reports unknown names.
             found[name] = value
     if experiment.family in SINUSOIDS and "heldout_batch_size" in fields:
         found["heldout_batch_size"] = found["batch_size"]

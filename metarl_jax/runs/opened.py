@@ -1,6 +1,7 @@
-"""A run folder, read from Python: its configuration, metrics, evaluations and figures.
+"""Read a run folder from Python: its configuration, metrics, evaluations and figures.
 
-Opening a run and reading its metrics imports no JAX. Only folders of version 0.1 need JAX, to migrate their settings.
+Opening a run and reading its metrics does not import JAX. Only folders of version 0.1 need JAX, to migrate their
+settings.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 
 _COUNTS = ("iteration", "steps")
 _BOOKKEEPING = (*_COUNTS, "wall_s")
-"""The columns that have one value an iteration, for any number of seeds."""
+"""The columns that have one value for each iteration, for any number of seeds."""
 _MOST = 2**53
-"""A larger number of iterations, steps or seconds is taken for damage."""
+"""The largest number of iterations, steps or seconds that is accepted. A line with a larger one counts as damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learner:
-    """The scores of one learner on held-out tasks. A score is NaN where adaptation diverged on a task."""
+    """The scores of one learner on held-out tasks. A mean score is NaN if adaptation diverged on one of the tasks."""
 
     name: str
     """The name of the learner."""
@@ -43,23 +44,23 @@ class Learner:
     interval: tuple[float, float]
     """The 95 % interval of ``score``, over tasks."""
     by_stage: np.ndarray
-    """``[E]``, the mean score of each adaptation episode, or after each gradient step."""
+    """The mean score of each adaptation episode, or after each gradient step, ``[E]``."""
     interval_by_stage: np.ndarray
-    """``[E, 2]``, the 95 % intervals of ``by_stage``."""
+    """The 95 % intervals of ``by_stage``, over tasks, ``[E, 2]``."""
     per_seed: np.ndarray
-    """``[S]``, the reported score of each seed."""
+    """The reported score of each seed, ``[S]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """An evaluation of a run on held-out tasks. ``print`` and notebooks show its tables."""
+    """An evaluation of a run on held-out tasks. ``print`` and notebooks display its tables."""
 
     stored: Mapping[str, Any]
     """The content of the file ``evaluation-*.json``."""
 
     @property
     def iteration(self) -> int:
-        """The iteration of the checkpoint that was measured."""
+        """The iteration of the checkpoint that was evaluated."""
         return self.stored["iteration"]
 
     @property
@@ -79,12 +80,12 @@ class Evaluation:
 
     @property
     def references(self) -> tuple[Learner, ...]:
-        """The reference learners, which were measured on the same tasks."""
+        """The reference learners, which were evaluated on the same tasks."""
         return tuple(map(_learner, self.stored["oracles"]))
 
     @property
     def published(self) -> dict[str, float]:
-        """Published scores, by the name of the learner; empty where none are comparable."""
+        """The published scores, by the name of the learner; empty if no published score is comparable."""
         return dict(self.stored["paper"])
 
     @property
@@ -104,7 +105,7 @@ class Evaluation:
 
     @property
     def by_stage(self) -> np.ndarray:
-        """``[E]``, the trained learner's mean score of each adaptation episode, or after each gradient step."""
+        """The trained learner's mean score of each adaptation episode, or after each gradient step, ``[E]``."""
         return self.ours.by_stage
 
     def __repr__(self) -> str:
@@ -119,7 +120,7 @@ class Evaluation:
 
 
 class Run:
-    """A run folder. The run may still be training: metrics and evaluations are read anew where files have changed."""
+    """A run folder, opened for reading. The run may still be training: files that have changed are read again."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open a run folder; see ``open``."""
@@ -143,12 +144,13 @@ class Run:
 
     @property
     def metrics(self) -> Mapping[str, np.ndarray]:
-        """The metrics of every iteration so far, by name.
+        """The metrics of the L iterations so far, by name.
 
-        ``iteration`` ``[L]``, ``steps`` ``[L]`` (of each seed) and ``wall_s`` ``[L]`` are always there; they are empty
-        where the run has not been trained yet. Every other metric is of type float64, ``[L]`` for a run of one seed and
-        ``[L, S]`` for S seeds. It is NaN after a seed has diverged, and ``validation_score`` is NaN for an iteration
-        without a validation. The arrays are read-only. Lines of the file that are damaged are left out, with a warning.
+        ``iteration`` ``[L]``, ``steps`` ``[L]`` (of each seed) and ``wall_s`` ``[L]`` always exist. They are empty if
+        the run has not been trained yet. Every other metric is a float64 array, ``[L]`` for a run of one seed and
+        ``[L, S]`` for S seeds. After a seed has diverged, its entries are NaN. ``validation_score`` is NaN for an
+        iteration without a validation. The arrays are read-only. Damaged lines of the file are left out, with a
+        warning.
 
         Raises:
             UserError: if the file cannot be read.
@@ -169,10 +171,11 @@ class Run:
         return self._read[1]
 
     def frame(self) -> pandas.DataFrame:
-        """The metrics as a pandas data frame.
+        """Return the metrics as a pandas data frame.
 
         Returns:
-            A row for each iteration, or for each iteration and seed, with a column ``seed``, if there are several.
+            A data frame with a row for each iteration. If the run has several seeds, the data frame has a row for each
+            iteration and seed, and a column ``seed``.
 
         Raises:
             ImportError: if pandas is not installed.
@@ -197,8 +200,8 @@ class Run:
     def evaluations(self) -> tuple[Evaluation, ...]:
         """The evaluations on held-out tasks.
 
-        That of the latest iteration comes first; of these, those without changed settings; of these, that of the most
-        tasks. A file that cannot be read is left out, with a warning.
+        They are sorted by three criteria: later iterations first, then evaluations without changed settings first, then
+        larger numbers of tasks first. A file that cannot be read is left out, with a warning.
         """
         from metarl_jax.runs import evaluate
 
@@ -208,11 +211,12 @@ class Run:
         return tuple(Evaluation(stored=MappingProxyType(stored)) for stored in found)
 
     def plot_learning(self, metric: str | None = None, ax: Axes | None = None) -> Axes:
-        """Draw a metric against the steps of a seed: the mean over seeds, with a band from the least to the largest.
+        """Draw a metric against the steps of a seed: the mean over seeds, with a band from the minimum to the maximum.
 
         Args:
-            metric: its name; None: the score on validation tasks, and that on training tasks where it is comparable.
-            ax: where to draw; None: a figure of its own, which a notebook shows.
+            metric: the name of the metric; None for the score on validation tasks and, if it is comparable, the score
+                on training tasks.
+            ax: the axes to draw on; None for those of a new figure, which a notebook displays.
 
         Returns:
             The axes.
@@ -239,8 +243,8 @@ class Run:
         """Draw the score of each adaptation episode, or after each gradient step, with 95 % intervals over tasks.
 
         Args:
-            evaluation: one of ``evaluations``; None: the first one.
-            ax: where to draw; None: a figure of its own, which a notebook shows.
+            evaluation: one of ``evaluations``; None for the first one.
+            ax: the axes to draw on; None for those of a new figure, which a notebook displays.
 
         Returns:
             The axes.
@@ -263,13 +267,13 @@ class Run:
 
 
 def open(path: str | os.PathLike[str]) -> Run:
-    """Open a run folder, also one that is still being trained.
+    """Open a run folder for reading. The run may still be training.
 
     Args:
         path: the folder of a run, or of one cell of a study (``STUDY/cells/NAME``).
 
     Raises:
-        UserError: if it is no run folder that this version can read, or a part of it is a symbolic link.
+        UserError: if the path is not a run folder that this version can read, or if a part of it is a symbolic link.
     """
     return Run(path)
 
@@ -287,14 +291,14 @@ def _learner(stored: Mapping[str, Any]) -> Learner:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """Numbers as float64; None becomes NaN."""
+    """Convert numbers to a float64 array, in which NaN replaces None."""
     return np.array(values, np.float64)
 
 
 def _lines(content: bytes, seeds: int) -> tuple[list[Line], int]:
-    """The lines that are whole and in order, and the number of the other lines.
+    """Return the complete lines that are in order, and the number of all other lines.
 
-    A last line without an end, which a killed process may leave, is not counted.
+    An incomplete last line, which a killed process may leave, is not counted.
     """
     found: list[Line] = []
     damaged = 0
@@ -313,7 +317,7 @@ def _lines(content: bytes, seeds: int) -> tuple[list[Line], int]:
 
 
 def _check(line: Line, seeds: int) -> None:
-    """Raise ValueError if a line has not the form that training writes."""
+    """Raise a ValueError if a line does not have the form that training writes."""
     for name in _BOOKKEEPING:
         files.check_shape(line.get(name), int if name in _COUNTS else float, name)
         if line[name] is None or not 0 <= line[name] < _MOST:
@@ -322,11 +326,11 @@ def _check(line: Line, seeds: int) -> None:
         if name not in _BOOKKEEPING:
             files.check_shape(values, [float], name)
             if len(values) != seeds or any(value is not None and abs(value) > 1e300 for value in values):
-                raise ValueError(f"{name} has not one number for each seed")
+                raise ValueError(f"{name} does not have one number for each seed")
 
 
 def _arrays(lines: list[Line], seeds: int) -> Mapping[str, np.ndarray]:
-    """The columns of a table of lines."""
+    """Convert lines to columns, by name."""
     found: dict[str, np.ndarray] = {}
     for name in _COUNTS:
         found[name] = np.array([line[name] for line in lines], np.int64)

@@ -1,7 +1,7 @@
-"""The experiments of run folders and study folders, the user's own included.
+"""Find the experiments of run folders and study folders, including experiments of the user.
 
-A folder stores where its experiment came from. That text may come from someone else, so that nothing is loaded because
-of it: the user names the code again.
+A folder stores the place from which its experiment was loaded. That text may come from a stranger. Therefore no code is
+loaded because of it, and the user must name the code again.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ Folder: TypeAlias = RunFolder | StudyFolder
 
 
 def resolve(command: str, folders: Sequence[Folder], named: Sequence[str]) -> list[Experiment]:
-    """Find the experiments of folders. A file that is not the one of training gives a warning.
+    """Find the experiments of folders. If a file of code has changed since training, write a warning.
 
     Args:
         command: the name of the command that opens the folders, for messages.
         folders: at least one folder.
-        named: the references of ``--experiment``; their code is executed.
+        named: the references that the user gave with ``--experiment``; their code is executed.
 
     Returns:
         The experiment of each folder.
 
     Raises:
-        UserError: if a reference cannot be loaded or is the experiment of no folder, or if a folder has an experiment
-            that is not the package's own and was not named.
+        UserError: if a reference cannot be loaded or is the experiment of no folder, or if the experiment of a folder
+            is not part of this package and was not named by the user.
     """
     for name, reference in _load(named).items():
         if all(folder.config.experiment != name for folder in folders):
@@ -58,10 +58,10 @@ def resolve(command: str, folders: Sequence[Folder], named: Sequence[str]) -> li
 
 
 def _load(named: Sequence[str]) -> dict[str, str]:
-    """The references by the name of the experiment that each is.
+    """Load the references, and return them by the names of their experiments.
 
     Raises:
-        UserError: if one cannot be loaded, or two are experiments of the same name.
+        UserError: if a reference cannot be loaded, or two references are experiments of the same name.
     """
     found: dict[str, str] = {}
     for reference in dict.fromkeys(named):
@@ -77,7 +77,7 @@ def _load(named: Sequence[str]) -> dict[str, str]:
 
 
 def _not_named(command: str, folders: Sequence[Folder], folder: Folder) -> UserError:
-    """The error for a folder whose experiment is not known and was not named."""
+    """Return the error for a folder whose experiment is not known and was not named by the user."""
     sources = dict.fromkeys(
         one.config.source.reference
         for one in folders

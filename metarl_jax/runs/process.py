@@ -1,4 +1,4 @@
-"""A command as a process: its signals, its output, and its exit code."""
+"""Run a command as a process, with its signals, its output and its exit code."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ def run(command: Callable[[], int], *, alone: bool = False) -> int:
     """Run a command to its end.
 
     Args:
-        command: does the work and returns the exit code.
-        alone: whether the process has nothing else to do, so that a signal may end it at once where there is nothing to
-            save (``interrupts.Ending``). Otherwise Ctrl-C raises KeyboardInterrupt there, as it does in Python.
+        command: a function that does the work and returns the exit code.
+        alone: whether the process does nothing else. In that case a signal ends the process immediately where there is
+            nothing to save (``interrupts.Ending``). Otherwise Ctrl-C raises KeyboardInterrupt there, as usual in
+            Python.
 
     Returns:
-        The exit code: that of ``command``; that of the ``Stop`` that it raised, after one line on standard error; 130
-        after KeyboardInterrupt.
+        The exit code that ``command`` returned. If ``command`` raised a ``Stop``, its exit code, after one line on
+        standard error. After KeyboardInterrupt, 130.
     """
     with streams.guarded(), interrupts.Ending() if alone else contextlib.nullcontext():
         interrupts.go_on_with("")
@@ -32,7 +33,7 @@ def run(command: Callable[[], int], *, alone: bool = False) -> int:
             try:
                 code = command()
             except SystemExit as shown:
-                # The help, or a message about the command line, is printed already.
+                # The help text, or a message about the command line, has already been printed.
                 code = int(shown.code or 0)
             sys.stdout.flush()
             return code
@@ -41,7 +42,7 @@ def run(command: Callable[[], int], *, alone: bool = False) -> int:
         except Stop as stop:
             line, code = f"error: {printable(one_line(str(stop)))}", stop.exit_code
         except OSError as error:
-            # A file or folder that cannot be used in a way that nothing else foresaw.
+            # A file or a folder cannot be used, and no other code has handled that case.
             text = f"cannot use {error.filename or 'a file'}: {error.strerror or error}"
             line, code = f"error: {printable(one_line(text))}", StorageError.exit_code
         except KeyboardInterrupt:
@@ -52,13 +53,13 @@ def run(command: Callable[[], int], *, alone: bool = False) -> int:
             traceback.print_exc()
             line, code = f"error: internal error{interrupts.how_to_go_on()}", 1
         if hosts.joined():
-            # Python's own way of ending would wait for the other processes, and they for this one.
-            interrupts.last_words(line, code)
+            # A normal exit of Python would wait for the other processes, and they would wait for this one.
+            interrupts.end_process(line, code)
         if line:
             print(f"metarl-jax: {line}", file=sys.stderr, flush=True)
         return code
 
 
 def one_line(text: str) -> str:
-    """Replace line ends by spaces; other spaces stay, since they may be those of a path."""
+    """Replace line ends by spaces. Other spaces are kept, because they may be part of a path."""
     return re.sub(r"\s*[\r\n]\s*", " ", text.strip())

@@ -1,7 +1,7 @@
-"""Programs that train several seeds, and several runs that differ in nothing but numbers, at once.
+"""Compiled programs that train several seeds at the same time, and several runs whose settings differ only in numbers.
 
-A column is one seed of one run. Its numbers (learning rates and the like) are arguments of the program, so that one
-compiled program trains all columns.
+A column is one seed of one run. The numbers that differ, such as learning rates, are arguments of the program, so that
+one compiled program trains all columns.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from metarl_jax.runs.folder import RunConfig
 from metarl_jax.types import Algorithm, Array, RunState, Tree
 
 Values: TypeAlias = dict[str, Array]
-"""Settings that differ from column to column, by name; ``[columns]`` each."""
+"""The settings that differ between columns, by name; each has the shape ``[columns]``."""
 MEMORY_SHARE = 0.9
-"""Of the memory that is free, what a program may need."""
+"""The fraction of the free memory that a program may need."""
 
 
 def algorithm(problem: Problem, values: Mapping[str, Array]) -> Algorithm:
-    """A problem's algorithm with some numbers replaced."""
+    """Return the algorithm of a problem with some of its numeric settings replaced."""
     return problem.vary(values) if values else problem.algorithm
 
 
 def start_states(problem: Problem, values: Mapping[str, Array], seed: Array | int, seeds: int) -> RunState:
-    """The states of one run's seeds before their first iteration, stacked.
+    """Return the stacked states of the seeds of one run before the first iteration.
 
     Args:
-        problem: what the run trains on.
-        values: the run's settings that are arguments of the program.
-        seed: the first seed, ``uint32``; the next ones are ``seed + 1 .. seed + seeds - 1``.
-        seeds: how many there are.
+        problem: the problem that the run trains on.
+        values: the settings of the run that are arguments of the program.
+        seed: the first seed, ``uint32``; the others are ``seed + 1 .. seed + seeds - 1``.
+        seeds: the number of seeds.
 
     Raises:
-        ValueError: if ``seed`` is known (no tracer) and a seed is not from 0 to ``checks.LAST_SEED``, where the next
-            one would be 0 again.
+        ValueError: if ``seed`` is not a tracer, and any of the seeds is not from 0 to ``checks.LAST_SEED``. The seed
+            after the last one would be 0 again.
     """
     made = algorithm(problem, values)
-    with contextlib.suppress(TypeError):  # what JAX raises for a tracer
+    with contextlib.suppress(TypeError):  # JAX raises it for a tracer.
         checks.seed_range(int(seed), seeds)
     ids = jnp.asarray(seed, jnp.uint32) + jnp.arange(seeds, dtype=jnp.uint32)
     return jax.vmap(lambda i: training.start(made, jax.random.key(i)))(ids)
@@ -57,12 +57,17 @@ def start_states(problem: Problem, values: Mapping[str, Array], seed: Array | in
 def train_columns(
     problem: Problem, capacity: int, at_a_time: int
 ) -> Callable[[RunState, Values, Array], training.Chunk]:
-    """``training.run`` of columns: ``(states, values, iterations [columns]) ->`` a chunk with leading axes of columns.
+    """Return a function that applies ``training.run`` to columns.
 
     Args:
-        problem: what all columns share.
-        capacity: the most iterations.
-        at_a_time: columns that are trained side by side, a divisor of those that a device has; the next ones follow.
+        problem: the problem that all columns share.
+        capacity: the largest number of iterations.
+        at_a_time: the number of columns that are vectorised, a divisor of the number of columns of a device. The groups
+            of this size are trained sequentially.
+
+    Returns:
+        A function ``(states, values, iterations [columns]) -> chunk``. All arrays of the states, the values and the
+        chunk have a leading axis of columns.
     """
 
     def one(column: tuple[RunState, Values, Array]) -> training.Chunk:
@@ -76,15 +81,15 @@ def train_columns(
             return jax.tree.map(lambda x: x[None], chunk)
         if iterations.shape[0] == at_a_time:
             return jax.vmap(one)(columns)
-        # In turn: no batched predicate, so that the loop need not select over its whole carry.
+        # Groups run sequentially. A single column has no batched predicate, so its loop does not select over its carry.
         return jax.lax.map(one, columns, batch_size=at_a_time if at_a_time > 1 else None)
 
     def spread(states: RunState, values: Values, iterations: Array) -> training.Chunk:
         if jax.sharding.get_abstract_mesh().shape.get(SEED_AXIS, 1) == 1:
             return some(states, values, iterations)
-        # Columns have nothing to tell each other: each device goes through its own, and waits for none.
+        # Columns need no communication: each device trains its own columns without waiting for other devices.
         spec = PartitionSpec(SEED_AXIS)
-        # Host callbacks, which robots are stepped by, are for programs that leave no axis to the compiler.
+        # Callbacks to the host, which step robots, require a program that leaves no axis to the compiler.
         axes = {SEED_AXIS} if task_devices() > 1 else {SEED_AXIS, TASK_AXIS}
         each = jax.shard_map(some, in_specs=spec, out_specs=spec, axis_names=axes, check_vma=False)
         return each(states, values, iterations)
@@ -93,18 +98,24 @@ def train_columns(
 
 
 def varying(configs: Sequence[RunConfig]) -> list[str]:
-    """The settings that differ between runs."""
+    """Return the names of the settings that differ between runs."""
     first = configs[0].settings
     return [name for name in first if any(config.settings[name] != first[name] for config in configs)]
 
 
 def values_of(configs: Sequence[RunConfig]) -> dict[str, np.ndarray]:
-    """The settings that differ between runs, ``[R]`` each."""
+    """Return the values of the settings that differ between R runs, by name; each has the shape ``[R]``."""
     return {name: np.asarray([c.settings[name] for c in configs], np.float32) for name in varying(configs)}
 
 
 def can_be_arguments(experiment: Experiment, problem: Problem, names: Sequence[str]) -> list[str]:
-    """Those of an experiment's settings that a program can take as arguments: real numbers that decide no shape."""
+    """Return the settings that a program can take as arguments: real numbers on which no shape depends.
+
+    Args:
+        experiment: the experiment.
+        problem: the problem that the experiment built.
+        names: the names of the settings to choose from.
+    """
     fields = experiment.fields()
     numbers = [name for name in names if fields[name].type is float]
 
@@ -118,7 +129,7 @@ def can_be_arguments(experiment: Experiment, problem: Problem, names: Sequence[s
         try:
             jax.eval_shape(everything, {name: jax.ShapeDtypeStruct((), jnp.float32) for name in some})
         except (TypeError, ValueError):
-            # What JAX raises where Python needs to know a number, and the checks where they do.
+            # JAX and the checks raise these errors where they need the value of a tracer.
             return False
         return True
 
@@ -128,10 +139,21 @@ def can_be_arguments(experiment: Experiment, problem: Problem, names: Sequence[s
 def groups(
     experiment: Experiment, configs: Sequence[RunConfig], build: Callable[[RunConfig], Problem]
 ) -> list[list[int]]:
-    """Which runs one program can train: those that differ in arguments only, by their indices."""
+    """Group runs by the program that can train them.
+
+    The runs of a group differ only in settings that are arguments of a program.
+
+    Args:
+        experiment: the experiment of all runs.
+        configs: the configurations of the runs.
+        build: a function that builds the problem of a configuration.
+
+    Returns:
+        The indices of the runs of each group.
+    """
     fields, alike = experiment.fields(), dict[str, list[int]]()
     for index, config in enumerate(configs):
-        # None means that something is left out, and zero often does: that is another program.
+        # None, and often zero, means that a part of the program is left out, which makes it another program.
         fixed = {n: v for n, v in config.settings.items() if fields[n].type is not float or not v}
         alike.setdefault(repr(sorted(fixed.items())), []).append(index)
     found: dict[str, list[int]] = {}
@@ -154,15 +176,18 @@ class TooLarge(Exception):
 
 
 def compile_to_fit(compile_for: Callable[[int], Any], columns: int, free: int | None) -> tuple[Any, int]:
-    """The program that trains as many columns side by side as memory allows, and how many these are.
+    """Compile the program that vectorises the largest number of columns that fits into memory.
 
     Args:
-        compile_for: compiles it for a number of columns at a time.
-        columns: of a device.
-        free: bytes of a device; None: not known.
+        compile_for: a function that compiles the program for a number of vectorised columns.
+        columns: the number of columns of a device.
+        free: the free memory of a device in bytes; None if it is not known.
+
+    Returns:
+        The compiled program, and the number of vectorised columns.
 
     Raises:
-        TooLarge: if not even one column at a time fits, by what the compiler says it needs.
+        TooLarge: if the program for one column needs more memory than there is, according to the compiler.
     """
     at_a_time = vectorised_seeds(columns)
     while True:
@@ -177,7 +202,10 @@ def compile_to_fit(compile_for: Callable[[int], Any], columns: int, free: int | 
 
 
 def needed_bytes(compiled: Any) -> int | None:
-    """What a compiled program needs of a device, arguments and results included; None if it does not say."""
+    """Return the memory in bytes that a compiled program needs on a device; None if the compiler does not report it.
+
+    The memory includes arguments and results.
+    """
     analysis = compiled.memory_analysis()
     if analysis is None:
         return None
@@ -190,8 +218,8 @@ def needed_bytes(compiled: Any) -> int | None:
 
 
 def free_bytes() -> int | None:
-    """The memory of a device that is free, of the one with the least; None if that is not known."""
-    # Processes must come to the same program.
+    """Return the free memory in bytes of the device that has the least; None if it is not known."""
+    # All processes must compile the same program, so they use the same number.
     return int(hosts.agree(_free_bytes_here() or 0).min()) or None
 
 
@@ -209,10 +237,10 @@ def _free_bytes_here() -> int | None:
         if limit != "max":
             used = int((group / "memory.current").read_text(encoding="ascii"))
             statistics = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-            # Files that were read once count as used, until someone needs the place.
+            # The cache of files counts as used memory, but is released when memory is needed.
             free.append(int(limit) - used + int(statistics["inactive_file"]))
     except (OSError, KeyError, ValueError):
-        # Not Linux, or no control group.
+        # The system is not Linux, or has no control group.
         pass
     # The cores of a CPU are devices that share its memory.
     return min(free) // jax.local_device_count() if free else None

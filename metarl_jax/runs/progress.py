@@ -1,4 +1,4 @@
-"""What a user sees while a run trains: one live line on a terminal, now and then a plain one elsewhere."""
+"""Display the progress of training: one live line on a terminal, or a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from metarl_jax.experiments.base import Experiment
 from metarl_jax.runs.files import printable
 
 PLAIN_INTERVAL_S = 10.0
+"""The time in seconds between plain lines."""
 
 
 def duration(seconds: float) -> str:
-    """As ``1:02:03`` or ``2:03``."""
+    """Format a duration as ``1:02:03`` or ``2:03``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
@@ -30,7 +31,7 @@ def line(
     score: float,
     validation: float | None,
 ) -> str:
-    """Where a run is; arguments as for ``Progress.update``."""
+    """Return the line that describes the progress of a run. The arguments are those of ``Progress.update``."""
     to_go = duration((iterations - iteration) / iterations_per_s) if iterations_per_s > 0 else "?"
     measured = "" if validation is None else f", validation {validation:.3f}"
     return (
@@ -39,10 +40,16 @@ def line(
 
 
 class Progress:
-    """Shows iteration, steps per second, time to go, and the scores on training and on validation tasks."""
+    """A display of the iteration, the speed in steps per second, the remaining time, and the scores."""
 
     def __init__(self, iterations: int, experiment: Experiment, live: bool) -> None:
-        """Args: ``iterations`` of the whole run; what it is of; ``live``: whether to redraw in place."""
+        """Create the display.
+
+        Args:
+            iterations: the number of iterations of the whole run.
+            experiment: the experiment of the run.
+            live: whether to redraw the line in place.
+        """
         self._iterations = iterations
         self._unit, self._title = experiment.unit, experiment.measure.title
         self._validation: float | None = None
@@ -72,24 +79,24 @@ class Progress:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that is not overwritten."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, flush=True)
 
     def validation(self, mean: float) -> None:
-        """Show a new validation score from the next line on."""
+        """Set the validation score that the following lines show."""
         self._validation = mean
 
     def update(self, iteration: int, score: float, steps_per_s: float, iterations_per_s: float) -> None:
-        """Where the run is.
+        """Display the progress of the run.
 
         Args:
-            iteration: iterations done.
-            score: mean score in training.
-            steps_per_s: in the experiment's unit, all seeds together.
-            iterations_per_s: for the time to go.
+            iteration: the number of iterations done.
+            score: the mean score in training.
+            steps_per_s: the steps per second of all seeds together, in the experiment's unit.
+            iterations_per_s: the iterations per second, from which the remaining time is computed.
         """
         text = line(
             iteration,
@@ -110,5 +117,5 @@ class Progress:
 
 
 def warn(text: str) -> None:
-    """A line on standard error that does not end the command."""
+    """Print a warning of one line to standard error. The command continues."""
     print(f"metarl-jax: warning: {printable(text)}", file=sys.stderr, flush=True)

@@ -22,23 +22,27 @@ from metarl_jax.runs.scenes import Draw, scene
 from metarl_jax.types import Algorithm, Array, EnvFamily, Key, Params, State, Task
 
 CAPTION = 16
-"""Rows of the video under what is seen, for words."""
+"""The height in pixels of the caption under each picture of the video."""
 MILLISECONDS = 100
-"""Of each frame."""
+"""The duration of a frame."""
 LAST_MILLISECONDS = 10 * MILLISECONDS
-"""Of the last one of an episode."""
+"""The duration of the last frame of an episode."""
 _RECORD_TAG = 0x5245434F
-"""As ``train.VALIDATION_TAG``: no ``split`` of a training key gives this one."""
+"""The number that is folded into the key of a recording. No ``split`` of a training key gives the result (compare
+``train.VALIDATION_TAG``)."""
 
 
 def _without_key_type(x: Any) -> Any:
-    """The data of a typed random key; anything else as it is. Callbacks to the host cannot take typed keys."""
+    """Convert a typed random key to its data, and return anything else unchanged.
+
+    Callbacks to the host cannot take typed keys.
+    """
     typed = isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(x) if typed else x
 
 
 class _Watched:
-    """An environment, every step of which is also told to the host."""
+    """An environment that also sends every step to the host, which collects frames."""
 
     def __init__(self, family: EnvFamily, episodes: int, frames: list[Frame]) -> None:
         self._env = family.env
@@ -46,7 +50,7 @@ class _Watched:
         self._frames = frames
 
     def _drawn_state(self, state: State) -> Any:
-        """What frames hold of a state: what the environment's ``draw`` needs of it."""
+        """Return the part of a state that the environment's ``draw`` needs."""
         if not isinstance(self._env, Drawable):
             return ()
         part = getattr(self._env, "drawn_state", lambda state: state)
@@ -59,7 +63,7 @@ class _Watched:
 
     def _began(self, observation: Any, state: Any) -> None:
         if self._frames and self._frames[-1].step == 0:
-            # The step that ended an episode has begun another, and now the learner begins one itself.
+            # The step that ended an episode has already started a new one, and now the learner resets as well.
             del self._frames[-1]
         self._keep(observation, state, None, 0.0, 0, False)
 
@@ -69,7 +73,7 @@ class _Watched:
         before = self._frames[-1]
         if before.episode == self._episodes:
             return
-        # Where an episode ends, the state is already that of the next one.
+        # At the end of an episode, the state is already that of the next episode.
         now = before.state if done else state
         total = before.total + float(reward)
         self._keep(final_observation, now, np.asarray(action), total, before.step + 1, bool(done))
@@ -97,43 +101,46 @@ class _Watched:
 
 
 def watched(family: EnvFamily, episodes: int) -> tuple[EnvFamily, list[Frame]]:
-    """A family, and a list that one trial of it fills: the frames of as many episodes, each from its start to its end.
+    """Wrap a family so that one trial on it records its frames.
 
     Args:
         family: the family.
-        episodes: of the trial.
+        episodes: the number of episodes of the trial.
+
+    Returns:
+        The wrapped family, and a list that the trial fills with the frames of every episode from its start to its end.
     """
     frames: list[Frame] = []
     return family._replace(env=_Watched(family, episodes, frames)), frames
 
 
 def play(algorithm: Algorithm, frames: list[Frame], key: Key, state: State, task: Task) -> list[Frame]:
-    """Let one learner meet one task.
+    """Let one learner adapt to one task, and return the frames.
 
     Args:
-        algorithm: on a family that is ``watched``.
-        frames: what it fills.
-        key: random key.
-        state: the learner.
+        algorithm: the algorithm, on a family that ``watched`` returned.
+        frames: the list that ``watched`` returned.
+        key: a random key.
+        state: the state of the learner.
         task: the task.
 
     Returns:
-        The trial's frames.
+        The frames of the trial.
     """
     jax.block_until_ready(jax.jit(algorithm.adapt)(key, state, task))
     jax.effects_barrier()
-    # Where the last episode has ended there is the start of one that is no part of the trial.
+    # The last frame is the start of a further episode, which is not part of the trial.
     return frames[:-1]
 
 
 def play_stages(problem: InnerProblem, frames: list[Frame], key: Key, learners: Params, task: Task) -> list[Frame]:
-    """Let a policy play an episode as it was before adapting, and one after each step of it.
+    """Let a policy play one episode before adaptation, and one after each of K gradient steps.
 
     Args:
-        problem: on a family that is ``watched``.
-        frames: what it fills.
-        key: random key.
-        learners: the policy's parameters ``[K + 1, ...]``.
+        problem: the problem, on a family that ``watched`` returned.
+        frames: the list that ``watched`` returned.
+        key: a random key.
+        learners: the parameters of the policy after each number of steps, ``[K + 1, ...]``.
         task: the task.
 
     Returns:
@@ -150,7 +157,7 @@ def play_stages(problem: InnerProblem, frames: list[Frame], key: Key, learners: 
 
 
 def gif(frames: list[Frame], draw: Draw, named: Callable[[int], str] = lambda number: f"episode {number + 1}") -> bytes:
-    """The video, with a caption under every frame, which names its episode."""
+    """Return the video as a GIF, with a caption under every frame that names its episode."""
     pictures = []
     for at, frame in enumerate(frames):
         seen = draw(frames[: at + 1])
@@ -160,7 +167,7 @@ def gif(frames: list[Frame], draw: Draw, named: Callable[[int], str] = lambda nu
         ImageDraw.Draw(picture).text((4, seen.height + 2), words, fill="white")
         pictures.append(picture)
     buffer = io.BytesIO()
-    # An episode that is over at its first step, a bandit's, is no time to look back.
+    # The video pauses at the end of an episode, but not at an episode of one step, as on a bandit.
     looked = [(frame.last and frame.step > 1) or frame is frames[-1] for frame in frames]
     durations = [LAST_MILLISECONDS if look else MILLISECONDS for look in looked]
     pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
@@ -168,26 +175,29 @@ def gif(frames: list[Frame], draw: Draw, named: Callable[[int], str] = lambda nu
 
 
 class Video(NamedTuple):
-    """A trial, drawn."""
+    """A video of a trial."""
 
     iteration: int
-    """Of the checkpoint."""
+    """The iteration of the checkpoint."""
     content: bytes
-    """A GIF."""
+    """The video as a GIF."""
 
 
 def environment(config: RunConfig) -> EnvFamily | None:
-    """What the learner of a run acts in; None if it does not act."""
+    """Return the family of environments of a run; None if its learner does not act."""
     family = config.resolve().make_family(config.settings)
     return family if isinstance(family, EnvFamily) else None
 
 
 def render(folder: RunFolder, seed: int) -> Video:
-    """The newest checkpoint's first seed on a held-out task: a trial, or an episode after each gradient step.
+    """Record the first seed of the newest checkpoint on a held-out task.
+
+    The video shows a trial. For a learner by gradient descent, it shows an episode before adaptation and one after each
+    gradient step.
 
     Args:
         folder: the run.
-        seed: of the task and of the learner's randomness.
+        seed: the seed of the task and of the learner's randomness.
 
     Raises:
         UserError: if the run's learner does not act, or no checkpoint can be used.
@@ -213,10 +223,10 @@ def render(folder: RunFolder, seed: int) -> Video:
 
 
 def save(folder: RunFolder, video: Video, seed: int) -> Path:
-    """Write ``trial-iterationI-seedS.gif``.
+    """Write a video to the run folder as ``trial-iterationI-seedS.gif``, and return its path.
 
     Raises:
-        StorageError: if it cannot be written.
+        StorageError: if the file cannot be written.
     """
     path = folder.path / f"trial-iteration{video.iteration}-seed{seed}.gif"
     with storing(f"write {path}"):

@@ -1,4 +1,4 @@
-"""Tables of a run, as text, and the names of the scores of an evaluation."""
+"""Tables of an evaluation, as text, Markdown and HTML, and the names of its scores."""
 
 from __future__ import annotations
 
@@ -19,41 +19,45 @@ if TYPE_CHECKING:
 _HTML = '<pre style="white-space: pre; line-height: normal; font-family: monospace">{code}</pre>'
 """The HTML element that holds a table."""
 _WIDTH = 100
-"""Columns of a table that is not printed on a terminal."""
+"""The width in characters of a table that is not printed on a terminal."""
 
 
 def measure_of(evaluation: dict[str, Any]) -> Measure:
-    """The measure that an evaluation reports."""
+    """Return the measure that an evaluation reports."""
     known = evaluation["measure"]
     return Measure(**{name: known[name] for name in Measure._fields if name in known})
 
 
 def of_stage(measure: Measure) -> str:
-    """The name of the score of one stage."""
+    """Return the name of the score of one stage."""
     return "return of an episode" if measure.total else measure.title.replace("the last", "an")
 
 
 def stages(evaluation: dict[str, Any]) -> range:
-    """The numbers of the stages that have a score."""
+    """Return the numbers of the stages that have a score."""
     first = measure_of(evaluation).first_stage
     return range(first, first + len(evaluation["ours"]["score_by_stage"]))
 
 
 def stage_axis(measure: Measure) -> str:
-    """The label of an axis of stages."""
+    """Return the label of an axis of stages."""
     return measure.stage if measure.first_stage else f"{measure.stage}s"
 
 
 def training_comparable(measure: Measure) -> bool:
-    """Whether the metric of training can be compared with the reported score.
+    """Return whether the training metric can be compared with the reported score.
 
-    Some algorithms have the return of an episode as a metric where the reward of a trial is reported.
+    For some algorithms, the training metric is the return of an episode, but the reported score is the reward of a
+    trial.
     """
     return measure.training_metric == "trial_reward" or not measure.total
 
 
 def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The table *ours vs oracles vs paper* as ``(learner, score, 95 % interval)``, best first."""
+    """Return the rows ``(learner, score, 95 % interval)`` of the main table, best first.
+
+    The rows are the trained learner, the oracles, the published scores and the exact optimum.
+    """
     measured = [(e["score"], e["name"], e["ci95"]) for e in (evaluation["ours"], *evaluation["oracles"])]
     published = [(value, name, None) for name, value in evaluation["paper"].items()]
     if evaluation["optimum"] is not None:
@@ -67,7 +71,10 @@ def rows(evaluation: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def number_text(value: float | None) -> str:
-    """To three digits after the point; None is the mean over tasks on one of which adaptation diverged."""
+    """Format a score with three decimal places.
+
+    None stands for a mean over tasks where adaptation diverged on a task; its text is "diverged".
+    """
     if value is None:
         return "diverged"
     return f"{value:.3f}" if abs(value) < 1e6 else f"{value:.1e}"
@@ -89,11 +96,16 @@ def _title(evaluation: dict[str, Any]) -> str:
 
 
 SHOWN_STAGES = (0, 1, 2, 3, 4, 5, 10, 20, 50)
-"""Of a table by stage; and the last one."""
+"""The stages that a table by stage shows, in addition to the last one."""
 
 
 def stage_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, list[str]]]]:
-    """Scores by stage, where the last one is what is reported: the stages, and ``(learner, a score for each)``."""
+    """Return the table of scores by stage, for a measure that reports the score of the last stage.
+
+    Returns:
+        The stages, and rows ``(learner, a score for each stage)``. Both are empty for a measure that reports a sum over
+        stages.
+    """
     if evaluation["measure"]["total"]:
         return [], []
     first = evaluation["measure"]["first_stage"]
@@ -108,7 +120,11 @@ def stage_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, l
 
 
 def success_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str, list[str]]]]:
-    """Success rates by stage, where tasks know success: the stages, and ``(learner, a rate for each)``."""
+    """Return the table of success rates by stage.
+
+    Returns:
+        The stages, and rows ``(learner, a rate for each stage)``. Both are empty if the tasks do not define success.
+    """
     learners = [e for e in (evaluation["ours"], *evaluation["oracles"]) if "success_by_stage" in e]
     if not learners:
         return [], []
@@ -118,13 +134,13 @@ def success_rows(evaluation: dict[str, Any]) -> tuple[list[int], list[tuple[str,
 
 
 def markdown(evaluation: dict[str, Any]) -> str:
-    """The table as markdown; ours is in bold."""
+    """Return the tables of an evaluation as Markdown. The trained learner is in bold."""
     lines = [f"{_title(evaluation)}", "", "| learner | score | 95 % interval |", "|---|---:|---:|"]
     for name, value, interval in rows(evaluation):
         mark = "**" if name == evaluation["ours"]["name"] else ""
         lines.append(f"| {mark}{name}{mark} | {mark}{value}{mark} | {interval} |")
     if evaluation["gains"]:
-        lines += ["", "| better, task by task, than | by | 95 % interval |", "|---|---:|---:|"]
+        lines += ["", "| compared with | better by (paired by task) | 95 % interval |", "|---|---:|---:|"]
     lines += [
         f"| {gain['over']} | {number_text(gain['mean'])} | {interval_text(gain['ci95'])} |"
         for gain in evaluation["gains"]
@@ -138,7 +154,7 @@ def markdown(evaluation: dict[str, Any]) -> str:
 
 
 def _over_seeds(evaluation: dict[str, Any]) -> list[str]:
-    """What stands under the table of a run of several seeds."""
+    """Return the lines under the table of a run of several seeds, or no lines for a run of one seed."""
     ours = evaluation["ours"]
     if "over_seeds" not in ours:
         return []
@@ -148,14 +164,14 @@ def _over_seeds(evaluation: dict[str, Any]) -> list[str]:
 
 
 def show(evaluation: dict[str, Any]) -> None:
-    """Print the table."""
+    """Print the tables of an evaluation."""
     from rich.console import Console
 
     _print(evaluation, Console())
 
 
 def text(evaluation: dict[str, Any]) -> str:
-    """The tables that ``show`` prints, without colours."""
+    """Return the tables that ``show`` prints, without colours."""
     from rich.console import Console
 
     written = io.StringIO()
@@ -164,7 +180,7 @@ def text(evaluation: dict[str, Any]) -> str:
 
 
 def html(evaluation: dict[str, Any]) -> str:
-    """The tables that ``show`` prints, as HTML."""
+    """Return the tables that ``show`` prints, as HTML."""
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=_WIDTH, record=True, force_jupyter=False, color_system="truecolor")
@@ -177,15 +193,15 @@ def _print(evaluation: dict[str, Any], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    # As Text: a name from elsewhere may look like rich's own markup.
+    # ``Text`` is not parsed as markup. A name from a stranger's file could otherwise be read as markup of rich.
     table = Table("learner", title=Text(_title(evaluation)), title_justify="left")
     table.add_column("score", justify="right")
     table.add_column("95 % interval", justify="right")
     for name, value, interval in rows(evaluation):
         table.add_row(Text(name), value, interval, style="bold green" if name == evaluation["ours"]["name"] else None)
     console.print(table)
-    gains = Table("better, task by task, than")
-    for title in ("by", "95 % interval"):
+    gains = Table("compared with")
+    for title in ("better by (paired by task)", "95 % interval"):
         gains.add_column(title, justify="right")
     for gain in evaluation["gains"]:
         gains.add_row(Text(gain["over"]), number_text(gain["mean"]), interval_text(gain["ci95"]))
@@ -205,10 +221,10 @@ def _print(evaluation: dict[str, Any], console: Console) -> None:
 
 
 def write(folder: RunFolder, evaluations: Sequence[dict[str, Any]]) -> Path:
-    """Write the tables as ``report.md``.
+    """Write the tables of evaluations to ``report.md``, and return its path.
 
     Raises:
-        StorageError: if that cannot be done.
+        StorageError: if the file cannot be written.
     """
     path = folder.path / "report.md"
     with storing(f"write {path}"):

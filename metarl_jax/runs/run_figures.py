@@ -1,4 +1,4 @@
-"""Figures of a run, drawn by matplotlib onto axes of the caller or onto a figure of their own."""
+"""Figures of a run, drawn by matplotlib onto axes of the caller or onto a new figure."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from metarl_jax.experiments.base import Experiment
 
 _MOST_POINTS = 500
-"""The most points of a curve; a run of more iterations has averages of several iterations as points."""
+"""The largest number of points of a curve. With more iterations, each point is the mean of several iterations."""
 
 
 def _axes(width: float = 6.0) -> Axes:
-    """The axes of a new figure. A notebook shows the figure, though pyplot does not know it."""
+    """Return the axes of a new figure. A notebook displays the figure, although pyplot does not manage it."""
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -36,14 +36,14 @@ def _axes(width: float = 6.0) -> Axes:
 
 
 def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, **style: Any) -> None:
-    """Draw a metric: the mean over seeds, and a band from the least to the largest.
+    """Draw a metric: the mean over seeds, and a band from the minimum to the maximum.
 
     Args:
-        axes: where to draw.
-        steps: ``[L]``.
-        values: ``[L]`` or ``[L, S]``; NaN where there is no value.
-        label: for the legend.
-        style: of the line.
+        axes: the axes to draw on.
+        steps: the steps of a seed, ``[L]``.
+        values: the metric, ``[L]`` or ``[L, S]``; NaN where there is no value.
+        label: the label in the legend.
+        style: the style of the line.
     """
     table = values[:, None] if values.ndim == 1 else values
     known = ~np.isnan(table).all(axis=1)
@@ -59,7 +59,7 @@ def _curve(axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, **styl
 
 
 def _mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of the values that are not NaN; NaN if there are none."""
+    """Compute the mean of the values that are not NaN; NaN if there are none."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
     return np.where(count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan)
@@ -69,10 +69,11 @@ def learning(experiment: Experiment, found: Mapping[str, np.ndarray], metric: st
     """Draw metrics against the steps of a seed.
 
     Args:
-        experiment: of the run.
+        experiment: the experiment of the run.
         found: the metrics, by name.
-        metric: the name of one; None: the score on validation tasks, and that on training tasks where it is comparable.
-        ax: where to draw; None: a new figure.
+        metric: the name of a metric; None for the score on validation tasks and, if it is comparable, the score on
+            training tasks.
+        ax: the axes to draw on; None for those of a new figure.
     """
     axes = _axes() if ax is None else ax
     measure = experiment.measure
@@ -92,11 +93,11 @@ def learning(experiment: Experiment, found: Mapping[str, np.ndarray], metric: st
 
 
 def adaptation(evaluation: dict[str, Any], ax: Axes | None) -> Axes:
-    """Draw scores by stage, of the run, of reference learners, and published ones.
+    """Draw the scores by stage of the run and of the reference learners, and published scores.
 
     Args:
-        evaluation: as it is stored.
-        ax: where to draw; None: a new figure.
+        evaluation: the content of the evaluation file.
+        ax: the axes to draw on; None for those of a new figure.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -117,7 +118,7 @@ def adaptation(evaluation: dict[str, Any], ax: Axes | None) -> Axes:
     axes.set(xlabel=stage_axis(measure), ylabel=of_stage(measure))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if ax is None:
-        # There may be a dozen reference learners.
+        # The legend is outside of the axes, because there may be a dozen reference learners.
         axes.figure.legend(loc="outside right upper", fontsize="small")
     else:
         axes.legend(fontsize="small")

@@ -1,4 +1,4 @@
-"""Pictures of one moment of a trial: drawn by the environment, or else made of its observation, action and returns."""
+"""Pictures of one step of a trial: drawn by the environment, or made from observation, action and returns."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from metarl_jax.environments.drawing import SIZE, Drawable, Frame, blank
 from metarl_jax.types import Box, Discrete, EnvFamily, Space, Task
 
 SCALE = 8
-"""Pixels of the video along each side of a pixel of an observed image."""
+"""The factor by which each side of an observed image is enlarged in the video."""
 
 Draw: TypeAlias = Callable[[Sequence[Frame]], Image.Image]
-"""``frames of a trial so far -> picture of the last one``."""
+"""A function from the frames of a trial so far to a picture of the last frame."""
 
 
 def _seen(space: Box) -> Draw:
-    """The observed image."""
+    """Return a function that draws the observed image."""
     low, high = (np.asarray(bound, np.float32) for bound in (space.low, space.high))
 
     def draw(frames: Sequence[Frame]) -> Image.Image:
@@ -31,11 +31,11 @@ def _seen(space: Box) -> Draw:
 
 
 def _numbers(observation: Space, action: Space) -> Draw:
-    """Bars for the observation, the action, and the return of each episode so far."""
+    """Return a function that draws bars for the observation, the action, and the return of each episode so far."""
     height = SIZE // 3
 
     def row(canvas: ImageDraw.ImageDraw, top: float, values: np.ndarray, most: float, colour: str) -> None:
-        """Columns up and down from a middle line, the largest of them ``most``."""
+        """Draw values as bars above and below a middle line. The row's height corresponds to ``most``."""
         middle, width = top + height / 2, SIZE / max(1, len(values))
         canvas.line((0, middle, SIZE, middle), fill="silver")
         for at, value in enumerate(values):
@@ -59,10 +59,10 @@ def _numbers(observation: Space, action: Space) -> Draw:
 
 
 def scene(family: EnvFamily, task: Task) -> Draw:
-    """A function that draws trials on a task.
+    """Return a function that draws trials on a task.
 
-    An environment with a method ``draw`` draws itself (``environments.drawing.Drawable``). Of others, images are shown
-    if their observations are images, and bars of numbers if not.
+    An environment with a method ``draw`` draws itself (``environments.drawing.Drawable``). For any other environment,
+    the picture shows the observation if it is an image, and otherwise bars of numbers.
     """
     env, space = family.env, family.observation_space
     if isinstance(env, Drawable):
@@ -73,10 +73,10 @@ def scene(family: EnvFamily, task: Task) -> Draw:
 
 
 def described(family: EnvFamily) -> str:
-    """A sentence or more on what the pictures that ``scene`` draws show."""
+    """Return a caption of one or more sentences for the pictures that ``scene`` draws."""
     space = family.observation_space
     if isinstance(family.env, Drawable):
         return str(getattr(family.env, "caption", "The trial, as its environment draws it."))
     if isinstance(space, Box) and len(space.shape) == 3:
-        return "What the agent sees."
-    return "From top to bottom: what the agent sees, what it did, and what each episode has paid so far."
+        return "The observation of the agent."
+    return "From top to bottom: the observation of the agent, its action, and the return of each episode so far."

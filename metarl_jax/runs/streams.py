@@ -1,7 +1,7 @@
-"""Standard output and standard error that never end a run.
+"""Standard output and standard error whose failures never end a run.
 
 The product of a run is its folder. Standard output may be closed (``>&-``), full (``/dev/full``), a terminal that is
-gone, or a pipe whose reader is gone, and its encoding may be ASCII: none of these changes what a run computes. A
+gone, or a pipe whose reader is gone, and its encoding may be ASCII. None of these cases changes the result of a run. A
 command whose only product is its output (``list``, ``watch``, ``--help``) ends when the output cannot be written.
 """
 
@@ -19,14 +19,14 @@ from metarl_jax.runs.errors import ReaderGone, StorageError
 
 
 class Output(io.TextIOWrapper):
-    """A text stream over the bytes of another one.
+    """A text stream that writes to the buffer of another text stream.
 
-    It writes characters that the encoding does not have as escapes. After the first write that fails, it drops all
-    output; its descriptor is then that of the null device, so that buffered text cannot fail again.
+    Characters that the encoding does not have are written as escapes. After the first write that fails, the stream
+    drops all output. Its descriptor then refers to the null device, so that buffered text cannot fail again.
     """
 
     needed = True
-    """Whether output is all that the command produces, so that the command must end when output cannot be written."""
+    """Whether the output is the only product of the command. If so, the command ends when output cannot be written."""
 
     def __init__(self, stream: io.TextIOWrapper, *, lost: bool = False, silent: bool = False) -> None:
         """Wrap a stream.
@@ -34,7 +34,7 @@ class Output(io.TextIOWrapper):
         Args:
             stream: the stream, whose buffer is used until ``detach``.
             lost: whether nothing can be written from the start, because the stream was closed.
-            silent: whether to drop output without a word, as for standard error.
+            silent: whether to drop output without a message, as for standard error.
         """
         super().__init__(
             stream.buffer,
@@ -47,10 +47,10 @@ class Output(io.TextIOWrapper):
         self._silent = silent
 
     def write(self, text: str, /) -> int:
-        """Write text, or drop it.
+        """Write text, or drop it if it cannot be written.
 
         Raises:
-            StorageError, ReaderGone: if it cannot be written and is needed.
+            StorageError, ReaderGone: if the text cannot be written and is needed.
         """
         if self._lost is None:
             try:
@@ -62,10 +62,10 @@ class Output(io.TextIOWrapper):
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered, or drop it.
+        """Write the buffered text, or drop it if it cannot be written.
 
         Raises:
-            StorageError, ReaderGone: if it cannot be written and is needed.
+            StorageError, ReaderGone: if the text cannot be written and is needed.
         """
         try:
             super().flush()
@@ -96,7 +96,7 @@ class Output(io.TextIOWrapper):
 
 
 def results_are_files() -> None:
-    """Go on when standard output cannot be written: what the command produces is in files."""
+    """Let the command continue when standard output cannot be written, because its results are files."""
     if isinstance(sys.stdout, Output):
         sys.stdout.needed = False
 
@@ -112,7 +112,7 @@ def guarded() -> Iterator[None]:
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest free descriptor, which is this one.
+            # This call opens the lowest free descriptor, which is the one that is closed.
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     with contextlib.ExitStack() as opened:
@@ -130,7 +130,7 @@ def guarded() -> Iterator[None]:
 
 
 def _output(stream: Any, opened: contextlib.ExitStack, silent: bool = False) -> Any:
-    """An ``Output`` over a stream; the stream itself where it is not a file, as in a notebook."""
+    """Wrap a stream in an ``Output``. A stream that is not a file, as in a notebook, is returned unchanged."""
     if stream is None:
         return Output(opened.enter_context(open(os.devnull, "w", encoding="utf-8")), lost=True, silent=silent)
     try:

@@ -1,9 +1,10 @@
-"""``study``: an experiment under several settings, some seeds of each, compared.
+"""The command ``study``: compare one experiment under several settings, with several seeds each.
 
-Cells are ranked and compared by their scores on validation tasks. Their scores on held-out tasks are reported, and
-nothing is chosen by them, so that the held-out score of the cell that ranks first is not optimistic.
+Each combination of settings is a *cell*. Cells are ranked and compared by their scores on validation tasks. Their
+scores on held-out tasks are reported, and nothing is selected by them. Therefore the held-out score of the cell that
+ranks first has no selection bias.
 
-Cells that differ only in numbers that a program can take as arguments are trained by one program.
+If cells differ only in numbers that a program can take as arguments, one program trains them.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ from metarl_jax.runs.study_folder import CONFIG, StudyConfig, StudyFolder, Varia
 from metarl_jax.types import Array, Key, RunState
 
 SCHEMA = 2
-"""Of ``table.json``. In schema 1 cells were ranked by their scores on held-out tasks."""
+"""The schema of ``table.json``. In schema 1, cells were ranked by their scores on held-out tasks."""
 TITLES: dict[Split, str] = {"validation": "validation", "heldout": "held-out"}
-"""The kinds of tasks that cells are measured on, and their names in tables."""
+"""The splits of tasks that cells are evaluated on, and their names in tables."""
 
 
 def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> StudyFolder:
-    """Make a study folder; it appears under its name only when it is whole.
+    """Create a study folder, which gets its final name only when it is complete.
 
     Args:
-        path: the folder to be.
-        config: of the study.
-        numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
+        path: the path of the new folder.
+        config: the configuration of the study.
+        numbered: whether the folder may get the name ``NAME-2``, ``NAME-3`` and so on if ``NAME`` exists.
 
     Raises:
-        UserError: if a setting of any cell is out of range, two cells are the same, or the folder exists.
-        StorageError: if it cannot be written.
+        UserError: if a setting of any cell is out of range, if two cells are the same, or if the folder exists.
+        StorageError: if the folder cannot be written.
     """
     try:
         found = cells(config)
@@ -65,25 +66,25 @@ def new_study(path: Path, config: StudyConfig, *, numbered: bool = False) -> Stu
 
 
 def resume_command(study: StudyFolder) -> str:
-    """What to type to go on with a study."""
+    """Return the command line that resumes a study."""
     return commands.on_folder("resume", study.path, study.config.experiment)
 
 
 def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Callable[[str], None]) -> int:
-    """Train what is not yet trained, measure all cells, and write the table and the figures.
+    """Train the cells that are not yet trained, evaluate all cells, and write the table and the figures.
 
     Args:
         study: the study.
-        options: of training; a time limit is of all cells together.
-        tasks: how many validation tasks and how many held-out tasks; None: as many as the experiment says.
-        say: gets a line now and then.
+        options: the options of training. A time limit is that of all cells together.
+        tasks: the number of validation tasks, and also of held-out tasks; None for the experiment's number.
+        say: a function that gets lines about the progress.
 
     Returns:
-        The exit code of training; nothing is measured if it was interrupted.
+        The exit code of training. Nothing is evaluated if training was interrupted.
 
     Raises:
-        UserError: if another process trains the study or a cell of it, or no checkpoint of a cell can be used.
-        StorageError: if something cannot be written.
+        UserError: if another process trains the study or one of its cells, or if no checkpoint of a cell can be used.
+        StorageError: if a file cannot be written.
     """
     with contextlib.ExitStack() as held:
         hosts.on_first(lambda: held.enter_context(lock(study.path)))
@@ -108,7 +109,7 @@ def run(study: StudyFolder, options: train.Options, tasks: int | None, say: Call
 
 
 def _folders(study: StudyFolder, group: Sequence[Variant]) -> list[RunFolder]:
-    """The run folders of cells that one program can train; those that are missing are made."""
+    """Return the run folders of cells that one program can train. Missing folders are created."""
 
     def make() -> None:
         missing = [cell for cell in group if not exists(study.cell(cell))]
@@ -123,7 +124,7 @@ def _folders(study: StudyFolder, group: Sequence[Variant]) -> list[RunFolder]:
 def _train(
     folders: Sequence[RunFolder], options: train.Options, again: str, say: Callable[[str], None]
 ) -> train.Outcome:
-    """Train cells at once, or as many at a time as fit."""
+    """Train all cells at the same time, or sequentially in groups that fit into memory."""
     try:
         return train.train_together(folders, options, again)
     except programs.TooLarge as large:
@@ -140,10 +141,11 @@ def _measure(
     tasks: int | None,
     say: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
-    """Each cell's scores on validation and on held-out tasks, by cell; compiled once for each program that trained.
+    """Evaluate all cells on validation tasks and on held-out tasks, and return the scores by cell.
 
-    All cells get the same tasks. The held-out tasks are those of ``metarl-jax evaluate``. The validation tasks are
-    drawn with another key than those of validations during training.
+    All cells get the same tasks. The held-out tasks are those of ``metarl-jax evaluate``. The key of the validation
+    tasks differs from the key of the validations during training. The evaluation is compiled once for each group of
+    cells.
     """
     tasks = experiment.heldout_tasks if tasks is None else tasks
     rows: dict[str, dict[str, Any]] = {}
@@ -174,7 +176,7 @@ def _measure(
 
 
 def _key(split: Split) -> Key:
-    """The key that a split's tasks are drawn with; that of held-out tasks is the one of ``evaluate`` with seed 0."""
+    """Return the key of the tasks of a split. For held-out tasks, it is the key of ``evaluate`` with seed 0."""
     tag = train.VALIDATION_TAG if split == "validation" else evaluate.EVALUATION_TAG
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(0), tag), 0)
 
@@ -182,7 +184,10 @@ def _key(split: Split) -> Key:
 def _test(
     experiment: Experiment, problem: Problem, tasks: int, seeds: int, split: Split
 ) -> Callable[[Key, RunState, Mapping[str, Any]], Array]:
-    """A compiled function of a key, a cell's states and its values: scores ``[S, N, E]``."""
+    """Return a compiled function from a key, the states and the values of a cell to scores ``[S, N, E]``.
+
+    S, N and E are the numbers of seeds, tasks and stages.
+    """
 
     @jax.jit
     def test(key: Key, states: RunState, values: Mapping[str, Any]) -> Array:
@@ -201,7 +206,7 @@ def _test(
 
 
 def _per_seed(experiment: Experiment, row: dict[str, Any], split: Split) -> np.ndarray | None:
-    """``[S]``, what the experiment reports of each seed; None if training or adaptation diverged."""
+    """Return the reported score of each seed, ``[S]``; None if training or adaptation diverged."""
     scores = np.asarray(row.get(split, {}).get("per_seed_by_stage", np.nan), np.float64)
     if not np.isfinite(scores).all():
         return None
@@ -214,7 +219,10 @@ def _headline(experiment: Experiment, row: dict[str, Any], split: Split) -> str:
 
 
 def _statistics(own: np.ndarray | None) -> dict[str, Any]:
-    """Mean, interquartile mean and its interval, of the seeds' scores ``[S]``; all None of a cell that diverged."""
+    """Return the mean, the interquartile mean and its interval, of the scores of the seeds, ``[S]``.
+
+    All of them are None for a cell that diverged.
+    """
     if own is None:
         return {"per_seed": None, "mean": None, "iqm": None, "ci95": None}
     estimate = stratified_bootstrap(own[:, None])
@@ -223,15 +231,15 @@ def _statistics(own: np.ndarray | None) -> dict[str, Any]:
 
 
 def table(study: StudyFolder, experiment: Experiment, rows: dict[str, dict[str, Any]], tasks: int) -> dict[str, Any]:
-    """What ``table.json`` holds: cells, the best first, and how likely each is to do better than each other one.
+    """Return the content of ``table.json``: the cells, best first, and the probabilities of improvement between them.
 
-    The order and these probabilities are of validation tasks.
+    The order and the probabilities are computed from scores on validation tasks.
 
     Args:
         study: the study.
-        experiment: of its cells.
-        rows: of ``_measure``.
-        tasks: how many of each kind the cells were measured on.
+        experiment: the experiment of its cells.
+        rows: the scores that ``_measure`` returned.
+        tasks: the number of tasks of each split.
     """
     sign = 1 if experiment.measure.higher_is_better else -1
     found = [
@@ -269,22 +277,22 @@ _TABLE: dict[str, Any] = {
     "probability_of_improvement": {str: {str: {"probability": float, "ci95": [float]}}},
 }
 _MEASURED: dict[str, Any] = {"per_seed": [float], "mean": float}
-"""Of a cell that did not diverge, on one kind of tasks."""
+"""The shape of the scores on one split, of a cell that did not diverge."""
 
 
 def read(study: StudyFolder) -> dict[str, Any]:
-    """The study's table.
+    """Read the table of a study.
 
     Raises:
-        UserError: if there is none yet, or it is damaged or of another schema.
+        UserError: if there is no table yet, or if it is damaged or has another schema.
     """
     path = study.path / "table.json"
     if not exists(path):
-        raise UserError(f"not measured yet: {resume_command(study)}")
+        raise UserError(f"not evaluated yet: {resume_command(study)}")
     result = read_json(path)
     if result.get("schema") != SCHEMA:
         raise UserError(
-            f"{path} has schema {result.get('schema')}, this program has {SCHEMA}; to write it anew: "
+            f"{path} has schema {result.get('schema')}, this program has {SCHEMA}; to write it again: "
             f"{resume_command(study)}"
         )
     try:
@@ -294,7 +302,7 @@ def read(study: StudyFolder) -> dict[str, Any]:
                 if cell[split]["iqm"] is not None:
                     check_shape(cell[split], _MEASURED, split)
     except ValueError as error:
-        raise UserError(f"{path} cannot be read: {error}; to write it anew: {resume_command(study)}") from error
+        raise UserError(f"{path} cannot be read: {error}; to write it again: {resume_command(study)}") from error
     return result
 
 
@@ -302,12 +310,12 @@ def _title(result: dict[str, Any]) -> str:
     return (
         f"{result['experiment']}: {result['measure']['title']}, {result['seeds']} seed(s); interquartile mean (IQM) "
         f"over seeds on {result['tasks']} validation tasks, by which the cells are ranked and compared, and on "
-        f"{result['tasks']} held-out tasks, by which nothing is chosen"
+        f"{result['tasks']} held-out tasks, by which nothing is selected"
     )
 
 
 def rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table: titles, and a row for each cell. The first four columns are the main ones."""
+    """Return the titles of the table, and a row for each cell. The first four columns are the main ones."""
     first = result["compared_with"]
 
     def iqm(own: dict[str, Any]) -> str:
@@ -357,7 +365,7 @@ def write(study: StudyFolder, result: dict[str, Any]) -> list[Path]:
         The files written.
 
     Raises:
-        StorageError: if they cannot be.
+        StorageError: if the files cannot be written.
     """
     titles, found = rows(result)
     lines = [_title(result), "", f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]

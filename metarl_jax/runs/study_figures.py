@@ -14,7 +14,7 @@ from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.study_folder import StudyFolder
 
 _BAND_REPETITIONS = 200
-"""Resamples for each point of a learning curve, of which there are many."""
+"""The number of bootstrap resamples for each point of a learning curve. It is small because there are many points."""
 
 
 def _figure(height: float = 4.0) -> tuple[Any, Any]:
@@ -32,7 +32,7 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
-    """Validation score in training by cell: the interquartile mean over seeds, and its interval."""
+    """Draw the validation score of each cell during training: the interquartile mean over seeds, and its interval."""
     figure, axes = _figure()
     for cell in study.cells:
         having = [line for line in metrics.read(study.cell(cell) / "metrics.jsonl") if "validation_score" in line]
@@ -50,7 +50,7 @@ def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
 
 
 def scores(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, Any]]) -> Path:
-    """The interquartile mean of each cell with its interval, and each seed, on validation and on held-out tasks."""
+    """Draw the interquartile mean of each cell with its interval, and each seed, on validation and held-out tasks."""
     from matplotlib.patches import Patch
 
     figure, axes = _figure(max(4.0, 1.5 + 0.4 * len(measured)))
@@ -73,7 +73,7 @@ def scores(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, 
 
 
 def improvement(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, Any]]) -> Path:
-    """How likely the cell of a row is to do better than that of a column, on validation tasks."""
+    """Draw the probability that the cell of a row is better than the cell of a column, on validation tasks."""
     figure, axes = _figure(max(4.0, 1.5 + 0.25 * len(measured)))
     names, better = [entry["cell"] for entry in measured], result["probability_of_improvement"]
     square = [

@@ -1,7 +1,8 @@
 """The study folder.
 
-``study.json`` (what was asked for), ``cells/`` (an ordinary run folder for each combination of settings, on which
-``resume``, ``evaluate``, ``report`` and ``record`` work), ``table.json``, ``table.md``, ``*.png``.
+A study folder contains ``study.json`` (the configuration), ``cells/``, ``table.json``, ``table.md`` and ``*.png``.
+``cells/`` has an ordinary run folder for each combination of settings. The commands ``resume``, ``evaluate``,
+``report`` and ``record`` work on it.
 """
 
 from __future__ import annotations
@@ -39,28 +40,35 @@ _MOST_NAME_BYTES = 240
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """All that decides what a study computes; stored as ``study.json``."""
+    """The configuration of a study, which determines its result. ``study.json`` stores it."""
 
     experiment: str
+    """The name of a preset, or of a combination: "algorithm family" or "algorithm family network"."""
     settings: dict[str, Any]
-    """Of the experiment, defaults included; what varies has here its first value."""
+    """Every setting of the experiment by name, defaults included. A setting that varies has its first value here."""
     vary: dict[str, list[Any]]
-    """The values of the settings that vary: every combination is a cell."""
+    """The values of each setting that varies. Every combination of values is a cell."""
     seed: int
     """The first seed of every cell."""
     seeds: int
-    """Of each cell."""
+    """The number of seeds of each cell."""
     evaluate_every: int | None = None
-    """Iterations between validations; None: twenty times a run."""
+    """The number of iterations between validations; None for twenty validations in a run."""
     evaluation_tasks: int | None = None
-    """Held-out tasks, and validation tasks, of the table; None: as many as the experiment says."""
+    """The number of held-out tasks, and also of validation tasks, of the table; None for the experiment's number."""
     names: dict[str, str] | None = None
-    """The names of the algorithm, the family and the network; None: those of the experiment."""
+    """The names of the algorithm, the family and the network; None for those of the experiment."""
     source: Source | None = None
-    """Where the user's experiment was loaded from; as ``RunConfig.source``."""
+    """The place from which the user's experiment was loaded. No code is loaded because it is named here. None means
+    that the experiment is part of this package, or that a program has registered it."""
 
     def __post_init__(self) -> None:
-        """TypeError or ValueError for a value of another type or out of range, as in a file from elsewhere."""
+        """Check the values, which may come from a stranger's file.
+
+        Raises:
+            TypeError: if a value has the wrong type.
+            ValueError: if a value is out of range.
+        """
         for name, kind in (("experiment", str), ("settings", dict), ("vary", dict)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is of another type than {kind.__name__}")
@@ -72,7 +80,7 @@ class StudyConfig:
                 checks.positive_int(name, getattr(self, name))
 
     def resolve(self) -> Experiment:
-        """The experiment.
+        """Return the experiment.
 
         Raises:
             ValueError: if this version does not have it.
@@ -80,7 +88,7 @@ class StudyConfig:
         return resolved(self.experiment, self.names)
 
     def stored(self) -> dict[str, Any]:
-        """What ``study.json`` holds.
+        """Return the content of ``study.json``.
 
         Raises:
             ValueError: if this version does not have the experiment, or a setting belongs to no part of it.
@@ -99,18 +107,21 @@ class StudyConfig:
 
 
 class Variant(NamedTuple):
-    """One combination of settings."""
+    """A cell of a study: one combination of settings."""
 
     name: str
+    """The name of the cell, and of its run folder."""
     changes: dict[str, Any]
+    """The values of the settings that vary, by name."""
     config: RunConfig
+    """The configuration of the run."""
 
 
 def cells(study: StudyConfig) -> list[Variant]:
-    """Every combination, that of the first values first.
+    """Return every combination of settings, beginning with the first value of each.
 
     Raises:
-        ValueError: if they are more than ``MOST_CELLS``.
+        ValueError: if there are more than ``MOST_CELLS`` combinations.
     """
     number = math.prod(len(values) for values in study.vary.values())
     if number > MOST_CELLS:
@@ -135,34 +146,34 @@ def cells(study: StudyConfig) -> list[Variant]:
 
 
 def _name(changes: dict[str, Any]) -> str:
-    """A readable name of at most ``_MOST_NAME_BYTES`` bytes; several cells may have the same."""
+    """Return a readable name of at most ``_MOST_NAME_BYTES`` bytes. Several cells may get the same name."""
     values = (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in changes.items())
     name = ",".join(values).replace("/", "_") or "as-it-is"
     return name if len(name.encode()) <= _MOST_NAME_BYTES else _unique_name(name, changes)
 
 
 def _unique_name(name: str, changes: dict[str, Any]) -> str:
-    """A name that tells all changes apart: its end is their hash."""
+    """Return a name that is unique to the changes. It ends in their hash."""
     digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:16]
     beginning = name.encode()[: _MOST_NAME_BYTES - len(digest) - 1].decode(errors="ignore")
     return f"{beginning}-{digest}"
 
 
 class StudyFolder:
-    """A study that exists."""
+    """The paths and the configuration of an existing study."""
 
     def __init__(self, path: Path) -> None:
         """Open a study.
 
         Raises:
-            UserError: if ``path`` holds none that this program can read.
+            UserError: if ``path`` is not a study folder that this program can read.
         """
         self.path = path
         file = open_folder(path, "study", CONFIG, (path / "cells",))
         content = files.read_json(file)
         try:
             found = read_experiment(content)
-            # Only checkpoints hold hashes, and cells have their own.
+            # Only checkpoints need the hash, and each cell has its own.
             found.pop("stored_hash", None)
             self.config = StudyConfig(**found, **content)
             self.cells = cells(self.config)
@@ -175,18 +186,18 @@ class StudyFolder:
                 raise UserError(f"{self.cell(cell)} cannot be used: {error.strerror}") from error
 
     def cell(self, cell: Variant) -> Path:
-        """Where a cell's run folder is, or will be."""
+        """Return the path of a cell's run folder, which need not exist yet."""
         return self.path / "cells" / cell.name
 
 
 def study_of(path: Path) -> Path | None:
-    """The folder of the study that a run is a cell of.
+    """Return the folder of the study that a run is a cell of.
 
     Args:
         path: the run folder.
 
     Returns:
-        The absolute path of the study folder; None for a run of its own.
+        The absolute path of the study folder; None if the run is not part of a study.
     """
     whole = path.absolute()
     is_cell = whole.parent.name == "cells" and files.exists(whole.parents[1] / CONFIG)

@@ -1,7 +1,7 @@
-"""Trackers: they show a run's metrics elsewhere while it trains, as TensorBoard and Weights & Biases do.
+"""Trackers, which show the metrics of a run elsewhere while it trains. Examples are TensorBoard and Weights & Biases.
 
-A tracker never ends training, and training does not wait for it: ``Background`` calls each tracker in a thread of its
-own. Trackers are named on the command line, and never in a run folder.
+A tracker never ends training, and training does not wait for it, because ``Background`` calls each tracker in a
+separate thread. Trackers are named on the command line, and never in a run folder.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from metarl_jax.runs.progress import warn
 from metarl_jax.runs.study_folder import study_of
 
 CLOSE_SECONDS = 30.0
-"""How long the end of training waits for trackers to send what they were given."""
+"""The longest time that the end of training waits for trackers to send their metrics."""
 QUIET_SECONDS = 2.0
-"""How long it waits before it says so."""
+"""The time that the end of training waits for trackers before it prints a message."""
 MOST_WAITING = 1000
-"""Calls of ``log`` that a slow tracker may be behind; there is about one a second."""
+"""The largest number of calls of ``log`` that wait for a slow tracker. There is about one call a second."""
 
 
 class TrackedRun(NamedTuple):
-    """A description of the run, which a tracker gets at its start."""
+    """A description of a run, which a tracker gets at its start."""
 
     path: Path
-    """The run folder. A tracker writes its files into it, and nowhere else."""
+    """The run folder. A tracker must write its files into this folder only."""
     name: str
-    """The name of the folder; for a cell of a study, the name of the study and of the cell."""
+    """The name of the folder; for a cell of a study, the names of the study and of the cell."""
     group: str | None
-    """The name of the study of which the run is a cell; None for a run of its own."""
+    """The name of the study of which the run is a cell; None if the run is not part of a study."""
     settings: Mapping[str, Any]
     """The experiment, the seeds, and every setting of the experiment, by name."""
     iteration: int
@@ -48,10 +48,10 @@ class TrackedRun(NamedTuple):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Shows the metrics of one run.
+    """The interface of a tracker, which displays the metrics of one run.
 
     All calls for one run come from one thread, in the order ``start``, ``log`` (any number of times), ``close``. An
-    exception ends tracking with one warning; training goes on. A tracker in ten lines::
+    exception ends tracking with one warning; training continues. A tracker in ten lines::
 
         class Lines:
             def start(self, run):
@@ -67,18 +67,18 @@ class Tracker(Protocol):
     """
 
     def start(self, run: TrackedRun) -> str | None:
-        """Begin, or go on with a run that is resumed.
+        """Begin to track a run, or continue with a run that is resumed.
 
         Args:
             run: the run.
 
         Returns:
-            A line for the user, such as the address where the run is shown; None for no line.
+            A line for the user, such as the address of a page that shows the run; None for no line.
         """
         ...
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Take the metrics of one iteration, about once a second.
+        """Log the metrics of one iteration. There is about one call a second.
 
         A resumed run may log iterations again that were logged before it was stopped.
 
@@ -90,7 +90,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """End. Training is finished, or stopped and may be resumed."""
+        """End tracking. Training is finished, or has been stopped and may be resumed."""
         ...
 
 
@@ -98,21 +98,24 @@ Make: TypeAlias = Callable[[], Tracker]
 
 
 class Named(NamedTuple):
-    """A kind of tracker; every run gets one of its own."""
+    """A kind of tracker. Every run gets its own tracker of this kind."""
 
     name: str
+    """The name of the tracker on the command line and in messages."""
     make: Make
+    """The function or class that makes a tracker."""
 
 
 def load(words: Sequence[str]) -> tuple[Named, ...]:
     """Find the trackers that a user has named.
 
     Args:
-        words: of each tracker ``wandb``, or a reference to a class, or to a function without arguments that returns a
-            tracker: ``FILE.py:NAME`` or ``PACKAGE.MODULE:NAME``. The code of a reference is executed.
+        words: one word for each tracker. A word is ``wandb`` or a reference, ``FILE.py:NAME`` or
+            ``PACKAGE.MODULE:NAME``, to a class, or to a function without arguments that returns a tracker. The code of
+            a reference is executed.
 
     Raises:
-        UserError: if a word names no tracker, is there twice, or needs a package that is not installed.
+        UserError: if a word names no tracker, occurs twice, or needs a package that is not installed.
     """
     found = []
     for word in words:
@@ -124,7 +127,7 @@ def load(words: Sequence[str]) -> tuple[Named, ...]:
 
 def _make_wandb() -> Make:
     spec = importlib.util.find_spec("wandb")
-    # A folder of that name, such as W&B makes, is a package without an origin.
+    # W&B creates folders named ``wandb``. Python takes such a folder for a package, but one without an origin.
     if spec is None or spec.origin is None:
         raise UserError(f"--track wandb needs the package wandb: {checks.install_command('wandb')}")
     from metarl_jax.runs import weights_and_biases
@@ -152,7 +155,7 @@ def _make_own(word: str) -> Make:
 
 
 def tracked(folder: RunFolder, iteration: int) -> TrackedRun:
-    """Describe a run for its trackers.
+    """Return the description of a run that its trackers get.
 
     Args:
         folder: the run.
@@ -172,47 +175,48 @@ def tracked(folder: RunFolder, iteration: int) -> TrackedRun:
 
 
 class TensorBoard:
-    """Writes TensorBoard's events into the run folder."""
+    """A tracker that writes TensorBoard's event files into the run folder."""
 
     def start(self, run: TrackedRun) -> None:
-        """Begin a new file of events."""
+        """Create a new event file."""
         from tensorboardX import SummaryWriter
 
-        # The name of an events file is made of the time and the host; with a suffix, nothing can lie in wait for it.
+        # The name of an event file consists of the time and the host. The random suffix makes it unpredictable, so that
+        # nobody can put a link of that name into the folder beforehand.
         suffix = f".{secrets.token_hex(8)}"
         self._events = SummaryWriter(str(run.path / "events"), purge_step=run.iteration + 1, filename_suffix=suffix)
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Add the values."""
+        """Write the values."""
         for name, value in values.items():
             self._events.add_scalar(name, value, iteration)
 
     def close(self) -> None:
-        """Write the rest."""
+        """Write the buffered values, and close the file."""
         self._events.close()
 
 
 class Background:
-    """A tracker of one run, in a thread of its own.
+    """A tracker of one run, which runs in a separate thread.
 
-    An exception of the tracker becomes one warning. Metrics that a slow tracker has no time for are left out, with one
+    An exception of the tracker becomes one warning. If the tracker is too slow, some metrics are left out, with one
     warning.
     """
 
     def __init__(self, kind: Named, run: TrackedRun, say: Callable[[str], None]) -> None:
-        """Make the tracker, and start it.
+        """Create the tracker, and start it.
 
         Args:
             kind: the kind of tracker.
-            run: the run.
-            say: gets the line that the tracker has for the user.
+            run: the description of the run.
+            say: a function that gets the line that the tracker has for the user.
         """
         self.name = kind.name
         self._make, self._run, self._say = kind.make, run, say
         self._waiting: queue.Queue[tuple[int, Mapping[str, float]] | None] = queue.Queue(MOST_WAITING)
         self._behind = False
         self.given_up = False
-        """Whether nobody waits for the tracker any more, so that its failure is no news."""
+        """Whether the command no longer waits for the tracker, so that a failure of it is not reported."""
         self._thread = threading.Thread(target=self._work, name=f"track {kind.name}", daemon=True)
         self._thread.start()
 
@@ -234,7 +238,7 @@ class Background:
             warn(f"{self.name} has failed, training goes on without it: {described}")
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Hand metrics to the tracker, without waiting for it."""
+        """Pass metrics to the tracker, without waiting for it."""
         if not self._thread.is_alive():
             return
         try:
@@ -245,7 +249,7 @@ class Background:
             self._behind = True
 
     def end(self) -> None:
-        """Tell the tracker to send what it was given, and to end."""
+        """Request the tracker to send its remaining metrics, and to end."""
         while True:
             with contextlib.suppress(queue.Full):
                 return self._waiting.put_nowait(None)
@@ -253,17 +257,21 @@ class Background:
                 self._waiting.get_nowait()
 
     def ended(self, deadline: float) -> bool:
-        """Whether the tracker has ended; wait for that until ``deadline``, a time of ``time.monotonic``."""
+        """Wait until the tracker has ended, or until ``deadline``, and return whether it has ended.
+
+        Args:
+            deadline: a time of ``time.monotonic``, in seconds.
+        """
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
 
 def close(trackers: Sequence[Background], say: Callable[[str], None]) -> None:
-    """End trackers. Wait for all of them together, for ``CLOSE_SECONDS`` at most; a warning names those that go on.
+    """End trackers, and wait for them for ``CLOSE_SECONDS`` at most. A warning names those that do not end.
 
     Args:
-        trackers: of any number of runs.
-        say: gets a line if that takes more than a moment.
+        trackers: the trackers of any number of runs.
+        say: a function that gets a line if waiting takes more than ``QUIET_SECONDS``.
     """
     for tracker in trackers:
         tracker.end()

@@ -1,4 +1,4 @@
-"""``train``: chunks of compiled meta-iterations, with metrics, validation scores and a checkpoint between them."""
+"""The command ``train``: run chunks of compiled meta-iterations, and between them write metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ from metarl_jax.runs.progress import Progress, warn
 from metarl_jax.types import Array, Key, RunState
 
 CHUNK_CAPACITY = 512
-"""The most meta-iterations in a chunk."""
+"""The largest number of meta-iterations in a chunk."""
 CHUNK_SECONDS = 1.0
-"""How long a chunk should take: what Ctrl-C waits for, and what a chunk's overhead is spread over."""
+"""The intended duration of a chunk. Ctrl-C waits for the end of a chunk; in shorter chunks the overhead would count."""
 CHECKPOINT_SECONDS = 15.0
-"""How often to save where ``--checkpoint-every`` does not say."""
+"""The time in seconds between checkpoints of a run without ``--checkpoint-every``."""
 VALIDATION_TAG = 0x48454C44
-"""Folded into the first seed's key: beyond the reach of any ``split``, so that training never meets this key."""
+"""The number that is folded into the key of the first seed for validation tasks. No ``split`` of that key gives the
+result, so training never uses the same key."""
 
 _BEST = "best_validation_score"
 """The name in a checkpoint of the best validation score. Older versions stored a held-out score, named "best"."""
@@ -42,42 +43,43 @@ _BEST = "best_validation_score"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a run's result does not depend on, but for rounding."""
+    """Options of training on which the result of a run does not depend, except for rounding."""
 
     checkpoint_every: int | None = None
-    """Iterations; None: about every ``CHECKPOINT_SECONDS``."""
+    """The number of iterations between checkpoints; None for a checkpoint about every ``CHECKPOINT_SECONDS``."""
     time_limit: float | None = None
-    """Minutes after which to save and stop."""
+    """The time in minutes after which to save and stop; None for no limit."""
     live: bool = False
     """Whether to redraw the progress line in place."""
     devices: int | None = None
-    """Over how many seeds and tasks are spread; what they compute then agrees with one device to rounding. None: one,
-    or all if there are several processes."""
+    """The number of devices that seeds and tasks are distributed over. The result agrees with that of one device to
+    rounding. None means one device, or all devices if there are several processes."""
     keep: int = checkpoints.KEEP
-    """How many of the last checkpoints to keep."""
+    """The number of the latest checkpoints to keep."""
     keep_best: bool = False
-    """Whether to keep the state with the best validation score, too."""
+    """Whether to keep the state with the best validation score as well."""
     trackers: tuple[tracking.Named, ...] = ()
     """The kinds of trackers that get the metrics, in addition to TensorBoard. With several processes only the first one
     tracks."""
 
 
 class Outcome(NamedTuple):
-    """How training ended."""
+    """The outcome of training."""
 
     finished: bool
-    """Whether training has reached its end and no signal has asked to stop."""
+    """Whether training has reached its end and no signal has requested to stop."""
     exit_code: int
+    """The exit code of the command."""
     diverged: dict[Path, dict[str, int]]
-    """The runs that diverged: by seed, in which iteration."""
+    """The runs that diverged. For each run folder, the iteration in which each seed diverged, by seed."""
 
 
 def build(config: RunConfig) -> Problem:
-    """The problem of a run.
+    """Build the problem of a run.
 
     Raises:
-        UserError: if the configuration names no experiment, a setting is unknown, of another type or out of range, or
-            what the experiment needs is not installed.
+        UserError: if the configuration does not name an experiment, if a setting is unknown, has the wrong type or is
+            out of range, or if a package that the experiment needs is not installed.
     """
     try:
         return config.resolve().build(config.settings)
@@ -86,16 +88,16 @@ def build(config: RunConfig) -> Problem:
 
 
 def new_run(path: Path, config: RunConfig, *, numbered: bool = False) -> RunFolder:
-    """Make the run folder, with a checkpoint of iteration 0 in it.
+    """Create a run folder with a checkpoint of iteration 0.
 
     Args:
-        path: the folder to be.
-        config: of the run.
-        numbered: whether ``NAME-2``, ``NAME-3`` and so on may be taken where the name is taken.
+        path: the path of the new folder.
+        config: the configuration of the run.
+        numbered: whether the folder may get the name ``NAME-2``, ``NAME-3`` and so on if ``NAME`` exists.
 
     Raises:
         UserError: if the configuration is wrong or the folder exists.
-        StorageError: if it cannot be written.
+        StorageError: if the folder cannot be written.
     """
     return new_runs([path], [config], build(config), numbered=numbered)[0]
 
@@ -103,17 +105,17 @@ def new_run(path: Path, config: RunConfig, *, numbered: bool = False) -> RunFold
 def new_runs(
     paths: Sequence[Path], configs: Sequence[RunConfig], problem: Problem, *, numbered: bool = False
 ) -> list[RunFolder]:
-    """As ``new_run``, of runs that one program can train (``programs.groups``), one after another.
+    """Create the run folders of runs that one program can train (``programs.groups``), as ``new_run`` does.
 
     Args:
-        paths: the folders to be.
-        configs: their configurations.
-        problem: of the first.
-        numbered: as for ``new_run``.
+        paths: the paths of the new folders.
+        configs: the configurations of the runs.
+        problem: the problem of the first run.
+        numbered: whether a folder may get the name ``NAME-2``, ``NAME-3`` and so on if ``NAME`` exists.
 
     Raises:
         UserError: if a folder exists.
-        StorageError: if one cannot be written.
+        StorageError: if a folder cannot be written.
     """
     start = jax.jit(lambda values, seed: programs.start_states(problem, values, seed, configs[0].seeds))
     values = programs.values_of(configs)
@@ -131,16 +133,17 @@ def new_runs(
 def load_states(
     folder: RunFolder, problem: Problem, *, best: bool = False, at: int | None = None
 ) -> checkpoints.Checkpoint:
-    """The newest checkpoint that is whole; damaged ones are named on standard error.
+    """Load the newest checkpoint that is whole. A warning names each damaged checkpoint.
 
     Args:
         folder: the run.
-        problem: what ``build`` made of its configuration.
-        best: instead the checkpoint with the best validation score in training (``Options.keep_best``).
-        at: instead the checkpoint of this iteration.
+        problem: the problem that ``build`` returned for the run.
+        best: whether to load the checkpoint with the best validation score in training instead
+            (``Options.keep_best``).
+        at: the iteration of the checkpoint to load instead; None for the newest.
 
     Raises:
-        UserError: if there is none, or it does not belong to this program and configuration.
+        UserError: if there is no such checkpoint, or if it does not belong to this program and configuration.
     """
     config = folder.config
     target = jax.eval_shape(lambda seed: programs.start_states(problem, {}, seed, config.seeds), jnp.uint32(0))
@@ -156,9 +159,10 @@ def load_states(
 def _validation(
     experiment: Experiment, problem: Problem, seeds: int
 ) -> Callable[[RunState, Key, programs.Values], Array]:
-    """A function of columns, a key and each run's values that gives their scores on validation tasks, ``[R, S]``.
+    """Return a function that computes the scores of R runs of S seeds on validation tasks, ``[R, S]``.
 
-    The score is what the experiment reports. All runs get the same tasks.
+    Its arguments are the columns, a key, and the values of each run. The score is the one that the experiment reports.
+    All runs get the same tasks.
     """
 
     def score(states: RunState, key: Key, values: programs.Values) -> Array:
@@ -184,27 +188,30 @@ def _validation(
 
 @dataclass
 class _Run:
-    """A run in training, as the host sees it."""
+    """The state on the host of a run in training."""
 
     folder: RunFolder
+    """The folder of the run."""
     columns: slice
+    """The indices of the run's seeds among all columns."""
     iteration: int
+    """The number of iterations done."""
     wall_s: float
-    """Of the program that trained it, whoever else that trained."""
+    """The wall-clock time in seconds of the program that trained the run. The program may train other runs as well."""
     diverged: dict[str, int]
-    """By seed, the iteration that was not finite."""
+    """The iteration in which each diverged seed had a number that is not finite, by seed."""
     best: float | None
-    """The best validation score of a kept state, the mean over seeds."""
+    """The best validation score of a kept state, as a mean over seeds."""
     writer: metrics.Writer | None = None
-    """None: it is not in training, or not this process writes."""
+    """The writer of metrics; None if the run is not in training, or if this process is not the one that writes."""
     trackers: list[tracking.Background] = field(default_factory=list)
-    """Empty where ``writer`` is None."""
+    """The trackers of the run; empty if ``writer`` is None."""
 
     def take(self, chunk: training.Chunk, problem: Problem, chunk_s: float) -> list[Line]:
-        """Note what a chunk, on the host, brought.
+        """Update the iteration, the time and the divergence by a chunk, which has been copied to the host.
 
         Returns:
-            A line for each iteration that any seed finished; a seed that diverged has null.
+            A line of metrics for each iteration that any seed finished. The entry of a seed that diverged is null.
         """
         counts, diverged = chunk.iterations[self.columns], chunk.diverged[self.columns]
         found = {name: rows[self.columns] for name, rows in chunk.metrics.items()}
@@ -226,7 +233,7 @@ class _Run:
         return lines
 
     def begin(self, options: Options, say: Callable[[str], None]) -> metrics.Writer:
-        """Open the metrics, and start the trackers."""
+        """Open the file of metrics, and start the trackers."""
         self.writer = metrics.Writer(self.folder.metrics, self.iteration)
         described = tracking.tracked(self.folder, self.iteration)
         kinds = (tracking.Named("TensorBoard", tracking.TensorBoard), *options.trackers)
@@ -234,7 +241,7 @@ class _Run:
         return self.writer
 
     def write(self, lines: list[Line]) -> None:
-        """Store the lines; trackers get the last one."""
+        """Write lines of metrics. The trackers get the last one."""
         if self.writer is None or not lines:
             return
         self.writer.write(lines)
@@ -244,7 +251,7 @@ class _Run:
             tracker.log(lines[-1]["iteration"], values)
 
     def improves(self, score: float, higher_is_better: bool) -> bool:
-        """Whether a validation score is the best so far; if so, it is noted as the best."""
+        """Return whether a validation score is the best so far. If it is, store it as the best."""
         worse = self.best is not None and (score <= self.best if higher_is_better else score >= self.best)
         if worse or not math.isfinite(score):
             return False
@@ -252,7 +259,13 @@ class _Run:
         return True
 
     def save(self, columns: RunState, keep: int, path: Path | None = None) -> None:
-        """A checkpoint of its own columns, the newest of ``keep``, or at a path of its own."""
+        """Save a checkpoint of the run's own columns.
+
+        Args:
+            columns: the states of all columns.
+            keep: the number of the latest checkpoints to keep.
+            path: the path of the checkpoint; None for a path in the run's folder of checkpoints.
+        """
         if self.writer is None:
             return
         state = jax.tree.map(lambda x: x[self.columns], columns)
@@ -265,7 +278,7 @@ class _Run:
 
 
 def resume_command(folder: RunFolder) -> str:
-    """What to type to go on with a run."""
+    """Return the command line that resumes a run."""
     return commands.on_folder("resume", folder.path, folder.config.experiment)
 
 
@@ -282,10 +295,11 @@ def train(folder: RunFolder, options: Options) -> Outcome:
     """Train from the newest checkpoint until the run is finished, interrupted, out of time, or diverged.
 
     Raises:
-        UserError: if another process trains this run, no checkpoint can be used, or there are fewer devices.
-        Diverged: if numbers are not finite; each seed's last finite state is saved.
-        StorageError: if the folder cannot be written; the last checkpoint is whole.
-        Lost: if one of several processes is gone; the last checkpoint is whole.
+        UserError: if another process trains this run, if no checkpoint can be used, or if there are fewer devices than
+            requested.
+        Diverged: if numbers are not finite. The last finite state of each seed is saved.
+        StorageError: if the folder cannot be written. The last checkpoint is whole.
+        Lost: if one of several processes is gone. The last checkpoint is whole.
     """
     outcome = train_together([folder], options, resume_command(folder))
     if outcome.diverged:
@@ -294,19 +308,19 @@ def train(folder: RunFolder, options: Options) -> Outcome:
 
 
 def train_together(folders: Sequence[RunFolder], options: Options, again: str) -> Outcome:
-    """As ``train``, of runs that one program can train (``programs.groups``), all at once.
+    """Train several runs at the same time that one program can train (``programs.groups``).
 
-    A run that diverges is stopped, and the others go on; who is ahead waits for the others.
+    A run that diverges is stopped, and the others continue. A run that is ahead of the others waits for them.
 
     Args:
-        folders: the runs, of the same seeds, and evaluated as often.
-        options: of them all.
-        again: what to type to go on with them.
+        folders: the runs, which have the same seeds and the same interval between validations.
+        options: the options of all runs.
+        again: the command line that resumes the runs, for messages.
 
     Raises:
-        UserError: as for ``train``.
-        StorageError, Lost: as for ``train``.
-        programs.TooLarge: if one program cannot train so many runs in the memory that there is; not for one run.
+        UserError: where ``train`` raises it.
+        StorageError, Lost: where ``train`` raises them.
+        programs.TooLarge: if the program for all runs does not fit into memory; never for a single run.
     """
     with contextlib.ExitStack() as locks:
         hosts.on_first(lambda: [locks.enter_context(folder.lock()) for folder in folders])
@@ -326,12 +340,12 @@ def train_together(folders: Sequence[RunFolder], options: Options, again: str) -
 
 
 def _load(folders: Sequence[RunFolder], problem: Problem) -> tuple[RunState, list[_Run]]:
-    """The columns of all runs, and where each run is."""
+    """Load the columns of all runs, and the state of each run on the host."""
     found = hosts.on_first(lambda: [load_states(folder, problem) for folder in folders])
     newest = hosts.agree(*(checkpoint.iteration for checkpoint in found) if found else [0] * len(folders))[0]
     if found is None:
         found = [load_states(folder, problem, at=int(at)) for folder, at in zip(folders, newest, strict=True)]
-    # From here on the first process may delete some.
+    # After this exchange, all processes have loaded their checkpoints, and the first one may delete some.
     hosts.agree()
     runs = []
     for index, (folder, (_, iteration, extra)) in enumerate(zip(folders, found, strict=True)):
@@ -347,10 +361,10 @@ def _load(folders: Sequence[RunFolder], problem: Problem) -> tuple[RunState, lis
 
 
 def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[Any, ...], runs: int) -> tuple[Any, str]:
-    """The program that trains columns, and what is to be said about it.
+    """Compile the program that trains columns, and return it with a note for the message about compilation.
 
     Raises:
-        UserError: for robots that the host steps, with seeds and tasks over devices.
+        UserError: for robots that the host steps, if both seeds and tasks are distributed over devices.
     """
     columns = arguments[-1].shape[0] // placement.seeds
 
@@ -359,12 +373,12 @@ def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[An
         try:
             lowered = placement.jit(program, donate_argnums=0).lower(*arguments)
         except NotImplementedError as error:
-            # Of JAX, for callbacks to the host where some axes of the mesh are left to the compiler.
+            # JAX raises it for callbacks to the host in a program that leaves axes of the mesh to the compiler.
             if "callbacks" not in str(error):
                 raise
             raise UserError(
-                "of robots that the host steps (C MuJoCo) seeds or tasks can be spread over devices, not both: use"
-                f" --devices {placement.seeds}, or --engine mjx where there is that setting"
+                "for robots that the host steps (C MuJoCo), seeds or tasks can be spread over devices, not both: use"
+                f" --devices {placement.seeds}, or --engine mjx if the experiment has that setting"
             ) from error
         return lowered.compile()
 
@@ -373,7 +387,7 @@ def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[An
     except programs.TooLarge:
         if runs > 1:
             raise
-        # Less is not possible, and the compiler may have been too careful.
+        # One column of one run is the smallest program, and the compiler's estimate may be too high.
         compiled, at_a_time = compile_for(1), 1
     return compiled, f", {at_a_time} of {columns} seeds at a time" if columns > at_a_time > 1 else ""
 
@@ -384,7 +398,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
     total, measure, columns = problem.iterations, experiment.measure, config.seeds * len(folders)
     states, runs = _load(folders, problem)
     active = [run for run in runs if not run.diverged and run.iteration < total]
-    # How far all of them are.
+    # The iteration that all active runs have reached.
     iteration = min((run.iteration for run in active), default=total)
 
     def outcome(exit_code: int) -> Outcome:
@@ -415,7 +429,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
         for run in active if hosts.first() else ():
             opened.enter_context(run.begin(options, progress.say))
 
-        # Before this, nothing is to be saved, and a signal ends the command.
+        # Before this line there is nothing to save, and a signal ends the command.
         signals = opened.enter_context(Interrupts())
         saved_at = time.monotonic()
         length = 1
@@ -423,7 +437,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
             goal = min(total, _next_multiple(iteration, config.evaluate_every), iteration + length)
             if options.checkpoint_every is not None:
                 goal = min(goal, _next_multiple(iteration, options.checkpoint_every))
-            # Who is ahead waits.
+            # A run that has already reached the goal waits for the others.
             moving = [run for run in active if run.iteration < goal]
             missing = np.zeros(columns, np.int32)
             for run in moving:
@@ -434,7 +448,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
             chunk_s = time.monotonic() - chunk_begin
             states, found = chunk.state, jax.tree.map(np.asarray, placement.fetch(chunk._replace(state=())))
             rate = (goal - iteration) / chunk_s
-            # Grows at most fourfold, so that one lucky measurement cannot make Ctrl-C wait.
+            # The length grows at most fourfold, so that one short measurement cannot make Ctrl-C wait for long.
             length = int(np.clip(CHUNK_SECONDS * rate, 1, min(CHUNK_CAPACITY, 4 * length)))
             iteration = goal
             lines = [run.take(found, problem, chunk_s) for run in moving]
@@ -447,7 +461,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
                 for run in going_well:
                     own = scores[runs.index(run)]
                     run.wall_s += evaluate_s
-                    # Adaptation may diverge on a validation task though training goes well.
+                    # Adaptation may diverge on a validation task although training has not diverged.
                     lines[moving.index(run)][-1]["validation_score"] = finite(own.tolist())
                     if options.keep_best and run.improves(float(own.mean()), measure.higher_is_better):
                         better.append(run)
@@ -464,7 +478,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
                 if options.checkpoint_every is not None
                 else time.monotonic() - saved_at >= CHECKPOINT_SECONDS
             )
-            # Of any process a signal; of the first one what its clock says.
+            # A signal to any process counts. The decisions that depend on a clock are those of the first process.
             said = hosts.agree(signals.received or 0, time.monotonic() >= deadline, due, length)
             received, (_, late, due, length) = int(said[:, 0].max()), map(int, said[0])
             stopped = bool(received or late)
@@ -485,7 +499,7 @@ def _train(folders: Sequence[RunFolder], options: Options, again: str) -> Outcom
             summary = {"iteration": run.iteration, "steps": steps, "train_wall_s": round(run.wall_s, 3)}
             write_json(run.folder.path / "summary.json", summary)
     if iteration == total and signals.received:
-        # The signal came when the last chunk was on its way: what follows training is left out.
+        # The signal came during the last chunk, so the command stops after training, before the evaluation.
         received = signals.received
     if not active or (iteration == total and not received):
         if active:

@@ -1,4 +1,7 @@
-"""``watch``: where a run or a study is, from another terminal, by the metrics that it writes. Nothing is locked."""
+"""The command ``watch``: show the progress of a run or a study from another terminal.
+
+The progress is read from the metrics that training writes. No lock is taken.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,29 @@ from metarl_jax.runs.metrics import Line
 from metarl_jax.runs.study_folder import StudyFolder
 
 _RATE_LINES = 64
-"""Over how many iterations speed is measured."""
+"""The number of the latest iterations over which the speed is measured."""
 _MOST = 1e15
-"""Iterations, steps and seconds of a file from elsewhere that are more are taken for damage."""
+"""The largest number of iterations, steps or seconds that is accepted. A line with a larger one counts as damaged."""
 
 
 class Status(NamedTuple):
-    """Where a run is."""
+    """The progress of a run."""
 
     text: str
+    """The line that describes the progress."""
     finished: bool
+    """Whether the run has finished."""
 
 
 class Follower:
-    """Reads what is new in a run's metrics."""
+    """A reader of the new lines of a run's metrics."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
-        """Begin with a run.
+        """Begin to follow a run.
 
         Args:
-            folder: the run's folder, which need not exist yet.
-            config: its configuration.
+            folder: the folder of the run, which need not exist yet.
+            config: the configuration of the run.
 
         Raises:
             UserError: if the configuration does not say how many iterations there are.
@@ -58,20 +63,20 @@ class Follower:
         self._validation: float | None = None
 
     def _read(self) -> float:
-        """Take in whole new lines; return how many seconds ago something was written."""
+        """Read the complete new lines, and return the time in seconds since the file was last written."""
         with files.open_regular(self._path) as file:
             status = os.fstat(file.fileno())
             if status.st_size < self._offset or not self._take(file):
-                # A resumed run has dropped lines, to write them again.
+                # A resumed run has removed lines, and writes them again.
                 self._forget()
                 self._take(file)
         return max(0.0, time.time() - status.st_mtime)
 
     def _take(self, file: IO[bytes]) -> bool:
-        """Read on, and leave out lines that cannot be read.
+        """Read the lines that follow, and leave out lines that cannot be read.
 
         Returns:
-            Whether what is new goes on where the last lines ended; always at the start of the file.
+            Whether the new lines continue the lines that were read before. At the start of the file, always True.
         """
         file.seek(self._offset)
         new = file.read()
@@ -89,7 +94,7 @@ class Follower:
         return True
 
     def status(self) -> Status:
-        """Where the run is now."""
+        """Return the current progress of the run."""
         try:
             age_s = self._read()
         except OSError:
@@ -115,7 +120,7 @@ class Follower:
 
 
 def _line(text: bytes) -> Line | None:
-    """A line of metrics; None if it is none."""
+    """Parse a line of metrics; return None if it is damaged."""
     try:
         line = metrics.parse(text)
     except ValueError:
@@ -125,7 +130,12 @@ def _line(text: bytes) -> Line | None:
 
 
 def _numbers(values: object, partly: bool = False) -> list[float]:
-    """A list of finite numbers; empty if it is none. With ``partly``, what is no number in it is left out."""
+    """Return a list of finite numbers as floats; an empty list if ``values`` is anything else.
+
+    Args:
+        values: the content of a line.
+        partly: whether to leave out the entries that are not finite numbers, instead of returning an empty list.
+    """
     if not isinstance(values, list):
         return []
     found = [float(v) for v in values if isinstance(v, int | float) and abs(v) < 1e300]
@@ -136,13 +146,13 @@ def folder(path: Path) -> RunFolder | StudyFolder:
     """Open the run or the study in a folder.
 
     Raises:
-        UserError: if there is neither.
+        UserError: if the folder holds neither.
     """
     return StudyFolder(path) if os.path.lexists(path / study_folder.CONFIG) else RunFolder(path)
 
 
 def followers(found: RunFolder | StudyFolder) -> dict[str, Follower]:
-    """One follower for a run, or one for each cell of a study by name.
+    """Return one follower for a run, or one for each cell of a study, by name.
 
     Raises:
         UserError: if the configuration does not say how many iterations there are.
@@ -153,7 +163,7 @@ def followers(found: RunFolder | StudyFolder) -> dict[str, Follower]:
 
 
 def say(some: dict[str, Follower], write: Callable[[str], object]) -> bool:
-    """Write where all of them are, at once; return whether all are finished."""
+    """Write the progress of all runs in one text, and return whether all of them have finished."""
     now = {name: follower.status() for name, follower in some.items()}
     write("\n".join(f"{name}: {status.text}" if name else status.text for name, status in now.items()))
     return all(status.finished for status in now.values())

@@ -1,7 +1,7 @@
-"""``--track wandb``: Weights & Biases.
+"""The tracker of ``--track wandb``: Weights & Biases (W&B).
 
 A run folder may come from a stranger, and W&B reads settings, such as the address of its server, from files. No file
-of a run folder may decide where data or keys go:
+of a run folder may determine where W&B sends data or keys:
 
 - W&B reads ``wandb/settings`` in the working directory, so the working directory must be outside of the run folder.
 - A run folder that already holds ``wandb/settings``, or a link where W&B writes, is refused.
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from metarl_jax.runs.tracking import TrackedRun
 
 PROJECT = "metarl-jax"
-"""The project of W&B where the user's settings name none."""
+"""The project at W&B if the user's settings name none."""
 START_SECONDS = 60.0
-"""How long W&B tries to reach its server at the start."""
+"""The longest time that W&B tries to reach its server at the start."""
 END_SECONDS = 20.0
-"""How long W&B goes on sending at the end. The rest stays in the run folder, for ``wandb sync``."""
+"""The longest time that W&B sends data at the end. The remaining data stays in the run folder, for ``wandb sync``."""
 _ID = re.compile("[0-9a-f]{16}")
 _ID_FILE = "metarl-jax.json"
 _SESSION = re.compile(r"(offline-)?run-\d{8}_\d{6}-[0-9a-f]{16}(-\d+)?")
-"""The folder that W&B makes in ``wandb`` for each process that logs a run."""
+"""The name of the folder that W&B creates in ``wandb`` for each process that logs a run."""
 _MOST_NAME = 128
-"""W&B refuses longer names."""
+"""The length in characters of the longest name that W&B accepts."""
 
 
 class WeightsAndBiases:
-    """Logs a run to Weights & Biases; a resumed run goes on in the same run there."""
+    """A tracker that logs a run to Weights & Biases. A resumed run continues the same run there."""
 
     def start(self, run: TrackedRun) -> str:
-        """Begin, or go on with the run of W&B whose id the run folder holds.
+        """Begin a run at W&B, or continue with the run whose id the run folder holds.
 
         Args:
             run: the run.
@@ -55,7 +55,7 @@ class WeightsAndBiases:
             A line with the address of the run at W&B.
 
         Raises:
-            UserError: if the folder holds something that W&B could take for settings, a link, or no valid id.
+            UserError: if the folder holds a link, an id that is not valid, or a file that W&B could take for settings.
         """
         root = run.path.absolute()
         check_folder(root)
@@ -64,10 +64,10 @@ class WeightsAndBiases:
         folder = root / "wandb"
         folder.mkdir(exist_ok=True)
         identifier = _identifier(folder / _ID_FILE)
-        # W&B must not write into the user's home folder. Its service reads this once, for all runs of this process.
+        # W&B must not write into the user's home folder. Its service reads these variables once for the whole process.
         os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "cache"))
         os.environ.setdefault("WANDB_DATA_DIR", str(folder / "data"))
-        # Without messages, and so without questions: where there is no key, W&B raises an error instead of asking.
+        # With ``silent``, W&B raises an error if there is no key, and does not ask the user for one.
         session = wandb.setup(wandb.Settings(silent=True))
         settings = wandb.Settings(
             root_dir=str(root),
@@ -97,26 +97,26 @@ class WeightsAndBiases:
         return f"W&B: {self._run.url}"
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Log the values of an iteration; those of iterations that are logged already are ignored by W&B."""
+        """Log the values of an iteration. W&B ignores the values of an iteration that is already logged."""
         self._run.log(dict(values), step=iteration)
 
     def close(self) -> None:
-        """Send the rest."""
+        """Send the remaining data, and end the run at W&B."""
         self._run.finish()
 
 
 def check_folder(root: Path) -> None:
-    """See that W&B cannot take anything from a run folder, or write outside of it.
+    """Check that W&B cannot read settings from a run folder, or write outside of it.
 
     Args:
         root: the absolute path of the run folder.
 
     Raises:
         UserError: if the working directory is in the run folder, or in the folder of its study; or if ``wandb`` in the
-            run folder is a link, holds one, or holds settings.
+            run folder is a link, contains a link, or contains settings.
     """
     real, here = root.resolve(), Path.cwd().resolve()
-    # The path may go through links.
+    # The path may contain links, so the studies of both the given and the resolved path are checked.
     for received in (real, study_of(root), study_of(real)):
         if received is not None and here.is_relative_to(received.resolve()):
             raise UserError(
@@ -134,20 +134,20 @@ def check_folder(root: Path) -> None:
         for name in (*folders, *names):
             if (path := Path(place) / name).is_symlink():
                 raise UserError(f"{path} is a symbolic link, which is not followed: delete it")
-        # W&B links its log there, and never writes into the folder of an earlier session again.
+        # The folder of a session contains links to a log, but W&B never writes into the folder of an earlier session.
         folders[:] = [name for name in folders if Path(place) != folder or not _SESSION.fullmatch(name)]
 
 
 def _identifier(path: Path) -> str:
-    """The id of the run at W&B: that of the file, or a new one, which is stored there."""
+    """Return the id of the run at W&B from the file. If there is no file, create one with a new id."""
     if not files.exists(path):
         files.write_json(path, {"id": secrets.token_hex(8)})
     identifier = files.read_shaped(path, {"id": str})["id"]
     if not _ID.fullmatch(identifier):
-        raise UserError(f"{path} holds no id of a run: {identifier[:80]!r}; delete it to begin a new run at W&B")
+        raise UserError(f"{path} does not hold the id of a run: {identifier[:80]!r}; delete it to begin a new W&B run")
     return identifier
 
 
 def _sent(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that W&B gets."""
+    """Return the settings that W&B gets: all but those that look like an address."""
     return {name: value for name, value in settings.items() if not (isinstance(value, str) and "://" in value)}

@@ -1,4 +1,4 @@
-"""A run small enough to be made and broken many times."""
+"""A run that is so small that tests can train and damage it many times."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ ITERATIONS = 20
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One compilation cache for the whole folder: the same small programs again and again."""
+    """One cache of compiled programs for the whole folder, because the tests use the same small programs."""
     path = tmp_path_factory.mktemp("cache")
     yield path
     jax.config.update("jax_compilation_cache_dir", None)
 
 
 def _once(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, called once for arguments of one key; the results are kept, so that their ids stay theirs."""
+    """Return a function that is called once for each key of its arguments.
+
+    The results are stored, so that no other object gets their id.
+    """
     results: dict[Any, Any] = {}
 
     def called(*arguments: Any) -> Any:
@@ -47,7 +50,7 @@ def _shapes(tree: Any) -> str:
     return str(jax.tree.map(lambda x: (jax.typeof(x), getattr(x, "sharding", None)), tree))
 
 
-# Tracing the same programs for every resume would be most of the time of this folder.
+# Tracing the same programs for every resume would take most of the time of these tests.
 BUILD = _once(train.build, lambda config: repr((config.experiment, sorted(config.settings.items()))))
 COMPILE = _once(
     train._compile,
@@ -60,7 +63,7 @@ VALIDATION = _once(
 
 @pytest.fixture(autouse=True)
 def _small_world(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our cache, programs that are made once, and neither oracles nor figures: they are tested elsewhere."""
+    """Use one cache, make programs once, and leave out oracles and figures, which other tests cover."""
     monkeypatch.setenv("METARL_JAX_CACHE_DIR", str(cache))
     monkeypatch.setattr(Experiment, "oracles", lambda self, problem, stages: [])
     monkeypatch.setattr(train, "build", BUILD)
@@ -70,32 +73,32 @@ def _small_world(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Run:
-    """A run folder and what can be done to it."""
+    """A run folder, with methods that run commands on it and read it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
 
     def start(self, *options: str) -> int:
-        """``metarl-jax train`` into this folder."""
+        """Run ``metarl-jax train`` with this folder."""
         small = [*SMALL, "--iterations", str(ITERATIONS), "--checkpoint-every", "4", "--evaluate-every", "5"]
         return cli.main(["train", EXPERIMENT, *small, "--run-dir", str(self.path), *options])
 
     def resume(self, *options: str) -> int:
-        """``metarl-jax resume`` this folder."""
+        """Run ``metarl-jax resume`` on this folder."""
         return cli.main(["resume", str(self.path), "--evaluation-tasks", "16", *options])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Metric lines without what depends on the clock."""
+        """Return the lines of metrics without entries that depend on the clock."""
         lines = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
         return [{name: value for name, value in line.items() if name != "wall_s"} for line in lines]
 
     def checkpoint(self, iteration: int) -> Path:
-        """The checkpoint of an iteration."""
+        """Return the path of the checkpoint of an iteration."""
         return self.checkpoints / f"{iteration:09d}.checkpoint"
 
     def leaves(self, iteration: int = ITERATIONS) -> dict[str, Any]:
-        """The arrays of a checkpoint as lists, by path."""
+        """Return the arrays of a checkpoint as lists, by path."""
         from flax import serialization
 
         from metarl_jax.runs import checkpoints
@@ -104,14 +107,14 @@ class Run:
         return {name: value.tolist() for name, value in content["leaves"].items()}
 
     def content(self) -> dict[str, bytes]:
-        """Every file but the lock, by path."""
+        """Return the content of every file except the lock, by path."""
         files = [p for p in self.path.rglob("*") if p.is_file() and p.name != "lock"]
         return {str(p.relative_to(self.path)): p.read_bytes() for p in files}
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run that has not begun."""
+    """A run that has not been trained yet."""
     return Run(tmp_path / "run")
 
 
@@ -126,7 +129,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 @pytest.fixture
 def finished(_finished: Path, tmp_path: Path) -> Run:
-    """A finished run of 20 iterations with checkpoints at 12, 16 and 20: a copy, to be broken."""
+    """A copy of a finished run of 20 iterations with checkpoints at 12, 16 and 20, which a test may damage."""
     import shutil
 
     shutil.copytree(_finished, tmp_path / "finished")

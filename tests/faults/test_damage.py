@@ -1,4 +1,4 @@
-"""Damaged files, full disks, and numbers that are not finite: named, and nothing good is lost."""
+"""Damaged files, full disks, and numbers that are not finite: messages name them, and no good data is lost."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_checkpoint_of_another_run_is_refused(finished, monkeypatch, capsys, w
         (["--epsiodes", "3"], "Perhaps you meant: --episodes INT"),
         (["--evaluation-tasks", "0"], "evaluation_tasks must be a whole number of at least 2"),
         (["--episodes", "0"], "episodes must be a positive whole number, not 0"),
-        (["--hidden-size", "5"], "cannot be measured with hidden_size 5: its parameters do not fit"),
+        (["--hidden-size", "5"], "cannot be evaluated with hidden_size 5"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(finished, capsys, options, expected) -> None:

@@ -1,4 +1,4 @@
-"""Run folders from elsewhere: one line for what is wrong with them, and nothing inside or outside is overwritten."""
+"""Run folders from strangers: one line names each fault, and no file inside or outside is overwritten."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from metarl_jax.runs.study_folder import StudyConfig, cells
 
 COMMANDS = ["resume", "evaluate", "report", "record", "watch"]
 WRITE_REPORT = report.write
-"""The other tests of this folder do without."""
+"""The real function. The other tests of this folder replace it."""
 
 
 def _command(run: Any, command: str) -> int:
@@ -61,15 +61,15 @@ def test_another_file_with_the_ending_of_checkpoints_is_none(finished, capsys) -
     assert finished.resume() == 0
     assert capsys.readouterr().err == ""
     assert finished.leaves() == whole and finished.metrics() == metrics_before
-    # Pruning old checkpoints leaves them alone, too.
+    # Deleting old checkpoints does not change them either.
     assert backup.exists() and unicode_digits.exists()
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("000000032.checkpoint", "it holds iteration 12, not the one that its name tells"),
-        ("000000020.checkpoint", "it holds iteration 12, not the one that its name tells"),
+        ("000000032.checkpoint", "it holds iteration 12, not the one in its name"),
+        ("000000020.checkpoint", "it holds iteration 12, not the one in its name"),
     ],
 )
 def test_a_checkpoint_under_another_name_is_skipped(finished, capsys, name: str, reason: str) -> None:
@@ -209,7 +209,7 @@ def test_a_whole_checkpoint_of_foreign_content_is_one_line(finished, capsys, nam
         b"\xc1",
         b"\x91" * 100_000,
         b"\xdd\xff\xff\xff\xff",
-        # Extensions of flax: an array whose data are no MessagePack, and one of objects.
+        # These are extensions of flax: an array whose data is not MessagePack, and an array of objects.
         b"\xc7\x03\x01\xc1\xc1\xc1",
         b"\xc7\x0c\x01\x93\x91\x01\xa1O\xc4\x04abcd",
     ],
@@ -219,7 +219,7 @@ def test_what_is_no_messagepack_is_one_line(finished, capsys, payload: bytes) ->
     _write(finished.checkpoint(20), payload)
     before = finished.content()
     assert finished.resume() == 2
-    assert "000000020.checkpoint is no checkpoint: its content cannot be parsed" in _one_line(capsys.readouterr().err)
+    assert "checkpoint is not a checkpoint: its content cannot be parsed" in _one_line(capsys.readouterr().err)
     assert finished.content() == before
 
 
@@ -237,7 +237,7 @@ def test_another_version_of_the_package_reads_a_checkpoint(finished, monkeypatch
 
 @pytest.fixture
 def old(run, root: Path) -> Any:
-    """A run folder that version 0.1.0 wrote."""
+    """A run folder in the form of version 0.1.0."""
     shutil.copytree(root / "tests" / "data" / "run-0.1.0", run.path)
     return run
 
@@ -261,7 +261,7 @@ def test_a_run_folder_of_version_0_1_0_goes_on(old, capsys) -> None:
     now = old.leaves(6)
     assert now.keys() == last.keys()
     for name, value in last.items():
-        # Compiled with other options here.
+        # The compiler options of the tests differ from those of that run.
         np.testing.assert_allclose(now[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
     assert [line["iteration"] for line in old.metrics()] == [1, 2, 3, 4, 5, 6]
 
@@ -336,7 +336,7 @@ def test_an_evaluation_of_something_else_is_not_reported(finished, capsys) -> No
     shutil.copy(own, finished.path / "evaluation-iteration20-tasks9-seed0.json")
     before = finished.content()
     assert _command(finished, "evaluate") == 2
-    assert "holds an evaluation with tasks 16, not 9: move it away to measure anew" in _one_line(
+    assert "holds an evaluation with tasks 16, not 9: move it away to evaluate again" in _one_line(
         capsys.readouterr().err
     )
     assert finished.content() == before
@@ -358,7 +358,7 @@ def test_cells_of_a_study_have_names_of_their_own() -> None:
         assert all(len(name.encode()) <= 240 and "/" not in name for name in names)
 
 
-# Files that lead elsewhere.
+# Links to other places.
 
 
 @pytest.fixture
@@ -409,7 +409,7 @@ def _plant(run: Any, name: str, make: Callable[[Path], object]) -> None:
     path.unlink(missing_ok=True)
     make(path)
     if not name.startswith("checkpoints/"):
-        # There is something left to train.
+        # A part of the run must still be trained.
         run.checkpoint(20).unlink(missing_ok=True)
 
 
@@ -536,7 +536,7 @@ def test_a_control_character_in_the_configuration_is_refused(finished, capsys) -
     for command in COMMANDS:
         assert _command(finished, command) == 2
         captured = capsys.readouterr()
-        assert "has control characters in it" in _one_line(captured.err)
+        assert "contains control characters" in _one_line(captured.err)
         assert "\x1b" not in captured.out + captured.err
 
 
@@ -545,7 +545,7 @@ def test_a_control_character_in_the_configuration_is_refused(finished, capsys) -
 
 @pytest.fixture
 def received_study(tmp_path: Path) -> Path:
-    """A study folder whose cells are not trained yet."""
+    """A study folder whose cells have not been trained yet."""
     path = tmp_path / "study"
     options = ["--vary", "learning-rate=0.001,0.002", "--iterations", "1", "--tasks", "2", "--seeds", "1"]
     with pytest.MonkeyPatch.context() as patch:
@@ -564,14 +564,14 @@ def received_study(tmp_path: Path) -> Path:
         ({"vary": {"learning_rate": 3}}, "vary does not map settings to lists of values"),
         ({"vary": {"learning_rate": []}}, "vary does not map settings to lists of values"),
         ({"vary": [1]}, "vary is of another type than dict"),
-        ({"algorithm": "all"}, "algorithm is no JSON object with settings"),
+        ({"algorithm": "all"}, "algorithm is not a JSON object with settings"),
         ({"seed": 2**32 - 1, "seeds": 2}, "seeds 4294967295 .. 4294967296 are not all from 0 to 4294967295"),
         ({"seeds": 0}, "seeds must be a positive whole number, not 0"),
         ({"evaluate_every": 0}, "evaluate_every must be a positive whole number, not 0"),
         ({"evaluation_tasks": "9"}, "evaluation_tasks must be a positive whole number, not '9'"),
         ({"schema": 99}, "has schema 99"),
         ({"more": 1}, "unexpected keyword argument 'more'"),
-        ({"experiment": "\x1b[2J"}, "has control characters in it"),
+        ({"experiment": "\x1b[2J"}, "contains control characters"),
         ({"experiment": "unknown"}, "unknown"),
     ],
 )
@@ -616,11 +616,11 @@ TABLE = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cells": 3}, "cells is no list"),
+        ({"cells": 3}, "cells is not a list"),
         ({"cells": [{"cell": "a"}]}, "cells[0].validation is missing"),
         ({"cells": [{**TABLE["cells"][0], "heldout": {"iqm": 1.0}}]}, "heldout.per_seed is missing"),
-        ({"measure": None}, "measure is no dictionary"),
-        ({"probability_of_improvement": {"a": {"b": 1}}}, "probability_of_improvement.a.b is no dictionary"),
+        ({"measure": None}, "measure is not a dictionary"),
+        ({"probability_of_improvement": {"a": {"b": 1}}}, "probability_of_improvement.a.b is not a dictionary"),
         ({"schema": 1}, "has schema 1"),
     ],
 )
@@ -630,7 +630,7 @@ def test_a_table_that_cannot_be_used_is_one_line(received_study: Path, capsys, c
     capsys.readouterr()
     assert cli.main(["report", str(received_study)]) == 2
     line = _one_line(capsys.readouterr().err)
-    assert message in line and line.endswith(f"to write it anew: metarl-jax resume {received_study}")
+    assert message in line and line.endswith(f"to write it again: metarl-jax resume {received_study}")
     assert _tree(received_study) == before
 
 

@@ -1,4 +1,4 @@
-"""Output that cannot be written, or not in this encoding, changes nothing of a run."""
+"""Output that cannot be written, or not in its encoding, does not change a run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_run_goes_on_without_any_stream(run, finished, monkeypatch) -> None:
 
 
 def test_the_locale_may_be_c(finished) -> None:
-    """The path then has bytes that are no text to Python, and its default encoding cannot read the files."""
+    """In the locale C, the path has bytes that are not text, and the default encoding cannot read the files."""
     path = finished.path.with_name("r\xe9sum\xe9")
     finished.path.rename(path)
     file = path / "versions.json"

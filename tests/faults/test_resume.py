@@ -1,4 +1,4 @@
-"""A run that stops, for whatever reason, goes on as if it had not."""
+"""A run that was interrupted, for any reason, gives the same result as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_same_seed_same_bits(run, finished) -> None:
 
 
 def test_observations_of_width_0_are_normalised_and_trained_on(run) -> None:
-    """A bandit has none, but its statistics are part of the state all the same."""
+    """A bandit has no observations, but their statistics are part of the state."""
     assert run.start("--normalise-observations", "--seeds", "2") == 0
     assert len(run.metrics()) == 20
 
@@ -101,7 +101,7 @@ def test_a_signal_with_the_last_save_leaves_out_what_follows_training(run, finis
 
 
 def test_a_second_signal_acts_as_always() -> None:
-    # A process that was started in the background ignores SIGINT; "always" is what the program's user meets.
+    # A process that was started in the background ignores SIGINT. The handler below is the one that users have.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with Interrupts() as interrupts:
@@ -142,7 +142,7 @@ def test_a_run_ends_with_its_report(finished) -> None:
 
 
 def test_the_number_of_held_out_tasks_is_kept_until_another_is_given(run, finished) -> None:
-    """It is no part of what a checkpoint belongs to, so that it may change."""
+    """The number is not part of the hash that checkpoints store, so it may change."""
 
     def resumed(*options: str) -> set[str]:
         before = {path.name for path in run.path.glob("evaluation-*")}
