@@ -3,31 +3,36 @@ from . import (
     algorithms,
     datasets,
     environments,
+    evaluation,
     experiments,
     interfaces,
     networks,
     oracles,
     problems,
     runs,
+    training,
     types,
 )
 from .agents import Agent
-from .evaluation import evaluate
+from .evaluation import Scores, evaluate
 from .experiments import register
 from .family_checks import check_family
 from .runs.agent_files import load, save
-from .training import train
+from .training import Training, train
 
 __version__: str
 
 __all__ = [
     "Agent",
+    "Scores",
+    "Training",
     "agents",
     "algorithms",
     "check_family",
     "datasets",
     "environments",
     "evaluate",
+    "evaluation",
     "experiments",
     "interfaces",
     "load",
@@ -38,5 +43,6 @@ __all__ = [
     "runs",
     "save",
     "train",
+    "training",
     "types",
 ]

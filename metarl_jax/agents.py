@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from metarl_jax.checks import LAST_SEED, positive_int, whole
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.rollout import no_action
+from metarl_jax.training import state_of
 from metarl_jax.types import (
     Acting,
     Algorithm,
@@ -82,11 +83,13 @@ class Agent:
                 known.
 
         Raises:
+            TypeError: if the state is the result of ``train`` as a whole, or does not belong to the algorithm.
             ValueError: if the algorithm does not act, such as one for few-shot tasks, or if the state is that of
-                several seeds.
+                several seeds, or if the learner takes other observations or actions than the family's.
         """
         if algorithm.acting is None:
             raise ValueError("this algorithm does not act: few-shot tasks have examples instead of actions")
+        state = state_of(state)
         if isinstance(state, RunState):
             if jnp.ndim(state.step):
                 raise ValueError(
@@ -95,12 +98,14 @@ class Agent:
                 )
             state = state.algorithm
         shapes = check_shapes(family)
-        self._setup(
-            algorithm.acting,
-            jax.tree.map(jnp.asarray, algorithm.acting.params(state)),
-            Interface(family.observation_space, family.action_space, shapes.observation.dtype, family.horizon),
-            origin,
-        )
+        own = jax.eval_shape(algorithm.init, jax.random.key(0))
+        difference = _difference(own, state)
+        if difference:
+            raise TypeError(f"the state does not belong to the algorithm: {difference}")
+        interface = interface_of(family)
+        params = jax.tree.map(jnp.asarray, algorithm.acting.params(state))
+        _check_interface(algorithm.acting, params, interface, shapes.action)
+        self._setup(algorithm.acting, params, interface, origin)
 
     @classmethod
     def from_parts(
@@ -114,7 +119,7 @@ class Agent:
     def _setup(self, acting: Acting, params: Params, interface: Interface, origin: Mapping[str, Any] | None) -> None:
         self._acting, self._params, self._interface, self._origin = acting, params, interface, origin
         self._start, self._step, self._learn = _compiled(acting)
-        self.reset()
+        self.reset(0)
 
     @property
     def params(self) -> Params:
@@ -131,11 +136,12 @@ class Agent:
         """Return names and settings of the experiment that the agent comes from; None if they are not known."""
         return self._origin
 
-    def reset(self, seed: int = 0, *, batch: int | None = None) -> None:
+    def reset(self, seed: int | None = None, *, batch: int | None = None) -> None:
         """Forget the task, so that the next step is the first one on a new task.
 
         Args:
-            seed: the seed of the agent's random numbers, from which actions and latent variables are sampled.
+            seed: the seed of the agent's random numbers, from which actions and latent variables are sampled. None: the
+                random numbers go on, so that they differ from task to task. A new agent has the seed 0.
             batch: the number of tasks that the agent acts on at the same time, each with a memory of its own;
                 observations, rewards and actions then have a leading axis of that length. None: one task, no axis.
 
@@ -143,10 +149,11 @@ class Agent:
             ValueError: if the seed is not a whole number from 0 to 2^32 - 1, or if the batch is not a positive whole
                 number.
         """
-        seed = whole(at_least=0, at_most=LAST_SEED)("seed", seed)
+        if seed is not None:
+            self._stream = jax.random.key(whole(at_least=0, at_most=LAST_SEED)("seed", seed))
         self._batch = None if batch is None else positive_int("batch", batch)
         self._rows = self._batch or 1
-        key_start, self._key = jax.random.split(jax.random.key(seed))
+        self._stream, key_start, self._key = jax.random.split(self._stream, 3)
         self._memory = self._start(jax.random.split(key_start, self._rows), self._params)
         self._count = 0
         self._last: _Step | None = None
@@ -178,7 +185,9 @@ class Agent:
                 learners use it (``needs_final_observation``).
 
         Returns:
-            The action: an ``int``, or an array; ``[batch, ...]`` for a batch.
+            The action: an ``int``, or an array; ``[batch, ...]`` for a batch. Real actions are those that the policy
+            sampled: they may lie outside the bounds of the action space, to which the environments of this package
+            clip them.
 
         Raises:
             ValueError: if an observation, reward or done has another shape or is out of range, if the outcome of the
@@ -379,12 +388,58 @@ class Interface(NamedTuple):
     """The largest number of steps of an episode."""
 
 
+def interface_of(family: EnvFamily) -> Interface:
+    """Return the interface of a family of tasks."""
+    dtype = check_shapes(family).observation.dtype
+    return Interface(family.observation_space, family.action_space, dtype, family.horizon)
+
+
 class _Step(NamedTuple):
     """The latest step of every task."""
 
     inputs: Inputs
     action: NDArray[Any]
     record: Tree
+
+
+def _difference(expected: Tree, found: Tree) -> str:
+    """Return how the structure or the shapes of two trees differ, or an empty text."""
+    if jax.tree.structure(expected) != jax.tree.structure(found):
+        return "it has other parts"
+    leaves = zip(jax.tree_util.tree_leaves_with_path(expected), jax.tree.leaves(found), strict=True)
+    for (path, one), other in leaves:
+        if jnp.shape(one) != jnp.shape(other):
+            return f"{jax.tree_util.keystr(path)} has shape {list(jnp.shape(other))}, expected {list(jnp.shape(one))}"
+    return ""
+
+
+def _check_interface(acting: Acting, params: Params, interface: Interface, action: Any) -> None:
+    """Check by tracing that a learner takes the observations of a family, and acts as the family expects.
+
+    Raises:
+        ValueError: if it does not.
+    """
+
+    def first(key: Key, obs: Array, previous: Array) -> Array:
+        memory = acting.start(key, params)
+        inputs = Inputs(obs, previous, jnp.float32(0), jnp.float32(0), jnp.bool_(True))
+        return acting.act(key, params, memory, inputs, obs)[1]
+
+    shape = getattr(interface.observation_space, "shape", ())
+    obs = jax.ShapeDtypeStruct(shape, interface.observation_dtype)
+    try:
+        found = jax.eval_shape(first, jax.random.key(0), obs, no_action(interface.action_space))
+    except Exception as error:  # A network of other sizes raises exceptions of its library.
+        raise ValueError(
+            f"the learner does not fit the family of tasks: {' '.join(str(error).split())[:300]}"
+        ) from error
+    if found.shape != action.shape or jnp.issubdtype(found.dtype, jnp.integer) != jnp.issubdtype(
+        action.dtype, jnp.integer
+    ):
+        raise ValueError(
+            f"the learner's action is {found.dtype}{list(found.shape)}, but the family's is "
+            f"{action.dtype}{list(action.shape)}"
+        )
 
 
 @functools.lru_cache(maxsize=16)

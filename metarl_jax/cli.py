@@ -481,7 +481,7 @@ def _record(arguments: Sequence[str]) -> int:
 def _export(arguments: Sequence[str]) -> int:
     from metarl_jax import options
 
-    named, arguments = options.experiments_of(arguments)
+    named, arguments = options.experiments_of(["--output" if word == "-o" else word for word in arguments])
     path, rest = (Path("RUN"), list(arguments)) if _asks_help(arguments) else _existing("export", arguments)
     asked, _ = options.parse(
         options.Export,

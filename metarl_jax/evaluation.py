@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
 from metarl_jax.batching import map_tasks
 from metarl_jax.checks import choice, positive_int
+from metarl_jax.interfaces.few_shot import FewShot, FewShotFamily
 from metarl_jax.ops.statistics import Estimate, mean_with_interval
+from metarl_jax.training import is_key, state_of
 from metarl_jax.types import (
     Adaptation,
     Algorithm,
@@ -215,10 +218,18 @@ def evaluate(
         batch_size: the largest number of tasks that are vectorised, which bounds memory.
 
     Raises:
-        TypeError: if ``family`` has no tasks.
+        TypeError: if ``key`` is no typed random key, ``state`` is the result of ``train`` as a whole, ``family`` has no
+            tasks or is few-shot, or the function is traced.
         ValueError: if there are fewer than two tasks, if the batch size is not a positive whole number, or if the split
             is another one.
     """
+    state = state_of(state)
+    if not is_key(key):
+        raise TypeError(f"key must be jax.random.key(seed), not {key!r}")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((key, state))):
+        raise TypeError("evaluate cannot be traced, since it returns NumPy arrays: use evaluation.meta_test there")
+    if isinstance(family, FewShot | FewShotFamily):
+        raise TypeError("few-shot learners are evaluated on their problem, which draws examples (problems.few_shot)")
     if not isinstance(getattr(family, "tasks", None), TaskDistribution):
         raise TypeError(
             f"tasks are drawn from a family of tasks, or from a problem that was made from one, not from {family!r}"

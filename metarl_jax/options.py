@@ -212,7 +212,10 @@ class Export(Opening):
 
     output: Annotated[
         str | None,
-        Doc("The path of the file, which must end in .safetensors; None for the run's name, in the current folder."),
+        Doc(
+            "The path of the file, which must end in .safetensors (-o PATH, too); None for the run's name, in the "
+            "current folder."
+        ),
     ] = None
     seed: Annotated[Seed | None, Doc("The seed to export, if several were trained together; None for the first.")] = (
         None

@@ -123,6 +123,22 @@ class Training(NamedTuple):
     """Whether an iteration produced a number that is not finite."""
 
 
+def is_key(value: Any) -> bool:
+    """Return whether a value is a typed random key, as ``jax.random.key`` makes it."""
+    return hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def state_of(result: Any) -> Any:
+    """Return a state as it was given.
+
+    Raises:
+        TypeError: if it is the result of ``train`` as a whole.
+    """
+    if isinstance(result, Training):
+        raise TypeError("this is the result of train as a whole: give its state, run.state")
+    return result
+
+
 Progress: TypeAlias = Callable[[int, dict[str, np.ndarray]], None]
 """``(iterations done, metrics of the latest iteration)``; a metric is a scalar, or ``[S]`` for S seeds. It is NaN for a
 seed that has diverged."""
@@ -188,12 +204,13 @@ def train(
 
 def _start_state(start_from: Any, algorithm: Algorithm, seeds: int | None) -> tuple[RunState, int | None]:
     """Return the state to start from, and its number of completed iterations. None: the number is a tracer."""
+    start_from = state_of(start_from)
     if isinstance(start_from, RunState):
         if seeds is not None:
             raise ValueError("seeds are for a new run: the state of an earlier one has its own")
         step = start_from.step
         return start_from, None if isinstance(step, jax.core.Tracer) else int(np.max(np.asarray(step)))
-    if not (hasattr(start_from, "dtype") and jnp.issubdtype(start_from.dtype, jax.dtypes.prng_key)):
+    if not is_key(start_from):
         raise TypeError(f"training starts from jax.random.key(seed), or from a RunState, not from {start_from!r}")
     if jnp.ndim(start_from):
         raise TypeError("training starts from one key: use seeds=N to train several seeds")

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rollout": {"ops"},
     "batching": {"ops"},
     "training": {"ops", "batching"},
-    "evaluation": {"ops", "batching"},
+    "evaluation": {"ops", "batching", "training"},
     "tracing": set(),
     "family_checks": {"rollout", "tracing"},
     "network_checks": {"family_checks", "tracing"},
@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("ops", "rollout", "problems", "meta_gradient", "outer_updates", "ppo", "batching"),
         *("family_checks", "network_checks"),
     },
-    "agents": {"rollout", "family_checks"},
+    "agents": {"rollout", "family_checks", "training"},
     "oracles": {"ops", "rollout", "environments", "networks"},
     "experiments": {
         *("ops", "environments", "datasets", "networks", "rollout", "batching", "training", "evaluation", "problems"),

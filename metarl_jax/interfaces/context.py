@@ -31,7 +31,7 @@ class ContextEncoder(NamedTuple):
     variables ``[M]``. The order of the steps has no effect. Without valid steps it is the standard Gaussian."""
     spaces: tuple[Space, Space | None] | None = None
     """The spaces that the network was made for, as ``Policy.spaces``."""
-    next_observation: bool = False
+    next_observation: bool = True
     """Whether ``infer`` uses ``Experience.next_obs``."""
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 import metarl_jax
 from metarl_jax import experiments, references
-from metarl_jax.agents import Agent, Interface
+from metarl_jax.agents import Agent, Interface, interface_of
 from metarl_jax.experiments.base import Experiment
 from metarl_jax.family_checks import check_shapes
 from metarl_jax.runs import checkpoints, commands, files, train
@@ -37,7 +37,7 @@ _MOST_HEADER_BYTES = 10_000_000
 _SHARE = 1000
 """The largest ratio to the bytes of the weights, for the product of the sizes of a task family and for the bytes of a
 memory."""
-_LAYERS = 10_000
+_LAYERS = 1000
 """The largest size setting of a network, unless the largest dimension of its weights is larger."""
 _SPACE_NUMBERS = 1_000_000
 """The largest number of entries of an observation or an action in a file."""
@@ -49,6 +49,8 @@ def load(
     seed: int | None = None,
     best: bool = False,
     experiment: Experiment | str | None = None,
+    algorithm: Algorithm | None = None,
+    family: EnvFamily | None = None,
 ) -> Agent:
     """Load a trained learner as an agent that acts.
 
@@ -58,6 +60,8 @@ def load(
         best: for a run folder, whether to load the state with the best validation score, if the run kept it.
         experiment: the experiment, or a reference to it ("my_file.py:my_experiment"), if the experiment is not part of
             this package. Code is never loaded because a file or a folder names it.
+        algorithm: for a file, the algorithm of its agent, if the agent was made in Python and not by an experiment.
+        family: the family of tasks that belongs to ``algorithm``.
 
     Raises:
         UserError: if there is no such folder or file, if it is damaged or does not fit this version, or if the learner
@@ -75,7 +79,9 @@ def load(
         return _from_folder(RunFolder(path), seed, best)
     if seed is not None or best:
         raise UserError(f"seed and best choose a state in a run folder, but {path} is not a folder")
-    return _from_file(path)
+    if (algorithm is None) != (family is None):
+        raise UserError("algorithm and family must be given together")
+    return _from_file(path) if algorithm is None or family is None else _weights(path, algorithm, family)
 
 
 def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
@@ -85,12 +91,12 @@ def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
 
     Args:
         path: the file; its name must end in ``.safetensors``.
-        agent: an agent that ``load`` returned.
+        agent: the agent. The file of one that ``load`` returned names its experiment. Another one is loaded with the
+            arguments ``algorithm`` and ``family``.
         overwrite: whether an existing agent file of that name may be replaced.
 
     Raises:
-        UserError: if the file exists or has another ending, or if the agent was not returned by ``load``. In the last
-            case its experiment is not known, and the file could not name it.
+        UserError: if the file exists or has another ending.
         StorageError: if the file cannot be written.
     """
     from safetensors.numpy import save as serialised
@@ -98,11 +104,8 @@ def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.suffix != SUFFIX:
         raise UserError(f"the file of an agent must end in {SUFFIX}: {path}")
-    if agent.origin is None:
-        raise UserError(
-            "this agent was not loaded from a run folder or a file: the experiment that it belongs to is not known"
-        )
-    content = {"schema": SCHEMA, "package": metarl_jax.__version__, **agent.origin, **_stored(agent.interface)}
+    origin = agent.origin or {}
+    content = {"schema": SCHEMA, "package": metarl_jax.__version__, **origin, **_stored(agent.interface)}
     tensors = {name: np.asarray(leaf) for name, leaf in checkpoints.flatten(agent.params).items()}
     data = serialised(tensors, metadata={_ENTRY: json.dumps(content, allow_nan=False)})
     with storing(f"write {path}"):
@@ -159,6 +162,8 @@ def _from_folder(folder: RunFolder, seed: int | None, best: bool) -> Agent:
 
 def _from_file(path: Path) -> Agent:
     tensors, content = _read(path)
+    if "experiment" not in content:
+        raise UserError(f"{path} names no experiment: load it with algorithm=... and family=...")
     try:
         origin = {name: value for name, value in content.items() if name not in ("schema", "package", "interface")}
         interface = _interface(content["interface"])
@@ -179,6 +184,22 @@ def _from_file(path: Path) -> Agent:
     except (ValueError, TypeError, KeyError, ImportError, OverflowError) as error:
         raise UserError(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
     return Agent.from_parts(acting[0], params, interface, origin=origin)
+
+
+def _weights(path: Path, algorithm: Algorithm, family: EnvFamily) -> Agent:
+    """Return the agent of a learner that Python made, with the weights in a file."""
+    tensors, content = _read(path)
+    acting = algorithm.acting
+    if acting is None:
+        raise UserError(f"{path} cannot be loaded: this algorithm does not act")
+    try:
+        interface = interface_of(family)
+        if _stored(interface) != {"interface": content["interface"]}:
+            raise ValueError("its tasks have other spaces or another horizon than the family")
+        params = _params((acting, lambda key: acting.params(algorithm.init(key))), tensors)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be loaded: {error}") from error
+    return Agent.from_parts(acting, params, interface)
 
 
 def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -227,7 +248,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if not isinstance(text, str):
             raise ValueError(f"its metadata has no entry {_ENTRY}")
         content = files.parse_json(text)
-        files.check_shape(content, {"schema": int, "package": str, "experiment": str, "interface": dict})
+        files.check_shape(content, {"schema": int, "package": str, "interface": dict})
         if content["schema"] != SCHEMA:
             raise ValueError(f"it has schema {content['schema']}, this program has {SCHEMA}")
         return deserialised(data), content

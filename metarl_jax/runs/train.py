@@ -20,7 +20,7 @@ from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import checkpoints, commands, devices, hosts, interrupts, metrics, programs, tracking
 from metarl_jax.runs.errors import Diverged, Lost, StorageError, UserError, storage_advice
-from metarl_jax.runs.files import finite, write_json
+from metarl_jax.runs.files import exists, finite, write_json
 from metarl_jax.runs.folder import RunConfig, RunFolder, create
 from metarl_jax.runs.interrupts import Interrupts
 from metarl_jax.runs.metrics import Line
@@ -147,6 +147,8 @@ def load_states(
     """
     config = folder.config
     target = jax.eval_shape(lambda seed: programs.start_states(problem, {}, seed, config.seeds), jnp.uint32(0))
+    if best and not exists(folder.best):
+        raise UserError(f"{folder.path} did not keep the state with the best validation score: see train --keep-best")
     if best or at is not None:
         path = folder.best if at is None else checkpoints.path_of(folder.checkpoints, at)
         checkpoint = checkpoints.load_named(path, target, config.hash(), problem.iterations)
