@@ -25,9 +25,13 @@ Tree: TypeAlias = Any
 Task: TypeAlias = Any
 """One task: the environment's parameters, a tree of arrays."""
 Params: TypeAlias = Any
+"""The parameters of a network, a tree of arrays."""
 Carry: TypeAlias = Any
+"""The memory that is carried from step to step of a trial, a tree of arrays."""
 State: TypeAlias = Any
+"""The state of an environment or of an algorithm, a tree of arrays."""
 Metrics: TypeAlias = dict[str, Array]
+"""Scalars by name."""
 
 
 class Discrete(NamedTuple):
@@ -132,7 +136,8 @@ class TaskDistribution(NamedTuple):
     sample: Callable[[Key], Task]
     """Draws a training task."""
     sample_heldout: Callable[[Key], Task]
-    """Draws a held-out task. Held-out tasks are disjoint from the training tasks where the paper's split is."""
+    """Draws a held-out task. Held-out tasks are disjoint from the training tasks where those of the published split
+    are."""
     sample_validation: Callable[[Key], Task] | None = None
     """Draws a validation task. Validation tasks are like training tasks; where the split is finite, none of them is a
     held-out task. None: ``sample`` draws validation tasks, with random keys that training does not use."""
@@ -338,7 +343,7 @@ class Algorithm(NamedTuple):
 
 
 class Oracle(NamedTuple):
-    """A learner that was not meta-trained; ``meta_test`` scores it as it scores an ``Algorithm``."""
+    """A learner that was not meta-trained. ``meta_test`` evaluates it in the same way as an ``Algorithm``."""
 
     name: str
     adapt: Callable[[Key, State, Task], Adaptation]

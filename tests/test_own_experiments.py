@@ -101,7 +101,10 @@ def test_what_cannot_be_registered() -> None:
     for entry, message in (
         (registry.family("bandit"), "there is already a family 'bandit', which is a part of metarl_jax"),
         (maml_trpo._replace(name="maml-trpo"), "there is already an algorithm 'maml-trpo'"),
-        (registry.Network("gru", "", "x", "policy")._replace(name="recurrent"), "there is already a network 'recurrent'"),
+        (
+            registry.Network("gru", "", "x", "policy")._replace(name="recurrent"),
+            "there is already a network 'recurrent'",
+        ),
         (known, "there is already an experiment 'rl2-bandit-10x5'"),
         (dataclasses.replace(known, name="rl2 gridnavi"), "there is already an experiment 'rl2 gridnavi'"),
         (dataclasses.replace(known, name="rl2 gridnavi snail"), "there is already an experiment 'rl2 gridnavi snail'"),

@@ -12,9 +12,9 @@ from typing import Any
 from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
 
-# --------------------------------------------------------------------------------------------------------------- The
-# settings of every preset: for bandits by (pulls, arms), for MDPs by the number of episodes. All other settings have
-# the defaults of ``algorithms.rl2.Config`` and of the network.
+# ---------------------------------------------------------------------------------------------------------------
+# The settings of every preset: for bandits by (pulls, arms), for MDPs by the number of episodes. All other settings
+# have the defaults of ``algorithms.rl2.Config`` and of the network.
 
 _SHORT = {"hidden_size": 64, "iterations": 2000}
 _LONG = {"hidden_size": 64, "iterations": 1200, "minibatches": 8, "gae_lambda": 0.8}
