@@ -417,8 +417,7 @@ class Learning(NamedTuple):
 def make(
     policy: Policy, observation_space: Space, steps: int, config: Config, auxiliary: Auxiliary | None = None
 ) -> Learning:
-    """Make PPO for a policy. @@ metarl_jax/types.py The function that draws validation tasks. => Return the function
-    that draws validation tasks.
+    """Make PPO for a policy.
 
     Args:
         policy: the policy, whose memory, if it has one, lasts over a trial.

@@ -136,15 +136,14 @@ class TaskDistribution(NamedTuple):
     sample: Callable[[Key], Task]
     """Draws a training task."""
     sample_heldout: Callable[[Key], Task]
-    """Draws a held-out task. Held-out tasks are disjoint from the training tasks where those of the published split
-    are."""
+    """Draws a held-out task. They are disjoint from the training tasks if the published split is."""
     sample_validation: Callable[[Key], Task] | None = None
     """Draws a validation task. Validation tasks are like training tasks; where the split is finite, none of them is a
     held-out task. None: ``sample`` draws validation tasks, with random keys that training does not use."""
 
     @property
     def validation(self) -> Callable[[Key], Task]:
-        """The function that draws validation tasks."""
+        """Return the function that draws validation tasks."""
         return self.sample if self.sample_validation is None else self.sample_validation
 
 

@@ -153,8 +153,7 @@ MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
     ("snail", 100, 10): {**_SNAIL, "iterations": 400},
     ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
-    # Regrets are smaller than returns, and the default weight of the critic's loss would dominate the policy's
-    # gradient.
+    # A critic of regrets has smaller targets than one of returns, and with the default weight its loss would dominate.
     ("linear", 100, 5): {
         **_REGRET,
         "value_coefficient": 20.0,
