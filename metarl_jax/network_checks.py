@@ -277,9 +277,9 @@ def check_predictor(network: Predictor, episode: FewShotTask, outputs: int) -> N
     """Check that a network takes the examples of a task and returns ``outputs`` numbers for each.
 
     Args:
-        network: the learner's.
-        episode: the shapes of an episode.
-        outputs: of each example.
+        network: the network that learns.
+        episode: the shapes of the examples of a task.
+        outputs: the number of outputs for each example.
 
     Raises:
         ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.
@@ -295,9 +295,9 @@ def check_in_context_learner(network: InContextLearner, episode: FewShotTask, ou
     """Check that an in-context learner takes the examples of a task and returns ``outputs`` numbers for each.
 
     Args:
-        network: the learner's.
-        episode: the shapes of an episode.
-        outputs: of each example.
+        network: the network that learns.
+        episode: the shapes of the examples of a task.
+        outputs: the number of outputs for each example.
 
     Raises:
         ValueError: in one line, with the numbers that do not fit. If a function raised an error, it is the cause.

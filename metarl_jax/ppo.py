@@ -417,7 +417,7 @@ class Learning(NamedTuple):
 def make(
     policy: Policy, observation_space: Space, steps: int, config: Config, auxiliary: Auxiliary | None = None
 ) -> Learning:
-    """PPO.
+    """Make PPO for a policy.
 
     Args:
         policy: the policy, whose memory, if it has one, lasts over a trial.

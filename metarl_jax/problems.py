@@ -96,8 +96,8 @@ def few_shot(
         heldout: the same family with other numbers of examples, for held-out and for validation tasks.
 
     Raises:
-        ValueError: for a family that is wrong (``family_checks``), or a network that does not take the tasks' examples
-            or whose outputs are not the tasks'.
+        ValueError: if the family is wrong (``family_checks``), or if the network does not take the examples of the
+            tasks, or has another number of outputs.
     """
     for kind in (family,) if heldout is None else (family, heldout):
         check_predictor(network, check_few_shot(kind), kind.outputs)
@@ -144,12 +144,12 @@ def in_context(family: FewShot, network: InContextLearner, *, heldout: FewShot |
 
     Args:
         family: training tasks, with their numbers of examples.
-        network: the learner's.
+        network: the network that learns.
         heldout: the same family with other numbers of examples, for held-out and for validation tasks.
 
     Raises:
-        ValueError: for a family that is wrong (``family_checks``), or a network that does not take the tasks' examples
-            or whose outputs are not the tasks'.
+        ValueError: if the family is wrong (``family_checks``), or if the network does not take the examples of the
+            tasks, or has another number of outputs.
     """
     for kind in (family,) if heldout is None else (family, heldout):
         check_in_context_learner(network, check_few_shot(kind), kind.outputs)

@@ -25,9 +25,13 @@ Tree: TypeAlias = Any
 Task: TypeAlias = Any
 """One task: the environment's parameters, a tree of arrays."""
 Params: TypeAlias = Any
+"""The parameters of a network, a tree of arrays."""
 Carry: TypeAlias = Any
+"""The memory that is carried from step to step of a trial, a tree of arrays."""
 State: TypeAlias = Any
+"""The state of an environment or of an algorithm, a tree of arrays."""
 Metrics: TypeAlias = dict[str, Array]
+"""Scalars by name."""
 
 
 class Discrete(NamedTuple):
@@ -132,14 +136,14 @@ class TaskDistribution(NamedTuple):
     sample: Callable[[Key], Task]
     """Draws a training task."""
     sample_heldout: Callable[[Key], Task]
-    """Draws a held-out task. Held-out tasks are disjoint from the training tasks where the paper's split is."""
+    """Draws a held-out task. They are disjoint from the training tasks if the published split is."""
     sample_validation: Callable[[Key], Task] | None = None
     """Draws a validation task. Validation tasks are like training tasks; where the split is finite, none of them is a
     held-out task. None: ``sample`` draws validation tasks, with random keys that training does not use."""
 
     @property
     def validation(self) -> Callable[[Key], Task]:
-        """The function that draws validation tasks."""
+        """Return the function that draws validation tasks."""
         return self.sample if self.sample_validation is None else self.sample_validation
 
 
@@ -338,7 +342,7 @@ class Algorithm(NamedTuple):
 
 
 class Oracle(NamedTuple):
-    """A learner that was not meta-trained; ``meta_test`` scores it as it scores an ``Algorithm``."""
+    """A learner that was not meta-trained. ``meta_test`` evaluates it in the same way as an ``Algorithm``."""
 
     name: str
     adapt: Callable[[Key, State, Task], Adaptation]

@@ -96,7 +96,7 @@ def test_training_knows_its_iterations() -> None:
     first = mrl.train(jax.random.key(0), algorithm, iterations=4)
     both = mrl.train(first.state, algorithm)
     jax.tree.map(np.testing.assert_array_equal, raw(both.state), raw(run.state))
-    with pytest.raises(ValueError, match="the run has done its 6 iterations"):
+    with pytest.raises(ValueError, match="the run has completed its 6 iterations"):
         mrl.train(run.state, algorithm)
     with pytest.warns(UserWarning, match="7 iterations are more than the 6 that the algorithm was made for"):
         mrl.train(run.state, algorithm, iterations=1)

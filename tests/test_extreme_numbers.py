@@ -317,7 +317,7 @@ PPO = ppo.make(mlp.policy(Box(-1, 1, (2,)), Discrete(3), hidden_sizes=(3,)), Box
 
 
 def ppo_batch() -> ppo.Batch:
-    """X"""
+    """Make a minibatch of trials, where the last step of the second trial does not count."""
     shape = (STEPS, TRIALS)
     inputs = Inputs(
         jax.random.normal(jax.random.key(0), (*shape, 2)),

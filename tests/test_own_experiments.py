@@ -99,9 +99,12 @@ def test_what_cannot_be_registered() -> None:
     known = experiments.get("rl2-bandit-10x5")
     maml_trpo = registry.algorithm("maml_trpo")
     for entry, message in (
-        (registry.family("bandit"), "there is a family 'bandit' already, which is a part of metarl_jax"),
-        (maml_trpo._replace(name="maml-trpo"), "there is an algorithm 'maml-trpo' already"),
-        (registry.Network("gru", "", "x", "policy")._replace(name="recurrent"), "there is a network 'recurrent'"),
+        (registry.family("bandit"), "there is already a family 'bandit', which is a part of metarl_jax"),
+        (maml_trpo._replace(name="maml-trpo"), "there is already an algorithm 'maml-trpo'"),
+        (
+            registry.Network("gru", "", "x", "policy")._replace(name="recurrent"),
+            "there is already a network 'recurrent'",
+        ),
         (known, "there is already an experiment 'rl2-bandit-10x5'"),
         (dataclasses.replace(known, name="rl2 gridnavi"), "there is already an experiment 'rl2 gridnavi'"),
         (dataclasses.replace(known, name="rl2 gridnavi snail"), "there is already an experiment 'rl2 gridnavi snail'"),
@@ -503,7 +506,7 @@ def test_the_trap_works(trap: Path) -> None:
 
 
 def test_the_package_works_in_its_place(tmp_path: Path) -> None:
-    """The reference can be loaded without an installation, and without any other package."""
+    """The program runs from its folder without an installation, and without any other package."""
     (tmp_path / "metarl_jax").symlink_to(REPOSITORY / "metarl_jax")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-S", "-m", "metarl_jax", "list", "bandit"]

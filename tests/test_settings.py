@@ -181,8 +181,12 @@ def test_the_help_begins_with_a_dozen_settings(capsys: pytest.CaptureFixture[str
         first = printed.index("that are changed most often")
         assert first < printed.index("Options of training a new run") < printed.index("Other settings")
         # A family's parameters are documented in its function.
-        assert "Steps of an episode" in printed or "Examples of a task" in printed or "steps of an episode" in printed
-        head = printed[first : printed.index("Options of training a new run")]
+        assert (
+            "Steps of an episode" in printed
+            or "Number of examples in the support" in printed
+            or "steps of an episode" in printed
+        )
+        head = printed[first : printed.index("How to train a new run")]
         assert 4 <= len(re.findall(r"^\W*--\w", head, re.MULTILINE)) <= options.DOZEN
 
 

@@ -218,9 +218,9 @@ class Beliefs(NamedTuple):
     """The beliefs from which the latent variables of the episodes on a task were drawn."""
 
     mean: Array
-    """``[E, M]``."""
+    """``[E, M]``: the mean of each belief."""
     std: Array
-    """``[E, M]``."""
+    """``[E, M]``: the standard deviation of each belief."""
 
 
 def _steps(played: Transition) -> Experience:

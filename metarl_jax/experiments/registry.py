@@ -151,7 +151,7 @@ def register(*entries: Entry, package: bool = False) -> None:
         check_name(entry.name)
         if (type(entry), key) in _PACKAGE:
             kind = "an algorithm" if isinstance(entry, Algorithm) else f"a {type(entry).__name__.lower()}"
-            raise ValueError(f"there is {kind} {entry.name!r} already, which is a part of metarl_jax")
+            raise ValueError(f"there is already {kind} {entry.name!r}, which is a part of metarl_jax")
         table[key] = entry
         if package:
             _PACKAGE.add((type(entry), key))

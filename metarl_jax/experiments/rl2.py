@@ -12,9 +12,9 @@ from typing import Any
 from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
 
-# --------------------------------------------------------------------------------------------------------------- The
-# settings of every preset: for bandits by (pulls, arms), for MDPs by the number of episodes. All other settings have
-# the defaults of ``algorithms.rl2.Config`` and of the network.
+# ---------------------------------------------------------------------------------------------------------------
+# The settings of every preset: for bandits by (pulls, arms), for MDPs by the number of episodes. All other settings
+# have the defaults of ``algorithms.rl2.Config`` and of the network.
 
 _SHORT = {"hidden_size": 64, "iterations": 2000}
 _LONG = {"hidden_size": 64, "iterations": 1200, "minibatches": 8, "gae_lambda": 0.8}
@@ -153,8 +153,7 @@ MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
     ("snail", 100, 5): _SNAIL,
     ("snail", 100, 10): {**_SNAIL, "iterations": 400},
     ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
-    # Regrets are smaller than returns, and the default weight of the critic's loss would dominate the policy's
-    # gradient.
+    # A critic of regrets has smaller targets than one of returns, and with the default weight its loss would dominate.
     ("linear", 100, 5): {
         **_REGRET,
         "value_coefficient": 20.0,

@@ -267,7 +267,7 @@ def test_toys_train_by_name(
 
 
 def test_a_name_is_registered_once() -> None:
-    with pytest.raises(ValueError, match="there is a family 'bandit' already"):
+    with pytest.raises(ValueError, match="there is already a family 'bandit'"):
         experiments.register(registry.family("bandit"))
     with pytest.raises(ValueError, match=r"there is no family of tasks 'gridnav'.*did you mean gridnavi"):
         experiments.combination("rl2", "gridnav")
