@@ -186,7 +186,7 @@ def test_the_help_begins_with_a_dozen_settings(capsys: pytest.CaptureFixture[str
             or "Number of examples in the support" in printed
             or "steps of an episode" in printed
         )
-        head = printed[first : printed.index("How to train a new run")]
+        head = printed[first : printed.index("Options of training a new run")]
         assert 4 <= len(re.findall(r"^\W*--\w", head, re.MULTILINE)) <= options.DOZEN
 
 
