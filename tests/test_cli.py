@@ -74,7 +74,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "seeds 4294967295 .. 4294967296 are not all from 0 to",
         ),
         (["study", NAME, "--seed", "4294967292"], "seeds 4294967292 .. 4294967296 are not all from 0 to 4294967295"),
-        (["train", "maml-omniglot-5x1"], "there is no Omniglot at data/omniglot.npz: copy an omniglot.npz there, or"),
+        (["train", "maml-omniglot-5x1"], "there is no Omniglot at data/omniglot.npz: copy omniglot.npz there, or"),
         (["train", "maml-omniglot-5x1", "--data-dir", "over/there"], "there is no Omniglot at over/there/omniglot.npz"),
         (["train", "maml-glyphs-5x1", "--ways", "0"], "ways must be a positive whole number, not 0"),
         (["train", NAME, "bandit"], "unexpected argument 'bandit'"),
