@@ -152,10 +152,11 @@ class Agent:
         self._reward = np.zeros(self._rows, np.float32)
         self._done = np.zeros(self._rows, np.bool_)
         self._final: NDArray[Any] | None = None
-        # Of each task: the steps of its episode, and its whole episodes. Only learners that adapt later need them.
-        self._steps: list[list[tuple[Any, ...]]] = [[] for _ in range(self._rows)]
+        # Only learners that adapt later need these: steps of all tasks; of each task, the index of the first step of
+        # its episode (None: the episode is not recorded), and its whole episodes.
+        self._steps: list[tuple[Any, ...]] = []
+        self._begins: list[int | None] = [0] * self._rows
         self._episodes: list[list[Episode]] = [[] for _ in range(self._rows)]
-        self._skipping = [False] * self._rows
 
     def act(
         self,
@@ -224,13 +225,13 @@ class Agent:
         dones = self._array("done", done, (), np.bool_)
         if final_observation is not None:
             self._final = self._observation("final_observation", final_observation)
-        elif self.needs_final_observation and np.any(dones):
+        elif self.needs_final_observation and dones.any():
             raise ValueError(
                 "the episode has ended, and this learner uses its final observation: give final_observation"
             )
         else:
             self._final = None
-        if not np.all(np.isfinite(rewards)):
+        if not np.isfinite(rewards).all():
             raise ValueError(f"reward must be finite, not {reward!r}")
         self._reward, self._done, self._awaited = rewards, dones, False
         if self._acting.learn is not None:
@@ -262,8 +263,8 @@ class Agent:
         self._memory = self._learn(self._params, self._memory, batch)
         self._episodes = [[] for _ in range(self._rows)]
         # The rest of an episode that goes on is played by other parameters than its beginning: it is not recorded.
-        self._skipping = [bool(steps) for steps in self._steps]
-        self._steps = [[] for _ in range(self._rows)]
+        self._begins = [0 if begin == len(self._steps) else None for begin in self._begins]
+        self._steps = []
 
     def episodes(self) -> list[Episode] | list[list[Episode]]:
         """The whole episodes since the last step of adaptation; a list for each task of a batch.
@@ -286,17 +287,20 @@ class Agent:
 
     def _record(self) -> None:
         assert self._last is not None
-        inputs, action, record = jax.tree.map(np.asarray, self._last)
-        for row in range(self._rows):
-            if self._skipping[row]:
-                self._skipping[row] = not self._done[row]
-                continue
-            step = jax.tree.map(lambda x, row=row: x[row], (inputs.obs, action, self._reward, record))
-            self._steps[row].append(step)
-            if self._done[row]:
-                stacked = jax.tree.map(lambda *x: np.stack(x), *self._steps[row])
+        step = self._last.inputs.obs, self._last.action, self._reward, self._last.record
+        self._steps.append(jax.tree.map(np.asarray, step))
+        now = len(self._steps)
+        for row in np.flatnonzero(self._done):
+            begin = self._begins[row]
+            if begin is not None:
+                stacked = jax.tree.map(lambda *x, row=row: np.stack([at[row] for at in x]), *self._steps[begin:])
                 self._episodes[row].append(Episode(*stacked))
-                self._steps[row] = []
+            self._begins[row] = now
+        if self._done.any():
+            # Steps before the first episode that goes on are not needed any more.
+            first = min((begin for begin in self._begins if begin is not None), default=now)
+            self._steps = self._steps[first:]
+            self._begins = [None if begin is None else begin - first for begin in self._begins]
 
     def _per_task(self, episodes: Any) -> list[list[Episode]]:
         given = [list(of_task) for of_task in episodes] if self._batch else [list(episodes)]
@@ -330,7 +334,8 @@ class Agent:
     def _array(self, name: str, value: ArrayLike, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """A value of every task, ``[rows, *shape]``."""
         try:
-            array = np.asarray(value, dtype)
+            # A copy: the caller may use its array again, for the next step.
+            array = np.array(value, dtype)
         except (TypeError, ValueError):
             raise ValueError(f"{name} must be numeric, not {value!r}") from None
         expected = shape if self._batch is None else (self._batch, *shape)
@@ -342,11 +347,11 @@ class Agent:
         match self._interface.observation_space:
             case Discrete(n=n):
                 array = self._array(name, value, (), np.int32)
-                if np.any(array < 0) or np.any(array >= n):
+                if (array < 0).any() or (array >= n).any():
                     raise ValueError(f"{name} must be from 0 to {n - 1}, not {value!r}")
             case Box(shape=shape):
                 array = self._array(name, value, shape, self._interface.observation_dtype)
-                if not np.all(np.isfinite(array)):
+                if not np.isfinite(array).all():
                     raise ValueError(f"{name} must be finite")
         return array
 
