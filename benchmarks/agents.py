@@ -3,12 +3,12 @@
     taskset -c 0 python benchmarks/agents.py
     taskset -c 0 python benchmarks/agents.py --kinds rl2 varibad
 
-Time: the median milliseconds of ``act(observation, reward, done)`` after warm-up, for one task and for a batch of tasks,
-and of ``adapt`` for learners that adapt by gradient descent. The time includes the conversion of NumPy arrays, all
-checks and, for gradient-based learners, the record of episodes. The observation is constant, because the environment is
-not what is measured. Score: every learner is trained for some iterations of its preset. It then meets held-out tasks in
-a loop over ``act``, where only the environment is compiled. The total score is compared with that of ``evaluate`` on
-other held-out tasks: the two agree if their difference is below four of its standard errors.
+Time: the median milliseconds of ``act(observation, reward, done)`` after warm-up, for one task and for a batch of
+tasks, and of ``adapt`` for learners that adapt by gradient descent. The time includes the conversion of NumPy arrays,
+all checks and, for gradient-based learners, the record of episodes. The observation is constant, because the
+environment is not what is measured. Score: every learner is trained for some iterations of its preset. It then meets
+held-out tasks in a loop over ``act``, where only the environment is compiled. The total score is compared with that of
+``evaluate`` on other held-out tasks: the two agree if their difference is below four of its standard errors.
 """
 
 from __future__ import annotations
