@@ -161,11 +161,11 @@ class Agent:
         self._reward = np.zeros(self._rows, np.float32)
         self._done = np.zeros(self._rows, np.bool_)
         self._final: NDArray[Any] | None = None
-        # The steps of the current episode of each task, and its whole episodes. Only learners that adapt by ``adapt``
-        # need them.
-        self._steps: list[list[tuple[Any, ...]]] = [[] for _ in range(self._rows)]
+        # Only learners that adapt by ``adapt`` need these: the steps of all tasks; for each task the index of the first
+        # step of its episode (None: the episode is not recorded), and its whole episodes.
+        self._steps: list[tuple[Any, ...]] = []
+        self._begins: list[int | None] = [0] * self._rows
         self._episodes: list[list[Episode]] = [[] for _ in range(self._rows)]
-        self._skipping = [False] * self._rows
 
     def act(
         self,
@@ -241,7 +241,7 @@ class Agent:
             raise ValueError(f"reward must be finite, not {reward!r}")
         if final_observation is not None:
             self._final = self._observation("final_observation", final_observation)
-        elif self.needs_final_observation and np.any(dones):
+        elif self.needs_final_observation and dones.any():
             raise ValueError(
                 "the episode has ended, and this learner needs its final observation: give final_observation"
             )
@@ -277,8 +277,8 @@ class Agent:
         self._memory = self._learn(self._params, self._memory, batch)
         self._episodes = [[] for _ in range(self._rows)]
         # The rest of a current episode is played with other parameters than its beginning, so it is not recorded.
-        self._skipping = [bool(steps) for steps in self._steps]
-        self._steps = [[] for _ in range(self._rows)]
+        self._begins = [0 if begin == len(self._steps) else None for begin in self._begins]
+        self._steps = []
 
     def episodes(self) -> list[Episode] | list[list[Episode]]:
         """Return the whole episodes since the last step of adaptation; for a batch, a list for each task.
@@ -301,17 +301,20 @@ class Agent:
 
     def _record(self) -> None:
         assert self._last is not None
-        inputs, action, record = jax.tree.map(np.asarray, self._last)
-        for row in range(self._rows):
-            if self._skipping[row]:
-                self._skipping[row] = not self._done[row]
-                continue
-            step = jax.tree.map(lambda x, row=row: x[row], (inputs.obs, action, self._reward, record))
-            self._steps[row].append(step)
-            if self._done[row]:
-                stacked = jax.tree.map(lambda *x: np.stack(x), *self._steps[row])
+        step = self._last.inputs.obs, self._last.action, self._reward, self._last.record
+        self._steps.append(jax.tree.map(np.asarray, step))
+        now = len(self._steps)
+        for row in np.flatnonzero(self._done):
+            begin = self._begins[row]
+            if begin is not None:
+                stacked = jax.tree.map(lambda *x, row=row: np.stack([at[row] for at in x]), *self._steps[begin:])
                 self._episodes[row].append(Episode(*stacked))
-                self._steps[row] = []
+            self._begins[row] = now
+        if self._done.any():
+            # Steps before the first episode that goes on are not needed any more.
+            first = min((begin for begin in self._begins if begin is not None), default=now)
+            self._steps = self._steps[first:]
+            self._begins = [None if begin is None else begin - first for begin in self._begins]
 
     def _per_task(self, episodes: Any) -> list[list[Episode]]:
         given = [list(of_task) for of_task in episodes] if self._batch else [list(episodes)]
@@ -364,11 +367,11 @@ class Agent:
         match self._interface.observation_space:
             case Discrete(n=n):
                 array = self._array(name, value, (), np.int32)
-                if np.any(array < 0) or np.any(array >= n):
+                if (array < 0).any() or (array >= n).any():
                     raise ValueError(f"{name} must be from 0 to {n - 1}, not {value!r}")
             case Box(shape=shape):
                 array = self._array(name, value, shape, self._interface.observation_dtype)
-                if not np.all(np.isfinite(array)):
+                if not np.isfinite(array).all():
                     raise ValueError(f"{name} must be finite")
         return array
 

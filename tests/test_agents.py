@@ -332,6 +332,41 @@ def test_episodes_of_different_lengths() -> None:
     assert np.all(np.isfinite(agent.act(probe)))
 
 
+def test_episodes_of_a_batch_end_one_by_one() -> None:
+    """Each task's episodes are its own steps, also if the environment uses its arrays again; the rest of an episode
+    that went on while the agent adapted is not recorded, however often it adapts.
+    """
+    made = _gradient(promp)
+    agent = Agent(made.algorithm, start(made.algorithm, jax.random.key(0)), made.family)
+    agent.reset(batch=3)
+    obs, reward, done = np.zeros((3, 2), np.float32), np.zeros(3, np.float32), np.zeros(3, bool)
+    lengths = np.array([2, 3, 4])
+
+    def play(first: int, last: int) -> list[list[list[float]]]:
+        """Steps ``first`` to ``last``; the rewards of the episodes so far."""
+        for step in range(first, last + 1):
+            obs[:] = [[task, step] for task in range(3)]
+            agent.act(obs)
+            reward[:] = [100 * task + step for task in range(3)]
+            done[:] = step % lengths == 0
+            agent.observe(reward, done)
+        episodes: Any = agent.episodes()
+        for task, of_task in enumerate(episodes):
+            for episode in of_task:
+                assert np.all(100 * episode.observations[:, 0] + episode.observations[:, 1] == episode.rewards)
+                assert np.all(episode.observations[:, 0] == task)
+                assert len(episode.actions) == len(episode.rewards)
+        return [[episode.rewards.tolist() for episode in of_task] for of_task in episodes]
+
+    assert play(1, 5) == [[[1, 2], [3, 4]], [[101, 102, 103]], [[201, 202, 203, 204]]]
+    assert play(6, 6) == [[[1, 2], [3, 4], [5, 6]], [[101, 102, 103], [104, 105, 106]], [[201, 202, 203, 204]]]
+    episodes: Any = agent.episodes()
+    # The third task has played two of the four steps of an episode.
+    for _ in range(2):
+        agent.adapt([of_task[:1] for of_task in episodes])
+    assert play(7, 12) == [[[7, 8], [9, 10], [11, 12]], [[107, 108, 109], [110, 111, 112]], [[209, 210, 211, 212]]]
+
+
 def test_who_adapts_how_is_said() -> None:
     agent = agent_of_bandit()
     assert not agent.adapts_by_gradient

@@ -25,6 +25,7 @@ NAMES = [
     "06_your_own_algorithm",
     "07_a_study_with_statistics",
     "08_choosing_an_algorithm",
+    "09_deploying_an_agent",
 ]
 
 
@@ -203,3 +204,26 @@ def test_the_notebook_of_choosing_compares(executed: Callable[[str], Any]) -> No
     for name in ("RL²", "VariBAD"):
         assert sum(rows[name]) < best + 0.8
     assert rows["RL²"][1] > rows["MAML"][1]
+
+
+@pytest.mark.slow
+def test_the_notebook_of_agents_acts_as_evaluation_says(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("09_deploying_an_agent"))
+    rows = _rows(printed)
+    half_widths = {
+        name: np.array([float(x) for x in re.findall(r"\+-(\d+\.\d)", line)])
+        for name, line in re.findall(r"^([^:\n]+): .*95 %:(.*)", printed, flags=re.MULTILINE)
+    }
+    for here, there in (("agent in Gymnasium", "evaluate in JAX"), ("MAML's agent in NumPy", "MAML's evaluate in JAX")):
+        # Twice the half-width of the difference's 95 % interval.
+        bound = 2 * np.hypot(half_widths[here], half_widths[there])
+        assert np.all(np.abs(np.subtract(rows[here], rows[there])) < bound), here
+    # A random policy keeps the pole up for about 20 steps of 100, whatever the physics.
+    assert max(rows["random"]) < 35
+    assert min(rows["agent in Gymnasium"]) > 2 * max(rows["random"])
+    before, first, second = rows["MAML's agent in NumPy"]
+    assert before + 10 < first < second < 0
+    assert "the file acts as the folder does: True" in printed
+    pulled = re.search(r"pulled arms: (.*)", printed)
+    assert pulled is not None
+    assert pulled[1].split()[-3:] == ["3", "3", "3"]
