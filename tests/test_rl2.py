@@ -196,7 +196,7 @@ def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None
     [
         ("task", {"training_reward": None}, r'"task" needs .*privileged.training_reward, .*: use "paid" or "belief"$'),
         ("belief", {"belief_reward": None}, r'"belief" needs .*privileged.belief_reward, .*: use "paid" or "task"$'),
-        ("task", {"training_reward": None, "belief_reward": None}, r'give "paid"$'),
+        ("task", {"training_reward": None, "belief_reward": None}, r'use "paid"$'),
         ("tsak", {}, r"training_reward must be one of .*tsak.*did you mean"),
     ],
 )
