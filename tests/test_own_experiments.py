@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lazy_loader
 import pytest
 
 import metarl_jax
@@ -506,9 +507,11 @@ def test_the_trap_works(trap: Path) -> None:
 
 
 def test_the_package_works_in_its_place(tmp_path: Path) -> None:
-    """The program runs from its folder without an installation, and without any other package."""
+    """The program runs from its folder without an installation, and with no other package than ``lazy_loader``."""
     (tmp_path / "metarl_jax").symlink_to(REPOSITORY / "metarl_jax")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "lazy_loader").symlink_to(Path(lazy_loader.__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "packages")}
     command = [sys.executable, "-S", "-m", "metarl_jax", "list", "bandit"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
