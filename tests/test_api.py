@@ -109,6 +109,7 @@ def raw(state: Any) -> Any:
     return jax.tree.map(one, state)
 
 
+@pytest.mark.slow
 def test_seeds_progress_and_transformations() -> None:
     _, algorithm = small_bandit(iterations=3)
     seeds = mrl.train(jax.random.key(0), algorithm, seeds=2)

@@ -154,6 +154,7 @@ PEARL_SIZES: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_pearl_learns_from_valid_steps_of_its_replay(monkeypatch: pytest.MonkeyPatch) -> None:
     """No gradient step trains critics on padding."""
     family, seen = probe_family(), []

@@ -454,6 +454,7 @@ def test_inner_steps_are_recomputed_for_data_of_width_zero() -> None:
     np.testing.assert_allclose(descend(loss, params, batches, rates, rematerialise=True), plain, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_rate", [-200.0, -100.0, 100.0])
 def test_linear_memories_that_never_fade_or_at_once_have_finite_gradients(log_rate: float) -> None:
     policy = linear_recurrence.make(

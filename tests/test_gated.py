@@ -55,6 +55,7 @@ def _close(got: Any, expected: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", gated.GATES)
 def test_derivatives_are_those_of_a_scan_of_steps(cell: gated.Cell) -> None:
     """Values, reverse mode, forward mode and Hessian-vector products (reverse over reverse) agree with a plain scan."""

@@ -59,6 +59,7 @@ def test_reading_is_acting_step_by_step(window: int) -> None:
         np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_query_is_predicted_alike_in_any_company_and_by_its_support_alone() -> None:
     learner, task = small_learner(), episode()
     params = shaken(learner)
@@ -70,6 +71,7 @@ def test_a_query_is_predicted_alike_in_any_company_and_by_its_support_alone() ->
     assert np.all(np.abs(relabelled - together) > 1e-6)
 
 
+@pytest.mark.slow
 def test_the_examples_farthest_back_are_forgotten() -> None:
     """One block over a window of 3 reaches back 1 + 2 steps, and each of two attentions 2 steps."""
     learner, task = small_learner(window=3), episode(examples=9, queries=1)
@@ -159,6 +161,7 @@ def clusters(distance: float) -> FewShot:
     return FewShot(tasks, draw, classification.cross_entropy, classification.accuracy, outputs=2)
 
 
+@pytest.mark.slow
 def test_reading_learns_and_is_no_better_than_possible() -> None:
     """For a stick of 4 standard deviations, the nearer end is right for 97.7 % of points (normal distribution). The
     nearest example, one point at each end, is right less often.

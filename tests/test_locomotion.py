@@ -318,6 +318,7 @@ def test_mjx_is_the_same_physics() -> None:
     assert np.max(np.abs(expected[0] - expected[1])) > 1, "the trajectories of the two bodies must differ"
 
 
+@pytest.mark.slow
 def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -228,6 +228,7 @@ def test_skills_are_drawn_alike_and_held_out_ones_are_others() -> None:
         assert np.all(np.abs(counts - share * len(keys)) < 5 * np.sqrt(len(keys) * share * (1 - share)))
 
 
+@pytest.mark.slow
 def test_a_batch_of_skills_gives_what_each_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch on several threads equals single episodes, even if other tasks used the scenes before.
 
@@ -320,6 +321,7 @@ def test_success_is_half_of_what_may_be_learnt_from() -> None:
     np.testing.assert_allclose(training_reward(task, t, 0.9), [0.0, 2.0, 4.995, 10.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_preset_trains_and_its_successes_are_counted() -> None:
     experiment = experiments.get("rl2-ml1-reach")
     small = {"trials": 4, "epochs": 1, "minibatches": 2, "iterations": 2, "hidden_size": 4, "embedding_size": 3}
@@ -340,6 +342,7 @@ def test_a_preset_trains_and_its_successes_are_counted() -> None:
     assert np.all((found.score > 0) & (found.score < 10 * 150))
 
 
+@pytest.mark.slow
 def test_reaching_traces_on_mjx() -> None:
     """MJX runs; ``benchmarks/physics_speed.py`` measures its difference from C, which takes a minute to compile."""
 

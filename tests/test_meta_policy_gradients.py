@@ -167,6 +167,7 @@ def test_meta_gradients_of_each_estimator_on_the_chain(estimator: problems.Estim
     np.testing.assert_allclose(jax.grad(after)(theta), META_GRADIENTS[estimator], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_with_a_horizon_of_one_the_likelihood_ratio_is_dice() -> None:
     family = bandits.bernoulli(3)
     policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
@@ -189,6 +190,7 @@ def test_with_a_horizon_of_one_the_likelihood_ratio_is_dice() -> None:
     np.testing.assert_allclose(hessian, hessian_lr, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("credit", "clearly_not"), [(0.0, 1.0), (1.0, 0.0)])
 def test_the_exploration_credit_completes_the_meta_gradient(credit: float, clearly_not: float) -> None:
     """E-MAML: the return after adaptation also depends on the policy that collects.
@@ -241,6 +243,7 @@ def test_the_exploration_credit_completes_the_meta_gradient(credit: float, clear
 # --------------------------------------------------------------------------------------------------- trust region
 
 
+@pytest.mark.slow
 def test_the_metric_is_the_divergence_s_hessian() -> None:
     """J' H J equals the Hessian of the mean KL, computed by differentiation twice, for both kinds of policy."""
     x = jax.random.normal(jax.random.key(0), (7, 3))
@@ -495,6 +498,7 @@ def _check_critic() -> None:
             module.make(problem, module.Config())
 
 
+@pytest.mark.slow
 def test_clipping_is_that_of_the_outer_loss() -> None:
     family = tabular_mdp.make(states=3, actions=2, horizon=4)
     policy = mlp.policy(family.observation_space, family.action_space, hidden_sizes=(4,), history=False, critic=False)
@@ -513,6 +517,7 @@ def test_clipping_is_that_of_the_outer_loss() -> None:
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_promp_s_weight_follows_the_divergence() -> None:
     """The weight is halved far below the target divergence, and doubled far above it.
 
@@ -537,6 +542,7 @@ def test_promp_s_weight_follows_the_divergence() -> None:
             assert float(state.divergence_weight) == (0.25 * factor**2 if adaptive else 0.25)
 
 
+@pytest.mark.slow
 def test_promp_s_penalty_holds_back_the_policy_that_collects() -> None:
     """A large weight reduces the divergence to less than half of that without the penalty."""
     family = tabular_mdp.make(states=3, actions=2, horizon=4)

@@ -137,6 +137,7 @@ def test_settings_at_their_ends() -> None:
     np.testing.assert_allclose(np.sort(score), np.sort(task.means), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gaussian_bandits() -> None:
     family = bandit_environments.gaussian(5, noise=0.3)
     names = ("random", "ucb1", "thompson_sampling", "best_arm")
@@ -257,6 +258,7 @@ def test_optimistic_variants_reduce_to_their_plain_forms() -> None:
     np.testing.assert_allclose(score(tabular_mdp.ucrl2(family, 4, scale=0.0)), greedy, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "family", "names"),
     [

@@ -266,6 +266,7 @@ def run(algorithm: Algorithm, iterations: int) -> training.Chunk:
     return jax.jit(lambda state: training.run(algorithm, state, iterations, capacity=iterations))(state)
 
 
+@pytest.mark.slow
 def test_training_is_the_same() -> None:
     def train() -> Any:
         chunk = run(_sinusoid(tasks=4, iterations=3, adaptation_steps=1), 3)
@@ -301,6 +302,7 @@ def test_rl2_learns_with_64_bits() -> None:
 # -------------------------------------------------------------------------------------------------------------- runs
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_other_precision(tmp_path: Path) -> None:
     """A run that is half without 64-bit types and half with them equals a run without them."""
     sizes = {"iterations": 4, "tasks": 4, "adaptation_steps": 1}

@@ -278,6 +278,7 @@ def test_what_has_no_picture_is_shown_in_numbers() -> None:
     assert up == pytest.approx(2 * down, rel=0.1)
 
 
+@pytest.mark.slow
 def test_who_descends_plays_an_episode_before_and_after_every_step(tmp_path: Path) -> None:
     sizes = {"tasks": 2, "episodes": 2, "units": 4, "adaptation_steps": 2}
     new_run(tmp_path / "run", "maml-navigation", **sizes)

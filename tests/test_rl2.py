@@ -150,6 +150,7 @@ def test_the_return_stops_where_the_trial_does() -> None:
     assert abs(learned(episodes=1, discount=1.0)) < 1e-3
 
 
+@pytest.mark.slow
 def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None:
     def after(family: EnvFamily, **settings: Any) -> tuple[rl2.State, Any]:
         policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))

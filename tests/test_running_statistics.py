@@ -42,6 +42,7 @@ def test_numbers_are_cut_off_far_from_the_mean() -> None:
     np.testing.assert_allclose(normalise(seen, jnp.array([2.0, 3.0, 100.0, -100.0]), 4.0), [0, 1, 4, -4], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_statistics_are_of_all_that_was_shown_and_no_gradient_reaches_them() -> None:
     family = point_robot.maml()
     plain = recurrent.make(family, recurrent.Settings(hidden_size=8, embedding_size=8))

@@ -303,7 +303,7 @@ def test_the_best_state_is_kept_beside_the_last_ones(tmp_path: Path, monkeypatch
     assert train.load_states(run, problem).extra["best_validation_score"] == 1.0
     assert [line["validation_score"] for line in metrics.read(run.metrics) if "validation_score" in line][-1] == [None]
     (tmp_path / "run" / "best.checkpoint").unlink()
-    with pytest.raises(UserError, match=r"best.checkpoint cannot be read: No such file"):
+    with pytest.raises(UserError, match=r"did not keep the state with the best validation score"):
         train.load_states(run, problem, best=True)
 
 

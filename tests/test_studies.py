@@ -115,6 +115,7 @@ def config(name: str, **changes: Any) -> RunConfig:
     return RunConfig(experiment=name, settings=settings, seed=0, seeds=1, evaluate_every=1)
 
 
+@pytest.mark.slow
 def test_one_program_trains_what_differs_in_arguments() -> None:
     """A shape, a choice, a part that is left out, and a number that determines a shape each need another program."""
     name = "maml-sinusoid"

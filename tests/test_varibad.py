@@ -65,6 +65,7 @@ def test_no_gradient_of_the_policy_reaches_the_encoder_nor_of_the_model_the_poli
     assert not same(one.model, third.model)
 
 
+@pytest.mark.slow
 def test_an_auxiliary_loss_trains_the_policy_and_not_the_belief(start: varibad.State) -> None:
     def loss(params: ppo.WithAuxiliary, output: Any, batch: ppo.Batch) -> Any:
         return jnp.sum(batch.weight * (output.features @ params.auxiliary) ** 2), {}
@@ -167,6 +168,7 @@ def test_more_episodes_are_the_same_trial_gone_on_with(start: varibad.State) -> 
     assert bool(jnp.all(jnp.isfinite(score)))
 
 
+@pytest.mark.slow
 def test_what_the_policy_is_shown_is_normalised_beliefs_too() -> None:
     algorithm = make(normalise_observations=True)
     state = algorithm.init(jax.random.key(0))
@@ -207,6 +209,7 @@ def test_the_ring_must_hold_whole_iterations() -> None:
         make(buffer_trials=10)
 
 
+@pytest.mark.slow
 def test_the_policy_learns_from_the_training_reward_and_the_model_from_what_was_paid(start: varibad.State) -> None:
     family = FAMILY._replace(privileged=Privileged(training_reward=lambda task, t, discount: -t.reward))
 

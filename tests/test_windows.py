@@ -209,6 +209,7 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
     np.testing.assert_array_equal(transformer.rotate(query, jnp.float32(0)), query)
 
 
+@pytest.mark.slow
 def test_the_linear_memory_is_its_recurrence_and_begins_anew_with_a_trial() -> None:
     drawn = np.random.default_rng(0).normal(size=(3, 2, 9, 2, 3)).astype(np.float32)
     driven, state, decay = (

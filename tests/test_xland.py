@@ -39,6 +39,7 @@ def benchmark() -> Benchmark:
     return Benchmark(goals, rules, jnp.stack(balls)[:, None], jnp.zeros(NUMBER, jnp.int32))
 
 
+@pytest.mark.slow
 def test_steps_are_xminigrids(benchmark: Benchmark) -> None:
     """Grids, views, rewards and terminations equal those of xminigrid's environment with the same ruleset."""
     horizon = 60

@@ -196,6 +196,7 @@ def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built
     assert_identical(chunk.state, finite.state)
 
 
+@pytest.mark.slow
 def test_a_task_adapts_alike_in_any_company(built: Built) -> None:
     """Adaptation to a task does not depend on the other tasks in its batch."""
     state = jax.jit(built.algorithm.init)(jax.random.key(0))

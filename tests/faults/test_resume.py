@@ -26,6 +26,7 @@ def test_same_seed_same_bits(run, finished) -> None:
     assert run.metrics() == finished.metrics()
 
 
+@pytest.mark.slow
 def test_observations_of_width_0_are_normalised_and_trained_on(run) -> None:
     """A bandit has no observations, but their statistics are part of the state."""
     assert run.start("--normalise-observations", "--seeds", "2") == 0
