@@ -97,14 +97,13 @@ class Agent:
                     "state) is the first"
                 )
             state = state.algorithm
-        shapes = check_shapes(family)
         own = jax.eval_shape(algorithm.init, jax.random.key(0))
         difference = _difference(own, state)
         if difference:
             raise TypeError(f"the state does not belong to the algorithm: {difference}")
         interface = interface_of(family)
         params = jax.tree.map(jnp.asarray, algorithm.acting.params(state))
-        _check_interface(algorithm.acting, params, interface, shapes.action)
+        _check_interface(algorithm.acting, params, interface)
         self._setup(algorithm.acting, params, interface, origin)
 
     @classmethod
@@ -416,7 +415,7 @@ def _difference(expected: Tree, found: Tree) -> str:
     return ""
 
 
-def _check_interface(acting: Acting, params: Params, interface: Interface, action: Any) -> None:
+def _check_interface(acting: Acting, params: Params, interface: Interface) -> None:
     """Check by tracing that a learner takes the observations of a family, and acts as the family expects.
 
     Raises:
@@ -428,10 +427,11 @@ def _check_interface(acting: Acting, params: Params, interface: Interface, actio
         inputs = Inputs(obs, previous, jnp.float32(0), jnp.float32(0), jnp.bool_(True))
         return acting.act(key, params, memory, inputs, obs)[1]
 
+    action = no_action(interface.action_space)
     shape = getattr(interface.observation_space, "shape", ())
     obs = jax.ShapeDtypeStruct(shape, interface.observation_dtype)
     try:
-        found = jax.eval_shape(first, jax.random.key(0), obs, no_action(interface.action_space))
+        found = jax.eval_shape(first, jax.random.key(0), obs, action)
     except Exception as error:  # A network of other sizes raises exceptions of its library.
         raise ValueError(
             f"the learner does not fit the family of tasks: {' '.join(str(error).split())[:300]}"
