@@ -261,7 +261,24 @@ def _check_tasks(tasks: TaskDistribution, look: Callable[[Task], Any] = lambda t
         raise ValueError(
             f"training tasks and held-out tasks must have the same structure, shapes and dtypes: {differs}"
         )
+    if tasks.training is not None:
+        _check_listed_tasks(tasks.training, training)
     return training
+
+
+def _check_listed_tasks(listed: Task, task: Task) -> None:
+    """Check that all training tasks, ``[N, ...]``, have the structure and shapes of a task."""
+    sizes = {np.shape(x)[:1] for x in jax.tree.leaves(listed)}
+    if len(sizes) != 1 or sizes & {(), (0,)}:
+        found = ", ".join(sorted(str(list(np.shape(x))) for x in jax.tree.leaves(listed))) or "none"
+        raise ValueError(
+            "the arrays of tasks.training must have a leading axis [N] of all N training tasks, with N > 0; their "
+            f"shapes are {found}"
+        )
+    one = jax.eval_shape(lambda: jax.tree.map(lambda x: jnp.asarray(x)[0], listed))
+    differs = difference("a task of tasks.training", one, "a task of tasks.sample", task)
+    if differs is not None:
+        raise ValueError(f"all training tasks must have the structure, shapes and dtypes of one: {differs}")
 
 
 def _check_limit(horizon: int, limit: Any) -> None:

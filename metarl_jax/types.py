@@ -141,6 +141,22 @@ class TaskDistribution(NamedTuple):
     """Draws a validation task. Validation tasks are like training tasks; where the split is finite, none of them is a
     held-out task. None: ``sample`` draws validation tasks, with random keys that training does not use."""
 
+    training: Task | None = None
+    """``[N, ...]``: all training tasks, if there are finitely many. None: there are infinitely many, or they are not
+    listed."""
+
+    def sample_distinct(self, key: Key, number: int) -> Task:
+        """Draw ``number`` training tasks, ``[number, ...]``.
+
+        If ``training`` lists them, no task is drawn twice before all were drawn. Otherwise the draws are independent.
+        """
+        if self.training is None:
+            return jax.vmap(self.sample)(jax.random.split(key, number))
+        tasks = len(jax.tree.leaves(self.training)[0])
+        rounds = jax.random.split(key, -(-number // tasks))
+        order = jax.vmap(lambda key: jax.random.permutation(key, tasks))(rounds).reshape(-1)[:number]
+        return jax.tree.map(lambda x: x[order], self.training)
+
     @property
     def validation(self) -> Callable[[Key], Task]:
         """Return the function that draws validation tasks."""

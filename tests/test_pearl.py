@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ import pytest
 
 from metarl_jax.algorithms import pearl
 from metarl_jax.environments import point_robot, tabular_mdp
-from metarl_jax.interfaces.context import ContextNetworks, Experience
+from metarl_jax.interfaces.context import ContextEncoder, ContextNetworks, Experience
 from metarl_jax.networks import context
+from metarl_jax.ops.distributions import DiagonalGaussian
 from metarl_jax.types import Algorithm, Array, EnvFamily, Key, Privileged, TaskDistribution, Transition
 
 SIZES: dict[str, Any] = {
@@ -218,6 +220,66 @@ def test_only_steps_that_were_played_are_learnt_from(compiled: Compiled) -> None
     assert not same(clean, step(jax.random.key(1), spoilt(filled))[0].learned)
 
 
+# ----------------------------------------------------------------------------------------------------- contexts
+
+
+def beliefs_from(statistic: Callable[[Array], Array]) -> ContextNetworks:
+    """Make networks whose belief has the parameter times a statistic of the number of valid steps as its mean."""
+
+    def infer(params: Any, experience: Experience) -> DiagonalGaussian:
+        mean = params * statistic(jnp.sum(experience.valid)) * jnp.ones(2)
+        return DiagonalGaussian(mean, jnp.zeros(2))
+
+    return NETWORKS._replace(encoder=ContextEncoder(lambda key: jnp.float32(1), infer))
+
+
+def divergence(statistic: Callable[[Array], Array], **settings: Any) -> float:
+    """Return the mean divergence N(statistic, 1) || N(0, 1) of two latent variables, the mean squared statistic."""
+    config = pearl.Config(**(SIZES | {"meta_batch": 400, "gradient_steps": 1, "batch_size": 1} | settings))
+    algorithm = pearl.make(FAMILY, beliefs_from(statistic), config)
+    return float(jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))[1]["belief_divergence"])
+
+
+def test_contexts_consist_of_steps_or_of_whole_episodes() -> None:
+    in_episodes = lambda steps: steps / FAMILY.horizon  # noqa: E731
+    incomplete = lambda steps: steps % FAMILY.horizon  # noqa: E731
+    assert divergence(in_episodes) == pytest.approx((7 / 20) ** 2)
+    # Two stored episodes, of which contexts have none, one or two: the mean square is 5 / 3.
+    whole: dict[str, Any] = {"context_unit": "episode", "context_size": 40}
+    assert divergence(in_episodes, **whole) == pytest.approx(5 / 3, rel=0.25)
+    assert divergence(incomplete, **whole) == 0
+    # A context has at most as many episodes as its size holds.
+    assert divergence(in_episodes, **{**whole, "context_size": 39}) == pytest.approx(1 / 2, rel=0.25)
+    # With an episode of the posterior there are three, and the mean square is 14 / 4.
+    more = {**whole, "context_size": 100, "posterior_context_episodes": 1}
+    assert divergence(in_episodes, **more) == pytest.approx(14 / 4, rel=0.25)
+
+
+def test_contexts_contain_episodes_of_the_posterior_if_they_are_asked_for() -> None:
+    algorithm = make(posterior_context_episodes=1)
+    start = jax.jit(algorithm.init)(jax.random.key(0))
+    state = jax.jit(algorithm.step)(jax.random.key(1), start)[0]
+    steps = 3 * FAMILY.horizon
+    np.testing.assert_array_equal(start.context.action, start.replay.action[:, :steps])
+    for task in np.flatnonzero(np.asarray(state.episodes) == 6):
+        np.testing.assert_array_equal(state.context.action[task], state.replay.action[task, steps : 2 * steps])
+
+
+def test_the_consistency_of_beliefs_has_its_closed_form() -> None:
+    """The belief given n of two episodes is N(p n, 1). The gradient of its term by p is -2 p n (2 - n) on average."""
+
+    def gradient(weight: float | None) -> float:
+        settings: dict[str, Any] = {"context_size": 40, "meta_batch": 600, "gradient_steps": 1, "batch_size": 1}
+        config = pearl.Config(**(SIZES | settings), consistency_weight=weight)
+        algorithm = pearl.make(FAMILY, beliefs_from(lambda steps: steps / FAMILY.horizon), config)
+        state = jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))[0]
+        # The first moment of Adam after one step is a tenth of the gradient.
+        return 10 * float(state.optimizer.mu.encoder)  # pyright: ignore[reportAttributeAccessIssue]
+
+    # One third of the draws has n = 1; the standard error is 6 % of the mean.
+    assert gradient(100.0) - gradient(None) == pytest.approx(-100 * 2 / 3, rel=0.25)
+
+
 # --------------------------------------------------------------------------------------------------- adapting
 
 
@@ -316,7 +378,9 @@ def test_discrete_actions_are_not_asked_for_all_the_entropy_there_is() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"tasks": 5}, r"tasks \(5\) must be at most training_tasks \(4\)"),
-     ({"initial_episodes": 1}, r"initial_episodes \(1\) must be at least prior_episodes \(2\)"),
+     ({"initial_episodes": 1}, r"initial_episodes \(1\) must be at least prior_episodes \+ posterior_c.* \(2\)"),
+     ({"posterior_context_episodes": 2}, r"posterior_context_episodes \(2\) must be at most posterior_episodes \(1\)"),
+     ({"context_unit": "episode"}, r"context_size \(7\) must be at least the horizon \(20\)"),
      ({"replay_episodes": 2}, r"replay_episodes \(2\) must be at least 3")],
 )  # fmt: skip
 def test_settings_that_do_not_go_together_are_explained(settings: dict[str, Any], message: str) -> None:

@@ -6,8 +6,9 @@ encoder, together with a penalty on the divergence of the belief from the prior.
 latent variable, plays an episode with it, infers the belief from all steps so far, and draws again: posterior sampling.
 
 Two kinds of data of a training task are stored separately. Critics and actor learn from a long replay. Contexts are
-drawn from the episodes that the latest policy played with latent variables from the prior, as on a new task. On a
-held-out task, only the episodes on that task are used: ``adapt`` does not use the buffers.
+drawn from the episodes of the latest time that the task was played, with latent variables from the prior as on a new
+task, and optionally from the posterior. On a held-out task, only the episodes on that task are used: ``adapt`` does not
+use the buffers.
 
 Actor and critics are trained by soft actor-critic (Haarnoja et al. 2018) with twin critics and a target network of
 each. The published code learns a state value instead of target networks of the critics.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,15 @@ from metarl_jax.ops.gaussians import standard
 from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.precision import narrow
 from metarl_jax.rollout import episode, episode_returns, episode_successes, no_action
-from metarl_jax.settings import Doc, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
+from metarl_jax.settings import (
+    Doc,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+)
 from metarl_jax.types import (
     Acting,
     Adaptation,
@@ -63,7 +72,11 @@ class Config(Settings):
 
     iterations: Annotated[PositiveInt, Doc("Number of meta-iterations of a whole run.")] = 500
     training_tasks: Annotated[
-        PositiveInt, Doc("Number of training tasks, drawn once at the start of a run. Each has a replay of its own.")
+        PositiveInt,
+        Doc(
+            "Number of training tasks, drawn once at the start of a run. Each has a replay of its own. If the family "
+            "lists all training tasks (``TaskDistribution.training``), no task is drawn twice before all were drawn."
+        ),
     ] = 100
     tasks: Annotated[PositiveInt, Doc("Number of training tasks that are played in an iteration.")] = 5
     prior_episodes: Annotated[
@@ -80,6 +93,13 @@ class Config(Settings):
             "given the episodes of ``prior_episodes``."
         ),
     ] = 3
+    posterior_context_episodes: Annotated[
+        NonNegativeInt,
+        Doc(
+            "Number of the ``posterior_episodes`` that contexts are also drawn from. The published code uses none for "
+            "most tasks, and all of them for the sparse point robots."
+        ),
+    ] = 0
     initial_episodes: Annotated[
         PositiveInt,
         Doc(
@@ -99,6 +119,14 @@ class Config(Settings):
     context_size: Annotated[
         PositiveInt, Doc("Largest number of steps of a task from which its belief is inferred in a gradient step.")
     ] = 64
+    context_unit: Annotated[
+        Literal["step", "episode"],
+        Doc(
+            'The unit of which contexts in a gradient step consist. "step": ``context_size`` steps, drawn at random '
+            'without replacement, as in the published code. "episode": all steps of a random number of whole episodes, '
+            "from none to as many as ``context_size`` steps hold, like the contexts on a held-out task."
+        ),
+    ] = "step"
     learning_rate: Annotated[PositiveFloat, Doc("Adam's step size for all networks.")] = 3e-4
     discount: Annotated[Fraction, Doc("Discount of rewards per step, within an episode.")] = 0.99
     target_rate: Annotated[
@@ -114,6 +142,16 @@ class Config(Settings):
             "corresponds to 1.6 here."
         ),
     ] = 0.1
+    consistency_weight: Annotated[
+        NonNegativeFloat | None,
+        Doc(
+            "Weight of the consistency of beliefs: the divergence of the belief given the context, as a constant, from "
+            "the belief given a random number of whole episodes, from none to ``adaptation_episodes`` (in nats, as a "
+            "mean over tasks). It trains beliefs from few episodes, which are those of a held-out task, to contain the "
+            "beliefs from many, as the objective of neural processes does (Garnelo et al. 2018, arXiv 1807.01622, "
+            "equation 8). None: there is no such term, as in the published code."
+        ),
+    ] = None
     temperature: Annotated[
         PositiveFloat,
         Doc(
@@ -148,14 +186,24 @@ class Config(Settings):
         bool, Doc("Whether actions on a held-out task are the most likely ones instead of samples.")
     ] = True
 
+    @property
+    def context_episodes(self) -> int:
+        """The number of stored episodes of a task that contexts are drawn from."""
+        return self.prior_episodes + self.posterior_context_episodes
+
     def check_relations(self) -> None:
         super().check_relations()
         if self.tasks > self.training_tasks:
             raise ValueError(f"tasks ({self.tasks}) must be at most training_tasks ({self.training_tasks})")
-        if self.initial_episodes < self.prior_episodes:
+        if self.posterior_context_episodes > self.posterior_episodes:
             raise ValueError(
-                f"initial_episodes ({self.initial_episodes}) must be at least prior_episodes"
-                f" ({self.prior_episodes}): the first contexts are drawn from them"
+                f"posterior_context_episodes ({self.posterior_context_episodes}) must be at most posterior_episodes "
+                f"({self.posterior_episodes})"
+            )
+        if self.initial_episodes < self.context_episodes:
+            raise ValueError(
+                f"initial_episodes ({self.initial_episodes}) must be at least prior_episodes + "
+                f"posterior_context_episodes ({self.context_episodes}): the first contexts are drawn from them"
             )
         largest = max(self.initial_episodes, self.prior_episodes + self.posterior_episodes)
         if self.replay_episodes < largest:
@@ -188,8 +236,8 @@ class State(NamedTuple):
     episodes: Array
     """``[training_tasks]`` int32: the number of episodes that were played on each task."""
     context: Experience
-    """``[training_tasks, prior_episodes * horizon, ...]``: the steps from which contexts are drawn, of the latest time
-    that the task was played."""
+    """``[training_tasks, (prior_episodes + posterior_context_episodes) * horizon, ...]``: the steps from which contexts
+    are drawn, of the latest time that the task was played."""
 
 
 class Deployed(NamedTuple):
@@ -238,12 +286,18 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
     episodes on the task.
 
     Raises:
-        ValueError: if the target entropy is larger than that of any distribution over the discrete actions, if the
-            family is wrong (``family_checks``), or if the networks do not fit the family or each other.
+        ValueError: if the target entropy is larger than that of any distribution over the discrete actions, if
+            ``context_size`` is less than an episode although contexts consist of episodes, if the family is wrong
+            (``family_checks``), or if the networks do not fit the family or each other.
     """
     shapes = check_shapes(family, episodes=config.initial_episodes, discount=config.discount)
     check_context_networks(networks, family, shapes)
     horizon, latent_size = family.horizon, networks.latent_size
+    if config.context_unit == "episode" and config.context_size < horizon:
+        raise ValueError(
+            f"context_size ({config.context_size}) must be at least the horizon ({horizon}) if contexts consist of "
+            'whole episodes (context_unit "episode")'
+        )
     training_reward = (family.privileged or Privileged()).training_reward
     encoder, actor, critic = networks.encoder, networks.actor, networks.critic
     # The chain of ``optax.adam`` would give the state another path in checkpoints.
@@ -299,30 +353,46 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         """Play on one training task; return steps for its replay, its new context, and metrics."""
         key_prior, key_posterior = jax.random.split(key)
         played = explore(key_prior, learned, task, prior, config.prior_episodes)
-        context = _steps(flat(played))
-        belief = encoder.infer(learned.encoder, context)
+        belief = encoder.infer(learned.encoder, _steps(flat(played)))
         played_after = explore(key_posterior, learned, task, belief, config.posterior_episodes)
         metrics = {"prior_return": mean_return(played), "posterior_return": mean_return(played_after)}
         played = jax.tree.map(lambda *x: jnp.concatenate(x), played, played_after)
-        return for_replay(task, played), context, metrics
+        context = jax.tree.map(lambda x: x[: config.context_episodes], played)
+        return for_replay(task, played), _steps(flat(context)), metrics
 
-    def draw_context(key: Key, context: Experience) -> Experience:
+    def draw_steps(key: Key, context: Experience) -> Experience:
         """Draw ``context_size`` steps of a task at random; return all steps if there are not more."""
-        total = config.prior_episodes * horizon
+        total = config.context_episodes * horizon
         if total <= config.context_size:
             return context
         # Valid steps come first, in random order.
         order = jnp.argsort(jax.random.uniform(key, (total,), jnp.float32) + jnp.logical_not(context.valid))
         return jax.tree.map(lambda x: x[order[: config.context_size]], context)
 
-    def loss(
-        learned: Learned, target_critic: Params, task: tuple[Key, Experience, Experience]
-    ) -> tuple[Array, Metrics]:
-        """Return the loss of one task, given its key, steps ``[batch_size, ...]`` of its replay, and its context.
+    def draw_context(key: Key, context: Experience) -> Experience:
+        if config.context_unit == "step":
+            return draw_steps(key, context)
+        return draw_episodes(key, context, config.context_size // horizon)
 
-        Each term trains only the parameters that it does not treat as constants.
+    def draw_episodes(key: Key, context: Experience, most: int) -> Experience:
+        """Draw from none to ``most`` whole episodes of a task at random."""
+        key_order, key_number = jax.random.split(key)
+        most = min(most, config.context_episodes)
+        drawn = jax.random.permutation(key_order, config.context_episodes)[:most]
+        steps = (drawn[:, None] * horizon + jnp.arange(horizon)).reshape(-1)
+        context = jax.tree.map(lambda x: x[steps], context)
+        episodes = jax.random.randint(key_number, (), 0, most + 1, jnp.int32)
+        return context._replace(valid=context.valid & (jnp.arange(most * horizon) < episodes * horizon))
+
+    def loss(
+        learned: Learned, target_critic: Params, task: tuple[Key, Experience, Experience, Experience | None]
+    ) -> tuple[Array, Metrics]:
+        """Return the loss of one task.
+
+        Its arguments are a key, steps ``[batch_size, ...]`` of the replay, the context, and the few episodes of the
+        consistency term. Each term trains only the parameters that it does not treat as constants.
         """
-        key, steps, context = task
+        key, steps, context, few = task
         key_latent, key_next, key_now = jax.random.split(key, 3)
         belief = encoder.infer(learned.encoder, context)
         drawn = jnp.broadcast_to(belief.sample(key_latent), (config.batch_size, latent_size))
@@ -347,6 +417,8 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         value, entropy = critic.expected(fixed_critic, key_now, steps.obs, latent, now)
         gained, entropy = mean(value), mean(entropy)
         total = critic_loss + config.kl_weight * divergence - gained - fixed_temperature * entropy
+        if few is not None and config.consistency_weight is not None:
+            total += config.consistency_weight * jax.lax.stop_gradient(belief).kl(encoder.infer(learned.encoder, few))
         if config.automatic_temperature:
             total += learned.log_temperature * (jax.lax.stop_gradient(entropy) - target_entropy)
         return total, {
@@ -374,10 +446,14 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         steps = steps_of_episodes(key_steps, lengths[which], horizon, config.batch_size)
         steps = jax.tree.map(lambda x: x[which[:, None], steps], state.replay)
         keys = jax.random.split(key_context, config.meta_batch)
-        context = map_tasks(draw_context)(keys, jax.tree.map(lambda x: x[which], state.context))
+        stored = jax.tree.map(lambda x: x[which], state.context)
+        context, few = map_tasks(draw_context)(keys, stored), None
+        if config.consistency_weight is not None:
+            keys = jax.random.split(jax.random.fold_in(key_context, 1), config.meta_batch)
+            few = map_tasks(lambda key, x: draw_episodes(key, x, config.adaptation_episodes))(keys, stored)
 
         def mean_loss(learned: Learned) -> tuple[Array, Metrics]:
-            tasks = jax.random.split(key_loss, config.meta_batch), steps, context
+            tasks = jax.random.split(key_loss, config.meta_batch), steps, context, few
             return jax.tree.map(jnp.mean, map_tasks(loss, (None, None, 0))(learned, target_critic, tasks))
 
         gradient, metrics = jax.grad(mean_loss, has_aux=True)(learned)
@@ -405,11 +481,11 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             critic.init(key_critic),
             jnp.log(jnp.float32(config.temperature)),
         )
-        tasks = narrow(jax.vmap(family.tasks.sample)(jax.random.split(key_tasks, config.training_tasks)))
+        tasks = narrow(family.tasks.sample_distinct(key_tasks, config.training_tasks))
 
         def begin(key: Key, task: Task) -> tuple[Experience, Experience]:
             played = explore(key, learned, task, prior, config.initial_episodes)
-            first = jax.tree.map(lambda x: x[: config.prior_episodes], played)
+            first = jax.tree.map(lambda x: x[: config.context_episodes], played)
             return for_replay(task, played), _steps(flat(first))
 
         first, context = map_tasks(begin)(jax.random.split(key_play, config.training_tasks), tasks)

@@ -137,6 +137,7 @@ def _family(
     *,
     heldout_goal: Callable[[Key], Array] | None = None,
     validation_goal: Callable[[Key], Array] | None = None,
+    training_goals: Array | None = None,
     privileged: Privileged | None = None,
 ) -> EnvFamily:
     env = PointRobot(rules)
@@ -162,6 +163,9 @@ def _family(
             sampler(goal),
             sampler(goal if heldout_goal is None else heldout_goal),
             None if validation_goal is None else sampler(validation_goal),
+            None
+            if training_goals is None
+            else PointParams(training_goals, jnp.full(len(training_goals), horizon, jnp.int32)),  # pyright: ignore
         ),
         horizon=horizon,
         observation_space=env.observation_space(),
@@ -239,6 +243,7 @@ def pearl_sparse() -> EnvFamily:
         among(angles[:80]),
         heldout_goal=among(angles[80:]),
         validation_goal=_on_half_circle,
+        training_goals=jax.vmap(_on_circle)(angles[:80]),
         privileged=Privileged(training_reward=minus_distance),
     )
 

@@ -137,6 +137,9 @@ register(
 
 # ------------------------------------------------------------------------------------------------------------ points
 
+_SEARCHES = _references(
+    "point_robot", "prior_sampling", "posterior_sampling", "posterior_sampling_within_episodes", "goal_known"
+)
 register(
     Family(
         "navigation",
@@ -149,7 +152,7 @@ register(
         "half-circle",
         "points that look for a goal on a half-circle (Zintgraf et al. 2020)",
         f"{_ENVIRONMENTS}.point_robot:varibad",
-        references=_references("point_robot", "posterior_sampling", "goal_known"),
+        references=_SEARCHES,
     ),
     Family(
         "point-robot-dense",
@@ -162,7 +165,7 @@ register(
         "point-robot-sparse",
         "point robots with a reward near the goal only (Rakelly et al. 2019)",
         f"{_ENVIRONMENTS}.point_robot:pearl_sparse",
-        references=_references("point_robot", "posterior_sampling", "goal_known"),
+        references=_SEARCHES,
         **_ROOMS,
     ),
     package=True,
