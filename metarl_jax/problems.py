@@ -16,6 +16,7 @@ from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextLearne
 from metarl_jax.interfaces.gradient import InnerProblem, PolicyFunctions, Predictor
 from metarl_jax.network_checks import check_in_context_learner, check_policy, check_predictor
 from metarl_jax.ops.baselines import fit_linear, linear_features
+from metarl_jax.ops.draws import without_replacement
 from metarl_jax.ops.policy_gradients import clipped_surrogate, dice, likelihood_ratio, masked_mean
 from metarl_jax.ops.returns import discounted_returns, generalised_advantages, remaining_horizon
 from metarl_jax.precision import narrow
@@ -110,7 +111,7 @@ def few_shot(
         examples = jax.tree.leaves(task.support)[0].shape[0]
         if task.batch_size is None or task.batch_size >= examples:
             return task.support
-        chosen = jax.random.permutation(key, examples)[: task.batch_size]
+        chosen = without_replacement(key, examples, task.batch_size)
         return jax.tree.map(lambda x: x[chosen], task.support)
 
     def query(key: Key, params: Params, task: DrawnTask) -> Any:

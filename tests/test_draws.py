@@ -14,7 +14,7 @@ from metarl_jax.algorithms import pearl, varibad
 from metarl_jax.environments import bandits
 from metarl_jax.interfaces.context import ContextNetworks
 from metarl_jax.networks import belief, context
-from metarl_jax.ops.draws import steps_of_episodes, steps_without_replacement
+from metarl_jax.ops.draws import steps_of_episodes, steps_without_replacement, without_replacement
 from metarl_jax.types import Array, EnvFamily, Key
 from tests.probes import probe_family
 
@@ -28,6 +28,25 @@ def assert_uniform(counts: np.ndarray, draws: int) -> None:
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
     chi_square, freedom = np.sum((counts - expected) ** 2) / expected, len(counts) - 1
     assert chi_square < freedom + 5 * np.sqrt(2 * freedom) + 10
+
+
+@pytest.mark.parametrize(("population", "number"), [(1, 1), (5, 5), (16, 2), (4800, 5)])
+def test_each_draw_without_replacement_is_uniform(population: int, number: int) -> None:
+    drawn = np.asarray(without_replacement(jax.random.key(0), population, number, (KEYS, 5))).reshape(-1, number)
+    assert drawn.min() >= 0
+    assert drawn.max() < population
+    assert all(len(set(row)) == number for row in drawn)
+    bins = min(population, 8)
+    for place in range(number):
+        assert_uniform(np.bincount(drawn[:, place] // (population // bins), minlength=bins), len(drawn))
+
+
+def test_draws_without_replacement_are_uniform_together() -> None:
+    """All 24 ordered draws of 3 of 4 values are equally frequent."""
+    drawn = np.asarray(without_replacement(jax.random.key(0), 4, 3, (KEYS, 5))).reshape(-1, 3)
+    counts = np.bincount(drawn @ np.array([16, 4, 1]), minlength=64)
+    assert np.count_nonzero(counts) == 24
+    assert_uniform(counts[counts > 0], len(drawn))
 
 
 @pytest.mark.parametrize("valid_steps", [0, 1, 3, 8, 23, STEPS])

@@ -27,6 +27,7 @@ import numpy as np
 from metarl_jax.checks import positive_int
 from metarl_jax.datasets.classification import accuracy, cross_entropy, episode
 from metarl_jax.interfaces.few_shot import FewShot, FewShotFamily, FewShotTask
+from metarl_jax.ops.draws import without_replacement
 from metarl_jax.settings import PositiveInt
 from metarl_jax.types import Array, Key, TaskDistribution
 
@@ -112,17 +113,14 @@ def few_shot(
 
     def sampler(characters: np.ndarray) -> Callable[[Key], Characters]:
         def sample(key: Key) -> Characters:
-            # The indices of the largest random numbers take half the time of a permutation.
-            _, chosen = jax.lax.top_k(jax.random.bits(key, (turns * len(characters),), jnp.uint32), ways)
+            chosen = without_replacement(key, turns * len(characters), ways)
             return Characters(jnp.asarray(characters)[chosen // turns], chosen % turns)
 
         return sample
 
     def draw(key: Key, task: Characters) -> FewShotTask:
         key_examples, key_episode = jax.random.split(key)
-        chosen = jax.vmap(lambda key: jax.random.permutation(key, examples)[: shots + queries])(
-            jax.random.split(key_examples, ways)
-        )
+        chosen = without_replacement(key_examples, examples, shots + queries, (ways,))
         # Only the images of the task are gathered and converted to float.
         images = data.images[task.character[:, None], chosen].astype(jnp.float32) / 255
         images = jax.vmap(rotate)(images, task.rotation)

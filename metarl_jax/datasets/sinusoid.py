@@ -34,9 +34,8 @@ def mean_squared_error(prediction: Array, y: Array) -> Array:
 
 def _tasks(largest_phase: float) -> TaskDistribution:
     def sample(key: Key) -> Wave:
-        key_amplitude, key_phase = jax.random.split(key)
-        amplitude = jax.random.uniform(key_amplitude, (), jnp.float32, minval=0.1, maxval=5.0)
-        return Wave(amplitude, jax.random.uniform(key_phase, (), jnp.float32, maxval=largest_phase))
+        low, high = jnp.array([0.1, 0.0], jnp.float32), jnp.array([5.0, largest_phase], jnp.float32)
+        return Wave(*jax.random.uniform(key, (2,), jnp.float32, low, high))
 
     # Tasks are drawn from a continuum, so other keys give sinusoids that are not training tasks.
     return TaskDistribution(sample, sample)
