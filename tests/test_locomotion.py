@@ -580,3 +580,25 @@ def test_thousands_of_robots_at_once_do_not_lock() -> None:
         return jnp.sum(trial(key, act, (), family, task, 2)[1].reward)
 
     assert bool(jnp.all(jnp.isfinite(play(jax.random.split(jax.random.key(0), 4096)))))
+
+
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [(locomotion.half_cheetah_direction, 1), (locomotion.half_cheetah_velocity, 1), (locomotion.ant_direction, 2)],
+)
+def test_a_shown_task_is_the_end_of_every_observation(make: Any, size: int) -> None:
+    """The rest of the trial is that of the family with a hidden task, also where an episode ends and begins."""
+
+    def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
+        return carry, jax.random.uniform(key, (family.action_space.shape[0],), jnp.float32, -1, 1), ()
+
+    trials = []
+    for family in (make(horizon=3, engine="c"), make(horizon=3, engine="c", observe_task=True)):
+        task = family.tasks.sample(jax.random.key(1))
+        trials.append(trial(jax.random.key(0), act, (), family, task, 2)[1])
+        assert trials[-1].inputs.obs.shape[1:] == family.observation_space.shape
+    hidden, shown = trials
+    for before, after in ((hidden.inputs.obs, shown.inputs.obs), (hidden.final_obs, shown.final_obs)):
+        np.testing.assert_array_equal(after[:, :-size], before)
+        np.testing.assert_array_equal(after[:, -size:], np.broadcast_to(np.ravel(task.target), (6, size)))
+    np.testing.assert_array_equal(shown.reward, hidden.reward)

@@ -185,6 +185,13 @@ class Config(Settings):
     deterministic: Annotated[
         bool, Doc("Whether actions on a held-out task are the most likely ones instead of samples.")
     ] = True
+    sample_exploration: Annotated[
+        bool,
+        Doc(
+            "Whether actions in the first ``exploration_episodes`` on a held-out task are samples, as in training, "
+            "even if ``deterministic`` is set. The published code does not sample them."
+        ),
+    ] = False
 
     @property
     def context_episodes(self) -> int:
@@ -315,13 +322,18 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             per_number = -1.0 if config.target_entropy is None else config.target_entropy
             target_entropy = per_number * math.prod(family.action_space.shape)
 
-    def choose(key: Key, params: Params, obs: Array, latent: Array, deterministic: bool) -> Array:
+    def choose(key: Key, params: Params, obs: Array, latent: Array, episode: Array | None) -> Array:
+        """Choose an action in an episode on a held-out task; None: on a training task."""
         distribution = actor.distribution(params, obs, latent)
-        return distribution.mode() if deterministic else distribution.sample(key)
+        if episode is None or not config.deterministic:
+            return distribution.sample(key)
+        if not config.sample_exploration:
+            return distribution.mode()
+        return jnp.where(episode < config.exploration_episodes, distribution.sample(key), distribution.mode())
 
-    def play(key: Key, learned: Learned, task: Task, latent: Array, deterministic: bool) -> Transition:
+    def play(key: Key, learned: Learned, task: Task, latent: Array, number: Array | None = None) -> Transition:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
-            return carry, choose(key, learned.actor, inputs.obs, latent, deterministic), ()
+            return carry, choose(key, learned.actor, inputs.obs, latent, number), ()
 
         return episode(key, act, (), family, task)[1]
 
@@ -330,7 +342,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
 
         def one(key: Key) -> Transition:
             key_latent, key_play = jax.random.split(key)
-            return play(key_play, learned, task, belief.sample(key_latent), False)
+            return play(key_play, learned, task, belief.sample(key_latent))
 
         return jax.vmap(one)(jax.random.split(key, episodes))
 
@@ -532,7 +544,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             key, index = now
             key_latent, key_play = jax.random.split(key)
             belief = encoder.infer(learned.encoder, usable(seen, index))
-            played = play(key_play, learned, task, belief.sample(key_latent), config.deterministic)
+            played = play(key_play, learned, task, belief.sample(key_latent), index)
             seen = jax.tree.map(
                 lambda so_far, new: jax.lax.dynamic_update_slice_in_dim(so_far, new, index * horizon, 0),
                 seen,
@@ -541,7 +553,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             success = episode_successes(played, family, task, 1)
             return seen, (episode_returns(played, 1), Beliefs(belief.mean, jnp.exp(belief.log_std)), success)
 
-        shapes = jax.eval_shape(lambda: _steps(play(key, learned, task, prior.mean, config.deterministic)))
+        shapes = jax.eval_shape(lambda: _steps(play(key, learned, task, prior.mean)))
         nothing = jax.tree.map(lambda x: jnp.zeros((episodes * horizon, *x.shape[1:]), x.dtype), shapes)
         keys = jax.random.split(key, episodes)
         _, (returns, beliefs, success) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes, dtype=jnp.int32)))
@@ -571,7 +583,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             return encoder.infer(params.encoder, usable(context, episode_index)).sample(key_latent)
 
         latent = jax.lax.cond(jnp.logical_or(ended, inputs.first), draw, lambda: memory.latent)
-        action = choose(key_action, params.actor, inputs.obs, latent, config.deterministic)
+        action = choose(key_action, params.actor, inputs.obs, latent, episode_index)
         steps = memory.steps + went.astype(jnp.int32)
         return Memory(context, steps, episode_index, inputs.obs, latent), action, ()
 

@@ -151,6 +151,7 @@ class Locomotion(Environment):
         models: instances of ``mujoco.MjModel``, at least one; a task has one of them.
         engine: the name of the physics engine.
         reward: a function ``(readings, control [nu], target) -> scalar``.
+        shown_target: the shape of the target if it is appended to the observation; None if it is hidden.
     """
 
     caption = "The picture follows the robot. The distance between two marks on the floor is one metre."
@@ -161,14 +162,16 @@ class Locomotion(Environment):
         models: list[Any],
         engine: EngineName,
         reward: Callable[[Readings, Array, Array], Array],
+        shown_target: tuple[int, ...] | None = None,
     ) -> None:
         self.robot, self.models, self.reward = robot, models, reward
+        self._shows = shown_target is not None
         self.engine: Engine = physics.make(robot, models, engine)
         model = models[0]
         self._qpos, self._nv = jnp.asarray(model.qpos0), int(model.nv)
         low, high = np.array(model.actuator_ctrlrange, np.float32).T
         self._actions = Box(jnp.asarray(low), jnp.asarray(high), (int(model.nu),))
-        task = LocomotionParams(jnp.zeros(2, jnp.float32), jnp.int32(0), 1)
+        task = LocomotionParams(jnp.zeros((2,) if shown_target is None else shown_target, jnp.float32), jnp.int32(0), 1)
         seen = jax.eval_shape(self.reset, jax.random.key(0), task)[0]
         self._observations = Box(-jnp.inf, jnp.inf, seen.shape)
 
@@ -183,7 +186,11 @@ class Locomotion(Environment):
 
     def reset_env(self, key: Key, params: LocomotionParams) -> tuple[Array, LocomotionState]:
         state, readings = self.engine.reset(params.model, *self._start(key))
-        return readings.observation, LocomotionState(state, jnp.int32(0))
+        return self._observation(readings.observation, params), LocomotionState(state, jnp.int32(0))
+
+    def _observation(self, robot: Array, params: LocomotionParams) -> Array:
+        """Return the observation, given that of the robot."""
+        return jnp.concatenate([robot, jnp.ravel(params.target).astype(robot.dtype)]) if self._shows else robot
 
     def _control(self, action: Array) -> Array:
         return jnp.clip(action, self._actions.low, self._actions.high)
@@ -195,7 +202,8 @@ class Locomotion(Environment):
         control = self._control(action)
         after, readings = self.engine.step(params.model, state.physics, control)
         reward = self.reward(readings, control, params.target)
-        return readings.observation, LocomotionState(after, state.time + 1), reward, ~readings.healthy, {}
+        observation = self._observation(readings.observation, params)
+        return observation, LocomotionState(after, state.time + 1), reward, ~readings.healthy, {}
 
     def step(
         self, key: Key, state: State, action: Array, params: LocomotionParams
@@ -210,8 +218,9 @@ class Locomotion(Environment):
         terminated = ~readings.healthy
         reward = self.reward(readings, control, params.target)
         time = jnp.where(jnp.logical_or(terminated, truncated), 0, time)
-        info = {"terminated": terminated, "truncated": truncated, "final_observation": readings.observation}
-        return obs, LocomotionState(after, time), reward, terminated, truncated, info
+        final = self._observation(readings.observation, params)
+        info = {"terminated": terminated, "truncated": truncated, "final_observation": final}
+        return self._observation(obs, params), LocomotionState(after, time), reward, terminated, truncated, info
 
     def action_space(self, params: LocomotionParams | None = None) -> Box:
         del params
@@ -285,6 +294,7 @@ def make(
     models: list[Any] | None = None,
     heldout_models: int = 0,
     validation_models: int = 0,
+    observe_task: bool = False,
 ) -> EnvFamily:
     """Make a family of tasks of a robot: one of the papers' families below, or your own.
 
@@ -301,6 +311,7 @@ def make(
             tasks.
         validation_models: The number of models of validation tasks; with 0, validation tasks have the models of
             training tasks.
+        observe_task: Whether the observation contains the target, for reference learners that know the task.
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number, the engine is unknown, or there is no model for
@@ -315,7 +326,8 @@ def make(
             f"heldout_models ({heldout_models}) and validation_models ({validation_models}) must leave some of the "
             f"{len(models)} models for training"
         )
-    env = Locomotion(robot, models, engine, reward)
+    shown = jax.eval_shape(target, jax.random.key(0)).shape if observe_task else None
+    env = Locomotion(robot, models, engine, reward, shown)
 
     def sampler(low: int, high: int) -> Callable[[Key], LocomotionParams]:
         def sample(key: Key) -> LocomotionParams:
@@ -354,7 +366,7 @@ def _all_around(key: Key) -> Array:
 # The families.
 
 
-def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
+def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto", observe_task: bool = False) -> EnvFamily:
     """Make the tasks in which a half cheetah must run forwards or backwards (Finn et al. 2017, section 5.3.2).
 
     The reward is the velocity along the direction (+1 or -1) minus 0.05 times the squared action. There are only two
@@ -364,6 +376,7 @@ def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto") -> E
         horizon: The number of control steps of an episode: 200 (Finn et al.; Rakelly et al. 2019; Zintgraf et al.
             2020), or 100 (Rothfuss et al. 2019).
         engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        observe_task: Whether the observation contains the direction, for reference learners that know the task.
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
@@ -373,10 +386,12 @@ def half_cheetah_direction(horizon: int = 200, engine: EngineName = "auto") -> E
     def reward(readings: Readings, control: Array, direction: Array) -> Array:
         return direction * readings.velocity[0] - 0.05 * jnp.sum(control**2)
 
-    return make(HALF_CHEETAH, horizon, engine, reward, _forth_or_back)
+    return make(HALF_CHEETAH, horizon, engine, reward, _forth_or_back, observe_task=observe_task)
 
 
-def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
+def half_cheetah_velocity(
+    fastest: float = 3.0, horizon: int = 200, engine: EngineName = "auto", observe_task: bool = False
+) -> EnvFamily:
     """Make the tasks in which a half cheetah must run at a given speed, uniform from 0 to ``fastest``.
 
     The reward is minus the absolute difference from this speed, minus 0.05 times the squared action.
@@ -386,6 +401,7 @@ def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: Engi
             al. 2020, in their code), or 2 (Finn et al. 2017).
         horizon: The number of control steps of an episode.
         engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        observe_task: Whether the observation contains the speed, for reference learners that know the task.
 
     Raises:
         ValueError: if ``fastest`` is not positive, ``horizon`` is not a positive whole number, or the engine is
@@ -394,15 +410,18 @@ def half_cheetah_velocity(fastest: float = 3.0, horizon: int = 200, engine: Engi
     """
     real(above=0)("fastest", fastest)
 
-    def reward(readings: Readings, control: Array, speed: Array) -> Array:
-        return -jnp.abs(readings.velocity[0] - speed) - 0.05 * jnp.sum(control**2)
+    def reward(readings: Readings, control: Array, wanted: Array) -> Array:
+        return -jnp.abs(readings.velocity[0] - wanted) - 0.05 * jnp.sum(control**2)
 
-    return make(
-        HALF_CHEETAH, horizon, engine, reward, lambda key: jax.random.uniform(key, (), jnp.float32, maxval=fastest)
-    )
+    def speed(key: Key) -> Array:
+        return jax.random.uniform(key, (), jnp.float32, maxval=fastest)
+
+    return make(HALF_CHEETAH, horizon, engine, reward, speed, observe_task=observe_task)
 
 
-def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:
+def ant_direction(
+    planar: bool = False, horizon: int = 200, engine: EngineName = "auto", observe_task: bool = False
+) -> EnvFamily:
     """Make the tasks in which an ant must walk in a given direction (Rakelly et al. 2019; Zintgraf et al. 2020).
 
     The reward is the velocity along the direction + 1, minus 0.5 times the squared action and 0.0005 times the squared
@@ -414,6 +433,7 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
             backwards, which training, validation and held-out tasks share.
         horizon: The number of control steps of an episode.
         engine: The physics engine: "c", "mjx", or "auto" (by the platform).
+        observe_task: Whether the observation contains the direction, for reference learners that know the task.
 
     Raises:
         ValueError: if ``horizon`` is not a positive whole number, or the engine is unknown.
@@ -427,7 +447,7 @@ def ant_direction(planar: bool = False, horizon: int = 200, engine: EngineName =
     def forth_or_back(key: Key) -> Array:
         return jnp.stack([_forth_or_back(key), jnp.float32(0)])
 
-    return make(ANT, horizon, engine, reward, _all_around if planar else forth_or_back)
+    return make(ANT, horizon, engine, reward, _all_around if planar else forth_or_back, observe_task=observe_task)
 
 
 def ant_goal(horizon: int = 200, engine: EngineName = "auto") -> EnvFamily:

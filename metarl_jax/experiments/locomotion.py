@@ -30,6 +30,8 @@ _GRADIENT: dict[str, Any] = {
     "units": 64,
     "activation": "tanh",
 }
+# Episodes of Rothfuss et al. (2019) on the half cheetah's direction have 100 steps.
+_SHORT_EPISODES: dict[str, Any] = {"tasks": 40, "iterations": 250, "horizon": 100}
 # These are the settings of the authors for ProMP on walkers.
 _PROMP_WALKER: dict[str, Any] = {"inner_rate": 0.05, "epochs": 3, "adaptive_weight": True, "target_divergence": 1e-3}
 # Observations, and beliefs, are normalised as in Zintgraf et al. (2020).
@@ -53,14 +55,33 @@ FAMILIES = (
 )
 
 
+# Plain learners that observe the task, as references of what adaptation could reach in as many steps: name, title,
+# algorithm, network, settings.
+KNOWN: dict[str, tuple[str, str, str | None, dict[str, Any]]] = {
+    "known-task-trpo": ("TRPO", "multi_task_trpo", None, {**_GRADIENT, "observe_task": True}),
+    "known-task-ppo": ("PPO", "rl2", "none", {**ON_POLICY, **_NORMALISED, "observe_task": True}),
+}
+
+
 def experiments() -> Iterator[Experiment]:
     """Yield every preset of this file."""
+    for family in ("half-cheetah-direction", "half-cheetah-velocity", "ant-direction"):
+        for name, (title, algorithm, network, settings) in KNOWN.items():
+            more = _SHORT_EPISODES if (name, family) == ("known-task-trpo", "half-cheetah-direction") else {}
+            yield experiment(
+                name=f"{name}-{family}",
+                description=f"{title} that observes the task, on {registry.family(family).title}",
+                algorithm=algorithm,
+                family=family,
+                network=network,
+                settings={**settings, **more},
+                tuned=True,
+            )
     for family in FAMILIES:
         for name, (title, algorithm, settings) in METHODS.items():
             more: dict[str, Any] = {}
-            # Episodes of Rothfuss et al. (2019) have 100 steps on this family.
             if family == "half-cheetah-direction" and name in ("maml", "promp"):
-                more = {"tasks": 40, "iterations": 250, "horizon": 100}
+                more = _SHORT_EPISODES
             if (name, family) == ("promp", "walker-parameters"):
                 more = _PROMP_WALKER
             yield experiment(
