@@ -97,6 +97,7 @@ JOBS = (
     _robots("rl2-half-cheetah-direction"),
     _robots("varibad-half-cheetah-direction"),
     _robots("pearl-half-cheetah-direction-published"),
+    Job("pearl-sparse-published", "pearl_point_robot.py", ("--cells", "paper", "--seeds", "1"), _TINY_RUN),
 )
 
 

@@ -185,13 +185,6 @@ class Config(Settings):
     deterministic: Annotated[
         bool, Doc("Whether actions on a held-out task are the most likely ones instead of samples.")
     ] = True
-    sample_exploration: Annotated[
-        bool,
-        Doc(
-            "Whether actions in the first ``exploration_episodes`` on a held-out task are samples, as in training, "
-            "even if ``deterministic`` is set. The published code does not sample them."
-        ),
-    ] = False
 
     @property
     def context_episodes(self) -> int:
@@ -322,18 +315,13 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             per_number = -1.0 if config.target_entropy is None else config.target_entropy
             target_entropy = per_number * math.prod(family.action_space.shape)
 
-    def choose(key: Key, params: Params, obs: Array, latent: Array, episode: Array | None) -> Array:
-        """Choose an action in an episode on a held-out task; None: on a training task."""
+    def choose(key: Key, params: Params, obs: Array, latent: Array, deterministic: bool) -> Array:
         distribution = actor.distribution(params, obs, latent)
-        if episode is None or not config.deterministic:
-            return distribution.sample(key)
-        if not config.sample_exploration:
-            return distribution.mode()
-        return jnp.where(episode < config.exploration_episodes, distribution.sample(key), distribution.mode())
+        return distribution.mode() if deterministic else distribution.sample(key)
 
-    def play(key: Key, learned: Learned, task: Task, latent: Array, number: Array | None = None) -> Transition:
+    def play(key: Key, learned: Learned, task: Task, latent: Array, deterministic: bool) -> Transition:
         def act(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, tuple[()]]:
-            return carry, choose(key, learned.actor, inputs.obs, latent, number), ()
+            return carry, choose(key, learned.actor, inputs.obs, latent, deterministic), ()
 
         return episode(key, act, (), family, task)[1]
 
@@ -342,7 +330,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
 
         def one(key: Key) -> Transition:
             key_latent, key_play = jax.random.split(key)
-            return play(key_play, learned, task, belief.sample(key_latent))
+            return play(key_play, learned, task, belief.sample(key_latent), False)
 
         return jax.vmap(one)(jax.random.split(key, episodes))
 
@@ -544,7 +532,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             key, index = now
             key_latent, key_play = jax.random.split(key)
             belief = encoder.infer(learned.encoder, usable(seen, index))
-            played = play(key_play, learned, task, belief.sample(key_latent), index)
+            played = play(key_play, learned, task, belief.sample(key_latent), config.deterministic)
             seen = jax.tree.map(
                 lambda so_far, new: jax.lax.dynamic_update_slice_in_dim(so_far, new, index * horizon, 0),
                 seen,
@@ -553,7 +541,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             success = episode_successes(played, family, task, 1)
             return seen, (episode_returns(played, 1), Beliefs(belief.mean, jnp.exp(belief.log_std)), success)
 
-        shapes = jax.eval_shape(lambda: _steps(play(key, learned, task, prior.mean)))
+        shapes = jax.eval_shape(lambda: _steps(play(key, learned, task, prior.mean, config.deterministic)))
         nothing = jax.tree.map(lambda x: jnp.zeros((episodes * horizon, *x.shape[1:]), x.dtype), shapes)
         keys = jax.random.split(key, episodes)
         _, (returns, beliefs, success) = jax.lax.scan(one, nothing, (keys, jnp.arange(episodes, dtype=jnp.int32)))
@@ -583,7 +571,7 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
             return encoder.infer(params.encoder, usable(context, episode_index)).sample(key_latent)
 
         latent = jax.lax.cond(jnp.logical_or(ended, inputs.first), draw, lambda: memory.latent)
-        action = choose(key_action, params.actor, inputs.obs, latent, episode_index)
+        action = choose(key_action, params.actor, inputs.obs, latent, config.deterministic)
         steps = memory.steps + went.astype(jnp.int32)
         return Memory(context, steps, episode_index, inputs.obs, latent), action, ()
 

@@ -34,8 +34,9 @@ _DENSE = {
     "gradient_steps": 200,
 }
 # Most episodes have no reward and are uninformative, so contexts are drawn from many episodes. From uninformative
-# contexts the learner would only learn the policy that is best on average. Training takes at most 1.5 million
-# environment steps.
+# contexts the learner would only learn the policy that is best on average. A held-out task begins with few episodes;
+# the consistency of beliefs trains for these. As in the published code there are 80 training tasks, which are all goals
+# of the split, and five episodes of exploration. Training takes at most 1.5 million environment steps.
 _SPARSE = {
     **_PEARL,
     "iterations": 300,
@@ -45,6 +46,9 @@ _SPARSE = {
     "gradient_steps": 300,
     "context_size": 100,
     "latent_size": 2,
+    "training_tasks": 80,
+    "consistency_weight": 0.01,
+    "exploration_episodes": 5,
     "adaptation_episodes": 8,
 }
 

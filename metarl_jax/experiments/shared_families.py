@@ -13,8 +13,18 @@ from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
 from metarl_jax.experiments.starting_points import OFF_POLICY, ON_POLICY, VARIBAD
 
-# The number of training goals is that of the point robots of Rakelly et al. (2019).
-_POINTS: dict[str, Any] = {"training_tasks": 100, "initial_episodes": 5}
+# The contexts of a held-out task are those of training: two episodes with sampled actions.
+_AS_IN_TRAINING: dict[str, Any] = {"exploration_episodes": 2, "deterministic": False}
+# The number of training goals and the discount are those of the point robots of Rakelly et al. (2019), and so is the
+# number of tasks in a gradient step.
+_POINTS: dict[str, Any] = {
+    **_AS_IN_TRAINING,
+    "training_tasks": 100,
+    "initial_episodes": 5,
+    "discount": 0.9,
+    "meta_batch": 16,
+    "batch_size": 64,
+}
 # Chosen on tasks that no reported result uses.
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     "navigation": (
@@ -31,7 +41,7 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
         {
             "rl2": {},
             "varibad": {"decode_transitions": True},
-            "pearl": {"target_entropy": -0.3, "next_observation": True},
+            "pearl": {**_AS_IN_TRAINING, "target_entropy": -0.3, "next_observation": True},
         },
     ),
 }
