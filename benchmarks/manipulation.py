@@ -86,7 +86,7 @@ def by_both_rules(cell: TableRow, evaluation: dict[str, Any]) -> None:
     assert algorithm.acting is not None
     explorer = None
     if settings.get("deterministic") and cell.experiment.startswith("rl2"):
-        # As published: samples in adaptation, and then most likely actions.
+        # The published evaluation samples actions in adaptation, and takes the most likely ones after it.
         experiment = experiments.get(cell.experiment)
         explorer = experiment.build(experiment.with_overrides({**settings, "deterministic": False})).algorithm
     # A learner with a memory acts in the last episode of a trial of the length that it reports.

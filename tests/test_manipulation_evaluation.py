@@ -330,7 +330,13 @@ def test_learners_of_other_kinds(push: EnvFamily) -> None:
     assert found[0].steps.shape == (4, 20)
     assert np.any(found[0].steps != found[1].steps)
     networks = context.make(push, context.Settings(latent_size=2, units=8, encoder_units=8, next_observation=True))
-    settings = {"tasks": 1, "training_tasks": 2, "prior_episodes": 1, "posterior_episodes": 1, "initial_episodes": 1}
+    settings: dict[str, Any] = {
+        "tasks": 1,
+        "training_tasks": 2,
+        "prior_episodes": 1,
+        "posterior_episodes": 1,
+        "initial_episodes": 1,
+    }
     by_context = pearl.make(push, networks, pearl.Config(**settings, replay_episodes=4, adaptation_episodes=3))
     state = by_context.init(jax.random.key(0))
     assert attempt(key, by_context, state, push, adaptation_episodes=2).steps.shape == (4, 3)

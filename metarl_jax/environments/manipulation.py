@@ -373,7 +373,8 @@ class Goals:
     def tasks(self) -> ManipulationParams:
         """Return all tasks; every leaf has a leading axis ``[N]``."""
         steps = jnp.full(len(self.places), self.horizon, jnp.int32)
-        return ManipulationParams(self.skill, *jnp.moveaxis(self.places, 1, 0), steps)  # pyright: ignore[reportArgumentType]
+        objects, places, goals = jnp.moveaxis(self.places, 1, 0)
+        return ManipulationParams(self.skill, objects, places, goals, steps)  # pyright: ignore[reportArgumentType]
 
 
 def _goals(env: Manipulation, skills: Sequence[Skill], number: int, seed: int, steps: int) -> Goals:

@@ -31,10 +31,10 @@ SKILLS = ("reach", "push", "pick-place")
 METHODS = {"rl2": ON_POLICY, "varibad": VARIBAD, "pearl": OFF_POLICY}
 
 # Settings of ML10 are not tuned. RL² and MAML-TRPO have those of public JAX baselines (rainx0r/metaworld-algorithms):
-# 20 tasks of 10 episodes, a horizon of 500 and 20 million steps. These deviate: RL² computes gradients through whole
-# trials (250 steps in the baselines) and has one layer before its memory (two); MAML has 128 units in a layer (512),
-# samples its actions at test (most likely actions) and has the inner step size of Yu et al. (2019). PEARL, which is not
-# among these baselines, has 150 steps in an episode.
+# 20 tasks of 10 episodes, a horizon of 500 and 20 million steps. RL² here computes gradients through whole trials (250
+# steps in the baselines), and its network has one layer before the memory (two). MAML here has 128 units in a layer
+# (512), samples its actions at test (most likely actions), and has the inner step size of Yu et al. (2019). PEARL is
+# not among these baselines; its episodes here have 150 steps.
 ML10 = {
     "rl2": (
         "RL²",
