@@ -65,7 +65,7 @@ PUBLISHED = {
     for skill in ("reach", "push", "pick-place")
 }
 # A learner that succeeds sometimes is what both rules differ on.
-SHORT = {"short": TableRow("rl2-ml1-reach", {}, settings={"iterations": 80}, variant="80 iterations")}
+SHORT = {"short": TableRow("rl2-ml1-reach", {}, settings={"iterations": 60}, variant="60 iterations")}
 ML10 = {name: TableRow(name, {}) for name in ("rl2-ml10", "maml-ml10", "pearl-ml10")}
 BOTH_RULES = "success rate after adaptation, by both rules"
 
