@@ -64,8 +64,12 @@ PUBLISHED = {
     )
     for skill in ("reach", "push", "pick-place")
 }
-# A learner that succeeds sometimes is what both rules differ on.
-SHORT = {"short": TableRow("rl2-ml1-reach", {}, settings={"iterations": 60}, variant="60 iterations")}
+# The rules differ most for a learner that succeeds sometimes.
+_SHORT = TableRow("rl2-ml1-reach", {}, settings={"iterations": 60}, variant="60 iterations")
+SHORT = {
+    "short": _SHORT,
+    "short-likely": _SHORT._replace(testing={"deterministic": True}, test_variant="most likely actions"),
+}
 ML10 = {name: TableRow(name, {}) for name in ("rl2-ml10", "maml-ml10", "pearl-ml10")}
 BOTH_RULES = "success rate after adaptation, by both rules"
 
@@ -75,19 +79,18 @@ def by_both_rules(cell: TableRow, evaluation: dict[str, Any]) -> None:
     import jax
     import numpy as np
 
-    from metarl_jax import experiments
     from metarl_jax.manipulation_evaluation import attempt, official, per_goal
     from metarl_jax.runs import train
     from metarl_jax.runs.folder import RunFolder
 
     run = RunFolder(Path(evaluation["folder"]))
-    problem, settings, seeds = train.build(run.config), run.config.settings, run.config.seeds
-    states, algorithm, family = train.load_states(run, problem).state.algorithm, problem.algorithm, problem.family
+    settings, seeds, experiment = {**run.config.settings, **cell.testing}, run.config.seeds, run.config.resolve()
+    states = train.load_states(run, train.build(run.config)).state.algorithm
+    problem = experiment.build(experiment.with_overrides(settings))
+    algorithm, family, explorer = problem.algorithm, problem.family, None
     assert algorithm.acting is not None
-    explorer = None
     if settings.get("deterministic") and cell.experiment.startswith("rl2"):
         # The published evaluation samples actions in adaptation, and takes the most likely ones after it.
-        experiment = experiments.get(cell.experiment)
         explorer = experiment.build(experiment.with_overrides({**settings, "deterministic": False})).algorithm
     # A learner with a memory acts in the last episode of a trial of the length that it reports.
     by_gradient = algorithm.acting.learn is not None
@@ -101,7 +104,7 @@ def by_both_rules(cell: TableRow, evaluation: dict[str, Any]) -> None:
         state = jax.tree.map(lambda x, seed=seed: x[seed], states)
         key = jax.random.key(2**31 + 6)
         all_attempts.append(attempt(key, algorithm, state, family, explorer=explorer, **protocol))
-        print(f"{cell.experiment}, {cell.variant or 'preset'}, seed {seed}: {all_attempts[-1]}", flush=True)
+        print(f"{cell.experiment}, seed {seed}: {all_attempts[-1]}", flush=True)
     counted = [per_goal(attempts) for attempts in all_attempts]
     skills = len(counted[0].by_skill)
     # ML10 has four environments for each of five skills, and ML1 twenty for one.
@@ -111,11 +114,11 @@ def by_both_rules(cell: TableRow, evaluation: dict[str, Any]) -> None:
     }
     row = {
         "experiment": cell.experiment,
-        "variant": cell.variant,
+        "variant": ", ".join(filter(None, (cell.variant, cell.test_variant))),
         "metric": BOTH_RULES,
         "horizon": family.horizon,
         "ours": float(np.mean([found.rate for found in counted])),
-        "ci95": list(counted[0].interval or ()) if seeds == 1 else None,
+        "ci95": list(counted[0].interval) if seeds == 1 else None,
         "by_seed": [found.rate for found in counted],
         "by_skill": {name: float(np.mean([found.by_skill[name] for found in counted])) for name in counted[0].by_skill},
         "official_by_environments": {
@@ -167,7 +170,7 @@ def by_skill(cell: TableRow, evaluation: dict[str, Any]) -> None:
         rates = {family.env.skills[int(i)].name: success[skill == i].mean(axis=0).tolist() for i in np.unique(skill)}
         row = {
             "experiment": cell.experiment,
-            "variant": cell.variant,
+            "variant": ", ".join(filter(None, (cell.variant, cell.test_variant))),
             "metric": f"success rate by stage, {skills} skills",
             "ours": success.mean(axis=0).tolist(),
             "by_skill": rates,

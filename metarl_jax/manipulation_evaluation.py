@@ -64,35 +64,47 @@ class Attempts:
     """The number of steps of an episode."""
 
     def __str__(self) -> str:
-        counted, finished = per_goal(self), official(self)
-        (low, high), (goals, episodes) = counted.interval or (np.nan, np.nan), self.steps.shape
+        counted, (goals, episodes) = per_goal(self), self.steps.shape
+        skills = len(counted.by_skill)
+        environments = skills * min(max(20 // skills, 1), goals // skills)
+        finished = official(self, environments=environments, evaluation_episodes=min(3, episodes))
+        low, high = counted.interval
         return (
-            f"horizon {self.horizon}, {goals} goals: per goal {counted.rate:.1%} ({low:.1%} to {high:.1%}), "
-            f"{episodes} episodes each; official rule {finished.rate:.1%}"
+            f"horizon {self.horizon}, {goals} goals: per goal {counted.rate:.1%} ({low:.1%} to {high:.1%}), {episodes} "
+            f"episodes each; official rule {finished.rate:.1%}, {environments} environments"
         )
 
 
 class SuccessRate(NamedTuple):
-    """A success rate."""
+    """A success rate by the official rule."""
 
     rate: float
     """The mean over skills."""
     by_skill: dict[str, float]
     """The success rate of each skill."""
-    interval: tuple[float, float] | None = None
-    """The 95 % interval over goals. None: the official rule does not count one goal independently of others."""
 
 
-def per_goal(attempts: Attempts) -> SuccessRate:
-    """Return the share of successful episodes, each counted once. It is unbiased.
+class RatePerGoal(NamedTuple):
+    """A success rate in which every episode counts once."""
 
-    Raises:
-        ValueError: if there is one goal only, which gives no interval.
-    """
+    rate: float
+    """The mean over goals, and thereby over skills."""
+    by_skill: dict[str, float]
+    """The success rate of each skill."""
+    interval: tuple[float, float]
+    """The 95 % interval over goals; NaN if there is one goal only."""
+
+
+def per_goal(attempts: Attempts) -> RatePerGoal:
+    """Return the share of successful episodes, each counted once. It is unbiased."""
     succeeded = (attempts.steps > 0).mean(axis=1)
-    estimate = mean_with_interval(succeeded)
-    by_skill = {name: float(succeeded[rows].mean()) for name, rows in _by_skill(attempts).items()}
-    return SuccessRate(estimate.mean, by_skill, (estimate.low, estimate.high))
+    rate, interval = float(succeeded.mean()), (np.nan, np.nan)
+    if len(succeeded) > 1:
+        estimate = mean_with_interval(succeeded)
+        interval = estimate.low, estimate.high
+    return RatePerGoal(
+        rate, {name: float(succeeded[rows].mean()) for name, rows in _by_skill(attempts).items()}, interval
+    )
 
 
 def official(

@@ -102,6 +102,15 @@ def test_the_learner_that_always_or_never_succeeds_is_rated_so() -> None:
     assert "horizon 150, 200 goals: per goal 100.0%" in str(attempts)
 
 
+def test_few_goals_and_episodes_are_printed() -> None:
+    text = str(Attempts(np.array([[3]]), ("reach",), 10))
+    assert (
+        text
+        == "horizon 10, 1 goals: per goal 100.0% (nan% to nan%), 1 episodes each; official rule 100.0%, 1 environments"
+    )
+    assert "official rule 100.0%, 4 environments" in str(always_on(goals=2, solved=2, step=1, horizon=10, skills=2))
+
+
 def test_too_few_episodes_goals_or_environments_are_named() -> None:
     attempts = always_on(goals=4, solved=1, step=2, horizon=10, skills=2)
     with pytest.raises(ValueError, match=r"evaluation_episodes \(4\) must be at most .* \(3\)"):
