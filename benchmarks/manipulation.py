@@ -67,8 +67,8 @@ PUBLISHED = {
 # The rules differ most for a learner that succeeds sometimes.
 _SHORT = TableRow("rl2-ml1-reach", {}, settings={"iterations": 60}, variant="60 iterations")
 SHORT = {
-    "short": _SHORT,
-    "short-likely": _SHORT._replace(testing={"deterministic": True}, test_variant="most likely actions"),
+    "reach-60": _SHORT,
+    "reach-60-likely": _SHORT._replace(testing={"deterministic": True}, test_variant="most likely actions"),
 }
 ML10 = {name: TableRow(name, {}) for name in ("rl2-ml10", "maml-ml10", "pearl-ml10")}
 BOTH_RULES = "success rate after adaptation, by both rules"
