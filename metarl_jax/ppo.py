@@ -161,6 +161,13 @@ class Config(OptimizationConfig):
             "always observes the rewards of the environment, and these are reported."
         ),
     ] = "paid"
+    deterministic: Annotated[
+        bool,
+        Doc(
+            "Whether actions on a held-out task are the most likely ones instead of samples. Actions in training are "
+            "always samples."
+        ),
+    ] = False
 
 
 def with_training_reward(family: EnvFamily, config: Config) -> Callable[[Task, Transition], Transition]:

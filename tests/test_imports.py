@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("family_checks", "network_checks"),
     },
     "agents": {"rollout", "family_checks", "training"},
+    "manipulation_evaluation": {"ops", "batching", "rollout", "agents", "environments"},
     "oracles": {"ops", "rollout", "environments", "networks"},
     "experiments": {
         *("ops", "environments", "datasets", "networks", "rollout", "batching", "training", "evaluation", "problems"),

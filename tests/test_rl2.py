@@ -11,6 +11,7 @@ import pytest
 from probes import equations
 
 from metarl_jax import batching, ppo
+from metarl_jax.agents import Agent
 from metarl_jax.algorithms import rl2
 from metarl_jax.environments import bandits
 from metarl_jax.networks import gated, recurrent
@@ -18,6 +19,7 @@ from metarl_jax.ops.distributions import Categorical
 from metarl_jax.ops.policy_gradients import weighted_sum
 from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import (
+    Algorithm,
     Array,
     Box,
     Carry,
@@ -118,16 +120,18 @@ def first_step_policy() -> Policy:
     return Policy(lambda key: {"d": jnp.zeros(())}, lambda params: (), step, step)
 
 
-def learned(episodes: int, discount: float) -> float:
+def delayed_family() -> EnvFamily:
     env = Delayed()
-    family = EnvFamily(
-        env, TaskDistribution(jax.random.uniform, jax.random.uniform), 1, env.observation_space(), Discrete(2)
-    )
+    tasks = TaskDistribution(jax.random.uniform, jax.random.uniform)
+    return EnvFamily(env, tasks, 1, env.observation_space(), Discrete(2))
+
+
+def learned(episodes: int, discount: float) -> float:
     config = rl2.Config(
         episodes=episodes, trials=256, minibatches=1, epochs=1, learning_rate=0.1, iterations=20, discount=discount,
         gae_lambda=1.0, entropy_coefficient=0.0, learning_rate_schedule="constant", normalise_advantages=False,
     )  # fmt: skip
-    algorithm = rl2.make(family, first_step_policy(), config)
+    algorithm = rl2.make(delayed_family(), first_step_policy(), config)
 
     def loop(state: Any, key: Key) -> tuple[Any, None]:
         return algorithm.step(key, state)[0], None
@@ -148,6 +152,37 @@ def test_without_a_future_there_is_nothing_to_learn_from_a_later_episode() -> No
 def test_the_return_stops_where_the_trial_does() -> None:
     """In a trial of one episode, the reward of the action in a next episode must not count."""
     assert abs(learned(episodes=1, discount=1.0)) < 1e-3
+
+
+def test_most_likely_actions_are_for_held_out_tasks_only() -> None:
+    """With ``deterministic`` the first action is the more probable one for every key, and training is unchanged."""
+    family = delayed_family()
+
+    def make(deterministic: bool) -> Algorithm:
+        config = rl2.Config(episodes=2, trials=4, minibatches=2, deterministic=deterministic)
+        return rl2.make(family, first_step_policy(), config)
+
+    def after(algorithm: Algorithm) -> rl2.State:
+        return jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))[0]
+
+    sampled, likely = make(deterministic=False), make(deterministic=True)
+    jax.tree.map(np.testing.assert_array_equal, after(sampled), after(likely))
+    state = sampled.init(jax.random.key(0))
+    state = state._replace(params={"d": jnp.float32(0.5)})
+    keys = jax.random.split(jax.random.key(2), 100)
+
+    def actions(algorithm: Algorithm) -> Array:
+        # The reward of the second episode is the action of the first.
+        return jax.vmap(lambda key: algorithm.adapt(key, state, jnp.zeros(())).score[1])(keys)
+
+    np.testing.assert_array_equal(actions(likely), 1)
+    assert 40 < float(jnp.sum(actions(sampled))) < 85
+    agent = Agent(likely, state, family)
+    chosen = []
+    for seed in range(10):
+        agent.reset(seed)
+        chosen.append(agent.act(np.zeros(1)))
+    assert chosen == [1] * 10
 
 
 @pytest.mark.slow

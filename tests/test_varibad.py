@@ -168,6 +168,22 @@ def test_more_episodes_are_the_same_trial_gone_on_with(start: varibad.State) -> 
     assert bool(jnp.all(jnp.isfinite(score)))
 
 
+def test_most_likely_actions_do_not_depend_on_the_random_key(start: varibad.State) -> None:
+    """GridNavi is deterministic, so a trial of most likely actions is the same for every key."""
+    task = FAMILY.tasks.sample_heldout(jax.random.key(2))
+    keys = jax.random.split(jax.random.key(3), 20)
+    likely = make(deterministic=True)
+
+    def trials(algorithm: Algorithm) -> int:
+        """Return the number of different trials, by the memory at their ends."""
+        adapted = jax.vmap(algorithm.adapt, (0, None, None))(keys, start, task)
+        memories = np.concatenate([x.reshape(len(keys), -1) for x in jax.tree.leaves(adapted.learner)], axis=1)
+        return len(np.unique(memories, axis=0))
+
+    assert trials(likely) == 1
+    assert trials(ALGORITHM) > 1
+
+
 @pytest.mark.slow
 def test_what_the_policy_is_shown_is_normalised_beliefs_too() -> None:
     algorithm = make(normalise_observations=True)

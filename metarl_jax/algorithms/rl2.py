@@ -55,7 +55,8 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
     """Make RL² on a family of tasks.
 
     ``adapt`` plays one trial of ``config.episodes`` episodes, and its scores are the returns of the episodes. Actions
-    are sampled as in training (Duan et al. also act stochastically at test time). The learner is the memory at the end.
+    are sampled as in training (Duan et al. also act stochastically at test time), or they are the most likely ones if
+    ``config.deterministic`` is true. The learner is the memory at the end.
 
     Args:
         family: the tasks.
@@ -72,14 +73,16 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
     learning = ppo.make(policy, family.observation_space, config.episodes * family.horizon, config, auxiliary)
     policy, with_training_reward = learning.policy, ppo.with_training_reward(family, config)
 
-    def act(key: Key, params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:
+    def act(
+        key: Key, params: Params, carry: Carry, inputs: Inputs, deterministic: bool
+    ) -> tuple[Carry, Array, ppo.Record]:
         carry, output = policy.step(params, carry, inputs)
-        action = output.distribution.sample(key)
+        action = output.distribution.mode() if deterministic else output.distribution.sample(key)
         return carry, action, ppo.record(output, action)
 
-    def play(key: Key, params: Params, task: Task) -> tuple[Carry, Transition]:
+    def play(key: Key, params: Params, task: Task, deterministic: bool) -> tuple[Carry, Transition]:
         def act_now(key: Key, carry: Carry, inputs: Inputs) -> tuple[Carry, Array, ppo.Record]:
-            return act(key, params, carry, inputs)
+            return act(key, params, carry, inputs, deterministic)
 
         return trial(key, act_now, policy.initial_carry(params), family, task, config.episodes)
 
@@ -87,7 +90,7 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
         """Play one trial on a newly drawn task; return it as PPO needs it, and its total reward."""
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
-        _, t = play(key_trial, params, task)
+        _, t = play(key_trial, params, task, deterministic=False)
         batch = learning.prepare(t.inputs, with_training_reward(task, t), t.output, iteration)
         return batch, jnp.sum(jnp.where(t.valid, t.reward, 0.0))
 
@@ -110,13 +113,19 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
         return State(params, optimizer, state.iteration + 1), {**metrics, "trial_reward": jnp.mean(trial_reward)}
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
-        memory, transitions = play(key, state.params, task)
+        memory, transitions = play(key, state.params, task, config.deterministic)
         success = episode_successes(transitions, family, task, config.episodes)
         return Adaptation(episode_returns(transitions, config.episodes), memory, success)
+
+    def act_deployed(
+        key: Key, params: Params, carry: Carry, inputs: Inputs, final_obs: Array
+    ) -> tuple[Carry, Array, tuple[()]]:
+        del final_obs
+        return *act(key, params, carry, inputs, config.deterministic)[:2], ()
 
     acting = Acting(
         params=lambda state: state.params,
         start=lambda key, params: policy.initial_carry(params),
-        act=lambda key, params, carry, inputs, final_obs: (*act(key, params, carry, inputs)[:2], ()),
+        act=act_deployed,
     )
     return Algorithm(init, step, adapt, config.iterations, acting=acting)

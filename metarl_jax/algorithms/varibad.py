@@ -136,7 +136,8 @@ def make(
     """Make VariBAD on a family of tasks.
 
     ``adapt`` plays one trial of ``config.adaptation_episodes`` episodes, and its scores are the returns of the
-    episodes. Actions are sampled as in training. The learner is the encoder's memory at the end.
+    episodes. Actions are sampled as in training, or they are the most likely ones if ``config.deterministic`` is true.
+    The learner is the encoder's memory at the end.
 
     Args:
         family: the tasks.
@@ -160,18 +161,25 @@ def make(
         return encoder.initial_carry(encoder_params), policy.initial_carry(params)
 
     def act(
-        key: Key, params: Params, encoder_params: Params, carry: tuple[Carry, Carry], inputs: Inputs
+        key: Key,
+        params: Params,
+        encoder_params: Params,
+        carry: tuple[Carry, Carry],
+        inputs: Inputs,
+        deterministic: bool,
     ) -> tuple[tuple[Carry, Carry], Array, Played]:
         memory, policy_memory = carry
         memory, belief = encoder.step(encoder_params, memory, inputs)
         shown = networks.show(inputs.obs, belief)
         policy_memory, output = policy.step(params, policy_memory, inputs._replace(obs=shown))
-        action = output.distribution.sample(key)
+        action = output.distribution.mode() if deterministic else output.distribution.sample(key)
         return (memory, policy_memory), action, Played(shown, ppo.record(output, action))
 
-    def play(key: Key, params: Params, encoder_params: Params, task: Task, episodes: int) -> tuple[Carry, Transition]:
+    def play(
+        key: Key, params: Params, encoder_params: Params, task: Task, episodes: int, deterministic: bool
+    ) -> tuple[Carry, Transition]:
         def act_now(key: Key, carry: tuple[Carry, Carry], inputs: Inputs) -> tuple[tuple[Carry, Carry], Array, Played]:
-            return act(key, params, encoder_params, carry, inputs)
+            return act(key, params, encoder_params, carry, inputs, deterministic)
 
         carry = initial_carry(params, encoder_params)
         (memory, _), transitions = trial(key, act_now, carry, family, task, episodes)
@@ -183,7 +191,7 @@ def make(
         """Play one trial on a newly drawn task; return it for the policy and for the buffer, and its total reward."""
         key_task, key_trial = jax.random.split(key)
         task = family.tasks.sample(key_task)
-        _, t = play(key_trial, params, encoder_params, task, config.episodes)
+        _, t = play(key_trial, params, encoder_params, task, config.episodes, deterministic=False)
         shown = t.inputs._replace(obs=t.output.shown)
         batch = learning.prepare(shown, with_training_reward(task, t), t.output.record, iteration)
         return batch, t._replace(output=()), jnp.sum(jnp.where(t.valid, t.reward, 0.0))
@@ -272,15 +280,16 @@ def make(
         return after, {**metrics, **model_metrics, "trial_reward": jnp.mean(trial_reward)}
 
     def adapt(key: Key, state: State, task: Task) -> Adaptation:
-        memory, transitions = play(key, state.policy, state.model.encoder, task, config.adaptation_episodes)
-        success = episode_successes(transitions, family, task, config.adaptation_episodes)
-        return Adaptation(episode_returns(transitions, config.adaptation_episodes), memory, success)
+        episodes, encoder_params = config.adaptation_episodes, state.model.encoder
+        memory, transitions = play(key, state.policy, encoder_params, task, episodes, config.deterministic)
+        success = episode_successes(transitions, family, task, episodes)
+        return Adaptation(episode_returns(transitions, episodes), memory, success)
 
     def act_deployed(
         key: Key, params: Deployed, carry: tuple[Carry, Carry], inputs: Inputs, final_obs: Array
     ) -> tuple[tuple[Carry, Carry], Array, tuple[()]]:
         del final_obs
-        return *act(key, params.policy, params.encoder, carry, inputs)[:2], ()
+        return *act(key, params.policy, params.encoder, carry, inputs, config.deterministic)[:2], ()
 
     acting = Acting(
         params=lambda state: Deployed(state.policy, state.model.encoder),

@@ -5,6 +5,11 @@ and successes equal those of Meta-World's environments up to rounding (``manipul
 the initial places of objects and a goal. The observation does not contain the goal or the skill. The learner can infer
 the skill only from the object. Actions are clipped to the action space.
 
+Two things belong to every success rate: the horizon and the rule by which episodes are counted. Episodes have 500 steps
+in Meta-World, and 150 in Yu et al. (2019); an episode is a success if any of its steps is. Meta-World's own rule counts
+the episodes that finish first, which overstates rare success. ``manipulation_evaluation`` computes the success rate by
+this rule and that of each goal.
+
 This module needs the extra ``metarl-jax[metaworld]``.
 """
 
@@ -12,6 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -344,24 +350,42 @@ def drawn(skills: Sequence[Skill], number: int, seed: int) -> list[np.ndarray]:
     return [np.array([[draw(skill), draw(skill)][1] for _ in range(number)]) for skill in skills]
 
 
-def _sampler(
-    env: Manipulation, skills: Sequence[Skill], number: int, seed: int, steps: int
-) -> Callable[[Key], ManipulationParams]:
-    """Return a function that draws one of ``number`` tasks of each skill with equal probability."""
+@dataclass(frozen=True, eq=False)
+class Goals:
+    """The tasks of one split. A call ``goals(key)`` draws one of them with equal probability.
+
+    The N tasks are those of the first skill, followed by those of the second one, and so on. Each skill has as many.
+    """
+
+    skill: Array
+    """``[N]`` int32: the index of each task's skill among the environment's ``skills``."""
+    places: Array
+    """``[N, 3, 3]``: for each task ``object``, ``place`` and ``goal`` of ``ManipulationParams``, in metres."""
+    horizon: int
+    """The number of control steps of an episode."""
+
+    def __call__(self, key: Key) -> ManipulationParams:
+        row = jax.random.randint(key, (), 0, len(self.places), jnp.int32)
+        object, place, goal = self.places[row]
+        return ManipulationParams(self.skill[row], object, place, goal, self.horizon)
+
+    @property
+    def tasks(self) -> ManipulationParams:
+        """Return all tasks; every leaf has a leading axis ``[N]``."""
+        steps = jnp.full(len(self.places), self.horizon, jnp.int32)
+        objects, places, goals = jnp.moveaxis(self.places, 1, 0)
+        return ManipulationParams(self.skill, objects, places, goals, steps)  # pyright: ignore[reportArgumentType]
+
+
+def _goals(env: Manipulation, skills: Sequence[Skill], number: int, seed: int, steps: int) -> Goals:
+    """Return ``number`` tasks of each skill."""
     indices = [env.skills.index(skill) for skill in skills]
     rows = [
         env.skills[index].lay(row, env.heights[index])
         for index, places in zip(indices, drawn(skills, number, seed), strict=True)
         for row in places
     ]
-    which, table = jnp.repeat(jnp.array(indices, jnp.int32), number), jnp.asarray(np.array(rows))
-
-    def sample(key: Key) -> ManipulationParams:
-        row = jax.random.randint(key, (), 0, len(rows), jnp.int32)
-        object, place, goal = table[row]
-        return ManipulationParams(which[row], object, place, goal, steps)
-
-    return sample
+    return Goals(jnp.repeat(jnp.array(indices, jnp.int32), number), jnp.asarray(np.array(rows)), steps)
 
 
 def _family(env: Manipulation, steps: int, tasks: TaskDistribution) -> EnvFamily:
@@ -433,7 +457,7 @@ def ml1(
     steps, skills = _checked(horizon, tasks, heldout_tasks, seed), [SKILLS[skill]]
     env = Manipulation(skills, engine)
     train, test, validation = (
-        _sampler(env, skills, number, drawn_with, steps)
+        _goals(env, skills, number, drawn_with, steps)
         for number, drawn_with in ((tasks, seed), (heldout_tasks, seed + 1), (heldout_tasks, seed + _VALIDATION_SEED))
     )
     return _family(env, steps, TaskDistribution(train, test, validation))
@@ -461,7 +485,7 @@ def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int
     steps = _checked(horizon, tasks, heldout_tasks, seed)
     env = Manipulation((*ML10_TRAIN, *ML10_TEST), "c")
     train, test, validation = (
-        _sampler(env, skills, number, drawn_with, steps)
+        _goals(env, skills, number, drawn_with, steps)
         for skills, number, drawn_with in (
             (ML10_TRAIN, tasks, seed),
             (ML10_TEST, heldout_tasks, seed),
