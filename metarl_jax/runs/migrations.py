@@ -24,7 +24,14 @@ ZERO_IS_NONE = {
 """Settings for which zero meant "off"; this version has None."""
 DEFAULT_IS_NONE = {"target_entropy": -1.0}
 """Old default values that this version replaces by None. None has the same effect wherever the setting has one."""
-ADDED: dict[str, Any] = {"action_scale": 1.0}
+ADDED: dict[str, Any] = {
+    "action_scale": 1.0,
+    "posterior_context_episodes": 0,
+    "context_unit": "step",
+    "consistency_weight": None,
+    "deterministic": False,
+    "observe_task": False,
+}
 """Settings that did not exist in schema 1, with the values that give the behaviour of version 0.1."""
 GONE = {
     "outer_update",
