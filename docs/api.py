@@ -78,9 +78,10 @@ def read(name: str) -> pdoc.doc.Module:
             continue
         if not one.obj.__module__.startswith(metarl_jax.__name__ + "."):
             # A class of another package, such as jax.Array, is documented there.
-            one.members, one.docstring = {}, f"The class `{one.obj.__module__}.{one.obj.__qualname__}`."
+            one.own_members = []
+            one.docstring = f"The class `{one.obj.__module__}.{one.obj.__qualname__}`."
         for member in one.members.values():
-            if member.docstring.startswith("Alias for field number"):
+            if member.docstring.startswith(("Alias for field number", "Create new instance of")):
                 member.docstring = ""
             if issubclass(one.obj, Settings) and isinstance(member, pdoc.doc.Variable):
                 member.docstring = "@private"
