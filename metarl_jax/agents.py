@@ -55,7 +55,7 @@ class Agent:
     """A trained learner on one task, or on a batch of tasks at the same time.
 
     An agent keeps its memory of a task until ``reset`` is called. Learners with a memory or a belief adapt while they
-    act. Learners that adapt by gradient descent adapt when ``adapt`` is called. The loop is that of Gymnasium::
+    act. Learners that adapt by gradient descent adapt when ``adapt`` is called. The loop is that of Gymnasium:
 
         agent.reset(seed=0)
         for _ in range(episodes):
@@ -68,6 +68,20 @@ class Agent:
                 agent.observe(reward, done)
 
     In an environment that resets itself, ``agent.act(observation, reward, done)`` replaces both calls.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.bandits.bernoulli(arms=2)
+        >>> config = mrl.algorithms.rl2.Config(episodes=5, trials=8, iterations=3)
+        >>> algorithm = mrl.algorithms.rl2.make(family, mrl.networks.recurrent.make(family), config)
+        >>> state = algorithm.init(jax.random.key(0))  # or the state of a trained learner
+        >>> agent = mrl.Agent(algorithm, state, family)
+        >>> agent.reset(seed=0)
+        >>> action = agent.act([])  # a bandit has an empty observation
+        >>> action = agent.act([], reward=1.0, done=True)  # the reward of the first pull, which ended an episode
+        >>> int(action) in (0, 1)
+        True
     """
 
     def __init__(

@@ -136,7 +136,9 @@ class HasTasks(Protocol):
     """An object that tasks are drawn from: a family of tasks, or a problem that was made from one."""
 
     @property
-    def tasks(self) -> TaskDistribution: ...
+    def tasks(self) -> TaskDistribution:
+        """The distribution of the tasks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,19 @@ def evaluate(
             tasks or is few-shot, or the function is traced.
         ValueError: if there are fewer than two tasks, if the batch size is not a positive whole number, or if the split
             is another one.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.bandits.bernoulli(arms=2)
+        >>> config = mrl.algorithms.rl2.Config(episodes=5, trials=8, iterations=3)
+        >>> algorithm = mrl.algorithms.rl2.make(family, mrl.networks.recurrent.make(family), config)
+        >>> run = mrl.train(jax.random.key(0), algorithm)
+        >>> scores = mrl.evaluate(jax.random.key(1), algorithm, run.state, family, num_tasks=100)
+        >>> scores.score.shape  # tasks and episodes
+        (100, 5)
+        >>> scores.total().low < scores.total().mean < scores.total().high  # a 95 % interval over tasks
+        True
     """
     state = state_of(state)
     if not is_key(key):

@@ -178,6 +178,16 @@ def train(
     Warns:
         UserWarning: if there are more iterations than the schedules of the algorithm were made for, or if a run
             diverged.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.bandits.bernoulli(arms=2)
+        >>> config = mrl.algorithms.rl2.Config(episodes=5, trials=8, iterations=3)
+        >>> algorithm = mrl.algorithms.rl2.make(family, mrl.networks.recurrent.make(family), config)
+        >>> run = mrl.train(jax.random.key(0), algorithm)
+        >>> run.metrics["trial_reward"].shape
+        (3,)
     """
     state, done = _start_state(start_from, algorithm, seeds)
     iterations = _iterations(algorithm, iterations, done)

@@ -58,10 +58,14 @@ class HasSpaces(Protocol):
     """An object with an observation space and an action space, such as a family of tasks."""
 
     @property
-    def observation_space(self) -> Space: ...
+    def observation_space(self) -> Space:
+        """The space of one observation."""
+        ...
 
     @property
-    def action_space(self) -> Space: ...
+    def action_space(self) -> Space:
+        """The space of one action."""
+        ...
 
 
 class Spaces(NamedTuple):
@@ -95,9 +99,13 @@ class AutoResetEnvironment(Protocol):
         """
         ...
 
-    def action_space(self, params: Task) -> Any: ...
+    def action_space(self, params: Task) -> Any:
+        """Return the space of one action of the task ``params``."""
+        ...
 
-    def observation_space(self, params: Task) -> Any: ...
+    def observation_space(self, params: Task) -> Any:
+        """Return the space of one observation of the task ``params``."""
+        ...
 
 
 @runtime_checkable

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -64,6 +66,27 @@ def full_optimisation() -> Iterator[None]:
         jax.config.update(option, False)
         yield
         jax.config.update(option, True)
+
+
+@pytest.fixture
+def forget() -> Iterator[Callable[[], None]]:
+    """Return a function that unregisters the user's entries, as in a new process. It is also called at the end."""
+    from metarl_jax import experiments
+    from metarl_jax.experiments import registry
+
+    tables: list[dict[Any, Any]] = [registry._ALGORITHMS, registry._NETWORKS, registry._FAMILIES]
+    tables += [experiments._REGISTERED, experiments._SOURCES, experiments._ENTRIES]
+    before = [dict(table) for table in tables]
+
+    def forget() -> None:
+        for table, content in zip(tables, before, strict=True):
+            table.clear()
+            table.update(content)
+        for name in [name for name in sys.modules if name.startswith("metarl_jax_user_")]:
+            del sys.modules[name]
+
+    yield forget
+    forget()
 
 
 @pytest.fixture(scope="session")

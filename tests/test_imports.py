@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "precision": {"types"},
     "ops": set(),
     "environments": set(),
-    "datasets": set(),
+    "datasets": {"ops"},
     "networks": {"ops"},
     "rollout": {"ops"},
     "batching": {"ops"},

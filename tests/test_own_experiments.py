@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,6 @@ SMALL = [
     *("--cells", "3", "--episodes", "2", "--trials", "4", "--minibatches", "1", "--epochs", "1", "--units", "4"),
     *("--evaluation-tasks", "4"),
 ]
-
-
-@pytest.fixture
-def forget() -> Iterator[Callable[[], None]]:
-    """Return a function that unregisters the user's entries, as in a new process. It is also called at the end."""
-    tables: list[dict[Any, Any]] = [registry._ALGORITHMS, registry._NETWORKS, registry._FAMILIES]
-    tables += [experiments._REGISTERED, experiments._SOURCES, experiments._ENTRIES]
-    before = [dict(table) for table in tables]
-
-    def forget() -> None:
-        for table, content in zip(tables, before, strict=True):
-            table.clear()
-            table.update(content)
-        for name in [name for name in sys.modules if name.startswith("metarl_jax_user_")]:
-            del sys.modules[name]
-
-    yield forget
-    forget()
 
 
 @pytest.fixture

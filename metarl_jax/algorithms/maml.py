@@ -32,6 +32,18 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``).
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.datasets.sinusoid.maml_family()
+        >>> predictor = mrl.networks.mlp.make_predictor(family, mrl.networks.mlp.PredictorSettings())
+        >>> problem = mrl.problems.few_shot(family.training, predictor, heldout=family.heldout)
+        >>> config = mrl.algorithms.maml.Config(tasks=4, iterations=3, adaptation_steps=5)
+        >>> algorithm = mrl.algorithms.maml.make(problem, config)
+        >>> run = mrl.train(jax.random.key(0), algorithm)
+        >>> mrl.evaluate(jax.random.key(1), algorithm, run.state, problem, num_tasks=10).score.shape  # tasks, steps
+        (10, 6)
     """
     check_problem(problem)
     learner = make_learner(problem, config)

@@ -289,6 +289,14 @@ def make(family: EnvFamily, networks: ContextNetworks, config: Config) -> Algori
         ValueError: if the target entropy is larger than that of any distribution over the discrete actions, if
             ``context_size`` is less than an episode although contexts consist of episodes, if the family is wrong
             (``family_checks``), or if the networks do not fit the family or each other.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.point_robot.pearl_sparse()
+        >>> networks = mrl.networks.context.make(family, mrl.networks.context.Settings(units=16, encoder_units=16))
+        >>> config = mrl.algorithms.pearl.Config(training_tasks=8, meta_batch=4, gradient_steps=2, iterations=1)
+        >>> run = mrl.train(jax.random.key(0), mrl.algorithms.pearl.make(family, networks, config))
     """
     shapes = check_shapes(family, episodes=config.initial_episodes, discount=config.discount)
     check_context_networks(networks, family, shapes)

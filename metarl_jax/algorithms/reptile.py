@@ -79,6 +79,15 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
 
     Raises:
         ValueError: if the problem is wrong (``family_checks``).
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.datasets.sinusoid.reptile_family()
+        >>> predictor = mrl.networks.mlp.make_predictor(family, mrl.networks.mlp.PredictorSettings())
+        >>> problem = mrl.problems.few_shot(family.training, predictor, heldout=family.heldout)
+        >>> algorithm = mrl.algorithms.reptile.make(problem, mrl.algorithms.reptile.Config(tasks=4, iterations=3))
+        >>> run = mrl.train(jax.random.key(0), algorithm)
     """
     check_problem(problem)
     if config.inner_optimizer == "adam":

@@ -67,6 +67,14 @@ def make(family: EnvFamily, policy: Policy, config: Config, *, auxiliary: ppo.Au
     Raises:
         ValueError: if the configuration has a training reward that the family does not have, if the family is wrong
             (``family_checks``), or if the policy was made for other spaces.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.bandits.bernoulli(arms=2)
+        >>> config = mrl.algorithms.rl2.Config(episodes=5, trials=8, iterations=3)
+        >>> algorithm = mrl.algorithms.rl2.make(family, mrl.networks.recurrent.make(family), config)
+        >>> algorithm.iterations
+        3
     """
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_policy(policy, family, shapes)

@@ -149,6 +149,14 @@ def make(
     Raises:
         ValueError: if the configuration has a training reward that the family does not have, if the family is wrong
             (``family_checks``), or if the networks do not fit the family or each other.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.gridnavi.make()
+        >>> networks = mrl.networks.belief.make(family, mrl.networks.belief.Settings(hidden_size=16))
+        >>> config = mrl.algorithms.varibad.Config(episodes=2, trials=8, buffer_trials=16, model_trials=4, iterations=2)
+        >>> run = mrl.train(jax.random.key(0), mrl.algorithms.varibad.make(family, networks, config))
     """
     shapes = check_shapes(family, episodes=config.episodes, discount=config.discount)
     check_belief_networks(networks, family, shapes)

@@ -230,6 +230,13 @@ def bernoulli(arms: int = 5) -> EnvFamily:
 
     Raises:
         ValueError: if ``arms`` is not a positive whole number.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.bandits.bernoulli(arms=3)
+        >>> family.tasks.sample(jax.random.key(0)).means.shape
+        (3,)
     """
     return _family(Bandit(positive_int("arms", arms)))
 

@@ -64,6 +64,13 @@ def make(size: int = 5, horizon: int = 15) -> EnvFamily:
 
     Raises:
         ValueError: if ``size`` is not a whole number from 3 to 1000, or ``horizon`` is not a positive whole number.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.gridnavi.make(size=5)
+        >>> task = family.tasks.sample(jax.random.key(0))
+        >>> observation, state = family.env.reset(jax.random.key(1), task)
     """
     size, horizon = whole(above=0, at_most=1000)("size", size), positive_int("horizon", horizon)
     if size < 3:

@@ -262,7 +262,7 @@ class _Desk(NamedTuple):
     """A model of the thread's own, whose bodies it moves; None if it only reads the engine's models."""
 
 
-class CEngine:
+class CEngine(Engine):
     """C MuJoCo. The robots of a batch are divided among threads, one for each core, without Python's global lock.
 
     Different robots can be stepped in one batch. All states then have the size of the largest one. The observations of
@@ -597,7 +597,7 @@ def _frames_as_in_c() -> Iterator[None]:
         functions[pair] = original
 
 
-class MJXEngine:
+class MJXEngine(Engine):
     """MuJoCo in JAX (MJX), for accelerators.
 
     MJX has no projected Gauss-Seidel solver. Models that ask for it are solved by Newton's method. Contact frames of

@@ -192,6 +192,12 @@ def maml() -> EnvFamily:
 
     Goals are uniform in the square from -0.5 to 0.5. Episodes start at the origin, and terminate within 0.01 of the
     goal along both axes or after 100 steps. The reward is minus the distance to the goal.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.point_robot.maml()
+        >>> family.action_space.shape, family.horizon
+        ((2,), 100)
     """
     return _family(Rules("distance", tolerance=0.01), 100, _in_square(0.5))
 

@@ -120,6 +120,13 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
 
     Raises:
         ValueError: if a size is not a positive whole number.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.tabular_mdp.make(states=4, actions=2)
+        >>> family.tasks.sample(jax.random.key(0)).transition.shape  # states, actions, next states
+        (4, 2, 4)
     """
     states = positive_int("states", states)
     actions = positive_int("actions", actions)

@@ -121,6 +121,13 @@ def find(text: str) -> Experiment:
 
     Raises:
         ValueError: if there is no such experiment, or if it cannot be loaded.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> mrl.experiments.find("rl2-gridnavi").tuned
+        True
+        >>> mrl.experiments.find("rl2 gridnavi snail").network
+        'snail'
     """
     if text not in names() and (references.is_reference(text) or references.is_entry_point(text, ENTRY_POINTS)):
         return load(text)
@@ -144,6 +151,14 @@ def register(*entries: Algorithm | Network | Family | Experiment) -> None:
     Raises:
         ValueError: if a name is taken by the package or has characters that names cannot have, or if an experiment
             names a part that is not registered, or an algorithm that does not apply to its family.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> def pairs() -> mrl.types.EnvFamily:
+        ...     return mrl.environments.bandits.bernoulli(arms=2)
+        >>> mrl.register(mrl.experiments.Family("pairs", "bandits of two arms", pairs))
+        >>> mrl.experiments.get("rl2 pairs").family
+        'pairs'
     """
     for entry in entries:
         if not isinstance(entry, Experiment):
@@ -183,6 +198,11 @@ def load(reference: str) -> Experiment:
     Raises:
         ValueError: if the reference does not name such an object, if the code raises an exception, or if the experiment
             cannot be registered.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> mrl.experiments.load("my_file.py:my_experiment").name
+        'my-experiment'
     """
     loaded = references.load(reference, entry_points=ENTRY_POINTS)
     origin = Source(loaded.reference, loaded.sha256)

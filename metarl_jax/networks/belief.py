@@ -300,6 +300,11 @@ def make(family: HasSpaces, settings: Settings = _DEFAULT) -> BeliefNetworks:
 
     Raises:
         ValueError: if the decoder is for observations and the observations are not discrete.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.gridnavi.make()
+        >>> networks = mrl.networks.belief.make(family, mrl.networks.belief.Settings(latent_size=8))
     """
     spaces, size = (family.observation_space, family.action_space), settings.latent_size
     made = encoder(*spaces, latent_size=size, hidden_size=settings.hidden_size, embedding_size=settings.embedding_size)

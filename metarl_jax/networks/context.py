@@ -250,6 +250,11 @@ def make(family: HasSpaces, settings: Settings = _DEFAULT) -> ContextNetworks:
 
     Raises:
         ValueError: if actions are neither discrete nor vectors between finite bounds.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.point_robot.pearl_sparse()
+        >>> networks = mrl.networks.context.make(family, mrl.networks.context.Settings(units=64))
     """
     spaces, size = (family.observation_space, family.action_space), settings.latent_size
     made = encoder(

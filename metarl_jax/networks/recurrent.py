@@ -171,6 +171,11 @@ def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = Tru
         family: a task family, or another object that has an observation space and an action space.
         settings: the kind of cell, and the sizes of the network.
         critic: whether the network has a critic; without one, its value is always zero.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.gridnavi.make()
+        >>> policy = mrl.networks.recurrent.make(family, mrl.networks.recurrent.Settings(hidden_size=64))
     """
     network = RecurrentActorCritic(
         family.observation_space,

@@ -267,6 +267,10 @@ def make(family: HasSpaces, settings: Settings = _DEFAULT, *, critic: bool = Tru
         family: a task family, or another object that has an observation space and an action space.
         settings: the sizes and the layers of the network.
         critic: whether the network has a critic; without one, its value is always zero.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> policy = mrl.networks.snail.make(mrl.environments.gridnavi.make())
     """
     attention = Attention(settings.key_size, settings.value_size)
     convolutions = block(settings.window) * settings.blocks

@@ -66,6 +66,12 @@ def load(
     Raises:
         UserError: if there is no such folder or file, if it is damaged or does not fit this version, or if the learner
             does not act because its tasks are few-shot.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> agent = mrl.load("runs/my-run")  # a folder that metarl-jax train has written
+        >>> agent.reset(seed=0)
+        >>> action = agent.act([])
     """
     path = Path(path)
     try:
@@ -98,6 +104,17 @@ def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
     Raises:
         UserError: if the file exists or has another ending.
         StorageError: if the file cannot be written.
+
+    Example:
+        >>> import jax
+        >>> import metarl_jax as mrl
+        >>> family = mrl.environments.bandits.bernoulli(arms=2)
+        >>> config = mrl.algorithms.rl2.Config(episodes=5, trials=8, iterations=3)
+        >>> algorithm = mrl.algorithms.rl2.make(family, mrl.networks.recurrent.make(family), config)
+        >>> state = algorithm.init(jax.random.key(0))  # or the state of a trained learner
+        >>> mrl.save("agent.safetensors", mrl.Agent(algorithm, state, family)).name
+        'agent.safetensors'
+        >>> agent = mrl.load("agent.safetensors", algorithm=algorithm, family=family)
     """
     from safetensors.numpy import save as serialised
 

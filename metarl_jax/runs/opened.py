@@ -274,6 +274,14 @@ def open(path: str | os.PathLike[str]) -> Run:
 
     Raises:
         UserError: if the path is not a run folder that this version can read, or if a part of it is a symbolic link.
+
+    Example:
+        >>> import metarl_jax as mrl
+        >>> run = mrl.runs.open("runs/my-run")  # a folder that metarl-jax train has written
+        >>> run.metrics["trial_reward"].shape  # iterations
+        (6,)
+        >>> run.evaluations[0].ours.by_stage.shape  # episodes
+        (3,)
     """
     return Run(path)
 

@@ -81,6 +81,7 @@ def number_text(value: float | None) -> str:
 
 
 def interval_text(interval: list[float | None] | None) -> str:
+    """Return an interval as text; nothing if it is not known."""
     return " to ".join(map(number_text, interval)) if interval and None not in interval else ""
 
 

@@ -51,7 +51,7 @@ class Tracker(Protocol):
     """The interface of a tracker, which displays the metrics of one run.
 
     All calls for one run come from one thread, in the order ``start``, ``log`` (any number of times), ``close``. An
-    exception ends tracking with one warning; training continues. A tracker in ten lines::
+    exception ends tracking with one warning; training continues. A tracker in ten lines:
 
         class Lines:
             def start(self, run):
