@@ -109,7 +109,8 @@ def shown() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
-    parser.add_argument("--learners", nargs="+", help="default: all that apply")
+    known = sorted({learner for learners in FAMILIES.values() for learner in learners})
+    parser.add_argument("--learners", nargs="+", choices=known, help="default: all that apply")
     parser.add_argument(
         "--steps", type=int, default=STEPS, help="environment steps of each seed, rounded to iterations"
     )
@@ -121,9 +122,6 @@ def main() -> None:
     if arguments.readme:
         PAGE.write_text(with_block(PAGE.read_text(), "compare.py", shown()))
         return
-    known = {learner for learners in FAMILIES.values() for learner in learners}
-    if unknown := set(arguments.learners or ()) - known:
-        parser.error(f"there is no learner {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     for family in arguments.families:
         for learner in FAMILIES[family]:
             if arguments.learners and learner not in arguments.learners:
