@@ -350,7 +350,7 @@ def test_the_example_in_this_process(
     forget()
     assert again in error(capsys, "resume", "run")
     assert cli.main(["resume", "run", *named]) == 0
-    assert "my-experiment (ours)" in capsys.readouterr().out
+    assert "my-experiment: mean" in (printed := capsys.readouterr().out) and "(ours)" in printed
     assert [json.loads(line)["iteration"] for line in Path("run/metrics.jsonl").read_text().splitlines()] == [
         1,
         2,
@@ -401,7 +401,7 @@ def test_one_file_from_training_to_the_video(here: Path) -> None:
     source = json.loads(Path("run/config.json").read_text())["source"]
     assert source["reference"] == REFERENCE and len(source["sha256"]) == 64
 
-    assert "my-experiment (ours)" in run("resume", "run", *named)
+    assert "(ours)" in run("resume", "run", *named)
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == list(range(1, 2001))
     assert "finished" in run("watch", "run", *named)
