@@ -581,7 +581,7 @@ def test_the_policy_stops_what_escaping_would_let_through(browser: Any, pages: d
                     refused += sum("Content Security Policy" in message for message in said)
                 assert refused == 4
                 assert asked == []
-                assert browser.title == "rl2-gridnavi – metarl_jax"
+                assert browser.title == f"{experiments.get(NAME).description} – metarl_jax"
             else:
                 assert {"/i", "/s"} <= set(asked)
                 assert browser.title == "run"

@@ -392,8 +392,11 @@ def film(run: Run, animation: Animation) -> Html:
     width, height = animation.size
     size = {"width": width, "height": height}
     stills = []
-    for n, still in enumerate(animation.stills, 1):
-        stills.append(tag("img", src=_data("png", still), alt=f"The last step of episode {n} of the trial", **size))
+    stage, first = (run.measure.stage, run.measure.first_stage) if run.measure else ("episode", 1)
+    for n, still in enumerate(animation.stills, first):
+        words = f"{stage} {n}" if len(animation.stills) > 1 else ""
+        picture = tag("img", src=_data("png", still), alt=f"The last step of {words or 'the trial'}", **size)
+        stills.append(tag("div", picture, words))
     name = "Adaptation to a held-out task"
     moving = tag("img", src=_data("gif", animation.video), alt=f"{name}: {run.title}, animated", **size)
     # A reader who does not want to see movement can close this element.
