@@ -46,7 +46,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What was trained on which tasks; the name of the experiment if this program does not have it."""
+        """The description of the experiment; its name if this program does not have it."""
         description = self.experiment.description.rstrip(".") if self.experiment else ""
         return description[:1].upper() + description[1:] if description else self.config.experiment
 

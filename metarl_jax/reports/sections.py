@@ -51,7 +51,7 @@ def capital(text: str) -> str:
 def decimals(ends: Sequence[Value]) -> int:
     """Return the number of decimal places for an interval, so that its width is at least 6 units of the last place."""
     low, high = ends
-    if low is None or high is None or not high > low:
+    if low is None or high is None or high - low <= 1e-9 * max(abs(low), abs(high)):
         return 3
     return max(0, min(4, -math.floor(math.log10((high - low) / 6))))
 
@@ -151,7 +151,8 @@ def _basis(evaluation: Evaluation) -> str:
 
 def plain(value: float) -> str:
     """Format a published number with the digits that it was published with."""
-    return f"{value:g}".replace("-", "−")
+    usual = 1e-4 <= abs(value) < 1e6
+    return (f"{value}" if usual else f"{value:g}").replace("-", "−")
 
 
 def _when(measure: Measure, stage: int) -> str:
@@ -278,7 +279,8 @@ def _rows(run: Run, evaluation: Evaluation) -> list[_Row]:
         learner, source = (found[1], found[2]) if found else (name, "")
         place = row if row in rows else learner
         if place in rows and rows[place].published is None:
-            source = name if place == ours["name"] else source
+            # The name of the published learner is left out only where the row has it already.
+            source = source if place != ours["name"] or place == f"{learner} (ours)" else name
             rows[place] = rows[place]._replace(published=value, source=source)
         else:
             rows[name] = _Row(learner, "", None, (), value, source)
@@ -291,11 +293,16 @@ def _rows(run: Run, evaluation: Evaluation) -> list[_Row]:
     return sorted(rows.values(), key=order)
 
 
+def _sources(rows: Sequence[_Row]) -> list[str]:
+    """Return the sources of published scores, in the order in which the table refers to them."""
+    return list(dict.fromkeys(row.source for row in rows if row.source))
+
+
 def table(run: Run, evaluation: Evaluation) -> Html:
     """Return the table that compares the run with published scores and references."""
     measure, places = measure_of(evaluation), decimals(evaluation["ours"]["ci95"])
     gains, rows = {gain["over"]: gain for gain in evaluation["gains"]}, _rows(run, evaluation)
-    any_published = any(row.published is not None for row in rows)
+    any_published, sources = any(row.published is not None for row in rows), _sources(rows)
     body = []
     for row in rows:
         gain = gains.get(row.name) if row.kind == "reference learner" else None
@@ -305,7 +312,7 @@ def table(run: Run, evaluation: Evaluation) -> Html:
         cells.append(tag("td", number(row.score, places) if row.kind else "", ends, class_="number"))
         if any_published:
             shown = "" if row.published is None else plain(row.published)
-            source = tag("small", row.source, class_="source") if row.source else None
+            source = tag("sup", f"{sources.index(row.source) + 1}") if row.source else None
             cells.append(tag("td", shown, source, class_="number"))
         by = number(gain["mean"], finer) if gain else ""
         within = tag("small", interval(gain["ci95"], finer)) if gain else None
@@ -316,7 +323,7 @@ def table(run: Run, evaluation: Evaluation) -> Html:
     return scroll(tag("table", tag("thead", tag("tr", heads)), tag("tbody", body)), "Comparison with references")
 
 
-def _under(evaluation: Evaluation) -> Html:
+def _under(run: Run, evaluation: Evaluation) -> Html:
     """Return the explanation of the numbers in the table."""
     places, ours = decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
     words = (
@@ -331,9 +338,16 @@ def _under(evaluation: Evaluation) -> Html:
     unchanged = next((g for g in evaluation["gains"] if g["over"] == "no adaptation"), None)
     if unchanged:
         finer = decimals(unchanged["ci95"])
-        words += f" The run is better than before adaptation by {number(unchanged['mean'], finer)}"
+        words += f" Compared with its score before adaptation, the run is better by {number(unchanged['mean'], finer)}"
         words += f" ({interval(unchanged['ci95'], finer)})."
-    return tag("p", words, class_="under")
+    if any((gain["mean"] or 0) < 0 for gain in evaluation["gains"]):
+        words += " A negative difference means that the run is worse."
+    if sources := _sources(_rows(run, evaluation)):
+        words += " Published scores are from: "
+    cited = [
+        [tag("sup", f"{n}"), f" {source}", "; " if n < len(sources) else "."] for n, source in enumerate(sources, 1)
+    ]
+    return tag("p", words, cited, class_="under")
 
 
 def stage_table(evaluation: Evaluation) -> Child:
@@ -379,7 +393,11 @@ def success_table(evaluation: Evaluation) -> Child:
 def _tables(run: Run, evaluation: Evaluation) -> Html:
     """Return the tables, with an explanation of their numbers."""
     beside = sum(stage in SHOWN_STAGES for stage in stages(evaluation)) <= 5
-    both = tag("div", table(run, evaluation), _under(evaluation)), stage_table(evaluation), success_table(evaluation)
+    both = (
+        tag("div", table(run, evaluation), _under(run, evaluation)),
+        stage_table(evaluation),
+        success_table(evaluation),
+    )
     return tag("div", both, class_="columns tables" if beside else None)
 
 

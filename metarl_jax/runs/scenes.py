@@ -183,8 +183,8 @@ def scene(family: EnvFamily, task: Task) -> Draw:
     """Return a function that draws trials on a task. The pictures are at least ``SIZE`` pixels wide.
 
     A family with a function ``render`` is drawn by it, and an environment with a method ``draw`` draws itself
-    (``environments.drawing.Drawable``). For any other environment, the picture shows the observation if it is an image,
-    and otherwise charts of the observation, the action and the reward.
+    (``environments.drawing.Drawable``). For any other environment, the picture is the observation if that is an image.
+    Otherwise, it has charts of the observation, the action and the reward.
     """
     env, space = family.env, family.observation_space
     if family.render is not None:
