@@ -65,7 +65,7 @@ def _too_few(result: dict[str, Any]) -> bool:
 def _places(own: dict[str, Any]) -> int:
     """Return the number of decimal places of the scores of a cell on one split."""
     scores = own["per_seed"]
-    return sections.decimals(own["ci95"] or (min(scores), max(scores)))
+    return sections.decimals(own.get("ci95") or (min(scores), max(scores)))
 
 
 def _lead(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, Any]], names: dict[str, str]) -> Child:
@@ -77,26 +77,31 @@ def _lead(study: StudyFolder, result: dict[str, Any], measured: list[dict[str, A
     if own["iqm"] is None:
         return tag("p", f"The best cell is {names[best['cell']]}; it diverged on held-out tasks.", class_="lead")
     places = _places(own)
-    within = f", 95 % interval over seeds {sections.interval(own['ci95'], places)}" if own["ci95"] else ""
+    within = f", 95 % interval over seeds {sections.interval(own['ci95'], places)}" if own.get("ci95") else ""
     basis = f"{sections.counted(result['seeds'], 'seed')}{within}, {sections.counted(result['tasks'], 'held-out task')}"
     score = [f"The best cell on validation tasks is {names[best['cell']]}, whose {title} on held-out tasks is "]
     score += [tag("strong", number(own["iqm"], places)), f" ({basis})"]
-    experiment = study.config.resolve()
-    settings = {**study.config.settings, **best["settings"]}
-    measure, known = experiment.measure, []
-    setting = measure.setting
-    comparable = evaluate.has_the_tasks_of(experiment, settings)
-    if comparable and (setting is None or settings[setting] == experiment.fields()[setting].default):
-        name = experiment.same_method
-        value = None
-        if name is not None:
-            last = len(own["per_seed_by_stage"][0]) - 1 + measure.first_stage
-            value = experiment.paper.get(name, experiment.paper_by_stage.get(name, {}).get(last))
-        if value is not None:
-            known.append(f"the published result of {name} is {sections.plain(value)}")
-        if experiment.optimum is not None:
-            known.append(f"the exact optimum is {number(experiment.optimum, places)}")
+    (settings,) = [cell.config.settings for cell in study.cells if cell.name == best["cell"]]
+    known = _known(study.config.resolve(), settings, places)
     return tag("p", score, f"; {', and '.join(known)}." if known else ".", class_="lead")
+
+
+def _known(experiment: Experiment, settings: Mapping[str, Any], places: int) -> list[str]:
+    """Return the published result of the same method and the exact optimum, where they are known for these settings."""
+    measure, found = experiment.measure, []
+    stages = settings[measure.setting] if measure.setting else measure.first_stage
+    usual = experiment.fields()[measure.setting].default if measure.setting else measure.first_stage
+    if stages != usual or not evaluate.has_the_tasks_of(experiment, settings):
+        return []
+    if (name := experiment.same_method) is not None:
+        value = experiment.paper.get(name)
+        if value is None and not measure.total:
+            value = experiment.paper_by_stage.get(name, {}).get(stages)
+        if value is not None:
+            found.append(f"the published result of {name} is {sections.plain(value)}")
+    if experiment.optimum is not None:
+        found.append(f"the exact optimum is {number(experiment.optimum, places)}")
+    return found
 
 
 def _notes(study: StudyFolder, result: dict[str, Any], entries: list[dict[str, Any]], names: dict[str, str]) -> Child:
@@ -140,7 +145,10 @@ def _scores(result: dict[str, Any], measured: list[dict[str, Any]], names: dict[
     rows = [
         Row(
             names[entry["cell"]],
-            [(entry[split]["iqm"], entry[split]["per_seed"] or (), entry[split]["ci95"] or ()) for split in kinds],
+            [
+                (own["iqm"], own.get("per_seed") or (), own.get("ci95") or ())
+                for own in (entry[split] for split in kinds)
+            ],
         )
         for entry in measured[:MOST_CELLS]
     ]
@@ -154,6 +162,17 @@ def _scores(result: dict[str, Any], measured: list[dict[str, Any]], names: dict[
     return rows_figure("Scores after training", result["measure"]["title"], list(kinds.values()), rows, caption)
 
 
+def _score(own: dict[str, Any], result: dict[str, Any]) -> Child:
+    """Return the score of a cell on one split, with its interval and the score of each seed."""
+    if own["iqm"] is None:
+        return "diverged"
+    places = _places(own)
+    within = sections.interval(own["ci95"], places) if own.get("ci95") and not _too_few(result) else ""
+    each = f"seeds: {', '.join(number(x, places) for x in own['per_seed'])}"
+    small = [tag("small", within) if within else None, tag("small", each, class_="source")]
+    return [number(own["iqm"], places), small]
+
+
 def _table(result: dict[str, Any], entries: list[dict[str, Any]], names: dict[str, str]) -> Child:
     """Return the table of the cells, best first."""
     first, tasks = result["compared_with"], f"{result['tasks']:,}"
@@ -163,22 +182,11 @@ def _table(result: dict[str, Any], entries: list[dict[str, Any]], names: dict[st
     body = []
     for place, entry in enumerate(entries, 1):
         cells: list[Child] = [tag("th", f"{place}. {names[entry['cell']]}", scope="row")]
-        for split in ("validation", "gain", "heldout"):
-            own = entry.get(split)
-            if split == "gain":
-                places = sections.decimals(own["ci95"]) if own else 0
-                shown: list[Child] = [number(own["mean"], places)] if own else ["–"]
-                shown += [tag("small", sections.interval(own["ci95"], places))] if own else []
-            elif own["iqm"] is None:
-                shown = ["diverged"]
-            else:
-                places = _places(own)
-                shown = [number(own["iqm"], places)]
-                if own["ci95"] and not _too_few(result):
-                    shown.append(tag("small", sections.interval(own["ci95"], places)))
-                each = ", ".join(number(x, places) for x in own["per_seed"])
-                shown.append(tag("small", f"seeds: {each}", class_="source"))
-            cells.append(tag("td", shown, class_="number"))
+        gain = entry.get("gain")
+        places = sections.decimals(gain["ci95"]) if gain else 0
+        by = [number(gain["mean"], places), tag("small", sections.interval(gain["ci95"], places))] if gain else "–"
+        columns = _score(entry["validation"], result), by, _score(entry["heldout"], result)
+        cells += [tag("td", shown, class_="number") for shown in columns]
         body.append(tag("tr", cells, class_="ours" if place == 1 else None))
     title = f"Cells, best first: {result['measure']['title']}"
     words = (
@@ -221,7 +229,8 @@ def _pairs(result: dict[str, Any], measured: list[dict[str, Any]], names: dict[s
 
 def _provenance(study: StudyFolder, result: dict[str, Any]) -> Html:
     """Return the table of software and hardware, and the command line that trains the study again."""
-    config, versions = study.config, {name: str(value) for name, value in result.get("versions", {}).items()}
+    config, stored = study.config, result.get("versions")
+    versions = {name: str(value) for name, value in stored.items()} if isinstance(stored, dict) else {}
     others = ", ".join(f"{name} {value}" for name, value in versions.items() if name not in ("device", "commit"))
     seeds = f"{config.seed}" if config.seeds == 1 else f"{config.seed} to {config.seed + config.seeds - 1}"
     facts = [("experiment", config.experiment), ("seeds" if config.seeds > 1 else "seed", seeds)]

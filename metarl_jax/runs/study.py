@@ -240,7 +240,7 @@ def _gain(experiment: Experiment, row: dict[str, Any], first: str, of_first: dic
     scores = [np.array([r.get("validation", {}).get("per_task") or [None]], np.float64) for r in (row, of_first)]
     if not all(np.isfinite(each).all() for each in scores):
         return None
-    return evaluate.gain(first, *scores, experiment.measure)
+    return evaluate.gain(first, scores[0], scores[1], experiment.measure)
 
 
 def table(study: StudyFolder, experiment: Experiment, rows: dict[str, dict[str, Any]], tasks: int) -> dict[str, Any]:
@@ -314,16 +314,32 @@ def read(study: StudyFolder) -> dict[str, Any]:
             f"{resume_command(study)}"
         )
     try:
-        check_shape(result, _TABLE)
-        for cell in result["cells"]:
-            for split in TITLES:
-                if cell[split]["iqm"] is not None:
-                    check_shape(cell[split], _MEASURED, split)
-            if cell.get("gain") is not None:
-                check_shape(cell["gain"], {"mean": float, "ci95": [float]}, "gain")
+        _check(result)
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}; to write it again: {resume_command(study)}") from error
     return result
+
+
+def _check(result: dict[str, Any]) -> None:
+    """Raise a ValueError if a table does not have the form that ``table`` returns."""
+    check_shape(result, _TABLE)
+    intervals = [pair["ci95"] for row in result["probability_of_improvement"].values() for pair in row.values()]
+    for cell in result["cells"]:
+        for split in TITLES:
+            own = cell[split]
+            if own["iqm"] is None:
+                continue
+            check_shape(own, _MEASURED, split)
+            if not own["per_seed"] or None in own["per_seed"]:
+                raise ValueError(f"{split}.per_seed does not have a score for each seed")
+            if own.get("ci95") is not None:
+                check_shape(own["ci95"], [float], f"{split}.ci95")
+                intervals.append(own["ci95"])
+        if cell.get("gain") is not None:
+            check_shape(cell["gain"], {"mean": float, "ci95": [float]}, "gain")
+            intervals.append(cell["gain"]["ci95"])
+    if any(len(interval) != 2 for interval in intervals):
+        raise ValueError("an interval does not have two ends")
 
 
 def _title(result: dict[str, Any]) -> str:
