@@ -22,7 +22,7 @@ from PIL import Image
 
 from metarl_jax import cli, experiments
 from metarl_jax.oracles import at_random
-from metarl_jax.reports import animation, collect, figures, page
+from metarl_jax.reports import animation, collect, compare, figures, page
 from metarl_jax.reports.markup import Html, tag
 from metarl_jax.runs import evaluate, record, study, study_folder, train
 from metarl_jax.runs.folder import RunConfig, RunFolder
@@ -178,9 +178,17 @@ def test_differences_between_runs_are_paired_by_task(run: Path, tmp_path: Path) 
     ):
         with_evaluation(other, **(stored | change))
         assert report(run, other, "--output", page_of_both, "--no-record") == 0
-        assert f"other cannot be paired: {reason}" in text_of(page_of_both).replace(
-            "an evaluation of an older version ", ""
-        )
+        assert f"other cannot be paired: {reason}" in text_of(page_of_both)
+
+
+def test_figures_compare_runs_of_one_family_only(run: Path) -> None:
+    one = collect.collect(RunFolder(run), "one", None, [])
+    two = dataclasses.replace(one, label="two")
+    assert '<figure aria-label="Learning">' in (both := compare.section([one, two]))
+    assert '<figure aria-label="Adaptation">' in both
+    made = dataclasses.replace(experiments.get(NAME), family="dark-room")
+    both = compare.section([one, dataclasses.replace(two, experiment=made)])
+    assert "<figure" not in both and "cannot be paired: the tasks are different" in both
 
 
 def test_metrics_of_an_older_version_make_the_same_page(run: Path) -> None:

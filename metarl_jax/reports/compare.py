@@ -106,15 +106,20 @@ def _paired(runs: Sequence[Run]) -> list[Child]:
     return [tag("h3", title), sections.scroll(table, title), tag("p", words, class_="under")]
 
 
+def _family(run: Run) -> str:
+    """Return the name of the family of tasks; that of the experiment if this program does not have it."""
+    return run.experiment.family if run.experiment else run.config.experiment
+
+
 def _learning(runs: Sequence[Run]) -> list[Child]:
-    """Return figures of validation scores during training: one for each measure that several runs share."""
-    groups: dict[tuple[str, str], list[Series]] = {}
+    """Return figures of validation scores during training: one for each family and measure that several runs share."""
+    groups: dict[tuple[str, str, str], list[Series]] = {}
     for index, run in enumerate(runs):
         curve = run.curve("validation_score", run.label, style_of(index))
         if curve and run.measure:
-            groups.setdefault((run.measure.title, run.unit), []).append(curve)
+            groups.setdefault((_family(run), run.measure.title, run.unit), []).append(curve)
     found: list[Child] = []
-    for (title, unit), series in groups.items():
+    for (_, title, unit), series in groups.items():
         if len(series) > 1:
             chart = Chart("Learning", f"{unit} of each seed", title, series)
             caption = f"{sections.capital(title)} on validation tasks during training, mean over seeds."
@@ -123,16 +128,16 @@ def _learning(runs: Sequence[Run]) -> list[Child]:
 
 
 def _adaptation(runs: Sequence[Run]) -> list[Child]:
-    """Return figures of scores by stage: one for each kind of stage that several runs share."""
-    groups: dict[tuple[str, str], list[Series]] = {}
+    """Return figures of scores by stage: one for each family and kind of stage that several runs share."""
+    groups: dict[tuple[str, str, str], list[Series]] = {}
     for index, run in enumerate(runs):
         if run.evaluations and len(report.stages(run.evaluations[0])) > 1:
             evaluation = run.evaluations[0]
             measure, numbers = report.measure_of(evaluation), report.stages(evaluation)
             line = sections.by_stage(run.label, evaluation["ours"], numbers, style_of(index))
-            groups.setdefault((measure.stage, report.of_stage(measure)), []).append(line)
+            groups.setdefault((_family(run), measure.stage, report.of_stage(measure)), []).append(line)
     found: list[Child] = []
-    for (stage, label), series in groups.items():
+    for (_, stage, label), series in groups.items():
         if len(series) > 1:
             chart = Chart("Adaptation", stage, label, series, whole_x=True)
             caption = f"{sections.capital(label)}, mean over the held-out tasks of each run."

@@ -333,7 +333,10 @@ def _under(run: Run, evaluation: Evaluation) -> Html:
     if evaluation["training_seeds"] > 1:
         words += f" Each seed: {', '.join(number(value, places) for value in ours['per_seed'])}"
         if seeds := ours.get("over_seeds"):
-            words += f"; interquartile mean {number(seeds['iqm'], places)} ({interval(seeds['ci95'], places)})"
+            within = (
+                f" ({text})" if (text := interval(seeds["ci95"], places)) else ", without an interval: too few seeds"
+            )
+            words += f"; interquartile mean {number(seeds['iqm'], places)}{within}"
         words += "."
     unchanged = next((g for g in evaluation["gains"] if g["over"] == "no adaptation"), None)
     if unchanged:
