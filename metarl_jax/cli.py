@@ -334,7 +334,13 @@ def _run_study(folder: StudyFolder, asked: opt.Training | opt.Resume, trackers: 
     print(f"study folder: {folder.path}", flush=True)
     code = study.run(folder, _training_options(asked, trackers), folder.config.evaluation_tasks, _say)
     if code == 0 and hosts.first() and os.path.lexists(folder.path / "table.json"):
-        study.show(study.read(folder))
+        from metarl_jax.reports import page
+
+        result, output = study.read(folder), folder.path / "report.html"
+        study.show(result)
+        page.check_destination(output, overwrite=False)
+        page.write_study(output, folder, result)
+        print(f"wrote {output}")
     return code
 
 
@@ -393,11 +399,12 @@ def _report(arguments: Sequence[str]) -> int:
         options.Report,
         rest,
         program="metarl-jax report RUN...",
-        description="Print tables of one or more runs, and write an HTML page about them. For a study, print its table "
-        "and write its tables and figures.",
+        description="Print tables of one or more runs, or of a study, and write an HTML page about them. For a study, "
+        "also write its tables and figures as files.",
     )
     runs = [Path(word) for word in words]
     streams.results_are_files()
+    from metarl_jax.reports import page
     from metarl_jax.runs import own
 
     if len(runs) == 1 and os.path.lexists(runs[0] / "study.json"):
@@ -405,13 +412,16 @@ def _report(arguments: Sequence[str]) -> int:
 
         folder = study_folder.StudyFolder(runs[0])
         own.resolve("report", [folder], named)
+        output = Path(asked.output) if asked.output else folder.path / "report.html"
+        page.check_destination(output, asked.overwrite)
         result = study.read(folder)
         study.show(result)
         for path in study.write(folder, result):
             print(f"wrote {path}")
+        page.write_study(output, folder, result)
+        print(f"wrote {output}")
         return 0
 
-    from metarl_jax.reports import page
     from metarl_jax.reports.collect import unique
     from metarl_jax.runs import compilation_cache, devices
 
@@ -540,7 +550,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "study": (_study, "train an experiment under several settings, and compare the results"),
     "watch": (_watch, "show the progress of a run or a study from another terminal"),
     "evaluate": (_evaluate, "evaluate a run on held-out tasks"),
-    "report": (_report, "write a page about one or more runs, or tables and figures of a study"),
+    "report": (_report, "write a page about one or more runs, or about a study"),
     "record": (_record, "record a video of a trial on a held-out task"),
     "export": (_export, "write a trained learner to a file that Python programs load"),
 }

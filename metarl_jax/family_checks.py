@@ -154,7 +154,7 @@ def _check_parts(family: Any) -> None:
         raise ValueError(f"env must be an environment, not the class {family.env.__qualname__}: call it")
     _check_callables(family.tasks, TaskDistribution, "tasks", "sample", "sample_heldout")
     positive_int("horizon", family.horizon)
-    for name in ("optimal_return", "success"):
+    for name in ("optimal_return", "success", "render"):
         _check_optional(name, getattr(family, name))
     privileged = family.privileged
     if privileged is None:

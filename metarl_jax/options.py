@@ -186,7 +186,7 @@ class Report(Opening):
 
     output: Annotated[
         str | None,
-        Doc("The path of the page; None for report.html, in the run folder or, for several runs, the current folder."),
+        Doc("The path of the page; None for report.html, in the run or the study, or for several runs in this folder."),
     ] = None
     overwrite: Annotated[bool, Doc("Overwrite an existing file even if it is not a report.")] = False
     record: Annotated[bool, Doc("Play a trial for an animation; otherwise show an earlier recording, if any.")] = True

@@ -238,6 +238,10 @@ class EnvFamily(NamedTuple):
     success: Callable[[Task, Transition], Array] | None = None
     """``(task, one step) -> bool``: whether the step reaches the goal of the task. An episode with such a step is a
     success. None: success is not defined for these tasks."""
+    render: Callable[[State, Task], Any] | None = None
+    """``(state, task) ->`` a picture of an environment's state for videos, an array ``[H, W, 3]`` of uint8. The
+    function gets the state as NumPy arrays, and is not traced. None: the environment may have a method ``draw``
+    (``environments.drawing``); otherwise, videos show the observation, the action and the reward over time."""
 
 
 class Inputs(NamedTuple):

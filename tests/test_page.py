@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import importlib.util
 import io
@@ -21,9 +22,9 @@ from PIL import Image
 
 from metarl_jax import cli, experiments
 from metarl_jax.oracles import at_random
-from metarl_jax.reports import animation, collect, figures, page
+from metarl_jax.reports import animation, collect, compare, figures, page
 from metarl_jax.reports.markup import Html, tag
-from metarl_jax.runs import evaluate, record, train
+from metarl_jax.runs import evaluate, record, study, study_folder, train
 from metarl_jax.runs.folder import RunConfig, RunFolder
 
 NAME = "rl2-gridnavi"
@@ -104,6 +105,90 @@ def test_a_page_of_a_run_says_what_was_measured(run: Path, capsys: pytest.Captur
     assert "2 min 30 s" in text
     assert (run / "report.md").read_text().startswith("rl2-gridnavi: mean reward of a trial")
     assert "validation tasks" in text
+
+
+def with_evaluation(path: Path, **changes: Any) -> None:
+    found = _evaluation(path)
+    found.write_text(json.dumps(json.loads(found.read_text()) | changes))
+
+
+def test_the_lead_is_one_sentence_with_the_published_result_of_the_same_method_and_the_optimum(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = {"UCB1 (A 2002)": 9.5, "RL² (B 2016, Table 1)": 8.5}
+    with_evaluation(run, paper=paper, optimum=9.25)
+    made = dataclasses.replace(experiments.get(NAME), same_method="RL² (B 2016, Table 1)")
+    monkeypatch.setattr(RunConfig, "resolve", lambda self: made)
+    write_page(run, run / "report.html")
+    (evaluation,) = evaluate.read_all(RunFolder(run))[0]
+    ours = evaluation["ours"]
+    low, high = (figures.number(end, 1) for end in ours["ci95"])
+    content = (run / "report.html").read_text()
+    (lead,) = re.findall(r'<p class="lead">(.*?)</p>', content)
+    assert " ".join(re.sub("<[^>]*>", "", lead).split()) == (
+        f"The mean reward of a trial of 2 episodes is {figures.number(ours['score'], 1)} (95 % interval {low} to "
+        f"{high}, mean of 2 seeds, 8 held-out tasks); the published result of RL² (B 2016, Table 1) is 8.5, and the "
+        "exact optimum is 9.2."
+    )
+    # The learning figure has lines of the same method and the optimum, and none of another method's published number.
+    (learning,) = re.findall(r'<figure aria-label="Learning">(.*?)</figure>', content)
+    legend = [" ".join(re.sub("<[^>]*>", " ", item).split()) for item in re.findall(r"<li.*?</li>", learning)]
+    assert "RL² (B 2016, Table 1), published 8.5" in legend and "exact optimum 9.25" in legend
+    assert not any("UCB1" in item for item in legend)
+    # Both published numbers are in the table, one of them in the row of the run.
+    rows = [" ".join(re.sub("<[^>]*>", " ", row).split()) for row in re.findall("<tr.*?</tr>", content)]
+    (own,) = [row for row in rows if row.startswith("RL² (ours) this run")]
+    assert own.endswith("8.5 2")
+    assert any(row.startswith("UCB1 9.5 1") for row in rows)
+    assert "Published scores are from: 1 A 2002; 2 B 2016, Table 1." in text_of(run / "report.html")
+
+    made = dataclasses.replace(made, same_method=None)
+    write_page(run, run / "report.html")
+    (lead,) = re.findall(r'<p class="lead">(.*?)</p>', (run / "report.html").read_text())
+    assert "published" not in lead and "exact optimum" in lead
+
+
+def test_published_numbers_are_those_of_the_same_tasks() -> None:
+    """A run with other tasks, or with other numbers of stages, is not compared with published numbers."""
+    experiment = experiments.get("rl2-bandit-10x5")
+    settings = experiment.with_overrides({})
+    assert evaluate.has_the_tasks_of(experiment, {**settings, "learning_rate": 1.0})
+    assert not evaluate.has_the_tasks_of(experiment, {**settings, "arms": 6})
+    for known in map(experiments.get, experiments.names()):
+        assert known.same_method is None or known.same_method in {**known.paper, **known.paper_by_stage}
+
+
+def test_differences_between_runs_are_paired_by_task(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    stored = json.loads(_evaluation(other).read_text())
+    before = np.array(stored["ours"]["per_task"])
+    stored["ours"]["per_task"] = list(before + np.tile([1.0, 2.0], 4))
+    _evaluation(other).write_text(json.dumps(stored))
+    page_of_both = tmp_path / "both.html"
+    assert report(run, other, "--output", page_of_both, "--no-record") == 0
+    # The differences are 1 and 2, four times each. Student's t is 2.3646 for seven degrees of freedom.
+    margin = 2.3646 * np.std([1.0, 2.0] * 4, ddof=1) / np.sqrt(8)
+    ends = " to ".join(figures.number(1.5 + sign * margin, 1) for sign in (-1, 1))
+    assert f"other 1.5 {ends} 8" in text_of(page_of_both)
+    for change, reason in (
+        ({"seed": 1}, "the evaluations drew different tasks"),
+        ({"changes": {"size": 6}}, "the tasks are different"),
+        ({"ours": {n: v for n, v in stored["ours"].items() if n != "per_task"}}, "an evaluation of an older version"),
+    ):
+        with_evaluation(other, **(stored | change))
+        assert report(run, other, "--output", page_of_both, "--no-record") == 0
+        assert f"other cannot be paired: {reason}" in text_of(page_of_both)
+
+
+def test_figures_compare_runs_of_one_family_only(run: Path) -> None:
+    one = collect.collect(RunFolder(run), "one", None, [])
+    two = dataclasses.replace(one, label="two")
+    assert '<figure aria-label="Learning">' in (both := compare.section([one, two]))
+    assert '<figure aria-label="Adaptation">' in both
+    made = dataclasses.replace(experiments.get(NAME), family="dark-room")
+    both = compare.section([one, dataclasses.replace(two, experiment=made)])
+    assert "<figure" not in both and "cannot be paired: the tasks are different" in both
 
 
 def test_metrics_of_an_older_version_make_the_same_page(run: Path) -> None:
@@ -404,6 +489,69 @@ def test_a_large_video_loses_pictures_but_no_time_and_no_end(monkeypatch: pytest
         animation.animation(3, buffer.getvalue(), "")
 
 
+def study_made(path: Path, seeds: int) -> Path:
+    """Make a study of three cells, one of which diverged, with metrics and scores in the form of the program."""
+    experiment = experiments.get("maml-sinusoid")
+    settings = experiment.with_overrides({"units": 4, "tasks": 2, "iterations": 300})
+    vary = {"learning_rate": [0.001, 0.01, 1e30]}
+    config = study_folder.StudyConfig(
+        experiment="maml-sinusoid", settings=settings, vary=vary, seed=0, seeds=seeds, evaluation_tasks=8
+    )
+    folder = study.new_study(path, config)
+    rows = {}
+    for place, (cell, run) in enumerate(zip(folder.cells, study._folders(folder, folder.cells), strict=True)):
+        lines = [
+            {name: (value[:1] * seeds if isinstance(value, list) else value) for name, value in line.items()}
+            for line in metric_lines(300)
+        ]
+        write_metrics(run.path, lines)
+        row: dict[str, Any] = {"cell": cell.name, "settings": cell.changes, "iteration": 300, "diverged": place == 2}
+        for split in study.TITLES if place < 2 else ():
+            per_seed = [[0.5 - 0.25 * place + 0.01 * seed] * 11 for seed in range(seeds)]
+            row[split] = {"per_seed_by_stage": per_seed, "per_task": [0.5 - 0.25 * place + 0.01 * n for n in range(8)]}
+        rows[cell.name] = row
+    study.write(folder, study.table(folder, experiment, rows, 8))
+    return path
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_page_of_a_study_names_and_explains_its_figures(tmp_path: Path, seeds: int) -> None:
+    path = study_made(tmp_path / "study", seeds)
+    assert report(path) == 0
+    content, text = (path / "report.html").read_text(), text_of(path / "report.html")
+    assert content.startswith(page.MARK.decode())
+    assert "Study of learning rate: MAML on the sinusoids of Finn et al. (2017)" in text
+    mean = 0.25 + 0.01 * (seeds - 1) / 2
+    assert (
+        "The best cell on validation tasks is learning rate 0.01, whose mean squared error on held-out tasks is" in text
+    )
+    assert f"{mean:.3f}" in text
+    assert "; the published result of MAML (Finn et al. 2017, Table 2) is 0.35." in text
+    assert "Diverged, and therefore without a score: learning rate 1e+30." in text
+    for name in ("Learning curves", "Scores after training"):
+        (drawn,) = re.findall(f'<figure aria-label="{name}">(.*?)</figure>', content)
+        assert len(re.findall("<figcaption>[^<]{40,}</figcaption>", drawn)) == 1
+    # All differences between tasks are the same, so the interval of the paired difference has no width.
+    assert "better than cell 2 by" in text and "0.250 0.250 to 0.250" in text
+    few = "There are no intervals over seeds: 2 seeds of a cell are too few."
+    assert (few in text) == (seeds == 2)
+    stored = json.loads((path / "table.json").read_text())
+    (best, *_), pairs = stored["cells"], stored["probability_of_improvement"].values()
+    assert (best["heldout"]["ci95"] is None) == (seeds == 2)
+    assert all((None in pair["ci95"]) == (seeds == 2) for row in pairs for pair in row.values())
+    assert ("95 % interval over seeds" in text) == (seeds == 3)
+    assert "metarl-jax study maml-sinusoid" in text and "--vary learning_rate=0.001,0.01,1e+30" in text
+
+
+def test_the_page_of_a_study_overwrites_only_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = study_made(tmp_path / "study", 2)
+    (path / "report.html").write_text("years of work")
+    assert report(path) == 2
+    assert "exists already and is not a report" in capsys.readouterr().err
+    assert report(path, "--output", tmp_path / "other.html") == 0
+    assert (path / "report.html").read_text() == "years of work" and (tmp_path / "other.html").exists()
+
+
 # In a browser.
 
 SIZES = {"phone": (360, 740), "desktop": (1280, 900)}
@@ -493,7 +641,7 @@ def emulate(browser: Any, size: str, scheme: str, motion: str = "no-preference")
 
 @pytest.fixture(scope="module")
 def pages(run_made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three pages: of one run, of three runs of which one is unfinished, and of a hostile run."""
+    """Four pages: of one run, of three runs of which one is unfinished, of a hostile run, and of a study."""
     folder = tmp_path_factory.mktemp("pages")
     for name in ("another-run-with-a-rather-long-name-as-they-often-have", "unfinished", "hostile"):
         shutil.copytree(run_made, folder / name)
@@ -508,10 +656,11 @@ def pages(run_made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     for name, runs in {"one": [run_made], "several": several}.items():
         assert report(*runs, "--no-record", "--output", folder / f"{name}.html") == 0
     write_page(folder / "hostile", folder / "hostile.html")
-    return {name: folder / f"{name}.html" for name in ("one", "several", "hostile")}
+    assert report(study_made(folder / "study", 3), "--output", folder / "study.html") == 0
+    return {name: folder / f"{name}.html" for name in ("one", "several", "hostile", "study")}
 
 
-@pytest.mark.parametrize("which", ["one", "several", "hostile"])
+@pytest.mark.parametrize("which", ["one", "several", "hostile", "study"])
 def test_a_page_can_be_read_on_phones_and_desktops_by_day_and_by_night(
     browser: Any, pages: dict[str, Path], which: str
 ) -> None:
@@ -581,7 +730,7 @@ def test_the_policy_stops_what_escaping_would_let_through(browser: Any, pages: d
                     refused += sum("Content Security Policy" in message for message in said)
                 assert refused == 4
                 assert asked == []
-                assert browser.title == "rl2-gridnavi – metarl_jax"
+                assert browser.title == f"{experiments.get(NAME).description} – metarl_jax"
             else:
                 assert {"/i", "/s"} <= set(asked)
                 assert browser.title == "run"

@@ -279,7 +279,7 @@ def test_a_gain_is_of_the_same_tasks_and_positive_where_ours_is_better(better: i
     measure = experiments.get("maml-sinusoid").measure._replace(higher_is_better=better > 0)
     luck = np.linspace(-50, 50, 11)
     ours = np.stack([luck + better * 2.0, luck + better * 4.0])
-    gain = evaluate._gain("another", ours, luck[None], measure)
+    gain = evaluate.gain("another", ours, luck[None], measure)
     assert gain["over"] == "another"
     assert gain["mean"] == pytest.approx(3.0)
     np.testing.assert_allclose(gain["ci95"], 3.0)

@@ -103,7 +103,7 @@ def test_a_study_ranks_by_validation_tasks_and_reports_heldout_ones(
         settings=config(toy).settings,
         vary={"learning_rate": rates},
         seed=0,
-        seeds=2,
+        seeds=3,
     )
     folder = study.new_study(tmp_path / "study", asked)
     assert study.run(folder, train.Options(), None, print) == 0
@@ -111,7 +111,7 @@ def test_a_study_ranks_by_validation_tasks_and_reports_heldout_ones(
     result = study.read(folder)
     assert [entry["settings"]["learning_rate"] for entry in result["cells"]] == rates
     assert [entry["validation"]["per_seed"] for entry in result["cells"]] == [
-        pytest.approx([-4 - 1000 * rate] * 2) for rate in rates
+        pytest.approx([-4 - 1000 * rate] * 3) for rate in rates
     ]
     assert [entry["heldout"]["iqm"] for entry in result["cells"]] == pytest.approx([4 + 1000 * rate for rate in rates])
     first, last = "learning_rate=0.001", "learning_rate=0.004"
@@ -126,8 +126,10 @@ def test_a_study_ranks_by_validation_tasks_and_reports_heldout_ones(
     best = dict(zip(titles, rows[0], strict=True))
     assert best["cell"] == first
     assert best["validation IQM (95 % interval)"] == "-5.000 (-5.000 to -5.000)"
-    assert (best["validation seeds"], best["held-out seeds"]) == ("-5.000, -5.000", "5.000, 5.000")
+    assert (best["validation seeds"], best["held-out seeds"]) == (", ".join(["-5.000"] * 3), ", ".join(["5.000"] * 3))
     assert dict(zip(titles, rows[2], strict=True))["held-out IQM (95 % interval)"] == "8.000 (8.000 to 8.000)"
+    paired = f"better than {first} by (paired by validation task)"
+    assert (best[paired], dict(zip(titles, rows[2], strict=True))[paired]) == ("", "-3.000 (-3.000 to -3.000)")
     study.show(result)
     shown = " ".join(capsys.readouterr().out.split())
     assert "4 validation tasks, by which the cells are ranked and compared" in shown
@@ -155,7 +157,7 @@ def test_a_cell_whose_adaptation_diverges_on_heldout_tasks_keeps_its_rank(toy: E
     assert [entry["cell"] for entry in result["cells"]] == list(rows)
     _, shown = study.rows(result)
     assert [row[1].split()[0] for row in shown] == ["4.500", "2.500"]
-    assert [row[3].split()[0] for row in shown] == ["diverged", "1.000"]
+    assert [row[4].split()[0] for row in shown] == ["diverged", "1.000"]
     assert len(study.write(folder, result)) == 5
 
 

@@ -85,7 +85,7 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
     assert {file: file.read_bytes() for file in path.rglob("*.jsonl")} == before
     assert cli.main(["report", str(path)]) == 0
     assert {file.name for file in path.glob("*.*")} == {
-        *("study.json", "table.json", "table.md", "learning_curves.png", "scores.png", "improvement.png")
+        *("study.json", "table.json", "table.md", "learning_curves.png", "scores.png", "improvement.png", "report.html")
     }
     assert cli.main(["resume", str(good[0]), "--evaluation-tasks", "16"]) == 0
 

@@ -98,15 +98,15 @@ class Bandit(Environment):
         pulled = [int(frame.action) for frame in frames if frame.action is not None]
         for arm, mean in enumerate(means):
             left, right = arm * width + width / 8, (arm + 1) * width - width / 8
-            height = (float(mean) - low) / (high - low) * (middle - 4)
+            height = (float(mean) - low) / (high - low) * (middle - 8)
             canvas.rectangle((left, middle - height, right, middle), fill="palegreen")
             if pulled:
-                share = pulled.count(arm) / len(pulled) * (most - 8)
-                canvas.rectangle((left, middle + 4, right, middle + 4 + share), fill="royalblue")
+                share = pulled.count(arm) / len(pulled) * (most - 16)
+                canvas.rectangle((left, middle + 8, right, middle + 8 + share), fill="royalblue")
         if pulled:
             arm = pulled[-1]
             left, right = arm * width + 1, (arm + 1) * width - 2
-            canvas.rectangle((left, 0, right, SIZE - 1), outline="navy", width=2)
+            canvas.rectangle((left, 0, right, SIZE - 1), outline="navy", width=4)
         return picture
 
 

@@ -10,7 +10,8 @@ An environment that has a method ``draw`` (``Drawable``) is drawn by it, also on
             canvas.line([tuple(frame.observation) for frame in of_episode(frames)], fill="royalblue")
             return picture
 
-Environments without the method are shown by their observations. Pillow is imported when a picture is drawn.
+A family may instead have a function ``render(state, task) -> picture`` (``EnvFamily.render``). Other environments are
+shown by their observations, actions and rewards. Pillow is imported when a picture is drawn.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
 
-SIZE = 240
-"""Width and height in pixels of the pictures that this package draws. Pictures may have any size."""
+SIZE = 480
+"""Width and height in pixels of the pictures that this package draws. Videos enlarge pictures that are not as wide."""
 
 
 class Frame(NamedTuple):
@@ -39,7 +40,7 @@ class Frame(NamedTuple):
     """The environment's state as a tree of NumPy arrays, in which random keys are stored as their data. If the
     environment has a method ``drawn_state``, the field holds its result instead. In the last frame of an episode it is
     the state before the last step, because ``step`` returns the state of the next episode. It is ``()`` for an
-    environment without ``draw``."""
+    environment without ``draw``, unless the family has ``render``."""
     action: np.ndarray | None
     """The action that led to this moment. None at the beginning of an episode."""
     episode: int

@@ -127,16 +127,16 @@ def draw_cartpole(frames: Sequence[Frame], task: Task) -> Image:
     picture, canvas = blank()
     position, _, angle, _ = map(float, frames[-1].observation)
     x = SIZE / 2 + position * scale
-    canvas.line((0, rail, SIZE, rail), fill="silver")
+    canvas.line((0, rail, SIZE, rail), fill="silver", width=2)
     for end in (-furthest, furthest):
-        canvas.line((SIZE / 2 + end * scale, rail - 8, SIZE / 2 + end * scale, rail + 8), fill="silver", width=2)
+        canvas.line((SIZE / 2 + end * scale, rail - 16, SIZE / 2 + end * scale, rail + 16), fill="silver", width=4)
     length = SIZE / 3
-    canvas.line((x, rail - 8, x + length * math.sin(angle), rail - 8 - length * math.cos(angle)), "royalblue", 5)
-    canvas.rectangle((x - 20, rail - 16, x + 20, rail), fill="navy")
+    canvas.line((x, rail - 16, x + length * math.sin(angle), rail - 16 - length * math.cos(angle)), "royalblue", 10)
+    canvas.rectangle((x - 40, rail - 32, x + 40, rail), fill="navy")
     if frames[-1].action is not None:
         way = 1 if int(frames[-1].action) else -1
-        canvas.line((x, rail + 16, x + 30 * way, rail + 16), fill="green", width=3)
-        canvas.ellipse((x + 30 * way - 4, rail + 12, x + 30 * way + 4, rail + 20), fill="green")
+        canvas.line((x, rail + 32, x + 60 * way, rail + 32), fill="green", width=6)
+        canvas.ellipse((x + 60 * way - 8, rail + 24, x + 60 * way + 8, rail + 40), fill="green")
     return picture
 
 

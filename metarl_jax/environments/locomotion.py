@@ -264,19 +264,19 @@ class Locomotion(Environment):
         first = math.floor(middle[0] - metres / 2)
         for mark in range(first, first + math.ceil(metres) + 2):
             x = pixel(np.array([mark, 0.0, 0.0]))[0]
-            canvas.line((x, top, x, SIZE), fill="silver")
+            canvas.line((x, top, x, SIZE), fill="silver", width=2)
         if above:
             first = math.floor(lowest)
             for mark in range(first, first + math.ceil(metres) + 2):
                 y = pixel(np.array([0.0, mark, 0.0]))[1]
-                canvas.line((0, y, SIZE, y), fill="silver")
+                canvas.line((0, y, SIZE, y), fill="silver", width=2)
         # Nearer geoms cover those that are farther away.
         nearer = data.geom_xpos[limbs, 2] if above else -data.geom_xpos[limbs, 1]
         for geom in limbs[np.argsort(nearer)]:
             kind, size = model.geom_type[geom], model.geom_size[geom]
             along = np.array(data.geom_xmat[geom]).reshape(3, 3)[:, 2] * (size[1] if kind == CAPSULE else 0.0)
             ends = [pixel(data.geom_xpos[geom] + sign * along) for sign in (-1, 1)]
-            radius = max(1.0, float(size[0]) * scale)
+            radius = max(2.0, float(size[0]) * scale)
             colour = "navy" if model.geom_bodyid[geom] == 1 else "royalblue"
             canvas.line((*ends[0], *ends[1]), fill=colour, width=round(2 * radius))
             for x, y in ends:

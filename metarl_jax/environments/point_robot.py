@@ -122,11 +122,11 @@ class PointRobot(Environment):
 
         if self.rules.reward == "near":
             circle(goal, self.rules.radius / reach / 2 * SIZE, "palegreen")
-        circle(goal, 4, "green")
+        circle(goal, 8, "green")
         path = [pixel(frame.observation) for frame in of_episode(frames)]
         if len(path) > 1:
-            canvas.line(path, fill="royalblue", width=2)
-        circle(frames[-1].observation, 5, "navy")
+            canvas.line(path, fill="royalblue", width=4)
+        circle(frames[-1].observation, 10, "navy")
         return picture
 
 

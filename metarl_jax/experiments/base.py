@@ -90,6 +90,9 @@ class Experiment:
     """Published values of the reported score, for the number of stages in ``settings``, by "learner (source)"."""
     paper_by_stage: Mapping[str, Mapping[int, float]] = dataclasses.field(default_factory=dict)
     """Published scores by stage, by "learner (source)"."""
+    same_method: str | None = None
+    """The name in ``paper`` or ``paper_by_stage`` of the published learner that is the same method as this one. None:
+    no number of the same method was published."""
     optimum: float | None = None
     """The exact Bayes-optimal mean reward of a trial; None if it is not known."""
 
@@ -102,6 +105,17 @@ class Experiment:
         """
         algorithm, family = registry.algorithm(self.algorithm), registry.family(self.family)
         return algorithm, family, registry.network(algorithm, family, self.network)
+
+    @property
+    def learner(self) -> str:
+        """Return the name of the learner, as people write it: its algorithm, and its network if it is not the usual
+        one.
+        """
+        algorithm, family, network = self.entries
+        usual = registry.network(algorithm, family, None)
+        if network == usual:
+            return algorithm.title
+        return f"{algorithm.title} {'and' if ' with ' in algorithm.title else 'with'} {network.title}"
 
     @property
     def unit(self) -> str:

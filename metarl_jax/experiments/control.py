@@ -105,6 +105,7 @@ def experiments() -> Iterator[Experiment]:
             validation_tasks=20,
             heldout_batch=2048,
             paper_by_stage=NAVIGATION_TABLE,
+            same_method="MAML (Finn et al. 2017)" if name == "maml" else None,
         )
     for name, method in CORNER_METHODS.items():
         yield experiment(

@@ -140,6 +140,8 @@ def _experiment(
         settings=settings,
         tuned=True,
         paper=published,
+        # The first learner of each table is the same method; Reptile also normalises over the queries of a task.
+        same_method=next(iter(published), None),
     )
     # The reported and published score is that of the last stage.
     measure = made.measure

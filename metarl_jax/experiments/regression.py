@@ -56,6 +56,7 @@ def experiments() -> Iterator[Experiment]:
             settings={**SINUSOID_SETTINGS, **settings},
             tuned=True,
             paper_by_stage=SINUSOID_TABLE,
+            same_method=f"MAML ({_SINUSOID})" if name == "maml" else None,
         )
     yield experiment(
         name="reptile-sinusoid",

@@ -137,7 +137,7 @@ _ANY_MEMORY = {**{name: value for name, value in _LONG.items() if name != "hidde
 _REGRET = {**_ANY_MEMORY, "training_reward": "task", "gae_lambda_rise": 0.85, "entropy_decay": 0.75}
 # At the end of training, differences of a thousandth of the reward remain. A privileged critic, and advantages of all
 # arms at every step, resolve them.
-_SNAIL: dict[str, Any] = {
+_SNAIL_SETTINGS: dict[str, Any] = {
     "attention_first": True,
     "blocks": 1,
     "filters": 16,
@@ -150,8 +150,8 @@ _SNAIL: dict[str, Any] = {
     "iterations": 450,
 }
 MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
-    ("snail", 100, 5): _SNAIL,
-    ("snail", 100, 10): {**_SNAIL, "iterations": 400},
+    ("snail", 100, 5): _SNAIL_SETTINGS,
+    ("snail", 100, 10): {**_SNAIL_SETTINGS, "iterations": 400},
     ("transformer", 100, 5): {**_ANY_MEMORY, "trials": 128, "minibatches": 4, "iterations": 500},
     # A critic of regrets has smaller targets than one of returns, and with the default weight its loss would dominate.
     ("linear", 100, 5): {
@@ -169,7 +169,16 @@ MEMORY_BANDIT_SETTINGS: dict[tuple[str, int, int], dict[str, Any]] = {
 # ---------------------------------------------------------------------------------------------------------------
 # Published rewards of a trial of the paper's learners.
 
-_BANDIT_LEARNERS = ("Random", "Gittins", "Thompson sampling", "OTS", "UCB1", "epsilon-greedy", "Greedy", "RL²")
+_BANDIT_LEARNERS = (
+    "random",
+    "Gittins index",
+    "Thompson sampling",
+    "optimistic Thompson sampling",
+    "UCB1",
+    "ε-greedy",
+    "greedy",
+    "RL²",
+)
 _BANDIT_TABLE: dict[tuple[int, int], tuple[float, ...]] = {
     (10, 5): (5.0, 6.6, 5.7, 6.5, 6.7, 6.6, 6.6, 6.7),
     (10, 10): (5.0, 6.6, 5.5, 6.2, 6.7, 6.6, 6.6, 6.7),
@@ -181,7 +190,7 @@ _BANDIT_TABLE: dict[tuple[int, int], tuple[float, ...]] = {
     (500, 10): (249.0, 437.8, 429.5, 438.9, 437.1, 408.0, 395.0, 432.5),
     (500, 50): (249.6, 463.7, 427.2, 437.6, 457.6, 413.6, 402.8, 438.9),
 }
-_MDP_LEARNERS = ("Random", "PSRL", "OPSRL", "UCRL2", "BEB", "epsilon-greedy", "Greedy", "RL²")
+_MDP_LEARNERS = ("random", "PSRL", "OPSRL", "UCRL2", "BEB", "ε-greedy", "greedy", "RL²")
 _MDP_TABLE: dict[int, tuple[float, ...]] = {
     10: (100.1, 138.1, 144.1, 146.6, 150.2, 132.8, 134.8, 156.2),
     25: (250.2, 408.8, 425.2, 424.1, 427.8, 377.3, 368.8, 445.7),
@@ -189,11 +198,40 @@ _MDP_TABLE: dict[int, tuple[float, ...]] = {
     75: (749.9, 1417.1, 1449.2, 1427.6, 1422.6, 1293.9, 1172.9, 1428.8),
     100: (999.4, 1939.5, 1973.9, 1942.1, 1935.1, 1778.2, 1578.5, 1913.7),
 }
+# The rewards of SNAIL on the same tasks, published by Mishra et al. (2018, arXiv 1707.03141).
+_SNAIL = "SNAIL (Mishra et al. 2018)"
+_SNAIL_BANDITS: dict[tuple[int, int], float] = {
+    (10, 5): 6.6,
+    (10, 10): 6.7,
+    (10, 50): 6.7,
+    (100, 5): 79.1,
+    (100, 10): 83.5,
+    (100, 50): 85.1,
+    (500, 5): 408.1,
+    (500, 10): 432.4,
+    (500, 50): 442.6,
+}
+_SNAIL_MDPS: dict[int, float] = {10: 159.1, 25: 447.2, 50: 942.3, 75: 1447.5, 100: 1953.1}
 _BANDIT_OPTIMUM = {(10, 5): 6.659988, (10, 10): 6.713951, (10, 50): 6.713951}
 
 
-def _published(learners: tuple[str, ...], row: tuple[float, ...], table: str) -> dict[str, float]:
-    return {f"{name} (Duan et al. 2016, {table})": value for name, value in zip(learners, row, strict=True)}
+def _published(
+    learners: tuple[str, ...], row: tuple[float, ...], table: str, snail: float, network: str
+) -> dict[str, Any]:
+    """Return the fields ``paper`` and ``same_method`` of an experiment.
+
+    RL² with other memories than a GRU or an LSTM was not published, so that no number is that of the same method.
+
+    Args:
+        learners: the learners of Duan et al. (2016). RL² is the last one.
+        row: their published rewards.
+        table: the name of the table.
+        snail: the published reward of SNAIL.
+        network: the name of the network of the experiment.
+    """
+    names = [f"{name} (Duan et al. 2016, {table})" for name in learners]
+    paper = {**dict(zip(names, row, strict=True)), _SNAIL: snail}
+    return {"paper": paper, "same_method": {"recurrent": names[-1], "snail": _SNAIL}.get(network)}
 
 
 def experiments() -> Iterator[Experiment]:
@@ -222,7 +260,7 @@ def experiments() -> Iterator[Experiment]:
             network=network,
             settings={"arms": arms, "episodes": pulls, **settings},
             tuned=True,
-            paper=_published(_BANDIT_LEARNERS, _BANDIT_TABLE[pulls, arms], "Table 1"),
+            **_published(_BANDIT_LEARNERS, _BANDIT_TABLE[pulls, arms], "Table 1", _SNAIL_BANDITS[pulls, arms], network),
             optimum=_BANDIT_OPTIMUM.get((pulls, arms)),
         )
     for (pulls, arms), settings in GAUSSIAN_BANDIT_SETTINGS.items():
@@ -248,7 +286,7 @@ def experiments() -> Iterator[Experiment]:
             network=network,
             settings={"episodes": episodes, **settings},
             tuned=True,
-            paper=_published(_MDP_LEARNERS, _MDP_TABLE[episodes], "Table 2"),
+            **_published(_MDP_LEARNERS, _MDP_TABLE[episodes], "Table 2", _SNAIL_MDPS[episodes], network),
         )
     rooms = [("rl2", "recurrent", "RL²", *item) for item in DARK_ROOM_SETTINGS.items()]
     for (memory, family), settings in MEMORY_DARK_ROOM_SETTINGS.items():

@@ -229,7 +229,7 @@ def greedy_posterior_mean(family: EnvFamily, episodes: int) -> Oracle:
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
         return _best(key, _posterior_mean(noise, statistics))
 
-    return _make("greedy_posterior_mean", family, episodes, choose)
+    return _make("greedy on posterior means", family, episodes, choose)
 
 
 def epsilon_greedy(family: EnvFamily, episodes: int, epsilon: float = 0.01) -> Oracle:
@@ -250,7 +250,7 @@ def epsilon_greedy(family: EnvFamily, episodes: int, epsilon: float = 0.01) -> O
         arm = jax.random.randint(key_arm, (), 0, env.arms, jnp.int32)
         return jnp.where(explore, arm, _best(key_tie, _posterior_mean(env.noise, statistics)))
 
-    return _make("epsilon_greedy", family, episodes, choose)
+    return _make("ε-greedy", family, episodes, choose)
 
 
 def ucb1(family: EnvFamily, episodes: int, exploration: float = 0.3, prior_pulls: float = 2.0) -> Oracle:
@@ -279,7 +279,7 @@ def ucb1(family: EnvFamily, episodes: int, exploration: float = 0.3, prior_pulls
         bound = mean + exploration * jnp.sqrt(jnp.log(time) / safe_pulls)
         return _best(key, jnp.where(pulls > 0, bound, jnp.inf))
 
-    return _make("ucb1", family, episodes, choose)
+    return _make("UCB1", family, episodes, choose)
 
 
 def thompson_sampling(family: EnvFamily, episodes: int) -> Oracle:
@@ -289,7 +289,7 @@ def thompson_sampling(family: EnvFamily, episodes: int) -> Oracle:
     def choose(key: Key, statistics: Statistics, task: BanditParams) -> Array:
         return jnp.argmax(_posterior_sample(key, noise, statistics))
 
-    return _make("thompson_sampling", family, episodes, choose)
+    return _make("Thompson sampling", family, episodes, choose)
 
 
 def optimistic_thompson_sampling(family: EnvFamily, episodes: int) -> Oracle:
@@ -301,7 +301,7 @@ def optimistic_thompson_sampling(family: EnvFamily, episodes: int) -> Oracle:
         sample = _posterior_sample(key_sample, noise, statistics)
         return _best(key_tie, jnp.maximum(sample, _posterior_mean(noise, statistics)))
 
-    return _make("optimistic_thompson_sampling", family, episodes, choose)
+    return _make("optimistic Thompson sampling", family, episodes, choose)
 
 
 def best_arm(family: EnvFamily, episodes: int) -> Oracle:
@@ -310,7 +310,7 @@ def best_arm(family: EnvFamily, episodes: int) -> Oracle:
     Its expected total reward is N K / (K + 1) in the families of ``environments.bandits``.
     """
     _bandit(family)
-    return _make("best_arm", family, episodes, lambda key, statistics, task: jnp.argmax(task.means))
+    return _make("best arm, task known", family, episodes, lambda key, statistics, task: jnp.argmax(task.means))
 
 
 class GittinsTable(NamedTuple):
@@ -409,7 +409,7 @@ def gittins(family: EnvFamily, episodes: int, grid: int | None = None) -> Oracle
         position = jnp.asarray(table.offset)[pulls] + remaining_after * (pulls + 1) + statistics.total
         return _best(key, jnp.asarray(table.level)[position].astype(jnp.int32))
 
-    return _make("gittins", family, episodes, choose)
+    return _make("Gittins index", family, episodes, choose)
 
 
 def bayes_optimal_value(arms: int, pulls: int, max_transitions: int = 20_000_000) -> float:

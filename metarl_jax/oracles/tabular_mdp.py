@@ -146,7 +146,7 @@ def epsilon_greedy(family: EnvFamily, episodes: int, epsilon: float = 0.01) -> O
             values were better).
     """
     epsilon = real(at_least=0, at_most=1)("epsilon", epsilon)
-    return _make("epsilon_greedy", family, episodes, _greedy_plan(family), epsilon)
+    return _make("ε-greedy", family, episodes, _greedy_plan(family), epsilon)
 
 
 def psrl(family: EnvFamily, episodes: int) -> Oracle:
@@ -158,7 +158,7 @@ def psrl(family: EnvFamily, episodes: int) -> Oracle:
     def plan(key: Key, statistics: Statistics, task: TabularMDPParams) -> Array:
         return finite_horizon_values(*_sample_model(key, statistics), family.horizon)[1]
 
-    return _make("psrl", family, episodes, plan)
+    return _make("PSRL", family, episodes, plan)
 
 
 def opsrl(family: EnvFamily, episodes: int, samples: int = 2) -> Oracle:
@@ -185,7 +185,7 @@ def opsrl(family: EnvFamily, episodes: int, samples: int = 2) -> Oracle:
         start = jnp.zeros(reward.shape[1], reward.dtype)
         return jax.lax.scan(backup, start, None, length=family.horizon, reverse=True)[1]
 
-    return _make("opsrl", family, episodes, plan)
+    return _make("OPSRL", family, episodes, plan)
 
 
 def ucrl2(family: EnvFamily, episodes: int, delta: float = 0.05, scale: float = 0.1) -> Oracle:
@@ -229,7 +229,7 @@ def ucrl2(family: EnvFamily, episodes: int, delta: float = 0.05, scale: float = 
         start = jnp.zeros(env.states, reward.dtype)
         return jax.lax.scan(backup, start, None, length=family.horizon, reverse=True)[1]
 
-    return _make("ucrl2", family, episodes, plan)
+    return _make("UCRL2", family, episodes, plan)
 
 
 def beb(family: EnvFamily, episodes: int, bonus: float = 0.5) -> Oracle:
@@ -251,7 +251,7 @@ def beb(family: EnvFamily, episodes: int, bonus: float = 0.5) -> Oracle:
         reward += bonus / (1 + _visits(statistics))
         return finite_horizon_values(transition, reward, family.horizon)[1]
 
-    return _make("beb", family, episodes, plan)
+    return _make("BEB", family, episodes, plan)
 
 
 _GRID, _LARGEST_MEAN = 1201, 6.0
@@ -338,7 +338,7 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
         memory, steps = trial(key, act, memory, family, task, episodes)
         return Adaptation(episode_returns(steps, episodes), memory)
 
-    return Oracle("state_gittins", adapt)
+    return Oracle("Gittins index of each state", adapt)
 
 
 def optimal(family: EnvFamily, episodes: int) -> Oracle:
@@ -347,4 +347,4 @@ def optimal(family: EnvFamily, episodes: int) -> Oracle:
     def plan(key: Key, statistics: Statistics, task: TabularMDPParams) -> Array:
         return finite_horizon_values(task.transition, task.reward_mean, family.horizon)[1]
 
-    return _make("optimal", family, episodes, plan)
+    return _make("best play, task known", family, episodes, plan)

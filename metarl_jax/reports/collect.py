@@ -45,6 +45,31 @@ class Run:
     """The parts that are damaged or missing, as sentences for the report."""
 
     @property
+    def title(self) -> str:
+        """The description of the experiment; its name if this program does not have it."""
+        description = self.experiment.description.rstrip(".") if self.experiment else ""
+        return description[:1].upper() + description[1:] if description else self.config.experiment
+
+    def published(self, evaluation: dict[str, Any]) -> tuple[str, float] | None:
+        """Return the published score of the same method.
+
+        Args:
+            evaluation: an evaluation of the run.
+
+        Returns:
+            The name of the published learner and its score; None if no comparable score of the same method is known.
+        """
+        name = self.experiment.same_method if self.experiment else None
+        if name is None:
+            return None
+        value = evaluation["paper"].get(name)
+        if value is None and not report.measure_of(evaluation).total:
+            last = report.stages(evaluation)[-1]
+            value = evaluation["paper_by_stage"].get(name, {}).get(str(last))
+        value = drawable(value)
+        return None if value is None else (name, value)
+
+    @property
     def iteration(self) -> int:
         """The last iteration that has metrics; 0 if there are no metrics."""
         return self.lines[-1]["iteration"] if self.lines else 0

@@ -255,3 +255,79 @@ def figure(chart: Chart, caption: str, *, small: bool = False) -> Html:
     head = [tag("h4", chart.title), None if small else _legend(chart)]
     below = tag("figcaption", caption) if caption else None
     return tag("figure", head, join(drawings), below, aria_label=chart.title)
+
+
+class Row(NamedTuple):
+    """A row of a figure of scores."""
+
+    name: str
+    """The name above the row."""
+    scores: Sequence[tuple[Value, Sequence[float], Sequence[Value]]]
+    """One entry for each kind of score: the summary, the single scores, and the ends of an interval or nothing."""
+
+
+_LINE, _KIND = 30.0, 20.0
+"""The heights in pixels of the name of a row, and of one kind of score in it."""
+
+
+def _rows_drawing(rows: Sequence[Row], label: str, width: float, which: str, described: str) -> Html:
+    values = [x for row in rows for one, many, ends in row.scores for x in (one, *many, *ends) if x is not None]
+    low, high = _range(values, 0.06)
+    left, right = 14.0, width - 14.0
+    height_of_row = _LINE + _KIND * max(len(row.scores) for row in rows)
+    bottom = 8 + height_of_row * len(rows)
+
+    def at(value: float) -> float:
+        return left + (value - low) / (high - low) * (right - left)
+
+    parts: list[Html] = []
+    for tick in ticks(low, high, 8 if width > 400 else 5):
+        x = f"{at(tick):.1f}"
+        parts.append(tag("line", class_="grid", x1=x, x2=x, y1=8, y2=bottom))
+        parts.append(tag("text", short(tick), class_="tick", text_anchor="middle", x=x, y=bottom + 17))
+    most = int((right - left) / 6.5)
+    for place, row in enumerate(rows):
+        top = 8 + height_of_row * place
+        name = row.name if len(row.name) <= most else f"{row.name[: most - 1]}…"
+        parts.append(tag("text", tag("title", row.name), name, class_="axis", x=left, y=top + 20))
+        for kind, (one, many, ends) in enumerate(row.scores):
+            y = top + _LINE + _KIND * (kind + 0.4)
+            drawn: list[Html] = []
+            if ends and None not in ends:
+                x1, x2 = (f"{at(end or 0.0):.1f}" for end in ends)
+                drawn.append(tag("line", class_="level", x1=x1, x2=x2, y1=y, y2=y))
+            drawn += [tag("circle", class_="dot", cx=f"{at(x):.1f}", cy=y, r=3) for x in many]
+            if one is not None:
+                x = f"{at(one):.1f}"
+                said = tag("title", f"{row.name}: {short(one)}")
+                drawn.append(tag("line", said, class_="line", x1=x, x2=x, y1=y - 8, y2=y + 8))
+            parts.append(tag("g", drawn, class_=f"c{kind} first"))
+    parts.append(tag("line", class_="mark", x1=left, x2=right, y1=bottom, y2=bottom))
+    parts.append(tag("text", label, class_="axis", text_anchor="end", x=right, y=bottom + 36))
+    box = f"0 0 {width:g} {bottom + 44:g}"
+    return tag("svg", parts, class_=which, viewBox=box, role="img", aria_label=described)
+
+
+def rows_figure(title: str, label: str, kinds: Sequence[str], rows: Sequence[Row], caption: str) -> Html:
+    """Return a figure with a row for each learner and a horizontal axis of scores.
+
+    Args:
+        title: the title.
+        label: the label of the axis.
+        kinds: the name of each kind of score.
+        rows: the rows, at least one.
+        caption: the text below the figure.
+    """
+    items = []
+    for kind, name in enumerate(kinds):
+        drawn = tag("svg", tag("circle", class_="dot", cx=15, cy=6, r=4), viewBox="0 0 30 12", aria_hidden="true")
+        items.append(tag("li", drawn, tag("span", name), class_=f"c{kind}"))
+    each = "; ".join(
+        f"{row.name}: " + ", ".join("none" if one is None else short(one) for one, _, _ in row.scores) for row in rows
+    )
+    described = f"{title}: {label}, on {' and on '.join(kinds)}. {each}."
+    drawings = [
+        _rows_drawing(rows, label, size[0], which, described) for size, which in ((NARROW, "narrow"), (WIDE, "wide"))
+    ]
+    head = [tag("h4", title), tag("ul", items, class_="legend")]
+    return tag("figure", head, join(drawings), tag("figcaption", caption), aria_label=title)

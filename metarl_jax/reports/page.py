@@ -8,13 +8,15 @@ import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import metarl_jax
-from metarl_jax.reports import compare, sections
+from metarl_jax.reports import compare, sections, study
 from metarl_jax.reports.collect import Run
 from metarl_jax.reports.markup import Child, Html, tag
 from metarl_jax.runs import files
 from metarl_jax.runs.errors import UserError, storing
+from metarl_jax.runs.study_folder import StudyFolder
 
 MARK = b'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="generator" content="metarl-jax report'
 """The first bytes of every page."""
@@ -64,34 +66,40 @@ def _document(title: str, body: Child) -> bytes:
     return MARK + rest.encode(errors="replace")
 
 
-def html(runs: Sequence[Run], date: str) -> bytes:
-    """Return the page.
-
-    Args:
-        runs: one or more runs.
-        date: the date on which the page is written.
-    """
-    if len(runs) == 1:
-        title, introduction = runs[0].config.experiment, sections.subtitle(runs[0])
-        main: list[Child] = [sections.run(runs[0])]
-    else:
-        title = f"{len(runs)} runs compared"
-        links = [tag("li", tag("a", run.label, href=f"#run-{n}")) for n, run in enumerate(runs, 1)]
-        introduction = tag("nav", tag("ul", links), aria_label="Runs")
-        main = [compare.section(runs)]
-        for n, run in enumerate(runs, 1):
-            main.append(tag("section", tag("h2", run.label), sections.subtitle(run), sections.run(run), id=f"run-{n}"))
+def _write(path: Path, title: str, introduction: Child, main: Child) -> None:
+    date = time.strftime("%Y-%m-%d", time.gmtime())
     footer = tag("footer", f"Written on {date} by metarl_jax {metarl_jax.__version__}.")
-    return _document(
-        f"{title} – metarl_jax", [tag("header", tag("h1", title), introduction), tag("main", main), footer]
-    )
+    body = [tag("header", tag("h1", title), introduction), tag("main", main), footer]
+    with storing(f"write {path}"):
+        files.write_atomically(path, _document(f"{title} – metarl_jax", body))
 
 
 def write(path: Path, runs: Sequence[Run]) -> None:
-    """Write the page about runs.
+    """Write the page about one or more runs.
 
     Raises:
         StorageError: if the page cannot be written.
     """
-    with storing(f"write {path}"):
-        files.write_atomically(path, html(runs, time.strftime("%Y-%m-%d", time.gmtime())))
+    if len(runs) == 1:
+        return _write(path, runs[0].title, sections.subtitle(runs[0]), sections.run(runs[0]))
+    links = [tag("li", tag("a", run.label, href=f"#run-{n}")) for n, run in enumerate(runs, 1)]
+    main = [compare.section(runs)]
+    for n, run in enumerate(runs, 1):
+        head = [tag("h2", run.label), tag("p", f"{run.title}.", class_="what"), sections.subtitle(run)]
+        main.append(tag("section", head, sections.run(run), id=f"run-{n}"))
+    _write(path, f"{len(runs)} runs compared", tag("nav", tag("ul", links), aria_label="Runs"), main)
+
+
+def write_study(path: Path, folder: StudyFolder, result: dict[str, Any]) -> None:
+    """Write the page about a study.
+
+    Args:
+        path: the path of the page.
+        folder: the study.
+        result: the table of the study (``runs.study.read``).
+
+    Raises:
+        StorageError: if the page cannot be written.
+    """
+    title, introduction, main = study.page(folder, result)
+    _write(path, title, introduction, main)

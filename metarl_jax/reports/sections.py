@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from metarl_jax import experiments
 from metarl_jax.experiments.base import Measure
@@ -50,7 +51,7 @@ def capital(text: str) -> str:
 def decimals(ends: Sequence[Value]) -> int:
     """Return the number of decimal places for an interval, so that its width is at least 6 units of the last place."""
     low, high = ends
-    if low is None or high is None or not high > low:
+    if low is None or high is None or high - low <= 1e-9 * max(abs(low), abs(high)):
         return 3
     return max(0, min(4, -math.floor(math.log10((high - low) / 6))))
 
@@ -62,52 +63,42 @@ def interval(ends: Sequence[Value], places: int) -> str:
 
 def changes(evaluation: Evaluation) -> str:
     """Return the settings that differ from those of training, as text; an empty text if none differ."""
-    return ", ".join(f"{name} {value}" for name, value in evaluation["changes"].items())
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in evaluation["changes"].items())
 
 
 def styles(evaluation: Evaluation) -> dict[str, int]:
     """Return the style of each learner, which is the same in all figures. The style of the run itself is 0."""
     names = [oracle["name"] for oracle in evaluation["oracles"]]
-    names += [*evaluation["paper"], *evaluation["paper_by_stage"], _OPTIMUM]
+    names += evaluation["paper_by_stage"]
     return {name: style for style, name in enumerate(dict.fromkeys(names), 1)}
 
 
 _OPTIMUM = "exact optimum"
 
 
-def references(evaluation: Evaluation) -> list[tuple[str, Value, Sequence[Value], str]]:
-    """Return the scores that the run is compared with, best first: ``(name, score, interval or (), kind)``."""
-    found: list[tuple[str, Value, Sequence[Value], str]] = [
-        (oracle["name"], oracle["score"], oracle["ci95"], "reference learner") for oracle in evaluation["oracles"]
-    ]
-    found += [(name, value, (), "published") for name, value in evaluation["paper"].items()]
-    if evaluation["optimum"] is not None:
-        found.append((_OPTIMUM, evaluation["optimum"], (), "computed"))
-    sign = -1 if measure_of(evaluation).higher_is_better else 1
-    return sorted(found, key=lambda row: math.inf if row[1] is None else sign * row[1])
-
-
 def _knows_the_task(oracle: dict[str, Any]) -> bool:
-    """Return whether the oracle knows the task: its regret is zero, and no learner can be expected to reach it."""
+    """Return whether the oracle knows the task, so that no learner can be expected to reach it.
+
+    The names of most of these oracles say so. The others have no regret.
+    """
+    if oracle["name"].endswith(" known"):
+        return True
     regret = oracle.get("cumulative_regret")
     last = regret[-1] if regret else None
     return last is not None and oracle["score"] is not None and abs(last) < 0.01 * abs(oracle["score"])
 
 
 def subtitle(run: Run) -> Html:
-    """Return a description of the run in one or two lines."""
+    """Return the size of the run in one line."""
     config, parts = run.config, []
     parts.append(counted(config.seeds, "seed"))
     if run.lines:
         parts.append(counted(run.iteration, "iteration"))
         parts.append(f"{short(float(run.lines[-1]['steps']))} {run.unit} a seed")
     if (wall := wall_s(run)) is not None:
-        parts.append(span(wall))
-    if run.versions:
-        parts.append(f"on {run.versions[-1].get('device', 'an unknown device')}")
-    description = run.experiment.description if run.experiment else ""
-    words = f"{capital(description.rstrip('.'))}. " if description else ""
-    return tag("p", f"{words}{', '.join(parts)}.", class_="soft")
+        device = f" on {run.versions[-1].get('device', 'an unknown device')}" if run.versions else ""
+        parts.append(f"{span(wall)} of training{device}")
+    return tag("p", f"{', '.join(parts)}.", class_="soft")
 
 
 def wall_s(run: Run) -> float | None:
@@ -120,34 +111,48 @@ def notes(run: Run) -> Child:
     return tag("ul", [tag("li", problem) for problem in run.problems], class_="notes") if run.problems else None
 
 
-def lead(evaluation: Evaluation) -> Html:
-    """Return the result in one to three sentences."""
-    measure, ours, places = measure_of(evaluation), evaluation["ours"], decimals(evaluation["ours"]["ci95"])
-    otherwise = f", {changes(evaluation)}" if evaluation["changes"] else ""
-    within = interval(ours["ci95"], places)
-    meant = f"mean of {counted(evaluation['training_seeds'], 'seed')}" if evaluation["training_seeds"] > 1 else "1 seed"
-    words = (
-        f" {measure.title} on {counted(evaluation['tasks'], 'held-out task')}{otherwise} "
-        f"({meant}{f'; 95 % interval {within}' if within else ''})"
-    )
-    published = [f"{name} {value:g}" for name, value, _, kind in references(evaluation) if kind == "published"]
-    others = [
-        f"{name} {number(value, places)}" for name, value, _, kind in references(evaluation) if kind != "published"
+def lead(run: Run, evaluation: Evaluation) -> Html:
+    """Return the result as one sentence: the score, the published score of the same method, and the exact optimum."""
+    ours, places = evaluation["ours"], decimals(evaluation["ours"]["ci95"])
+    score = [reported(evaluation), " is ", tag("strong", number(ours["score"], places)), f" ({_basis(evaluation)})"]
+    known = []
+    if published := run.published(evaluation):
+        known.append(f"the published result of {published[0]} is {plain(published[1])}")
+    if (optimum := drawable(evaluation["optimum"])) is not None:
+        known.append(f"the exact optimum is {number(optimum, places)}")
+    return tag("p", score, f"; {', and '.join(known)}." if known else ".", class_="lead")
+
+
+def reported(evaluation: Evaluation) -> str:
+    """Return the name of the reported score at the beginning of a sentence, such as "The mean reward of a trial"."""
+    measure, last = measure_of(evaluation), stages(evaluation)[-1]
+    title = measure.title if measure.title.startswith("mean ") else f"mean {measure.title}"
+    if measure.total:
+        title += f" of {counted(last, measure.stage)}"
+    elif measure.first_stage == 0:
+        title += f" {_when(measure, last)}"
+    elif measure.setting:
+        title = title.replace("the last episode", f"the last of {counted(last, measure.stage)}")
+    return f"The {title}"
+
+
+def _basis(evaluation: Evaluation) -> str:
+    """Return what the reported score is computed from: its interval, the seeds, the tasks, and changed settings."""
+    within = interval(evaluation["ours"]["ci95"], decimals(evaluation["ours"]["ci95"]))
+    seeds = evaluation["training_seeds"]
+    parts = [
+        f"95 % interval {within}" if within else "",
+        f"mean of {counted(seeds, 'seed')}" if seeds > 1 else "1 seed",
+        counted(evaluation["tasks"], "held-out task"),
+        changes(evaluation),
     ]
-    against = "; ".join(
-        [
-            *([f"published: {', '.join(published)}"] if published else []),
-            *([f"computed or measured here: {', '.join(others)}"] if others else []),
-        ]
-    )
-    numbers, scores = stages(evaluation), ours["score_by_stage"]
-    course = ""
-    if len(numbers) > 1:
-        shown = [n for n in numbers if n in {numbers[0], numbers[1], numbers[-1]}]
-        each = ", ".join(f"{number(scores[n - numbers[0]], places)} {_when(measure, n)}" for n in shown)
-        course = f" {capital(of_stage(measure))}: {each}."
-    compared = f" For comparison, {against}." if against else ""
-    return tag("p", tag("strong", number(ours["score"], places)), f"{words}.{course}{compared}", class_="lead")
+    return ", ".join(part for part in parts if part)
+
+
+def plain(value: float) -> str:
+    """Format a published number with the digits that it was published with."""
+    usual = 1e-4 <= abs(value) < 1e6
+    return (f"{value}" if usual else f"{value:g}").replace("-", "−")
 
 
 def _when(measure: Measure, stage: int) -> str:
@@ -176,19 +181,33 @@ def learning(run: Run) -> Child:
         return None
     levels = []
     if run.evaluations and not run.evaluations[0]["changes"]:
-        evaluation, style = run.evaluations[0], styles(run.evaluations[0])
-        omniscient = {oracle["name"] for oracle in evaluation["oracles"] if _knows_the_task(oracle)}
-        kinds = set()
-        for name, value, _, kind in references(evaluation):
-            # Only the best reference of each kind is drawn.
-            if kind not in kinds and name not in omniscient and drawable(value) is not None:
-                kinds.add(kind)
-                levels.append(Level(name, float(value or 0.0), style[name]))
+        levels = _levels(run, run.evaluations[0])
     bands = " Bands show the range from the lowest to the highest seed." if run.config.seeds > 1 else ""
     points = f" Each training point is the mean of about {run.averaged()} iterations." if run.averaged() > 1 else ""
-    lines = " Horizontal lines are references on held-out tasks." if levels else ""
+    lines = " Horizontal lines are results on held-out tasks." if levels else ""
     chart = Chart("Learning", f"{run.unit} of each seed", title, series, levels)
-    return figure(chart, f"{capital(title)} during training.{lines}{bands}{points}")
+    tasks = run.experiment.validation_tasks if run.experiment else 0
+    on = f" Validation uses {counted(tasks, 'task')}." if tasks and curves[0] else ""
+    return figure(chart, f"{capital(title)} during training.{on}{lines}{bands}{points}")
+
+
+def _levels(run: Run, evaluation: Evaluation) -> list[Level]:
+    """Return the horizontal lines of the learning figure.
+
+    They are the published score of the same method, the exact optimum, and the best reference learner that does not
+    know the task.
+    """
+    levels = []
+    if published := run.published(evaluation):
+        levels.append(Level(f"{published[0]}, published", published[1], 1))
+    if (optimum := drawable(evaluation["optimum"])) is not None:
+        levels.append(Level(_OPTIMUM, optimum, 2))
+    sign = -1 if measure_of(evaluation).higher_is_better else 1
+    others = [o for o in evaluation["oracles"] if not _knows_the_task(o) and drawable(o["score"]) is not None]
+    if others:
+        best = min(others, key=lambda oracle: sign * oracle["score"])
+        levels.append(Level(f"{best['name']}, measured here", best["score"], 3))
+    return levels
 
 
 def adaptation(evaluation: Evaluation) -> list[Child]:
@@ -228,34 +247,83 @@ def scroll(table: Html, label: str) -> Html:
     return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 
-def table(evaluation: Evaluation) -> Html:
+class _Row(NamedTuple):
+    """A learner in the table of references."""
+
+    name: str
+    kind: str
+    """How its score is known; an empty text if it is only published."""
+    score: Value
+    ends: Sequence[Value]
+    """The interval of the score; empty if there is none."""
+    published: Value = None
+    source: str = ""
+    """Where the published score is from."""
+
+
+def _rows(run: Run, evaluation: Evaluation) -> list[_Row]:
+    """Return the rows of the table of references, best first.
+
+    A published score is in the row of the learner of the same name, or in a row of its own.
+    """
+    ours, same = evaluation["ours"], run.published(evaluation)
+    rows = {ours["name"]: _Row(ours["name"], "this run", ours["score"], ours["ci95"])}
+    rows |= {o["name"]: _Row(o["name"], "reference learner", o["score"], o["ci95"]) for o in evaluation["oracles"]}
+    if evaluation["optimum"] is not None:
+        rows[_OPTIMUM] = _Row(_OPTIMUM, "computed", evaluation["optimum"], ())
+    published = [(name, value, name) for name, value in evaluation["paper"].items() if not same or name != same[0]]
+    if same:
+        published.append((ours["name"], same[1], same[0]))
+    for row, value, name in published:
+        found = re.fullmatch(r"(.*) \((.*)\)", name)
+        learner, source = (found[1], found[2]) if found else (name, "")
+        place = row if row in rows else learner
+        if place in rows and rows[place].published is None:
+            # The name of the published learner is left out only where the row has it already.
+            source = source if place != ours["name"] or place == f"{learner} (ours)" else name
+            rows[place] = rows[place]._replace(published=value, source=source)
+        else:
+            rows[name] = _Row(learner, "", None, (), value, source)
+    sign = -1 if measure_of(evaluation).higher_is_better else 1
+
+    def order(row: _Row) -> float:
+        value = row.score if row.kind else row.published
+        return math.inf if value is None else sign * value
+
+    return sorted(rows.values(), key=order)
+
+
+def _sources(rows: Sequence[_Row]) -> list[str]:
+    """Return the sources of published scores, in the order in which the table refers to them."""
+    return list(dict.fromkeys(row.source for row in rows if row.source))
+
+
+def table(run: Run, evaluation: Evaluation) -> Html:
     """Return the table that compares the run with published scores and references."""
-    measure, places, ours = measure_of(evaluation), decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
-    gains = {gain["over"]: gain for gain in evaluation["gains"]}
-    sign = 1 if measure.higher_is_better else -1
-    rows = [*references(evaluation), (ours["name"], ours["score"], ours["ci95"], "this run")]
-    rows.sort(key=lambda row: math.inf if row[1] is None else -sign * row[1])
+    measure, places = measure_of(evaluation), decimals(evaluation["ours"]["ci95"])
+    gains, rows = {gain["over"]: gain for gain in evaluation["gains"]}, _rows(run, evaluation)
+    any_published, sources = any(row.published is not None for row in rows), _sources(rows)
     body = []
-    for name, value, ends, kind in rows:
-        gain = gains.get(name) if kind == "reference learner" else None
+    for row in rows:
+        gain = gains.get(row.name) if row.kind == "reference learner" else None
         finer = decimals(gain["ci95"]) if gain else places
+        cells: list[Child] = [tag("th", row.name, tag("small", row.kind) if row.kind else None, scope="row")]
+        ends = tag("small", interval(row.ends, places)) if row.ends else None
+        cells.append(tag("td", number(row.score, places) if row.kind else "", ends, class_="number"))
+        if any_published:
+            shown = "" if row.published is None else plain(row.published)
+            source = tag("sup", f"{sources.index(row.source) + 1}") if row.source else None
+            cells.append(tag("td", shown, source, class_="number"))
         by = number(gain["mean"], finer) if gain else ""
-        score = f"{value:g}".replace("-", "−") if kind == "published" and value is not None else number(value, places)
-        cells = [
-            tag("th", name, tag("small", kind), scope="row"),
-            tag("td", score, tag("small", interval(ends, places)) if ends else None, class_="number"),
-            tag("td", by, tag("small", interval(gain["ci95"], finer)) if gain else None, class_="number"),
-        ]
-        body.append(tag("tr", cells, class_="ours" if kind == "this run" else None))
-    titles = [
-        tag("th", "learner", scope="col"),
-        tag("th", measure.title, scope="col", class_="number"),
-        tag("th", "this run is better by", scope="col", class_="number"),
-    ]
-    return tag("table", tag("thead", tag("tr", titles)), tag("tbody", body))
+        within = tag("small", interval(gain["ci95"], finer)) if gain else None
+        cells.append(tag("td", by, within, class_="number"))
+        body.append(tag("tr", cells, class_="ours" if row.kind == "this run" else None))
+    titles = [measure.title, *(["published"] if any_published else []), "this run is better by"]
+    heads = [tag("th", "learner", scope="col"), *(tag("th", title, scope="col", class_="number") for title in titles)]
+    return scroll(tag("table", tag("thead", tag("tr", heads)), tag("tbody", body)), "Comparison with references")
 
 
-def _under(evaluation: Evaluation) -> Html:
+def _under(run: Run, evaluation: Evaluation) -> Html:
     """Return the explanation of the numbers in the table."""
     places, ours = decimals(evaluation["ours"]["ci95"]), evaluation["ours"]
     words = (
@@ -265,14 +333,24 @@ def _under(evaluation: Evaluation) -> Html:
     if evaluation["training_seeds"] > 1:
         words += f" Each seed: {', '.join(number(value, places) for value in ours['per_seed'])}"
         if seeds := ours.get("over_seeds"):
-            words += f"; interquartile mean {number(seeds['iqm'], places)} ({interval(seeds['ci95'], places)})"
+            within = (
+                f" ({text})" if (text := interval(seeds["ci95"], places)) else ", without an interval: too few seeds"
+            )
+            words += f"; interquartile mean {number(seeds['iqm'], places)}{within}"
         words += "."
     unchanged = next((g for g in evaluation["gains"] if g["over"] == "no adaptation"), None)
     if unchanged:
         finer = decimals(unchanged["ci95"])
-        words += f" The run is better than before adaptation by {number(unchanged['mean'], finer)}"
+        words += f" Compared with its score before adaptation, the run is better by {number(unchanged['mean'], finer)}"
         words += f" ({interval(unchanged['ci95'], finer)})."
-    return tag("p", words, class_="under")
+    if any((gain["mean"] or 0) < 0 for gain in evaluation["gains"]):
+        words += " A negative difference means that the run is worse."
+    if sources := _sources(_rows(run, evaluation)):
+        words += " Published scores are from: "
+    cited = [
+        [tag("sup", f"{n}"), f" {source}", "; " if n < len(sources) else "."] for n, source in enumerate(sources, 1)
+    ]
+    return tag("p", words, cited, class_="under")
 
 
 def stage_table(evaluation: Evaluation) -> Child:
@@ -294,7 +372,7 @@ def stage_table(evaluation: Evaluation) -> Child:
         rows.append(tag("tr", cells, class_="ours" if ours else None))
     for name, scores in evaluation["paper_by_stage"].items():
         known = [scores.get(str(n)) for n in shown]
-        cells = [tag("td", "" if v is None else f"{v:g}".replace("-", "−"), class_="number") for v in known]
+        cells = [tag("td", "" if v is None else plain(v), class_="number") for v in known]
         rows.append(tag("tr", tag("th", f"{name}, published", scope="row"), cells))
     title = f"{capital(of_stage(measure))}, by {measure.stage}"
     return scroll(tag("table", tag("caption", title), tag("thead", tag("tr", titles)), tag("tbody", rows)), title)
@@ -315,10 +393,14 @@ def success_table(evaluation: Evaluation) -> Child:
     return scroll(tag("table", tag("caption", title), tag("thead", head), tag("tbody", rows)), title)
 
 
-def _tables(evaluation: Evaluation) -> Html:
+def _tables(run: Run, evaluation: Evaluation) -> Html:
     """Return the tables, with an explanation of their numbers."""
     beside = sum(stage in SHOWN_STAGES for stage in stages(evaluation)) <= 5
-    both = tag("div", table(evaluation), _under(evaluation)), stage_table(evaluation), success_table(evaluation)
+    both = (
+        tag("div", table(run, evaluation), _under(run, evaluation)),
+        stage_table(evaluation),
+        success_table(evaluation),
+    )
     return tag("div", both, class_="columns tables" if beside else None)
 
 
@@ -331,16 +413,34 @@ def film(run: Run, animation: Animation) -> Html:
     width, height = animation.size
     size = {"width": width, "height": height}
     stills = []
-    for n, still in enumerate(animation.stills, 1):
-        stills.append(tag("img", src=_data("png", still), alt=f"The last step of episode {n} of the trial", **size))
+    stage, first = (run.measure.stage, run.measure.first_stage) if run.measure else ("episode", 1)
+    for n, still in enumerate(animation.stills, first):
+        words = f"{stage} {n}" if len(animation.stills) > 1 else ""
+        picture = tag("img", src=_data("png", still), alt=f"The last step of {words or 'the trial'}", **size)
+        stills.append(tag("div", picture, words))
     name = "Adaptation to a held-out task"
-    moving = tag("img", src=_data("gif", animation.video), alt=f"{name}: {run.config.experiment}, animated", **size)
+    moving = tag("img", src=_data("gif", animation.video), alt=f"{name}: {run.title}, animated", **size)
     # A reader who does not want to see movement can close this element.
     playing = tag("details", tag("summary", "Animation"), moving, open=True, class_="playing")
-    ended = tag("div", tag("p", "The last step of each episode"), tag("div", stills, class_="stills"), class_="ended")
+    last = "The last step of each episode" if len(stills) > 1 else "The last step of the trial"
+    ended = tag("div", tag("p", last), tag("div", stills, class_="stills"), class_="ended")
     caption = f"{animation.caption} The learner is the first seed after iteration {animation.iteration:,}."
     shown = tag("div", playing, ended if stills else None, class_="film")
     return tag("figure", tag("h4", name), shown, tag("figcaption", caption), aria_label=name)
+
+
+def command_line(text: str) -> Html:
+    """Return a command line that is not broken within a word."""
+    words = [tag("span", word) for word in text.split(" ")]
+    return tag("pre", tag("code", [[word, " "] for word in words[:-1]], words[-1]))
+
+
+def option(name: str, value: Any) -> list[str]:
+    """Return the words of a command line that give a setting its value."""
+    word = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{word}" if value else f"--no-{word}"]
+    return [f"--{word}", str(value)]
 
 
 def command(run: Run) -> str | None:
@@ -352,17 +452,17 @@ def command(run: Run) -> str | None:
     words = ["train", source.reference if source else config.experiment]
     for name, value in config.settings.items():
         if name in fields and value != fields[name].default:
-            words += [f"--{name.replace('_', '-')}", str(value).lower() if isinstance(value, bool) else str(value)]
+            words += option(name, value)
     asked: dict[str, tuple[int | None, int | None]] = {"seed": (config.seed, 0), "seeds": (config.seeds, 1)}
     asked["evaluate_every"] = (config.evaluate_every, default_evaluate_every(config.settings))
     asked["evaluation_tasks"] = (config.evaluation_tasks, None)
     for name, (value, default) in asked.items():
         if value != default:
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words += option(name, value)
     return commands.command(*words)
 
 
-def settings(run: Run) -> Html:
+def settings(run: Run, title: str = "Settings") -> Html:
     """Return the table of all settings. Settings that differ from their defaults come first."""
     fields = run.experiment.fields() if run.experiment else {}
     changed = {n for n, v in run.config.settings.items() if n in fields and v != fields[n].default}
@@ -378,7 +478,7 @@ def settings(run: Run) -> Html:
     titles = [tag("th", title, scope="col") for title in ("setting", "value", "meaning")]
     words = f"{counted(len(rows), 'setting')}" + (f", {len(changed)} changed" if fields else "")
     written = tag("table", tag("thead", tag("tr", titles)), tag("tbody", rows))
-    return tag("details", tag("summary", f"Settings: {words}"), scroll(written, "Settings"))
+    return tag("details", tag("summary", f"{title}: {words}"), scroll(written, title))
 
 
 _APART = {"from_iteration", "device", "commit"}
@@ -416,7 +516,7 @@ def provenance(run: Run) -> list[Child]:
         rows.append(("evaluated on", f"{measured['device']}, commit {measured.get('commit') or 'not known'}"))
     body = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in rows]
     again = command(run)
-    shown = [tag("p", "Command to train it again:"), tag("pre", tag("code", again))] if again else []
+    shown = [tag("p", "Command to train it again:"), command_line(again)] if again else []
     return [tag("div", tag("table", tag("tbody", body), class_="facts"), tag("div", shown), class_="columns")]
 
 
@@ -426,7 +526,7 @@ def _others(run: Run) -> Child:
     for evaluation in run.evaluations[1:]:
         otherwise = changes(evaluation) or f"at iteration {evaluation['iteration']:,}"
         title = f"Evaluation with {otherwise}, on {counted(evaluation['tasks'], 'held-out task')}"
-        inside = [lead(evaluation), columns(adaptation(evaluation)), _tables(evaluation)]
+        inside = [lead(run, evaluation), columns(adaptation(evaluation)), _tables(run, evaluation)]
         found.append(tag("details", tag("summary", title), inside))
     return found
 
@@ -452,11 +552,11 @@ def run(run: Run) -> list[Child]:
     figures: list[Child] = [learning(run)]
     parts: list[Child] = []
     if run.evaluations:
-        parts.append(lead(run.evaluations[0]))
+        parts.append(lead(run, run.evaluations[0]))
         figures += adaptation(run.evaluations[0])
     parts += [notes(run), columns(figures)]
     if run.evaluations:
-        parts += [tag("h3", "Comparison with references"), _tables(run.evaluations[0])]
+        parts += [tag("h3", "Comparison with references"), _tables(run, run.evaluations[0])]
     if run.animation:
         parts += [tag("h3", "A trial"), film(run, run.animation)]
     parts += [_others(run), tag("h3", "How to reproduce this run"), provenance(run), settings(run), _curves(run)]

@@ -15,7 +15,7 @@ import numpy as np
 from metarl_jax.evaluation import Evaluation, meta_test
 from metarl_jax.experiments.base import Experiment, Measure, Problem
 from metarl_jax.ops.statistics import mean_with_interval, stratified_bootstrap
-from metarl_jax.runs import files, train
+from metarl_jax.runs import files, migrations, train
 from metarl_jax.runs.errors import StorageError, UserError, storing
 from metarl_jax.runs.files import check_shape, finite
 from metarl_jax.runs.folder import RunFolder, versions
@@ -24,6 +24,9 @@ from metarl_jax.types import Adaptation, Key, State, Task
 Adapt: TypeAlias = Callable[[Key, State, Task], Adaptation]
 
 SCHEMA = 3
+FEWEST_SEEDS = 3
+"""The smallest number of seeds over which an interval is computed. The bootstrap of two seeds can only give the range
+between them."""
 EVALUATION_TAG = 0x4556414C
 """The number that is folded into the key of held-out tasks. No ``split`` of a training key gives the result (compare
 ``train.VALIDATION_TAG``)."""
@@ -53,7 +56,8 @@ def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, A
     }
     if len(per_seed) > 1:
         over_seeds = stratified_bootstrap(per_seed[:, None])
-        summary["over_seeds"] = {"iqm": over_seeds.mean, "ci95": [over_seeds.low, over_seeds.high]}
+        interval = [over_seeds.low, over_seeds.high] if len(per_seed) >= FEWEST_SEEDS else [None, None]
+        summary["over_seeds"] = {"iqm": over_seeds.mean, "ci95": interval}
     if evaluation.success is not None:
         success = np.asarray(evaluation.success, np.float64)
         intervals = [mean_with_interval(success[..., stage].mean(axis=0)) for stage in range(success.shape[-1])]
@@ -65,7 +69,7 @@ def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, A
     return finite(summary)
 
 
-def _gain(over: str, ours: np.ndarray, other: np.ndarray, measure: Measure) -> dict[str, Any]:
+def gain(over: str, ours: np.ndarray, other: np.ndarray, measure: Measure) -> dict[str, Any]:
     """Compute the mean paired difference between the trained learner and another learner.
 
     A difference is taken on each task, so that the difficulty of the task cancels. A positive value means that the
@@ -180,16 +184,18 @@ def evaluate(
 
     otherwise = "".join(f", {name} {value}" for name, value in changes.items() if name != measure.setting)
     say(f"measuring on {tasks} held-out tasks, {stages} {measure.stage}{'s' * (stages != 1)} each{otherwise}")
-    name = f"{config.experiment} (ours)"
+    name = f"{experiment.learner} (ours)"
     ours, scores = test(name, problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds)
     reported, oracles, gains = measure.headline(scores), [], []
+    ours["per_task"] = per_task(reported)
     if measure.first_stage == 0:
-        gains.append(_gain("no adaptation", reported, scores[..., 0], measure))
+        gains.append(gain("no adaptation", reported, scores[..., 0], measure))
     for oracle in experiment.oracles(problem, stages):
         summary, scores = test(oracle.name, oracle.adapt, (), 1)
         oracles.append(summary)
-        gains.append(_gain(oracle.name, reported, measure.headline(scores), measure))
-    as_published = measure.setting is None or stages == experiment.fields()[measure.setting].default
+        gains.append(gain(oracle.name, reported, measure.headline(scores), measure))
+    same_tasks = has_the_tasks_of(experiment, {**config.settings, **changes})
+    as_published = same_tasks and (measure.setting is None or stages == experiment.fields()[measure.setting].default)
     result = {
         "schema": SCHEMA,
         "experiment": config.experiment,
@@ -206,7 +212,7 @@ def evaluate(
         "paper": dict(experiment.paper) if as_published else {},
         "paper_by_stage": {
             name: {str(stage): score for stage, score in scores.items()}
-            for name, scores in experiment.paper_by_stage.items()
+            for name, scores in (experiment.paper_by_stage.items() if same_tasks else ())
         },
         "optimum": experiment.optimum if as_published else None,
         "versions": versions(),
@@ -214,6 +220,23 @@ def evaluate(
     with storing(f"write {path}"):
         files.write_json(path, result)
     return result
+
+
+def per_task(reported: np.ndarray) -> list[float | None]:
+    """Return the reported score on each task, ``[N]``, for paired comparisons.
+
+    Args:
+        reported: the reported scores of S seeds, ``[S, N]``.
+
+    Returns:
+        The means over seeds with seven significant digits. None stands for a task on which adaptation diverged.
+    """
+    return [float(f"{score:.7g}") if np.isfinite(score) else None for score in reported.mean(axis=0)]
+
+
+def has_the_tasks_of(experiment: Experiment, settings: Mapping[str, Any]) -> bool:
+    """Return whether the tasks are those of the experiment's own settings, which published numbers are about."""
+    return all(settings[name] == field.default for name, field in experiment.parts().family.items())
 
 
 def _changed(
@@ -271,6 +294,8 @@ def _check_learner(learner: dict[str, Any], stages: int) -> None:
     if "cumulative_regret" in learner:
         check_shape(learner["cumulative_regret"], [float], "cumulative_regret")
         by_stage.append(learner["cumulative_regret"])
+    if "per_task" in learner:
+        check_shape(learner["per_task"], [float], "per_task")
     if "over_seeds" in learner:
         check_shape(learner["over_seeds"], {"iqm": float, "ci95": [float]}, "over_seeds")
         intervals.append(learner["over_seeds"]["ci95"])
@@ -292,6 +317,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} has schema {schema}, this program has {SCHEMA}")
     try:
         check_shape(result, _SHAPE)
+        migrations.rename_learners(result)
         for learner in (result["ours"], *result["oracles"]):
             _check_learner(learner, len(result["ours"]["score_by_stage"]))
         if any(len(gain["ci95"]) != 2 for gain in result["gains"]):

@@ -1,4 +1,4 @@
-"""Convert configurations that older versions stored.
+"""Convert configurations, and names in evaluations, that older versions stored.
 
 Schema 1 (version 0.1) had one flat map of settings. In it, zero meant "off" for some settings, and the trust region and
 the exploration term were settings of one MAML algorithm.
@@ -58,6 +58,31 @@ ADAM = {"maml_trpo": "maml", "multi_task_trpo": "multi_task"}
 """The names of algorithms with Adam, by the names of the same algorithms with a trust region."""
 TRUST_REGION = {new: old for old, new in ADAM.items()}
 """The names of algorithms with a trust region, by the names of the same algorithms with Adam."""
+
+LEARNERS = {
+    "greedy_posterior_mean": "greedy on posterior means",
+    "epsilon_greedy": "ε-greedy",
+    "ucb1": "UCB1",
+    "thompson_sampling": "Thompson sampling",
+    "optimistic_thompson_sampling": "optimistic Thompson sampling",
+    "best_arm": "best arm, task known",
+    "gittins": "Gittins index",
+    "psrl": "PSRL",
+    "opsrl": "OPSRL",
+    "ucrl2": "UCRL2",
+    "beb": "BEB",
+    "state_gittins": "Gittins index of each state",
+    "optimal": "best play, task known",
+}
+"""The names of reference learners by the names that evaluations of version 0.1 have."""
+
+
+def rename_learners(evaluation: dict[str, Any]) -> None:
+    """Replace the names that version 0.1 gave to reference learners in an evaluation."""
+    for oracle in evaluation["oracles"]:
+        oracle["name"] = LEARNERS.get(oracle["name"], oracle["name"])
+    for gain in evaluation["gains"]:
+        gain["over"] = LEARNERS.get(gain["over"], gain["over"])
 
 
 def names(experiment: Any, settings: Mapping[str, Any]) -> dict[str, str]:

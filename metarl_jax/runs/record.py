@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import io_callback
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from metarl_jax.environments.drawing import Drawable, Frame
 from metarl_jax.interfaces.gradient import InnerProblem
@@ -21,7 +21,7 @@ from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.scenes import Draw, scene
 from metarl_jax.types import Algorithm, Array, EnvFamily, Key, Params, State, Task
 
-CAPTION = 16
+CAPTION = 32
 """The height in pixels of the caption under each picture of the video."""
 MILLISECONDS = 100
 """The duration of a frame."""
@@ -46,11 +46,14 @@ class _Watched:
 
     def __init__(self, family: EnvFamily, episodes: int, frames: list[Frame]) -> None:
         self._env = family.env
+        self._rendered = family.render is not None
         self._episodes = episodes
         self._frames = frames
 
     def _drawn_state(self, state: State) -> Any:
-        """Return the part of a state that the environment's ``draw`` needs."""
+        """Return the part of a state that the family's ``render`` or the environment's ``draw`` needs."""
+        if self._rendered:
+            return jax.tree.map(_without_key_type, state)
         if not isinstance(self._env, Drawable):
             return ()
         part = getattr(self._env, "drawn_state", lambda state: state)
@@ -158,13 +161,13 @@ def play_stages(problem: InnerProblem, frames: list[Frame], key: Key, learners: 
 
 def gif(frames: list[Frame], draw: Draw, named: Callable[[int], str] = lambda number: f"episode {number + 1}") -> bytes:
     """Return the video as a GIF, with a caption under every frame that names its episode."""
-    pictures = []
+    pictures, font = [], ImageFont.load_default(size=20)
     for at, frame in enumerate(frames):
         seen = draw(frames[: at + 1])
         picture = Image.new("RGB", (seen.width, seen.height + CAPTION))
         picture.paste(seen)
         words = f"{named(frame.episode)}, step {frame.step}, reward {frame.total:.2f}"
-        ImageDraw.Draw(picture).text((4, seen.height + 2), words, fill="white")
+        ImageDraw.Draw(picture).text((8, seen.height + 3), words, fill="white", font=font)
         pictures.append(picture)
     buffer = io.BytesIO()
     # The video pauses at the end of an episode, but not at an episode of one step, as on a bandit.

@@ -161,7 +161,8 @@ def _over_seeds(evaluation: dict[str, Any]) -> list[str]:
         return []
     each = ", ".join(map(number_text, ours["per_seed"]))
     seeds = ours["over_seeds"]
-    return ["", f"Each seed: {each}; interquartile mean {number_text(seeds['iqm'])} ({interval_text(seeds['ci95'])})"]
+    within = f" ({text})" if (text := interval_text(seeds["ci95"])) else ""
+    return ["", f"Each seed: {each}; interquartile mean {number_text(seeds['iqm'])}{within}"]
 
 
 def show(evaluation: dict[str, Any]) -> None:

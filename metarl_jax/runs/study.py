@@ -167,8 +167,10 @@ def _measure(
                     path = folder.path / f"scores-iteration{checkpoint.iteration}-tasks{tasks}-{split}.json"
                     if not exists(path):
                         own = {name: each[index] for name, each in values.items()}
-                        scores = np.asarray(tests[split](_key(split), checkpoint.state, own), np.float64).mean(axis=1)
-                        write_json(path, {"per_seed_by_stage": finite(scores.tolist())})
+                        scores = np.asarray(tests[split](_key(split), checkpoint.state, own), np.float64)
+                        per_task = evaluate.per_task(experiment.measure.headline(scores))
+                        by_stage = finite(scores.mean(axis=1).tolist())
+                        write_json(path, {"per_seed_by_stage": by_stage, "per_task": per_task})
                     row[split] = read_shaped(path, {"per_seed_by_stage": [[float]]})
             rows[cell.name] = row
             say(f"  {cell.name}: {', '.join(f'{TITLES[s]} {_headline(experiment, row, s)}' for s in TITLES)}")
@@ -226,8 +228,19 @@ def _statistics(own: np.ndarray | None) -> dict[str, Any]:
     if own is None:
         return {"per_seed": None, "mean": None, "iqm": None, "ci95": None}
     estimate = stratified_bootstrap(own[:, None])
-    interval = [estimate.low, estimate.high] if len(own) > 1 else None
+    interval = [estimate.low, estimate.high] if len(own) >= evaluate.FEWEST_SEEDS else None
     return {"per_seed": own.tolist(), "mean": float(own.mean()), "iqm": estimate.mean, "ci95": interval}
+
+
+def _gain(experiment: Experiment, row: dict[str, Any], first: str, of_first: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the mean difference between a cell and the first one, paired by validation task.
+
+    It is None if one of them diverged, or was evaluated by a version that did not store the scores of single tasks.
+    """
+    scores = [np.array([r.get("validation", {}).get("per_task") or [None]], np.float64) for r in (row, of_first)]
+    if not all(np.isfinite(each).all() for each in scores):
+        return None
+    return evaluate.gain(first, scores[0], scores[1], experiment.measure)
 
 
 def table(study: StudyFolder, experiment: Experiment, rows: dict[str, dict[str, Any]], tasks: int) -> dict[str, Any]:
@@ -242,10 +255,14 @@ def table(study: StudyFolder, experiment: Experiment, rows: dict[str, dict[str, 
         tasks: the number of tasks of each split.
     """
     sign = 1 if experiment.measure.higher_is_better else -1
-    found = [
-        row | {split: row.get(split, {}) | _statistics(_per_seed(experiment, row, split)) for split in TITLES}
-        for row in rows.values()
-    ]
+    first = study.cells[0].name
+    found = []
+    for name, row in rows.items():
+        splits: dict[str, Any] = {}
+        for split in TITLES:
+            splits[split] = row.get(split, {}) | _statistics(_per_seed(experiment, row, split))
+            splits[split].pop("per_task", None)
+        found.append(row | splits | {"gain": None if name == first else _gain(experiment, row, first, rows[first])})
     found.sort(key=lambda e: math.inf if e["validation"]["iqm"] is None else -sign * e["validation"]["iqm"])
     scores = {name: _per_seed(experiment, row, "validation") for name, row in rows.items()}
     better: dict[str, dict[str, Any]] = {}
@@ -253,14 +270,15 @@ def table(study: StudyFolder, experiment: Experiment, rows: dict[str, dict[str, 
         ours, theirs = scores[name], scores[other]
         if ours is not None and theirs is not None:
             estimate = probability_of_improvement(sign * ours[:, None], sign * theirs[:, None])
-            better.setdefault(name, {})[other] = {"probability": estimate.mean, "ci95": [estimate.low, estimate.high]}
+            interval = [estimate.low, estimate.high] if len(ours) >= evaluate.FEWEST_SEEDS else [None, None]
+            better.setdefault(name, {})[other] = {"probability": estimate.mean, "ci95": interval}
     return {
         "schema": SCHEMA,
         "experiment": study.config.experiment,
         "measure": experiment.measure._asdict(),
         "tasks": tasks,
         "seeds": study.config.seeds,
-        "compared_with": study.cells[0].name,
+        "compared_with": first,
         "cells": found,
         "probability_of_improvement": better,
         "versions": evaluate.versions(),
@@ -296,14 +314,32 @@ def read(study: StudyFolder) -> dict[str, Any]:
             f"{resume_command(study)}"
         )
     try:
-        check_shape(result, _TABLE)
-        for cell in result["cells"]:
-            for split in TITLES:
-                if cell[split]["iqm"] is not None:
-                    check_shape(cell[split], _MEASURED, split)
+        _check(result)
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}; to write it again: {resume_command(study)}") from error
     return result
+
+
+def _check(result: dict[str, Any]) -> None:
+    """Raise a ValueError if a table does not have the form that ``table`` returns."""
+    check_shape(result, _TABLE)
+    intervals = [pair["ci95"] for row in result["probability_of_improvement"].values() for pair in row.values()]
+    for cell in result["cells"]:
+        for split in TITLES:
+            own = cell[split]
+            if own["iqm"] is None:
+                continue
+            check_shape(own, _MEASURED, split)
+            if not own["per_seed"] or None in own["per_seed"]:
+                raise ValueError(f"{split}.per_seed does not have a score for each seed")
+            if own.get("ci95") is not None:
+                check_shape(own["ci95"], [float], f"{split}.ci95")
+                intervals.append(own["ci95"])
+        if cell.get("gain") is not None:
+            check_shape(cell["gain"], {"mean": float, "ci95": [float]}, "gain")
+            intervals.append(cell["gain"]["ci95"])
+    if any(len(interval) != 2 for interval in intervals):
+        raise ValueError("an interval does not have two ends")
 
 
 def _title(result: dict[str, Any]) -> str:
@@ -315,7 +351,7 @@ def _title(result: dict[str, Any]) -> str:
 
 
 def rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the titles of the table, and a row for each cell. The first four columns are the main ones."""
+    """Return the titles of the table, and a row for each cell. The first five columns are the main ones."""
     first = result["compared_with"]
 
     def iqm(own: dict[str, Any]) -> str:
@@ -331,6 +367,7 @@ def rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     titles = [
         "cell",
         "validation IQM (95 % interval)",
+        f"better than {first} by (paired by validation task)",
         f"probability of improvement over {first} (validation)",
         "held-out IQM (95 % interval)",
         *("validation mean", "validation seeds", "held-out mean", "held-out seeds"),
@@ -338,9 +375,15 @@ def rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     found = []
     for entry in result["cells"]:
         better = result["probability_of_improvement"].get(entry["cell"], {}).get(first)
-        text = f"{better['probability']:.2f} ({better['ci95'][0]:.2f} to {better['ci95'][1]:.2f})" if better else ""
+        text = f"{better['probability']:.2f}" if better else ""
+        if better and None not in better["ci95"]:
+            text += f" ({better['ci95'][0]:.2f} to {better['ci95'][1]:.2f})"
+        gain = entry.get("gain")
+        by = f"{report.number_text(gain['mean'])} ({report.interval_text(gain['ci95'])})" if gain else ""
         validation, heldout = entry["validation"], entry["heldout"]
-        found.append([entry["cell"], iqm(validation), text, iqm(heldout), *of_seeds(validation), *of_seeds(heldout)])
+        found.append(
+            [entry["cell"], iqm(validation), by, text, iqm(heldout), *of_seeds(validation), *of_seeds(heldout)]
+        )
     return titles, found
 
 
@@ -351,10 +394,10 @@ def show(result: dict[str, Any]) -> None:
 
     titles, found = rows(result)
     shown = Table(title=_title(result), title_justify="left")
-    for i, title in enumerate(titles[:4]):
+    for i, title in enumerate(titles[:5]):
         shown.add_column(title, overflow="fold", justify="left" if i == 0 else "right")
     for row in found:
-        shown.add_row(*row[:4])
+        shown.add_row(*row[:5])
     Console().print(shown)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from metarl_jax.ops.statistics import stratified_bootstrap
 from metarl_jax.runs import metrics
+from metarl_jax.runs.evaluate import FEWEST_SEEDS
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.study_folder import StudyFolder
 
@@ -32,7 +33,10 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
-    """Draw the validation score of each cell during training: the interquartile mean over seeds, and its interval."""
+    """Draw the validation score of each cell during training: the interquartile mean over seeds, and its interval.
+
+    There is no interval if there are too few seeds.
+    """
     figure, axes = _figure()
     for cell in study.cells:
         having = [line for line in metrics.read(study.cell(cell) / "metrics.jsonl") if "validation_score" in line]
@@ -40,9 +44,9 @@ def curves(study: StudyFolder, result: dict[str, Any]) -> Path:
         estimates = [stratified_bootstrap(np.c_[scores], repetitions=_BAND_REPETITIONS) for _, scores in points]
         steps = [step for step, _ in points]
         (line,) = axes.plot(steps, [e.mean for e in estimates], label=cell.name)
-        axes.fill_between(
-            steps, [e.low for e in estimates], [e.high for e in estimates], color=line.get_color(), alpha=0.2
-        )
+        if result["seeds"] >= FEWEST_SEEDS:
+            low, high = [e.low for e in estimates], [e.high for e in estimates]
+            axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.2)
     unit = study.config.resolve().unit
     axes.set(xlabel=f"{unit} of a seed", ylabel=f"validation {result['measure']['title']}")
     figure.legend(loc="outside lower center", fontsize="x-small")

@@ -1,8 +1,8 @@
 """The study folder.
 
-A study folder contains ``study.json`` (the configuration), ``cells/``, ``table.json``, ``table.md`` and ``*.png``.
-``cells/`` has an ordinary run folder for each combination of settings. The commands ``resume``, ``evaluate``,
-``report`` and ``record`` work on it.
+A study folder contains ``study.json`` (the configuration), ``cells/``, ``table.json``, ``table.md``,
+``*.png`` and ``report.html``. ``cells/`` has an ordinary run folder for each combination of settings. The commands
+``resume``, ``evaluate``, ``report`` and ``record`` work on it.
 """
 
 from __future__ import annotations

@@ -262,7 +262,7 @@ def test_toys_train_by_name(
     monkeypatch.chdir(tmp_path)
     small = ["--iterations", "2", "--trials", "4", "--episodes", "2", "--evaluation-tasks", "4", "--run-dir", "run"]
     assert cli.main(["train", *words, *small]) == 0, capsys.readouterr().err
-    assert f"{name} (ours)" in capsys.readouterr().out
+    assert f"{name}: mean" in (printed := capsys.readouterr().out) and "(ours)" in printed
     assert cli.main(["evaluate", "run", "--evaluation-tasks", "4"]) == 0
 
 
