@@ -282,6 +282,17 @@ def test_heldout_tasks_of_another_dtype_or_structure() -> None:
     assert "a task of tasks.sample is a PyTreeDef" in str(refused(line(tasks=tasks)))
 
 
+def test_listed_training_tasks_have_an_axis_of_tasks_and_the_shapes_of_a_task() -> None:
+    def listing(training: Any) -> EnvFamily:
+        return line(tasks=TaskDistribution(sample, sample, training=training))
+
+    check_family(listing(Goal(jnp.zeros(5))))
+    for training, found in ((Goal(jnp.float32(0)), "[]"), (Goal(jnp.zeros(0)), "[0]"), ((), "none")):
+        assert str(refused(listing(training))).endswith(f"with N > 0; their shapes are {found}")
+    message = str(refused(listing(Goal(jnp.zeros((5, 2))))))
+    assert "place is float32[2] in a task of tasks.training, and float32[] in a task of tasks.sample" in message
+
+
 def test_tasks_that_are_no_trees_of_arrays() -> None:
     message = str(refused(line(tasks=TaskDistribution(lambda key: "left", lambda key: "left"))))
     assert message.startswith("tasks.sample fails: TypeError")

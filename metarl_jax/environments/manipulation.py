@@ -460,7 +460,7 @@ def ml1(
         _goals(env, skills, number, drawn_with, steps)
         for number, drawn_with in ((tasks, seed), (heldout_tasks, seed + 1), (heldout_tasks, seed + _VALIDATION_SEED))
     )
-    return _family(env, steps, TaskDistribution(train, test, validation))
+    return _family(env, steps, TaskDistribution(train, test, validation, train.tasks))
 
 
 def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int = 0) -> EnvFamily:
@@ -492,4 +492,4 @@ def ml10(horizon: int = 500, tasks: int = 50, heldout_tasks: int = 50, seed: int
             (ML10_TRAIN, heldout_tasks, seed + _VALIDATION_SEED),
         )
     )
-    return _family(env, steps, TaskDistribution(train, test, validation))
+    return _family(env, steps, TaskDistribution(train, test, validation, train.tasks))
