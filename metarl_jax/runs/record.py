@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import io_callback
 from PIL import Image, ImageDraw
 
-from metarl_jax.environments.drawing import Drawable, Frame
+from metarl_jax.environments.drawing import Drawable, Frame, Recordable
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import UserError, storing
@@ -111,6 +111,8 @@ def watched(family: EnvFamily, episodes: int) -> tuple[EnvFamily, list[Frame]]:
         The wrapped family, and a list that the trial fills with the frames of every episode from its start to its end.
     """
     frames: list[Frame] = []
+    if isinstance(family.env, Recordable):
+        family = family._replace(env=family.env.recorded())
     return family._replace(env=_Watched(family, episodes, frames)), frames
 
 
