@@ -43,7 +43,7 @@ from metarl_jax.checks import install_command, natural_int, positive_int, positi
 from metarl_jax.environments import gymnasium_host, gymnasium_spaces
 from metarl_jax.environments.drawing import Frame
 from metarl_jax.host_calls import HostError
-from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Space, Task, TaskDistribution, Tree
+from metarl_jax.types import Array, Box, EnvFamily, Key, Space, Task, TaskDistribution, Tree
 
 if TYPE_CHECKING:
     import gymnasium
@@ -118,14 +118,14 @@ def from_gymnasium(
         make_env,
         set_task,
         horizon,
-        getattr(observations.space, "shape", ()),
+        observations.numbers[:2],
         observations.dtype,
-        actions.space.n if isinstance(actions.space, Discrete) else actions.space.shape,
+        actions.numbers[:2],
     )
     pool = gymnasium_host.Pool(recipe, workers, step_timeout, most)
     kind = DrawnGymnasiumEnvironment if draws else GymnasiumEnvironment
-    env = kind(pool, observations, actions.space, probe)
-    return EnvFamily(env, tasks, horizon, observations.space, actions.space)
+    env = kind(pool, observations, actions, probe)
+    return EnvFamily(env, tasks, horizon, env.observation_space(), env.action_space())
 
 
 class _Probe:
@@ -203,11 +203,12 @@ class GymnasiumEnvironment:
         self,
         pool: gymnasium_host.Pool,
         observations: gymnasium_spaces.Observations,
-        actions: Space,
+        actions: gymnasium_spaces.Actions,
         probe: _Probe,
         frame: tuple[int, ...] = (0,),
     ) -> None:
         self._pool, self._observations, self._actions, self._probe = pool, observations, actions, probe
+        self._spaces = observations.numbers.space(), actions.numbers.space()
         self._frame = frame
 
     def close(self) -> None:
@@ -217,12 +218,12 @@ class GymnasiumEnvironment:
     def observation_space(self, params: Task | None = None) -> Space:
         """Return the space of observations, which is the same for all tasks."""
         del params
-        return self._observations.space
+        return self._spaces[0]
 
     def action_space(self, params: Task | None = None) -> Space:
         """Return the space of actions, which is the same for all tasks."""
         del params
-        return self._actions
+        return self._spaces[1]
 
     def reset(self, key: Key, params: Task) -> tuple[Array, GymnasiumState]:
         """Begin a trial of the task ``params``; return ``(obs, state)``."""
@@ -246,8 +247,8 @@ class GymnasiumEnvironment:
     ) -> tuple[Array, GymnasiumState, Array, Array, Array, dict[Any, Any]]:
         """Take one step, and reset the environment if its episode ends (``types.AutoResetEnvironment.step``)."""
         del params
-        if isinstance(self._actions, Box):
-            action = jnp.clip(action, self._actions.low, self._actions.high)
+        if isinstance(space := self._spaces[1], Box):
+            action = jnp.clip(action, space.low, space.high)
 
         def host(keys: np.ndarray, state: GymnasiumState, action: Any) -> tuple[Any, ...]:
             slot, lease, step, over, frame = map(np.asarray, state)
@@ -284,7 +285,7 @@ class GymnasiumEnvironment:
         return self._frame != (0,)
 
     def _observed(self) -> jax.ShapeDtypeStruct:
-        return _shape(self._observations.dtype, *getattr(self._observations.space, "shape", ()))
+        return _shape(self._observations.dtype, *self._observations.numbers.shape)
 
     def _pictured(self) -> jax.ShapeDtypeStruct:
         return _shape(np.uint8, *self._frame)

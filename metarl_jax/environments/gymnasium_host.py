@@ -37,12 +37,17 @@ class Recipe(NamedTuple):
     make_env: Callable[[Any], Any]
     set_task: Callable[[Any, Any], Any] | None
     horizon: int
-    shape: tuple[int, ...]
-    """The shape of an encoded observation."""
+    observations: tuple[int | None, tuple[int, ...]]
+    """The number of elements of a discrete space of observations, or None; and the shape of an observation."""
     dtype: np.dtype[Any]
-    """The dtype of an encoded observation."""
-    actions: tuple[int, ...] | int
-    """The shape of a continuous action, or the number of discrete actions."""
+    """The dtype of an observation."""
+    actions: tuple[int | None, tuple[int, ...]]
+    """The same for actions as ``observations``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of an observation."""
+        return self.observations[1]
 
 
 class Stepped(NamedTuple):
@@ -221,9 +226,8 @@ def translated(env: Any, recipe: Recipe) -> tuple[Callable[[Any], np.ndarray], C
 
     check_env(env)
     observations, actions = spaces.observations(env.observation_space), spaces.actions(env.action_space)
-    shape = getattr(observations.space, "shape", ())
-    own = getattr(actions.space, "n", getattr(actions.space, "shape", None))
-    if (shape, observations.dtype, own) != (recipe.shape, recipe.dtype, recipe.actions):
+    own = observations.numbers[:2], observations.dtype, actions.numbers[:2]
+    if own != (recipe.observations, recipe.dtype, recipe.actions):
         raise HostError(
             "all tasks of a family must have the same spaces, but make_env returned an environment with "
             f"{env.observation_space} and {env.action_space} for one of them"

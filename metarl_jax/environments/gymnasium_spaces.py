@@ -1,40 +1,61 @@
 """Translation between Gymnasium's spaces and those of this package. The functions compute with NumPy, on the host.
 
-Gymnasium is imported when a space is translated.
+Gymnasium is imported when a space is translated. Worker processes translate, too, and do not import JAX.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from metarl_jax.types import Box, Discrete, Space
+if TYPE_CHECKING:
+    from metarl_jax.types import Space
 
 MOST_ACTIONS = 4096
 """The largest number of combinations of discrete actions that become one discrete action."""
 
 
+class Numbers(NamedTuple):
+    """The numbers ``0 .. n - 1``, or arrays of a shape within bounds. ``space`` returns them as a space of JAX."""
+
+    n: int | None
+    """The number of elements of a discrete space; None for a box."""
+    shape: tuple[int, ...] = ()
+    low: Any = None
+    high: Any = None
+
+    def space(self) -> Space:
+        """Return the space of the family."""
+        from metarl_jax.types import Box, Discrete
+
+        return Box(self.low, self.high, self.shape) if self.n is None else Discrete(self.n)
+
+
+def _box(low: Any, high: Any, shape: tuple[int, ...]) -> Numbers:
+    return Numbers(None, tuple(shape), low, high)
+
+
 class Observations(NamedTuple):
     """The translation of an observation space."""
 
-    space: Space
-    """The space of the family."""
+    numbers: Numbers
+    """The elements of the family's space."""
     dtype: np.dtype[Any]
     """The dtype of an encoded observation."""
     encode: Callable[[Any], np.ndarray]
-    """A function from an observation of Gymnasium to an element of ``space``."""
+    """A function from an observation of Gymnasium to an element of the family's space."""
 
 
 class Actions(NamedTuple):
     """The translation of an action space."""
 
-    space: Space
-    """The space of the family."""
+    numbers: Numbers
+    """The elements of the family's space."""
     decode: Callable[[np.ndarray], Any]
-    """A function from an element of ``space`` to an action of Gymnasium."""
+    """A function from an element of the family's space to an action of Gymnasium."""
 
 
 def observations(space: Any) -> Observations:
@@ -60,18 +81,17 @@ def observations(space: Any) -> Observations:
             def index(value: Any) -> np.ndarray:
                 return np.asarray(int(value) - start)
 
-            return Observations(Discrete(int(space.n)), np.dtype(np.int32), index)
+            return Observations(Numbers(int(space.n)), np.dtype(np.int32), index)
         case spaces.Box():
             dtype = np.dtype(np.uint8 if space.dtype == np.uint8 else np.float32)
             if dtype == np.uint8 and len(space.shape) == 2:
-                image = Box(0, 255, (*space.shape, 1))
+                image = _box(0, 255, (*space.shape, 1))
                 return Observations(image, dtype, lambda value: np.asarray(value)[..., None])
             low, high = (0, 255) if dtype == np.uint8 else _bounds(space.low, space.high)
-            return Observations(Box(low, high, tuple(space.shape)), dtype, np.asarray)
+            return Observations(_box(low, high, space.shape), dtype, np.asarray)
     flat = _flattened("observation", space)
     low, high = _bounds(flat.low, flat.high)
-    box = Box(low, high, tuple(flat.shape))
-    return Observations(box, np.dtype(np.float32), lambda value: spaces.flatten(space, value))
+    return Observations(_box(low, high, flat.shape), np.dtype(np.float32), lambda value: spaces.flatten(space, value))
 
 
 def actions(space: Any) -> Actions:
@@ -96,9 +116,9 @@ def actions(space: Any) -> Actions:
         if isinstance(space, spaces.Box):
             low, high = (x if isinstance(x, float) else x.reshape(space.shape) for x in (low, high))
             dtype = space.dtype
-            return Actions(Box(low, high, tuple(space.shape)), lambda action: np.array(action, dtype))
+            return Actions(_box(low, high, space.shape), lambda action: np.array(action, dtype))
         size = sum(math.prod(part.shape) for part in parts)
-        return Actions(Box(low, high, (size,)), lambda action: spaces.unflatten(space, np.array(action)))
+        return Actions(_box(low, high, (size,)), lambda action: spaces.unflatten(space, np.array(action)))
     if any(isinstance(part, spaces.Box) for part in parts):
         raise ValueError(f"an action space must not have both continuous and discrete parts, as {space} has")
     counts = [count for part in parts for count in _counts(part)]
@@ -110,13 +130,13 @@ def actions(space: Any) -> Actions:
         )
     if isinstance(space, spaces.Discrete):
         start, kind = int(space.start), np.dtype(space.dtype or np.int64).type
-        return Actions(Discrete(combinations), lambda action: kind(int(action) + start))
+        return Actions(Numbers(combinations), lambda action: kind(int(action) + start))
 
     def combined(action: np.ndarray) -> Any:
         numbers = iter(np.unravel_index(int(action), counts))
         return _rebuilt(space, numbers)
 
-    return Actions(Discrete(combinations), combined)
+    return Actions(Numbers(combinations), combined)
 
 
 _SIDES = ("low", "high")
