@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from toys import gymnasium_envs as toys
 
 import metarl_jax as mrl
-from metarl_jax import batching, experiments
+from metarl_jax import batching, experiments, host_calls
 from metarl_jax.environments import from_gymnasium, gymnasium_host, gymnasium_spaces
 from metarl_jax.environments.gymnasium_family import GymnasiumEnvironment, GymnasiumState
 from metarl_jax.family_checks import check_family
@@ -329,6 +330,7 @@ def test_two_devices(shards: str) -> None:
         else:
             spec = jax.sharding.PartitionSpec(shards)
             spread = jax.jit(jax.shard_map(jax.vmap(one), in_specs=spec, out_specs=spec, check_vma=False))(keys)
+    jax.effects_barrier()
     assert not pool_of(family)._lease.any()
     valid = np.asarray(alone.valid)
     for ours, theirs in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
@@ -353,7 +355,7 @@ def test_a_state_is_used_once() -> None:
     family = lines()
     tasks, state = begun(family)
     step(family, state, tasks)
-    with mrl.host_calls.clear_errors(), pytest.raises(Exception, match="two steps were taken from the same state"):
+    with pytest.raises(Exception, match="two steps were taken from the same state"):
         step(family, state, tasks)
     # All environments are closed after an error, and others begin.
     tasks, other = begun(family)
@@ -470,19 +472,34 @@ OF_WORKERS = {
 @pytest.mark.parametrize(("workers", "fault"), [(0, f) for f in IN_PROCESS] + [(2, f) for f in OF_WORKERS])
 def test_a_fault_is_one_clear_error(workers: int, fault: str, capfd: pytest.CaptureFixture[str]) -> None:
     family = lines(heldout_fault=fault, workers=workers, step_timeout=1.0 if fault == "hang" else 60.0)
-    algorithm = rl2(family, iterations=1)
-    run = mrl.train(jax.random.key(0), algorithm)
+
+    @jax.jit
+    @jax.vmap
+    def one(key: Key, broken: Array) -> Transition:
+        training, heldout = family.tasks.sample(key), family.tasks.sample_heldout(key)
+        task = jax.tree.map(lambda a, b: jnp.where(broken, b, a), training, heldout)
+        return trial(key, at_random, (), family, task, 2)[1]
+
+    keys, broken = jax.random.split(jax.random.key(0), 8), jnp.arange(8) >= 4
+    first = jax.block_until_ready(one(keys, broken & False))
     before = set(psutil.Process().children())
     message = (OF_WORKERS if workers else IN_PROCESS)[fault]
-    with pytest.raises(HostError, match=message) as found:
-        mrl.evaluate(jax.random.key(1), algorithm, run.state, family, num_tasks=4)
+    with pytest.raises(HostError, match=message) as found, host_calls.clear_errors():
+        jax.block_until_ready(one(keys, broken))
     assert "\n" not in str(found.value)
-    # The processes have ended, nothing is logged, and training goes on with new environments.
-    ended = before - set(psutil.Process().children())
-    assert len(ended) == workers
-    again = mrl.train(jax.random.key(0), algorithm)
-    jax.tree.map(np.testing.assert_array_equal, run.metrics, again.metrics)
+    # The processes have ended, nothing is logged, and the program goes on with new environments.
+    assert len(before - set(psutil.Process().children())) == workers
+    jax.tree.map(np.testing.assert_array_equal, first, one(keys, broken & False))
     assert capfd.readouterr().err == ""
+
+
+def test_training_and_evaluation_raise_the_error_of_the_environment() -> None:
+    family = lines("raise")
+    algorithm = rl2(family, iterations=1)
+    with pytest.raises(HostError, match="raised KeyError"):
+        mrl.train(jax.random.key(0), algorithm)
+    with pytest.raises(HostError, match="raised KeyError"):
+        mrl.evaluate(jax.random.key(0), algorithm, algorithm.init(jax.random.key(0)), family, num_tasks=4)
 
 
 def test_a_fault_in_a_check_names_its_cause() -> None:
@@ -676,3 +693,119 @@ def test_pools_without_workers_start_no_process() -> None:
     play(family, 2, 1)
     assert psutil.Process().children() == before
     assert isinstance(pool_of(family)._held, gymnasium_host.Slots)
+
+
+# The command line.
+
+PROGRAM = [sys.executable, "-m", "metarl_jax"]
+REFERENCE = "gymnasium_cartpole.py:cartpole"
+NAMED = ["--experiment", REFERENCE]
+SMALL = [
+    *("--steps", "10", "--trials", "4", "--minibatches", "1", "--epochs", "1", "--hidden-size", "8"),
+    *("--evaluation-tasks", "4", "--checkpoint-every", "2", "--run-dir", "run"),
+]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use a folder that contains only the example as the working directory. There, a file breaks environments."""
+    text = CARTPOLE.read_text()
+    begin = "    return CartPole(task)\n"
+    assert begin in text
+    (tmp_path / CARTPOLE.name).write_text(text.replace(begin, BREAKING))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+BREAKING = """
+    from pathlib import Path
+
+    class Breaking(CartPole):
+        def step(self, action):
+            if Path("broken").exists():
+                raise RuntimeError("the pole broke")
+            return super().step(action)
+
+    return Breaking(task)
+"""
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [*PROGRAM, *arguments]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def run(*arguments: str) -> str:
+    """Run a command in a new process, and return its output."""
+    done = subprocess.run([*PROGRAM, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wait_for_iteration(training: subprocess.Popen[str], iteration: int) -> None:
+    """Wait until a checkpoint of a later iteration is stored."""
+    saved, deadline = Path("run/checkpoints"), time.monotonic() + 200
+    while not (saved.exists() and max(path.name for path in saved.iterdir()) > f"{iteration:09}"):
+        assert training.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_the_whole_life_of_a_family() -> None:
+    """Train in worker processes, break an environment, go on, interrupt, kill, go on, and use the results."""
+    training = start("train", REFERENCE, *SMALL, "--iterations", "100000", "--workers", "2")
+    wait_for_iteration(training, 4)
+    Path("broken").touch()
+    _, errors = training.communicate(timeout=100)
+    assert training.returncode == 2
+    begin = "metarl-jax: error: the environment in slot "
+    end = f" of an episode; go on with: metarl-jax resume run --experiment {REFERENCE}\n"
+    assert errors.startswith(begin) and errors.endswith(end) and errors.count("\n") == 1
+    assert "raised RuntimeError: the pole broke in step" in errors
+    Path("broken").unlink()
+
+    for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        before = max(int(path.name) for path in Path("run/checkpoints").iterdir())
+        training = start("resume", "run", *NAMED, "--checkpoint-every", "2")
+        wait_for_iteration(training, before + 4)
+        workers = psutil.Process(training.pid).children(recursive=True)
+        assert len(workers) >= 2
+        os.killpg(training.pid, number) if number == signal.SIGINT else training.send_signal(number)
+        _, errors = training.communicate(timeout=100)
+        assert training.returncode == code, errors
+        assert not psutil.wait_procs(workers, timeout=20)[1]
+    lines = Path("run/metrics.jsonl").read_text().splitlines()
+    assert len(lines) >= 10
+
+    assert "saved at iteration" in run("resume", "run", *NAMED, "--time-limit", "1e-6")
+    assert "6 held-out tasks" in run("evaluate", "run", *NAMED, "--evaluation-tasks", "6")
+    assert "-seed1.gif" in run("record", "run", *NAMED, "--seed", "1")
+    assert "wrote run/report.html" in run("report", "run", *NAMED)
+    assert "as its render() draws it" in Path("run/report.html").read_text()
+    assert "wrote agent.safetensors" in run("export", "run", *NAMED, "--output", "agent.safetensors")
+    acting = (
+        "import metarl_jax as mrl, gymnasium\n"
+        f"agent = mrl.load('agent.safetensors', experiment='{REFERENCE}')\n"
+        "env = gymnasium.make('CartPole-v1')\n"
+        "observation, _ = env.reset(seed=0)\n"
+        "print(agent.act(observation))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", acting], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("0", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_resumed_run_equals_an_uninterrupted_one() -> None:
+    run("train", REFERENCE, *SMALL, "--iterations", "6")
+    run("train", REFERENCE, *SMALL[:-1], "parts", "--iterations", "6", "--time-limit", "1e-9")
+    run("resume", "parts", *NAMED)
+
+    def stored(name: str) -> list[dict[str, Any]]:
+        rows = [json.loads(line) for line in Path(name, "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key != "wall_s"} for row in rows]
+
+    assert stored("run") == stored("parts") and len(stored("run")) == 6

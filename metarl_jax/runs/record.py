@@ -19,7 +19,7 @@ from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.scenes import Draw, scene
-from metarl_jax.types import Algorithm, Array, EnvFamily, Key, Params, State, Task
+from metarl_jax.types import Algorithm, Array, EnvFamily, HostEnvironment, Key, Params, State, Task
 
 CAPTION = 16
 """The height in pixels of the caption under each picture of the video."""
@@ -92,6 +92,13 @@ class _Watched:
         seen = action, info["final_observation"], reward, terminated | truncated, obs, self._drawn_state(state)
         io_callback(self._stepped, None, *seen, ordered=True)
         return obs, state, reward, terminated, truncated, info
+
+    def mark_over(self, state: State, over: Array) -> State:
+        return self._env.mark_over(state, over) if isinstance(self._env, HostEnvironment) else state
+
+    def release(self, state: State) -> None:
+        if isinstance(self._env, HostEnvironment):
+            self._env.release(state)
 
     def action_space(self, params: Task) -> Any:
         return self._env.action_space(params)
