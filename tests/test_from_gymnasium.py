@@ -768,7 +768,7 @@ def test_the_whole_life_of_a_family() -> None:
     Path("broken").unlink()
 
     for number, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
-        before = max(int(path.name) for path in Path("run/checkpoints").iterdir())
+        before = max(int(path.stem) for path in Path("run/checkpoints").iterdir())
         training = start("resume", "run", *NAMED, "--checkpoint-every", "2")
         wait_for_iteration(training, before + 4)
         workers = psutil.Process(training.pid).children(recursive=True)

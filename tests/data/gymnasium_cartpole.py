@@ -94,5 +94,5 @@ cartpole = experiments.experiment(
     description="Gymnasium's CartPole with a force of unknown direction",
     algorithm="rl2",
     family="gymnasium_cartpole",
-    settings={"episodes": 2, "trials": 64, "iterations": 200, "learning_rate": 1e-3},
+    settings={"episodes": 2, "trials": 64, "iterations": 100, "learning_rate": 1e-3},
 )
