@@ -431,6 +431,11 @@ def test_arguments_that_are_refused(options: dict[str, Any], kind: type[Exceptio
         lines(**options)
 
 
+def test_a_family_can_be_made_while_a_function_is_traced() -> None:
+    """An agent's file is loaded so."""
+    assert jax.eval_shape(lambda: (lines(), jnp.zeros(3))[1]).shape == (3,)
+
+
 def test_tasks_must_be_a_distribution() -> None:
     with pytest.raises(TypeError, match=r"tasks must be a metarl_jax.types.TaskDistribution, not function"):
         from_gymnasium(toys.line, sampler(), horizon=3)  # pyright: ignore[reportArgumentType]

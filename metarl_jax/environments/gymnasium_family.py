@@ -140,7 +140,9 @@ class _Probe:
         Raises:
             ValueError: if the environment cannot be made, or the function raises an error.
         """
-        task = jax.tree.map(lambda x: np.asarray(_plain(x))[()], self._tasks.sample(jax.random.key(0)))
+        # The family may be made while a function is traced, and the environment needs values.
+        with jax.ensure_compile_time_eval():
+            task = jax.tree.map(lambda x: np.asarray(_plain(x))[()], self._tasks.sample(jax.random.key(0)))
         try:
             env = self._make_env(task)
         except (Exception, SystemExit) as error:  # The user's code may raise anything.
