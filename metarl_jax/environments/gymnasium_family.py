@@ -31,6 +31,7 @@ they were, and the physics are wrong. This module needs the extra ``metarl-jax[g
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -232,12 +233,10 @@ class GymnasiumEnvironment:
         leaves, structure = jax.tree.flatten(params)
 
         def host(keys: np.ndarray, leaves: list[np.ndarray]) -> tuple[Any, ...]:
-            columns = [np.asarray(leaf) for leaf in leaves]
-            number = len(keys)
-            tasks = [structure.unflatten([column[row] for column in columns]) for row in range(number)]
-            contents = [b"".join(column[row].tobytes() for column in columns) for row in range(number)]
-            slot, lease, obs, frames = self._pool.reset(_seeds(keys), tasks, contents, self._draws)
-            return slot, lease, obs, frames
+            rows = range(len(keys))
+            tasks = [structure.unflatten([leaf[row] for leaf in leaves]) for row in rows]
+            contents = [b"".join(leaf[row].tobytes() for leaf in leaves) for row in rows]
+            return self._pool.reset(_seeds(keys), tasks, contents, self._draws)
 
         shapes = (_shape(np.int32), _shape(np.int32), self._observed(), self._pictured())
         arguments = _plain(key), [_plain(leaf) for leaf in leaves]
@@ -252,9 +251,9 @@ class GymnasiumEnvironment:
         if isinstance(space := self._spaces[1], Box):
             action = jnp.clip(action, space.low, space.high)
 
-        def host(keys: np.ndarray, state: GymnasiumState, action: Any) -> tuple[Any, ...]:
-            slot, lease, step, over, frame = map(np.asarray, state)
-            return step + 1, *self._pool.step(slot, lease, step, over, np.asarray(action), _seeds(keys), frame)
+        def host(keys: np.ndarray, state: Any, action: np.ndarray) -> tuple[Any, ...]:
+            slot, lease, step, over, frame = state
+            return step + 1, *self._pool.step(slot, lease, step, over, action, _seeds(keys), frame)
 
         shapes = gymnasium_host.Stepped(
             self._observed(),
@@ -276,9 +275,9 @@ class GymnasiumEnvironment:
     def release(self, state: GymnasiumState) -> None:
         """Give back the trial's slot, so that another trial uses it."""
 
-        def host(slot: Any, lease: Any, step: Any) -> tuple[np.ndarray]:
-            self._pool.release(np.asarray(slot), np.asarray(lease))
-            return (np.asarray(step),)
+        def host(slot: np.ndarray, lease: np.ndarray, step: np.ndarray) -> tuple[np.ndarray]:
+            self._pool.release(slot, lease)
+            return (step,)
 
         _call(host, (_shape(np.int32),), state.slot, state.lease, state.step)
 
@@ -324,9 +323,9 @@ def _plain(x: Any) -> Array:
     return jax.random.key_data(array) if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else array
 
 
-def _seeds(keys: Any) -> list[int]:
+def _seeds(keys: np.ndarray) -> list[int]:
     """Return a seed for each random key, ``[B, words]`` uint32: the words of the key as one number."""
-    return [functools.reduce(lambda number, word: (number << 32) | word, row, 0) for row in np.asarray(keys).tolist()]
+    return [functools.reduce(lambda number, word: (number << 32) | word, row, 0) for row in keys.tolist()]
 
 
 def _call(host: Callable[..., tuple[Any, ...]], shapes: tuple[jax.ShapeDtypeStruct, ...], *arguments: Tree) -> Any:
@@ -337,12 +336,17 @@ def _call(host: Callable[..., tuple[Any, ...]], shapes: tuple[jax.ShapeDtypeStru
         shapes: the shapes of its results for one environment.
         arguments: trees of arrays for one environment.
     """
+    # Data are collected outside of gradients, and the host has none.
+    leaves, structure = jax.tree.flatten(jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x)), arguments))
+    columns = _Columns([(x.dtype, x.shape) for x in leaves])
+
+    def unpacked(words: Any, others: list[Any]) -> tuple[Any, ...]:
+        return host(*jax.tree.unflatten(structure, columns.unpack(np.asarray(words), list(map(np.asarray, others)))))
 
     @jax.custom_batching.custom_vmap
-    def batched(*arguments: Tree) -> tuple[Array, ...]:
-        number = jax.tree.leaves(arguments)[0].shape[0]
-        results = tuple(jax.ShapeDtypeStruct((number, *shape.shape), shape.dtype) for shape in shapes)
-        return io_callback(host, results, *arguments)
+    def batched(words: Array, others: list[Array]) -> tuple[Array, ...]:
+        results = tuple(jax.ShapeDtypeStruct((len(words), *shape.shape), shape.dtype) for shape in shapes)
+        return io_callback(unpacked, results, words, others)
 
     @batched.def_vmap
     def _(size: int, mapped: Any, *arguments: Tree) -> tuple[Any, Any]:
@@ -354,6 +358,42 @@ def _call(host: Callable[..., tuple[Any, ...]], shapes: tuple[jax.ShapeDtypeStru
         apart = tuple(x.reshape(size, x.shape[0] // size, *x.shape[1:]) for x in found)
         return apart, tuple(True for _ in apart)
 
-    # Data are collected outside of gradients, and the host has none.
-    one = jax.tree.map(lambda x: jax.lax.stop_gradient(jnp.asarray(x))[None], arguments)
-    return tuple(x[0] for x in batched(*one))
+    return tuple(x[0] for x in batched(*jax.tree.map(lambda x: x[None], columns.pack(leaves))))
+
+
+class _Columns:
+    """Arrays as columns of one array of 32-bit words: each argument of a call of the host takes time of its own."""
+
+    def __init__(self, kinds: list[tuple[Any, tuple[int, ...]]]) -> None:
+        """Make the columns of arrays of some dtypes and shapes."""
+        self._kinds = [(np.dtype(dtype), shape) for dtype, shape in kinds]
+
+    @staticmethod
+    def _is_packed(dtype: np.dtype[Any]) -> bool:
+        return dtype == np.bool_ or (dtype.kind in "iuf" and dtype.itemsize == 4)
+
+    def pack(self, arrays: list[Array]) -> tuple[Array, list[Array]]:
+        """Return the words ``[columns]`` of one environment, and the arrays that are not packed."""
+        words, others = [jnp.zeros(0, jnp.uint32)], []
+        for array, (dtype, _) in zip(arrays, self._kinds, strict=True):
+            if not self._is_packed(dtype):
+                others.append(array)
+            elif dtype == np.bool_:
+                words.append(array.astype(jnp.uint32).reshape(-1))
+            else:
+                words.append(jax.lax.bitcast_convert_type(array, jnp.uint32).reshape(-1))
+        return jnp.concatenate(words), others
+
+    def unpack(self, words: np.ndarray, others: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the arrays ``[B, ...]``, given the words ``[B, columns]``."""
+        found, column, rest = [], 0, iter(others)
+        for dtype, shape in self._kinds:
+            if not self._is_packed(dtype):
+                found.append(next(rest))
+                continue
+            size = math.prod(shape)
+            part = np.ascontiguousarray(words[:, column : column + size])
+            array = part != 0 if dtype == np.bool_ else part.view(dtype)
+            found.append(array.reshape(len(words), *shape))
+            column += size
+        return found
