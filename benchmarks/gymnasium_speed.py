@@ -83,7 +83,8 @@ def theirs(envs: int, steps: int, kind: str) -> tuple[Callable[[], None], Callab
 
 def cpu_s() -> float:
     """Return the CPU time in seconds of this process and of the processes that it has started."""
-    times = [each.cpu_times() for each in (own := psutil.Process(), *own.children(recursive=True))]
+    own = psutil.Process()
+    times = [each.cpu_times() for each in (own, *own.children(recursive=True))]
     return sum(each.user + each.system for each in times)
 
 

@@ -289,6 +289,7 @@ def rl2(family: EnvFamily, **settings: Any) -> mrl.types.Algorithm:
     return mrl.algorithms.rl2.make(family, policy, mrl.algorithms.rl2.Config(**settings))
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_step_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     family = lines()
     algorithm, pool = rl2(family), pool_of(family)
@@ -498,6 +499,7 @@ def test_a_fault_is_one_clear_error(workers: int, fault: str, capfd: pytest.Capt
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_training_and_evaluation_raise_the_error_of_the_environment() -> None:
     family = lines("raise")
     algorithm = rl2(family, iterations=1)
@@ -652,6 +654,7 @@ def test_a_changed_mass_alone_would_be_wrong_physics(cartpole: Any) -> None:
         assert np.abs(stepped(naive, state) - expected).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rl2", "varibad", "pearl", "maml_trpo", "promp"])
 def test_every_kind_of_learner(cartpole: Any, name: str) -> None:
     from metarl_jax.runs.folder import RunConfig  # noqa: F401  (the registry of the package is complete)
