@@ -539,7 +539,8 @@ def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, doing
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
     assert parent.stdout is not None
-    children = [psutil.Process(int(word)) for word in parent.stdout.readline().split()]
+    with parent.stdout:
+        children = [psutil.Process(int(word)) for word in parent.stdout.readline().split()]
     assert len(children) >= 2
     time.sleep(2)
     assert parent.poll() is None
