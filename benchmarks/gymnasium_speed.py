@@ -31,7 +31,7 @@ from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "data"))
-import gymnasium_cartpole
+import gymnasium_cartpole  # pyright: ignore[reportMissingImports]
 
 NAME = "gymnasium_speed"
 MOST_PROCESSES = 16

@@ -15,7 +15,7 @@ The environments keep their state in Python objects. Compiled programs therefore
 all tasks of a batch; the steps of the policy and the updates stay compiled. The state that a program holds is the
 number of a slot on the host (``gymnasium_host``).
 
-What is different from environments that are written in JAX:
+These environments differ from those that are written in JAX:
 
 * A state can be used once. A second step from the same state is an error.
 * A run is reproducible as far as the randomness of the environments follows from ``reset(seed=...)``: each reset gets a
@@ -255,15 +255,10 @@ class GymnasiumEnvironment:
             slot, lease, step, over, frame = state
             return step + 1, *self._pool.step(slot, lease, step, over, action, _seeds(keys), frame)
 
-        shapes = gymnasium_host.Stepped(
-            self._observed(),
-            self._observed(),
-            _shape(np.float32),
-            _shape(np.bool_),
-            _shape(np.bool_),
-            self._pictured(),
-        )
-        found = _call(host, (_shape(np.int32), *shapes), _plain(key), state, action)
+        # The count of steps, and then the fields of ``gymnasium_host.Stepped``.
+        seen, flag = self._observed(), _shape(np.bool_)
+        shapes = (_shape(np.int32), seen, seen, _shape(np.float32), flag, flag, self._pictured())
+        found = _call(host, shapes, _plain(key), state, action)
         count, obs, final_obs, reward, terminated, truncated, frame = found
         info = {"terminated": terminated, "truncated": truncated, "final_observation": final_obs}
         return obs, state._replace(step=count, frame=frame), reward, terminated, truncated, info

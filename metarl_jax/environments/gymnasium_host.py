@@ -290,6 +290,12 @@ def pickled(recipe: Recipe) -> bytes:
         raise ValueError(f"{need}, which worker processes import: {_described(error)}") from error
 
 
+def _unpickled(recipe: bytes) -> Recipe:
+    """Return the recipe that the parent process pickled. The bytes come from that process only."""
+    loads: Callable[[bytes], Recipe] = ForkingPickler.loads  # pyright: ignore[reportAttributeAccessIssue]
+    return loads(recipe)
+
+
 def _work(link: connection.Connection, progress: Any, number: int, files: dict[str, str], recipe: bytes) -> None:
     """Serve the slots of one worker process until the parent closes the connection or ends."""
     # The parent decides what a signal to the group of processes means; it may need steps before it can save.
@@ -305,7 +311,7 @@ def _work(link: connection.Connection, progress: Any, number: int, files: dict[s
 
     try:
         references.load_files(files)
-        slots = Slots(ForkingPickler.loads(recipe), f" of worker {number}", note)
+        slots = Slots(_unpickled(recipe), f" of worker {number}", note)
     except (Exception, SystemExit) as error:
         link.send((f"worker {number} cannot import make_env: {_described(error)}", None))
         return
@@ -602,12 +608,12 @@ class Pool:
         """
         number, recipe = len(slot), self._recipe
         empty = np.zeros((number, *recipe.shape), recipe.dtype)
-        zeros = [np.zeros(number, kind) for kind in (np.float32, np.bool_, np.bool_)]
-        whole = Stepped(empty, empty.copy(), *zeros, np.array(frames))
+        reward, terminated, truncated = (np.zeros(number, kind) for kind in (np.float32, np.bool_, np.bool_))
+        whole = Stepped(empty, empty.copy(), reward, terminated, truncated, np.array(frames))
         with self._called() as held:
             self._free(slot[over], lease[over])
-            rows = np.flatnonzero(~over)
-            if not len(rows):
+            rows = np.flatnonzero(~over).tolist()
+            if not rows:
                 return whole
             slots = slot[rows]
             self._check(slots, lease[rows], steps[rows])

@@ -91,7 +91,9 @@ def observations(space: Any) -> Observations:
             return Observations(_box(low, high, space.shape), dtype, np.asarray)
     flat = _flattened("observation", space)
     low, high = _bounds(flat.low, flat.high)
-    return Observations(_box(low, high, flat.shape), np.dtype(np.float32), lambda value: spaces.flatten(space, value))
+    return Observations(
+        _box(low, high, flat.shape), np.dtype(np.float32), lambda value: np.asarray(spaces.flatten(space, value))
+    )
 
 
 def actions(space: Any) -> Actions:
