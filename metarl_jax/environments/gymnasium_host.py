@@ -511,7 +511,7 @@ class Pool:
         _POOLS.add(self)
 
     def _forget(self) -> None:
-        # For each slot: the number of its lease (0: none), the steps of the trial, the time of the last use, the task.
+        # Each slot has the number of its lease (0: none), the steps of its trial, the call that used it last, its task.
         self._lease, self._steps, self._used = (np.zeros(0, np.int64) for _ in range(3))
         self._tasks: list[bytes] = []
         self._calls = 0
