@@ -74,7 +74,8 @@ def map_tasks(
             return vectorised(*with_mapped([jax.lax.with_sharding_constraint(x, spec) for x in mapped]))
         number = jax.tree.leaves(mapped)[0].shape[0]
         size = _part_size(number, lambda: with_mapped(_first(mapped)), carry_of, data_of)
-        if size == number:
+        # A call of the host takes time, whatever the number of its tasks.
+        if size == number or calls_host(function, *jax.eval_shape(lambda: with_mapped(_first(mapped)))):
             return vectorised(*arguments)
         if size == 1:
             results = jax.lax.map(lambda one: function(*with_mapped(one)), mapped)
@@ -92,7 +93,8 @@ def vectorised_seeds(seeds: int) -> int:
     """Return how many of the seeds on a device should be vectorised if memory allows it.
 
     On a CPU the number is one: one seed keeps the cores busy, and several seeds overflow the caches (eight seeds of
-    RL², or of MAML on sinusoids, take 0.8 times as long sequentially). On an accelerator all seeds are vectorised.
+    RL², or of MAML on sinusoids, take 0.8 times as long sequentially). On an accelerator all seeds are vectorised,
+    unless they call the host (``calls_host``), which JAX refuses in a vectorised loop.
     """
     return 1 if jax.default_backend() == "cpu" else seeds
 
@@ -102,7 +104,9 @@ def map_seeds(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     def apply(seeds: Any) -> Any:
         number = jax.tree.leaves(seeds)[0].shape[0]
-        return jax.vmap(function)(seeds) if vectorised_seeds(number) == number > 1 else jax.lax.map(function, seeds)
+        if vectorised_seeds(number) == number > 1 and not calls_host(function, jax.eval_shape(lambda: _first(seeds))):
+            return jax.vmap(function)(seeds)
+        return jax.lax.map(function, seeds)
 
     return apply
 
@@ -176,6 +180,11 @@ def _mean(function: Callable[[Any, Any], Tree], shared: Any, tasks: Tree, *, seq
 
     total = sequential_sum(lambda tasks: vectorised(shared, tasks), jax.tree.map(rounds, tasks))
     return jax.tree.map(lambda x: jnp.sum(x, axis=0) / number, total)
+
+
+def calls_host(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Return whether a function calls the host, as environments of Gymnasium do. The function is traced."""
+    return bool(jax.make_jaxpr(function)(*arguments).effects)
 
 
 def _part_size(

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl_jax import host_calls
 from metarl_jax.batching import map_tasks
 from metarl_jax.checks import choice, positive_int
 from metarl_jax.interfaces.few_shot import FewShot, FewShotFamily
@@ -224,6 +225,7 @@ def evaluate(
             tasks or is few-shot, or the function is traced.
         ValueError: if there are fewer than two tasks, if the batch size is not a positive whole number, or if the split
             is another one.
+        HostError: if an environment of Gymnasium fails (``metarl_jax.host_calls``).
 
     Example:
         >>> import jax
@@ -256,18 +258,20 @@ def evaluate(
         seeds = state.step.shape[0] if jnp.ndim(state.step) else None
         state = state.algorithm
     states = jax.tree.map(lambda x: x[None], state) if seeds is None else state
-    found = _compiled_meta_test(
-        key,
-        learner.adapt,
-        states,
-        family.tasks,
-        num_tasks=num_tasks,
-        num_seeds=seeds or 1,
-        batch_size=batch_size,
-        # The optimum is that of one episode; a score by gradient step is the mean of many.
-        optimal_return=getattr(family, "optimal_return", None) if learner.stage == "episode" else None,
-        split=split,
-    )
+    with host_calls.clear_errors():
+        found = _compiled_meta_test(
+            key,
+            learner.adapt,
+            states,
+            family.tasks,
+            num_tasks=num_tasks,
+            num_seeds=seeds or 1,
+            batch_size=batch_size,
+            # The optimum is that of one episode; a score by gradient step is the mean of many.
+            optimal_return=getattr(family, "optimal_return", None) if learner.stage == "episode" else None,
+            split=split,
+        )
+        jax.block_until_ready(found)
 
     def on_host(values: Array | None) -> Any:
         if values is None:

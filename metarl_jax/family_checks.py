@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from metarl_jax import host_calls
 from metarl_jax.checks import positive_int
 from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextProblem
 from metarl_jax.interfaces.gradient import InnerProblem
@@ -51,6 +52,7 @@ from metarl_jax.types import (
     Discrete,
     EnvFamily,
     Environment,
+    HostEnvironment,
     Inputs,
     Key,
     Outcomes,
@@ -568,7 +570,8 @@ def _run(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return jax.block_until_ready(function(*arguments))
     except Exception as error:
-        raise ValueError(explain(name, error)) from error
+        failed = host_calls.cause(error)
+        raise ValueError(explain(name, error) if failed is None else f"{name} fails: {failed}") from error
 
 
 class _Played(NamedTuple):
@@ -677,6 +680,9 @@ def _keeps_task(key: Key, family: EnvFamily, task: Task) -> Array | None:
     """
     env = family.env
     state = env.reset(key, task)[1]
+    if isinstance(env, HostEnvironment):
+        env.release(state)
+        return None
     if type(task) in (tuple, list, dict) or is_array(task):
         return None
     if not any(type(x) is type(task) for x in jax.tree.leaves(state, is_leaf=lambda x: type(x) is type(task))):

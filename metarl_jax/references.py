@@ -40,6 +40,32 @@ class Loaded(NamedTuple):
     """The SHA-256 of the file, in hexadecimal; None where the reference names no file."""
 
 
+_PREFIX = "metarl_jax_user_"
+"""The beginning of the names of modules that were loaded from files."""
+
+
+def loaded_files() -> dict[str, str]:
+    """Return the absolute paths of the files that this process has loaded by references, by the names of the modules.
+
+    A process that unpickles objects of these modules calls ``load_files`` first, because they cannot be imported.
+    """
+    files = {
+        name: getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(_PREFIX)
+    }
+    return {name: str(Path(file).resolve()) for name, file in files.items() if file is not None}
+
+
+def load_files(files: dict[str, str]) -> None:
+    """Load files in another process, as ``loaded_files`` of the first process returned them.
+
+    Raises:
+        ValueError: if a file cannot be loaded, or has changed since the first process loaded it.
+    """
+    for name, path in files.items():
+        if _file(Path(path), path)[0].__name__ != name:
+            raise ValueError(f"{path} has changed since the command began")
+
+
 def is_reference(text: str) -> bool:
     """Return whether a word has the form of a reference: a file or a module, a colon and a name."""
     return ":" in text
@@ -95,7 +121,7 @@ def _file(path: Path, text: str) -> tuple[ModuleType, str]:
     digest = hashlib.sha256(content).hexdigest()
     # Each version of a file gets its own module name. Dataclasses look up their module in ``sys.modules``.
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = f"metarl_jax_user_{path.stem}_{place}_{digest[:8]}"
+    name = f"{_PREFIX}{path.stem}_{place}_{digest[:8]}"
     if name in sys.modules:
         return sys.modules[name], digest
     spec = importlib.util.spec_from_file_location(name, path)

@@ -21,6 +21,7 @@ from metarl_jax.types import (
     Discrete,
     EnvFamily,
     Environment,
+    HostEnvironment,
     Inputs,
     Key,
     Space,
@@ -67,6 +68,7 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
     """
     env = family.env
     without_reset = env if episodes == 1 and has_step_env(env) else None
+    on_host = env if isinstance(env, HostEnvironment) else None
     key_steps, key_reset = jax.random.split(key)
     obs, state = env.reset(key_reset, task)
     inputs = Inputs(
@@ -105,11 +107,16 @@ def trial(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task, episo
             output=output,
         )
         inputs = Inputs(obs, action, reward, done.astype(jnp.float32), jnp.bool_(False))
-        return (carry, inputs, state, episode + done.astype(jnp.int32)), transition
+        episode = episode + done.astype(jnp.int32)
+        if on_host is not None:
+            state = on_host.mark_over(state, episode >= episodes)
+        return (carry, inputs, state, episode), transition
 
     # All keys are split at once, because a split at each step would cost more than a small network.
     keys = jax.random.split(key_steps, (episodes * family.horizon, 2))
-    (carry, *_), transitions = jax.lax.scan(one_step, (carry, inputs, state, jnp.int32(0)), keys)
+    (carry, _, state, _), transitions = jax.lax.scan(one_step, (carry, inputs, state, jnp.int32(0)), keys)
+    if on_host is not None:
+        on_host.release(state)
     return carry, transitions
 
 

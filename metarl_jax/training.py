@@ -13,6 +13,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax import host_calls
 from metarl_jax.batching import map_seeds
 from metarl_jax.checks import positive_int
 from metarl_jax.types import Algorithm, Array, Key, Metrics, RunState, Tree
@@ -174,6 +175,7 @@ def train(
         ValueError: if the number of iterations or seeds is not a positive whole number, if no number of iterations is
             given and the algorithm does not define one, if progress is requested within a compiled function, or if
             seeds are given together with a state, which has its own.
+        HostError: if an environment of Gymnasium fails (``metarl_jax.host_calls``).
 
     Warns:
         UserWarning: if there are more iterations than the schedules of the algorithm were made for, or if a run
@@ -193,13 +195,18 @@ def train(
     iterations = _iterations(algorithm, iterations, done)
     stacked = jnp.ndim(state.step) == 1
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state))
-    if not progress:
-        # Within a compiled function, the algorithm may contain tracers, so it must not be stored in a cache.
-        chunk = (_run if traced else _compiled_run)(algorithm, state, iterations, iterations, stacked)
-    elif traced:
-        raise ValueError("progress cannot be reported from within a compiled function: leave out progress")
+    if traced:
+        if progress:
+            raise ValueError("progress cannot be reported from within a compiled function: leave out progress")
+        # The algorithm may contain tracers, so it must not be stored in a cache.
+        chunk = _run(algorithm, state, iterations, iterations, stacked)
     else:
-        chunk = _in_shares(algorithm, state, iterations, stacked, _print if progress is True else progress)
+        with host_calls.clear_errors():
+            if progress:
+                chunk = _in_shares(algorithm, state, iterations, stacked, _print if progress is True else progress)
+            else:
+                chunk = _compiled_run(algorithm, state, iterations, iterations, stacked)
+            jax.block_until_ready(chunk)
     rows = jnp.arange(iterations) < chunk.iterations[..., None]
     metrics = {name: jnp.where(rows, values, jnp.nan) for name, values in chunk.metrics.items()}
     if not traced and bool(jnp.any(chunk.diverged)):

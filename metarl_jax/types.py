@@ -134,6 +134,22 @@ class Environment(AutoResetEnvironment, Protocol):
         ...
 
 
+@runtime_checkable
+class HostEnvironment(AutoResetEnvironment, Protocol):
+    """An environment whose state is on the host, so that it must know when a trial is over.
+
+    ``rollout.trial`` calls these methods.
+    """
+
+    def mark_over(self, state: State, over: Array) -> State:
+        """Return the state of a trial that is over if ``over`` is true. Its further steps do nothing."""
+        ...
+
+    def release(self, state: State) -> None:
+        """Give up the state of a trial, after its last step."""
+        ...
+
+
 class TaskDistribution(NamedTuple):
     """A distribution over tasks, p(T). Each function draws one task.
 

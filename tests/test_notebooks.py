@@ -26,6 +26,7 @@ NAMES = [
     "07_a_study_with_statistics",
     "08_choosing_an_algorithm",
     "09_deploying_an_agent",
+    "10_from_gymnasium_to_an_agent",
 ]
 
 
@@ -229,3 +230,15 @@ def test_the_notebook_of_agents_acts_as_evaluation_says(executed: Callable[[str]
     pulled = re.search(r"pulled arms: (.*)", printed)
     assert pulled is not None
     assert "3" in pulled[1].split()[-5:]
+
+
+@pytest.mark.slow
+def test_the_notebook_of_gymnasium_adapts(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("10_from_gymnasium_to_an_agent"))
+    first, second = (float(x) for x in re.findall(r"^ +[12] +(-?\d+\.?\d*) \(", printed, flags=re.MULTILINE))
+    # The cost of 20 steps without a direction is 5, so a rover at random has a negative return.
+    assert 1.0 < first < second < 4.5
+    agent = re.search(r"agent in Gymnasium: (\S+), (\S+) \(95 %: \+-(\S+), \+-(\S+)\)", printed)
+    assert agent is not None
+    *means, error_first, error_second = map(float, agent.groups())
+    assert abs(means[0] - first) < 2 * error_first and abs(means[1] - second) < 2 * error_second

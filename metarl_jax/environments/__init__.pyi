@@ -6,6 +6,9 @@ from . import (
     drawing,
     from_gymnax,
     gridnavi,
+    gymnasium_family,
+    gymnasium_host,
+    gymnasium_spaces,
     locomotion,
     manipulation,
     manipulation_skills,
@@ -16,6 +19,7 @@ from . import (
     tabular_mdp,
     xland,
 )
+from .gymnasium_family import from_gymnasium
 
 __all__ = [
     "bandits",
@@ -23,8 +27,12 @@ __all__ = [
     "classic_control",
     "dark_room",
     "drawing",
+    "from_gymnasium",
     "from_gymnax",
     "gridnavi",
+    "gymnasium_family",
+    "gymnasium_host",
+    "gymnasium_spaces",
     "locomotion",
     "manipulation",
     "manipulation_skills",

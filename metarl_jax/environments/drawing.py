@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from metarl_jax.types import Task
+from metarl_jax.types import AutoResetEnvironment, Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,6 +72,15 @@ class Drawable(Protocol):
         Returns:
             An RGB picture. All pictures of a trial have the same size.
         """
+        ...
+
+
+@runtime_checkable
+class Recordable(Protocol):
+    """An environment that computes pictures in its steps, which takes time, so it does this in recordings only."""
+
+    def recorded(self) -> AutoResetEnvironment:
+        """Return the environment that is recorded in place of this one."""
         ...
 
 

@@ -12,14 +12,12 @@ rollout does not return the warm start and the contact forces.) JAX holds the bi
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import copy
 import functools
 import itertools
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -30,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metarl_jax import host_calls
 from metarl_jax.checks import choice, install_command
 from metarl_jax.types import Array, Tree
 
@@ -221,32 +220,6 @@ def _cores() -> int:
 
 
 _POOL: ThreadPoolExecutor | None = None
-_exiting = False
-_last_call = -float("inf")
-"""The time at which a program last called the host, in seconds of ``time.monotonic``."""
-QUIET_S = 0.25
-"""The time without calls of the host, in seconds, after which a running program counts as ended at exit."""
-
-
-def _note_call() -> None:
-    """Record that a program calls the host; raise RuntimeError, which ends the program, if the interpreter exits."""
-    global _last_call
-    _last_call = time.monotonic()
-    if _exiting:
-        raise RuntimeError("the interpreter exits")
-
-
-@atexit.register
-def _wait_for_programs() -> None:
-    """At exit, wait until no program calls the host.
-
-    XLA does not cancel a program whose caller was interrupted. A program that calls the host while the interpreter
-    exits aborts the process or waits for Python's lock for ever.
-    """
-    global _exiting
-    _exiting = True
-    while time.monotonic() - _last_call < QUIET_S:
-        time.sleep(0.01)
 
 
 ROBOTS_OF_A_THREAD = 8
@@ -460,7 +433,6 @@ class CEngine(Engine):
 
     def _deal(self, work: Callable[[_Desk, Iterable[int]], None], which: np.ndarray) -> None:
         """Divide the rows among threads. A thread computes one robot's rows after another's, with a desk for each."""
-        _note_call()
         whose = self._whose[which]
         threads = max(1, min(_cores(), len(which) // ROBOTS_OF_A_THREAD))
 
@@ -474,7 +446,7 @@ class CEngine(Engine):
                 self._desks[owner].append(desk)
 
         parts = np.array_split(np.argsort(whose, kind="stable"), threads)
-        with self._lock:
+        with host_calls.call(), self._lock:
             if threads == 1:
                 at_desks(parts[0])
                 return

@@ -8,8 +8,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from metarl_jax import host_calls
 from metarl_jax.runs import hosts, interrupts, streams
-from metarl_jax.runs.errors import ReaderGone, Stop, StorageError
+from metarl_jax.runs.errors import ReaderGone, Stop, StorageError, UserError
 from metarl_jax.runs.files import printable
 
 
@@ -47,11 +48,17 @@ def run(command: Callable[[], int], *, alone: bool = False) -> int:
             line, code = f"error: {printable(one_line(text))}", StorageError.exit_code
         except KeyboardInterrupt:
             line, code = f"stopped by SIGINT{interrupts.how_to_go_on()}", 130
-        except Exception:
-            if not hosts.joined():
+        except Exception as error:
+            failed = host_calls.cause(error)
+            if failed is not None:
+                # An environment of the user failed within a compiled program, whose own error is long.
+                line = f"error: {printable(one_line(str(failed)))}{interrupts.how_to_go_on()}"
+                code = UserError.exit_code
+            elif not hosts.joined():
                 raise
-            traceback.print_exc()
-            line, code = f"error: internal error{interrupts.how_to_go_on()}", 1
+            else:
+                traceback.print_exc()
+                line, code = f"error: internal error{interrupts.how_to_go_on()}", 1
         if hosts.joined():
             # A normal exit of Python would wait for the other processes, and they would wait for this one.
             interrupts.end_process(line, code)

@@ -175,13 +175,16 @@ class TooLarge(Exception):
         self.needed, self.free = needed, free
 
 
-def compile_to_fit(compile_for: Callable[[int], Any], columns: int, free: int | None) -> tuple[Any, int]:
+def compile_to_fit(
+    compile_for: Callable[[int], Any], columns: int, free: int | None, *, alone: bool = False
+) -> tuple[Any, int]:
     """Compile the program that vectorises the largest number of columns that fits into memory.
 
     Args:
         compile_for: a function that compiles the program for a number of vectorised columns.
         columns: the number of columns of a device.
         free: the free memory of a device in bytes; None if it is not known.
+        alone: whether columns must not be vectorised.
 
     Returns:
         The compiled program, and the number of vectorised columns.
@@ -189,7 +192,7 @@ def compile_to_fit(compile_for: Callable[[int], Any], columns: int, free: int | 
     Raises:
         TooLarge: if the program for one column needs more memory than there is, according to the compiler.
     """
-    at_a_time = vectorised_seeds(columns)
+    at_a_time = 1 if alone else vectorised_seeds(columns)
     while True:
         compiled = compile_for(at_a_time)
         needed = needed_bytes(compiled)

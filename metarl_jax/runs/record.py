@@ -12,14 +12,14 @@ import numpy as np
 from jax.experimental import io_callback
 from PIL import Image, ImageDraw, ImageFont
 
-from metarl_jax.environments.drawing import Drawable, Frame
+from metarl_jax.environments.drawing import Drawable, Frame, Recordable
 from metarl_jax.interfaces.gradient import InnerProblem
 from metarl_jax.runs import train
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.files import write_atomically
 from metarl_jax.runs.folder import RunConfig, RunFolder
 from metarl_jax.runs.scenes import Draw, scene
-from metarl_jax.types import Algorithm, Array, EnvFamily, Key, Params, State, Task
+from metarl_jax.types import Algorithm, Array, EnvFamily, HostEnvironment, Key, Params, State, Task
 
 CAPTION = 32
 """The height in pixels of the caption under each picture of the video."""
@@ -96,6 +96,13 @@ class _Watched:
         io_callback(self._stepped, None, *seen, ordered=True)
         return obs, state, reward, terminated, truncated, info
 
+    def mark_over(self, state: State, over: Array) -> State:
+        return self._env.mark_over(state, over) if isinstance(self._env, HostEnvironment) else state
+
+    def release(self, state: State) -> None:
+        if isinstance(self._env, HostEnvironment):
+            self._env.release(state)
+
     def action_space(self, params: Task) -> Any:
         return self._env.action_space(params)
 
@@ -114,6 +121,8 @@ def watched(family: EnvFamily, episodes: int) -> tuple[EnvFamily, list[Frame]]:
         The wrapped family, and a list that the trial fills with the frames of every episode from its start to its end.
     """
     frames: list[Frame] = []
+    if isinstance(family.env, Recordable):
+        family = family._replace(env=family.env.recorded())
     return family._replace(env=_Watched(family, episodes, frames)), frames
 
 

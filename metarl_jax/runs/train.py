@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax import training
+from metarl_jax.batching import calls_host, vectorised_seeds
 from metarl_jax.evaluation import meta_test
 from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.runs import checkpoints, commands, devices, hosts, interrupts, metrics, programs, tracking
@@ -366,7 +367,7 @@ def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[An
     """Compile the program that trains columns, and return it with a note for the message about compilation.
 
     Raises:
-        UserError: for robots that the host steps, if both seeds and tasks are distributed over devices.
+        UserError: for environments that the host steps, if both seeds and tasks are distributed over devices.
     """
     columns = arguments[-1].shape[0] // placement.seeds
 
@@ -379,13 +380,17 @@ def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[An
             if "callbacks" not in str(error):
                 raise
             raise UserError(
-                "for robots that the host steps (C MuJoCo), seeds or tasks can be spread over devices, not both: use"
-                f" --devices {placement.seeds}, or --engine mjx if the experiment has that setting"
+                "for environments that the host steps (C MuJoCo, Gymnasium), seeds or tasks can be spread over "
+                f"devices, not both: use --devices {placement.seeds}, or --engine mjx where the experiment has it"
             ) from error
         return lowered.compile()
 
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    algorithm = problem.algorithm
+    # JAX refuses loops of several seeds that call the host.
+    alone = vectorised_seeds(columns) > 1 and calls_host(algorithm.step, key, jax.eval_shape(algorithm.init, key))
     try:
-        compiled, at_a_time = programs.compile_to_fit(compile_for, columns, programs.free_bytes())
+        compiled, at_a_time = programs.compile_to_fit(compile_for, columns, programs.free_bytes(), alone=alone)
     except programs.TooLarge:
         if runs > 1:
             raise

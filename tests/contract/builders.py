@@ -147,7 +147,9 @@ def _from_ratings() -> EnvFamily:
         return recommendation.from_ratings(path, least=2)
 
 
-NOT_ENVIRONMENTS = {"base", "drawing", "physics", "manipulation_skills"}
+# The states of Gymnasium environments are on the host and can be used once (``test_from_gymnasium.py``).
+GYMNASIUM = {"gymnasium_family", "gymnasium_host", "gymnasium_spaces"}
+NOT_ENVIRONMENTS = {"base", "drawing", "physics", "manipulation_skills", *GYMNASIUM}
 # These functions call ``xland.make`` with rulesets of their own.
 SAME_ENVIRONMENTS = {"made_up_family", "trivial_21k"}
 CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
