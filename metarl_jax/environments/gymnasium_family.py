@@ -67,14 +67,6 @@ def from_gymnasium(
     ``gymnasium_spaces.observations`` and ``gymnasium_spaces.actions`` say; continuous actions are clipped to their
     bounds. An episode that the environment does not end is truncated after ``horizon`` steps.
 
-    Example:
-        >>> def make_env(task):
-        ...     return gymnasium.make("Pendulum-v1", g=float(task))
-        >>> def sample(key):
-        ...     return jax.random.uniform(key, minval=5.0, maxval=15.0)
-        >>> tasks = mrl.types.TaskDistribution(sample, sample)
-        >>> family = mrl.environments.from_gymnasium(make_env, tasks, horizon=200, workers=2)
-
     Args:
         make_env: A function that makes the environment of a task. The task is one of ``tasks``, with NumPy arrays in
             place of JAX's. If the environment has ``render_mode="rgb_array"``, videos show its ``render()``.
@@ -96,6 +88,18 @@ def from_gymnasium(
         TypeError: if ``make_env`` or ``set_task`` is not a function, or ``tasks`` is not a ``TaskDistribution``.
         ValueError: if a number is out of range, ``make_env`` raises an error or does not return an environment, a space
             cannot be translated, or worker processes cannot import the functions.
+
+    Example:
+        >>> import gymnasium, jax
+        >>> import metarl_jax as mrl
+        >>> def make_env(task):
+        ...     return gymnasium.make("Pendulum-v1", g=float(task))
+        >>> def sample(key):
+        ...     return jax.random.uniform(key, minval=5.0, maxval=15.0)
+        >>> tasks = mrl.types.TaskDistribution(sample, sample)
+        >>> family = mrl.environments.from_gymnasium(make_env, tasks, horizon=200)
+        >>> family.action_space.shape
+        (1,)
     """
     if not callable(make_env):
         raise TypeError(f"make_env must be a function of a task, not {make_env!r}")
