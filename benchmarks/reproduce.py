@@ -88,7 +88,7 @@ def _omniglot(
 ) -> list[Claim]:
     small = (5, 1)
     # The published interval of this number is ± 0.4 %.
-    bars = {("maml", small): 0.983}
+    bars: dict[tuple[str, tuple[int, int]], float] = {("maml", small): 0.983}
     return [
         Claim(
             f"Omniglot, {classes} classes, {shots} example{'s' * (shots > 1)}: accuracy",

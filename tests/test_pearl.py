@@ -235,7 +235,8 @@ def beliefs_from(statistic: Callable[[Array], Array]) -> ContextNetworks:
 
 def divergence(statistic: Callable[[Array], Array], **settings: Any) -> float:
     """Return the mean divergence N(statistic, 1) || N(0, 1) of two latent variables, the mean squared statistic."""
-    config = pearl.Config(**(SIZES | {"meta_batch": 400, "gradient_steps": 1, "batch_size": 1} | settings))
+    changes: dict[str, Any] = {"meta_batch": 400, "gradient_steps": 1, "batch_size": 1}
+    config = pearl.Config(**(SIZES | changes | settings))
     algorithm = pearl.make(FAMILY, beliefs_from(statistic), config)
     return float(jax.jit(algorithm.step)(jax.random.key(1), algorithm.init(jax.random.key(0)))[1]["belief_divergence"])
 
