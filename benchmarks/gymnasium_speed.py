@@ -2,6 +2,7 @@
 
     nice python benchmarks/gymnasium_speed.py
     nice python benchmarks/gymnasium_speed.py --envs 64 256 --steps 500 --repeats 5
+    python benchmarks/gymnasium_speed.py --readme             # put the table into benchmarks/README.md
 
 All ways step the same class, ``tests/data/gymnasium_cartpole.py``, with random actions, and reset it where episodes
 end. ``from_gymnasium`` draws the actions in a compiled program, which calls the host once a step for all environments:
@@ -25,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 import psutil
-from results_file import provenance, table, write_row
+from results_file import PAGE, provenance, read_rows, table, with_block, write_row
 
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key
@@ -135,20 +136,29 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def shown() -> str:
+    """Return the table in Markdown."""
+    return table(HEADER, map(cells, sorted(read_rows(NAME), key=lambda row: (row["environments"], row["metric"]))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", type=int, default=[16, 64, 256])
     parser.add_argument("--steps", type=int, default=400, help="steps of each environment, a multiple of 8")
     parser.add_argument("--workers", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--readme", action="store_true", help="measure nothing; put the table into benchmarks/README.md"
+    )
     arguments = parser.parse_args()
-    rows = []
+    if arguments.readme:
+        PAGE.write_text(with_block(PAGE.read_text(), "gymnasium_speed.py", shown()))
+        return
     for envs in arguments.envs:
         for row in measure(envs, arguments.steps, arguments.workers, arguments.repeats):
             write_row(NAME, row)
-            rows.append(row)
             print(f"{row['experiment']}, {row['metric']}: {row['steps_per_second']:,}", flush=True)
-    print(table(HEADER, map(cells, rows)))
+    print(shown())
 
 
 if __name__ == "__main__":

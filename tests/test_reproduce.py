@@ -42,6 +42,7 @@ def test_the_page_of_results_shows_the_comparison_and_the_speeds(root: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "benchmarks"))
         import compare  # pyright: ignore[reportMissingImports]
+        import gymnasium_speed  # pyright: ignore[reportMissingImports]
         import results_file  # pyright: ignore[reportMissingImports]
         import speed  # pyright: ignore[reportMissingImports]
 
@@ -50,6 +51,7 @@ def test_the_page_of_results_shows_the_comparison_and_the_speeds(root: Path) -> 
                 assert experiments.get(f"{learner}-{family}")
         assert results_file.with_block(page, "compare.py", compare.shown()) == page
         assert results_file.with_block(page, "speed.py", speed.shown()) == page
+        assert results_file.with_block(page, "gymnasium_speed.py", gymnasium_speed.shown()) == page
         with pytest.raises(ValueError, match=r"no marks for the table of benchmarks/other\.py"):
             results_file.with_block(page, "other.py", "")
 
