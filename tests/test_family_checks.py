@@ -130,7 +130,7 @@ def test_a_right_family_passes_and_its_shapes_are_returned() -> None:
     check_family(family, key=jax.random.key(3), num_tasks=1)
 
 
-def test_the_cheap_part_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_cheap_part_does_not_compile(caplog: pytest.LogCaptureFixture) -> None:
     family = line(optimal_return=lambda task: -task.place)
     with jax.log_compiles(), caplog.at_level(logging.DEBUG):
         check_shapes(family)
@@ -282,7 +282,7 @@ def test_heldout_tasks_of_another_dtype_or_structure() -> None:
     assert "a task of tasks.sample is a PyTreeDef" in str(refused(line(tasks=tasks)))
 
 
-def test_tasks_that_are_no_trees_of_arrays() -> None:
+def test_tasks_that_are_not_trees_of_arrays() -> None:
     message = str(refused(line(tasks=TaskDistribution(lambda key: "left", lambda key: "left"))))
     assert message.startswith("tasks.sample fails: TypeError")
     assert "a task is a tree of arrays" in message
@@ -371,7 +371,7 @@ def test_a_sampler_that_branches_is_named(which: str) -> None:
     assert f"tasks.{which} cannot be compiled" in str(refused(line(tasks=tasks)))
 
 
-def test_another_error_is_told_with_its_place() -> None:
+def test_another_error_is_reported_with_its_place() -> None:
     class Wrong(Line):
         def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
             return super().step(key, state, action, params.goal)
@@ -577,7 +577,7 @@ class StepAlone(Paying):
         return Paying().step(key, state, action, params)
 
 
-def test_step_may_be_overridden_alone_where_step_env_is_none() -> None:
+def test_step_alone_may_be_overridden_if_step_env_is_none() -> None:
     check_family(clocks(StepAlone()))
 
 
@@ -762,7 +762,7 @@ def test_values(family: EnvFamily, message: str) -> None:
     assert message in str(refused(family, check_family))
 
 
-def test_constants_that_are_not_finite_are_no_random_numbers() -> None:
+def test_constants_that_are_not_finite_are_not_taken_for_random_numbers() -> None:
     table = jnp.array([jnp.nan, jnp.inf, 0.0])
 
     class Gaps(Line):
@@ -773,7 +773,7 @@ def test_constants_that_are_not_finite_are_no_random_numbers() -> None:
     check_family(line(Gaps()))
 
 
-def test_a_task_that_the_state_carries_unchanged_is_no_fault() -> None:
+def test_a_task_that_the_state_carries_unchanged_is_valid() -> None:
     check_family(line(Carries()))
 
 
@@ -960,7 +960,7 @@ def test_problems(problem: Any, message: str) -> None:
     assert message in str(refused(problem, check_problem))
 
 
-def test_a_problem_of_gradient_descent_is_not_one_of_reading() -> None:
+def test_a_gradient_problem_is_not_an_in_context_problem() -> None:
     assert "problem must be a metarl_jax.interfaces.few_shot.InContextProblem" in str(
         refused(PROBLEM, check_in_context_problem)
     )
