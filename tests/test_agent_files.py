@@ -101,7 +101,7 @@ def test_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "must end in .safetensors" in capsys.readouterr().err
 
 
-def test_few_shot_learners_are_no_agents(tmp_path: Path) -> None:
+def test_few_shot_learners_are_not_agents(tmp_path: Path) -> None:
     from metarl_jax.runs import train
 
     experiment = experiments.get("maml-sinusoid")

@@ -140,7 +140,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_an_agent_does_what_its_learner_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_acts_as_its_learner(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without randomness, the agent's returns on a task equal those of the learner's ``adapt``."""
     for kind in (distributions.Categorical, distributions.DiagonalGaussian, distributions.SquashedGaussian):
         monkeypatch.setattr(kind, "sample", lambda self, key: self.mode())
@@ -161,7 +161,7 @@ def test_an_agent_does_what_its_learner_does(name: str, monkeypatch: pytest.Monk
 @pytest.mark.slow
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("name", ["rl2", "varibad", "pearl", "maml_trpo"])
-def test_an_agent_scores_what_evaluation_says(name: str) -> None:
+def test_the_scores_of_an_agent_agree_with_evaluation(name: str) -> None:
     """With sampled actions, after some training, the mean returns agree within both intervals."""
     made = {
         "rl2": lambda: _rl2(iterations=30, trials=64),
@@ -367,7 +367,7 @@ def test_episodes_of_a_batch_end_one_by_one() -> None:
     assert play(7, 12) == [[[7, 8], [9, 10], [11, 12]], [[107, 108, 109], [110, 111, 112]], [[209, 210, 211, 212]]]
 
 
-def test_who_adapts_how_is_said() -> None:
+def test_an_agent_says_how_it_adapts() -> None:
     agent = agent_of_bandit()
     assert not agent.adapts_by_gradient
     with pytest.raises(TypeError, match="this learner adapts while it acts"):
@@ -385,7 +385,7 @@ def test_who_adapts_how_is_said() -> None:
         agent.observe(0.0, True)
 
 
-def test_who_does_not_act_is_refused() -> None:
+def test_a_learner_that_does_not_act_is_refused() -> None:
     problem = problems.few_shot(sinusoid.maml(shots=3, queries=4), mlp.predictor(1, 1, hidden_sizes=(4,)))
     algorithm = reptile.make(problem, reptile.Config(inner_steps=1))
     state = start(algorithm, jax.random.key(0))

@@ -136,7 +136,7 @@ def test_seeds_progress_and_transformations() -> None:
         mrl.train(0, algorithm)  # pyright: ignore[reportArgumentType]
 
 
-def test_divergence_is_said() -> None:
+def test_divergence_causes_a_warning() -> None:
     def step(key: Any, state: Any) -> Any:
         del key
         return state + 1, {"loss": jnp.where(state == 2, jnp.nan, 1.0)}
@@ -183,14 +183,14 @@ def test_evaluation_takes_states_as_they_are() -> None:
         mrl.evaluate(jax.random.key(1), algorithm, one.state, family, num_tasks=1)
 
 
-def test_meta_test_says_what_to_stack() -> None:
+def test_meta_test_names_the_axis_to_stack() -> None:
     family, algorithm = small_bandit(iterations=2)
     state = mrl.train(jax.random.key(0), algorithm).state.algorithm
     with pytest.raises(ValueError, match=r"states must be stacked along a leading axis of num_seeds \(1\), but states"):
         meta_test(jax.random.key(1), algorithm.adapt, state, family.tasks, num_tasks=4)
 
 
-def test_warnings_are_the_callers() -> None:
+def test_warnings_point_to_the_caller() -> None:
     _, algorithm = small_bandit(iterations=1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

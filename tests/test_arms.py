@@ -28,7 +28,7 @@ def known(*lead: int) -> jax.Array:
     return jax.random.normal(jax.random.key(1), (*lead, ARMS, FEATURES))
 
 
-def test_what_is_foreseen_is_the_value_of_what_is_then_known(critic: tuple[ArmsCritic, Params]) -> None:
+def test_the_lookahead_equals_the_value_after_the_pull(critic: tuple[ArmsCritic, Params]) -> None:
     made, params = critic
     now, left = known(5, 2), jnp.arange(10.0).reshape(5, 2)
     then = jax.random.normal(jax.random.key(2), (5, 2, ARMS, OUTCOMES, FEATURES))
@@ -78,7 +78,7 @@ def test_a_bernoulli_arm_is_a_beta_distribution() -> None:
         belief = arm.observe(belief, jnp.float32(reward))
 
 
-def test_only_finitely_many_rewards_can_be_foreseen() -> None:
+def test_the_lookahead_needs_finitely_many_rewards() -> None:
     privileged = bandits.gaussian(2).privileged
     assert privileged is not None
     assert privileged.arm is None

@@ -13,7 +13,7 @@ from metarl_jax.oracles import at_random
 from metarl_jax.types import Box
 
 
-def test_arms_are_pulled_alike() -> None:
+def test_arms_are_pulled_equally_often() -> None:
     """The expected reward of a random pull is the mean of the arms' means."""
     family, pulls = bandits.bernoulli(3), 4000
     task = family.tasks.sample(jax.random.key(0))

@@ -50,7 +50,7 @@ def test_rewards_have_the_arms_mean_and_variance(make: type) -> None:
 
 
 @pytest.mark.parametrize("make", [bandits.bernoulli, bandits.gaussian])
-def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
+def test_the_training_reward_is_minus_the_expected_regret(make: type) -> None:
     """The expected return of a trial is the best arm's minus the regrets, here for random pulls."""
     family: EnvFamily = make(arms=3)
     assert family.privileged is not None
@@ -77,7 +77,7 @@ def test_what_is_learnt_from_is_the_expected_regret(make: type) -> None:
 
 
 @pytest.mark.parametrize("noise", [None, 0.3])
-def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> None:
+def test_the_expected_regret_is_the_posterior_expectation(noise: float | None) -> None:
     """The belief's reward equals integrals over the exact posterior, for trials of random tasks."""
     arms, pulls, trials = 3, 60, 32
     family = bandits.bernoulli(arms) if noise is None else bandits.gaussian(arms, noise)
@@ -114,7 +114,7 @@ def test_the_expected_regret_is_what_a_bayesian_expects(noise: float | None) -> 
     np.testing.assert_allclose(reward[:, 0], 0.5 - arms / (arms + 1), atol=1e-4)
 
 
-def test_the_expected_regret_is_the_regret_without_its_luck() -> None:
+def test_the_expected_regret_equals_the_mean_regret_with_less_variance() -> None:
     """Both rewards have the same expectation at every pull of an adaptive policy; the belief's varies less."""
     family = bandits.bernoulli(4)
     assert family.privileged is not None

@@ -40,7 +40,7 @@ def test_tasks_are_vectorised_unless_something_overflows_a_cache() -> None:
     ("trials", "numbers", "expected"),
     [(512, 20_000, 32), (512, 64, 512), (90, 90_000, 10), (509, 20_000, 509), (64, 2**18, 64)],
 )
-def test_as_many_trials_are_vectorised_as_a_cache_has_memories_of(
+def test_the_number_of_vectorised_trials_is_limited_by_the_cache_size_of_memories(
     trials: int, numbers: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def carry_of(trial: Array, shared: Array) -> Tree:
@@ -172,7 +172,7 @@ def test_tasks_are_sequential_where_the_data_of_one_overflow_a_cache(monkeypatch
     assert not sequential(most + 1)
 
 
-def test_nothing_but_this_module_asks_for_devices_or_the_backend() -> None:
+def test_only_this_module_asks_for_devices_or_the_backend() -> None:
     package = Path(metarl_jax.__file__).parent
     files = [
         *(package / "algorithms").glob("*.py"),

@@ -77,7 +77,7 @@ def test_the_encoder_unrolls_as_it_steps_and_sees_the_previous_observation(famil
     assert bool(jnp.all(jnp.any(other.mean[1:3] != got.mean[1:3], axis=-1)))
 
 
-def test_the_cell_decoder_counts_what_a_loop_over_steps_adds_up() -> None:
+def test_the_cell_decoder_equals_a_loop_over_steps() -> None:
     decoder = belief.grid_decoder(GRID.observation_space, latent_size=SIZE, hidden_sizes=(5,), threshold=0.5)
     params, trials = noisy(decoder.init), random_trials(GRID)
     reward = np.where(np.random.default_rng(2).random(trials.reward.shape) < 0.4, 1.0, -0.1)
@@ -101,7 +101,7 @@ def test_the_cell_decoder_counts_what_a_loop_over_steps_adds_up() -> None:
 
 @pytest.mark.parametrize("transitions", [False, True], ids=["rewards", "transitions too"])
 @pytest.mark.parametrize("family", [GRID, PROBE], ids=["index", "vector"])
-def test_the_step_decoder_adds_up_what_single_steps_are_worth(family: EnvFamily, transitions: bool) -> None:
+def test_the_step_decoder_is_the_sum_over_single_steps(family: EnvFamily, transitions: bool) -> None:
     """The decoder is compared with single steps and one latent variable; a reward's error counts as -error^2 / 2."""
     decoder = belief.step_decoder(
         family.observation_space, family.action_space, latent_size=SIZE, hidden_sizes=(6, 5), transitions=transitions

@@ -30,7 +30,7 @@ def test_numbers_in_range_pass(value: Any) -> None:
     "value",
     [np.nan, np.inf, np.array(np.nan), jnp.float32(jnp.nan), jnp.ones(3), np.ones(1), 0, 2, -1.0, True, "1", None],
 )
-def test_others_are_named(value: Any) -> None:
+def test_numbers_out_of_range_are_named(value: Any) -> None:
     with pytest.raises(ValueError, match="rate must be a finite number above 0 and below 2, not "):
         real(above=0, below=2)("rate", value)
 
@@ -86,13 +86,13 @@ def glyph_preset(**changes: Any) -> Any:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(make: Callable[[], Any], message: str) -> None:
+def test_values_that_do_not_fit_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.parametrize("wrong", [{"num_tasks": 0}, {"num_seeds": 0}, {"batch_size": 0}, {"num_tasks": 1.5}])
-def test_an_evaluation_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_evaluation_of_no_tasks_is_refused(wrong: dict[str, Any]) -> None:
     oracle = from_scratch.adam(WAVES, 1, 0.1)
     settings: dict[str, Any] = {"num_tasks": 2, **wrong}
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a positive whole number"):

@@ -90,7 +90,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["list", "nonsense"], "nothing is called 'nonsense'"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(
+def test_mistakes_print_one_line_and_write_no_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     assert expected in _error(capsys, arguments)
@@ -178,7 +178,7 @@ def test_more_devices_than_cores_are_refused_before_anything_is_made(
         (RuntimeError("no such\nbackend"), "JAX_PLATFORMS=cuda names no device that JAX finds here: no such backend; "),
     ],
 )
-def test_a_device_that_is_not_there_is_one_line(
+def test_a_missing_device_is_a_one_line_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
 ) -> None:
     _store(tmp_path / "run", NAME)
@@ -193,7 +193,7 @@ def test_a_device_that_is_not_there_is_one_line(
     assert [path.name for path in tmp_path.rglob("*")] == ["run", "config.json"]
 
 
-def test_a_platform_that_is_not_there_ends_a_real_process(tmp_path: Path) -> None:
+def test_a_missing_platform_ends_a_real_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metarl_jax", "train", NAME]
     environment = {**os.environ, "JAX_PLATFORMS": "nonsense", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -211,7 +211,7 @@ def test_an_existing_folder_is_not_touched(capsys: pytest.CaptureFixture[str], t
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_file_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_file_is_not_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "there is no run folder" in _error(capsys, ["report", "file"])
     assert "exists already" in _error(capsys, ["train", NAME, "--run-dir", "file"])
@@ -224,14 +224,14 @@ def test_a_broken_config_is_named(capsys: pytest.CaptureFixture[str], tmp_path: 
         assert "config.json" in _error(capsys, command)
 
 
-def test_list_shows_what_combines_and_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_valid_combinations_and_every_preset(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in experiments.names())
     (row,) = (line for line in printed.splitlines() if line.startswith("sinusoid "))
     marks = dict(zip([one.name for one in registry.algorithms()], row.split()[1:], strict=False))
     assert (marks["rl2"], marks["maml"], marks["anil"], marks["imaml"], marks["promp"]) == (".", "T", "T", "+", ".")
-    assert "promp: it needs a policy; few-shot tasks have none (sinusoid" in printed
+    assert "promp: it needs a policy, and few-shot tasks have no actions (sinusoid" in printed
 
 
 def test_list_filters_by_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,7 +250,7 @@ def test_list_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(pairs) == len(registry.algorithms()) * len(registry.families())
     assert "snail" in pairs["rl2", "gridnavi"]["networks"]
     assert "rl2-gridnavi" in pairs["rl2", "gridnavi"]["presets"]
-    assert pairs["promp", "glyphs"]["does_not_apply"] == "it needs a policy; few-shot tasks have none"
+    assert pairs["promp", "glyphs"]["does_not_apply"] == "it needs a policy, and few-shot tasks have no actions"
 
 
 def test_list_and_the_package_import_nothing_heavy() -> None:

@@ -36,7 +36,7 @@ def experience(spaces: tuple[Space, Space]) -> Experience:
 
 
 @pytest.mark.parametrize("spaces", SPACES, ids=str)
-def test_beliefs_do_not_depend_on_order_and_steps_that_are_not_there_do_not_count(spaces: tuple[Space, Space]) -> None:
+def test_beliefs_do_not_depend_on_order_and_ignore_missing_steps(spaces: tuple[Space, Space]) -> None:
     encoder = context.encoder(*spaces, latent_size=LATENT, hidden_sizes=(5,), next_observation=True)
     params, seen = encoder.init(jax.random.key(0)), experience(spaces)
     belief = encoder.infer(params, seen)

@@ -81,7 +81,7 @@ def test_a_convolutional_network_written_out(features: str) -> None:
     np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_normalisation_is_by_the_batch_alone() -> None:
+def test_normalisation_uses_only_statistics_of_the_batch() -> None:
     module = BatchNormalisation(epsilon=0.0)
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (50, 4))
     variables = module.init(jax.random.key(1), x)

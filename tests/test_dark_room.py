@@ -27,7 +27,7 @@ def play(family: EnvFamily, goals: list[tuple[int, int]], actions: list[int]) ->
     return cells, rewards
 
 
-def test_walls_stop_and_every_step_on_the_goal_pays() -> None:
+def test_walls_stop_the_agent_and_every_step_on_the_goal_is_rewarded() -> None:
     family = dark_room.decision_pretrained()
     cells, rewards = play(family, [(1, 1)], [LEFT, DOWN, UP, RIGHT, STAY, UP, DOWN])
     assert cells == [0, 0, 1, 11, 11, 12, 11]
@@ -56,7 +56,7 @@ def test_a_fifth_of_the_goals_is_held_out(family: EnvFamily, tasks: int) -> None
     assert not train & heldout
 
 
-def test_none_held_out_all_are_met() -> None:
+def test_without_held_out_goals_all_goals_are_met() -> None:
     family = dark_room.key_to_door(3, heldout_share=0.0)
     for sample in (family.tasks.sample, family.tasks.sample_heldout):
         goals = np.asarray(jax.vmap(sample)(jax.random.split(jax.random.key(0), 2000)).goals)
@@ -109,7 +109,7 @@ def test_the_optimal_return_is_that_of_dynamic_programming(family: EnvFamily) ->
 @pytest.mark.parametrize(
     ("family", "mean"), [(dark_room.decision_pretrained(), 91.99), (dark_room.algorithm_distillation(), 16.54)]
 )
-def test_known_goals_are_worth_what_they_should_be(family: EnvFamily, mean: float) -> None:
+def test_the_optimal_return_has_the_expected_mean(family: EnvFamily, mean: float) -> None:
     """The optimal return has the expected mean over all goals, training and held-out goals (PAPERS, 11)."""
     assert family.optimal_return is not None
     seen = {}

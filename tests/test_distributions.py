@@ -36,7 +36,7 @@ def test_categorical_samples_in_proportion(size: int) -> None:
     assert chi_square < freedom + 5 * np.sqrt(2 * freedom) + 10
 
 
-def test_categorical_never_draws_what_is_impossible() -> None:
+def test_categorical_never_draws_actions_of_probability_zero() -> None:
     distribution = Categorical(jnp.array([-jnp.inf, 0.0, -jnp.inf, 0.0, -jnp.inf]))
     actions = jax.vmap(distribution.sample)(jax.random.split(jax.random.key(0), 20_000))
     assert set(np.unique(np.asarray(actions))) == {1, 3}

@@ -144,7 +144,7 @@ def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> np
 
 
 @pytest.mark.parametrize("bound_steps", [None, 2, 9])
-def test_varibad_weighs_valid_steps_alike(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> None:
+def test_varibad_weights_valid_steps_equally(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> None:
     """For trials of 2 to 10 steps, the expected loss is the mean over all valid steps.
 
     It does not depend on the number of drawn steps.

@@ -158,7 +158,7 @@ def log_softmax(x: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=200, deadline=None)
 @given(p=logits, q=logits, p_mask=masks, q_mask=masks)
-def test_masked_actions_have_no_part_in_values_and_gradients(
+def test_masked_actions_do_not_affect_values_and_gradients(
     p: list[float], q: list[float], p_mask: list[bool], q_mask: list[bool]
 ) -> None:
     """Values agree with closed forms in float64 over the possible actions."""
@@ -189,7 +189,7 @@ def test_masked_actions_have_no_part_in_values_and_gradients(
     assert not np.any(np.asarray(divergence[1][1])[~other])
 
 
-def test_an_action_that_is_no_number_is_not_hidden() -> None:
+def test_an_action_that_is_nan_is_not_hidden() -> None:
     bad, good = Categorical(jnp.array([jnp.nan, 0.0])), Categorical(jnp.zeros(2))
     for value in (bad.entropy(), bad.kl(good), good.kl(bad), bad.log_prob(jnp.int32(1))):
         assert bool(jnp.isnan(value))
@@ -271,7 +271,7 @@ def test_the_way_back_from_a_huge_ratio_of_a_bad_action_stays_open(log_ratio: fl
 
 @settings(max_examples=200, deadline=None)
 @given(x=st.floats(-39, 39, width=32), advantage=st.floats(-10, 10, width=32))
-def test_ordinary_ratios_are_bit_for_bit_what_they_would_be_without_a_bound(x: float, advantage: float) -> None:
+def test_ordinary_ratios_are_bit_for_bit_equal_to_those_without_a_bound(x: float, advantage: float) -> None:
     log_ratio, a = jnp.float32(x), jnp.float32(advantage)
     ratio = jnp.exp(log_ratio)
     np.testing.assert_array_equal(bits(likelihood_ratio(log_ratio)), bits(ratio))
@@ -291,7 +291,7 @@ def test_the_estimate_of_a_divergence_has_finite_values_and_gradients(log_ratio:
 
 @pytest.mark.parametrize("bad", [jnp.inf, -jnp.inf, jnp.nan])
 @pytest.mark.parametrize("mask", [[True, False], [1.0, 0.0]])
-def test_a_masked_mean_does_not_depend_on_what_is_masked(bad: float, mask: list[Any]) -> None:
+def test_a_masked_mean_does_not_depend_on_masked_values(bad: float, mask: list[Any]) -> None:
     value, gradient = jax.value_and_grad(lambda x: masked_mean(x, jnp.array(mask)))(jnp.array([3.0, bad]))
     assert float(value) == 3
     np.testing.assert_array_equal(gradient, [1, 0])
@@ -350,7 +350,7 @@ def test_one_step_with_a_huge_ratio_does_not_destroy_the_parameters(advantage: f
     assert finite(metrics)
 
 
-def test_what_lies_beyond_a_trial_changes_nothing() -> None:
+def test_values_after_the_end_of_a_trial_have_no_effect() -> None:
     batch = ppo_batch()
     poisoned = batch._replace(log_prob=batch.log_prob.at[-1, 1].set(-500.0))
     clean, other = ppo_update(batch), ppo_update(poisoned)
@@ -358,7 +358,7 @@ def test_what_lies_beyond_a_trial_changes_nothing() -> None:
     jax.tree.map(np.testing.assert_array_equal, clean, other)
 
 
-def test_advantages_do_not_depend_on_what_lies_beyond_the_trial() -> None:
+def test_advantages_do_not_depend_on_values_after_the_end_of_the_trial() -> None:
     shape = (STEPS,)
     inputs = jax.tree.map(lambda x: x[:, 1], ppo_batch().inputs)
     valid = jnp.array([True, True, False])
@@ -493,7 +493,7 @@ def test_images_whose_bounds_are_equal_are_zero() -> None:
 
 
 @pytest.mark.parametrize("bounds", [(0, 255), (0.0, 1.0), (-0.3, 0.4), (0.0, 0.1)])
-def test_images_are_scaled_by_their_bounds_as_ever(bounds: tuple[float, float]) -> None:
+def test_images_are_scaled_by_their_bounds(bounds: tuple[float, float]) -> None:
     low, high = bounds
     images = jax.random.uniform(jax.random.key(0), (5, 5, 2), minval=low, maxval=high)
     box, unit = (heads.ObservationEncoder(Box(*ends, (5, 5, 2))) for ends in (bounds, (0.0, 1.0)))

@@ -130,7 +130,7 @@ def test_a_right_family_passes_and_its_shapes_are_returned() -> None:
     check_family(family, key=jax.random.key(3), num_tasks=1)
 
 
-def test_the_cheap_part_compiles_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_cheap_part_does_not_compile(caplog: pytest.LogCaptureFixture) -> None:
     family = line(optimal_return=lambda task: -task.place)
     with jax.log_compiles(), caplog.at_level(logging.DEBUG):
         check_shapes(family)
@@ -293,7 +293,7 @@ def test_listed_training_tasks_have_an_axis_of_tasks_and_the_shapes_of_a_task() 
     assert "place is float32[2] in a task of tasks.training, and float32[] in a task of tasks.sample" in message
 
 
-def test_tasks_that_are_no_trees_of_arrays() -> None:
+def test_tasks_that_are_not_trees_of_arrays() -> None:
     message = str(refused(line(tasks=TaskDistribution(lambda key: "left", lambda key: "left"))))
     assert message.startswith("tasks.sample fails: TypeError")
     assert "a task is a tree of arrays" in message
@@ -382,7 +382,7 @@ def test_a_sampler_that_branches_is_named(which: str) -> None:
     assert f"tasks.{which} cannot be compiled" in str(refused(line(tasks=tasks)))
 
 
-def test_another_error_is_told_with_its_place() -> None:
+def test_another_error_is_reported_with_its_place() -> None:
     class Wrong(Line):
         def step(self, key: Key, state: Any, action: Array, params: Any) -> tuple[Any, ...]:
             return super().step(key, state, action, params.goal)
@@ -588,7 +588,7 @@ class StepAlone(Paying):
         return Paying().step(key, state, action, params)
 
 
-def test_step_may_be_overridden_alone_where_step_env_is_none() -> None:
+def test_step_alone_may_be_overridden_if_step_env_is_none() -> None:
     check_family(clocks(StepAlone()))
 
 
@@ -773,7 +773,7 @@ def test_values(family: EnvFamily, message: str) -> None:
     assert message in str(refused(family, check_family))
 
 
-def test_constants_that_are_not_finite_are_no_random_numbers() -> None:
+def test_constants_that_are_not_finite_are_not_taken_for_random_numbers() -> None:
     table = jnp.array([jnp.nan, jnp.inf, 0.0])
 
     class Gaps(Line):
@@ -784,7 +784,7 @@ def test_constants_that_are_not_finite_are_no_random_numbers() -> None:
     check_family(line(Gaps()))
 
 
-def test_a_task_that_the_state_carries_unchanged_is_no_fault() -> None:
+def test_a_task_that_the_state_carries_unchanged_is_valid() -> None:
     check_family(line(Carries()))
 
 
@@ -971,7 +971,7 @@ def test_problems(problem: Any, message: str) -> None:
     assert message in str(refused(problem, check_problem))
 
 
-def test_a_problem_of_gradient_descent_is_not_one_of_reading() -> None:
+def test_a_gradient_problem_is_not_an_in_context_problem() -> None:
     assert "problem must be a metarl_jax.interfaces.few_shot.InContextProblem" in str(
         refused(PROBLEM, check_in_context_problem)
     )

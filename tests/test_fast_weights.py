@@ -37,7 +37,7 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch, chunk: int) 
     assert float(jnp.abs(carry.weights).max()) > 0.1
 
 
-def test_what_was_written_under_a_key_is_read_with_it() -> None:
+def test_a_value_that_was_written_under_a_key_is_read_with_it() -> None:
     """The memory after T steps is the sum of outer products, whatever their order."""
     policy = fast_weights.make(
         Spaces(Discrete(2), Discrete(2)),

@@ -51,7 +51,7 @@ def inside(tmp_path: Path) -> Path:
 
 
 @SPECIAL
-def test_writing_refuses_what_is_no_regular_file(
+def test_writing_refuses_paths_that_are_not_regular_files(
     make: Callable[[Path, Path], None], inside: Path, outside: Path
 ) -> None:
     make(inside / "file", outside)
@@ -64,7 +64,7 @@ def test_writing_refuses_what_is_no_regular_file(
 
 
 @SPECIAL
-def test_reading_refuses_what_is_no_regular_file(
+def test_reading_refuses_paths_that_are_not_regular_files(
     make: Callable[[Path, Path], None], inside: Path, outside: Path
 ) -> None:
     make(inside / "file", outside)
@@ -74,7 +74,7 @@ def test_reading_refuses_what_is_no_regular_file(
         files.read_json(inside / "file")
 
 
-def test_reading_refuses_devices_folders_and_what_is_too_large(inside: Path) -> None:
+def test_reading_refuses_devices_folders_and_too_large_files(inside: Path) -> None:
     with pytest.raises(OSError, match="not a regular file"):
         files.read(Path("/dev/zero"))
     with pytest.raises(IsADirectoryError):
@@ -85,7 +85,7 @@ def test_reading_refuses_devices_folders_and_what_is_too_large(inside: Path) -> 
         files.read(inside / "file", 4)
 
 
-def test_a_temporary_name_cannot_be_foreseen(inside: Path, outside: Path) -> None:
+def test_a_temporary_name_cannot_be_predicted(inside: Path, outside: Path) -> None:
     # Version 0.1.0 would have written through links of these names.
     for name in ("report.md.tmp", "report.html.tmp"):
         (inside / name).symlink_to(outside)
@@ -94,9 +94,7 @@ def test_a_temporary_name_cannot_be_foreseen(inside: Path, outside: Path) -> Non
     assert outside.read_bytes() == b"precious"
 
 
-def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
-    inside: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_only_the_old_content(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write_atomically(inside / "file", b"old")
 
     def refuse(descriptor: int) -> None:
@@ -140,7 +138,7 @@ def test_bad_json_is_one_error(inside: Path, text: str, message: str) -> None:
     assert files.printable(str(caught.value)) == str(caught.value)
 
 
-def test_a_path_that_is_no_text_is_stored_as_it_is(inside: Path) -> None:
+def test_a_path_that_is_not_text_is_stored_unchanged(inside: Path) -> None:
     content = {"data_dir": os.fsdecode(b"data/caf\xe9"), "name": "café"}
     files.write_json(inside / "file.json", content)
     assert files.read_json(inside / "file.json") == content
@@ -165,7 +163,7 @@ def _flock(number: int) -> Callable[[object, int], None]:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
-def test_a_file_system_without_locks_is_no_other_process(
+def test_a_file_system_without_locks_is_not_mistaken_for_another_process(
     inside: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", _flock(number))
@@ -223,7 +221,7 @@ def test_a_name_that_was_given_is_never_taken_twice(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a name"]
 
 
-def test_what_a_killed_creation_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_remains_of_a_killed_creation_are_removed(tmp_path: Path) -> None:
     def left(name: str, content: str, age_s: float) -> Path:
         path = tmp_path / name
         path.mkdir()

@@ -75,7 +75,7 @@ def make(name: Any = "CartPole-v1", sample: Any = cartpole_params, **keywords: A
     return from_gymnax.make(name, sample, **keywords)
 
 
-def test_near_names_are_named() -> None:
+def test_similar_names_are_suggested() -> None:
     with pytest.raises(ValueError, match=r"no environment 'CartPole'.*did you mean CartPole-v1"):
         make("CartPole")
 
@@ -86,7 +86,7 @@ def test_bad_horizons_are_named(horizon: object) -> None:
         make(horizon=horizon)
 
 
-def test_what_is_no_environment_is_named() -> None:
+def test_an_object_that_is_not_an_environment_is_named() -> None:
     with pytest.raises(TypeError, match="name or a gymnax environment"):
         make(3)
 

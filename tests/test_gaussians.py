@@ -137,7 +137,7 @@ def test_a_bound_that_decodes_the_whole_trial_is_its_evidence_less_a_divergence(
         assert divergence > 0.01
 
 
-def test_beliefs_that_stand_still_cost_nothing() -> None:
+def test_constant_beliefs_have_no_divergence_between_steps() -> None:
     believed = DiagonalGaussian(jnp.full((4, 2), 0.3), jnp.full((4, 2), -0.2))
     first = DiagonalGaussian(believed.mean[0], believed.log_std[0])
 

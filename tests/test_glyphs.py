@@ -52,7 +52,7 @@ def test_examples_differ_and_are_nearest_to_their_own_class() -> None:
     assert float(nearest.min()) > 0, "no drawing is in support and query"
 
 
-def test_tasks_are_a_function_of_the_key_and_those_of_each_split_are_others() -> None:
+def test_tasks_are_a_function_of_the_key_and_differ_between_splits() -> None:
     key = jax.random.key(3)
     validation = FAMILY.tasks.validation(key)
     one, again, heldout = FAMILY.tasks.sample(key), FAMILY.tasks.sample(key), FAMILY.tasks.sample_heldout(key)

@@ -22,7 +22,7 @@ GOALS = gridnavi.goals(5)
 STAY, UP, RIGHT, DOWN, LEFT = range(5)
 
 
-def test_a_step_pays_one_on_the_goal_and_costs_a_tenth_elsewhere() -> None:
+def test_the_reward_is_one_on_the_goal_and_minus_a_tenth_on_other_cells() -> None:
     task = dark_room.RoomParams(jnp.array([[2, 0]]), FAMILY.horizon)
     cell, state = FAMILY.env.reset(jax.random.key(0), task)
     assert int(cell) == 0
@@ -45,7 +45,7 @@ def test_goals_are_the_21_cells_outside_the_corner() -> None:
         assert all(abs(count - 100) < 49 for count in counts.values())
 
 
-def test_known_goals_are_worth_what_they_should_be() -> None:
+def test_the_optimal_return_has_the_expected_mean() -> None:
     """The mean is 11.0714 (PAPERS, 7.1). The nearest goal, reached at step 2, has a return of 14 - 0.1."""
     assert FAMILY.optimal_return is not None
     best = [float(FAMILY.optimal_return(dark_room.RoomParams(jnp.array([goal]), 15))) for goal in GOALS]
@@ -135,7 +135,7 @@ def first_episode_of_posterior_sampling() -> float:
     return float(np.mean(values))
 
 
-def test_posterior_sampling_is_as_it_was_simulated_elsewhere() -> None:
+def test_posterior_sampling_agrees_with_an_independent_simulation() -> None:
     """Scores equal those of PAPERS, 7.1 (standard error at most 0.05), and the exact value of the first episode."""
     scores = by_goal(oracles.posterior_sampling(FAMILY, 8), 300)
     means, deviations = scores.mean(axis=(0, 1)), scores.std(axis=(0, 1))
@@ -148,7 +148,7 @@ def test_posterior_sampling_is_as_it_was_simulated_elsewhere() -> None:
     assert abs(means[0] - exact) < 3 * within
 
 
-def test_the_oracles_stand_under_the_evaluator_of_learners() -> None:
+def test_oracles_are_evaluated_as_learners_are() -> None:
     def regret(oracle: Oracle) -> np.ndarray:
         evaluation = meta_test(
             jax.random.key(3), oracle.adapt, (), FAMILY.tasks, num_tasks=50, optimal_return=FAMILY.optimal_return

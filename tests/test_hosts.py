@@ -103,7 +103,7 @@ def test_two_processes_of_two_devices_train_as_one_does(tmp_path: Path, root: Pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
-def test_where_a_process_is_killed_the_other_ends_and_says_how_to_go_on(
+def test_if_a_process_is_killed_the_other_ends_and_prints_the_command_to_resume(
     tmp_path: Path, root: Path, killed: int
 ) -> None:
     """The other process compiles, trains or waits. JAX's runtime or a program notices first, by chance."""
@@ -142,12 +142,12 @@ def test_where_a_process_is_killed_the_other_ends_and_says_how_to_go_on(
 @pytest.mark.parametrize(
     "text", ["", "host", "host:1", "host:1,0", "host:1,2,2", "host:1,-1,2", "host:0,0,1", ":5,0,1", "host:x,0,1"]
 )
-def test_what_says_nothing_about_processes_is_refused(text: str) -> None:
+def test_invalid_descriptions_of_processes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="must be auto or HOST:PORT,INDEX,PROCESSES"):
         hosts.join(text)
 
 
-def test_alone_all_agree() -> None:
+def test_a_single_process_agrees_with_itself() -> None:
     assert hosts.agree(3, 2**40).tolist() == [[3, 2**40]]
     assert hosts.share_text("runs/a") == "runs/a"
     assert hosts.on_first(lambda: 5) == 5

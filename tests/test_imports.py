@@ -95,7 +95,7 @@ def allowed(path: Path, imported: str) -> bool:
     return any(imported == may or imported.startswith(f"{may}.") for may in MAY_IMPORT[room])
 
 
-def test_every_room_is_in_the_table() -> None:
+def test_every_part_of_the_package_is_in_the_table() -> None:
     assert {room_of(path) for path in files()} <= set(MAY_IMPORT) | EVERYTHING
 
 
@@ -105,7 +105,7 @@ def test_imports_go_one_way(path: Path) -> None:
     assert not wrong, f"{path.relative_to(PACKAGE)} must not import {', '.join(wrong)}"
 
 
-def test_the_rule_catches_what_it_should() -> None:
+def test_the_rule_catches_violations() -> None:
     rl2 = PACKAGE / "algorithms" / "rl2.py"
     assert allowed(rl2, "batching.map_tasks")
     assert allowed(rl2, "types.Algorithm")
@@ -126,7 +126,7 @@ def test_runs_know_no_environment(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_is_pickled(path: Path) -> None:
+def test_pickle_is_not_used(path: Path) -> None:
     """No file imports pickle, because loading a pickle executes code.
 
     The package's own formats are NumPy, msgpack and JSON.
@@ -174,6 +174,6 @@ LIGHT_ROOMS = (
 )
 
 
-def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+def test_heavy_packages_are_imported_only_when_needed() -> None:
     code = f"import sys, {', '.join(LIGHT_ROOMS)}; print(*(set({HEAVY!r}) & set(sys.modules)))"
     assert run_python(code) == ""

@@ -43,7 +43,7 @@ def shaken(learner: InContextLearner) -> Any:
 
 
 @pytest.mark.parametrize("window", [6, 3])
-def test_reading_is_acting_step_by_step(window: int) -> None:
+def test_reading_equals_acting_step_by_step(window: int) -> None:
     """A learner has the layers of a policy that gets the support and then one query, step by step."""
     layers: list[int | snail.Attention] = [snail.Attention(3, 4), 1, 2, snail.Attention(5, 2)]
     design = snail.Design(window, 3, tuple(layers))
@@ -60,7 +60,7 @@ def test_reading_is_acting_step_by_step(window: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_query_is_predicted_alike_in_any_company_and_by_its_support_alone() -> None:
+def test_a_prediction_depends_only_on_the_query_and_the_support() -> None:
     learner, task = small_learner(), episode()
     params = shaken(learner)
     together = learner.predict(params, task.support, task.query[0])
@@ -84,7 +84,7 @@ def test_the_examples_farthest_back_are_forgotten() -> None:
     assert 9 - int(matters[0]) == 3 + 2 + 2
 
 
-def test_the_first_attention_starts_at_likeness() -> None:
+def test_keys_and_queries_of_the_first_attention_start_equal() -> None:
     design = snail.Design(4, 3, (snail.Attention(6, 2), 1))
     params: Any = snail.Layers(design).init(jax.random.key(0), design.empty(), jnp.zeros(5))
     kernel = params["params"]["projections_0"]["kernel"]
@@ -108,7 +108,7 @@ def test_pooled_embedding_is_flax_s(size: int) -> None:
 
 
 @pytest.mark.parametrize("pooling", [True, False])
-def test_an_image_is_embedded_alike_in_any_company(pooling: bool) -> None:
+def test_the_embedding_of_an_image_does_not_depend_on_the_batch(pooling: bool) -> None:
     learner = snail.in_context_learner(
         (12, 12, 1), 3, classes=True, window=4, attentions=[(3, 3)], filters=3, image_filters=4, image_blocks=4,
         pooling=pooling,
@@ -162,7 +162,7 @@ def clusters(distance: float) -> FewShot:
 
 
 @pytest.mark.slow
-def test_reading_learns_and_is_no_better_than_possible() -> None:
+def test_in_context_learning_improves_and_stays_below_the_optimum() -> None:
     """For a stick of 4 standard deviations, the nearer end is right for 97.7 % of points (normal distribution). The
     nearest example, one point at each end, is right less often.
     """

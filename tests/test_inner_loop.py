@@ -110,7 +110,7 @@ def _nonlinear_problem(steps: int) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9, 11])
-def test_rematerialising_changes_nothing_but_memory(steps: int) -> None:
+def test_rematerialisation_changes_only_memory(steps: int) -> None:
     params, batches = _nonlinear_problem(steps)
     query = jax.tree.map(lambda x: x[0] + 0.1, batches)
     rates = step_sizes(0.2, params, steps)

@@ -163,7 +163,7 @@ def test_single_precision_leaves_the_physics_as_they_are() -> None:
     np.testing.assert_array_equal(single, np.float32(double))
 
 
-def test_threads_do_not_mix_robots_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_keep_robots_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many robots with different bodies, divided among threads, have the same trajectories as each alone."""
     monkeypatch.setattr(physics, "_cores", lambda: 4)
     monkeypatch.setattr(physics, "_POOL", None)
@@ -212,7 +212,7 @@ def test_a_pose_is_where_all_of_it_is(make: Any) -> None:
     np.testing.assert_array_equal(poses[:, 1:], readings.observation[:, :8])
 
 
-def test_a_fall_begins_an_episode_anew_and_nothing_else_does() -> None:
+def test_a_fall_or_the_time_limit_resets_the_episode() -> None:
     family = locomotion.hopper_parameters(tasks=2, heldout_tasks=1, horizon=100)
     env = family.env
     step, task = jax.jit(env.step), family.tasks.sample(jax.random.key(0))
@@ -267,7 +267,7 @@ def test_random_parameters_have_constants_of_their_own() -> None:
         assert np.all(np.abs(np.log(factors)) <= 3 * np.log(base) + 1e-9)
 
 
-def test_bodies_of_each_split_are_others() -> None:
+def test_bodies_differ_between_splits() -> None:
     family = locomotion.walker_parameters(tasks=3, heldout_tasks=2, seed=5)
 
     def bodies(sample: Any) -> set[int]:
@@ -319,7 +319,7 @@ def test_mjx_is_the_same_physics() -> None:
 
 
 @pytest.mark.slow
-def test_mjx_leaves_no_bits_out_of_products_and_searches_no_longer_than_it_must(
+def test_mjx_multiplies_in_full_precision_and_stops_converged_searches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Matrix products have full precision, and line searches end when they have converged.
@@ -388,7 +388,7 @@ def test_a_leg_on_the_ground_has_the_same_friction_in_both_engines(lean: float) 
 
 
 @pytest.mark.slow
-def test_both_engines_begin_anew_what_is_over() -> None:
+def test_both_engines_reset_finished_episodes() -> None:
     model = physics.load(HALF_CHEETAH)
     actions, over = jnp.asarray(controls(model, 2, 4)), jnp.array([False, True])
 
@@ -414,7 +414,7 @@ def test_both_engines_begin_anew_what_is_over() -> None:
     np.testing.assert_allclose(pose[1], beginning(HALF_CHEETAH, model, 1)[0], rtol=1e-12)
 
 
-def test_what_is_due_for_none_is_not_computed() -> None:
+def test_a_branch_that_no_element_needs_is_not_computed() -> None:
     calls: list[int] = []
 
     def begin(x: Array, y: Array) -> dict[str, Array]:

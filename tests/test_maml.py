@@ -286,7 +286,7 @@ def test_adaptation_is_scored_before_and_after_every_gradient_step() -> None:
     np.testing.assert_allclose(adaptation.learner, centre + distance, rtol=1e-9)
 
 
-def test_each_inner_step_adapts_on_what_its_own_learner_collects() -> None:
+def test_each_inner_step_adapts_on_data_that_its_own_learner_collects() -> None:
     """If data depend on the learner, the parameters after the first step collect the second batch."""
 
     def data(key: Key, theta: Array, task: Array) -> Array:

@@ -165,7 +165,7 @@ def test_scenes_are_meta_worlds(skill: str, ml10: ML10, double: None) -> None:
 
 
 @pytest.mark.parametrize("skill", SKILLS)
-def test_rewards_are_meta_worlds_wherever_things_are(skill: str, ml10: ML10, double: None) -> None:
+def test_rewards_are_meta_worlds_for_all_positions(skill: str, ml10: ML10, double: None) -> None:
     """Random scenes agree: any pose of the arm and the fingers, and an object near its start, the goal or the hand."""
     env, _, task = official(ml10, skill)
     model, data, random = env.model, env.data, np.random.default_rng(0)
@@ -210,7 +210,7 @@ def test_tasks_are_meta_worlds(ml10: ML10) -> None:
     assert sorted(found) == sorted([*range(len(SKILLS))] * GOALS)
 
 
-def test_skills_are_drawn_alike_and_held_out_ones_are_others() -> None:
+def test_skills_are_drawn_uniformly_and_held_out_skills_differ() -> None:
     family = manipulation.ml10(tasks=3, heldout_tasks=2)
     keys = jax.random.split(jax.random.key(0), 3000)
     tasks = family.tasks
@@ -229,7 +229,7 @@ def test_skills_are_drawn_alike_and_held_out_ones_are_others() -> None:
 
 
 @pytest.mark.slow
-def test_a_batch_of_skills_gives_what_each_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_skills_equals_single_skills(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch on several threads equals single episodes, even if other tasks used the scenes before.
 
     There are three steps. After the second one, every other episode is reset.
@@ -261,7 +261,7 @@ def test_a_batch_of_skills_gives_what_each_gives_alone(monkeypatch: pytest.Monke
         np.testing.assert_array_equal([part[i] for part in shown], expected)
 
 
-def test_an_episode_that_is_over_begins_anew() -> None:
+def test_an_episode_that_has_ended_is_reset() -> None:
     family = manipulation.ml1("push", horizon=3, engine="c")
     step, task = jax.jit(family.env.step), family.tasks.sample(jax.random.key(0))
     first, begun = jax.jit(family.env.reset)(jax.random.key(1), task)
@@ -284,7 +284,7 @@ def test_an_episode_that_is_over_begins_anew() -> None:
             np.testing.assert_array_equal(obs, final)
 
 
-def test_goals_are_out_of_reach_at_first_and_those_of_each_split_are_others() -> None:
+def test_goals_are_out_of_reach_at_first_and_differ_between_splits() -> None:
     for skill in SKILLS.values():
         train, heldout = (manipulation.drawn([skill], 200, seed)[0] for seed in (0, 1))
         assert not {*map(tuple, train)} & {*map(tuple, heldout)}
@@ -308,7 +308,7 @@ def test_goals_are_out_of_reach_at_first_and_those_of_each_split_are_others() ->
     assert len(train | heldout | validation) == 7
 
 
-def test_success_is_half_of_what_may_be_learnt_from() -> None:
+def test_the_training_reward_halves_rewards_of_steps_without_success() -> None:
     family = manipulation.ml1("reach", horizon=2, tasks=1, heldout_tasks=1, engine="c")
     assert family.privileged is not None
     training_reward = family.privileged.training_reward

@@ -70,7 +70,7 @@ def test_every_cell_can_be_reached(layouts: np.ndarray) -> None:
     assert abs(extra / trials - maze.LOOPS) < 4 * math.sqrt(maze.LOOPS * (1 - maze.LOOPS) / trials)
 
 
-def test_held_out_mazes_are_none_of_the_thousand_trained_in() -> None:
+def test_held_out_mazes_differ_from_the_thousand_training_mazes() -> None:
     family = maze.small()
     keys = jax.random.split(jax.random.key(0), 5000)
     trained, held_out = (
@@ -128,7 +128,7 @@ def looking_east(target: tuple[float, float]) -> np.ndarray:
     return np.asarray(maze.render(jnp.asarray(CORRIDOR), jnp.array(target), position, heading))
 
 
-def test_what_is_seen_of_a_corridor() -> None:
+def test_the_view_of_a_corridor() -> None:
     seen = looking_east((0.5, 0.5))
     assert (seen.shape, seen.dtype) == ((30, 40, 3), np.uint8)
     # The end of the corridor is at a distance of 2.5 and one cell wide and high: 20 / 2.5 = 8 pixels.
@@ -142,7 +142,7 @@ def test_what_is_seen_of_a_corridor() -> None:
     np.testing.assert_array_equal(seen[15, 4, ::2], seen[15, 35, ::2])
 
 
-def test_the_target_is_seen_where_nothing_hides_it() -> None:
+def test_the_target_is_visible_unless_a_wall_hides_it() -> None:
     white = np.all(looking_east((2.5, 1.5)) == 255, axis=-1)
     # At a distance of 2, the target is 10 pixels high and 2 * 0.15 * 20 / 2 = 3 pixels wide. Since its middle is
     # between two columns, it has 2 or 4 columns.
@@ -154,7 +154,7 @@ def test_the_target_is_seen_where_nothing_hides_it() -> None:
     assert not np.any(np.all(np.asarray(behind) == 255, axis=-1))
 
 
-def test_turning_left_moves_what_is_seen_to_the_right() -> None:
+def test_turning_left_moves_the_view_to_the_right() -> None:
     target, position = jnp.array([2.5, 1.5]), jnp.array([0.5, 1.5])
     turned = maze.render(jnp.asarray(CORRIDOR), target, position, jnp.int32(1))
     columns = np.flatnonzero(np.any(np.all(np.asarray(turned) == 255, axis=-1), axis=0))
@@ -162,7 +162,7 @@ def test_turning_left_moves_what_is_seen_to_the_right() -> None:
     assert abs(columns.mean() + 0.5 - (20 + 20 * math.tan(math.pi / 6))) <= 1
 
 
-def test_walls_are_never_passed_and_cost_what_they_should() -> None:
+def test_walls_are_never_passed_and_collisions_are_penalised() -> None:
     steps, family = 3000, maze.small()
 
     @jax.jit

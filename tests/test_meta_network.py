@@ -259,7 +259,7 @@ def test_labels_are_read() -> None:
     )
 
 
-def test_every_weight_is_learned_and_nothing_through_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_weight_is_learned_and_no_derivative_passes_through_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """The derivative of the loss is the same if the generators' inputs are recorded and then replaced by constants."""
     _, params = network()
     learner = meta_network.in_context_learner(SHAPE, WAYS, steps=WAYS, blocks=1, **SIZES)

@@ -331,7 +331,7 @@ def test_a_trust_region_step_that_cannot_improve_stays(moved: float) -> None:
 # ------------------------------------------------------------------------------------------------------- problems
 
 
-def test_rollouts_and_advantages_are_what_they_say() -> None:
+def test_rollouts_and_advantages_follow_their_definitions() -> None:
     # Environments have single precision.
     with jax.enable_x64(False):
         _check_rollouts()
@@ -419,7 +419,7 @@ def _check_successes(learner: str) -> None:
     np.testing.assert_array_equal(found.success, found.score)
 
 
-def test_the_linear_baseline_explains_what_is_linear_in_its_features() -> None:
+def test_the_linear_baseline_fits_returns_that_are_linear_in_its_features() -> None:
     """A linear function of the features is fitted exactly, independently of examples with the weight 0."""
     from metarl_jax.ops.baselines import fit_linear, linear_features
 
@@ -432,7 +432,7 @@ def test_the_linear_baseline_explains_what_is_linear_in_its_features() -> None:
     np.testing.assert_allclose((features @ coefficients)[weight > 0], target.reshape(-1)[weight > 0], atol=1e-6)
 
 
-def test_advantages_are_what_the_linear_baseline_leaves_scaled_to_one() -> None:
+def test_advantages_are_the_scaled_residuals_of_the_linear_baseline() -> None:
     with jax.enable_x64(False):
         _check_linear_baseline()
 
@@ -465,7 +465,7 @@ def _check_linear_baseline() -> None:
     np.testing.assert_allclose([advantage.mean(), advantage.std()], [0, 1], atol=1e-4)
 
 
-def test_a_critic_is_what_returns_are_compared_with_and_is_taught_by_both_losses() -> None:
+def test_a_critic_is_the_baseline_of_returns_and_is_trained_by_both_losses() -> None:
     with jax.enable_x64(False):
         _check_critic()
 

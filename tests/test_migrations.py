@@ -111,7 +111,7 @@ def test_changed_settings_of_version_0_1_keep_their_meaning(
         ("anil-sinusoid", {"outer_update": "trust_region"}, "no anil with outer_update 'trust_region'"),
     ],
 )
-def test_what_has_no_counterpart_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+def test_settings_without_a_counterpart_are_refused(name: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(stored(name, **changes))
 

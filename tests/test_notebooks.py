@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, is stored without outputs, and ends with a picture."""
+"""Every notebook runs from top to bottom, is stored without outputs, and has the same parts as the others."""
 
 from __future__ import annotations
 
@@ -67,18 +67,44 @@ def test_stored_without_outputs(name: str) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_begins_with_a_question_and_ends_with_what_to_try_next(name: str) -> None:
+    first, *_, last = nbformat.read(NOTEBOOKS[name], as_version=4).cells
+    assert (first.cell_type, last.cell_type) == ("markdown", "markdown")
+    text = " ".join(first.source.split())
+    assert re.match(r"# .*\?\n", first.source)
+    assert "**What you will see:** " in text
+    assert re.search(r"\*\*Run time:\*\* .* (seconds|minutes?|minute and a half) on two CPU cores\.", text)
+    assert "**To open it,** from a checkout: `pip install -e '.[notebooks]'`, then `jupyter lab notebooks/" in text
+    assert f"`jupyter lab notebooks/{name}.ipynb`." in text
+    assert last.source.startswith("## What to try next\n")
+    assert len(re.findall(r"^- ", last.source, flags=re.MULTILINE)) >= 2
+    following = (NAMES[1:] + NAMES[:1])[NAMES.index(name)]
+    assert f"`{following}.ipynb`" in last.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_uses_the_public_api(name: str) -> None:
+    notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    imports = re.findall(r"^ *(?:from|import) +(metarl_jax.*)$", code, flags=re.MULTILINE)
+    # Statistics and types of settings have no place in the namespace ``metarl_jax``.
+    allowed = {"metarl_jax as mrl", "metarl_jax.ops import statistics"}
+    assert all(line in allowed or line.startswith("metarl_jax.settings import ") for line in imports), imports
+    assert "meta_test" not in code
+    assert not re.search(r"mrl(\.\w+)*\._", code)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_opens_with_a_question_and_ends_with_a_picture(name: str, executed: Callable[[str], Any]) -> None:
-    notebook = executed(name)
-    assert re.match(r"# .*\?\n", notebook.cells[0].source)
-    assert any("image/png" in output.get("data", {}) for output in notebook.cells[-1].outputs)
+def test_ends_with_a_picture(name: str, executed: Callable[[str], Any]) -> None:
+    last = [cell for cell in executed(name).cells if cell.cell_type == "code"][-1]
+    assert any("image/png" in output.get("data", {}) for output in last.outputs)
 
 
 @pytest.mark.slow
 def test_the_bandit_notebook_learns(executed: Callable[[str], Any]) -> None:
     notebook = executed("01_rl2_on_a_bandit")
-    assert len(notebook.cells) == 15
     rows = dict(re.findall(r"^(\S.*?)  +(\d\.\d{3})\b", _printed(notebook), flags=re.MULTILINE))
     # Ten pulls of five arms: random play 5.0, textbook Thompson sampling 5.833, exact optimum 6.660; the standard
     # error of a mean over 20,000 trials is 0.015.
@@ -90,7 +116,7 @@ def test_the_bandit_notebook_learns(executed: Callable[[str], Any]) -> None:
 
 @pytest.mark.slow
 def test_the_wave_notebook_adapts(executed: Callable[[str], Any]) -> None:
-    pattern = r"^(.*): (\d\.\d\d) before, (\d\.\d\d) after one step, (\d\.\d\d) after five$"
+    pattern = r"^(.*): (\d+\.\d\d) before, (\d+\.\d\d) after one step, (\d+\.\d\d) after five$"
     found = re.findall(pattern, _printed(executed("02_inner_and_outer_loops")), flags=re.MULTILINE)
     errors = {name: [float(error) for error in row] for name, *row in found}
     # The best curve without adaptation has an error of 3.006. In the paper, MAML has 0.67 after one step with 70,000
@@ -121,7 +147,7 @@ def test_the_memory_notebook_remembers(executed: Callable[[str], Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_belief_notebook_believes_and_finds(executed: Callable[[str], Any]) -> None:
+def test_the_belief_notebook_learns_a_belief_and_finds_goals(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("04_belief_and_exploration"))
     rewards = {name: float(mean) for name, mean in re.findall(r"^(.*): (\d+\.\d\d) \(", printed, flags=re.MULTILINE)}
     optimum = re.search(r"best possible reward of 3 walks: (\d+\.\d\d)", printed)
@@ -140,7 +166,7 @@ def _rows(printed: str) -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
-def test_the_task_family_notebook_finds_out_what_buttons_do(executed: Callable[[str], Any]) -> None:
+def test_the_task_family_notebook_adapts_to_the_wiring(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("05_your_own_task_family"))
     assert "no fault found" in printed
     assert "ValueError: horizon is 4, but max_steps_in_episode of a task is 6: set horizon to 6" in printed
@@ -170,7 +196,7 @@ def test_the_algorithm_notebook_learns_a_prior(executed: Callable[[str], Any]) -
 
 
 @pytest.mark.slow
-def test_the_study_notebook_says_what_its_seeds_say(executed: Callable[[str], Any]) -> None:
+def test_the_study_notebook_prints_the_statistics_of_its_seeds(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("07_a_study_with_statistics"))
     rows = _rows(printed)
     slow, fast = (np.array(rows[f"{name} seeds"]) for name in ("slow", "fast"))
@@ -190,7 +216,7 @@ def test_the_study_notebook_says_what_its_seeds_say(executed: Callable[[str], An
 
 
 @pytest.mark.slow
-def test_the_notebook_of_choosing_compares(executed: Callable[[str], Any]) -> None:
+def test_the_choosing_notebook_compares_algorithms(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("08_choosing_an_algorithm"))
     rows = _rows(printed)
     best = rows["best possible reward of 3 episodes"][0]
@@ -208,7 +234,7 @@ def test_the_notebook_of_choosing_compares(executed: Callable[[str], Any]) -> No
 
 
 @pytest.mark.slow
-def test_the_notebook_of_agents_acts_as_evaluation_says(executed: Callable[[str], Any]) -> None:
+def test_the_agent_notebook_agrees_with_evaluation(executed: Callable[[str], Any]) -> None:
     printed = _printed(executed("09_deploying_an_agent"))
     rows = _rows(printed)
     half_widths = {

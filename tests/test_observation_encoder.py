@@ -64,7 +64,7 @@ def test_bytes_are_seen_as_the_numbers_that_they_stand_for() -> None:
 
 
 @pytest.mark.parametrize("space", [Discrete(4), Box(-1.0, 1.0, (3,)), Box(-1.0, 1.0, (2, 3))])
-def test_what_is_no_image_has_no_filters(space: Discrete | Box) -> None:
+def test_observations_that_are_not_images_have_no_filters(space: Discrete | Box) -> None:
     observation = jnp.int32(2) if isinstance(space, Discrete) else jnp.arange(6.0)[: np.prod(space.shape)]
     observation = observation if isinstance(space, Discrete) else observation.reshape(space.shape)
     encoder = ObservationEncoder(space)

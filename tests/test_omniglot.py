@@ -129,7 +129,7 @@ def test_rotations_are_numpy_s() -> None:
         ((5, 1, 1), {"training_characters": 0}, "training_characters must be a positive whole number, not 0"),
     ],
 )
-def test_what_there_is_not_cannot_be_asked_for(arguments: Any, settings: dict[str, Any], expected: str) -> None:
+def test_numbers_beyond_the_data_set_are_refused(arguments: Any, settings: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         omniglot.few_shot(small(), *arguments, **({"training_characters": TRAINING} | settings))
 
@@ -154,7 +154,7 @@ def test_inner_steps_see_batches_of_their_own_size_on_held_out_tasks() -> None:
         _problem(mlp.classifier(784, WAYS, (4,)), heldout_batch_size=0)
 
 
-def test_without_transduction_each_query_is_classified_alone_beside_the_support() -> None:
+def test_without_transduction_each_query_is_classified_only_with_the_support() -> None:
     network = mlp.classifier(784, WAYS, (6,))
     problem = _problem(network, transductive=False)
     params = problem.init(jax.random.key(0))
@@ -340,7 +340,7 @@ def test_a_download_is_shrunk_stored_and_loaded(tmp_path: Path, source: str) -> 
     assert path.read_bytes() == before
 
 
-def test_a_download_that_fails_leaves_nothing(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_fails_leaves_no_file(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "data"
     with pytest.raises(OSError, match=r"nowhere/images_background\.zip cannot be fetched"):
         omniglot.download(folder, source=(tmp_path / "nowhere").as_uri())

@@ -95,7 +95,7 @@ def test_metrics_of_several_seeds_have_a_column_a_seed(run: Path) -> None:
         opened.metrics["loss"][0] = 0.0
 
 
-def test_a_run_that_is_still_training_is_read_anew(run: Path) -> None:
+def test_a_run_that_is_still_training_is_read_again(run: Path) -> None:
     (run / "metrics.jsonl").rename(run / "later")
     opened = runs.open(run)
     assert {name: len(array) for name, array in opened.metrics.items()} == {"iteration": 0, "steps": 0, "wall_s": 0}
@@ -255,7 +255,7 @@ def test_a_run_without_evaluations_says_how_to_get_one(run: Path) -> None:
         opened.plot_adaptation()
 
 
-def test_what_is_no_run_folder_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_run_folder_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^there is no run folder .*nothing$"):
         runs.open(tmp_path / "nothing")
     elsewhere = tmp_path / "elsewhere"

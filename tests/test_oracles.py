@@ -90,7 +90,7 @@ def test_bayes_optimal_value(size: tuple[int, int]) -> None:
     assert bandits.bayes_optimal_value(*size) == pytest.approx(EXACT[size], abs=1e-6)
 
 
-def test_bayes_optimal_value_refuses_what_it_cannot_hold() -> None:
+def test_bayes_optimal_value_refuses_too_large_problems() -> None:
     with pytest.raises(ValueError, match="arms must be a positive whole number"):
         bandits.bayes_optimal_value(0, 3)
     with pytest.raises(ValueError, match="transitions"):

@@ -62,7 +62,7 @@ MINE = 'mine = dataclasses.replace(experiments.get("rl2-bandit-10x5"), name="min
 # Registering.
 
 
-def test_an_entry_of_the_user_replaces_its_former_self(forget: Callable[[], None]) -> None:
+def test_an_entry_of_the_user_replaces_the_former_one(forget: Callable[[], None]) -> None:
     first = registry.Family("mine", "first", "metarl_jax.environments.bandits:bernoulli", finite_arms=True)
     experiments.register(first)
     experiments.register(first._replace(title="second"))
@@ -79,7 +79,7 @@ def test_an_entry_of_the_user_replaces_its_former_self(forget: Callable[[], None
 
 
 @pytest.mark.usefixtures("forget")
-def test_what_cannot_be_registered() -> None:
+def test_invalid_entries_cannot_be_registered() -> None:
     known = experiments.get("rl2-bandit-10x5")
     maml_trpo = registry.algorithm("maml_trpo")
     for entry, message in (
@@ -105,7 +105,7 @@ def test_what_cannot_be_registered() -> None:
     assert experiments.presets()[-1].name == experiments.names()[-1] != "own"
 
 
-def test_the_list_has_what_was_loaded(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_contains_loaded_experiments(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     before = capsys.readouterr().out
     assert "my-experiment" not in before and "slow_rl2" not in before
@@ -168,7 +168,7 @@ def test_a_file_a_module_and_an_installed_package(here: Path, monkeypatch: pytes
         ),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(
+def test_an_experiment_that_cannot_be_loaded_is_a_one_line_error(
     here: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
 ) -> None:
     if "twice" in text:
@@ -214,7 +214,7 @@ def store(path: Path, source: experiments.Source | None, name: str = "mine") -> 
     return config
 
 
-def test_a_source_is_stored_and_is_no_part_of_the_hash(here: Path) -> None:
+def test_a_source_is_stored_and_is_not_part_of_the_hash(here: Path) -> None:
     source = experiments.Source("mine.py:mine", "0" * 64)
     config = store(here / "run", source)
     assert json.loads((here / "run" / "config.json").read_text())["source"] == source._asdict()
@@ -455,7 +455,7 @@ def trap(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     ],
     ids=" ".join,
 )
-def test_nothing_of_a_folder_is_executed(trap: Path, arguments: list[str]) -> None:
+def test_no_code_in_a_folder_is_executed(trap: Path, arguments: list[str]) -> None:
     done = subprocess.run([*PROGRAM, *arguments], cwd=trap, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == (0 if arguments == ["list"] else 2), done.stderr
     assert not list(trap.rglob("marker")), done.stderr
@@ -464,7 +464,7 @@ def test_nothing_of_a_folder_is_executed(trap: Path, arguments: list[str]) -> No
 
 
 @pytest.mark.slow
-def test_training_in_a_folder_executes_nothing_of_it(trap: Path) -> None:
+def test_training_in_a_folder_executes_no_code_of_it(trap: Path) -> None:
     small = [
         "--iterations",
         "1",

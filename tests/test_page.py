@@ -87,7 +87,7 @@ def text_of(path: Path) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", content).split())
 
 
-def test_a_page_of_a_run_says_what_was_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_page_of_a_run_shows_its_results(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report(run) == 0
     assert f"wrote {run / 'report.html'}" in capsys.readouterr().out
     (evaluation,) = evaluate.read_all(RunFolder(run))[0]
@@ -200,7 +200,7 @@ def test_metrics_of_an_older_version_make_the_same_page(run: Path) -> None:
     assert (run / "report.html").read_text() == page
 
 
-def test_a_comparison_writes_nothing_but_the_page(run: Path, tmp_path: Path) -> None:
+def test_a_comparison_writes_only_the_page(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "the-run"
     shutil.copytree(run, other)
     config = json.loads((other / "config.json").read_text())
@@ -306,7 +306,7 @@ def test_a_damaged_run_has_a_page_that_says_so(run: Path, damage: Callable[[Path
         ({"experiment": 3}, "experiment is of another type than str"),
     ],
 )
-def test_a_config_of_other_types_is_no_run(
+def test_a_config_of_other_types_is_not_a_run(
     run: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any], said: str
 ) -> None:
     path = run / "config.json"
@@ -365,7 +365,7 @@ def test_without_references_there_is_no_empty_table(run: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("command", [["report"], ["evaluate"], ["record"], ["watch", "--once"], ["resume"]])
-def test_a_run_of_an_unknown_experiment_is_named_and_nothing_is_overwritten(
+def test_a_run_of_an_unknown_experiment_is_named_and_no_file_is_overwritten(
     run: Path, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
     write_page(run, run / "report.html")
@@ -380,7 +380,7 @@ def test_a_run_of_an_unknown_experiment_is_named_and_nothing_is_overwritten(
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_markup_escapes_all_that_is_not_markup() -> None:
+def test_markup_escapes_text() -> None:
     assert (
         tag("p", "a < b & c", class_="it's", hidden=True, title=None)
         == '<p class="it&#x27;s" hidden>a &lt; b &amp; c</p>'
@@ -661,7 +661,7 @@ def pages(run_made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.mark.parametrize("which", ["one", "several", "hostile", "study"])
-def test_a_page_can_be_read_on_phones_and_desktops_by_day_and_by_night(
+def test_a_page_can_be_read_on_phones_and_desktops_in_light_and_dark_mode(
     browser: Any, pages: dict[str, Path], which: str
 ) -> None:
     address = pages[which].as_uri()
@@ -689,7 +689,7 @@ def test_a_page_can_be_read_on_phones_and_desktops_by_day_and_by_night(
         assert HOSTILE.format("127.0.0.1:9") in browser.execute_script("return document.body.innerText")
 
 
-def test_who_wants_no_motion_gets_none(browser: Any, pages: dict[str, Path]) -> None:
+def test_reduced_motion_is_respected(browser: Any, pages: dict[str, Path]) -> None:
     shown = "return [...document.images].filter((e) => e.getClientRects().length).map((e) => e.src.slice(0, 14))"
     for motion, expected in (("no-preference", {"data:image/gif", "data:image/png"}), ("reduce", {"data:image/png"})):
         emulate(browser, "desktop", "light", motion)
@@ -697,7 +697,9 @@ def test_who_wants_no_motion_gets_none(browser: Any, pages: dict[str, Path]) -> 
         assert set(browser.execute_script(shown)) == expected
 
 
-def test_the_policy_stops_what_escaping_would_let_through(browser: Any, pages: dict[str, Path], tmp_path: Path) -> None:
+def test_the_content_security_policy_blocks_unescaped_scripts(
+    browser: Any, pages: dict[str, Path], tmp_path: Path
+) -> None:
     """The browser refuses markup that is inserted into a page by hand, and the test would notice otherwise."""
     asked: list[str] = []
 

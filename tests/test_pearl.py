@@ -136,7 +136,7 @@ def test_real_actions_are_drawn_in_proportion_to_the_exponent_of_their_value() -
 
 
 @pytest.mark.slow
-def test_a_learnt_temperature_goes_where_the_entropy_is_the_wanted_one() -> None:
+def test_a_learned_temperature_converges_to_the_target_entropy() -> None:
     algorithm = make(
         gradient_steps=1000, learning_rate=5e-3, automatic_temperature=True, discount=0.0, target_entropy=-0.5
     )
@@ -152,7 +152,7 @@ def test_a_learnt_temperature_goes_where_the_entropy_is_the_wanted_one() -> None
 
 
 @pytest.mark.slow
-def test_the_encoder_learns_from_the_critics_and_its_divergence_alone(compiled: Compiled) -> None:
+def test_the_encoder_is_trained_only_by_the_critics_and_its_divergence(compiled: Compiled) -> None:
     """Only critics and divergence train the encoder: without them its gradient is zero. Targets follow the critics."""
     start = compiled.start
 
@@ -207,7 +207,7 @@ def test_critics_learn_from_the_dense_reward_and_contexts_show_the_sparse_one(co
     np.testing.assert_allclose(state.context.reward, jnp.where(distance <= 0.2, 1 - distance, 0.0), atol=1e-5)
 
 
-def test_only_steps_that_were_played_are_learnt_from(compiled: Compiled) -> None:
+def test_training_uses_only_steps_that_were_played(compiled: Compiled) -> None:
     """Unwritten places of the replay have no effect, and stored episodes have one."""
     start, step, _ = compiled
     filled = jnp.arange(8 * FAMILY.horizon) < 3 * FAMILY.horizon
@@ -316,14 +316,14 @@ def leaking(algorithm: Algorithm) -> Algorithm:
     return algorithm._replace(adapt=adapt)
 
 
-def test_adapting_sees_nothing_but_what_the_deployed_policy_collected(compiled: Compiled) -> None:
+def test_adaptation_uses_only_data_of_the_deployed_policy(compiled: Compiled) -> None:
     """The test detects an evaluation that uses data of the replay."""
     state = compiled.step(jax.random.key(1), compiled.start)[0]
     assert adapts_on_its_own_data_alone(ALGORITHM, state)
     assert not adapts_on_its_own_data_alone(leaking(ALGORITHM), state)
 
 
-def test_beliefs_begin_with_the_prior_and_then_follow_what_was_seen(compiled: Compiled) -> None:
+def test_beliefs_begin_with_the_prior_and_then_follow_the_observations(compiled: Compiled) -> None:
     state = compiled.step(jax.random.key(1), compiled.start)[0]
     task, key = FAMILY.tasks.sample_heldout(jax.random.key(2)), jax.random.key(3)
     late = jax.jit(make(exploration_episodes=3).adapt)
@@ -344,7 +344,7 @@ def test_beliefs_begin_with_the_prior_and_then_follow_what_was_seen(compiled: Co
     assert not same(first.learner.mean[1], second.learner.mean[1])
 
 
-def test_nothing_passes_between_host_and_device(compiled: Compiled) -> None:
+def test_no_data_pass_between_host_and_device(compiled: Compiled) -> None:
     """A meta-iteration under a guard that forbids transfers."""
     key, state = jax.random.key(1), compiled.step(jax.random.key(0), compiled.start)[0]
     with jax.transfer_guard("disallow"):
@@ -364,7 +364,7 @@ def test_settings_out_of_range_are_named(field: str, value: object) -> None:
         make(**{field: value})
 
 
-def test_discrete_actions_are_not_asked_for_all_the_entropy_there_is() -> None:
+def test_the_target_entropy_of_discrete_actions_is_below_the_maximum() -> None:
     """A learned temperature would rise without limit."""
     family = tabular_mdp.make(states=3)
     spaces = family.observation_space, family.action_space
@@ -384,6 +384,6 @@ def test_discrete_actions_are_not_asked_for_all_the_entropy_there_is() -> None:
      ({"context_unit": "episode"}, r"context_size \(7\) must be at least the horizon \(20\)"),
      ({"replay_episodes": 2}, r"replay_episodes \(2\) must be at least 3")],
 )  # fmt: skip
-def test_settings_that_do_not_go_together_are_explained(settings: dict[str, Any], message: str) -> None:
+def test_incompatible_settings_are_explained(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**settings)

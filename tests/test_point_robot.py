@@ -79,7 +79,7 @@ def test_listed_training_goals_are_drawn_without_replacement() -> None:
     assert len({tuple(goal) for goal in np.asarray(unlisted).tolist()}) == 200
 
 
-def test_pearl_s_goals_of_each_split_are_others() -> None:
+def test_pearl_s_goals_differ_between_splits() -> None:
     tasks, keys = point_robot.pearl_sparse().tasks, jax.random.split(jax.random.key(0), 3000)
     train, heldout, validation = (
         {tuple(goal) for goal in np.asarray(jax.vmap(sample)(keys).goal).tolist()}
@@ -111,7 +111,7 @@ def test_best_play_of_known_goals() -> None:
 # -------------------------------------------------------------------------------------------------- reference learners
 
 
-def test_who_knows_the_goal_gets_what_it_is_worth() -> None:
+def test_the_return_of_goal_known_is_the_optimal_return() -> None:
     """The score of the learner that knows the goal equals the optimal return, where the latter is known exactly."""
     for family in (point_robot.maml(), point_robot.pearl_sparse(), point_robot.varibad()):
         task = family.tasks.sample(jax.random.key(0))
@@ -157,7 +157,9 @@ def simulated(infers: bool, number: int = 4000) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("oracle", "infers"), [(oracles.prior_sampling, False), (oracles.posterior_sampling, True)])
-def test_one_draw_per_episode_meets_as_many_goals_as_a_simulation(oracle: Callable[..., Oracle], infers: bool) -> None:
+def test_one_draw_per_episode_meets_the_share_of_goals_of_a_simulation(
+    oracle: Callable[..., Oracle], infers: bool
+) -> None:
     found = np.maximum.accumulate(met(oracle)[0], axis=1).mean(axis=0)
     # Five standard errors of the difference of two means, over 2,000 and 4,000 trials.
     np.testing.assert_allclose(found, simulated(infers).mean(axis=0), atol=5 * np.sqrt(0.25 / 2000 + 0.25 / 4000))
@@ -173,7 +175,7 @@ def test_a_new_draw_within_an_episode_finds_the_goal_sooner() -> None:
     assert share[found[:, 5], -1].mean() > 0.9
 
 
-def test_oracles_of_points_refuse_what_they_do_not_know() -> None:
+def test_point_robot_oracles_refuse_unsupported_arguments() -> None:
     with pytest.raises(ValueError, match='reward is "distance" or "near"'):
         oracles.goal_known(point_robot.promp(), 2)
     with pytest.raises(ValueError, match='sampling of goals needs a point robot whose reward is "near"'):

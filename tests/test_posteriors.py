@@ -261,7 +261,7 @@ def test_sums_of_many_rewards_lose_none(monkeypatch: pytest.MonkeyPatch) -> None
         assert int(totals[-1]) / 100 == pytest.approx(expected, abs=0.02)
 
 
-def test_a_running_sum_keeps_what_rounding_would_lose() -> None:
+def test_a_running_sum_compensates_for_rounding() -> None:
     one, step = no_sum(()).add(jnp.float32(MANY)), lambda total, x: (total.add(x), None)
     total = jax.lax.scan(step, one, jnp.full(1000, 0.3))[0].total
     assert abs(float(total) - (MANY + 1000 * float(np.float32(0.3)))) <= 1

@@ -47,7 +47,7 @@ def dtypes(tree: Any) -> list[str]:
 # --------------------------------------------------------------------------------------------------- conversions
 
 
-def test_narrow_converts_64_bit_arrays_and_nothing_else() -> None:
+def test_narrow_converts_only_64_bit_arrays() -> None:
     with jax.enable_x64(True):
         wide = [jnp.float64(0.1), jnp.int64(-3), jnp.uint64(7), jnp.complex128(1j), np.float64(0.1), np.arange(2)]
         other = [jnp.float16(0.1), jnp.bfloat16(0.1), jnp.float32(0.1), jnp.int8(1), jnp.uint8(1), jnp.bool_(True)]
@@ -80,7 +80,7 @@ def test_actions_have_the_dtype_of_their_space() -> None:
 
 
 @BOTH
-def test_a_discrete_action_that_is_no_whole_number_is_refused(enabled: bool) -> None:
+def test_a_discrete_action_that_is_not_a_whole_number_is_refused(enabled: bool) -> None:
     family = bandits.bernoulli(2)
 
     def act(key: Key, carry: tuple[()], inputs: Inputs) -> tuple[tuple[()], Array, tuple[()]]:
@@ -112,7 +112,7 @@ def test_a_library_is_run_without_64_bits_within_a_program_that_has_them() -> No
     np.testing.assert_array_equal(got, expected)
 
 
-def test_a_librarys_constants_of_64_bits_warn_nobody() -> None:
+def test_constants_of_64_bits_in_a_library_cause_no_warning() -> None:
     with jax.enable_x64(True), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert without_64_bits(lambda: jnp.asarray(1, jnp.int64))().dtype == jnp.int32
@@ -303,7 +303,7 @@ def test_rl2_learns_with_64_bits() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_the_other_precision(tmp_path: Path) -> None:
+def test_a_run_resumes_in_the_other_precision(tmp_path: Path) -> None:
     """A run that is half without 64-bit types and half with them equals a run without them."""
     sizes = {"iterations": 4, "tasks": 4, "adaptation_steps": 1}
     settings = experiments.get("fomaml-sinusoid").with_overrides(sizes)

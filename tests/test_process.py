@@ -119,7 +119,7 @@ sys.exit(process.run(command, alone=True))
 """
 
 
-def test_a_run_that_saves_is_left_in_peace_until_a_second_signal() -> None:
+def test_a_run_that_saves_is_not_interrupted_before_a_second_signal() -> None:
     started = child(SAVING, "1")
     started.send_signal(signal.SIGTERM)
     # A launcher that received the same signal forwards it.
@@ -280,7 +280,7 @@ def test_where_results_are_files_output_is_dropped_with_one_warning(
     assert errors.count("\n") == 1
 
 
-def test_what_the_encoding_lacks_is_escaped(tmp_path: Path) -> None:
+def test_characters_that_the_encoding_lacks_are_escaped(tmp_path: Path) -> None:
     path = tmp_path / "out"
     assert run_with(open(path, "w", encoding="ascii"), ["list"]) == 0  # noqa: SIM115 (closed there)
     assert "RL\\xb2 on Bernoulli bandits" in path.read_text(encoding="ascii")

@@ -19,7 +19,7 @@ from metarl_jax.types import EnvFamily
 INTERACTIONS = 20
 
 
-def test_a_recommendation_pays_what_the_user_thinks_of_the_item_give_or_take_noise() -> None:
+def test_the_reward_of_a_recommendation_is_the_users_rating_plus_noise() -> None:
     family = recommendation.made_up(items=7, noise=0.3)
     user = family.tasks.sample(jax.random.key(0))
     assert user.likes.shape == (7,)
@@ -39,7 +39,7 @@ def test_a_recommendation_pays_what_the_user_thinks_of_the_item_give_or_take_noi
     assert float(family.optimal_return(user)) == float(jnp.max(user.likes))
 
 
-def test_tastes_have_a_low_rank_and_groups_say_something_of_the_type() -> None:
+def test_tastes_have_a_low_rank_and_groups_are_informative() -> None:
     family = recommendation.made_up(items=30, types=4, groups=2, rank=3, spread=0.2)
     users = jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 3000))
     logits = np.log(np.asarray(users.likes, np.float64)) - np.log1p(-np.asarray(users.likes, np.float64))
@@ -81,7 +81,7 @@ def test_a_file_of_ratings_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert bool(np.all(np.isfinite(fewer.value)))
 
 
-def test_gaps_are_filled_by_what_low_rank_says() -> None:
+def test_missing_ratings_are_filled_by_a_low_rank_model() -> None:
     stars, table = ratings(users=300, items=20)
     filled = recommendation.complete(table, rank=2, penalty=0.01)
     hidden = ~np.isfinite(table)
@@ -114,14 +114,14 @@ def test_users_of_a_file_are_tasks_and_some_are_held_out(tmp_path: Path) -> None
         ("user,item,rating\na,b,1\na,c,2\n", "at least 10 users and 2 items are needed"),
     ],
 )
-def test_files_that_cannot_be_learnt_from_are_explained(tmp_path: Path, text: str, message: str) -> None:
+def test_unusable_rating_files_are_explained(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "ratings.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         recommendation.from_ratings(path, least=1)
 
 
-def test_a_missing_file_and_one_opinion_are_explained(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_single_rating_value_are_explained(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no ratings file"):
         recommendation.from_ratings(tmp_path / "none.csv")
     path = written(tmp_path / "same.csv", np.full((12, 3), 4.0))
@@ -145,7 +145,7 @@ def mean_reward(family: EnvFamily, oracle: oracles.Oracle) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_recommenders_without_meta_learning_are_ordered_as_what_they_know() -> None:
+def test_recommenders_without_meta_learning_are_ordered_by_their_information() -> None:
     family = recommendation.made_up(items=30)
     makers = oracles.popularity, oracles.thompson, oracles.similar_users, known_task.optimal
     popular, alone, similar, best = (mean_reward(family, make(family, INTERACTIONS)) for make in makers)

@@ -140,7 +140,7 @@ def test_a_robot_is_drawn_from_the_side_and_followed() -> None:
         assert tuple(picture[-1, 1]) in {(245, 245, 245), (192, 192, 192)}
 
 
-def test_arms_are_columns_of_what_they_pay_and_how_often_they_were_pulled() -> None:
+def test_arms_are_drawn_as_columns_of_payouts_and_pulls() -> None:
     family = bandits.bernoulli(2)
     watched, frames = record.watched(family, 8)
     policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))
@@ -338,7 +338,7 @@ def test_charts_of_many_numbers_are_rows_of_colours() -> None:
 
 
 @pytest.mark.slow
-def test_who_descends_plays_an_episode_before_and_after_every_step(tmp_path: Path) -> None:
+def test_a_gradient_learner_plays_an_episode_before_and_after_every_step(tmp_path: Path) -> None:
     sizes = {"tasks": 2, "episodes": 2, "units": 4, "adaptation_steps": 2}
     new_run(tmp_path / "run", "maml-navigation", **sizes)
     assert cli.main(["record", str(tmp_path / "run")]) == 0
@@ -374,7 +374,7 @@ def test_stages_are_played_with_their_own_parameters() -> None:
         np.testing.assert_allclose(moved[-1].total, alone.reward.sum(), rtol=1e-5)
 
 
-def test_who_does_not_act_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_learner_that_does_not_act_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new_run(tmp_path / "run", "snail-sinusoid")
     assert cli.main(["record", str(tmp_path / "run")]) == 2
     assert "whose learner does not act" in capsys.readouterr().err

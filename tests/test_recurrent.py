@@ -99,7 +99,7 @@ def test_the_previous_observation_is_kept_and_used(space: Discrete | Box) -> Non
         np.testing.assert_array_equal(carry.observation, vectors[t])
 
 
-def test_without_it_nothing_but_the_cell_is_carried() -> None:
+def test_without_previous_observations_only_the_cell_state_is_carried() -> None:
     policy = recurrent.make(Spaces(STATES, ACTIONS), recurrent.Settings(hidden_size=HIDDEN))
     assert policy.initial_carry(None).observation.shape == (0,)
 

@@ -49,7 +49,9 @@ def test_a_name_in_a_module() -> None:
         ("thing", r"'thing' is not a reference: it must be FILE.py:NAME or PACKAGE.MODULE:NAME"),
     ],
 )
-def test_what_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+def test_references_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     Path("mine.py").write_text("thing = 1\n")

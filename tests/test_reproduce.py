@@ -110,7 +110,7 @@ def test_every_claim_can_be_run(reproduce: ModuleType, root: Path) -> None:
         assert f'"{claim.results}"' in text or script == "fewshot_omniglot.py"
 
 
-def test_what_is_reached_depends_on_every_seed(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verdict_on_a_claim_depends_on_every_seed(reproduce: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: dict[str, Any] = {
         "experiment": "rl2-bandit-10x5",
         "metric": "trial_reward",
@@ -136,7 +136,7 @@ def test_what_is_reached_depends_on_every_seed(reproduce: ModuleType, monkeypatc
     assert reproduce.chosen(["missing"]) == list(reproduce.CLAIMS)
 
 
-def test_rows_that_are_not_there_are_named(reproduce: ModuleType) -> None:
+def test_missing_rows_are_named(reproduce: ModuleType) -> None:
     assert reproduce.chosen(["1", "3"]) == [reproduce.CLAIMS[0], reproduce.CLAIMS[2]]
     with pytest.raises(ValueError, match=f'"all", "missing", or numbers from 1 to {len(reproduce.CLAIMS)}, not \'0\''):
         reproduce.chosen(["0"])

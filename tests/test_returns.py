@@ -22,7 +22,7 @@ def trajectory() -> dict[str, jax.Array]:
     return {"reward": reward, "value": value, "next_value": jnp.append(value[1:], 0.7)}
 
 
-def test_discounted_returns_are_the_sum_of_what_follows() -> None:
+def test_discounted_returns_are_the_sum_of_later_rewards() -> None:
     reward = np.array([1.0, 2.0, 4.0])
     expected = [1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 8, 2 + 0.5 * 4 + 0.25 * 8, 4 + 0.5 * 8]
     got = discounted_returns(jnp.array(reward), jnp.full(3, 0.5), bootstrap=8.0)

@@ -57,7 +57,7 @@ def counting_policy() -> Policy:
     )
 
 
-def test_memory_lasts_over_the_episodes_of_a_trial_and_starts_afresh_with_the_next() -> None:
+def test_memory_lasts_over_the_episodes_of_a_trial_and_is_reset_for_the_next_trial() -> None:
     algorithm = rl2.make(FAMILY, counting_policy(), rl2.Config(episodes=EPISODES, trials=2, minibatches=1))
     state = algorithm.init(jax.random.key(0))
     for seed in range(2):
@@ -66,7 +66,7 @@ def test_memory_lasts_over_the_episodes_of_a_trial_and_starts_afresh_with_the_ne
 
 
 @pytest.mark.parametrize("cell", gated.GATES)
-def test_what_was_seen_in_one_episode_is_remembered_in_the_next(cell: gated.Cell) -> None:
+def test_information_from_one_episode_is_remembered_in_the_next(cell: gated.Cell) -> None:
     policy = recurrent.make(FAMILY, recurrent.Settings(cell=cell, hidden_size=8))
     params = policy.init(jax.random.key(0))
 
@@ -145,7 +145,7 @@ def test_the_return_crosses_the_ends_of_episodes() -> None:
     assert learned(episodes=2, discount=1.0) > 1.0
 
 
-def test_without_a_future_there_is_nothing_to_learn_from_a_later_episode() -> None:
+def test_with_a_discount_of_zero_later_episodes_have_no_effect() -> None:
     assert abs(learned(episodes=2, discount=0.0)) < 1e-3
 
 
@@ -186,7 +186,7 @@ def test_most_likely_actions_are_for_held_out_tasks_only() -> None:
 
 
 @pytest.mark.slow
-def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None:
+def test_the_training_reward_is_neither_observed_nor_reported() -> None:
     def after(family: EnvFamily, **settings: Any) -> tuple[rl2.State, Any]:
         policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))
         config = rl2.Config(episodes=EPISODES, trials=4, minibatches=2, entropy_coefficient=0.0, **settings)
@@ -207,7 +207,7 @@ def test_the_training_reward_is_learnt_from_and_not_shown_nor_reported() -> None
     assert other_metrics["trial_reward"] == metrics["trial_reward"]
 
 
-def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None:
+def test_belief_rewards_train_the_policy_and_cover_whole_trials() -> None:
     def after(family: EnvFamily, training_reward: Any) -> rl2.State:
         policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=4))
         config = rl2.Config(episodes=EPISODES, trials=4, minibatches=2, training_reward=training_reward)
@@ -236,7 +236,7 @@ def test_rewards_of_the_belief_are_learnt_from_and_are_of_whole_trials() -> None
         ("tsak", {}, r"training_reward must be one of .*tsak.*did you mean"),
     ],
 )
-def test_rewards_that_a_family_does_not_have_are_named(asked: Any, there: dict[str, Any], message: str) -> None:
+def test_a_training_reward_that_the_family_lacks_is_named(asked: Any, there: dict[str, Any], message: str) -> None:
     family = bandits.bernoulli(2)
     assert family.privileged is not None
     family = family._replace(privileged=family.privileged._replace(**there))
@@ -533,7 +533,7 @@ def test_an_auxiliary_loss_trains_the_memory_and_parameters_of_its_own() -> None
         (lambda params, output, batch: (0.0, {"entropy": jnp.float32(0)}), "PPO already has a metric 'entropy'"),
     ],
 )
-def test_a_wrong_auxiliary_loss_is_said(loss: Any, message: str) -> None:
+def test_a_wrong_auxiliary_loss_is_a_clear_error(loss: Any, message: str) -> None:
     config = rl2.Config(episodes=2, trials=4, minibatches=2)
     family = FAMILY._replace(horizon=2)
     policy = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))

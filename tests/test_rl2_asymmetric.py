@@ -51,7 +51,7 @@ def test_beliefs_are_of_the_pulls_before() -> None:
 
 
 @pytest.mark.slow
-def test_the_policy_ascends_what_all_arms_are_worth() -> None:
+def test_the_policy_gradient_uses_the_values_of_all_arms() -> None:
     """A gradient step ascends the expected posterior mean of all arms, pulled or not.
 
     Without a later pull, the advantage of an arm is its posterior mean minus the policy's expectation over arms.
@@ -139,6 +139,6 @@ def test_bad_settings_are_named(settings: dict[str, Any], said: str) -> None:
 
 
 @pytest.mark.parametrize("family", [bandits.gaussian(3), tabular_mdp.make()])
-def test_families_without_such_arms_are_refused(family: Any) -> None:
+def test_families_without_finitely_many_rewards_are_refused(family: Any) -> None:
     with pytest.raises(ValueError, match="for bandits whose arms pay finitely many rewards"):
         rl2_asymmetric.make(family, networks(), rl2_asymmetric.Config())

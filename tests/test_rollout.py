@@ -81,7 +81,7 @@ def test_the_scan_is_as_long_as_the_longest_trial(trials: tuple[Array, Transitio
     np.testing.assert_array_equal(t.output, np.broadcast_to(np.arange(EPISODES * HORIZON), t.reward.shape))
 
 
-def test_episodes_are_numbered_and_what_follows_the_last_is_invalid(trials: tuple[Array, Transition]) -> None:
+def test_episodes_are_numbered_and_steps_after_the_last_are_invalid(trials: tuple[Array, Transition]) -> None:
     _, t = trials
     done = t.terminated | t.truncated
     ended_before = np.cumsum(done, axis=1) - done
@@ -91,7 +91,7 @@ def test_episodes_are_numbered_and_what_follows_the_last_is_invalid(trials: tupl
     assert (np.sum(done & t.valid, axis=1) == EPISODES).all(), "every trial plays all its episodes"
 
 
-def test_inputs_are_what_happened_before(trials: tuple[Array, Transition]) -> None:
+def test_inputs_are_those_of_the_previous_step(trials: tuple[Array, Transition]) -> None:
     _, t = trials
     done = (t.terminated | t.truncated).astype(np.float32)
     for seen, happened in (

@@ -31,7 +31,7 @@ def test_parts_add_up_to_the_whole(scale: float, shift: float) -> None:
     np.testing.assert_allclose(statistics.variance, counted.var(axis=0), rtol=rounding)
 
 
-def test_what_does_not_count_changes_nothing() -> None:
+def test_values_of_weight_zero_have_no_effect() -> None:
     before = observe(initial_statistics((2,)), jnp.ones((3, 2)) * jnp.arange(3.0)[:, None], jnp.ones(3))
     after = observe(before, jnp.full((4, 2), 1e3), jnp.zeros(4))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), before, after))
@@ -43,7 +43,7 @@ def test_numbers_are_cut_off_far_from_the_mean() -> None:
 
 
 @pytest.mark.slow
-def test_statistics_are_of_all_that_was_shown_and_no_gradient_reaches_them() -> None:
+def test_statistics_cover_all_observations_and_have_no_gradient() -> None:
     family = point_robot.maml()
     plain = recurrent.make(family, recurrent.Settings(hidden_size=8, embedding_size=8))
     settings = {"episodes": 1, "trials": 8, "epochs": 2, "minibatches": 2, "normalise_observations": True}

@@ -84,7 +84,7 @@ def test_any_truncation_is_noticed(tmp_path: Path, size: int) -> None:
         checkpoints.load(path, _state(), "hash", 1)
 
 
-def test_metrics_drop_what_a_resume_writes_again(tmp_path: Path) -> None:
+def test_metrics_drop_lines_that_a_resume_writes_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     with metrics.Writer(path, 0) as writer:
         writer.write([{"iteration": i, "loss": [float(i), None]} for i in (1, 2, 3)])
@@ -108,7 +108,7 @@ def test_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_tasks_spread_over_devices_learn_alike(tmp_path: Path) -> None:
+def test_tasks_distributed_over_devices_train_equally(tmp_path: Path) -> None:
     """Two devices agree with one to rounding, and one device resumes a run of two."""
     settings = experiments.get("fomaml-sinusoid").with_overrides({"iterations": 6, "tasks": 4, "adaptation_steps": 1})
     losses = []
@@ -176,7 +176,7 @@ def test_unknown_settings_name_near_ones() -> None:
         experiments.get("rl2-bandit-10x5").with_overrides({"hiden_size": 3})
 
 
-def test_a_mean_that_is_not_finite_is_said_to_have_diverged() -> None:
+def test_a_mean_that_is_not_finite_is_reported_as_diverged() -> None:
     assert files.finite({"a": [1.0, float("nan")], "b": float("inf"), "c": 3}) == {"a": [1.0, None], "b": None, "c": 3}
     measure = experiments.get("maml-sinusoid").measure._asdict()
 
@@ -286,7 +286,7 @@ def test_a_gain_is_of_the_same_tasks_and_positive_where_ours_is_better(better: i
     np.testing.assert_allclose(gain["per_seed"], [2.0, 4.0])
 
 
-def test_the_best_state_is_kept_beside_the_last_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_state_is_kept_in_addition_to_the_last_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The validation errors are 3, 1, 2, ... The state of the second validation is kept, also after a resume."""
     settings = experiments.get("fomaml-sinusoid").with_overrides({"iterations": 4, "tasks": 4, "adaptation_steps": 1})
     config = folder.RunConfig(experiment="fomaml-sinusoid", settings=settings, seed=0, seeds=1, evaluate_every=1)
@@ -307,7 +307,7 @@ def test_the_best_state_is_kept_beside_the_last_ones(tmp_path: Path, monkeypatch
         train.load_states(run, problem, best=True)
 
 
-def test_damaged_metrics_are_left_out_of_what_is_watched(tmp_path: Path) -> None:
+def test_damaged_metrics_are_left_out_of_watch(tmp_path: Path) -> None:
     settings = {**experiments.get("rl2-bandit-10x5").with_overrides({}), "iterations": 4}
     config = folder.RunConfig(experiment="rl2-bandit-10x5", settings=settings, seed=0, seeds=2, evaluate_every=2)
     path, follower = tmp_path / "metrics.jsonl", watch.Follower(tmp_path, config)
@@ -357,7 +357,7 @@ def test_states_of_seeds_that_would_be_others_are_refused() -> None:
         study_folder.StudyConfig(**asked)
 
 
-def test_a_run_is_watched_by_what_it_writes(tmp_path: Path) -> None:
+def test_watch_reads_the_files_of_a_run(tmp_path: Path) -> None:
     """No lock is taken. Incomplete lines do not count, and lines that a resume removes are forgotten."""
     settings = {**experiments.get("rl2-bandit-10x5").with_overrides({}), "iterations": 4}
     config = folder.RunConfig(experiment="rl2-bandit-10x5", settings=settings, seed=0, seeds=2, evaluate_every=2)

@@ -187,7 +187,7 @@ def older(run: RunFolder) -> None:
             checkpoints.write(path, found.state, found.iteration, run.config.hash(), extra)
 
 
-def test_a_run_of_an_older_version_goes_on_and_chooses_anew(
+def test_a_run_of_an_older_version_resumes_and_selects_again(
     toy: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The stored best score is on held-out tasks, so scores on validation tasks cannot be compared with it."""

@@ -75,7 +75,7 @@ def test_bootstrap_covers_where_cells_are_independent() -> None:
     assert np.mean([e.standard_error for e in intervals]) == pytest.approx(1 / math.sqrt(120), rel=0.06)
 
 
-def test_bootstrap_of_whole_rows_keeps_what_a_learner_shares_over_tasks() -> None:
+def test_bootstrap_of_whole_rows_keeps_the_dependence_between_tasks() -> None:
     generator = np.random.default_rng(2)
     luck = generator.normal(0, 1, (30, 1))
     scores = luck + generator.normal(0, 0.1, (30, 200))
@@ -115,7 +115,7 @@ def test_bad_input_is_named(call: Callable[[], object], message: str) -> None:
         call()
 
 
-def test_an_infinite_score_has_no_interval_and_warns_of_nothing() -> None:
+def test_an_infinite_score_has_no_interval_and_no_warning() -> None:
     estimate = mean_with_interval([1.0, float("inf"), 2.0])
     assert estimate.mean == float("inf")
     assert np.isnan([estimate.low, estimate.high, estimate.standard_error]).all()
@@ -157,8 +157,6 @@ def test_probability_of_improvement_resamples_the_runs_of_both() -> None:
         (np.zeros(3), np.zeros((2, 3)), "2 axes"),
     ],
 )
-def test_probability_of_improvement_refuses_what_it_cannot_compare(
-    ours: np.ndarray, other: np.ndarray, expected: str
-) -> None:
+def test_probability_of_improvement_refuses_invalid_scores(ours: np.ndarray, other: np.ndarray, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         probability_of_improvement(ours, other)

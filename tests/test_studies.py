@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metarl_jax import cli, experiments
+from metarl_jax import cli, experiments, runs
 from metarl_jax.runs import programs, study, study_folder, train
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig, RunFolder
@@ -33,7 +33,7 @@ def numbers(found: list[dict[str, Any]]) -> list[list[float]]:
 
 
 @pytest.mark.slow
-def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path, capsys: Any) -> None:
+def test_a_study_equals_its_single_runs_and_resumes(tmp_path: Path, capsys: Any) -> None:
     """Four cells of two seeds, two of which diverge, are stopped at once, with one cell behind, and then finished."""
     path = tmp_path / "study"
     assert cli.main(["study", EXPERIMENT, *SMALL, *VARY, "--run-dir", str(path), "--time-limit", "1e-9"]) == 0
@@ -102,7 +102,7 @@ def test_a_study_is_its_single_runs_and_goes_on_where_it_stopped(tmp_path: Path,
         (["--vary", "tasks=4,0"], "tasks must be a positive whole number, not 0"),
     ],
 )
-def test_a_study_of_nonsense_is_refused_before_anything_is_made(
+def test_an_invalid_study_is_refused_before_a_folder_is_made(
     tmp_path: Path, capsys: Any, options: list[str], expected: str
 ) -> None:
     assert cli.main(["study", EXPERIMENT, *options, "--run-dir", str(tmp_path / "study")]) == 2
@@ -116,7 +116,7 @@ def config(name: str, **changes: Any) -> RunConfig:
 
 
 @pytest.mark.slow
-def test_one_program_trains_what_differs_in_arguments() -> None:
+def test_one_program_trains_cells_that_differ_in_arguments() -> None:
     """A shape, a choice, a part that is left out, and a number that determines a shape each need another program."""
     name = "maml-sinusoid"
     variants = [
@@ -150,7 +150,9 @@ class Compiled:
 
 
 @pytest.mark.parametrize(("free", "expected"), [(None, 12), (100, 12), (70, 6), (45, 6), (40, 4), (17, 1)])
-def test_as_many_columns_as_fit(monkeypatch: pytest.MonkeyPatch, free: int | None, expected: int) -> None:
+def test_the_number_of_columns_fits_the_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int | None, expected: int
+) -> None:
     """There are 12 columns, and a tenth of the memory is kept free."""
     monkeypatch.setattr(programs, "vectorised_seeds", lambda columns: columns)
     tried: list[int] = []
@@ -164,7 +166,7 @@ def test_as_many_columns_as_fit(monkeypatch: pytest.MonkeyPatch, free: int | Non
     assert tried == sorted(tried, reverse=True)
 
 
-def test_cells_that_do_not_fit_together_follow_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cells_that_do_not_fit_together_are_trained_sequentially(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(programs.TooLarge, match="needs"):
         programs.compile_to_fit(Compiled, 1, 16)
     trained: list[int] = []
@@ -181,7 +183,7 @@ def test_cells_that_do_not_fit_together_follow_one_another(monkeypatch: pytest.M
     assert trained == [3, 3, 2]
 
 
-def test_what_is_free_is_measured() -> None:
+def test_free_memory_is_measured() -> None:
     free = programs.free_bytes()
     assert free is None or 2**20 < free < 2**50
 
@@ -193,3 +195,63 @@ def test_two_processes_do_not_run_one_study(tmp_path: Path) -> None:
     assert [cell.name for cell in folder.cells] == ["as-it-is"]
     with study.lock(folder.path), pytest.raises(UserError, match="another process"):
         study.run(folder, train.Options(), None, print)
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> study_folder.StudyFolder:
+    """A study of two cells and two seeds with a table of scores, of which the second cell's are better."""
+    config = study_folder.StudyConfig(
+        experiment=EXPERIMENT,
+        settings=experiments.get(EXPERIMENT).with_overrides({"learning_rate": 1e-3}),
+        vary={"learning_rate": [1e-3, 1e-2]},
+        seed=0,
+        seeds=2,
+    )
+    folder = study.new_study(tmp_path / "study", config)
+    errors = {"validation": ([3.0, 4.0], [1.0, 2.0]), "heldout": ([3.5, 4.5], [1.5, 2.5])}
+    rows: dict[str, dict[str, Any]] = {}
+    for i, cell in enumerate(folder.cells):
+        row: dict[str, Any] = {"cell": cell.name, "settings": cell.changes, "iteration": 6, "diverged": False}
+        for split, scores in errors.items():
+            # The score of this experiment is the one after five gradient steps, of eleven stages.
+            row[split] = {"per_seed_by_stage": [[score] * 11 for score in scores[i]]}
+        rows[cell.name] = row
+    table = study.table(folder, experiments.get(EXPERIMENT), rows, 16)
+    (folder.path / "table.json").write_text(json.dumps(table))
+    return folder
+
+
+def test_a_study_is_read_from_python(evaluated: study_folder.StudyFolder) -> None:
+    best, other = runs.open_study(evaluated.path)
+    assert (dict(best.settings), dict(other.settings)) == ({"learning_rate": 1e-2}, {"learning_rate": 1e-3})
+    np.testing.assert_array_equal([best.validation, best.heldout], [[1, 2], [1.5, 2.5]])
+    np.testing.assert_array_equal([other.validation, other.heldout], [[3, 4], [3.5, 4.5]])
+    assert best.path == evaluated.path / "cells" / best.name
+
+    path = evaluated.path / "table.json"
+    table = json.loads(path.read_text())
+    table["cells"][0]["heldout"] |= {"iqm": None, "per_seed": None}
+    path.write_text(json.dumps(table))
+    assert np.isnan(runs.open_study(evaluated.path)[0].heldout).all()
+
+
+def test_a_wrong_study_is_refused(evaluated: study_folder.StudyFolder) -> None:
+    path = evaluated.path / "table.json"
+    table = json.loads(path.read_text())
+    good, short, strange = (json.loads(json.dumps(table)) for _ in range(3))
+    short["cells"][0]["validation"]["per_seed"] = [1.0]
+    strange["cells"][0]["cell"] = "../elsewhere"
+    for wrong, message in (
+        (short, "table.json has 1 scores of 2 seeds"),
+        (strange, "table.json has a cell '../elsewhere' that is not in study.json"),
+    ):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match=message):
+            runs.open_study(evaluated.path)
+    path.write_text(json.dumps(good))
+    assert len(runs.open_study(evaluated.path)) == 2
+    path.unlink()
+    with pytest.raises(UserError, match="not evaluated yet"):
+        runs.open_study(evaluated.path)
+    with pytest.raises(UserError):
+        runs.open_study(evaluated.path.parent)

@@ -60,7 +60,7 @@ def test_steps_follow_the_transition_row_and_the_reward_mean() -> None:
 
 
 @pytest.mark.parametrize("discount", [1.0, 0.8])
-def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
+def test_the_training_reward_is_minus_the_regret(discount: float) -> None:
     """The expected discounted return of random actions is the optimal return plus the privileged rewards."""
     horizon = 3
     family = tabular_mdp.make(states=4, actions=2, horizon=horizon)
@@ -93,7 +93,7 @@ def test_what_is_learnt_from_is_the_regret(discount: float) -> None:
     assert np.all(np.abs(luck.mean(axis=0)) < 5 * luck.std(axis=0) / np.sqrt(len(luck)))
 
 
-def test_acting_best_leaves_nothing_to_regret() -> None:
+def test_the_optimal_policy_has_no_regret() -> None:
     family = tabular_mdp.make(states=4, actions=3, horizon=5)
     assert family.privileged is not None
     training_reward = family.privileged.training_reward
@@ -140,7 +140,7 @@ def test_values_equal_the_best_of_all_policies() -> None:
     np.testing.assert_allclose(values[-1], reward.max(1), rtol=1e-6)
 
 
-def test_the_best_policy_earns_what_is_promised() -> None:
+def test_the_optimal_policy_gets_the_optimal_return() -> None:
     family = tabular_mdp.make(states=4, actions=3, horizon=6)
     task = family.tasks.sample(jax.random.key(1))
     _, chosen = finite_horizon_values(task.transition, task.reward_mean, 6)

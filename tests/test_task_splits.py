@@ -97,7 +97,7 @@ KINDS: dict[Kind, tuple[str, ...]] = {
 
 @pytest.mark.usefixtures("xland_benchmark")
 @pytest.mark.parametrize("name", FAMILIES)
-def test_heldout_tasks_are_apart_from_training_and_validation_tasks(name: str, omniglot_folder: Path) -> None:
+def test_heldout_tasks_differ_from_training_and_validation_tasks(name: str, omniglot_folder: Path) -> None:
     kind = next((kind for kind, names in KINDS.items() if name in names), "continuum")
     for tasks in distributions(name, str(omniglot_folder)):
         found = by_split(tasks)

@@ -148,7 +148,7 @@ def test_a_tracker_that_fails_gives_one_warning(folder: RunFolder, capsys: Any, 
     )
 
 
-def test_what_makes_no_tracker_gives_one_warning(folder: RunFolder, capsys: Any) -> None:
+def test_a_function_that_makes_no_tracker_gives_one_warning(folder: RunFolder, capsys: Any) -> None:
     tracking.close([background(folder, lambda: 3)], print)
     tracking.close([background(folder, lambda: sys.exit("bye"))], print)
     first, second = capsys.readouterr().err.splitlines()
@@ -182,7 +182,7 @@ def test_training_does_not_wait_for_a_slow_tracker(folder: RunFolder, monkeypatc
     assert capsys.readouterr().err == ""
 
 
-def test_scalars_are_named_by_seed_and_leave_out_what_has_no_value() -> None:
+def test_scalars_are_named_by_seed_and_missing_values_are_left_out() -> None:
     line = {"iteration": 3, "steps": 30, "wall_s": 1.5, "loss": [0.5, None], "return": [1.0, 2.0]}
     assert metrics.scalars(line, [7, 8]) == {"loss/seed-7": 0.5, "return/seed-7": 1.0, "return/seed-8": 2.0}
     assert metrics.scalars({"iteration": 3, "loss": [0.5]}, [7]) == {"loss": 0.5}
@@ -304,7 +304,7 @@ def wandb(folder: RunFolder, home: Path, *words: str, cwd: Path | None = None, *
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-def test_wandb_writes_into_the_run_folder_and_goes_on_in_the_same_run(folder: RunFolder, tmp_path: Path) -> None:
+def test_wandb_writes_into_the_run_folder_and_resumes_the_same_run(folder: RunFolder, tmp_path: Path) -> None:
     home = tmp_path / "home"
     found, errors = wandb(folder, home)
     assert errors == ""
@@ -372,14 +372,14 @@ def test_planted_git_settings_run_no_program(folder: RunFolder, tmp_path: Path) 
     assert not (tmp_path / "executed").exists()
 
 
-def test_wandb_without_a_key_asks_nothing(folder: RunFolder, tmp_path: Path) -> None:
+def test_wandb_without_a_key_does_not_prompt(folder: RunFolder, tmp_path: Path) -> None:
     found, errors = wandb(folder, tmp_path / "home", WANDB_MODE="online")
     assert found == {}
     assert errors.startswith("metarl-jax: warning: wandb has failed, training goes on without it: UsageError: No API")
     assert len(errors.splitlines()) == 1
 
 
-def test_what_lies_in_wait_for_wandb_is_refused(folder: RunFolder, tmp_path: Path, monkeypatch: Any) -> None:
+def test_planted_files_for_wandb_are_refused(folder: RunFolder, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     root, outside = folder.path, tmp_path / "outside"
     outside.mkdir()
@@ -422,7 +422,7 @@ def test_wandb_is_not_started_in_a_run_folder_or_a_study(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("identifier", ["", "https://evil", "../../x", "0123456789abcde", "0123456789abcdef\n", 3])
-def test_an_id_that_is_none_is_refused(tmp_path: Path, identifier: Any) -> None:
+def test_an_invalid_id_is_refused(tmp_path: Path, identifier: Any) -> None:
     path = tmp_path / "metarl-jax.json"
     path.write_text(json.dumps({"id": identifier}))
     with pytest.raises(UserError, match=r"does not hold the id of a run|cannot be read"):

@@ -100,7 +100,7 @@ def test_the_buffer_is_a_ring_of_the_newest_trials(start: varibad.State) -> None
 
 
 @pytest.mark.parametrize(("memories", "expected"), [(16, 16), (8, 8)])
-def test_as_many_trials_are_vectorised_as_a_cache_has_beliefs_of(
+def test_the_number_of_vectorised_trials_is_limited_by_the_cache_size_of_beliefs(
     memories: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = networks().encoder
@@ -115,7 +115,7 @@ def test_as_many_trials_are_vectorised_as_a_cache_has_beliefs_of(
     assert widths - {3} == {expected}
 
 
-def test_only_trials_that_were_played_are_learnt_from(start: varibad.State) -> None:
+def test_training_uses_only_trials_that_were_played(start: varibad.State) -> None:
     """Unwritten places of the buffer have no effect."""
     poisoned = start._replace(
         buffer=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x, start.buffer)
@@ -128,7 +128,7 @@ def test_only_trials_that_were_played_are_learnt_from(start: varibad.State) -> N
     assert not same(later.model, STEP(jax.random.key(2), changed)[0].model)
 
 
-def test_adapting_sees_nothing_but_what_the_deployed_policy_collected(start: varibad.State) -> None:
+def test_adaptation_uses_only_data_of_the_deployed_policy(start: varibad.State) -> None:
     """Adaptation depends on the networks' weights and the task's own trial only.
 
     NaN in all other parts of the state has no effect, and tasks with equal observations and rewards give equal results.
@@ -159,7 +159,7 @@ def test_adapting_sees_nothing_but_what_the_deployed_policy_collected(start: var
     assert any(not same(found[0].learner, other.learner) for other in found[1:])
 
 
-def test_more_episodes_are_the_same_trial_gone_on_with(start: varibad.State) -> None:
+def test_more_episodes_continue_the_same_trial(start: varibad.State) -> None:
     longer = make(adaptation_episodes=6)
     task = FAMILY.tasks.sample_heldout(jax.random.key(2))
     assert jax.eval_shape(longer.init, jax.random.key(0)) == jax.eval_shape(ALGORITHM.init, jax.random.key(0))
@@ -185,7 +185,7 @@ def test_most_likely_actions_do_not_depend_on_the_random_key(start: varibad.Stat
 
 
 @pytest.mark.slow
-def test_what_the_policy_is_shown_is_normalised_beliefs_too() -> None:
+def test_inputs_of_the_policy_are_normalised_including_beliefs() -> None:
     algorithm = make(normalise_observations=True)
     state = algorithm.init(jax.random.key(0))
     after, _ = jax.jit(algorithm.step)(jax.random.key(1), state)
@@ -199,7 +199,7 @@ def test_what_the_policy_is_shown_is_normalised_beliefs_too() -> None:
     assert jax.tree.all(jax.tree.map(lambda x: not jnp.any(x), after.policy_optimizer[1].mu.seen))
 
 
-def test_nothing_passes_between_host_and_device(start: varibad.State) -> None:
+def test_no_data_pass_between_host_and_device(start: varibad.State) -> None:
     """A meta-iteration under a guard that forbids transfers."""
     key, state = jax.random.key(1), STEP(jax.random.key(0), start)[0]
     with jax.transfer_guard("disallow"):
@@ -226,7 +226,9 @@ def test_the_ring_must_hold_whole_iterations() -> None:
 
 
 @pytest.mark.slow
-def test_the_policy_learns_from_the_training_reward_and_the_model_from_what_was_paid(start: varibad.State) -> None:
+def test_the_policy_is_trained_on_the_training_reward_and_the_model_on_the_environment_reward(
+    start: varibad.State,
+) -> None:
     family = FAMILY._replace(privileged=Privileged(training_reward=lambda task, t, discount: -t.reward))
 
     def after(**settings: Any) -> varibad.State:

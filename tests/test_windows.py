@@ -49,7 +49,7 @@ def test_a_ring_is_the_last_steps(time: int) -> None:
         np.testing.assert_array_equal(ring[t % ROWS], steps[t])
 
 
-def test_a_delay_gives_back_what_was_written_as_many_steps_ago() -> None:
+def test_a_delay_returns_the_row_written_that_many_steps_ago() -> None:
     line = jnp.arange(1.0, 23.0).reshape(11, 1, 2) * jnp.array([1.0, -1.0])[None, :, None]
     ring, got, time = jnp.zeros((2, ROWS, 2)), [], jnp.zeros(2, jnp.int32)
     for part in (line[:3], line[3:4], line[4:]):
@@ -80,7 +80,7 @@ def test_attention_is_over_the_last_steps(cut: int) -> None:
 
 # So many steps are computed in parts, each as long as a window or longer.
 @pytest.mark.parametrize(("rows", "steps"), [(ROWS, 4), (ROWS, 150), (70, 150), (windows.LEAST_PART, 128)])
-def test_windows_of_trials_that_began_at_other_times(rows: int, steps: int) -> None:
+def test_windows_of_trials_that_began_at_different_times(rows: int, steps: int) -> None:
     begun = [0, 5, rows + 3]
     query, key, value = written(max(begun) + steps)
     opened = []
@@ -197,7 +197,7 @@ def test_snail_s_convolutions_are_xla_s() -> None:
     np.testing.assert_allclose(now + arrived[:, 0], expected + params["params"]["bias"], rtol=1e-4, atol=1e-5)
 
 
-def test_rotary_products_depend_on_the_distance_alone() -> None:
+def test_rotary_products_depend_only_on_the_distance() -> None:
     query, key = jax.random.normal(jax.random.key(0), (2, 1, 8))
     products = [
         float(jnp.vdot(transformer.rotate(query, jnp.float32(t + 3)), transformer.rotate(key, jnp.float32(t))))
@@ -210,7 +210,7 @@ def test_rotary_products_depend_on_the_distance_alone() -> None:
 
 
 @pytest.mark.slow
-def test_the_linear_memory_is_its_recurrence_and_begins_anew_with_a_trial() -> None:
+def test_the_linear_memory_is_its_recurrence_and_is_reset_at_the_start_of_a_trial() -> None:
     drawn = np.random.default_rng(0).normal(size=(3, 2, 9, 2, 3)).astype(np.float32)
     driven, state, decay = (
         drawn[0, 0] + 1j * drawn[0, 1],

@@ -106,7 +106,7 @@ def test_mistakes_are_named(
         xland.make(benchmark, *arguments, **settings)
 
 
-def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xminigrid", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install '.\[xland\]'"):
         xland.make(None)
@@ -116,7 +116,7 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         xland.load("trivial-21k")
 
 
-def test_made_up_rulesets_are_every_choice_once() -> None:
+def test_made_up_rulesets_contain_every_combination_once() -> None:
     made_up = jax.tree.map(np.asarray, xland.made_up())
     kinds, counts = np.unique(made_up.goal[:, 0], return_counts=True)
     # There are two kinds of goals, 18 objects of the goal, and 17 * 16 / 2 pairs of other objects.
@@ -171,7 +171,7 @@ def test_an_unknown_benchmark_is_named() -> None:
         xland.load("trivial-21")
 
 
-def test_training_says_what_is_missing(
+def test_training_names_the_missing_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command fails with a one-line message and writes nothing, without the benchmark or without the extra."""

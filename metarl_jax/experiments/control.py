@@ -96,7 +96,7 @@ def experiments() -> Iterator[Experiment]:
     for name, method in NAVIGATION_METHODS.items():
         yield experiment(
             name=f"{name}-navigation",
-            description=f"{method.title} on the point navigation of Finn et al. (2017)",
+            description=f"{method.title} on point navigation (Finn et al. 2017)",
             algorithm=method.algorithm,
             family="navigation",
             settings={**NAVIGATION_SETTINGS, **method.settings},
@@ -110,7 +110,7 @@ def experiments() -> Iterator[Experiment]:
     for name, method in CORNER_METHODS.items():
         yield experiment(
             name=f"{name}-corners",
-            description=f"{method.title} on the four corners of Rothfuss et al. (2019)",
+            description=f"{method.title} on point navigation to four corners (Rothfuss et al. 2019)",
             algorithm=method.algorithm,
             family="corners",
             settings={**CORNER_SETTINGS, **method.settings},

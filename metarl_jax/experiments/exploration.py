@@ -50,7 +50,7 @@ PRESETS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "varibad": ("VariBAD", "varibad", "belief", _VARIBAD),
     "rl2": ("RL²", "rl2", "recurrent", {**_PPO, "hidden_size": 64, "previous_observation": True}),
     "belief-oracle": (
-        "A policy that is given the exact belief",
+        "RL² with the exact belief",
         "rl2",
         "exact-belief",
         {**_PPO, "policy_units": 128},

@@ -77,7 +77,7 @@ _ROOMS: dict[str, Any] = {"heldout_tasks": 2000, "validation_tasks": 512, "heldo
 register(
     Family(
         "dark-room",
-        "the dark room of Laskin et al. (2022)",
+        "the dark room (Laskin et al. 2022)",
         f"{_ENVIRONMENTS}.dark_room:algorithm_distillation",
         defaults={"heldout_share": 0.0},
         references=_KNOWN,
@@ -85,7 +85,7 @@ register(
     ),
     Family(
         "dark-room-new-goals",
-        "the dark room of Laskin et al. (2022), with held-out goals",
+        "the dark room with held-out goals (Laskin et al. 2022)",
         f"{_ENVIRONMENTS}.dark_room:algorithm_distillation",
         defaults={"heldout_share": 0.2},
         references=_KNOWN,
@@ -93,7 +93,7 @@ register(
     ),
     Family(
         "dark-room-10x10",
-        "the dark room of Lee et al. (2023)",
+        "the 10x10 dark room (Lee et al. 2023)",
         f"{_ENVIRONMENTS}.dark_room:decision_pretrained",
         defaults={"heldout_share": 0.0},
         references=_KNOWN,
@@ -101,7 +101,7 @@ register(
     ),
     Family(
         "dark-key-to-door",
-        "the dark key-to-door of Laskin et al. (2022), with held-out pairs of places",
+        "dark key-to-door with held-out pairs of positions (Laskin et al. 2022)",
         f"{_ENVIRONMENTS}.dark_room:key_to_door",
         references=_KNOWN,
         **_ROOMS,
@@ -109,7 +109,7 @@ register(
     *(
         Family(
             f"maze-{size}",
-            f"{size} mazes seen from within (Duan et al. 2016)",
+            f"{size} mazes with first-person views (Duan et al. 2016)",
             f"{_ENVIRONMENTS}.maze:{size}",
             references=_references("maze", "random", "guide"),
             heldout_tasks=1000,
@@ -121,15 +121,15 @@ register(
     *(
         Family(
             f"xland-{name}",
-            f"XLand-MiniGrid, {title} (Nikulin et al. 2023)",
+            f"XLand-MiniGrid with {title} (Nikulin et al. 2023)",
             f"{_ENVIRONMENTS}.xland:{function}",
             heldout_tasks=1000,
             validation_tasks=128,
             heldout_batch=250,
         )
         for name, function, title in (
-            ("made-up", "made_up_family", "rulesets that are made up here"),
-            ("trivial-21k", "trivial_21k", "the rulesets of trivial-21k"),
+            ("made-up", "made_up_family", "rulesets that this package generates"),
+            ("trivial-21k", "trivial_21k", "the benchmark trivial-21k"),
         )
     ),
     package=True,
@@ -143,27 +143,27 @@ _SEARCHES = _references(
 register(
     Family(
         "navigation",
-        "the point navigation of Finn et al. (2017)",
+        "point navigation (Finn et al. 2017)",
         f"{_ENVIRONMENTS}.point_robot:maml",
         references=(*_RANDOM, *_KNOWN),
     ),
-    Family("corners", "the four corners of Rothfuss et al. (2019)", f"{_ENVIRONMENTS}.point_robot:promp"),
+    Family("corners", "point navigation to four corners (Rothfuss et al. 2019)", f"{_ENVIRONMENTS}.point_robot:promp"),
     Family(
         "half-circle",
-        "points that look for a goal on a half-circle (Zintgraf et al. 2020)",
+        "point robots with goals on a half-circle (Zintgraf et al. 2020)",
         f"{_ENVIRONMENTS}.point_robot:varibad",
         references=_SEARCHES,
     ),
     Family(
         "point-robot-dense",
-        "point robots with a reward by the distance to the goal (Rakelly et al. 2019)",
+        "point robots with a dense reward (Rakelly et al. 2019)",
         f"{_ENVIRONMENTS}.point_robot:pearl_dense",
         references=_references("point_robot", "goal_known"),
         **_ROOMS,
     ),
     Family(
         "point-robot-sparse",
-        "point robots with a reward near the goal only (Rakelly et al. 2019)",
+        "point robots with a sparse reward (Rakelly et al. 2019)",
         f"{_ENVIRONMENTS}.point_robot:pearl_sparse",
         references=_SEARCHES,
         **_ROOMS,
@@ -177,7 +177,7 @@ register(
     *(
         Family(
             name,
-            f"{title} with physics as the task",
+            f"{title} with random physics",
             f"{_ENVIRONMENTS}.classic_control:{name.replace('-', '_')}",
             validation_tasks=20,
             heldout_batch=100,
@@ -192,7 +192,7 @@ register(
     ),
     Family(
         "cold-start",
-        "recommendations to new users",
+        "recommendations to new users (cold start)",
         f"{_ENVIRONMENTS}.recommendation:made_up",
         hidden=("seed",),
         references=(*_references("recommendation", "popularity", "thompson", "similar_users"), *_KNOWN),
@@ -206,9 +206,9 @@ register(
 _SLOW: dict[str, Any] = {"heldout_tasks": 200, "validation_tasks": 20, "heldout_batch": 100}
 _BODIES = ("tasks", "heldout_tasks", "seed")
 _ML1 = {
-    "reach": "brings its fingertips to a goal in the air",
+    "reach": "moves its gripper to a goal position",
     "push": "pushes a puck to a goal on the table",
-    "pick-place": "picks a puck up and brings it to a goal in the air",
+    "pick-place": "lifts a puck to a goal position",
 }
 register(
     *(
@@ -221,18 +221,18 @@ register(
         )
         for name, title in (
             ("half-cheetah-direction", "a half cheetah that runs forward or backward"),
-            ("half-cheetah-velocity", "a half cheetah that runs at a speed"),
+            ("half-cheetah-velocity", "a half cheetah that runs at a target velocity"),
             ("ant-direction", "an ant that walks forward or backward"),
             ("ant-goal", "an ant that walks to a goal"),
-            ("walker-parameters", "walkers that differ in their bodies"),
-            ("hopper-parameters", "hoppers that differ in their bodies"),
-            ("humanoid-direction", "a humanoid that walks in a direction"),
+            ("walker-parameters", "walkers with random body parameters"),
+            ("hopper-parameters", "hoppers with random body parameters"),
+            ("humanoid-direction", "a humanoid that walks in a target direction"),
         )
     ),
     *(
         Family(
             f"ml1-{skill}",
-            f"Meta-World ML1: an arm that {what}",
+            f"Meta-World ML1 {skill}: an arm that {what}",
             f"{_ENVIRONMENTS}.manipulation:ml1",
             defaults={"skill": skill, "horizon": 150},
             hidden=("skill", *_BODIES),
@@ -242,7 +242,7 @@ register(
     ),
     Family(
         "ml10",
-        "Meta-World ML10: an arm that learns skills and is tested on others",
+        "Meta-World ML10: ten training skills and five held-out skills",
         f"{_ENVIRONMENTS}.manipulation:ml10",
         defaults={"horizon": 150},
         hidden=_BODIES,
@@ -257,7 +257,7 @@ _DATASETS = "metarl_jax.datasets"
 register(
     Family(
         "sinusoid",
-        "the sinusoids of Finn et al. (2017)",
+        "sinusoids (Finn et al. 2017)",
         f"{_DATASETS}.sinusoid:maml_family",
         "few-shot",
         references=(),
@@ -267,7 +267,7 @@ register(
     ),
     Family(
         "sinusoid-reptile",
-        "the sinusoids of Nichol et al. (2018)",
+        "sinusoids (Nichol et al. 2018)",
         f"{_DATASETS}.sinusoid:reptile_family",
         "few-shot",
         references=(),
@@ -287,12 +287,12 @@ register(
             heldout_tasks=1000,
             validation_tasks=200,
             heldout_batch=50,
-            excluded={"cavia": "no network of images here has context parameters"},
+            excluded={"cavia": "no network for images in this package has context parameters"},
             inputs="images",
         )
         for name, title in (
             ("omniglot", "Omniglot"),
-            ("glyphs", "glyphs that are made up here (no download)"),
+            ("glyphs", "synthetic glyphs (no download)"),
         )
     ),
     package=True,

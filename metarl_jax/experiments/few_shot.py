@@ -120,7 +120,7 @@ def experiments() -> Iterator[Experiment]:
     for name, kind in KINDS.items():
         yield _experiment(
             f"{name}-glyphs-5x1",
-            f"{kind.title} on made-up glyphs (no download), 5 classes, 1 example of each",
+            f"{kind.title} on synthetic glyphs (no download), 5 classes, 1 example of each",
             kind,
             "glyphs",
             kind.settings(5, 1),

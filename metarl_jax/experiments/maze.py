@@ -42,7 +42,7 @@ def experiments() -> Iterator[Experiment]:
     for size, settings in MAZE_SETTINGS.items():
         yield experiment(
             name=f"rl2-maze-{size}",
-            description=f"RL² in {size} mazes seen from within, in frames of 40x30 pixels",
+            description=f"RL² on {size} mazes with first-person views of 40x30 pixels",
             algorithm="rl2",
             family=f"maze-{size}",
             settings=settings,

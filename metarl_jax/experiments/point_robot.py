@@ -54,8 +54,8 @@ _SPARSE = {
 
 
 PRESETS = {
-    "dense": ("with a reward by the distance", _DENSE),
-    "sparse": ("with a reward near the goal only", _SPARSE),
+    "dense": ("with a dense reward", _DENSE),
+    "sparse": ("with a sparse reward", _SPARSE),
 }
 
 

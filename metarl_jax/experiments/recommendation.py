@@ -52,7 +52,7 @@ def experiments() -> Iterator[Experiment]:
     for name, (title, algorithm, settings) in PRESETS.items():
         yield experiment(
             name=f"{name}-cold-start",
-            description=f"{title} for new users: {INTERACTIONS} recommendations of 50 items",
+            description=f"{title} on recommendations to new users: {INTERACTIONS} recommendations from 50 items",
             algorithm=algorithm,
             family="cold-start",
             measure=MEASURES[name],

@@ -226,11 +226,11 @@ def does_not_apply(algorithm: Algorithm, family: Family) -> str | None:
             return family.excluded[name]
     if family.kind == "few-shot":
         if algorithm.interface not in ("gradient", "in-context"):
-            return "it acts; few-shot tasks have labelled examples and no actions"
+            return "it needs actions, and few-shot tasks have none"
     elif algorithm.interface == "in-context":
-        return "it learns labelled examples in context; use rl2 with a memory"
+        return "it needs labelled examples: use rl2 with a memory"
     if algorithm.interface == "asymmetric" and not family.finite_arms:
-        return "its critic is for bandits whose arms pay finitely many rewards"
+        return "its critic needs a bandit with finitely many reward values"
     return None
 
 
@@ -272,8 +272,8 @@ def network(algorithm: Algorithm, family: Family, name: str | None) -> Network:
 
 # ---------------------------------------------------------------------------------------------------- algorithms
 
-_NEEDS_POLICY = {"few-shot": "it needs a policy; few-shot tasks have none"}
-_NEEDS_CONTEXT = {"reinforcement": "no policy here has context parameters"}
+_NEEDS_POLICY = {"few-shot": "it needs a policy, and few-shot tasks have no actions"}
+_NEEDS_CONTEXT = {"reinforcement": "no policy of this package has context parameters"}
 register(
     Algorithm("rl2", "RL²", "metarl_jax.algorithms.rl2", "policy", REWARD_OF_TRIAL),
     Algorithm(
@@ -326,20 +326,22 @@ register(
     ),
     Network("mlp", "a feed-forward policy", "metarl_jax.networks.mlp", "feed-forward policy"),
     Network("belief", "a recurrent encoder and a decoder", "metarl_jax.networks.belief", "belief"),
-    Network("context", "an encoder of steps in any order", "metarl_jax.networks.context", "context"),
+    Network("context", "a permutation-invariant encoder of steps", "metarl_jax.networks.context", "context"),
     Network(
         "mlp",
-        "rectified layers",
+        "a feed-forward network",
         "metarl_jax.networks.mlp",
         "predictor",
         "PredictorSettings",
         "make_predictor",
         inputs="vectors",
     ),
-    Network("convolutional", "strided convolutions", "metarl_jax.networks.convolutional", "predictor", inputs="images"),
+    Network(
+        "convolutional", "a convolutional network", "metarl_jax.networks.convolutional", "predictor", inputs="images"
+    ),
     Network(
         "normalised-mlp",
-        "normalised layers",
+        "a feed-forward network with batch normalisation",
         "metarl_jax.networks.mlp",
         "predictor",
         "ClassifierSettings",
@@ -349,7 +351,7 @@ register(
     Network("snail", "SNAIL", "metarl_jax.networks.snail", "in-context", "InContextSettings", "make_in_context"),
     Network(
         "meta-network",
-        "the Meta Network",
+        "a Meta Network",
         "metarl_jax.networks.meta_network",
         "in-context",
         "InContextSettings",

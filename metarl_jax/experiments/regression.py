@@ -50,7 +50,7 @@ def experiments() -> Iterator[Experiment]:
     for name, (title, algorithm, settings) in SINUSOID_METHODS.items():
         yield experiment(
             name=f"{name}-sinusoid",
-            description=f"{title} on the sinusoids of Finn et al. (2017)",
+            description=f"{title} on sinusoids (Finn et al. 2017)",
             algorithm=algorithm,
             family="sinusoid",
             settings={**SINUSOID_SETTINGS, **settings},
@@ -60,7 +60,7 @@ def experiments() -> Iterator[Experiment]:
         )
     yield experiment(
         name="reptile-sinusoid",
-        description="Reptile on the sinusoids of Nichol et al. (2018)",
+        description="Reptile on sinusoids (Nichol et al. 2018)",
         algorithm="reptile",
         family="sinusoid-reptile",
         settings=REPTILE_SINUSOID_SETTINGS,
@@ -68,7 +68,7 @@ def experiments() -> Iterator[Experiment]:
     )
     yield experiment(
         name="snail-sinusoid",
-        description="SNAIL on the sinusoids of Finn et al. (2017), as labelled sequences",
+        description="SNAIL on sinusoids (Finn et al. 2017)",
         algorithm="in_context",
         family="sinusoid",
         network="snail",

@@ -294,7 +294,7 @@ def experiments() -> Iterator[Experiment]:
     for prefix, network, title, family, settings in rooms:
         yield experiment(
             name=f"{prefix}-{family}",
-            description=f"{title} in {registry.family(family).title}",
+            description=f"{title} on {registry.family(family).title}",
             algorithm="rl2",
             family=family,
             network=network,

@@ -28,16 +28,16 @@ _POINTS: dict[str, Any] = {
 # Chosen on tasks that no reported result uses.
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     "navigation": (
-        "the point navigation of Finn et al. (2017)",
+        "point navigation (Finn et al. 2017)",
         {"rl2": {}, "varibad": {}, "pearl": _POINTS},
     ),
     "half-circle": (
-        "points that look for a goal on a half-circle (Zintgraf et al. 2020)",
+        "point robots with goals on a half-circle (Zintgraf et al. 2020)",
         {"rl2": {"episodes": 3}, "varibad": {"episodes": 3, "adaptation_episodes": 3}, "pearl": _POINTS},
     ),
     # Every step has the same reward, so only transitions distinguish tasks.
     "cartpole": (
-        "CartPole with physics as the task",
+        "CartPole with random physics",
         {
             "rl2": {},
             "varibad": {"decode_transitions": True},

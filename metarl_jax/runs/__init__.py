@@ -1,6 +1,6 @@
 """Run folders, and the code on the host that trains, measures and records runs.
 
-``open`` reads a run folder from Python.
+``open`` reads a run folder from Python, and ``open_study`` a study.
 """
 
 import lazy_loader

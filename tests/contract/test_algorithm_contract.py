@@ -197,7 +197,7 @@ def test_divergence_is_flagged_at_its_iteration_with_the_last_finite_state(built
 
 
 @pytest.mark.slow
-def test_a_task_adapts_alike_in_any_company(built: Built) -> None:
+def test_adaptation_to_a_task_does_not_depend_on_the_other_tasks(built: Built) -> None:
     """Adaptation to a task does not depend on the other tasks in its batch."""
     state = jax.jit(built.algorithm.init)(jax.random.key(0))
     tasks = [built.case.tasks.sample_heldout(jax.random.key(s)) for s in (1, 2)]

@@ -97,7 +97,7 @@ def test_tasks_differ_and_are_functions_of_the_key(family: EnvFamily, which: str
 
 
 @pytest.mark.slow
-def test_the_task_decides_what_happens(family: EnvFamily) -> None:
+def test_the_task_changes_transitions_or_rewards(family: EnvFamily) -> None:
     @jax.jit
     def outcome(key: Key, state: Any, action: Array, key_task: Key) -> tuple[Array, Array, Array]:
         """Play one action repeatedly. Where rewards are rare, many steps are needed for one."""
@@ -159,7 +159,7 @@ def test_a_step_keeps_the_states_shapes_and_types(family: EnvFamily) -> None:
 
 
 @pytest.mark.slow
-def test_jit_and_vmap_agree_with_one_at_a_time(family: EnvFamily) -> None:
+def test_jit_and_vmap_agree_with_single_calls(family: EnvFamily) -> None:
     arguments = [one_step(family, seed) for seed in range(4)]
     batch: tuple[Any, ...] = tuple(
         jax.tree.map(lambda *x: jnp.stack([jnp.asarray(leaf) for leaf in x]), *argument)

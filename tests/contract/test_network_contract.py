@@ -143,7 +143,7 @@ def test_the_future_does_not_leak(network: Network, since: int) -> None:
     assert bool(jnp.all(before.value[since] != after.value[since]))
 
 
-def test_every_input_is_seen(network: Network) -> None:
+def test_every_input_has_an_effect(network: Network) -> None:
     """Observation, previous action, reward and done affect the output, except for the action at the first step."""
     policy, params, inputs = network.policy, network.params, at(network.inputs, 2)
     carry = policy.initial_carry(params)
@@ -172,7 +172,7 @@ def test_the_carry_keeps_its_shape(network: Network) -> None:
             assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
-def test_trials_side_by_side_are_a_vmap_over_trials(network: Network) -> None:
+def test_batched_trials_equal_a_vmap_over_trials(network: Network) -> None:
     """Return values and the gradient of the weights of ``unroll`` over ``[T, B, ...]``."""
     policy, trials = network.policy, 3
     scales = jnp.array([1.0, -0.5, 2.0])

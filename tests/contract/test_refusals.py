@@ -203,7 +203,7 @@ def test_a_policy_of_other_spaces(family: EnvFamily, other: EnvFamily, message: 
         assert by_shapes in said or said.startswith("policy.step fails")
 
 
-def test_a_policy_of_your_own_whose_parts_do_not_fit() -> None:
+def test_a_user_policy_whose_parts_do_not_fit() -> None:
     family = bandits.bernoulli(3)
     right = recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=3))
 
@@ -333,7 +333,7 @@ def test_networks_of_pearl(family: EnvFamily) -> None:
         assert "the critic fails" in refused(right._replace(critic=many.critic._replace(spaces=None)))
 
 
-def test_networks_of_informed_rl2() -> None:
+def test_networks_of_asymmetric_rl2() -> None:
     family, config = bandits.bernoulli(3), rl2_asymmetric.Config(episodes=4, trials=8, minibatches=2)
     assert family.privileged is not None
     known = family.privileged.arm

@@ -47,7 +47,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(finished, capsys, damage) -> 
     assert finished.metrics() == metrics
 
 
-def test_without_a_readable_checkpoint_nothing_restarts(finished, capsys) -> None:
+def test_a_run_does_not_restart_without_a_readable_checkpoint(finished, capsys) -> None:
     for iteration in (12, 16, 20):
         _truncate(finished.checkpoint(iteration))
     before = finished.content()
@@ -57,7 +57,7 @@ def test_without_a_readable_checkpoint_nothing_restarts(finished, capsys) -> Non
     assert finished.content() == before
 
 
-def test_without_any_checkpoint_nothing_restarts(finished, capsys) -> None:
+def test_a_run_does_not_restart_without_any_checkpoint(finished, capsys) -> None:
     for iteration in (12, 16, 20):
         finished.checkpoint(iteration).unlink()
     assert finished.resume() == 2
@@ -100,7 +100,7 @@ def test_a_checkpoint_of_another_run_is_refused(finished, monkeypatch, capsys, w
         (["--hidden-size", "5"], "cannot be evaluated with hidden_size 5"),
     ],
 )
-def test_what_cannot_be_evaluated_is_said(finished, capsys, options, expected) -> None:
+def test_an_impossible_evaluation_is_a_clear_error(finished, capsys, options, expected) -> None:
     before = finished.content()
     assert cli.main(["evaluate", str(finished.path), *options]) == 2
     assert expected in " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
@@ -156,7 +156,7 @@ def test_a_full_disk_stops_the_run_and_spares_the_last_state(run, finished, monk
     assert run.metrics() == finished.metrics()
 
 
-def test_a_full_disk_at_the_start_leaves_nothing(run, monkeypatch, capsys) -> None:
+def test_a_full_disk_at_the_start_leaves_no_files(run, monkeypatch, capsys) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -166,7 +166,7 @@ def test_a_full_disk_at_the_start_leaves_nothing(run, monkeypatch, capsys) -> No
     assert not list(run.path.parent.iterdir())
 
 
-def test_rubbish_of_a_killed_process_is_cleared(finished) -> None:
+def test_temporary_files_of_a_killed_process_are_removed(finished) -> None:
     whole = finished.metrics()
     rubbish = finished.checkpoints / f".0123456789abcdef{files.TEMPORARY}"
     rubbish.write_bytes(b"half")

@@ -215,7 +215,7 @@ def test_a_whole_checkpoint_of_foreign_content_is_one_line(finished, capsys, nam
     ],
     ids=["nothing", "unused byte", "nested", "endless", "no array", "array of objects"],
 )
-def test_what_is_no_messagepack_is_one_line(finished, capsys, payload: bytes) -> None:
+def test_content_that_is_not_messagepack_is_a_one_line_error(finished, capsys, payload: bytes) -> None:
     _write(finished.checkpoint(20), payload)
     before = finished.content()
     assert finished.resume() == 2
@@ -253,7 +253,7 @@ def test_a_run_folder_of_version_0_1_0_loads(old, capsys) -> None:
     assert "iteration 6/6, finished" in capsys.readouterr().out
 
 
-def test_a_run_folder_of_version_0_1_0_goes_on(old, capsys) -> None:
+def test_a_run_folder_of_version_0_1_0_resumes(old, capsys) -> None:
     last = old.leaves(6)
     old.checkpoint(6).unlink()
     assert old.resume() == 0
@@ -310,7 +310,7 @@ def test_metrics_that_are_lost_are_named(finished, capsys, change, missing: str,
         assert aside.read_bytes() == damaged
 
 
-def test_a_half_written_line_is_nothing_lost(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iter')
     assert metrics.keep_until(path, 1) == []
@@ -331,7 +331,7 @@ def test_evaluations_have_names_of_their_own() -> None:
     assert evaluate.path_of(folder, 1, 2, {"a": 1, "b": 2}, 0) == evaluate.path_of(folder, 1, 2, {"b": 2, "a": 1}, 0)
 
 
-def test_an_evaluation_of_something_else_is_not_reported(finished, capsys) -> None:
+def test_an_evaluation_with_another_number_of_tasks_is_not_reported(finished, capsys) -> None:
     own = finished.path / "evaluation-iteration20-tasks16-seed0.json"
     shutil.copy(own, finished.path / "evaluation-iteration20-tasks9-seed0.json")
     before = finished.content()
@@ -428,7 +428,7 @@ def test_a_link_is_never_followed(finished, outside: Path, capsys, monkeypatch, 
     assert path.is_symlink() or path.with_name(f"{path.name}.damaged").is_symlink()
 
 
-def test_links_under_foreseen_temporary_names_change_nothing(finished, outside: Path, capsys, monkeypatch) -> None:
+def test_links_under_predictable_temporary_names_have_no_effect(finished, outside: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(report, "write", WRITE_REPORT)
     for name in FORESEEN:
         _plant(finished, name, lambda path: path.symlink_to(outside / "precious"))
@@ -454,7 +454,7 @@ def test_a_folder_that_is_a_link_is_refused(finished, outside: Path, capsys, nam
 
 
 @pytest.mark.parametrize("name", READ_OR_WRITTEN)
-def test_nothing_waits_for_a_fifo(finished, capsys, monkeypatch, name: str) -> None:
+def test_a_fifo_never_blocks_a_command(finished, capsys, monkeypatch, name: str) -> None:
     monkeypatch.setattr(report, "write", WRITE_REPORT)
     _plant(finished, name, os.mkfifo)
     for command in READ_OR_WRITTEN[name]:

@@ -50,7 +50,7 @@ def test_a_run_does_not_depend_on_its_output(run, finished, monkeypatch, capsys,
     assert (run.path / "report.html").exists()
 
 
-def test_a_run_goes_on_without_any_stream(run, finished, monkeypatch) -> None:
+def test_a_run_continues_without_any_stream(run, finished, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         for name in ("stdin", "stdout", "stderr"):
             patch.setattr(sys, name, None)

@@ -62,7 +62,7 @@ def test_seeds_together_resume_exactly(run) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 128 + signal.SIGUSR1)])
-def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys, number, code) -> None:
+def test_a_signal_saves_and_prints_the_command_to_resume(run, finished, monkeypatch, capsys, number, code) -> None:
     evaluated = train._validation
 
     def interrupted(experiment, problem, seeds):
@@ -85,7 +85,7 @@ def test_a_signal_saves_and_says_how_to_go_on(run, finished, monkeypatch, capsys
     assert run.metrics() == finished.metrics()
 
 
-def test_a_signal_with_the_last_save_leaves_out_what_follows_training(run, finished, monkeypatch, capsys) -> None:
+def test_a_signal_during_the_last_save_skips_the_final_report(run, finished, monkeypatch, capsys) -> None:
     saved = checkpoints.save
 
     def save_and_signal(folder, state, iteration, *arguments, **options):
@@ -102,7 +102,7 @@ def test_a_signal_with_the_last_save_leaves_out_what_follows_training(run, finis
     assert (run.path / "report.html").exists()
 
 
-def test_a_second_signal_acts_as_always() -> None:
+def test_a_second_signal_has_its_usual_effect() -> None:
     # A process that was started in the background ignores SIGINT. The handler below is the one that users have.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -162,7 +162,7 @@ def test_the_number_of_held_out_tasks_is_kept_until_another_is_given(run, finish
     assert "--evaluation-tasks 9" in re.sub("</?span>", "", page)
 
 
-def test_a_configuration_without_that_number_goes_on(finished) -> None:
+def test_a_configuration_without_that_number_resumes(finished) -> None:
     file = finished.path / "config.json"
     content = json.loads(file.read_text())
     del content["evaluation_tasks"]

@@ -67,7 +67,7 @@ def test_a_policy_without_memory_learns_less() -> None:
     assert estimate.high < WIN_STAY + 0.05, "it remembers more than the last pull"
 
 
-def test_with_an_informed_critic_it_comes_within_a_hundredth_of_the_best() -> None:
+def test_with_a_privileged_critic_it_is_within_one_percent_of_the_optimum() -> None:
     policy = recurrent.make(FAMILY, recurrent.Settings(cell="gru", hidden_size=24))
     networks = AsymmetricNetworks(policy, arms.critic(bandits.bernoulli_arm(), units=16))
     config = rl2_asymmetric.Config(episodes=PULLS, iterations=150, trials=128, minibatches=4, learning_rate=1e-2)
