@@ -3,6 +3,7 @@
 python benchmarks/pearl_point_robot.py                     # both, three seeds each; call again after an interruption
 python benchmarks/pearl_point_robot.py --cells sparse
 python benchmarks/pearl_point_robot.py --cells paper       # the sparse task at published sizes, for an accelerator
+python benchmarks/pearl_point_robot.py --references        # the reference learners of the sparse task, without training
 python benchmarks/pearl_point_robot.py --speed             # gradient steps per second at the published sizes
 
 For the sparse task, the benchmark reports how often the goal is reached in each episode on a held-out goal. For both
@@ -114,6 +115,35 @@ def by_episode(cell: TableRow, evaluation: dict[str, Any]) -> None:
             print(f"  {name}: {', '.join(f'{x:.3f}' for x in score)}", flush=True)
 
 
+def references(number: int = 20_000, episodes: int = 8) -> None:
+    """Write how often reference learners meet the goal of the sparse task, by the end of each episode."""
+    from metarl_jax import experiments
+    from metarl_jax.evaluation import meta_test
+    from metarl_jax.ops.statistics import mean_with_interval
+
+    experiment = experiments.get("pearl-point-robot-sparse")
+    problem = experiment.build(experiment.with_overrides({}))
+    for oracle in experiment.oracles(problem, episodes):
+        test = jax.jit(
+            lambda key, adapt=oracle.adapt: (
+                meta_test(key, adapt, (), problem.tasks, num_tasks=number, batch_size=1000).score
+            )
+        )
+        met = np.maximum.accumulate(np.asarray(test(jax.random.key(2**31 + 6)))[0] > 0, axis=-1)
+        estimates = [mean_with_interval(met[:, episode]) for episode in range(episodes)]
+        row = {
+            "experiment": experiment.name,
+            "variant": f"reference: {oracle.name}",
+            "metric": "goals met so far by episode",
+            "ours": [estimate.mean for estimate in estimates],
+            "ci95": [[estimate.low, estimate.high] for estimate in estimates],
+            "heldout_tasks": number,
+            **provenance(),
+        }
+        write_row(NAME, row, IDENTITY)
+        print(f"{oracle.name}: {', '.join(f'{x:.3f}' for x in row['ours'])}", flush=True)
+
+
 # Gradient steps per second of the authors' program on two CPU cores, at these sizes.
 PUBLISHED_RATE = 2.24
 PUBLISHED_SIZES = {
@@ -191,5 +221,7 @@ MORE = {
 if __name__ == "__main__":
     if "--speed" in sys.argv:
         speed()
+    elif "--references" in sys.argv:
+        references()
     else:
         main(NAME, __doc__ or "", CELLS, more=MORE, also=by_episode)
