@@ -20,13 +20,10 @@ from metarl_jax.settings import Settings
 
 PAGES = (
     "metarl_jax",
-    "metarl_jax.batching",
     "metarl_jax.family_checks",
     "metarl_jax.meta_gradient",
     "metarl_jax.outer_updates",
     "metarl_jax.ppo",
-    "metarl_jax.rollout",
-    "metarl_jax.settings",
     "metarl_jax.runs.tracking",
 )
 """The package with its public modules, and other modules that an algorithm or a family of one's own uses."""
