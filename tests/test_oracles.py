@@ -112,11 +112,22 @@ def test_gittins_index() -> None:
         table.arm_index(50, 0, 51)
 
 
+# The names that reports show.
+NAMES = {
+    "gittins": "Gittins index",
+    "thompson_sampling": "Thompson sampling",
+    "optimistic_thompson_sampling": "optimistic Thompson sampling",
+    "greedy_posterior_mean": "greedy on posterior means",
+    "best_arm": "best arm, task known",
+    "random": "random",
+}
+
+
 @pytest.mark.parametrize(("name", "pulls", "arms", "mean", "standard_error"), SIMULATED_BANDITS)
 def test_bandit_oracles(name: str, pulls: int, arms: int, mean: float, standard_error: float) -> None:
     family = bandit_environments.bernoulli(arms)
     oracle = getattr(bandits, name)(family, pulls)
-    assert oracle.name == name
+    assert oracle.name == NAMES[name]
     assert_near(total_rewards(oracle, family, 4096 if pulls < 100 and arms < 50 else 1024), mean, standard_error)
 
 

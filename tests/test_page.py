@@ -520,7 +520,7 @@ def test_a_page_of_a_study_names_and_explains_its_figures(tmp_path: Path, seeds:
     assert report(path) == 0
     content, text = (path / "report.html").read_text(), text_of(path / "report.html")
     assert content.startswith(page.MARK.decode())
-    assert "Study of learning rate: MAML on the sinusoids of Finn et al. (2017)" in text
+    assert "Study of learning rate: MAML on sinusoids (Finn et al. 2017)" in text
     mean = 0.25 + 0.01 * (seeds - 1) / 2
     assert (
         "The best cell on validation tasks is learning rate 0.01, whose mean squared error on held-out tasks is" in text

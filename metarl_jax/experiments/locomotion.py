@@ -55,11 +55,12 @@ FAMILIES = (
 )
 
 
+_WITHOUT_MEMORY = {name: value for name, value in ON_POLICY.items() if name != "hidden_size"} | {"units": 128}
 # Plain learners that observe the task, as references of what adaptation could reach in as many steps: name, title,
 # algorithm, network, settings.
 KNOWN: dict[str, tuple[str, str, str | None, dict[str, Any]]] = {
     "known-task-trpo": ("TRPO", "multi_task_trpo", None, {**_GRADIENT, "observe_task": True}),
-    "known-task-ppo": ("PPO", "rl2", "none", {**ON_POLICY, **_NORMALISED, "observe_task": True}),
+    "known-task-ppo": ("PPO", "rl2", "none", {**_WITHOUT_MEMORY, **_NORMALISED, "observe_task": True}),
 }
 
 

@@ -363,6 +363,12 @@ def _load(folders: Sequence[RunFolder], problem: Problem) -> tuple[RunState, lis
     return jax.tree.map(lambda *x: jnp.concatenate(x), *(checkpoint.state for checkpoint in found)), runs
 
 
+def _calls_host(problem: Problem) -> bool:
+    """Return whether an iteration of the algorithm calls the host."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return calls_host(problem.algorithm.step, key, jax.eval_shape(problem.algorithm.init, key))
+
+
 def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[Any, ...], runs: int) -> tuple[Any, str]:
     """Compile the program that trains columns, and return it with a note for the message about compilation.
 
@@ -385,10 +391,8 @@ def _compile(problem: Problem, placement: devices.Placement, arguments: tuple[An
             ) from error
         return lowered.compile()
 
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    algorithm = problem.algorithm
     # JAX refuses loops of several seeds that call the host.
-    alone = vectorised_seeds(columns) > 1 and calls_host(algorithm.step, key, jax.eval_shape(algorithm.init, key))
+    alone = vectorised_seeds(columns) > 1 and _calls_host(problem)
     try:
         compiled, at_a_time = programs.compile_to_fit(compile_for, columns, programs.free_bytes(), alone=alone)
     except programs.TooLarge:
