@@ -98,7 +98,7 @@ HEADLINES = (
         "pearl_point_robot",
         "pearl-point-robot-sparse",
         "goals met so far by episode",
-        "posterior sampling, exact",
+        "posterior sampling, exact, one draw per episode",
         percent=True,
         at=4,
     ),
@@ -166,7 +166,7 @@ NAMES = {
     _KNOWN: "goal known",
     _SIMILAR: "Thompson sampling",
     _NO_TRAINING: "from scratch",
-    "posterior sampling, exact": "posterior sampling",
+    "posterior sampling, exact, one draw per episode": "posterior sampling",
 }
 """Shorter names of references."""
 HEADER = ("tasks", "learner", "here (95 % interval)", "published", "reference", "seeds")
@@ -182,6 +182,11 @@ def _number(x: float, percent: bool) -> str:
 
 def _reference(headline: Headline, row: dict[str, Any]) -> float:
     name = headline.reference
+    # A reference learner can have a row of its own.
+    wanted = headline.experiment, headline.metric, f"reference: {name}"
+    for other in read_rows(headline.results):
+        if (other["experiment"], other["metric"], other.get("variant")) == wanted:
+            return other["ours"] if headline.at is None else other["ours"][headline.at]
     if name in (references := row.get("references") or {}):
         return references[name] if headline.at is None else references[name][headline.at]
     if name in (gains := row.get("gains") or {}):
