@@ -601,26 +601,6 @@ def cartpole(forget: Callable[[], None]) -> Any:
     )
 
 
-@pytest.fixture
-def forget() -> Iterator[Callable[[], None]]:
-    """Unregister the user's entries at the end."""
-    from metarl_jax.experiments import registry
-
-    tables: list[dict[Any, Any]] = [registry._ALGORITHMS, registry._NETWORKS, registry._FAMILIES]
-    tables += [experiments._REGISTERED, experiments._SOURCES, experiments._ENTRIES]
-    before = [dict(table) for table in tables]
-
-    def forget() -> None:
-        for table, content in zip(tables, before, strict=True):
-            table.clear()
-            table.update(content)
-        for name in [name for name in sys.modules if name.startswith("metarl_jax_user_")]:
-            del sys.modules[name]
-
-    yield forget
-    forget()
-
-
 def accelerations(env: CartPoleEnv, state: np.ndarray, force: float, mass: float, length: float) -> np.ndarray:
     """Return the accelerations of cart and pole by the equations of motion (Barto, Sutton and Anderson 1983)."""
     _, _, angle, speed = state
