@@ -162,7 +162,7 @@ def _check_parts(family: Any) -> None:
     if privileged is None:
         return
     _check_callables(privileged, Privileged, "privileged")
-    for name in ("training_reward", "belief_reward"):
+    for name in ("training_reward", "belief_reward", "optimal_action"):
         _check_optional(f"privileged.{name}", getattr(privileged, name))
     if privileged.arm is not None:
         _check_callables(privileged.arm, Arm, "privileged.arm", "observe", "outcomes", "features")
@@ -462,6 +462,12 @@ def _check_functions(family: EnvFamily, shapes: Shapes, episodes: int, discount:
         name = "privileged.belief_reward"
         found = trace(name, lambda t: belief_reward(t, discount), many, hint=hint)
         _check_returned(name, found, (steps,))
+    if privileged.optimal_action is not None:
+        name = "privileged.optimal_action"
+        found = trace(name, privileged.optimal_action, task, many, hint=hint)
+        wanted = jax.ShapeDtypeStruct(many.action.shape, many.action.dtype)
+        if differs := difference("the actions of the trial", wanted, f"the result of {name}", found):
+            raise ValueError(f"{name} must return an action for each step: {differs}")
     if arm is not None:
         _check_arm(arm)
 

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.datasets import histories
 from metarl_jax.family_checks import check_few_shot, check_shapes
 from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextLearner, InContextProblem
 from metarl_jax.interfaces.gradient import InnerProblem, PolicyFunctions, Predictor
+from metarl_jax.interfaces.imitation import Demonstration, Draw, Imitation
 from metarl_jax.network_checks import check_in_context_learner, check_policy, check_predictor
 from metarl_jax.ops.baselines import fit_linear, linear_features
 from metarl_jax.ops.draws import without_replacement
@@ -30,6 +32,7 @@ from metarl_jax.types import (
     EnvFamily,
     Inputs,
     Key,
+    Oracle,
     Output,
     Params,
     Policy,
@@ -155,6 +158,53 @@ def in_context(family: FewShot, network: InContextLearner, *, heldout: FewShot |
     for kind in (family,) if heldout is None else (family, heldout):
         check_in_context_learner(network, check_few_shot(kind), kind.outputs)
     return InContextProblem(_episodes(family, heldout), network, family.loss, family.score)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImitationSettings(Settings):
+    """Settings of the demonstrations that a learner imitates."""
+
+    histories: Annotated[
+        str | None,
+        Doc(
+            "Folder of stored learning histories (``datasets.histories``). None: a reference learner of the family "
+            "plays new trials."
+        ),
+    ] = None
+
+
+def imitation(
+    family: EnvFamily, policy: Policy, source: Callable[[EnvFamily, int], Oracle] | histories.Histories
+) -> Imitation:
+    """Make a problem of imitation: a policy predicts the actions of another learner that adapts to training tasks.
+
+    Args:
+        family: the tasks.
+        policy: a policy with a memory.
+        source: makes a reference learner that provides its trials (``Oracle.play``) from the family and the number of
+            episodes; or stored histories.
+
+    Raises:
+        ValueError: when demonstrations are made, if the reference learner does not provide its trials, or the histories
+            do not fit.
+    """
+
+    def demonstrations(episodes: int) -> Draw:
+        if isinstance(source, histories.Histories):
+            return source.demonstrations(family, episodes)
+        oracle = source(family, episodes)
+        play = oracle.play
+        if play is None:
+            raise ValueError(f"the reference learner {oracle.name!r} does not provide its trials (Oracle.play)")
+
+        def draw(key: Key) -> Demonstration:
+            key_task, key_play = jax.random.split(key)
+            steps = play(key_play, family.tasks.sample(key_task))
+            return Demonstration(steps.inputs, steps.action, steps.valid.astype(jnp.float32))
+
+        return draw
+
+    return Imitation(policy, demonstrations)
 
 
 def _episodes(family: FewShot, heldout: FewShot | None) -> TaskDistribution:

@@ -128,6 +128,32 @@ def episode(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task) -> 
     return trial(key, act, carry, family, task, episodes=1)
 
 
+def joined(episodes: Transition) -> Transition:
+    """Join separately played episodes into one trial, whose inputs show the step before also across episodes.
+
+    Args:
+        episodes: episodes of the same task, ``[E, H, ...]``.
+
+    Returns:
+        The trial, ``[E * H, ...]``. The valid steps come first, as in ``trial``.
+    """
+    number, horizon = episodes.reward.shape
+    index = jnp.broadcast_to(jnp.arange(number, dtype=jnp.int32)[:, None], (number, horizon))
+    index = jnp.where(episodes.valid, index, number)
+    flat = jax.tree.map(lambda x: x.reshape(number * horizon, *x.shape[2:]), episodes._replace(episode=index))
+    order = jnp.argsort(jnp.logical_not(flat.valid), stable=True)
+    whole = jax.tree.map(lambda x: x[order], flat)
+    done = jnp.logical_or(whole.terminated, whole.truncated).astype(jnp.float32)
+
+    def before(x: Array) -> Array:
+        return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+    first = jnp.arange(number * horizon) == 0
+    return whole._replace(
+        inputs=Inputs(whole.inputs.obs, before(whole.action), before(whole.reward), before(done), first)
+    )
+
+
 def episode_returns(transitions: Transition, episodes: int) -> Array:
     """Return the undiscounted return of each episode of a trial.
 

@@ -231,6 +231,9 @@ class Privileged(NamedTuple):
     """``(whole trial [T, ...], discount) -> [T]``: the expectation of ``training_reward`` under the posterior over
     tasks, given the steps of the trial before each step. These are the rewards of the Bayes-adaptive MDP (Zintgraf et
     al. 2020, section 2.2). They are for algorithms whose returns and memories span whole trials."""
+    optimal_action: Callable[[Task, Transition], Array] | None = None
+    """``(task, whole trial [T, ...]) -> [T]``: an action of an optimal policy of the known task, at each step of the
+    trial, given the steps before it. The Decision-Pretrained Transformer is trained to predict it."""
     arm: Arm | None = None
     """Bayesian inference about an arm, if the tasks are bandits with independent, identically distributed arms that pay
     one of finitely many rewards. Every action is the pull of such an arm."""
@@ -393,6 +396,9 @@ class Oracle(NamedTuple):
     """``(key, (), task) -> Adaptation`` with ``score [E]``. The state is not used."""
     stage: str = "episode"
     """The stage that each score belongs to, "episode" or "gradient step" (see ``Algorithm.stage``)."""
+    play: Callable[[Key, Task], Transition] | None = None
+    """``(key, task) ->`` the steps ``[T, ...]`` of one trial, as ``adapt`` plays it, for learners that imitate this one
+    (``algorithms.algorithm_distillation``). None: the steps are not provided."""
 
 
 class RunState(NamedTuple):

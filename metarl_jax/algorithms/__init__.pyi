@@ -1,6 +1,8 @@
 from . import (
+    algorithm_distillation,
     anil,
     cavia,
+    decision_pretrained,
     e_maml,
     imaml,
     in_context,
@@ -18,8 +20,10 @@ from . import (
 )
 
 __all__ = [
+    "algorithm_distillation",
     "anil",
     "cavia",
+    "decision_pretrained",
     "e_maml",
     "imaml",
     "in_context",

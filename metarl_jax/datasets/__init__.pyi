@@ -1,6 +1,7 @@
 from . import (
     classification,
     glyphs,
+    histories,
     omniglot,
     sinusoid,
 )
@@ -8,6 +9,7 @@ from . import (
 __all__ = [
     "classification",
     "glyphs",
+    "histories",
     "omniglot",
     "sinusoid",
 ]

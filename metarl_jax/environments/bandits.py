@@ -217,6 +217,7 @@ def _family(env: Bandit) -> EnvFamily:
         privileged=Privileged(
             training_reward=_minus_regret,
             belief_reward=_minus_expected_regret(env.arms, env.noise),
+            optimal_action=lambda task, pulls: jnp.full(pulls.reward.shape, jnp.argmax(task.means), jnp.int32),
             arm=bernoulli_arm() if env.noise is None else None,
         ),
     )

@@ -29,7 +29,18 @@ from flax import struct
 from metarl_jax.checks import positive_int, real, whole
 from metarl_jax.environments.base import Environment
 from metarl_jax.environments.drawing import SIZE, Frame, blank, of_episode
-from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Space, Task, TaskDistribution
+from metarl_jax.types import (
+    Array,
+    Box,
+    Discrete,
+    EnvFamily,
+    Key,
+    Privileged,
+    Space,
+    Task,
+    TaskDistribution,
+    Transition,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,6 +91,10 @@ class DarkRoom(Environment):
 
     def _show(self, position: Array) -> Array:
         return jax.nn.one_hot(position, self.size, dtype=jnp.float32).reshape(-1)
+
+    def position(self, observation: Array) -> Array:
+        """Return the cell (x, y) that an observation shows, ``[2]`` int32."""
+        return jnp.argmax(observation.reshape(2, self.size), axis=1).astype(jnp.int32)
 
     def place(self, observation: np.ndarray) -> tuple[int, int]:
         """Return the cell (x, y) that an observation shows."""
@@ -132,6 +147,38 @@ class DarkRoom(Environment):
         return picture
 
 
+def shortest_path_action(position: Array, goal: Array) -> Array:
+    """Return the action of a shortest path that removes the larger of the two distances first.
+
+    Among the shortest paths, this one stays nearest to the straight line.
+
+    Args:
+        position: a cell (x, y), ``[2]`` int32.
+        goal: the cell to go to, ``[2]`` int32.
+    """
+    x, y = goal - position
+    along_x, along_y = jnp.where(x > 0, 2, 4), jnp.where(y > 0, 1, 3)
+    action = jnp.where(jnp.abs(x) > jnp.abs(y), along_x, along_y)
+    return jnp.where(jnp.logical_and(x == 0, y == 0), 0, action).astype(jnp.int32)
+
+
+def optimal_action(env: DarkRoom) -> Callable[[RoomParams, Transition], Array]:
+    """Return a function that computes the action of a shortest path to the next goal at each step of a trial."""
+
+    def of_trial(task: RoomParams, t: Transition) -> Array:
+        def one_step(reached: Array, step: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+            observation, reward, prev_done, first = step
+            reached = jnp.where(jnp.logical_or(prev_done > 0, first), 0, reached)
+            goal = task.goals[jnp.minimum(reached, len(task.goals) - 1)]
+            # Each goal but the last has one positive reward in an episode.
+            return reached + (reward > 0), shortest_path_action(env.position(observation), goal)
+
+        steps = t.inputs.obs, t.reward, t.inputs.prev_done, t.inputs.first
+        return jax.lax.scan(one_step, jnp.int32(0), steps)[1]
+
+    return of_trial
+
+
 def _family(
     env: DarkRoom, horizon: int, goals: np.ndarray, optimal_return: Callable[[Task], Array], heldout_share: float
 ) -> EnvFamily:
@@ -151,6 +198,7 @@ def _family(
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=optimal_return,
+        privileged=Privileged(optimal_action=optimal_action(env)),
     )
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.checks import positive_int, whole
-from metarl_jax.environments.dark_room import DarkRoom, RoomParams, RoomState
-from metarl_jax.types import Array, Discrete, EnvFamily, Key, TaskDistribution
+from metarl_jax.environments.dark_room import DarkRoom, RoomParams, RoomState, optimal_action
+from metarl_jax.types import Array, Discrete, EnvFamily, Key, Privileged, TaskDistribution
 
 FOUND, NOT_FOUND = 1.0, -0.1
 """The reward of a step that ends on the goal, and of any other step."""
@@ -34,6 +34,9 @@ class GridNavi(DarkRoom):
 
     def _show(self, position: Array) -> Array:
         return position[0] * self.size + position[1]
+
+    def position(self, observation: Array) -> Array:
+        return jnp.stack(jnp.divmod(observation, self.size)).astype(jnp.int32)
 
     def place(self, observation: np.ndarray) -> tuple[int, int]:
         """Return the cell (x, y) that an observation shows."""
@@ -93,4 +96,5 @@ def make(size: int = 5, horizon: int = 15) -> EnvFamily:
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=optimal_return,
+        privileged=Privileged(optimal_action=optimal_action(env)),
     )

@@ -159,6 +159,11 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
         state = jnp.argmax(t.inputs.obs, axis=-1)
         return table[time, state, t.action] - jnp.max(table, axis=-1)[time, state]
 
+    def optimal_action(task: TabularMDPParams, t: Transition) -> Array:
+        actions = finite_horizon_values(task.transition, task.reward_mean, horizon)[1]
+        time = jnp.arange(t.reward.shape[0]) % horizon
+        return actions[time, jnp.argmax(t.inputs.obs, axis=-1)].astype(jnp.int32)
+
     return EnvFamily(
         env=env,
         tasks=TaskDistribution(sample, sample),
@@ -166,5 +171,5 @@ def make(states: int = 10, actions: int = 5, horizon: int = 10) -> EnvFamily:
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=optimal_return,
-        privileged=Privileged(training_reward=training_reward),
+        privileged=Privileged(training_reward=training_reward, optimal_action=optimal_action),
     )

@@ -252,7 +252,7 @@ class Experiment:
             config = module.Config(**own[0])
             problem = problem_settings(**own[1]) if problem_settings else None
             sizes = getattr(network_module, network.settings)(**own[2])
-            made = _assemble(algorithm, made_family, getattr(network_module, network.make), sizes, problem)
+            made = _assemble(algorithm, entry, made_family, getattr(network_module, network.make), sizes, problem)
             # A problem contains its family. Networks alone do not, so they are passed together with the family.
             alone = isinstance(made, InnerProblem | InContextProblem)
             learner = module.make(made, config) if alone else module.make(made_family, made, config)
@@ -317,11 +317,17 @@ def _problem_settings(algorithm: AlgorithmEntry, family: Family) -> type | None:
             from metarl_jax.networks import arms
 
             return arms.Settings
+        case "imitation":
+            from metarl_jax import problems
+
+            return problems.ImitationSettings
         case _:
             return None
 
 
-def _assemble(algorithm: AlgorithmEntry, family: Any, make: Callable[..., Any], sizes: Any, problem: Any) -> Any:
+def _assemble(
+    algorithm: AlgorithmEntry, entry: Family, family: Any, make: Callable[..., Any], sizes: Any, problem: Any
+) -> Any:
     """Make the networks or the problem that an algorithm's ``make`` takes in addition to its configuration."""
     from metarl_jax import problems
     from metarl_jax.types import EnvFamily
@@ -331,6 +337,15 @@ def _assemble(algorithm: AlgorithmEntry, family: Any, make: Callable[..., Any], 
             from metarl_jax.networks import arms
 
             return arms.make(family, make(family, sizes, critic=False), problem)
+        case "imitation":
+            from metarl_jax.datasets import histories
+
+            policy = make(family, sizes, critic=False)
+            if problem.histories is not None:
+                return problems.imitation(family, policy, histories.load(problem.histories))
+            if entry.source is None:
+                raise ValueError(f"no reference learner of {entry.name} can be imitated: histories must be a folder")
+            return problems.imitation(family, policy, registry.resolve(entry.source))
         case "gradient":
             if isinstance(family, EnvFamily):
                 policy = make(family, sizes, history=False, critic=problem.baseline == "critic")

@@ -34,6 +34,8 @@ register(
         # The Gittins index is computed for rewards of 0 and 1.
         references=(*_BANDIT, *_references("bandits", "gittins")),
         finite_arms=True,
+        optimal_action=True,
+        source=f"{_ORACLES}.bandits:thompson_sampling",
         **_MANY,
     ),
     Family(
@@ -41,6 +43,8 @@ register(
         "Gaussian bandits",
         f"{_ENVIRONMENTS}.bandits:gaussian",
         references=_BANDIT,
+        optimal_action=True,
+        source=f"{_ORACLES}.bandits:thompson_sampling",
         **_MANY,
     ),
     Family(
@@ -59,6 +63,8 @@ register(
             "state_gittins",
             "optimal",
         ),
+        optimal_action=True,
+        source=f"{_ORACLES}.tabular_mdp:psrl",
         **_MANY,
     ),
     Family(
@@ -66,6 +72,8 @@ register(
         "GridNavi (Zintgraf et al. 2020)",
         f"{_ENVIRONMENTS}.gridnavi:make",
         references=(*_references("gridnavi", "bayes_optimal", "posterior_sampling"), *_KNOWN),
+        optimal_action=True,
+        source=f"{_ORACLES}.gridnavi:posterior_sampling",
         **_MANY,
     ),
     package=True,
@@ -73,6 +81,7 @@ register(
 
 # --------------------------------------------------------------------------------------------------- rooms and mazes
 
+_SEARCHED = (*_references("dark_room", "posterior_sampling"), *_KNOWN)
 _ROOMS: dict[str, Any] = {"heldout_tasks": 2000, "validation_tasks": 512, "heldout_batch": 2048}
 register(
     Family(
@@ -80,7 +89,9 @@ register(
         "the dark room (Laskin et al. 2022)",
         f"{_ENVIRONMENTS}.dark_room:algorithm_distillation",
         defaults={"heldout_share": 0.0},
-        references=_KNOWN,
+        references=_SEARCHED,
+        optimal_action=True,
+        source=_SEARCHED[0],
         **_ROOMS,
     ),
     Family(
@@ -88,7 +99,9 @@ register(
         "the dark room with held-out goals (Laskin et al. 2022)",
         f"{_ENVIRONMENTS}.dark_room:algorithm_distillation",
         defaults={"heldout_share": 0.2},
-        references=_KNOWN,
+        references=_SEARCHED,
+        optimal_action=True,
+        source=_SEARCHED[0],
         **_ROOMS,
     ),
     Family(
@@ -96,7 +109,9 @@ register(
         "the 10x10 dark room (Lee et al. 2023)",
         f"{_ENVIRONMENTS}.dark_room:decision_pretrained",
         defaults={"heldout_share": 0.0},
-        references=_KNOWN,
+        references=_SEARCHED,
+        optimal_action=True,
+        source=_SEARCHED[0],
         **_ROOMS,
     ),
     Family(
@@ -104,6 +119,7 @@ register(
         "dark key-to-door with held-out pairs of positions (Laskin et al. 2022)",
         f"{_ENVIRONMENTS}.dark_room:key_to_door",
         references=_KNOWN,
+        optimal_action=True,
         **_ROOMS,
     ),
     *(

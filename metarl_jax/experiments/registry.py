@@ -34,7 +34,14 @@ class Measure(NamedTuple):
     """Whether the sum of the scores is reported. Otherwise the last score is reported."""
     higher_is_better: bool = True
     training_metric: str = "trial_reward"
-    """The metric of training that measures the same score."""
+    """The metric of training that measures the same score, or that shows the progress of training."""
+    training_title: str | None = None
+    """The name of the training metric, if it does not measure the reported score. None: it does."""
+
+    @property
+    def progress_title(self) -> str:
+        """Return the name of ``training_metric``."""
+        return self.title if self.training_title is None else self.training_title
 
     def headline(self, scores: Any) -> Any:
         """Return the reported score ``[...]`` from the scores ``[..., E]``."""
@@ -47,9 +54,12 @@ RETURN_BY_EPISODE = Measure(
     "return of the last episode", "episode", "adaptation_episodes", 1, False, True, "posterior_return"
 )
 RETURN_BY_STEP = Measure("return of an episode", "gradient step", "adaptation_steps", 0, False, True, "score")
+REWARD_OF_TRIAL_BY_IMITATION = REWARD_OF_TRIAL._replace(
+    training_metric="loss", training_title="negative log-likelihood of an action"
+)
 SCORE_IN_CONTEXT = RETURN_BY_STEP._replace(stage="reading", setting=None, first_stage=1)
 
-Interface: TypeAlias = Literal["policy", "asymmetric", "belief", "context", "gradient", "in-context"]
+Interface: TypeAlias = Literal["policy", "asymmetric", "imitation", "belief", "context", "gradient", "in-context"]
 
 
 class Algorithm(NamedTuple):
@@ -114,6 +124,11 @@ class Family(NamedTuple):
     """The number of held-out or validation tasks that are evaluated at the same time, which bounds memory."""
     finite_arms: bool = False
     """Whether the tasks are bandits whose arms pay finitely many rewards."""
+    optimal_action: bool = False
+    """Whether the optimal action of the known task is known (``types.Privileged.optimal_action``)."""
+    source: Any = None
+    """The reference learner that is imitated by default: a function of the family and the number of episodes, or its
+    place as "package.module:function". None: only stored histories can be imitated."""
     excluded: Mapping[str, str] = {}
     """Algorithms or interfaces that do not apply to the family, with the reason."""
 
@@ -229,6 +244,8 @@ def does_not_apply(algorithm: Algorithm, family: Family) -> str | None:
             return "it needs actions, and few-shot tasks have none"
     elif algorithm.interface == "in-context":
         return "it needs labelled examples: use rl2 with a memory"
+    if algorithm.name == "decision_pretrained" and not family.optimal_action:
+        return "the optimal action of the known task is not known"
     if algorithm.interface == "asymmetric" and not family.finite_arms:
         return "its critic needs a bandit with finitely many reward values"
     return None
@@ -238,7 +255,7 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
     """Return the networks that serve an algorithm on a family. The first one is the default."""
     serves: Sequence[str]
     match algorithm.interface:
-        case "policy" | "asymmetric":
+        case "policy" | "asymmetric" | "imitation":
             serves = ("policy",)
         case "gradient":
             serves = ("feed-forward policy",) if family.kind == "reinforcement" else ("predictor",)
@@ -282,6 +299,20 @@ register(
         "metarl_jax.algorithms.rl2_asymmetric",
         "asymmetric",
         REWARD_OF_TRIAL,
+    ),
+    Algorithm(
+        "algorithm_distillation",
+        "Algorithm Distillation",
+        "metarl_jax.algorithms.algorithm_distillation",
+        "imitation",
+        REWARD_OF_TRIAL_BY_IMITATION,
+    ),
+    Algorithm(
+        "decision_pretrained",
+        "the Decision-Pretrained Transformer",
+        "metarl_jax.algorithms.decision_pretrained",
+        "policy",
+        REWARD_OF_TRIAL_BY_IMITATION,
     ),
     Algorithm("varibad", "VariBAD", "metarl_jax.algorithms.varibad", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),
     Algorithm("pearl", "PEARL", "metarl_jax.algorithms.pearl", "context", RETURN_BY_EPISODE),

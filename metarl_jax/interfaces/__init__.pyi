@@ -4,6 +4,7 @@ from . import (
     context,
     few_shot,
     gradient,
+    imitation,
 )
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "context",
     "few_shot",
     "gradient",
+    "imitation",
 ]

@@ -25,9 +25,9 @@ from jax.scipy.special import ndtr, ndtri
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.bandits import Bandit, BanditParams
-from metarl_jax.oracles.base import Sum, beta, no_sum
-from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
+from metarl_jax.oracles.base import Sum, beta, no_sum, of_trials
+from metarl_jax.rollout import trial
+from metarl_jax.types import Array, EnvFamily, Inputs, Key, Oracle, Transition
 
 
 class Statistics(NamedTuple):
@@ -53,9 +53,7 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
     env = _bandit(family)
     episodes = positive_int("episodes", episodes)
 
-    def adapt(key: Key, state: State, task: BanditParams) -> Adaptation:
-        del state
-
+    def run(key: Key, task: BanditParams) -> tuple[Any, Transition]:
         def act(key: Key, memory: tuple[Array, Array | Sum], inputs: Inputs) -> tuple[Any, Array, Any]:
             pulls, total = memory
             pulled = jnp.logical_and(jnp.arange(env.arms) == inputs.prev_action, jnp.logical_not(inputs.first))
@@ -68,10 +66,9 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
 
         nothing = jnp.zeros(env.arms, jnp.int32)
         start = nothing, nothing if env.noise is None else no_sum((env.arms,))
-        _, transitions = trial(key, act, start, family, task, episodes)
-        return Adaptation(episode_returns(transitions, episodes))
+        return trial(key, act, start, family, task, episodes)
 
-    return Oracle(name, adapt)
+    return of_trials(name, episodes, run)
 
 
 def _best(key: Key, value: Array) -> Array:

@@ -1,14 +1,57 @@
-"""Numerical parts that several oracles share: exact samplers, and sums of floats without loss."""
+"""Parts that several oracles share: exact samplers, sums of floats without loss, and places on grids."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from metarl_jax.types import Array, Key
+from metarl_jax.rollout import episode_returns
+from metarl_jax.types import Adaptation, Array, Carry, Key, Oracle, State, Task, Transition
+
+
+def of_trials(name: str, episodes: int, run: Callable[[Key, Task], tuple[Carry, Transition]]) -> Oracle:
+    """Make an oracle that adapts to a task while it plays a trial. Its scores are the returns of the episodes.
+
+    Args:
+        name: the name of the oracle.
+        episodes: the number E of episodes of a trial.
+        run: ``(key, task) -> (memory, steps [T, ...])``, which plays a trial.
+    """
+
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        del state
+        memory, steps = run(key, task)
+        return Adaptation(episode_returns(steps, episodes), memory)
+
+    return Oracle(name, adapt, play=lambda key, task: run(key, task)[1])
+
+
+def grid_places(size: int) -> np.ndarray:
+    """Return the coordinates (x, y) of all cells of a square grid in the order of their indices, ``[cells, 2]``."""
+    return np.stack(np.divmod(np.arange(size**2), size), axis=-1)
+
+
+def grid_index(size: int, places: np.ndarray) -> np.ndarray:
+    """Return the indices of cells ``[..., 2]``, as int32 ``[...]``; places outside the grid are clipped to it."""
+    return (np.clip(places, 0, size - 1) @ np.array([size, 1])).astype(np.int32)
+
+
+def grid_ways(size: int) -> np.ndarray:
+    """Return two actions of shortest paths from each cell to each other cell, ``[cells, cells, 2]`` int32.
+
+    They are an action along x and an action along y if both belong to a shortest path, else twice the same action. The
+    actions are those of ``environments.dark_room.MOVES``.
+    """
+    dx, dy = np.moveaxis(grid_places(size)[None] - grid_places(size)[:, None], -1, 0)
+    along_x, along_y = np.select([dx > 0, dx < 0], [2, 4], 0), np.select([dy > 0, dy < 0], [1, 3], 0)
+    ways = np.stack([np.where(dx != 0, along_x, along_y), np.where(dy != 0, along_y, along_x)], axis=-1)
+    return ways.astype(np.int32)
+
 
 _ROUNDS = 4
 _REMAINDER = tuple((-1) ** k / k for k in range(12, 3, -1))

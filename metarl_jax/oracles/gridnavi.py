@@ -20,8 +20,9 @@ import numpy as np
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.dark_room import MOVES, RoomParams
 from metarl_jax.environments.gridnavi import FOUND, NOT_FOUND, GridNavi, goals
-from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State
+from metarl_jax.oracles.base import grid_index, grid_places, grid_ways, of_trials
+from metarl_jax.rollout import trial
+from metarl_jax.types import Array, EnvFamily, Inputs, Key, Oracle, Transition
 
 
 class Walk(NamedTuple):
@@ -81,11 +82,11 @@ def best_walk(size: int, horizon: int, episodes: int) -> Walk:
     Returns:
         The walk and its exact value.
     """
-    places, hidden = _places(size), np.array(goals(size))
+    places, hidden = grid_places(size), np.array(goals(size))
     count, steps, moves = len(hidden), horizon * episodes, len(MOVES) - 1
     index = np.full(len(places), -1)
-    index[_index(size, hidden)] = np.arange(count)
-    after = _index(size, places[:, None] + MOVES[1:])
+    index[grid_index(size, hidden)] = np.arange(count)
+    after = grid_index(size, places[:, None] + MOVES[1:])
     distance = np.abs(places[:, None] - hidden).sum(axis=-1)
     # ``known`` is the return of an episode in which the goal is known from the start.
     paid = np.maximum(horizon + 1 - distance[0], 0)
@@ -166,10 +167,10 @@ class Belief:
 
     def __init__(self, family: EnvFamily) -> None:
         size = _environment(family).size
-        places = _places(size)
+        places = grid_places(size)
         self.prior = jnp.asarray(places.max(axis=1) > 1)
         """The cells where the goal may be before the first step, ``[cells]`` bool."""
-        self._after = jnp.asarray(_index(size, places[:, None] + MOVES))
+        self._after = jnp.asarray(grid_index(size, places[:, None] + MOVES))
 
     def update(self, possible: Array, cell: Array, inputs: Inputs) -> Array:
         """Update the posterior by the reward of a step.
@@ -188,36 +189,13 @@ class Belief:
         return jnp.where(inputs.first, possible, jnp.logical_and(possible, told))
 
 
-def _places(size: int) -> np.ndarray:
-    """Return the coordinates (x, y) of all cells in the order of their indices, ``[cells, 2]``."""
-    return np.stack(np.divmod(np.arange(size**2), size), axis=-1)
-
-
-def _index(size: int, places: np.ndarray) -> np.ndarray:
-    """Return the indices of cells ``[..., 2]``, as int32 ``[...]``; places outside the grid are clipped to it."""
-    return (np.clip(places, 0, size - 1) @ np.array([size, 1])).astype(np.int32)
-
-
-def _ways(size: int) -> np.ndarray:
-    """Return two actions of shortest paths from each cell to each other cell, ``[cells, cells, 2]`` int32.
-
-    They are an action along x and an action along y if both belong to a shortest path, else twice the same action.
-    """
-    dx, dy = np.moveaxis(_places(size)[None] - _places(size)[:, None], -1, 0)
-    along_x, along_y = np.select([dx > 0, dx < 0], [2, 4], 0), np.select([dy > 0, dy < 0], [1, 3], 0)
-    ways = np.stack([np.where(dx != 0, along_x, along_y), np.where(dy != 0, along_y, along_x)], axis=-1)
-    return ways.astype(np.int32)
-
-
 def bayes_optimal(family: EnvFamily, episodes: int) -> Oracle:
     """Make the exact Bayes-optimal learner: it takes ``best_walk``, and goes to the goal when the goal is known."""
     env, belief = _environment(family), Belief(family)
     walk = best_walk(env.size, family.horizon, positive_int("episodes", episodes))
-    actions, ways = jnp.asarray(walk.actions), jnp.asarray(_ways(env.size))
+    actions, ways = jnp.asarray(walk.actions), jnp.asarray(grid_ways(env.size))
 
-    def adapt(key: Key, state: State, task: RoomParams) -> Adaptation:
-        del state
-
+    def run(key: Key, task: RoomParams) -> tuple[Search, Transition]:
         def act(key: Key, memory: Search, inputs: Inputs) -> tuple[Search, Array, tuple[()]]:
             del key
             possible = belief.update(memory.possible, memory.cell, inputs)
@@ -226,10 +204,9 @@ def bayes_optimal(family: EnvFamily, episodes: int) -> Oracle:
             return Search(possible, inputs.obs, goal, memory.time + 1), action, ()
 
         start = Search(belief.prior, jnp.int32(0), jnp.int32(0), jnp.int32(0))
-        memory, steps = trial(key, act, start, family, task, episodes)
-        return Adaptation(episode_returns(steps, episodes), memory)
+        return trial(key, act, start, family, task, episodes)
 
-    return Oracle("Bayes-optimal", adapt)
+    return of_trials("Bayes-optimal", episodes, run)
 
 
 def posterior_sampling(family: EnvFamily, episodes: int) -> Oracle:
@@ -239,11 +216,9 @@ def posterior_sampling(family: EnvFamily, episodes: int) -> Oracle:
     goes to the goal.
     """
     env, belief = _environment(family), Belief(family)
-    episodes, ways = positive_int("episodes", episodes), jnp.asarray(_ways(env.size))
+    episodes, ways = positive_int("episodes", episodes), jnp.asarray(grid_ways(env.size))
 
-    def adapt(key: Key, state: State, task: RoomParams) -> Adaptation:
-        del state
-
+    def run(key: Key, task: RoomParams) -> tuple[Search, Transition]:
         def act(key: Key, memory: Search, inputs: Inputs) -> tuple[Search, Array, tuple[()]]:
             key_goal, key_way = jax.random.split(key)
             possible = belief.update(memory.possible, memory.cell, inputs)
@@ -256,7 +231,6 @@ def posterior_sampling(family: EnvFamily, episodes: int) -> Oracle:
             return memory, ways[inputs.obs, goal, jax.random.bernoulli(key_way, jnp.float32(0.5)).astype(jnp.int32)], ()
 
         start = Search(belief.prior, jnp.int32(0), jnp.int32(0), jnp.int32(0))
-        memory, steps = trial(key, act, start, family, task, episodes)
-        return Adaptation(episode_returns(steps, episodes), memory)
+        return trial(key, act, start, family, task, episodes)
 
-    return Oracle("posterior sampling", adapt)
+    return of_trials("posterior sampling", episodes, run)

@@ -21,9 +21,9 @@ import numpy as np
 
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.tabular_mdp import TabularMDP, TabularMDPParams, finite_horizon_values
-from metarl_jax.oracles.base import Sum, gamma, no_sum
-from metarl_jax.rollout import episode, episode_returns, trial
-from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State, Transition
+from metarl_jax.oracles.base import Sum, gamma, no_sum, of_trials
+from metarl_jax.rollout import episode, joined, trial
+from metarl_jax.types import Array, EnvFamily, Inputs, Key, Oracle, Transition
 
 
 class Statistics(NamedTuple):
@@ -62,10 +62,8 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
     env = _environment(family)
     episodes = positive_int("episodes", episodes)
 
-    def adapt(key: Key, state: State, task: TabularMDPParams) -> Adaptation:
-        del state
-
-        def one_episode(statistics: Statistics, key: Key) -> tuple[Statistics, Array]:
+    def run(key: Key, task: TabularMDPParams) -> tuple[Statistics, Transition]:
+        def one_episode(statistics: Statistics, key: Key) -> tuple[Statistics, Transition]:
             key_plan, key_episode = jax.random.split(key)
             actions = plan(key_plan, statistics, task)
 
@@ -78,14 +76,14 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
                 return time + 1, action.astype(jnp.int32), ()
 
             _, steps = episode(key_episode, act, jnp.int32(0), family, task)
-            return _update(statistics, steps), episode_returns(steps, 1)[0]
+            return _update(statistics, steps), steps
 
         pairs = env.states, env.actions
         start = Statistics(jnp.zeros((*pairs, env.states), jnp.int32), no_sum(pairs))
-        statistics, score = jax.lax.scan(one_episode, start, jax.random.split(key, episodes))
-        return Adaptation(score, statistics)
+        statistics, played = jax.lax.scan(one_episode, start, jax.random.split(key, episodes))
+        return statistics, joined(played)
 
-    return Oracle(name, adapt)
+    return of_trials(name, episodes, run)
 
 
 def _visits(statistics: Statistics) -> Array:
@@ -331,14 +329,12 @@ def state_gittins(family: EnvFamily, episodes: int) -> Oracle:
         action = jnp.argmax(mean + offsets[known, left]).astype(jnp.int32)
         return Memory(visits, reward, time + 1, inputs.obs), action, ()
 
-    def adapt(key: Key, state: State, task: TabularMDPParams) -> Adaptation:
-        del state
+    def run(key: Key, task: TabularMDPParams) -> tuple[Memory, Transition]:
         pairs = env.states, env.actions
         memory = Memory(jnp.zeros(pairs, jnp.int32), no_sum(pairs), jnp.int32(0), jnp.zeros(env.states, jnp.float32))
-        memory, steps = trial(key, act, memory, family, task, episodes)
-        return Adaptation(episode_returns(steps, episodes), memory)
+        return trial(key, act, memory, family, task, episodes)
 
-    return Oracle("Gittins index of each state", adapt)
+    return of_trials("Gittins index of each state", episodes, run)
 
 
 def optimal(family: EnvFamily, episodes: int) -> Oracle:

@@ -51,7 +51,7 @@ class Progress:
             live: whether to redraw the line in place.
         """
         self._iterations = iterations
-        self._unit, self._title = experiment.unit, experiment.measure.title
+        self._unit, self._title = experiment.unit, experiment.measure.progress_title
         self._validation: float | None = None
         self._last = 0.0
         self._bar: Any = None

@@ -111,10 +111,17 @@ class Follower:
         score = float(np.mean(scores)) if scores else float("nan")
         if iteration >= self._total:
             validation = "" if self._validation is None else f", validation {self._validation:.3f}"
-            text = f"iteration {iteration}/{self._total}, finished, {measure.title} {score:.3f}{validation}"
+            text = f"iteration {iteration}/{self._total}, finished, {measure.progress_title} {score:.3f}{validation}"
             return Status(text, True)
         text = progress.line(
-            iteration, self._total, unit_rate, self._experiment.unit, rate, measure.title, score, self._validation
+            iteration,
+            self._total,
+            unit_rate,
+            self._experiment.unit,
+            rate,
+            measure.progress_title,
+            score,
+            self._validation,
         )
         return Status(f"{text}; written {progress.duration(age_s)} ago", False)
 

@@ -22,8 +22,10 @@ from probes import probe_family
 
 from metarl_jax import problems
 from metarl_jax.algorithms import (
+    algorithm_distillation,
     anil,
     cavia,
+    decision_pretrained,
     e_maml,
     imaml,
     in_context,
@@ -67,6 +69,7 @@ from metarl_jax.networks import (
     snail,
     transformer,
 )
+from metarl_jax.oracles import bandits as bandit_learners
 from metarl_jax.types import Algorithm, Box, Discrete, EnvFamily, Key, Policy, Space, Spaces, Task, TaskDistribution
 
 
@@ -309,6 +312,25 @@ def _rl2_informed() -> Case:
     return Case(make, family.tasks, "learning_rate", rate, lambda state: (state.params, state.critic), 4)
 
 
+def _imitation(module: ModuleType, learner: Callable[[EnvFamily, Policy], Any]) -> Case:
+    family = bandits.bernoulli(3)
+    policy = NETWORKS["recurrent"]["make[gru]"](family.observation_space, family.action_space)
+
+    def make(**settings: Any) -> Algorithm:
+        sizes: dict[str, Any] = {"episodes": 4, "trials": 8, "iterations": 50}
+        return module.make(family, learner(family, policy), module.Config(**(sizes | settings)))
+
+    rate = module.Config().learning_rate
+    return Case(make, family.tasks, "learning_rate", rate, lambda state: state.params, 4)
+
+
+def _distillation() -> Case:
+    def learner(family: EnvFamily, policy: Policy) -> Any:
+        return problems.imitation(family, policy, bandit_learners.thompson_sampling)
+
+    return _imitation(algorithm_distillation, learner)
+
+
 def _varibad() -> Case:
     family = gridnavi.make(3, 4)
     spaces = family.observation_space, family.action_space
@@ -392,8 +414,10 @@ def _multi_task_trpo() -> Case:
 
 
 ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
+    "algorithm_distillation": {"make": _distillation},
     "anil": {"make": lambda: _few_shot(anil)},
     "cavia": {"make": lambda: _few_shot(cavia, context_size=2, inner_rate=0.1)},
+    "decision_pretrained": {"make": lambda: _imitation(decision_pretrained, lambda family, policy: policy)},
     "e_maml": {
         "make": lambda: _reinforcement(
             e_maml,
