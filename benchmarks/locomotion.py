@@ -41,10 +41,10 @@ SHORT = {
 }
 # Gradient-based learners have 20 million steps, and the others 40 million.
 LONG: dict[str, dict[str, int]] = {
-    "known-task-trpo-half-cheetah-direction": {"iterations": 125, "horizon": 200},
+    "known-task-trpo-half-cheetah-direction": {"iterations": 250, "horizon": 200},
     "maml-half-cheetah-direction": {"iterations": 125, "horizon": 200},
     "promp-half-cheetah-direction": {"iterations": 125, "horizon": 200},
-    "known-task-trpo-half-cheetah-velocity": {"iterations": 250},
+    "known-task-trpo-half-cheetah-velocity": {"iterations": 500},
     "maml-half-cheetah-velocity": {"iterations": 250},
     "promp-ant-direction": {"iterations": 250},
     "promp-walker-parameters": {"iterations": 250},

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from metarl_jax.family_checks import Shapes
 from metarl_jax.interfaces.asymmetric import AsymmetricNetworks
 from metarl_jax.interfaces.belief import BeliefNetworks
-from metarl_jax.interfaces.context import ContextNetworks, Experience
+from metarl_jax.interfaces.context import Actor, ContextNetworks, Experience, TwinCritic
 from metarl_jax.interfaces.few_shot import FewShotTask, InContextLearner
 from metarl_jax.interfaces.gradient import Predictor
+from metarl_jax.interfaces.off_policy import OffPolicyNetworks
 from metarl_jax.tracing import (
     abstract,
     abstract_action,
@@ -206,14 +207,51 @@ def check_context_networks(networks: ContextNetworks, family: EnvFamily, shapes:
             f"networks must be a metarl_jax.interfaces.context.ContextNetworks, not {type(networks).__name__}"
         )
     encoder, actor, critic, size = networks
-    for who, network in (("the encoder", encoder), ("the actor", actor), ("the critic", critic)):
-        _check_spaces(who, network.spaces, family)
-    key, observation, action = abstract_key(), shapes.observation, shapes.action
+    _check_spaces("the encoder", encoder.spaces, family)
+    params = trace("encoder.init", encoder.init, abstract_key())
+    steps = _abstract_experience(shapes)
+    _check_belief(trace("encoder.infer", encoder.infer, params, steps, hint=_hint(family, shapes)), size)
+    _check_actor_and_critic(actor, critic, size, family, shapes)
+
+
+def check_off_policy_networks(networks: OffPolicyNetworks, family: EnvFamily, shapes: Shapes) -> None:
+    """Check that a memory, an actor and critics fit the family, and fit each other.
+
+    Args:
+        networks: memory, actor and critic.
+        family: the family of tasks.
+        shapes: the shapes of the family (``family_checks.check_shapes``).
+
+    Raises:
+        ValueError: in one line that says what does not fit. If a function raised an error, it is the cause.
+    """
+    if not isinstance(networks, OffPolicyNetworks):
+        raise ValueError(
+            f"networks must be a metarl_jax.interfaces.off_policy.OffPolicyNetworks, not {type(networks).__name__}"
+        )
+    memory, actor, critic = networks
+    check_policy(memory, family, shapes)
+    params = trace("memory.init", memory.init, abstract_key())
+    carry = trace("memory.initial_carry", memory.initial_carry, params)
+    inputs = abstract_transition(shapes.observation, shapes.action).inputs
+    features = trace("memory.step", memory.step, params, carry, inputs)[1].features
+    if not is_array(features) or features.ndim != 1:
+        raise ValueError("the outputs of the memory must have features [F] (Output.features)")
+    _check_actor_and_critic(actor, critic, features.shape[0], family, shapes)
+
+
+def _abstract_experience(shapes: Shapes) -> Experience:
     flag = abstract((), jnp.bool_)
-    steps = stacked(Experience(observation, action, abstract(), observation, flag, flag), STEPS)
-    hint = _hint(family, shapes)
-    params = trace("encoder.init", encoder.init, key)
-    _check_belief(trace("encoder.infer", encoder.infer, params, steps, hint=hint), size)
+    one = Experience(shapes.observation, shapes.action, abstract(), shapes.observation, flag, flag)
+    return stacked(one, STEPS)
+
+
+def _check_actor_and_critic(actor: Actor, critic: TwinCritic, size: int, family: EnvFamily, shapes: Shapes) -> None:
+    """Check that an actor and critics fit a family and take latent variables of a size."""
+    for who, network in (("the actor", actor), ("the critic", critic)):
+        _check_spaces(who, network.spaces, family)
+    key, observation = abstract_key(), shapes.observation
+    steps, hint = _abstract_experience(shapes), _hint(family, shapes)
     params = trace("actor.init", actor.init, key)
 
     def act(size: int) -> Any:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from metarl_jax.checks import positive_int
 from metarl_jax.environments.base import Environment, random_signs
 from metarl_jax.environments.drawing import SIZE, Frame, blank, of_episode
 from metarl_jax.types import Array, Box, EnvFamily, Key, Privileged, TaskDistribution, Transition
@@ -172,6 +173,8 @@ def _family(
         action_space=env.action_space(),
         optimal_return=None if rules.start else optimal_return,
         privileged=privileged,
+        # Only the neighbourhood of the goal has a reward.
+        success=(lambda task, step: step.reward > 0) if rules.reward == "near" else None,
     )
 
 
@@ -254,10 +257,16 @@ def pearl_sparse() -> EnvFamily:
     )
 
 
-def varibad() -> EnvFamily:
+def varibad(horizon: int = 100) -> EnvFamily:
     """Make the tasks of the code of Zintgraf et al. (2020).
 
-    Goals are uniform on the unit half-circle. Episodes start at the origin and have 100 steps. The reward is
-    1 - distance within 0.2 of the goal, else 0.
+    Goals are uniform on the unit half-circle. Episodes start at the origin. The reward is 1 - distance within 0.2 of
+    the goal, else 0.
+
+    Args:
+        horizon: The number of steps of an episode (60 in Ni et al. 2022).
+
+    Raises:
+        ValueError: if ``horizon`` is not a positive whole number.
     """
-    return _family(Rules("near", radius=0.2), 100, _on_half_circle)
+    return _family(Rules("near", radius=0.2), positive_int("horizon", horizon), _on_half_circle)

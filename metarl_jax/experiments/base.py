@@ -317,6 +317,10 @@ def _problem_settings(algorithm: AlgorithmEntry, family: Family) -> type | None:
             from metarl_jax.networks import arms
 
             return arms.Settings
+        case "off-policy":
+            from metarl_jax.networks import off_policy
+
+            return off_policy.Settings
         case "imitation":
             from metarl_jax import problems
 
@@ -337,6 +341,10 @@ def _assemble(
             from metarl_jax.networks import arms
 
             return arms.make(family, make(family, sizes, critic=False), problem)
+        case "off-policy":
+            from metarl_jax.networks import off_policy
+
+            return off_policy.make(family, make(family, sizes, critic=False), problem)
         case "imitation":
             from metarl_jax.datasets import histories
 

@@ -68,7 +68,11 @@ def experiments() -> Iterator[Experiment]:
     """Yield every preset of this file."""
     for family in ("half-cheetah-direction", "half-cheetah-velocity", "ant-direction"):
         for name, (title, algorithm, network, settings) in KNOWN.items():
-            more = _SHORT_EPISODES if (name, family) == ("known-task-trpo", "half-cheetah-direction") else {}
+            more = dict(_SHORT_EPISODES) if (name, family) == ("known-task-trpo", "half-cheetah-direction") else {}
+            if name == "known-task-trpo":
+                # MAML plays two batches of episodes in an iteration, and this learner plays one.
+                iterations = {**settings, **more}["iterations"]
+                more["iterations"] = 2 * iterations
             yield experiment(
                 name=f"{name}-{family}",
                 description=f"{title} that observes the task, on {registry.family(family).title}",

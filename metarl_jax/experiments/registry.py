@@ -59,7 +59,9 @@ REWARD_OF_TRIAL_BY_IMITATION = REWARD_OF_TRIAL._replace(
 )
 SCORE_IN_CONTEXT = RETURN_BY_STEP._replace(stage="reading", setting=None, first_stage=1)
 
-Interface: TypeAlias = Literal["policy", "asymmetric", "imitation", "belief", "context", "gradient", "in-context"]
+Interface: TypeAlias = Literal[
+    "policy", "asymmetric", "off-policy", "imitation", "belief", "context", "gradient", "in-context"
+]
 
 
 class Algorithm(NamedTuple):
@@ -255,7 +257,7 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
     """Return the networks that serve an algorithm on a family. The first one is the default."""
     serves: Sequence[str]
     match algorithm.interface:
-        case "policy" | "asymmetric" | "imitation":
+        case "policy" | "asymmetric" | "off-policy" | "imitation":
             serves = ("policy",)
         case "gradient":
             serves = ("feed-forward policy",) if family.kind == "reinforcement" else ("predictor",)
@@ -298,6 +300,13 @@ register(
         "RL² with a privileged critic",
         "metarl_jax.algorithms.rl2_asymmetric",
         "asymmetric",
+        REWARD_OF_TRIAL,
+    ),
+    Algorithm(
+        "recurrent_sac",
+        "recurrent soft actor-critic",
+        "metarl_jax.algorithms.recurrent_sac",
+        "off-policy",
         REWARD_OF_TRIAL,
     ),
     Algorithm(

@@ -5,6 +5,7 @@ from . import (
     few_shot,
     gradient,
     imitation,
+    off_policy,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "few_shot",
     "gradient",
     "imitation",
+    "off_policy",
 ]

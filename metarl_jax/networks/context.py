@@ -153,23 +153,16 @@ def encoder(
     return ContextEncoder(init, infer, (observation_space, action_space), network.next_observation)
 
 
-def combine(
-    observation_space: Space,
-    action_space: Space,
-    encoder: ContextEncoder,
-    *,
-    latent_size: int = 5,
-    hidden_sizes: Sequence[int] = (300, 300, 300),
-) -> ContextNetworks:
-    """Combine an encoder with an actor and twin critics that are conditioned on the latent variable.
+def actor_and_critic(
+    observation_space: Space, action_space: Space, *, latent_size: int, hidden_sizes: Sequence[int]
+) -> tuple[Actor, TwinCritic]:
+    """Make an actor and twin critics that are conditioned on a latent variable.
 
     Args:
         observation_space: the space of the environment's observations.
         action_space: the space of its actions, which are discrete, or vectors between finite bounds.
-        encoder: the encoder, which infers the posterior.
-        latent_size: the dimension M of the latent variable of the encoder.
-        hidden_sizes: rectified units of each layer of the actor and of each critic (three of 300 in the code of Rakelly
-            et al. 2019).
+        latent_size: the dimension M of the latent variable.
+        hidden_sizes: rectified units of each layer of the actor and of each critic.
 
     Raises:
         ValueError: if a size is not a positive whole number, or actions are neither discrete nor vectors between finite
@@ -217,12 +210,36 @@ def combine(
                 )
 
     spaces = observation_space, action_space
-    return ContextNetworks(
-        encoder,
+    return (
         Actor(lambda key: act.init(key, observation, latent), lambda *arguments: act.apply(*arguments), spaces),
         TwinCritic(init_critics, values, expected, spaces),
-        latent_size,
     )
+
+
+def combine(
+    observation_space: Space,
+    action_space: Space,
+    encoder: ContextEncoder,
+    *,
+    latent_size: int = 5,
+    hidden_sizes: Sequence[int] = (300, 300, 300),
+) -> ContextNetworks:
+    """Combine an encoder with an actor and twin critics that are conditioned on the latent variable.
+
+    Args:
+        observation_space: the space of the environment's observations.
+        action_space: the space of its actions, which are discrete, or vectors between finite bounds.
+        encoder: the encoder, which infers the posterior.
+        latent_size: the dimension M of the latent variable of the encoder.
+        hidden_sizes: rectified units of each layer of the actor and of each critic (three of 300 in the code of Rakelly
+            et al. 2019).
+
+    Raises:
+        ValueError: if a size is not a positive whole number, or actions are neither discrete nor vectors between finite
+            bounds.
+    """
+    made = actor_and_critic(observation_space, action_space, latent_size=latent_size, hidden_sizes=hidden_sizes)
+    return ContextNetworks(encoder, *made, latent_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ from metarl_jax.algorithms import (
     multi_task_trpo,
     pearl,
     promp,
+    recurrent_sac,
     reptile,
     rl2,
     rl2_asymmetric,
@@ -65,6 +66,7 @@ from metarl_jax.networks import (
     linear_recurrence,
     meta_network,
     mlp,
+    off_policy,
     recurrent,
     snail,
     transformer,
@@ -198,7 +200,9 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 # ----------------------------------------------------------------------------------------------------- networks
 
 # These modules are parts of networks, or networks for supervised tasks only, which have tests of their own.
-NOT_NETWORKS = {"arms", "belief", "context", "heads", "normalisation", "convolutional", "gated", "windows"}
+NOT_NETWORKS = {
+    *("arms", "belief", "context", "heads", "normalisation", "convolutional", "gated", "off_policy", "windows")
+}
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(
@@ -310,6 +314,19 @@ def _rl2_informed() -> Case:
 
     rate = rl2_asymmetric.Config().learning_rate
     return Case(make, family.tasks, "learning_rate", rate, lambda state: (state.params, state.critic), 4)
+
+
+def _recurrent_sac(family: EnvFamily, network: Callable[[Space, Space], Policy]) -> Case:
+    memory = network(family.observation_space, family.action_space)
+    networks = off_policy.make(family, memory, off_policy.Settings(units=6, layers=1))
+
+    def make(**settings: Any) -> Algorithm:
+        sizes: dict[str, Any] = {"episodes": 2, "trials": 8, "initial_trials": 4, "replay_trials": 10}
+        sizes |= {"gradient_steps": 2, "batch_trials": 5, "iterations": 50}
+        return recurrent_sac.make(family, networks, recurrent_sac.Config(**(sizes | settings)))
+
+    rate = recurrent_sac.Config().learning_rate
+    return Case(make, family.tasks, "learning_rate", rate, lambda state: state.learned, 2)
 
 
 def _imitation(module: ModuleType, learner: Callable[[EnvFamily, Policy], Any]) -> Case:
@@ -444,6 +461,10 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     },
     "promp": {
         "make": lambda: _reinforcement(promp, probe_family(), "likelihood_ratio", adaptive_weight=True, inner_steps=1),
+    },
+    "recurrent_sac": {
+        "make[bandit]": lambda: _recurrent_sac(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"]),
+        "make[continuous]": lambda: _recurrent_sac(probe_family(), NETWORKS["recurrent"]["make[lstm]"]),
     },
     "reptile": {"make": lambda: _few_shot(reptile)},
     "rl2": {
