@@ -316,6 +316,7 @@ register(
     Network("linear", "a linear recurrent memory", "metarl_jax.networks.linear_recurrence", "policy"),
     Network("fast-weights", "fast weights", "metarl_jax.networks.fast_weights", "policy"),
     Network("meta-network", "a Meta Network's fast weights", "metarl_jax.networks.meta_network", "policy"),
+    Network("hypernetwork", "a recurrent hypernetwork", "metarl_jax.networks.hypernetwork", "policy"),
     Network("none", "no memory", "metarl_jax.networks.mlp", "policy"),
     Network(
         "exact-belief",

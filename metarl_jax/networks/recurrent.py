@@ -104,7 +104,8 @@ class RecurrentActorCritic(nn.Module):
         features = jnp.concatenate([features, previous], axis=-1)
         return nn.relu(dense(self.embedding, features)) if self.embedding_size else features
 
-    def _read(self, features: Array, hidden: Array) -> Output:
+    def _read(self, seen: Array, features: Array, hidden: Array) -> Output:
+        del seen  # Networks that are derived from this one use it.
         if self.readout_size:
             hidden = nn.relu(dense(self.readout, jnp.concatenate([features, hidden], axis=-1)))
         return self.head(hidden)  # pyright: ignore[reportCallIssue]
@@ -114,7 +115,7 @@ class RecurrentActorCritic(nn.Module):
         features = self._embed(seen, inputs, carry.observation)
         gates = self.input_projection(features)
         state = gated.advance(self.cell, self.recurrent_kernel, self.recurrent_bias, carry.state, gates)
-        return Memory(state, self._kept(seen)), self._read(features, gated.hidden_of(state))
+        return Memory(state, self._kept(seen)), self._read(seen, features, gated.hidden_of(state))
 
     def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
         """Apply the network to T steps of B trials, ``[T, B, ...]``."""
@@ -123,7 +124,7 @@ class RecurrentActorCritic(nn.Module):
         features = self._embed(seen, inputs, kept[:-1])
         gates = self.input_projection(features)
         state, hidden = gated.unroll(self.cell, self.recurrent_kernel, self.recurrent_bias, carry.state, gates)
-        return Memory(state, kept[-1]), self._read(features, hidden)
+        return Memory(state, kept[-1]), self._read(seen, features, hidden)
 
 
 @dataclass(frozen=True, kw_only=True)

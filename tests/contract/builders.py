@@ -60,6 +60,7 @@ from metarl_jax.networks import (
     belief,
     context,
     fast_weights,
+    hypernetwork,
     linear_recurrence,
     meta_network,
     mlp,
@@ -200,6 +201,20 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(
             Spaces(obs, act), fast_weights.Settings(embedding_size=9, key_size=4, value_size=6, readout_size=5)
+        ),
+    },
+    "hypernetwork": {
+        "make": lambda obs, act: hypernetwork.make(
+            Spaces(obs, act),
+            hypernetwork.Settings(
+                hidden_size=5, embedding_size=6, latent_size=4, policy_units=3, previous_observation=True
+            ),
+        ),
+        "make[memory input]": lambda obs, act: hypernetwork.make(
+            Spaces(obs, act),
+            hypernetwork.Settings(
+                hidden_size=5, latent_size=None, policy_units=3, initialisation="kaiming", memory_input=True
+            ),
         ),
     },
     "linear_recurrence": {
