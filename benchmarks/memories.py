@@ -23,20 +23,6 @@ from results_file import provenance, read_rows, write_row
 NAME = "memories"
 METRIC = "reward of a trial"
 
-# The settings of the preset rl2-gridnavi, for 4 million steps.
-GRIDNAVI: dict[str, Any] = {
-    "episodes": 4,
-    "trials": 64,
-    "epochs": 4,
-    "discount": 0.97,
-    "gae_lambda": 0.95,
-    "entropy_coefficient": 0.2,
-    "entropy_decay": 0.9,
-    "iterations": 1042,
-    "hidden_size": 64,
-    "previous_observation": True,
-}
-
 
 class Cell(NamedTuple):
     """A learner on a task."""
@@ -44,6 +30,9 @@ class Cell(NamedTuple):
     network: str
     family: str
     settings: dict[str, Any]
+    """The settings that differ from those of ``base``."""
+    base: str | None = None
+    """The preset of the GRU whose settings all learners have, as far as they exist; None: the combination's."""
     reference: str | None = None
     """The key of the cell whose score is the bar; None if this cell has no bar."""
     below: float = 0.0
@@ -52,14 +41,27 @@ class Cell(NamedTuple):
     """Whether the score must be above the bar; otherwise it may be equal."""
 
 
+GRIDNAVI = Cell("recurrent", "gridnavi", {"iterations": 1042}, "rl2-gridnavi")
+# The policy has one layer, as in the authors' configuration of GridNavi.
+HYPERNETWORK: dict[str, Any] = {**GRIDNAVI.settings, "policy_layers": 1}
 CELLS: dict[str, Cell] = {
-    "gridnavi-gru": Cell("recurrent", "gridnavi", GRIDNAVI),
-    # The policy has one layer, as in the authors' configuration of GridNavi.
-    "gridnavi-hypernetwork": Cell("hypernetwork", "gridnavi", {**GRIDNAVI, "policy_layers": 1}, "gridnavi-gru"),
-    "gridnavi-hypernetwork-kaiming": Cell(
-        "hypernetwork", "gridnavi", {**GRIDNAVI, "policy_layers": 1, "initialisation": "kaiming"}
+    "gridnavi-gru": GRIDNAVI,
+    "gridnavi-hypernetwork": GRIDNAVI._replace(network="hypernetwork", settings=HYPERNETWORK, reference="gridnavi-gru"),
+    "gridnavi-hypernetwork-kaiming": GRIDNAVI._replace(
+        network="hypernetwork", settings={**HYPERNETWORK, "initialisation": "kaiming"}
     ),
 }
+
+
+def settings_of(cell: Cell) -> dict[str, Any]:
+    """Return the settings of a cell that differ from those of the combination."""
+    from metarl_jax import experiments
+
+    if cell.base is None:
+        return cell.settings
+    known = experiments.get(f"rl2 {cell.family} {cell.network}").fields()
+    shared = experiments.get(cell.base).with_overrides({})
+    return {name: value for name, value in shared.items() if name in known} | cell.settings
 
 
 def report(key: str, cell: Cell, evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for key in arguments.cells:
         cell = CELLS[key]
-        run = TableRow(f"rl2 {cell.family} {cell.network}", {}, settings=cell.settings, variant=key)
+        run = TableRow(f"rl2 {cell.family} {cell.network}", {}, settings=settings_of(cell), variant=key)
         evaluation = measure(run, arguments.seeds, arguments.tasks, arguments.folder, arguments.minutes, 1)
         if evaluation is None:
             print(f"{key}: time ran out; call again to go on", flush=True)
