@@ -44,24 +44,71 @@ class Cell(NamedTuple):
 GRIDNAVI = Cell("recurrent", "gridnavi", {"iterations": 1042}, "rl2-gridnavi")
 # The policy has one layer, as in the authors' configuration of GridNavi.
 HYPERNETWORK: dict[str, Any] = {**GRIDNAVI.settings, "policy_layers": 1}
+# One episode of 50 steps is a trial, and its last step has the only reward.
+MAZE = Cell(
+    "recurrent",
+    "t-maze",
+    {
+        "episodes": 1,
+        "trials": 64,
+        "discount": 1.0,
+        "gae_lambda": 0.95,
+        "hidden_size": 64,
+        "embedding_size": 64,
+        "readout_size": 64,
+        "previous_observation": True,
+        "iterations": 320,
+    },
+)
+BANDIT = Cell("recurrent", "bandit", {"iterations": 80}, "rl2-bandit-100x5")
+AGGREGATING: dict[str, tuple[str, dict[str, Any]]] = {
+    "split": ("split-aggregation", {}),
+    "set-max": ("set-aggregation", {"aggregate": "max"}),
+    "set-mean": ("set-aggregation", {"aggregate": "mean"}),
+}
+PARALLEL: dict[str, tuple[str, dict[str, Any]]] = {"min-gru": ("min-gru", {}), "selective": ("selective", {})}
+
+
+def compared(task: str, gru: Cell, below: float, strict: bool) -> dict[str, Cell]:
+    """Return the cells of a task by key: the GRU, the aggregating memories with a bar, and parallel memories without.
+
+    Args:
+        task: the beginning of the keys.
+        gru: the cell of the GRU.
+        below: the bar is this much below the GRU's score.
+        strict: whether the score must be above the bar.
+    """
+    cells = {f"{task}-gru": gru}
+    for name, (network, settings) in {**AGGREGATING, **PARALLEL}.items():
+        cell = gru._replace(network=network, settings={**gru.settings, **settings})
+        if name in AGGREGATING:
+            cell = cell._replace(reference=f"{task}-gru", below=below, strict=strict)
+        cells[f"{task}-{name}"] = cell
+    return cells
+
+
 CELLS: dict[str, Cell] = {
     "gridnavi-gru": GRIDNAVI,
     "gridnavi-hypernetwork": GRIDNAVI._replace(network="hypernetwork", settings=HYPERNETWORK, reference="gridnavi-gru"),
     "gridnavi-hypernetwork-kaiming": GRIDNAVI._replace(
         network="hypernetwork", settings={**HYPERNETWORK, "initialisation": "kaiming"}
     ),
+    **compared("t-maze", MAZE, 0.0, True),
+    **compared("noisy-t-maze", MAZE._replace(settings={**MAZE.settings, "noise_features": 1}), 0.0, True),
+    **compared("bandit", BANDIT, 0.5, False),
 }
 
 
 def settings_of(cell: Cell) -> dict[str, Any]:
-    """Return the settings of a cell that differ from those of the combination."""
+    """Return the settings of a cell that differ from those of the combination.
+
+    Settings of the GRU that a network does not have are left out.
+    """
     from metarl_jax import experiments
 
-    if cell.base is None:
-        return cell.settings
     known = experiments.get(f"rl2 {cell.family} {cell.network}").fields()
-    shared = experiments.get(cell.base).with_overrides({})
-    return {name: value for name, value in shared.items() if name in known} | cell.settings
+    shared = {} if cell.base is None else experiments.get(cell.base).with_overrides({})
+    return {name: value for name, value in {**shared, **cell.settings}.items() if name in known}
 
 
 def report(key: str, cell: Cell, evaluation: dict[str, Any]) -> dict[str, Any]:
