@@ -84,7 +84,7 @@ class Driven(NamedTuple):
     driven: Array
     """The contribution of the inputs to the memory, ``[..., *state]``."""
     rest: Any
-    """What the layer needs to compute its output from the memory."""
+    """The other arguments of the layer's output, in addition to the memory."""
 
 
 class StackedActorCritic(nn.Module):

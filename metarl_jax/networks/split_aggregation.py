@@ -1,7 +1,7 @@
 """A memory with split aggregation (SplAgger, Beck et al. 2024): a GRU, a running maximum, and a skip connection.
 
-The output of the GRU at each step is split. One half passes through a maximum over all steps so far, which neither
-forgets nor lets its gradient fade; the other half skips it. The maximum is permutation-invariant, and serves where the
+The output of the GRU at each step is split. One half is replaced by its maximum over all steps so far. The
+maximum does not forget, and its gradient does not fade; the other half is used unchanged. The maximum is permutation-invariant, and serves where the
 order of the steps does not matter; the skip connection serves where it does. A step costs the same at any length.
 """
 
