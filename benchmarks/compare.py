@@ -6,7 +6,8 @@
 
 The measure is the return of an episode on held-out tasks, before adaptation and after each stage of adaptation. A stage
 is an episode, or a gradient step, which uses several episodes. Settings are those of the presets, except for the number
-of iterations. RL² with other memories has the settings of RL² with a GRU. A run that was interrupted continues where it stopped.
+of iterations. RL² with other memories has the settings of RL² with a GRU. A run that was interrupted continues where it
+stopped.
 """
 
 from __future__ import annotations

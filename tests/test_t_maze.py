@@ -1,4 +1,4 @@
-"""T-mazes: where the cue is shown, what the turn is worth, and where the noise is."""
+"""T-mazes: observations, the reward of the turn, and the noise."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """T-mazes: a cue at the start of a corridor says which way to turn at its end (Beck et al. 2020, AMRL).
 
-The task is the cue, "left" or "right". An agent walks forward through a corridor, whatever it does. At the junction at
-its end, it turns left or right, and the episode ends. In noisy mazes every observation has random features, which a
-memory must not confuse with the cue (T-LN, which Beck et al. 2024 use for SplAgger).
+The task is the cue, "left" or "right". The agent walks forward through a corridor, whatever its actions are. The last
+step of an episode is at the junction, where the agent turns left or right. In noisy mazes every observation has random
+features, which a memory must not confuse with the cue (T-LN, which Beck et al. 2024 use for SplAgger).
 
 An observation is ``[start, cue, junction, noise...]``: ``start`` and ``junction`` are 1 at these places, and the cue is
 1 or -1 at the start; otherwise they are 0. Each noise feature is 1 or -1 with equal probability at each step.

@@ -1,8 +1,8 @@
 """A memory with split aggregation (SplAgger, Beck et al. 2024): a GRU, a running maximum, and a skip connection.
 
-The output of the GRU at each step is split. One half is replaced by its maximum over all steps so far. The
-maximum does not forget, and its gradient does not fade; the other half is used unchanged. The maximum is permutation-invariant, and serves where the
-order of the steps does not matter; the skip connection serves where it does. A step costs the same at any length.
+The output of the GRU at each step is split. One half is replaced by its maximum over all steps so far, and the other
+half is used unchanged. The maximum does not forget, and its gradient does not fade. It does not depend on the order of
+the steps, and the other half can. A step costs the same at any length of the history.
 """
 
 from __future__ import annotations
