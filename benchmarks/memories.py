@@ -57,7 +57,7 @@ MAZE = Cell(
         "embedding_size": 64,
         "readout_size": 64,
         "previous_observation": True,
-        "iterations": 320,
+        "iterations": 160,
     },
 )
 BANDIT = Cell("recurrent", "bandit", {"iterations": 80}, "rl2-bandit-100x5")
