@@ -6,7 +6,8 @@
 
 The measure is the return of an episode on held-out tasks, before adaptation and after each stage of adaptation. A stage
 is an episode, or a gradient step, which uses several episodes. Settings are those of the presets, except for the number
-of iterations. A run that was interrupted continues where it stopped.
+of iterations. RL² with other memories has the settings of RL² with a GRU. A run that was interrupted continues where it
+stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from results_file import PAGE, provenance, read_rows, table, with_block, write_r
 from metarl_jax.runs.errors import Diverged
 
 NAME = "compare"
-_TRIALS = ("rl2", "varibad", "pearl")
+# Memories other than the GRU. Their other settings are those of the family's RL² with a GRU.
+MEMORIES = {"rl2-hypernetwork": "hypernetwork", "rl2-split-aggregation": "split-aggregation"}
+_TRIALS = ("rl2", *MEMORIES, "varibad", "pearl")
 # The learners of each family. On the half-circle only the surroundings of the goal pay, so before the goal has been
 # reached, policy gradients carry no information. Therefore gradient-based learners are left out there.
 FAMILIES = {
@@ -50,10 +53,16 @@ def compared(family: str, learner: str, steps: int, seeds: int, folder: Path, mi
     """Train and test one learner on one family; None if the time limit came first."""
     from metarl_jax import experiments
 
-    experiment = experiments.get(f"{learner}-{family}")
-    usual = experiment.with_overrides({})
+    if learner in MEMORIES:
+        experiment = experiments.get(f"rl2 {family} {MEMORIES[learner]}")
+        shared = experiments.get(f"rl2-{family}").with_overrides({})
+        changed = {name: value for name, value in shared.items() if name in experiment.fields()}
+    else:
+        experiment, changed = experiments.get(f"{learner}-{family}"), {}
+    usual = experiment.with_overrides(changed)
     iterations = max(1, round(steps / experiment.build(usual).steps_per_iteration))
-    cell = TableRow(experiment.name, {}, settings={"iterations": iterations}, variant=f"{iterations} iterations")
+    changed["iterations"] = iterations
+    cell = TableRow(experiment.name, {}, settings=changed, variant=f"{iterations} iterations")
     evaluation = measure(cell, seeds, None, folder, minutes, 1)
     if evaluation is None:
         return None

@@ -16,6 +16,7 @@ from . import (
     physics,
     point_robot,
     recommendation,
+    t_maze,
     tabular_mdp,
     xland,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "physics",
     "point_robot",
     "recommendation",
+    "t_maze",
     "tabular_mdp",
     "xland",
 ]

@@ -122,6 +122,13 @@ register(
         optimal_action=True,
         **_ROOMS,
     ),
+    Family(
+        "t-maze",
+        "T-mazes with a cue to remember (Beck et al. 2020)",
+        f"{_ENVIRONMENTS}.t_maze:make",
+        references=(*_RANDOM, *_KNOWN),
+        **_ROOMS,
+    ),
     *(
         Family(
             f"maze-{size}",

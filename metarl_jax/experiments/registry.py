@@ -354,8 +354,13 @@ register(
     Network("snail", "SNAIL", "metarl_jax.networks.snail", "policy"),
     Network("transformer", "a gated transformer", "metarl_jax.networks.transformer", "policy"),
     Network("linear", "a linear recurrent memory", "metarl_jax.networks.linear_recurrence", "policy"),
+    Network("split-aggregation", "split aggregation", "metarl_jax.networks.split_aggregation", "policy"),
+    Network("set-aggregation", "a permutation-invariant memory", "metarl_jax.networks.set_aggregation", "policy"),
+    Network("min-gru", "minimal GRUs", "metarl_jax.networks.min_gru", "policy"),
+    Network("selective", "selective state spaces", "metarl_jax.networks.selective", "policy"),
     Network("fast-weights", "fast weights", "metarl_jax.networks.fast_weights", "policy"),
     Network("meta-network", "a Meta Network's fast weights", "metarl_jax.networks.meta_network", "policy"),
+    Network("hypernetwork", "a recurrent hypernetwork", "metarl_jax.networks.hypernetwork", "policy"),
     Network("none", "no memory", "metarl_jax.networks.mlp", "policy"),
     Network(
         "exact-belief",

@@ -19,10 +19,24 @@ from metarl_jax.checks import boolean, positive_int, real
 from metarl_jax.interfaces.belief import BeliefEncoder, BeliefNetworks, TrialDecoder
 from metarl_jax.networks import mlp
 from metarl_jax.networks.heads import dense, encode, example_inputs, observation_features, remembering_policy
+from metarl_jax.networks.hypernetwork import Generator, Initialisation
 from metarl_jax.networks.recurrent import Memory, RecurrentActorCritic
 from metarl_jax.ops.distributions import Categorical, DiagonalGaussian
 from metarl_jax.settings import Doc, PositiveInt
-from metarl_jax.types import Array, Box, Discrete, HasSpaces, Key, Params, Policy, Space, Transition
+from metarl_jax.types import (
+    Array,
+    Box,
+    Carry,
+    Discrete,
+    HasSpaces,
+    Inputs,
+    Key,
+    Output,
+    Params,
+    Policy,
+    Space,
+    Transition,
+)
 
 SPREAD = 5.0
 """The log standard deviations of beliefs are clipped to [-SPREAD, SPREAD]."""
@@ -214,6 +228,33 @@ def step_decoder(
     return TrialDecoder(init, log_likelihood, spaces=(observation_space, action_space))
 
 
+class _GeneratedActorCritic(nn.Module):
+    """An actor-critic on the first ``features`` numbers of an observation; the other numbers generate its weights."""
+
+    features: int
+    generator: Generator
+
+    def __call__(self, inputs: Inputs) -> Output:
+        seen, condition = jnp.split(inputs.obs, [self.features], axis=-1)
+        return self.generator(seen, condition)
+
+
+def _generated_policy(
+    features: int, beliefs: int, action_space: Space, sizes: tuple[int, ...], initialisation: Initialisation
+) -> Policy:
+    """Make a policy whose weights are generated from the belief, the last numbers of its observation."""
+    observation_space = Box(-jnp.inf, jnp.inf, (features + beliefs,))
+    network = _GeneratedActorCritic(features, Generator(action_space, sizes, None, initialisation, True))
+
+    def init(key: Key) -> Params:
+        return network.init(key, example_inputs(observation_space, action_space))
+
+    def step(params: Params, carry: Carry, inputs: Inputs) -> tuple[Carry, Output]:
+        return carry, network.apply(params, inputs)  # pyright: ignore[reportReturnType]
+
+    return Policy(init, lambda params: (), step, step, True, (observation_space, action_space))
+
+
 def combine(
     observation_space: Space,
     action_space: Space,
@@ -222,10 +263,12 @@ def combine(
     *,
     latent_size: int = 5,
     hidden_sizes: Sequence[int] = (32,),
+    generated: Initialisation | None = None,
 ) -> BeliefNetworks:
     """Combine an encoder and a decoder with a policy on the observation and the belief.
 
-    The policy's input is the observation with the mean and the log standard deviation of the belief.
+    The policy's input is the observation with the mean and the log standard deviation of the belief. Alternatively, the
+    belief generates the weights of a policy on the observation (Beck et al. 2022, arXiv 2210.11348).
 
     Args:
         observation_space: the space of the environment's observations.
@@ -234,13 +277,20 @@ def combine(
         decoder: the decoder, with which the encoder is trained.
         latent_size: the dimension M of the latent variable of the encoder and of the decoder.
         hidden_sizes: tanh units of each layer of the policy (one of 32 in Zintgraf et al. 2020, on GridNavi).
+        generated: the initialisation of the generator, if the belief generates the weights of the policy; None if the
+            belief is an input of the policy.
 
     Raises:
         ValueError: if a size is not a positive whole number.
     """
     size = encode(observation_space, example_inputs(observation_space, action_space).obs).size
     shown = Box(-jnp.inf, jnp.inf, (size + 2 * positive_int("latent_size", latent_size),))
-    policy: Policy = mlp.policy(shown, action_space, hidden_sizes=hidden_sizes, history=False)
+    policy: Policy
+    if generated is None:
+        policy = mlp.policy(shown, action_space, hidden_sizes=hidden_sizes, history=False)
+    else:
+        sizes = tuple(positive_int("hidden_sizes", size) for size in hidden_sizes)
+        policy = _generated_policy(size, 2 * latent_size, action_space, sizes, generated)
 
     def show(obs: Array, belief: DiagonalGaussian) -> Array:
         return jnp.concatenate([encode(observation_space, obs), belief.mean, belief.log_std], axis=-1)
@@ -280,6 +330,14 @@ class Settings(settings.Settings):
     ] = 0.0
     policy_units: Annotated[PositiveInt, Doc("Units of each hidden layer of the policy.")] = 128
     policy_layers: Annotated[PositiveInt, Doc("Hidden layers of the policy.")] = 2
+    generated_policy: Annotated[
+        Initialisation | None,
+        Doc(
+            "The initialisation of the generator, if the belief generates the weights of the policy (a hypernetwork, "
+            'Beck et al. 2022): "bias-hyperinit", or "kaiming" for comparison. None: the belief is an input of the '
+            "policy."
+        ),
+    ] = None
 
     def check_relations(self) -> None:
         if self.decode_transitions and self.decoder != "step":
@@ -321,4 +379,5 @@ def make(family: HasSpaces, settings: Settings = _DEFAULT) -> BeliefNetworks:
             *spaces, latent_size=size, hidden_sizes=(units, units // 2), transitions=settings.decode_transitions
         )
     policy_sizes = (settings.policy_units,) * settings.policy_layers
-    return combine(*spaces, made, decoder, latent_size=size, hidden_sizes=policy_sizes)
+    generated = settings.generated_policy
+    return combine(*spaces, made, decoder, latent_size=size, hidden_sizes=policy_sizes, generated=generated)

@@ -104,26 +104,37 @@ class RecurrentActorCritic(nn.Module):
         features = jnp.concatenate([features, previous], axis=-1)
         return nn.relu(dense(self.embedding, features)) if self.embedding_size else features
 
-    def _read(self, features: Array, hidden: Array) -> Output:
+    def _read(self, seen: Array, features: Array, hidden: Array) -> Output:
+        del seen  # Networks that are derived from this one use it.
         if self.readout_size:
             hidden = nn.relu(dense(self.readout, jnp.concatenate([features, hidden], axis=-1)))
         return self.head(hidden)  # pyright: ignore[reportCallIssue]
 
-    def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+    def _advance(self, carry: Memory, inputs: Inputs) -> tuple[Memory, tuple[Array, Array, Array]]:
+        """Return the memory after a step, and what ``_read`` needs: observation, embedded inputs, and hidden state."""
         seen = self.see(inputs.obs)
         features = self._embed(seen, inputs, carry.observation)
         gates = self.input_projection(features)
         state = gated.advance(self.cell, self.recurrent_kernel, self.recurrent_bias, carry.state, gates)
-        return Memory(state, self._kept(seen)), self._read(features, gated.hidden_of(state))
+        return Memory(state, self._kept(seen)), (seen, features, gated.hidden_of(state))
 
-    def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
-        """Apply the network to T steps of B trials, ``[T, B, ...]``."""
+    def _advance_all(self, carry: Memory, inputs: Inputs) -> tuple[Memory, tuple[Array, Array, Array]]:
+        """Apply ``_advance`` to T steps of B trials, ``[T, B, ...]``."""
         seen = self.see(inputs.obs)
         kept = jnp.concatenate([carry.observation[None], self._kept(seen)])
         features = self._embed(seen, inputs, kept[:-1])
         gates = self.input_projection(features)
         state, hidden = gated.unroll(self.cell, self.recurrent_kernel, self.recurrent_bias, carry.state, gates)
-        return Memory(state, kept[-1]), self._read(features, hidden)
+        return Memory(state, kept[-1]), (seen, features, hidden)
+
+    def __call__(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        carry, read = self._advance(carry, inputs)
+        return carry, self._read(*read)
+
+    def unroll(self, carry: Memory, inputs: Inputs) -> tuple[Memory, Output]:
+        """Apply the network to T steps of B trials, ``[T, B, ...]``."""
+        carry, read = self._advance_all(carry, inputs)
+        return carry, self._read(*read)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,7 @@ from metarl_jax.environments import (
     maze,
     point_robot,
     recommendation,
+    t_maze,
     tabular_mdp,
     xland,
 )
@@ -63,12 +64,17 @@ from metarl_jax.networks import (
     belief,
     context,
     fast_weights,
+    hypernetwork,
     linear_recurrence,
     meta_network,
+    min_gru,
     mlp,
     off_policy,
     recurrent,
+    selective,
+    set_aggregation,
     snail,
+    split_aggregation,
     transformer,
 )
 from metarl_jax.oracles import bandits as bandit_learners
@@ -188,6 +194,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     "maze": {"tiny": lambda: maze.tiny(9), "small": lambda: maze.small(12), "large": lambda: maze.large(9)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "recommendation": {"made_up": lambda: recommendation.made_up(6), "from_ratings": _from_ratings},
+    "t_maze": {"make": lambda: t_maze.make(4, 1)},
     "tabular_mdp": {"make": lambda: tabular_mdp.make(states=4, actions=3, horizon=5)},
     "classic_control": {
         **{name: partial(getattr(classic_control, name), "in_range", 30) for name in CLASSIC_CONTROL},
@@ -201,12 +208,25 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 
 # These modules are parts of networks, or networks for supervised tasks only, which have tests of their own.
 NOT_NETWORKS = {
-    *("arms", "belief", "context", "heads", "normalisation", "convolutional", "gated", "off_policy", "windows")
+    *("arms", "belief", "context", "heads", "normalisation", "convolutional", "gated", "off_policy", "scans", "windows")
 }
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
         "make": lambda obs, act: fast_weights.make(
             Spaces(obs, act), fast_weights.Settings(embedding_size=9, key_size=4, value_size=6, readout_size=5)
+        ),
+    },
+    "hypernetwork": {
+        "make": lambda obs, act: hypernetwork.make(
+            Spaces(obs, act),
+            hypernetwork.Settings(
+                hidden_size=5,
+                embedding_size=6,
+                latent_size=4,
+                policy_units=3,
+                memory_input=True,
+                previous_observation=True,
+            ),
         ),
     },
     "linear_recurrence": {
@@ -220,6 +240,11 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
             meta_network.Settings(
                 window=4, embedding_size=7, hidden_size=8, key_size=3, readout_size=6, generator_size=8
             ),
+        ),
+    },
+    "min_gru": {
+        "make": lambda obs, act: min_gru.make(
+            Spaces(obs, act), min_gru.Settings(layers=1, model_size=6, hidden_size=5)
         ),
     },
     "mlp": {
@@ -239,6 +264,26 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
         ),
         "make[lstm]": lambda obs, act: recurrent.make(
             Spaces(obs, act), recurrent.Settings(cell="lstm", hidden_size=6, embedding_size=9, readout_size=5)
+        ),
+    },
+    "selective": {
+        "make": lambda obs, act: selective.make(
+            Spaces(obs, act), selective.Settings(layers=1, model_size=6, hidden_size=5, state_size=3)
+        ),
+    },
+    "set_aggregation": {
+        f"make[{aggregate}]": partial(
+            lambda aggregate, obs, act: set_aggregation.make(
+                Spaces(obs, act),
+                set_aggregation.Settings(aggregate=aggregate, embedding_size=6, hidden_size=5, readout_size=4),
+            ),
+            aggregate,
+        )
+        for aggregate in ("mean", "max")
+    },
+    "split_aggregation": {
+        "make": lambda obs, act: split_aggregation.make(
+            Spaces(obs, act), split_aggregation.Settings(hidden_size=6, embedding_size=9, readout_size=5)
         ),
     },
     "snail": {
