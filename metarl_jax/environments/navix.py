@@ -5,9 +5,9 @@
     family = navix.make("Navix-DoorKey-Random-6x6-v0")
 
 Navix draws a new layout at every reset: the walls, the places of objects and of the goal, and the place and direction
-of the agent. Here a task is one layout, and every episode of a trial begins in it. The agent sees a small part of the
-grid, so that it has to find the goal in the first episode and can go straight to it in later ones. This module needs
-the extra ``metarl-jax[navix]``; functions import navix when they need it.
+of the agent. Here a task is one layout, and every episode of a trial begins in it. The agent knows where it is and sees
+a small part of the grid, so that it has to find the goal in the first episode and can go straight to it in later ones.
+This module needs the extra ``metarl-jax[navix]``; functions import navix when they need it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class NavixState:
 class Navix(Environment):
     """A Navix environment whose transitions, rewards and terminations are navix's own.
 
-    The observation is one-hot: the kind, the colour and the state of the object in every cell in view, then the
-    direction of the agent, uint8. The agent is at the middle of the view's last row and looks towards the first row.
+    The observation is one-hot, uint8: the kind, the colour and the state of the object in every cell in view, then the
+    direction, the row and the column of the agent. In its view, the agent is in the middle of the last row and looks
+    towards the first row.
 
     Args:
         env: An ``Environment`` of navix.
@@ -81,8 +82,9 @@ class Navix(Environment):
                 jax.nn.one_hot(cells[..., layer], classes, dtype=jnp.uint8).reshape(-1)
                 for layer, classes in enumerate(CLASSES)
             ]
-            looks = jax.nn.one_hot(grid.get_player().direction, _DIRECTIONS, dtype=jnp.uint8)
-            return jnp.concatenate([*layers, looks])
+            player = grid.get_player()
+            own = zip((player.direction, *player.position), (_DIRECTIONS, env.height, env.width), strict=True)
+            return jnp.concatenate([*layers, *(jax.nn.one_hot(value, n, dtype=jnp.uint8) for value, n in own)])
 
         def after(key: Key, grid: Any, events: Any, action: Array) -> tuple[Array, Any, Array, Array]:
             # Events are those of one step.
@@ -113,7 +115,8 @@ class Navix(Environment):
 
     def observation_space(self, params: NavixParams | None = None) -> Box:
         del params
-        return Box(0.0, 1.0, (self.view**2 * sum(CLASSES) + _DIRECTIONS,))
+        own = _DIRECTIONS + self.env.height + self.env.width
+        return Box(0.0, 1.0, (self.view**2 * sum(CLASSES) + own,))
 
 
 def make(
@@ -134,8 +137,8 @@ def make(
         environment: The name of an environment of ``navix.make``.
         view: The number of rows and of columns that the agent sees, an odd number. MiniGrid's agents see 7.
         horizon: The largest number of steps of an episode; None for navix's number.
-        time_penalty: The part of a reward of 1 that is lost if the last possible step terminates the episode. Navix calls
-            it ``penalty_coeff`` and has 0.
+        time_penalty: The part of a reward of 1 that is lost if the last possible step terminates the episode. Navix
+            calls it ``penalty_coeff`` and has 0.
         training_layouts: The number of seeds of training.
 
     Raises:

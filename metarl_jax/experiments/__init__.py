@@ -16,6 +16,7 @@ from metarl_jax.experiments import (
     exploration,
     families,
     few_shot,
+    jax_suites,
     locomotion,
     manipulation,
     maze,
@@ -72,6 +73,7 @@ _PRESETS: dict[str, Experiment] = {
         shared_families,
         manipulation,
         xland,
+        jax_suites,
     )
     for preset in module.experiments()
 }
