@@ -27,7 +27,7 @@ _BOTH: dict[str, Any] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "navix": {**_BOTH, "iterations": 400},
-    "craftax-classic": {**_BOTH, "iterations": 200},
+    "craftax-classic": {**_BOTH, "iterations": 120},
 }
 
 
