@@ -112,7 +112,7 @@ def test_seeds_of_training_are_few_if_asked_for() -> None:
         ({"view": 4}, "view must be 3, 5 or 7, not 4"),
         ({"view": 9}, "view must be a whole number above 2 and at most 7, not 9"),
         ({"horizon": 0}, "horizon must be a positive whole number"),
-        ({"time_penalty": 1.5}, "time_penalty must be a finite number of at least 0 and at most 1"),
+        ({"time_penalty": 1.5}, "time_penalty must be a finite number at least 0 and at most 1"),
         ({"training_layouts": 0}, "training_layouts must be a positive whole number"),
     ],
 )
