@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from metarl_jax.environments import craftax
+from metarl_jax.environments.base import MOST_SEEDS, seeded_samplers
 from metarl_jax.types import Box, EnvFamily
 
 HORIZON = 8
@@ -33,30 +34,35 @@ def family() -> EnvFamily:
 
 @pytest.fixture(scope="module")
 def tasks(family: EnvFamily) -> Any:
-    """Two tasks of training and two held-out tasks."""
-
-    @jax.jit
-    def draw(key: Any) -> Any:
-        keys = jax.random.split(key, 2)
-        return jax.vmap(family.tasks.sample)(keys), jax.vmap(family.tasks.sample_heldout)(keys)
-
-    return draw(jax.random.key(0))
+    """Three training tasks."""
+    return jax.jit(jax.vmap(family.tasks.sample))(jax.random.split(jax.random.key(0), 3))
 
 
 def test_tasks_differ_in_worlds_and_parameters(tasks: Any) -> None:
-    maps = np.concatenate([some.world.map for some in tasks])
-    assert maps.shape == (4, 16, 16)
-    assert len({one.tobytes() for one in maps}) == 4
-    training, heldout = (np.asarray(some.parameters.day_length) for some in tasks)
-    # Both were drawn from the same keys.
-    np.testing.assert_array_equal(training, heldout)
-    assert training[0] != training[1]
+    maps = np.asarray(tasks.world.map)
+    assert maps.shape == (3, 16, 16)
+    assert len({one.tobytes() for one in maps}) == 3
+    assert len(set(tasks.parameters.day_length.tolist())) == 3
+
+
+def test_seeds_of_training_and_heldout_seeds_are_disjoint() -> None:
+    for number, smallest in ((2, 2), (MOST_SEEDS, 900)):
+        training, heldout = (
+            {
+                tuple(row)
+                for row in jax.random.key_data(jax.vmap(sample)(jax.random.split(jax.random.key(0), 1000))).tolist()
+            }
+            for sample in seeded_samplers("number", number)
+        )
+        assert len(training) >= smallest
+        assert len(heldout) > 900
+        assert not training & heldout
 
 
 def test_episodes_begin_in_the_world_and_rewards_are_craftaxs(family: EnvFamily, tasks: Any) -> None:
     """The first wood of an episode has a reward of 1. Lava ends an episode; otherwise only the horizon does."""
     assert family.observation_space == Box(0.0, 1.0, (1345,))
-    task = jax.tree.map(lambda x: x[0], tasks[0])
+    task = jax.tree.map(lambda x: x[0], tasks)
     row, column = map(int, task.world.player_position)
     land = jnp.full((16, 16), GRASS).at[row, column - 2].set(TREE).at[row - 1, column - 1].set(LAVA)
     task = task.replace(world=task.world.replace(map=land.astype(task.world.map.dtype)))
