@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import tempfile
@@ -42,6 +43,17 @@ ROOT = Path(__file__).resolve().parent.parent
 def root() -> Path:
     """The folder of the project."""
     return ROOT
+
+
+OPTIONAL = ("craftax", "navix")
+"""Packages without which the tests of their families are skipped."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that names a package which is not installed, in its file, its own name or its parameters."""
+    for package in OPTIONAL:
+        if package in item.nodeid and importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
 
 
 MOST_BYTES = 3 * 2**30

@@ -75,7 +75,8 @@ def distributions(name: str, data_dir: str) -> list[TaskDistribution]:
     return found
 
 
-FAMILIES = [family.name for family in registry.families()]
+# The generation of 3000 worlds of Craftax takes too long (``test_craftax.py``).
+FAMILIES = [family.name for family in registry.families() if family.name != "craftax-classic"]
 Kind: TypeAlias = Literal["continuum", "without split", "fresh", "training"]
 # The kind of validation tasks of each family with finitely many training tasks. All other families draw their tasks
 # from a continuum.
@@ -84,6 +85,8 @@ KINDS: dict[Kind, tuple[str, ...]] = {
     "without split": (
         *("gridnavi", "dark-room", "dark-room-10x10", "maze-tiny", "corners"),
         *("half-cheetah-direction", "ant-direction"),
+        # Seeds are disjoint, but different seeds generate the same layout of a small grid.
+        "navix",
     ),
     # Validation tasks are new tasks, which are not training tasks or held-out tasks.
     "fresh": (

@@ -7,12 +7,42 @@ class with gymnax's, call by call.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from metarl_jax.checks import whole
 from metarl_jax.types import Array, Key, Space, State, Task
+
+MOST_SEEDS = 2**30
+"""The largest number of seeds that are used for training; it is also the first seed of held-out tasks."""
+
+
+def seeded_samplers(name: str, number: int) -> tuple[Callable[[Key], Key], Callable[[Key], Key]]:
+    """Make the functions that draw a seed for training and a held-out seed, for environments that a seed generates.
+
+    Args:
+        name: The name of the setting ``number``, for the error.
+        number: The number of training seeds, which are ``0 .. number - 1``; at most ``MOST_SEEDS``. Held-out seeds are
+            ``MOST_SEEDS .. 2 * MOST_SEEDS - 2``.
+
+    Returns:
+        Two functions of a random key. Each draws one of its seeds, uniformly, and returns that seed as a random key.
+
+    Raises:
+        ValueError: if ``number`` is not a whole number from 1 to ``MOST_SEEDS``.
+    """
+    number = whole(above=0, at_most=MOST_SEEDS)(name, number)
+
+    def among(first: int, count: int) -> Callable[[Key], Key]:
+        def sample(key: Key) -> Key:
+            return jax.random.key(jax.random.randint(key, (), first, first + count, jnp.int32))
+
+        return sample
+
+    return among(0, number), among(MOST_SEEDS, MOST_SEEDS - 1)
 
 
 def random_signs(key: Key, shape: tuple[int, ...]) -> Array:

@@ -17,6 +17,7 @@ from metarl_jax.experiments import (
     families,
     few_shot,
     imitation,
+    jax_suites,
     locomotion,
     manipulation,
     maze,
@@ -74,6 +75,7 @@ _PRESETS: dict[str, Experiment] = {
         shared_families,
         manipulation,
         xland,
+        jax_suites,
     )
     for preset in module.experiments()
 }

@@ -155,6 +155,22 @@ register(
             ("trivial-21k", "trivial_21k", "the benchmark trivial-21k"),
         )
     ),
+    Family(
+        "navix",
+        "layouts of a Navix environment (Pignatelli et al. 2024)",
+        f"{_ENVIRONMENTS}.navix:make",
+        heldout_tasks=2000,
+        validation_tasks=256,
+        heldout_batch=500,
+    ),
+    Family(
+        "craftax-classic",
+        "worlds of Craftax-Classic (Matthews et al. 2024)",
+        f"{_ENVIRONMENTS}.craftax:classic",
+        heldout_tasks=1000,
+        validation_tasks=64,
+        heldout_batch=125,
+    ),
     package=True,
 )
 

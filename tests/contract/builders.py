@@ -52,6 +52,7 @@ from metarl_jax.environments import (
     locomotion,
     manipulation,
     maze,
+    navix,
     point_robot,
     recommendation,
     t_maze,
@@ -160,7 +161,8 @@ def _from_ratings() -> EnvFamily:
 
 # The states of Gymnasium environments are on the host and can be used once (``test_from_gymnasium.py``).
 GYMNASIUM = {"gymnasium_family", "gymnasium_host", "gymnasium_spaces"}
-NOT_ENVIRONMENTS = {"base", "drawing", "physics", "manipulation_skills", *GYMNASIUM}
+# A step of Craftax takes ten seconds to compile (``test_craftax.py``).
+NOT_ENVIRONMENTS = {"base", "craftax", "drawing", "physics", "manipulation_skills", *GYMNASIUM}
 # These functions call ``xland.make`` with rulesets of their own.
 SAME_ENVIRONMENTS = {"made_up_family", "trivial_21k"}
 CLASSIC_CONTROL = ("cartpole", "pendulum", "acrobot", "mountain_car", "mountain_car_continuous")
@@ -192,6 +194,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
         "ml10": lambda: manipulation.ml10(horizon=6, tasks=3, heldout_tasks=2),
     },
     "maze": {"tiny": lambda: maze.tiny(9), "small": lambda: maze.small(12), "large": lambda: maze.large(9)},
+    "navix": {"make": lambda: navix.make("Navix-Empty-Random-5x5-v0", horizon=12)},
     "point_robot": {name: getattr(point_robot, name) for name in POINT_ROBOTS},
     "recommendation": {"made_up": lambda: recommendation.made_up(6), "from_ratings": _from_ratings},
     "t_maze": {"make": lambda: t_maze.make(4, 1)},
