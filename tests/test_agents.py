@@ -393,5 +393,5 @@ def test_a_learner_that_does_not_act_is_refused() -> None:
         Agent(algorithm, state, probe_family())
     made = _rl2()
     run = train(jax.random.key(0), made.algorithm, iterations=1, seeds=2)
-    with pytest.raises(ValueError, match="an agent is made from one seed, not from 2"):
+    with pytest.raises(ValueError, match="a learner is made from one seed, not from 2"):
         Agent(made.algorithm, run.state, made.family)
