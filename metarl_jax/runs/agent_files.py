@@ -217,9 +217,9 @@ def _from_file(path: Path) -> Agent | FewShotLearner:
                 raise ValueError(
                     f"a memory of {size} bytes is out of proportion to {bytes_of_tensors} bytes of weights"
                 )
-    except (ValueError, TypeError, KeyError, ImportError, OverflowError) as error:
+        return _made(functions, params, interface, origin)
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OverflowError) as error:
         raise UserError(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
-    return _made(functions, params, interface, origin)
 
 
 def _weights(path: Path, algorithm: Algorithm, family: Family) -> Agent | FewShotLearner:
@@ -465,7 +465,8 @@ def _check_interface(stored: Interface | Examples, family: Family) -> None:
         ValueError: if they differ.
     """
     if isinstance(family, FewShotFamily) or isinstance(stored, Examples):
-        if not isinstance(family, FewShotFamily) or stored != family.examples():
+        both = isinstance(family, FewShotFamily) and isinstance(stored, Examples)
+        if not both or stored != family.examples():
             raise ValueError("interface is not that of its experiment")
         return
     observation = check_shapes(family).observation
