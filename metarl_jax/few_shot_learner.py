@@ -102,8 +102,7 @@ class FewShotLearner:
 
         Raises:
             ValueError: if an array has another shape or dtype or a number that is not finite, if a class is out of
-                range, if there are more examples than the learner can use, or if the seed is not a whole number from 0
-                to 2^32 - 1.
+                range, if there are more examples than the learner can use, or if the seed is out of range.
         """
         key = jax.random.key(whole(at_least=0, at_most=LAST_SEED)("seed", seed))
         x = self._inputs("inputs", inputs)

@@ -357,11 +357,12 @@ def predicting(problem: InnerProblem, learner: Learner, config: InnerLoopConfig)
         adapting, _ = jax.lax.scan(step, learner.start(meta), (jax.random.split(key, steps), rates))
         return learner.params(meta, adapting), support
 
-    return Predicting(
-        params=lambda state: state.params,
-        adapt=adapt_to,
-        predict=lambda meta, memory, x: few_shot.predict(*memory, x),
-    )
+    def predict(meta: Params, memory: tuple[Params, Any], x: Array) -> Array:
+        del meta
+        params, support = memory
+        return few_shot.predict(params, support, x)
+
+    return Predicting(params=lambda state: state.params, adapt=adapt_to, predict=predict)
 
 
 # -------------------------------------------------------------------------------------------------------- outer loop

@@ -465,8 +465,8 @@ def _check_interface(stored: Interface | Examples, family: Family) -> None:
         ValueError: if they differ.
     """
     if isinstance(family, FewShotFamily) or isinstance(stored, Examples):
-        both = isinstance(family, FewShotFamily) and isinstance(stored, Examples)
-        if not both or stored != family.examples():
+        expected = family.examples() if isinstance(family, FewShotFamily) else None
+        if not isinstance(stored, Examples) or stored != expected:
             raise ValueError("interface is not that of its experiment")
         return
     observation = check_shapes(family).observation
