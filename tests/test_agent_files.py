@@ -237,7 +237,7 @@ def test_forged_descriptions_are_refused(file: Path, tmp_path: Path, change: Any
         (lambda c: c["interface"].update(outputs=2), "interface is not that of its experiment"),
         (lambda c: c["interface"].update(shape=[10**9]), "interface is not that of its experiment"),
         (lambda c: c["interface"].update(classes=1), "interface.classes is of another type than bool"),
-        (lambda c: c["interface"].pop("supports"), "interface.horizon is None"),
+        (lambda c: c["interface"].pop("supports"), "interface.observation_dtype is None"),
         (lambda c: c.update(experiment="rl2 bandit"), "cannot be loaded"),
         (set_setting("algorithm", "adaptation_steps", 10**9), "adaptation_steps 1000000000 is out of proportion"),
         (set_setting("family", "heldout_shots", 10**9), "sizes of the tasks are out of proportion"),
