@@ -21,13 +21,17 @@ from .agents import Agent
 from .evaluation import Scores, evaluate
 from .experiments import register
 from .family_checks import check_family
+from .few_shot_learner import FewShotLearner
 from .runs.agent_files import load, save
+from .runs.pretrained_learners import Card, pretrained, pretrained_cards
 from .training import Training, train
 
 __version__: str
 
 __all__ = [
     "Agent",
+    "Card",
+    "FewShotLearner",
     "Scores",
     "Training",
     "agents",
@@ -44,6 +48,8 @@ __all__ = [
     "manipulation_evaluation",
     "networks",
     "oracles",
+    "pretrained",
+    "pretrained_cards",
     "problems",
     "register",
     "rollout",

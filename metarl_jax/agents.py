@@ -102,19 +102,10 @@ class Agent:
                 several seeds, or if the learner takes other observations or actions than the family's.
         """
         if algorithm.acting is None:
-            raise ValueError("this algorithm does not act: few-shot tasks have examples instead of actions")
-        state = state_of(state)
-        if isinstance(state, RunState):
-            if jnp.ndim(state.step):
-                raise ValueError(
-                    f"an agent is made from one seed, not from {state.step.shape[0]}: jax.tree.map(lambda x: x[0], "
-                    "state) is the first"
-                )
-            state = state.algorithm
-        own = jax.eval_shape(algorithm.init, jax.random.key(0))
-        difference = _difference(own, state)
-        if difference:
-            raise TypeError(f"the state does not belong to the algorithm: {difference}")
+            raise ValueError(
+                "this algorithm does not act: few-shot tasks have examples instead of actions (FewShotLearner)"
+            )
+        state = one_state(algorithm, state)
         interface = interface_of(family)
         params = jax.tree.map(jnp.asarray, algorithm.acting.params(state))
         _check_interface(algorithm.acting, params, interface)
@@ -360,17 +351,7 @@ class Agent:
 
     def _array(self, name: str, value: ArrayLike, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return the values of all tasks, ``[rows, *shape]``, in a new array, because environments reuse theirs."""
-        try:
-            given = np.asarray(value)
-        except ValueError:  # A list of lists of different lengths.
-            raise ValueError(f"{name} must be numeric, not {value!r}") from None
-        if given.dtype.kind not in "biuf":
-            raise ValueError(f"{name} must be numeric, not {value!r}")
-        with np.errstate(invalid="ignore", over="ignore"):
-            array = given.astype(dtype)
-        if not np.issubdtype(dtype, np.floating) and not np.array_equal(array, given):
-            kind = "True or False" if dtype == np.bool_ else f"whole numbers of the type {np.dtype(dtype).name}"
-            raise ValueError(f"{name} must be {kind}, not {value!r}")
+        array = numbers(name, value, dtype)
         expected = shape if self._batch is None else (self._batch, *shape)
         if array.shape != expected:
             raise ValueError(f"{name} must have shape {list(expected)}, not {list(array.shape)}")
@@ -391,6 +372,56 @@ class Agent:
     def _no_action(self) -> NDArray[Any]:
         one = np.asarray(no_action(self._interface.action_space))
         return np.broadcast_to(one, (self._rows, *one.shape))
+
+
+def numbers(name: str, value: ArrayLike, dtype: Any) -> NDArray[Any]:
+    """Return a value as a new array of a dtype.
+
+    Args:
+        name: the name of the value, for messages.
+        value: numbers, or True and False.
+        dtype: a real dtype.
+
+    Raises:
+        ValueError: if the value is not numeric, or is not one of a dtype that is not for real numbers.
+    """
+    try:
+        given = np.asarray(value)
+    except ValueError:  # A list of lists of different lengths.
+        raise ValueError(f"{name} must be numeric, not {value!r}") from None
+    if given.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numeric, not {value!r}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        array = given.astype(dtype)
+    if not np.issubdtype(dtype, np.floating) and not np.array_equal(array, given):
+        kind = "True or False" if dtype == np.bool_ else f"whole numbers of the type {np.dtype(dtype).name}"
+        raise ValueError(f"{name} must be {kind}, not {value!r}")
+    return array
+
+
+def one_state(algorithm: Algorithm, state: State) -> State:
+    """Return the state of an algorithm.
+
+    Args:
+        algorithm: the algorithm.
+        state: ``Training.state`` of one seed, or the state of the algorithm itself.
+
+    Raises:
+        TypeError: if the state is the result of ``train`` as a whole, or does not belong to the algorithm.
+        ValueError: if the state is that of several seeds.
+    """
+    state = state_of(state)
+    if isinstance(state, RunState):
+        if jnp.ndim(state.step):
+            raise ValueError(
+                f"a learner is made from one seed, not from {state.step.shape[0]}: jax.tree.map(lambda x: x[0], state) "
+                "is the first"
+            )
+        state = state.algorithm
+    difference = _difference(jax.eval_shape(algorithm.init, jax.random.key(0)), state)
+    if difference:
+        raise TypeError(f"the state does not belong to the algorithm: {difference}")
+    return state
 
 
 class Interface(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +11,16 @@ from metarl_jax import experiments
 from metarl_jax.checks import did_you_mean
 from metarl_jax.experiments import registry
 from metarl_jax.runs.errors import UserError
+from metarl_jax.runs.pretrained_learners import Card, pretrained_cards
 
 DESCRIPTION = (
     "Print a table of families of tasks by algorithms: T tuned settings, + works, . does not apply. Words filter "
-    "presets, algorithms and families by their names and titles."
+    "presets, algorithms, families and trained learners by their names and titles."
 )
 
 
-def _chosen(words: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
-    """Return the algorithms, families and presets that match all words."""
+def _chosen(words: Sequence[str]) -> tuple[list[Any], list[Any], list[Any], list[Card]]:
+    """Return the algorithms, families, presets and trained learners that match all words."""
 
     def matches(*texts: str) -> bool:
         return all(any(word.lower() in text.lower() for text in texts) for word in words)
@@ -26,11 +28,13 @@ def _chosen(words: Sequence[str]) -> tuple[list[Any], list[Any], list[Any]]:
     presets = [one for one in experiments.presets() if matches(one.name, one.description)]
     families = [one for one in registry.families() if matches(one.name, one.title)]
     algorithms = [one for one in registry.algorithms() if matches(one.name, one.title)]
-    if words and not (presets or families or algorithms):
-        names = [*experiments.names(), *(one.name for one in [*registry.families(), *registry.algorithms()])]
+    learners = [one for one in pretrained_cards().values() if matches(one.name, one.description)]
+    if words and not (presets or families or algorithms or learners):
+        entries = [*registry.families(), *registry.algorithms(), *pretrained_cards().values()]
+        names = [*experiments.names(), *(one.name for one in entries)]
         raise UserError(f"nothing is called {' '.join(words)!r}{did_you_mean(' '.join(words), names)}")
     # If only families match, the table shows them with all algorithms. If only algorithms match, with all families.
-    return algorithms or registry.algorithms(), families or registry.families(), presets
+    return algorithms or registry.algorithms(), families or registry.families(), presets, learners
 
 
 def _tuned() -> dict[tuple[str, str], list[str]]:
@@ -51,7 +55,7 @@ def as_json(words: Sequence[str]) -> str:
     Raises:
         UserError: if nothing matches.
     """
-    algorithms, families, presets = _chosen(words)
+    algorithms, families, presets, learners = _chosen(words)
     tuned = _tuned()
     return json.dumps(
         {
@@ -80,6 +84,7 @@ def as_json(words: Sequence[str]) -> str:
                 }
                 for one in presets
             ],
+            "pretrained": [dataclasses.asdict(one) for one in learners],
         },
         indent=1,
         ensure_ascii=False,
@@ -87,7 +92,7 @@ def as_json(words: Sequence[str]) -> str:
 
 
 def as_text(words: Sequence[str]) -> str:
-    """Return the table, the networks and the presets as text.
+    """Return the table, the networks, the presets and the trained learners as text.
 
     Args:
         words: the words that names or titles must match; empty for everything.
@@ -95,7 +100,7 @@ def as_text(words: Sequence[str]) -> str:
     Raises:
         UserError: if nothing matches.
     """
-    algorithms, families, presets = _chosen(words)
+    algorithms, families, presets, learners = _chosen(words)
     tuned = _tuned()
     width = max(len(family.name) for family in families)
     lines = ["Families of tasks by algorithms: T tuned settings, + works, . does not apply.", ""]
@@ -122,6 +127,12 @@ def as_text(words: Sequence[str]) -> str:
         for preset in some:
             took = f" ({max(1, round(preset.minutes))} min a seed)" if preset.minutes is not None else ""
             lines.append(f"  {preset.name:{width}}  {preset.description}{took}")
+    if learners:
+        lines += ["", "Trained learners in this package:  metarl_jax.pretrained(NAME) in Python"]
+    width = max((len(card.name) for card in learners), default=0)
+    for card in learners:
+        low, high = card.ci95
+        lines.append(f"  {card.name:{width}}  {card.description} ({card.metric} {low:.4g} to {high:.4g})")
     return "\n".join(lines)
 
 

@@ -30,6 +30,7 @@ from metarl_jax.types import (
     Key,
     Metrics,
     Params,
+    Predicting,
     Task,
     Transition,
     Tree,
@@ -334,6 +335,36 @@ def acting(problem: InnerProblem, learner: Learner, config: InnerLoopConfig) -> 
     )
 
 
+def predicting(problem: InnerProblem, learner: Learner, config: InnerLoopConfig) -> Predicting | None:
+    """Make the functions of predicting on few-shot tasks after adaptation by gradient descent, as ``adapt`` does.
+
+    Returns:
+        None if the problem does not provide the functions of few-shot tasks.
+    """
+    if problem.few_shot is None:
+        return None
+    few_shot = problem.few_shot
+
+    def adapt_to(key: Key, meta: Params, support: Any) -> tuple[Params, Any]:
+        task, steps = few_shot.task(support), config.adaptation_steps
+
+        def step(adapting: Params, now: tuple[Key, Tree]) -> tuple[Params, None]:
+            key, rate = now
+            batch = problem.support(key, learner.params(meta, adapting), task)
+            return inner_step(learner, meta, adapting, batch, rate), None
+
+        rates = adaptation_rates(learner, meta, config)
+        adapting, _ = jax.lax.scan(step, learner.start(meta), (jax.random.split(key, steps), rates))
+        return learner.params(meta, adapting), support
+
+    def predict(meta: Params, memory: tuple[Params, Any], x: Array) -> Array:
+        del meta
+        params, support = memory
+        return few_shot.predict(params, support, x)
+
+    return Predicting(params=lambda state: state.params, adapt=adapt_to, predict=predict)
+
+
 # -------------------------------------------------------------------------------------------------------- outer loop
 
 
@@ -459,4 +490,12 @@ def make(
     def adapt_to(key: Key, state: State, task: Task) -> Adaptation:
         return adapt(key, problem, learner, state.params, task, adaptation_rates(learner, state.params, config))
 
-    return Algorithm(init, step, adapt_to, config.iterations, "gradient step", acting=acting(problem, learner, config))
+    return Algorithm(
+        init,
+        step,
+        adapt_to,
+        config.iterations,
+        "gradient step",
+        acting=acting(problem, learner, config),
+        predicting=predicting(problem, learner, config),
+    )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from metarl_jax.datasets import histories
 from metarl_jax.family_checks import check_few_shot, check_shapes
 from metarl_jax.interfaces.few_shot import FewShot, FewShotTask, InContextLearner, InContextProblem
-from metarl_jax.interfaces.gradient import InnerProblem, PolicyFunctions, Predictor
+from metarl_jax.interfaces.gradient import FewShotFunctions, InnerProblem, PolicyFunctions, Predictor
 from metarl_jax.interfaces.imitation import Demonstration, Draw, Imitation
 from metarl_jax.network_checks import check_in_context_learner, check_policy, check_predictor
 from metarl_jax.ops.baselines import fit_linear, linear_features
@@ -134,13 +134,17 @@ def few_shot(
     def score(params: Params, batch: tuple[Array, ...]) -> Array:
         return family.score(predict(params, batch), batch[1])
 
+    def predict_query(params: Params, support: tuple[Array, Array], x: Array) -> Array:
+        return predict(params, (x, x) if settings.transductive else (x, x, support[0]))
+
     whole = _episodes(family, heldout)
     tasks = TaskDistribution(
         drawn(whole.sample, settings.batch_size),
         drawn(whole.sample_heldout, settings.heldout_batch_size),
         drawn(whole.validation, settings.heldout_batch_size),
     )
-    return InnerProblem(tasks, network.init, support, query, loss, loss, score)
+    functions = FewShotFunctions(lambda examples: DrawnTask(examples, (), settings.heldout_batch_size), predict_query)
+    return InnerProblem(tasks, network.init, support, query, loss, loss, score, few_shot=functions)
 
 
 def in_context(family: FewShot, network: InContextLearner, *, heldout: FewShot | None = None) -> InContextProblem:

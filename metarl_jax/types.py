@@ -369,6 +369,24 @@ class Acting(NamedTuple):
     """Whether the learner uses the final observation of an episode."""
 
 
+class Predicting(NamedTuple):
+    """The functions by which a trained few-shot learner predicts on one task. ``few_shot_learner.FewShotLearner`` calls
+    them.
+
+    They compute the same as ``Algorithm.adapt``. Each of them handles one task; use ``vmap`` for several tasks.
+    """
+
+    params: Callable[[State], Params]
+    """``state ->`` the part of an algorithm's state that adaptation needs."""
+    adapt: Callable[[Key, Params, tuple[Array, Array]], Carry]
+    """``(key, params, support (x [N, ...], y [N, ...])) -> memory``: adapt to the labelled examples of a task. The key
+    chooses the examples of each step, if a step gets only some of them."""
+    predict: Callable[[Params, Carry, Array], Array]
+    """``(params, memory, x [Q, ...]) -> prediction [Q, outputs]``."""
+    most_examples: int | None = None
+    """The largest number of labelled examples that the learner uses. None: there is no limit."""
+
+
 class Algorithm(NamedTuple):
     """A meta-learning algorithm: pure functions that are closed over problem, network and configuration."""
 
@@ -386,6 +404,8 @@ class Algorithm(NamedTuple):
     acting: Acting | None = None
     """The functions by which the learner acts step by step. None: the learner does not act (few-shot tasks), or does
     not provide them."""
+    predicting: Predicting | None = None
+    """The functions by which a few-shot learner predicts. None: the learner acts, or does not provide them."""
 
 
 class Oracle(NamedTuple):

@@ -49,7 +49,14 @@ def file(run: Path) -> Path:
     return mrl.save(run.parent / "agent.safetensors", mrl.load(run))
 
 
-def actions(agent: mrl.Agent) -> np.ndarray:
+@pytest.fixture(scope="module")
+def few_shot_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("learners")
+    return mrl.save(folder / "learner.safetensors", mrl.load(few_shot_run(folder / "run", "maml sinusoid")))
+
+
+def actions(agent: mrl.Agent | mrl.FewShotLearner) -> np.ndarray:
+    assert isinstance(agent, mrl.Agent)
     agent.reset(5, batch=40)
     shape = getattr(agent.interface.observation_space, "shape", ())
     dtype = agent.interface.observation_dtype
@@ -62,6 +69,7 @@ def test_a_file_acts_as_its_run(tmp_path: Path, name: str) -> None:
     path = mrl.save(tmp_path / "agent.safetensors", agent)
     again = mrl.load(str(path))
     np.testing.assert_array_equal(actions(again), actions(agent))
+    assert isinstance(again, mrl.Agent) and isinstance(agent, mrl.Agent)
     assert again.origin == agent.origin
     jax.tree.map(np.testing.assert_array_equal, again.params, agent.params)
     space = agent.interface.action_space
@@ -101,15 +109,56 @@ def test_export(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "must end in .safetensors" in capsys.readouterr().err
 
 
-def test_few_shot_learners_are_not_agents(tmp_path: Path) -> None:
+FEW_SHOT: dict[str, dict[str, Any]] = {
+    "maml sinusoid": {"iterations": 1, "tasks": 2, "adaptation_steps": 3},
+    "in_context sinusoid": {"iterations": 1, "tasks": 2, "filters": 4, "key_size": 4, "value_size": 4},
+    "reptile glyphs": {"iterations": 1, "tasks": 2, "filters": 2, "adaptation_steps": 2},
+    "cavia sinusoid": {"iterations": 1, "tasks": 2, "adaptation_steps": 2},
+}
+
+
+def few_shot_run(folder: Path, name: str, **changed: Any) -> Path:
+    """A run folder of a few-shot learner with its first checkpoint."""
     from metarl_jax.runs import train
 
-    experiment = experiments.get("maml-sinusoid")
-    settings = experiment.with_overrides({"iterations": 1, "tasks": 2})
-    config = RunConfig(experiment="maml-sinusoid", settings=settings, seed=0, seeds=1, evaluate_every=1)
-    folder = train.new_run(tmp_path / "run", config).path
-    with pytest.raises(UserError, match="has no agent: its learner does not act"):
-        mrl.load(folder)
+    settings = experiments.get(name).with_overrides({**FEW_SHOT.get(name, {}), **changed})
+    config = RunConfig(experiment=name, settings=settings, seed=0, seeds=1, evaluate_every=1)
+    return train.new_run(folder, config).path
+
+
+def predictions(learner: mrl.FewShotLearner) -> np.ndarray:
+    rng, shape, number = np.random.default_rng(0), learner.examples.shape, learner.examples.supports[1]
+    outputs = learner.examples.outputs
+    y = np.arange(number) % outputs if learner.examples.classes else rng.normal(size=(number, outputs))
+    learner.adapt(rng.uniform(size=(number, *shape)), y)
+    return learner.predict(rng.uniform(size=(6, *shape)))
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "maml sinusoid")) for n in FEW_SHOT])
+def test_a_file_predicts_as_its_run(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run, path = few_shot_run(tmp_path / "run", name), tmp_path / "learner.safetensors"
+    learner = mrl.load(run)
+    assert isinstance(learner, mrl.FewShotLearner)
+    assert cli.main(["export", str(run), "-o", str(path)]) == 0
+    again = mrl.load(path)
+    assert isinstance(again, mrl.FewShotLearner)
+    assert (again.origin, again.examples) == (learner.origin, learner.examples)
+    np.testing.assert_allclose(predictions(again), predictions(learner), rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, again.params, learner.params)
+    assert mrl.save(tmp_path / "second.safetensors", again).read_bytes() == path.read_bytes()
+
+
+def test_a_learner_of_omniglot_needs_no_data(
+    tmp_path: Path, omniglot_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"iterations": 1, "tasks": 2, "filters": 2, "adaptation_steps": 1, "data_dir": str(omniglot_folder)}
+    run = few_shot_run(tmp_path / "run", "maml omniglot", **small)
+    monkeypatch.setattr(mrl.datasets.omniglot, "load", lambda _: pytest.fail("the data are read"))
+    learner = mrl.load(run)
+    again = mrl.load(mrl.save(tmp_path / "learner.safetensors", learner))
+    assert isinstance(again, mrl.FewShotLearner)
+    assert again.examples == mrl.interfaces.few_shot.Examples((28, 28, 1), 5, True, (5, 5))
+    jax.tree.map(np.testing.assert_array_equal, again.params, learner.params)
 
 
 # ------------------------------------------------------------------------------------------------ files from strangers
@@ -182,6 +231,36 @@ def test_forged_descriptions_are_refused(file: Path, tmp_path: Path, change: Any
         mrl.load(forged(file, tmp_path / "agent.safetensors", change))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["interface"].update(outputs=2), "interface is not that of its experiment"),
+        (lambda c: c["interface"].update(shape=[10**9]), "interface is not that of its experiment"),
+        (lambda c: c["interface"].update(classes=1), "interface.classes is of another type than bool"),
+        (lambda c: c["interface"].pop("supports"), "interface.observation_dtype is None"),
+        (lambda c: c.update(experiment="rl2 bandit"), "cannot be loaded"),
+        (set_setting("algorithm", "adaptation_steps", 10**9), "adaptation_steps 1000000000 is out of proportion"),
+        (set_setting("family", "heldout_shots", 10**9), "sizes of the tasks are out of proportion"),
+        (set_setting("network", "units", 10**9), "units 1000000000 is out of proportion"),
+    ],
+)
+def test_forged_descriptions_of_few_shot_learners_are_refused(
+    few_shot_file: Path, tmp_path: Path, change: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        mrl.load(forged(few_shot_file, tmp_path / "learner.safetensors", change))
+
+
+def test_an_interface_of_the_other_kind_is_refused(file: Path, few_shot_file: Path, tmp_path: Path) -> None:
+    stored: list[Any] = []
+    forged(file, tmp_path / "1.safetensors", lambda content: stored.append(content["interface"]))
+    forged(few_shot_file, tmp_path / "2.safetensors", lambda content: stored.append(content["interface"]))
+    for one, interface in ((file, stored[1]), (few_shot_file, stored[0])):
+        path = forged(one, tmp_path / "other.safetensors", lambda content, new=interface: content.update(interface=new))
+        with pytest.raises(UserError, match="interface is not that of its experiment"):
+            mrl.load(path)
+
+
 def test_forged_tensors_are_refused(file: Path, tmp_path: Path) -> None:
     tensors = read_tensors(file.read_bytes())
     name = sorted(tensors)[0]
@@ -222,7 +301,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["rl2 bandit", "rl2 tabular-mdp", "rl2 gridnavi", "pearl half-circle", "maml_trpo cartpole"]
+    "name",
+    ["rl2 bandit", "rl2 tabular-mdp", "rl2 gridnavi", "pearl half-circle", "maml_trpo cartpole", "maml glyphs"],
 )
 def test_no_size_in_a_file_makes_large_arrays(tmp_path: Path, name: str) -> None:
     """Each integer among the settings is replaced by an enormous number, one at a time."""

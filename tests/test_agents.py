@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from acting import Tasks, play
 from probes import probe_family
 
 from metarl_jax import problems
@@ -22,46 +23,6 @@ from metarl_jax.ops import distributions
 from metarl_jax.ops.statistics import mean_with_interval
 from metarl_jax.training import start, train
 from metarl_jax.types import Acting, Algorithm, Box, Discrete, EnvFamily
-
-
-class Tasks:
-    """N tasks of a family as an environment in the style of Gymnasium, with NumPy arrays, that resets itself."""
-
-    def __init__(self, family: EnvFamily, key: Any, number: int) -> None:
-        key_tasks, self._key = jax.random.split(key)
-        self.number = number
-        self.tasks = jax.vmap(family.tasks.sample_heldout)(jax.random.split(key_tasks, number))
-        self._reset = jax.jit(jax.vmap(family.env.reset))
-        self._step = jax.jit(jax.vmap(family.env.step))
-
-    def _keys(self) -> Any:
-        self._key, key = jax.random.split(self._key)
-        return jax.random.split(key, self.number)
-
-    def reset(self) -> np.ndarray:
-        obs, self._state = self._reset(self._keys(), self.tasks)
-        return np.asarray(obs)
-
-    def step(self, action: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        obs, self._state, reward, terminated, truncated, info = self._step(
-            self._keys(), self._state, jnp.asarray(action), self.tasks
-        )
-        done = np.logical_or(terminated, truncated)
-        return np.asarray(obs), np.asarray(reward), done, np.asarray(info["final_observation"])
-
-
-def play(agent: Agent, env: Tasks, episodes: int, seed: int = 0) -> np.ndarray:
-    """Return the return of each episode on each task, ``[N, E]``."""
-    agent.reset(seed, batch=env.number)
-    returns, episode = np.zeros((env.number, episodes + 1)), np.zeros(env.number, int)
-    obs, reward, done, final = env.reset(), None, None, None
-    while np.any(episode < episodes):
-        action = agent.act(obs, reward, done, final_observation=final)
-        obs, reward, done, final = env.step(action)
-        # Tasks that have finished continue, but their rewards do not count.
-        returns[np.arange(env.number), episode] += reward
-        episode = np.minimum(episode + done, episodes)
-    return returns[:, :episodes]
 
 
 def play_by_gradient(agent: Agent, env: Tasks, steps: int, episodes: int, seed: int = 0) -> np.ndarray:
@@ -393,5 +354,5 @@ def test_a_learner_that_does_not_act_is_refused() -> None:
         Agent(algorithm, state, probe_family())
     made = _rl2()
     run = train(jax.random.key(0), made.algorithm, iterations=1, seeds=2)
-    with pytest.raises(ValueError, match="an agent is made from one seed, not from 2"):
+    with pytest.raises(ValueError, match="a learner is made from one seed, not from 2"):
         Agent(made.algorithm, run.state, made.family)

@@ -131,6 +131,7 @@ def test_examples_run(
 def test_the_public_functions_have_examples() -> None:
     wanted = {
         *("training.train", "evaluation.evaluate", "agents.Agent", "runs.agent_files.load", "runs.agent_files.save"),
+        *("few_shot_learner.FewShotLearner", "runs.pretrained_learners.pretrained"),
         *("runs.opened.open", "experiments.register", "experiments.load", "experiments.find"),
         *(f"algorithms.{name}.make" for name in ("rl2", "maml", "pearl", "varibad", "reptile")),
     }

@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("family_checks", "network_checks", "imitation"),
     },
     "agents": {"rollout", "family_checks", "training"},
+    "few_shot_learner": {"agents"},
     "manipulation_evaluation": {"ops", "batching", "rollout", "agents", "environments"},
     "oracles": {"ops", "rollout", "environments", "networks"},
     "experiments": {

@@ -352,6 +352,7 @@ def test_the_example_in_this_process(
             metarl_jax.load(path)
         forget()
         agent = metarl_jax.load(path, experiment=REFERENCE)
+        assert isinstance(agent, metarl_jax.Agent)
         assert agent.act(0) in range(3)
         forget()
 

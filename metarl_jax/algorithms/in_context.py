@@ -16,7 +16,7 @@ from metarl_jax.batching import map_tasks, task_mean_gradient
 from metarl_jax.family_checks import check_in_context_problem
 from metarl_jax.interfaces.few_shot import FewShotTask, InContextProblem
 from metarl_jax.settings import Doc, Fraction, PositiveFloat, PositiveInt, Settings
-from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params
+from metarl_jax.types import Adaptation, Algorithm, Array, Key, Metrics, Params, Predicting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,4 +82,10 @@ def make(problem: InContextProblem, config: Config) -> Algorithm:
         del key
         return Adaptation(loss(state.params, task)[1]["score"][None], state.params)
 
-    return Algorithm(init, step, adapt, config.iterations, "reading")
+    predicting = Predicting(
+        params=lambda state: state.params,
+        adapt=lambda key, params, support: support,
+        predict=problem.learner.predict,
+        most_examples=problem.learner.most_examples,
+    )
+    return Algorithm(init, step, adapt, config.iterations, "reading", predicting=predicting)

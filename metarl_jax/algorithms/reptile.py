@@ -12,9 +12,21 @@ from annotated_types import Interval
 
 from metarl_jax.batching import map_tasks
 from metarl_jax.family_checks import check_problem
-from metarl_jax.interfaces.gradient import InnerProblem
+from metarl_jax.interfaces.gradient import FewShotFunctions, InnerProblem
 from metarl_jax.settings import Doc, NonNegativeInt, PositiveFloat, PositiveInt, Settings
-from metarl_jax.types import Acting, Adaptation, Algorithm, Array, Inputs, Key, Metrics, Params, Task, Transition
+from metarl_jax.types import (
+    Acting,
+    Adaptation,
+    Algorithm,
+    Array,
+    Inputs,
+    Key,
+    Metrics,
+    Params,
+    Predicting,
+    Task,
+    Transition,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +165,30 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         score, success = jax.tree.map(jnp.append, before, problem.score_query(key_last, params, task))
         return Adaptation(score, params, success)
 
-    policy = problem.policy
+    def deployed(state: State) -> Adapting:
+        return Adapting(state.params, state.inner)
+
+    def predicting(few_shot: FewShotFunctions) -> Predicting:
+        def adapt_to(key: Key, params: Adapting, support: Any) -> tuple[Params, Any]:
+            task = few_shot.task(support)
+
+            def one(loop: Adapting, key: Key) -> tuple[Adapting, None]:
+                return Adapting(*inner_step(*loop, problem.support(key, loop.params, task))), None
+
+            adapted, _ = jax.lax.scan(one, params, jax.random.split(key, config.adaptation_steps))
+            return adapted.params, support
+
+        def predict(params: Adapting, memory: tuple[Params, Any], x: Array) -> Array:
+            del params
+            adapted, support = memory
+            return few_shot.predict(adapted, support, x)
+
+        return Predicting(deployed, adapt_to, predict)
+
+    policy, few_shot = problem.policy, problem.few_shot
     if policy is None:
-        return Algorithm(init, step, adapt, config.iterations, "gradient step")
+        supervised = None if few_shot is None else predicting(few_shot)
+        return Algorithm(init, step, adapt, config.iterations, "gradient step", predicting=supervised)
 
     def act(
         key: Key, params: Adapting, memory: Adapting, inputs: Inputs, final_obs: Array
@@ -168,7 +201,7 @@ def make(problem: InnerProblem, config: Config) -> Algorithm:
         return Adapting(*inner_step(memory.params, memory.inner, policy.batch(episodes)))
 
     acting = Acting(
-        params=lambda state: Adapting(state.params, state.inner),
+        params=deployed,
         start=lambda key, params: params,
         act=act,
         learn=learn_from,

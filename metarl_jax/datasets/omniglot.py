@@ -156,10 +156,40 @@ def family(
     Raises:
         ValueError: if a number is out of range, or if the data are missing or damaged.
     """
-    data = load(data_dir)
+    return _family(
+        load(data_dir), (ways, shots, queries), (ways, heldout_shots, heldout_queries), rotations, heldout_rotations
+    )
+
+
+def without_data(
+    ways: int,
+    shots: int,
+    queries: int,
+    heldout_shots: int,
+    heldout_queries: int,
+    data_dir: str,
+    rotations: bool,
+    heldout_rotations: bool,
+) -> FewShotFamily:
+    """Make the family that ``family`` makes, but with empty images, so that a trained learner needs no data file.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    del data_dir
+    blank = Omniglot(jnp.zeros((CHARACTERS, EXAMPLES, SIDE, SIDE), jnp.uint8), np.zeros(CHARACTERS, np.int32), ("",))
+    return _family(blank, (ways, shots, queries), (ways, heldout_shots, heldout_queries), rotations, heldout_rotations)
+
+
+def _family(
+    data: Omniglot,
+    training: tuple[int, int, int],
+    heldout: tuple[int, int, int],
+    rotations: bool,
+    heldout_rotations: bool,
+) -> FewShotFamily:
     return FewShotFamily(
-        few_shot(data, ways, shots, queries, rotations=rotations),
-        few_shot(data, ways, heldout_shots, heldout_queries, rotations=heldout_rotations),
+        few_shot(data, *training, rotations=rotations), few_shot(data, *heldout, rotations=heldout_rotations)
     )
 
 

@@ -201,18 +201,21 @@ class Experiment:
         }
         return {part: values for part, values in nested.items() if values or part != "problem"}
 
-    def make_family(self, settings: Mapping[str, Any]) -> Any:
+    def make_family(self, settings: Mapping[str, Any], *, without_data: bool = False) -> Any:
         """Make the family of tasks.
 
         Args:
             settings: all settings, as ``with_overrides`` returns them.
+            without_data: whether the family only has the shapes, losses and scores of its tasks, if its data are files.
+                A trained learner needs nothing else.
 
         Raises:
             ValueError: if a setting of the tasks is out of range; the message names it.
         """
         family = registry.family(self.family)
         values = {name: settings[name] for name in self.parts().family}
-        return registry.resolve(family.make)(**{**family.defaults, **values})
+        make = family.without_data if without_data and family.without_data else family.make
+        return registry.resolve(make)(**{**family.defaults, **values})
 
     def make_networks(self, settings: Mapping[str, Any], family: Any) -> Any:
         """Make the network, or the networks, for a family.

@@ -328,10 +328,11 @@ register(
             heldout_batch=50,
             excluded={"cavia": "no network for images in this package has context parameters"},
             inputs="images",
+            without_data=without_data,
         )
-        for name, title in (
-            ("omniglot", "Omniglot"),
-            ("glyphs", "synthetic glyphs (no download)"),
+        for name, title, without_data in (
+            ("omniglot", "Omniglot", f"{_DATASETS}.omniglot:without_data"),
+            ("glyphs", "synthetic glyphs (no download)", None),
         )
     ),
     package=True,

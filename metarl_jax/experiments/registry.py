@@ -104,6 +104,9 @@ class Family(NamedTuple):
     """The function that makes the family, or its place as "package.module:function". The parameters of the function
     that have defaults are the settings of the tasks."""
     kind: Kind = "reinforcement"
+    without_data: Any = None
+    """A function like ``make`` whose family has the same shapes, losses and scores, but needs no data file, or its
+    place. None: ``make`` needs no data file."""
     defaults: Mapping[str, Any] = {}
     """Values of the function's parameters that differ from their defaults."""
     hidden: tuple[str, ...] = ()

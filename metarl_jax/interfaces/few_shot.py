@@ -85,6 +85,8 @@ class InContextLearner(NamedTuple):
     prediction of a query does not depend on other queries."""
     outputs: int
     """Numbers that a prediction has for each example: classes, or the dimension of ``y``."""
+    most_examples: int | None = None
+    """The largest number of examples of a support that the network reads. None: there is no limit."""
 
 
 class InContextProblem(NamedTuple):

@@ -35,6 +35,16 @@ class PolicyFunctions(NamedTuple):
     """Whether the losses also train a critic, whose changes ``divergence`` does not measure."""
 
 
+class FewShotFunctions(NamedTuple):
+    """Functions of a few-shot problem that learners use after training, when a task has no query that is scored."""
+
+    task: Callable[[Any], Task]
+    """``support (x [N, ...], y [N, ...]) ->`` a task of these examples, as ``InnerProblem.support`` takes held-out
+    tasks."""
+    predict: Callable[[Params, Any, Array], Array]
+    """``(params, support, x [Q, ...]) -> prediction [Q, outputs]``, as ``InnerProblem.score`` predicts a query."""
+
+
 class InnerProblem(NamedTuple):
     """A problem of gradient-based meta-learning: tasks, data collection and losses.
 
@@ -56,6 +66,8 @@ class InnerProblem(NamedTuple):
     """``(params, batch) ->`` the reported score."""
     policy: PolicyFunctions | None = None
     """Functions of the policy in reinforcement learning. None: the network is not a policy."""
+    few_shot: FewShotFunctions | None = None
+    """Functions of few-shot tasks. None: tasks are not few-shot, or the problem does not provide the functions."""
     success: Callable[[Any], Array] | None = None
     """``batch ->`` the share of its episodes that are a success (``EnvFamily.success``). None: success is not
     defined."""

@@ -369,7 +369,7 @@ def in_context_learner(
     def predict(params: Params, support: tuple[Array, Array], x: Array) -> Array:
         return network.apply(params, support, x)  # pyright: ignore[reportReturnType]
 
-    return InContextLearner(init, predict, outputs)
+    return InContextLearner(init, predict, outputs, most_examples=window - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,11 @@
-"""Load agents from run folders, and store agents as files. A file holds weights and JSON, but no pickle and no code.
+"""Load trained learners from run folders, and store them as files with weights and JSON, but no pickle and no code.
 
-A file is in the safetensors format. Its tensors are the parameters that the policy needs to act, named by their paths
-in the parameter tree. Its metadata entry ``metarl_jax`` is JSON. The JSON has the names and the settings of the
-experiment's parts in the form of ``config.json``, and the spaces of the tasks. A file may come from a stranger.
+Learners of reinforcement-learning tasks are agents, which act. Few-shot learners adapt to examples and predict.
+
+A file is in the safetensors format. Its tensors are the parameters that the learner needs to act or to predict, named
+by their paths in the parameter tree. Its metadata entry ``metarl_jax`` is JSON. The JSON has the names and the settings
+of the experiment's parts in the form of ``config.json``, and the spaces of the tasks or the shapes of their examples. A
+file may come from a stranger.
 Therefore only registered names are looked up, and no array is made before its shape has been compared with that of a
 tensor in the file.
 """
@@ -13,7 +16,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +25,18 @@ import numpy as np
 import metarl_jax
 from metarl_jax import experiments, references
 from metarl_jax.agents import Agent, Interface, interface_of
-from metarl_jax.experiments.base import Experiment
+from metarl_jax.experiments.base import Experiment, Problem
 from metarl_jax.family_checks import check_shapes
+from metarl_jax.few_shot_learner import FewShotLearner
+from metarl_jax.interfaces.few_shot import Examples, FewShotFamily
 from metarl_jax.runs import checkpoints, commands, files, train
 from metarl_jax.runs.errors import UserError, storing
 from metarl_jax.runs.folder import RunFolder, nested, read_experiment, resolved, stored_source
 from metarl_jax.settings import Field
-from metarl_jax.types import Acting, Algorithm, Box, Discrete, EnvFamily, Key, Params, Space
+from metarl_jax.types import Acting, Algorithm, Box, Discrete, EnvFamily, Key, Params, Predicting, Space
+
+Family: TypeAlias = EnvFamily | FewShotFamily
+Functions: TypeAlias = Acting | Predicting
 
 SCHEMA = 1
 SUFFIX = ".safetensors"
@@ -39,6 +47,8 @@ _SHARE = 1000
 memory."""
 _LAYERS = 1000
 """The largest size setting of a network, unless the largest dimension of its weights is larger."""
+_MOST_STEPS = 10_000
+"""The largest number of gradient steps on a task, whose step sizes are stored for each step."""
 _SPACE_NUMBERS = 1_000_000
 """The largest number of entries of an observation or an action in a file."""
 
@@ -50,9 +60,9 @@ def load(
     best: bool = False,
     experiment: Experiment | str | None = None,
     algorithm: Algorithm | None = None,
-    family: EnvFamily | None = None,
-) -> Agent:
-    """Load a trained learner as an agent that acts.
+    family: Family | None = None,
+) -> Agent | FewShotLearner:
+    """Load a trained learner: an agent that acts, or a few-shot learner that adapts to examples and predicts.
 
     Args:
         path: the folder of a run, or a file that ``save`` or ``metarl-jax export`` wrote.
@@ -60,12 +70,15 @@ def load(
         best: for a run folder, whether to load the state with the best validation score, if the run kept it.
         experiment: the experiment, or a reference to it ("my_file.py:my_experiment"), if the experiment is not part of
             this package. Code is never loaded because a file or a folder names it.
-        algorithm: for a file, the algorithm of its agent, if the agent was made in Python and not by an experiment.
+        algorithm: for a file, the algorithm of its learner, if the learner was made in Python and not by an experiment.
         family: the family of tasks that belongs to ``algorithm``.
+
+    Returns:
+        An ``Agent``; for few-shot tasks a ``FewShotLearner``.
 
     Raises:
         UserError: if there is no such folder or file, if it is damaged or does not fit this version, or if the learner
-            does not act because its tasks are few-shot.
+            neither acts nor predicts.
 
     Example:
         >>> import metarl_jax as mrl
@@ -90,16 +103,16 @@ def load(
     return _from_file(path) if algorithm is None or family is None else _weights(path, algorithm, family)
 
 
-def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
-    """Write an agent to a file from which ``load`` restores it.
+def save(path: str | Path, agent: Agent | FewShotLearner, *, overwrite: bool = False) -> Path:
+    """Write an agent or a few-shot learner to a file from which ``load`` restores it.
 
-    The file holds the parameters with which the agent starts on a task. It does not hold the agent's memory.
+    The file holds the parameters with which the learner starts on a task. It does not hold what it knows about a task.
 
     Args:
         path: the file; its name must end in ``.safetensors``.
-        agent: the agent. The file of one that ``load`` returned names its experiment. Another one is loaded with the
+        agent: the learner. The file of one that ``load`` returned names its experiment. Another one is loaded with the
             arguments ``algorithm`` and ``family``.
-        overwrite: whether an existing agent file of that name may be replaced.
+        overwrite: whether an existing file of a learner may be replaced.
 
     Raises:
         UserError: if the file exists or has another ending.
@@ -122,7 +135,7 @@ def save(path: str | Path, agent: Agent, *, overwrite: bool = False) -> Path:
     if path.suffix != SUFFIX:
         raise UserError(f"the file of an agent must end in {SUFFIX}: {path}")
     origin = agent.origin or {}
-    content = {"schema": SCHEMA, "package": metarl_jax.__version__, **origin, **_stored(agent.interface)}
+    content = {"schema": SCHEMA, "package": metarl_jax.__version__, **origin, **_stored(_interface_of(agent))}
     tensors = {name: np.asarray(leaf) for name, leaf in checkpoints.flatten(agent.params).items()}
     data = serialised(tensors, metadata={_ENTRY: json.dumps(content, allow_nan=False)})
     with storing(f"write {path}"):
@@ -152,12 +165,14 @@ def _resolved(
 # ---------------------------------------------------------------------------------------------------------- run folders
 
 
-def _from_folder(folder: RunFolder, seed: int | None, best: bool) -> Agent:
+def _from_folder(folder: RunFolder, seed: int | None, best: bool) -> Agent | FewShotLearner:
     config = folder.config
     experiment = _resolved(str(folder.path), config.experiment, config.names, config.source)
-    problem = train.build(config)
-    if problem.algorithm.acting is None:
-        raise UserError(f"{folder.path} has no agent: its learner does not act")
+    problem = train.build(config, without_data=True)
+    try:
+        functions = _functions(problem.algorithm)
+    except ValueError as error:
+        raise UserError(f"{folder.path} cannot be loaded: {error}") from None
     ids = range(config.seed, config.seed + config.seeds)
     seed = ids[0] if seed is None else seed
     if seed not in ids:
@@ -171,13 +186,14 @@ def _from_folder(folder: RunFolder, seed: int | None, best: bool) -> Agent:
         "seed": seed,
         "iteration": checkpoint.iteration,
     }
-    return Agent(problem.algorithm, state, problem.family, origin=origin)
+    made = FewShotLearner if isinstance(functions, Predicting) else Agent
+    return made(problem.algorithm, state, problem.family, origin=origin)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def _from_file(path: Path) -> Agent:
+def _from_file(path: Path) -> Agent | FewShotLearner:
     tensors, content = _read(path)
     if "experiment" not in content:
         raise UserError(f"{path} names no experiment: load it with algorithm=... and family=...")
@@ -192,31 +208,59 @@ def _from_file(path: Path) -> Agent:
         experiment.check_settings(named["settings"])
         bytes_of_tensors = sum(tensor.nbytes for tensor in tensors.values())
         _check_sizes(experiment, named["settings"], tensors)
-        acting = _built_when_traced(experiment, named["settings"], interface)
-        params = _params(acting, tensors)
-        memory = jax.eval_shape(acting[0].start, jax.random.key(0), params)
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory))
-        if size > _SHARE * max(bytes_of_tensors, 1000):
-            raise ValueError(f"a memory of {size} bytes is out of proportion to {bytes_of_tensors} bytes of weights")
-    except (ValueError, TypeError, KeyError, ImportError, OverflowError) as error:
+        functions, new_params = _built_when_traced(experiment, named["settings"], interface)
+        params = _params(new_params, tensors)
+        if isinstance(functions, Acting):
+            memory = jax.eval_shape(functions.start, jax.random.key(0), params)
+            size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory))
+            if size > _SHARE * max(bytes_of_tensors, 1000):
+                raise ValueError(
+                    f"a memory of {size} bytes is out of proportion to {bytes_of_tensors} bytes of weights"
+                )
+        return _made(functions, params, interface, origin)
+    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OverflowError) as error:
         raise UserError(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
-    return Agent.from_parts(acting[0], params, interface, origin=origin)
 
 
-def _weights(path: Path, algorithm: Algorithm, family: EnvFamily) -> Agent:
-    """Return the agent of a learner that Python made, with the weights in a file."""
+def _weights(path: Path, algorithm: Algorithm, family: Family) -> Agent | FewShotLearner:
+    """Return a learner that Python made, with the weights in a file."""
     tensors, content = _read(path)
-    acting = algorithm.acting
-    if acting is None:
-        raise UserError(f"{path} cannot be loaded: this algorithm does not act")
     try:
-        interface = interface_of(family)
+        functions = _functions(algorithm)
+        interface = family.examples() if isinstance(family, FewShotFamily) else interface_of(family)
         if _stored(interface) != {"interface": content["interface"]}:
-            raise ValueError("its tasks have other spaces or another horizon than the family")
-        params = _params((acting, lambda key: acting.params(algorithm.init(key))), tensors)
+            raise ValueError("its tasks have other spaces, another horizon or other examples than the family")
+        params = _params(lambda key: functions.params(algorithm.init(key)), tensors)
+        return _made(functions, params, interface, None)
     except ValueError as error:
         raise UserError(f"{path} cannot be loaded: {error}") from error
-    return Agent.from_parts(acting, params, interface)
+
+
+def _functions(algorithm: Algorithm) -> Functions:
+    """Return the functions by which a learner acts or predicts.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    functions = algorithm.acting or algorithm.predicting
+    if functions is None:
+        raise ValueError("its learner neither acts nor predicts")
+    return functions
+
+
+def _made(
+    functions: Functions, params: Params, interface: Interface | Examples, origin: Mapping[str, Any] | None
+) -> Agent | FewShotLearner:
+    """Make a learner from its parts.
+
+    Raises:
+        ValueError: if the interface is that of the other kind of learners.
+    """
+    if isinstance(functions, Acting) and isinstance(interface, Interface):
+        return Agent.from_parts(functions, params, interface, origin=origin)
+    if isinstance(functions, Predicting) and isinstance(interface, Examples):
+        return FewShotLearner.from_parts(functions, params, interface, origin=origin)
+    raise ValueError("interface is not that of its learner")
 
 
 def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -230,6 +274,8 @@ def _check_sizes(experiment: Experiment, settings: Mapping[str, Any], tensors: M
     for name, size in _sizes(parts.network, settings).items():
         if size > max(_LAYERS, largest):
             raise ValueError(f"{name} {size} is out of proportion to weights of at most {largest} rows or columns")
+    if (steps := settings.get("adaptation_steps") or 0) > _MOST_STEPS:
+        raise ValueError(f"adaptation_steps {steps} is out of proportion: at most {_MOST_STEPS}")
     of_family, weights = _sizes(parts.family, settings), sum(tensor.nbytes for tensor in tensors.values())
     if math.prod(max(1, abs(size)) for name, size in of_family.items() if name != "seed") > _SHARE * max(weights, 1000):
         listed = ", ".join(f"{name} {size}" for name, size in of_family.items())
@@ -274,64 +320,49 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _built_when_traced(
-    experiment: Experiment, settings: Mapping[str, Any], interface: Interface
-) -> tuple[Acting, Callable[[Key], Params]]:
-    """Return the ``Acting`` of an experiment, and a function from a key to the parameters of a new learner.
+    experiment: Experiment, settings: Mapping[str, Any], interface: Interface | Examples
+) -> tuple[Functions, Callable[[Key], Params]]:
+    """Return the ``Acting`` or the ``Predicting`` of an experiment, and a function from a key to the parameters of a
+    new learner.
 
     The experiment is built again within each trace. Building an algorithm creates arrays whose sizes are settings.
-    Within a trace these arrays have shapes only, and an array that acting does not use is never created.
+    Within a trace these arrays have shapes only, and an array that the functions do not use is never created.
 
     Raises:
-        ValueError: if the learner does not act, or ``interface`` is not the interface of the experiment's tasks.
+        ValueError: if the learner neither acts nor predicts, or ``interface`` is not that of the experiment's tasks.
     """
 
-    def algorithm() -> Algorithm:
-        return experiment.build(settings).algorithm
+    def build() -> Problem:
+        return experiment.build(settings, family=experiment.make_family(settings, without_data=True))
 
-    def acting() -> Acting:
-        found = algorithm().acting
-        if found is None:
-            raise ValueError(f"{experiment.name} has no agent: its learner does not act")
-        return found
+    def later(name: str) -> Callable[..., Any]:
+        return lambda *arguments: getattr(_functions(build().algorithm), name)(*arguments)
 
-    known: list[Acting] = []
+    known: list[Functions] = []
 
     def new_params(key: Key) -> Params:
-        problem = experiment.build(settings)
-        made = problem.algorithm
-        if made.acting is None:
-            raise ValueError(f"{experiment.name} has no agent: its learner does not act")
+        problem = build()
+        functions = _functions(problem.algorithm)
         if not known:
             _check_interface(interface, problem.family)
-        known.append(made.acting)
-        return made.acting.params(made.init(key))
+        known.append(functions)
+        return functions.params(problem.algorithm.init(key))
 
     jax.eval_shape(new_params, jax.random.key(0))
     (kind,) = known
-    return (
-        Acting(
-            params=lambda state: acting().params(state),
-            start=lambda *arguments: acting().start(*arguments),
-            act=lambda *arguments: acting().act(*arguments),
-            learn=None if kind.learn is None else lambda *arguments: _learn(acting())(*arguments),
-            final_observation=kind.final_observation,
-        ),
-        new_params,
-    )
+    if isinstance(kind, Predicting):
+        return Predicting(later("params"), later("adapt"), later("predict"), kind.most_examples), new_params
+    learn = None if kind.learn is None else later("learn")
+    return Acting(later("params"), later("start"), later("act"), learn, kind.final_observation), new_params
 
 
-def _learn(acting: Acting) -> Callable[..., Any]:
-    assert acting.learn is not None
-    return acting.learn
-
-
-def _params(acting: tuple[Acting, Callable[[Key], Params]], tensors: Mapping[str, np.ndarray]) -> Params:
+def _params(new_params: Callable[[Key], Params], tensors: Mapping[str, np.ndarray]) -> Params:
     """Return the tensors of a file in the tree of the learner's parameters.
 
     Raises:
         ValueError: if names, shapes or dtypes of the tensors do not fit.
     """
-    shapes = jax.eval_shape(acting[1], jax.random.key(0))
+    shapes = jax.eval_shape(new_params, jax.random.key(0))
     expected = checkpoints.flatten(shapes)
     for name in sorted(expected.keys() ^ tensors.keys()):
         raise ValueError(
@@ -348,10 +379,17 @@ def _params(acting: tuple[Acting, Callable[[Key], Params]], tensors: Mapping[str
     return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(tensors[name]) for name in expected])
 
 
-# --------------------------------------------------------------------------------------------------------------- spaces
+# ------------------------------------------------------------------------------------------------- spaces and examples
 
 
-def _stored(interface: Interface) -> dict[str, Any]:
+def _interface_of(learner: Agent | FewShotLearner) -> Interface | Examples:
+    return learner.interface if isinstance(learner, Agent) else learner.examples
+
+
+def _stored(interface: Interface | Examples) -> dict[str, Any]:
+    if isinstance(interface, Examples):
+        return {"interface": {name: _listed(value) for name, value in interface._asdict().items()}}
+
     def space(of: Space) -> dict[str, Any]:
         match of:
             case Discrete(n=n):
@@ -371,17 +409,24 @@ def _stored(interface: Interface) -> dict[str, Any]:
     }
 
 
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _short(numbers: list[float | None]) -> list[float | None]:
     """Reduce a list to one number if all its numbers are equal."""
     return numbers[:1] if len(set(numbers)) == 1 else numbers
 
 
-def _interface(stored: Mapping[str, Any]) -> Interface:
+def _interface(stored: Mapping[str, Any]) -> Interface | Examples:
     """Read the interface in a file.
 
     Raises:
         ValueError: if it does not have the form that ``save`` writes.
     """
+    if "supports" in stored:
+        files.check_shape(stored, {"shape": [int], "outputs": int, "classes": bool, "supports": [int]}, "interface")
+        return Examples(tuple(stored["shape"]), stored["outputs"], stored["classes"], tuple(stored["supports"]))
 
     def space(name: str) -> Space:
         content = stored.get(name)
@@ -413,12 +458,17 @@ def _interface(stored: Mapping[str, Any]) -> Interface:
     return Interface(space("observation_space"), space("action_space"), np.dtype(dtype), horizon)
 
 
-def _check_interface(stored: Interface, family: EnvFamily) -> None:
+def _check_interface(stored: Interface | Examples, family: Family) -> None:
     """Check that the interface in a file is that of a family. Bounds are not compared: no array depends on them.
 
     Raises:
         ValueError: if they differ.
     """
+    if isinstance(family, FewShotFamily) or isinstance(stored, Examples):
+        expected = family.examples() if isinstance(family, FewShotFamily) else None
+        if not isinstance(stored, Examples) or stored != expected:
+            raise ValueError("interface is not that of its experiment")
+        return
     observation = check_shapes(family).observation
     built = Interface(family.observation_space, family.action_space, np.dtype(observation.dtype), family.horizon)
 

@@ -75,15 +75,23 @@ class Outcome(NamedTuple):
     """The runs that diverged. For each run folder, the iteration in which each seed diverged, by seed."""
 
 
-def build(config: RunConfig) -> Problem:
+def build(config: RunConfig, *, without_data: bool = False) -> Problem:
     """Build the problem of a run.
+
+    Args:
+        config: the configuration of the run.
+        without_data: whether the tasks are not drawn, so that files of data are not needed
+            (``Experiment.make_family``).
 
     Raises:
         UserError: if the configuration does not name an experiment, if a setting is unknown, has the wrong type or is
             out of range, or if a package that the experiment needs is not installed.
     """
     try:
-        return config.resolve().build(config.settings)
+        experiment = config.resolve()
+        experiment.check_settings(config.settings)
+        family = experiment.make_family(config.settings, without_data=without_data)
+        return experiment.build(config.settings, family=family)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
 

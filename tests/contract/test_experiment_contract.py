@@ -103,7 +103,11 @@ def test_every_preset_builds_at_its_own_size(name: str, omniglot_folder: Path) -
     algorithm = problem.algorithm
     assert algorithm.iterations == problem.iterations
     assert algorithm.stage == experiment.measure.stage
-    assert (algorithm.acting is not None) == (registry.family(experiment.family).kind == "reinforcement")
+    kind = registry.family(experiment.family).kind
+    assert (algorithm.acting is not None, algorithm.predicting is not None) == (
+        kind == "reinforcement",
+        kind == "few-shot",
+    )
 
 
 def combinations() -> list[tuple[registry.Algorithm, registry.Family]]:
