@@ -45,7 +45,8 @@ class Config(Settings):
     ] = "regret"
     buffer_size: Annotated[PositiveInt, Doc("Number of tasks in the buffer.")] = 256
     new_tasks: Annotated[
-        PositiveInt, Doc("Number of newly drawn tasks that are scored in each meta-iteration, and may enter the buffer.")
+        PositiveInt,
+        Doc("Number of newly drawn tasks that are scored in each meta-iteration and may enter the buffer."),
     ] = 16
     rescored_tasks: Annotated[
         PositiveInt,
@@ -180,7 +181,8 @@ def prioritised(make_algorithm: Callable[[EnvFamily], Algorithm], family: EnvFam
 
     Raises:
         ValueError: if scores are the exact regret and the family's optimal return is not known; or, when ``step`` is
-            traced, if the algorithm draws no tasks in a meta-iteration, as PEARL, whose training tasks are drawn once.
+            traced, if the algorithm draws no tasks in a meta-iteration. PEARL is an example: ``init`` draws its
+            training tasks.
 
     Example:
         >>> import jax
@@ -252,8 +254,8 @@ def prioritised(make_algorithm: Callable[[EnvFamily], Algorithm], family: EnvFam
         after = chosen.step(key, state.learner)
         if not drawn:
             raise ValueError(
-                "the algorithm draws no tasks in a meta-iteration (tasks.sample of its family), so that a curriculum "
-                "cannot choose them"
+                "a curriculum cannot choose the tasks of this algorithm: in a meta-iteration it draws none by "
+                "tasks.sample of the family that make_algorithm is called with"
             )
         return after
 
