@@ -312,7 +312,7 @@ def make_promp(family: EnvFamily) -> Algorithm:
 
 def make_varibad(family: EnvFamily) -> Algorithm:
     networks = belief.make(family, belief.Settings(hidden_size=4, policy_units=4, decoder_units=4))
-    sizes = {"trials": 4, "minibatches": 1, "model_trials": 2, "model_updates": 1, "buffer_trials": 4}
+    sizes: dict[str, Any] = {"trials": 4, "minibatches": 1, "model_trials": 2, "model_updates": 1, "buffer_trials": 4}
     return varibad.make(family, networks, varibad.Config(episodes=2, **sizes))
 
 
