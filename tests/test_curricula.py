@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +15,11 @@ from probes import probe_family
 from metarl_jax import batching, problems, training
 from metarl_jax.algorithms import pearl, promp, rl2, varibad
 from metarl_jax.curricula import Buffer, Config, State, insert, prioritised, replay_probabilities
-from metarl_jax.environments import bandits, dark_room, gridnavi
+from metarl_jax.environments import bandits, gridnavi
 from metarl_jax.evaluation import meta_test
 from metarl_jax.networks import belief, context, mlp, recurrent
 from metarl_jax.rollout import episode_returns, trial
-from metarl_jax.types import Adaptation, Algorithm, Array, EnvFamily, Key, Metrics, Task, TaskDistribution
+from metarl_jax.types import Adaptation, Algorithm, Array, EnvFamily, Key, Metrics, RunState, Task, TaskDistribution
 
 
 class Learned(NamedTuple):
@@ -58,10 +59,38 @@ def toy(family: EnvFamily, draws: int = 8) -> Algorithm:
     )
 
 
-def with_tasks(family: EnvFamily, first: int) -> EnvFamily:
+def with_tasks(family: EnvFamily, first: int | Array) -> EnvFamily:
     """Return the toy family with training tasks from ``first`` to 9."""
     tasks = family.tasks._replace(sample=lambda key: jax.random.randint(key, (), first, 10, jnp.int32))
     return family._replace(tasks=tasks)
+
+
+ALGORITHM = prioritised(toy, TOY, PLR)
+
+
+@functools.cache
+def start() -> State:
+    """Return the state of the toy learner, with a curriculum, before the first meta-iteration."""
+    return jax.jit(ALGORITHM.init)(jax.random.key(0))
+
+
+@functools.partial(jax.jit, static_argnames="draws")
+def stepped(
+    key: Key,
+    state: State,
+    *,
+    replay: float | Array,
+    first: int | Array = 0,
+    temperature: float | Array = 1.0,
+    staleness: float | Array = 0.1,
+    draws: int = 8,
+) -> tuple[State, Metrics]:
+    """Do one meta-iteration of the toy learner, in which new tasks are from ``first`` to 9."""
+    settings = {"replay_probability": replay, "temperature": temperature, "staleness_coefficient": staleness}
+    algorithm = prioritised(
+        lambda family: toy(family, draws), with_tasks(TOY, first), Config(**{**vars(PLR), **settings})
+    )
+    return algorithm.step(key, state)
 
 
 # ------------------------------------------------------------------------------------------------------- the formulas
@@ -110,13 +139,14 @@ def test_a_new_task_replaces_the_lowest_score_only_if_its_own_is_higher() -> Non
     np.testing.assert_array_equal(got.scored_at, got.task[0])
     # One after another gives the same scores.
     random = np.random.default_rng(0)
+    inserted = jax.jit(insert)
     for _ in range(20):
         old, new = (random.integers(0, 9, n).astype(float).tolist() for n in (6, 4))
         kept = list(old)
         for score in new:
             if score > min(kept):
                 kept[kept.index(min(kept))] = score
-        assert sorted(np.asarray(insert(made(old, 0), made(new, 10)).score).tolist()) == sorted(kept)
+        assert sorted(np.asarray(inserted(made(old, 0), made(new, 10)).score).tolist()) == sorted(kept)
 
 
 # ---------------------------------------------------------------------------------------------------------- the scores
@@ -138,15 +168,22 @@ def staying(family: EnvFamily) -> Algorithm:
     return Algorithm(lambda key: jnp.float32(0), step, adapt)
 
 
-def test_regret_is_the_exact_one() -> None:
+GRID = gridnavi.make(3, 6)
+STAYING = prioritised(staying, GRID, Config(buffer_size=40, new_tasks=1, rescored_tasks=1))
+
+
+@pytest.fixture(scope="module")
+def scored() -> State:
+    return jax.jit(STAYING.init)(jax.random.key(0))
+
+
+def test_regret_is_the_exact_one(scored: State) -> None:
     """The learner reaches the goal (2, 0) by a shortest path, and no other goal.
 
     In an episode of 6 steps a goal at distance d is worth 7 - d rewards of 1 and d - 1 rewards of -0.1. The learner has
     -0.6 where it does not reach the goal.
     """
-    family = gridnavi.make(3, 6)
-    algorithm = prioritised(staying, family, Config(buffer_size=40, new_tasks=1, rescored_tasks=1))
-    buffer = jax.jit(algorithm.init)(jax.random.key(0)).buffer
+    buffer = scored.buffer
     expected = {(0, 2): 5.5, (2, 0): 0.0, (1, 2): 4.4, (2, 1): 4.4, (2, 2): 3.3}
     goals = [tuple(goal) for goal in np.asarray(buffer.task.goals)[:, 0].tolist()]
     assert set(goals) == set(expected)
@@ -154,29 +191,27 @@ def test_regret_is_the_exact_one() -> None:
     np.testing.assert_allclose(buffer.highest, [4.9 if goal == (2, 0) else -0.6 for goal in goals], atol=1e-5)
 
 
-def test_regret_is_that_of_evaluation() -> None:
+def test_regret_is_that_of_evaluation(scored: State) -> None:
     """The score of a task is its cumulative regret over a trial (``meta_test``), divided by the number of episodes."""
-    algorithm = prioritised(staying, gridnavi.make(3, 6), Config(buffer_size=40, new_tasks=1, rescored_tasks=1))
-    state = jax.jit(algorithm.init)(jax.random.key(0))
-    goals = np.asarray(state.buffer.task.goals)[:, 0, 0] * 3 + np.asarray(state.buffer.task.goals)[:, 0, 1]
-    for goal in np.unique(goals):
-        task = dark_room.RoomParams(jnp.array([divmod(int(goal), 3)], jnp.int32), 6)
-        tasks = TaskDistribution(lambda key, task=task: task, lambda key, task=task: task)
-        states = jax.tree.map(lambda x: x[None], state)
-        best = gridnavi.make(3, 6).optimal_return
-        found = meta_test(jax.random.key(1), algorithm.adapt, states, tasks, num_tasks=2, optimal_return=best)
-        assert found.regret is not None
-        np.testing.assert_allclose(np.asarray(state.buffer.score)[goals == goal], found.regret[0, 0, -1] / 2, atol=1e-5)
+
+    def regret(task: Task) -> Array:
+        states = jax.tree.map(lambda x: x[None], scored)
+        tasks = TaskDistribution(lambda key: task, lambda key: task)
+        best = GRID.optimal_return
+        found = meta_test(jax.random.key(1), STAYING.adapt, states, tasks, num_tasks=1, optimal_return=best).regret
+        assert found is not None
+        return found[0, 0, -1] / 2
+
+    np.testing.assert_allclose(scored.buffer.score, jax.jit(jax.vmap(regret))(scored.buffer.task), atol=1e-5)
 
 
 def test_the_highest_return_estimates_the_optimal_one() -> None:
     """The highest return is that of all scores of the task since it is in the buffer."""
     algorithm = prioritised(toy, TOY, Config(**{**vars(PLR), "score": "highest_return"}))
-    before = jax.jit(algorithm.init)(jax.random.key(0))
-    # The second of two episodes has a return that is higher by 1.
-    np.testing.assert_allclose(before.buffer.score, 0.5, atol=1e-5)
-    better = before._replace(buffer=before.buffer._replace(highest=jnp.full(8, 50.0), score=jnp.full(8, 60.0)))
-    after = jax.jit(algorithm.step)(jax.random.key(1), better)[0]
+    better = start()._replace(buffer=start().buffer._replace(highest=jnp.full(8, 50.0), score=jnp.full(8, 60.0)))
+    after, metrics = jax.jit(algorithm.step)(jax.random.key(1), better)
+    # The second of two episodes has a return that is higher by 1. A new task has no earlier return.
+    assert float(metrics["new_task_score"]) == pytest.approx(0.5, abs=1e-5)
     again = after.buffer.scored_at == 1
     assert int(jnp.sum(again)) == PLR.rescored_tasks
     mean = jnp.mean(jax.vmap(returns, (0, None))(after.buffer.task, after.learner.skill), axis=1)
@@ -184,9 +219,8 @@ def test_the_highest_return_estimates_the_optimal_one() -> None:
 
 
 def test_a_step_scores_tasks_by_the_learner_after_it() -> None:
-    algorithm = prioritised(toy, TOY, PLR)
-    before = jax.jit(algorithm.init)(jax.random.key(0))
-    after, metrics = jax.jit(algorithm.step)(jax.random.key(1), before)
+    before = start()
+    after, metrics = jax.jit(ALGORITHM.step)(jax.random.key(1), before)
     now = after.buffer.scored_at == 1
     assert int(jnp.sum(now)) >= PLR.rescored_tasks
     skill = jnp.where(now, after.learner.skill, before.learner.skill)
@@ -199,40 +233,37 @@ def test_a_step_scores_tasks_by_the_learner_after_it() -> None:
 # ----------------------------------------------------------------------------------- what the algorithm is trained on
 
 
-def counts(config: Config, state: State, draws: int) -> np.ndarray:
-    """Return how often each slot of a buffer is drawn in one step. Slot i has the task i; new tasks are 8 and 9."""
-    algorithm = prioritised(lambda family: toy(family, draws), with_tasks(TOY, 8), config)
-    return np.asarray(jax.jit(algorithm.step)(jax.random.key(1), state)[0].learner.seen)
-
-
 @pytest.mark.parametrize("replay", [0.0, 0.7, 1.0])
 def test_tasks_are_replayed_with_their_probabilities(replay: float) -> None:
+    """Slot i of the buffer has the task i; the new tasks are 8 and 9."""
     score, age = jnp.array([0.5, 3.0, 1.0, 2.0, 0.1, 0.2, 0.3, 0.4]), jnp.array([0, 4, 0, 1, 0, 2, 0, 3])
     buffer = Buffer(jnp.arange(8, dtype=jnp.int32), score, score, 5 - age)
-    state = State(Learned(jnp.zeros(10, jnp.int32), jnp.float32(0)), buffer, jnp.int32(5))
-    config = Config(**{**vars(PLR), "replay_probability": replay, "staleness_coefficient": 0.3, "temperature": 0.7})
-    number = 20_000
-    expected = np.array(
-        [*(replay * np.array(by_hand(score.tolist(), age.tolist(), 0.7, 0.3))), *[(1 - replay) / 2] * 2]
-    )
-    error = np.abs(counts(config, state, number) - number * expected)
+    state, number = State(Learned(jnp.zeros(10, jnp.int32), jnp.float32(0)), buffer, jnp.int32(5)), 20_000
+    settings = {"replay": replay, "temperature": 0.7, "staleness": 0.3}
+    after, _ = stepped(jax.random.key(1), state, first=8, draws=number, **settings)
+    by_slot = by_hand(score.tolist(), age.tolist(), 0.7, 0.3)
+    expected = np.array([*(replay * p for p in by_slot), (1 - replay) / 2, (1 - replay) / 2])
+    error = np.abs(np.asarray(after.learner.seen) - number * expected)
     # Each number is binomial. The tolerance is five standard deviations.
     assert np.all(error <= 5 * np.sqrt(number * expected * (1 - expected)))
 
 
 def test_a_robust_learner_does_not_learn_from_newly_drawn_tasks() -> None:
     """Other new tasks change the buffer, and do not change the learner if all of its tasks are replayed."""
-    states = {}
+    key = jax.random.key(1)
     for replay in (0.5, 1.0):
-        config = Config(**{**vars(PLR), "replay_probability": replay})
-        start = jax.jit(prioritised(toy, TOY, config).init)(jax.random.key(0))
-        for first in (0, 9):
-            algorithm = prioritised(toy, with_tasks(TOY, first), config)
-            states[replay, first] = jax.jit(algorithm.step)(jax.random.key(1), start)[0]
-    for replay in (0.5, 1.0):
-        assert np.any(states[replay, 0].buffer.task != states[replay, 9].buffer.task)
-    np.testing.assert_array_equal(states[1.0, 0].learner.seen, states[1.0, 9].learner.seen)
-    assert np.any(states[0.5, 0].learner.seen != states[0.5, 9].learner.seen)
+        low, high = (stepped(key, start(), replay=replay, first=first)[0] for first in (0, 9))
+        assert np.any(low.buffer.task != high.buffer.task)
+        assert np.array_equal(low.learner.seen, high.learner.seen) == (replay == 1)
+
+
+def test_without_replay_the_tasks_are_those_of_the_algorithm() -> None:
+    key, plain = jax.random.key(1), toy(with_tasks(TOY, 0))
+    alone, metrics = jax.jit(plain.step)(key, plain.init(jax.random.key(0)))
+    for replay in (0.0, 1.0):
+        state, with_scores = stepped(key, start(), replay=replay)
+        assert np.array_equal(state.learner.seen, alone.seen) == (replay == 0)
+        assert bool(with_scores["mean_task"] == metrics["mean_task"]) == (replay == 0)
 
 
 def make_rl2(family: EnvFamily) -> Algorithm:
@@ -240,6 +271,7 @@ def make_rl2(family: EnvFamily) -> Algorithm:
     return rl2.make(family, recurrent.make(family, recurrent.Settings(hidden_size=4, embedding_size=None)), config)
 
 
+@pytest.mark.slow
 def test_without_replay_training_is_that_of_the_algorithm() -> None:
     """Parameters and metrics are the same, bit for bit; with replay they differ."""
     family = bandits.bernoulli(2)
@@ -266,13 +298,12 @@ def test_without_replay_training_is_that_of_the_algorithm() -> None:
 
 
 def test_the_state_keeps_its_types_and_a_resumed_run_is_an_uninterrupted_one() -> None:
-    algorithm = prioritised(toy, TOY, PLR)
-    run = jax.jit(lambda state, iterations: training.run(algorithm, state, iterations, capacity=5))
-    start = jax.jit(lambda key: training.start(algorithm, key))(jax.random.key(0))
-    types = [(x.dtype, x.shape, x.weak_type) for x in jax.tree.leaves(start.algorithm)]
-    whole = run(start, 5).state
+    run = jax.jit(lambda state, iterations: training.run(ALGORITHM, state, iterations, capacity=5))
+    begin = RunState(jnp.int32(0), jax.random.key(2), start())
+    types = [(x.dtype, x.shape, x.weak_type) for x in jax.tree.leaves(begin.algorithm)]
+    whole = run(begin, 5).state
     assert [(x.dtype, x.shape, x.weak_type) for x in jax.tree.leaves(whole.algorithm)] == types
-    resumed = run(run(start, 2).state, 3).state
+    resumed = run(run(begin, 2).state, 3).state
     for a, b in zip(jax.tree.leaves(whole.algorithm), jax.tree.leaves(resumed.algorithm), strict=True):
         np.testing.assert_array_equal(a, b)
     assert int(whole.algorithm.iteration) == 5
@@ -280,26 +311,24 @@ def test_the_state_keeps_its_types_and_a_resumed_run_is_an_uninterrupted_one() -
 
 def test_seeds_and_settings_are_a_vmap() -> None:
     def one(key: Key, temperature: Array) -> State:
-        algorithm = prioritised(toy, TOY, Config(**{**vars(PLR), "temperature": temperature}))
-        return training.run(algorithm, training.start(algorithm, key), 3, capacity=3).state.algorithm
+        return stepped(key, start(), replay=1.0, temperature=temperature)[0]
 
     keys, temperatures = jax.random.split(jax.random.key(0), 2), jnp.array([0.1, 5.0])
     together = jax.jit(jax.vmap(one))(keys, temperatures)
-    alone = [jax.jit(one)(key, temperature) for key, temperature in zip(keys, temperatures, strict=True)]
+    alone = [one(key, temperature) for key, temperature in zip(keys, temperatures, strict=True)]
     for a, *b in zip(jax.tree.leaves(together), *map(jax.tree.leaves, alone), strict=True):
         np.testing.assert_allclose(a, np.stack(b), rtol=1e-5)
+    # Nearly all replayed tasks are the first one if the temperature is small.
+    assert np.max(alone[0].learner.seen) > np.max(alone[1].learner.seen)
 
 
 def test_two_devices_agree_with_one() -> None:
-    def toy_of_16(family: EnvFamily) -> Algorithm:
-        return toy(family, 16)
-
-    algorithm = prioritised(toy_of_16, TOY, Config(buffer_size=8, new_tasks=4, rescored_tasks=4))
-    start, key = jax.jit(algorithm.init)(jax.random.key(0)), jax.random.key(1)
+    config = Config(buffer_size=8, new_tasks=4, rescored_tasks=4)
+    algorithm, key = prioritised(toy, TOY, config), jax.random.key(1)
     mesh = jax.make_mesh((2,), (batching.TASK_AXIS,), axis_types=(AxisType.Auto,))
     with jax.set_mesh(mesh):
-        two = jax.jit(lambda key, state: algorithm.step(key, state)[0])(key, start)
-    one = jax.jit(lambda key, state: algorithm.step(key, state)[0])(key, start)
+        two = jax.jit(lambda key, state: algorithm.step(key, state)[0])(key, start())
+    one = jax.jit(lambda key, state: algorithm.step(key, state)[0])(key, start())
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
@@ -321,6 +350,7 @@ def make_pearl(family: EnvFamily) -> Algorithm:
     return pearl.make(family, networks, pearl.Config(training_tasks=4, tasks=2, meta_batch=2, gradient_steps=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "family"), [(make_promp, probe_family()), (make_varibad, gridnavi.rare_far_goals(3, 4))]
 )
@@ -336,9 +366,13 @@ def test_algorithms_by_gradient_and_by_belief_are_trained_with_a_curriculum(make
 # ------------------------------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("make", [make_pearl, lambda family: make_rl2(probe_family())], ids=["PEARL", "other family"])
-def test_an_algorithm_that_draws_no_tasks_in_a_step_is_refused(make: Any) -> None:
-    algorithm = prioritised(make, probe_family(), Config(**{**vars(PLR), "score": "highest_return"}))
+@pytest.mark.parametrize(
+    ("make", "family"),
+    [pytest.param(make_pearl, probe_family(), marks=pytest.mark.slow), (lambda family: toy(TOY), TOY)],
+    ids=["PEARL", "another family"],
+)
+def test_an_algorithm_that_draws_no_tasks_in_a_step_is_refused(make: Any, family: EnvFamily) -> None:
+    algorithm = prioritised(make, family, Config(**{**vars(PLR), "score": "highest_return"}))
     key = jax.random.key(0)
     state = jax.eval_shape(algorithm.init, key)
     with pytest.raises(ValueError, match=r"cannot choose the tasks of this algorithm: .* draws none by tasks\.sample"):
@@ -347,7 +381,7 @@ def test_an_algorithm_that_draws_no_tasks_in_a_step_is_refused(make: Any) -> Non
 
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(ValueError, match=r'score "regret" is for families whose optimal return is known'):
-        prioritised(make_rl2, probe_family(), PLR)
+        prioritised(toy, TOY._replace(optimal_return=None), PLR)
     with pytest.raises(ValueError, match=r"rescored_tasks \(9\) must be at most buffer_size \(8\)"):
         Config(buffer_size=8, new_tasks=8, rescored_tasks=9)
     with pytest.raises(ValueError, match=r"replay_probability must be a finite number at least 0 and at most 1"):
