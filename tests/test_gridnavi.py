@@ -173,3 +173,20 @@ def test_the_posterior_knows_where_an_episodes_last_step_led() -> None:
     np.testing.assert_allclose(adaptation.score[first:], 0.9, rtol=1e-6)
     assert np.asarray(adaptation.score)[first] > 0
     np.testing.assert_array_equal(adaptation.learner.possible, goal)
+
+
+def test_far_goals_are_rare() -> None:
+    """A goal is far if x + y >= 5, which is so for 10 of 21 cells; they have a probability of 0.2 together."""
+    family = gridnavi.rare_far_goals(far_share=0.2)
+    for sample in (family.tasks.sample, family.tasks.sample_heldout):
+        found = np.asarray(jax.vmap(sample)(jax.random.split(jax.random.key(0), 5000)).goals)[:, 0]
+        for goal in GOALS:
+            expected = 5000 * (0.2 / 10 if sum(goal) >= 5 else 0.8 / 11)
+            count = int(np.all(found == goal, axis=1).sum())
+            # The number is binomial. The tolerance is five standard deviations.
+            assert abs(count - expected) < 5 * math.sqrt(expected)
+    assert sum(sum(goal) >= 5 for goal in GOALS) == 10
+    with pytest.raises(ValueError, match="far_share must be a finite number at least 0 and at most 1, not 2"):
+        gridnavi.rare_far_goals(far_share=2)
+    with pytest.raises(ValueError, match="the goals of this family are not equally likely"):
+        oracles.posterior_sampling(family, 2)

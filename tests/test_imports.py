@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "meta_gradient": {"ops", "batching"},
     "outer_updates": {"ops", "batching", "meta_gradient"},
     "ppo": {"ops", "batching"},
+    "curricula": {"batching"},
     "imitation": {"ops", "rollout", "batching", "family_checks", "network_checks"},
     "algorithms": {
         *("ops", "rollout", "problems", "meta_gradient", "outer_updates", "ppo", "batching"),

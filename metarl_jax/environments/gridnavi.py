@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metarl_jax.checks import positive_int, whole
+from metarl_jax.checks import positive_int, real, whole
 from metarl_jax.environments.dark_room import DarkRoom, RoomParams, RoomState, optimal_action
 from metarl_jax.types import Array, Discrete, EnvFamily, Key, Privileged, TaskDistribution
 
@@ -51,6 +51,10 @@ class GridNavi(DarkRoom):
     ) -> tuple[Array, RoomState, Array, Array, dict[Any, Any]]:
         cell, state, paid, terminated, info = super().step_env(key, state, action, params)
         return cell, state, jnp.where(paid > 0, FOUND, NOT_FOUND), terminated, info
+
+
+class RareGoals(GridNavi):
+    """GridNavi with unequally likely goals. Reference learners whose prior is uniform refuse it."""
 
 
 def goals(size: int) -> list[tuple[int, int]]:
@@ -98,3 +102,36 @@ def make(size: int = 5, horizon: int = 15) -> EnvFamily:
         optimal_return=optimal_return,
         privileged=Privileged(optimal_action=optimal_action(env)),
     )
+
+
+def goal_probabilities(size: int, far_share: float) -> np.ndarray:
+    """Return the probability of each cell of ``goals(size)`` in ``rare_far_goals``, ``[cells]``."""
+    far = np.array([x + y >= size for x, y in goals(size)])
+    return np.where(far, far_share / np.sum(far), (1 - far_share) / np.sum(~far))
+
+
+def rare_far_goals(size: int = 5, horizon: int = 15, far_share: float = 0.05) -> EnvFamily:
+    """Make GridNavi with rare hard tasks: goals that are far from the start have a small probability.
+
+    A goal in the cell (x, y) is far if x + y is at least ``size``. With 5x5 cells these are 10 of 21 goals. The far
+    goals are equally likely, and so are the others. Training, validation and held-out tasks have the same distribution.
+
+    Args:
+        size: The number of cells along each side, from 3 to 1000.
+        horizon: The number of steps of an episode.
+        far_share: The probability that the goal is far, from 0 to 1.
+
+    Raises:
+        ValueError: if ``size`` or ``horizon`` is not valid for ``make``, or the share is below 0 or above 1.
+    """
+    uniform = make(size, horizon)
+    real(at_least=0, at_most=1)("far_share", far_share)
+    cells = jnp.array(goals(size), jnp.int32)
+    cumulative = jnp.asarray(np.cumsum(goal_probabilities(size, far_share)), jnp.float32)
+
+    def sample(key: Key) -> RoomParams:
+        threshold = jax.random.uniform(key, dtype=jnp.float32) * cumulative[-1]
+        index = jnp.minimum(jnp.sum(threshold >= cumulative), len(cells) - 1)
+        return RoomParams(cells[index][None], horizon)
+
+    return uniform._replace(env=RareGoals(size), tasks=TaskDistribution(sample, sample))

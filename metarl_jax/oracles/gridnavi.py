@@ -19,7 +19,7 @@ import numpy as np
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.dark_room import MOVES, RoomParams
-from metarl_jax.environments.gridnavi import FOUND, NOT_FOUND, GridNavi, goals
+from metarl_jax.environments.gridnavi import FOUND, NOT_FOUND, GridNavi, RareGoals, goals
 from metarl_jax.oracles.base import grid_index, grid_places, grid_ways, of_trials
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, EnvFamily, Inputs, Key, Oracle, Transition
@@ -150,6 +150,8 @@ class Search(NamedTuple):
 
 
 def _environment(family: EnvFamily) -> GridNavi:
+    if isinstance(family.env, RareGoals):
+        raise ValueError("the goals of this family are not equally likely: use environments.gridnavi.make")
     if not isinstance(family.env, GridNavi):
         raise ValueError(f"family must be one of environments.gridnavi, not one of {type(family.env).__name__}")
     return family.env

@@ -174,7 +174,10 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
         **{name: getattr(dark_room, name) for name in ("decision_pretrained", "algorithm_distillation")},
         "key_to_door": lambda: dark_room.key_to_door(3, 12),
     },
-    "gridnavi": {"make": lambda: gridnavi.make(3, 6)},
+    "gridnavi": {
+        "make": lambda: gridnavi.make(3, 6),
+        "rare_far_goals": lambda: gridnavi.rare_far_goals(3, 6),
+    },
     "locomotion": {
         "make": lambda: locomotion.make(
             locomotion.WALKER,
