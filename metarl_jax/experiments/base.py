@@ -317,6 +317,10 @@ def _problem_settings(algorithm: AlgorithmEntry, family: Family) -> type | None:
             from metarl_jax.networks import arms
 
             return arms.Settings
+        case "estimates":
+            from metarl_jax.networks import estimated_values
+
+            return estimated_values.Settings
         case "imitation":
             from metarl_jax import problems
 
@@ -337,6 +341,10 @@ def _assemble(
             from metarl_jax.networks import arms
 
             return arms.make(family, make(family, sizes, critic=False), problem)
+        case "estimates":
+            from metarl_jax.networks import estimated_values
+
+            return estimated_values.make(family, lambda spaces: make(spaces, sizes), problem)
         case "imitation":
             from metarl_jax.datasets import histories
 
