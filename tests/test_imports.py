@@ -38,9 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outer_updates": {"ops", "batching", "meta_gradient"},
     "ppo": {"ops", "batching"},
     "imitation": {"ops", "rollout", "batching", "family_checks", "network_checks"},
+    "belief_learning": {"ops", "rollout", "batching", "family_checks", "network_checks", "ppo"},
     "algorithms": {
         *("ops", "rollout", "problems", "meta_gradient", "outer_updates", "ppo", "batching"),
-        *("family_checks", "network_checks", "imitation"),
+        *("family_checks", "network_checks", "imitation", "belief_learning"),
     },
     "agents": {"rollout", "family_checks", "training"},
     "manipulation_evaluation": {"ops", "batching", "rollout", "agents", "environments"},

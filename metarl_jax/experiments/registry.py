@@ -323,6 +323,7 @@ register(
         REWARD_OF_TRIAL_BY_IMITATION,
     ),
     Algorithm("varibad", "VariBAD", "metarl_jax.algorithms.varibad", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),
+    Algorithm("hyperx", "HyperX", "metarl_jax.algorithms.hyperx", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),
     Algorithm("pearl", "PEARL", "metarl_jax.algorithms.pearl", "context", RETURN_BY_EPISODE),
     Algorithm("maml", "MAML", "metarl_jax.algorithms.maml", "gradient", RETURN_BY_STEP),
     Algorithm("maml_trpo", "MAML-TRPO", "metarl_jax.algorithms.maml_trpo", "gradient", RETURN_BY_STEP, _NEEDS_POLICY),

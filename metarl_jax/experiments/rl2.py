@@ -287,7 +287,7 @@ def experiments() -> Iterator[Experiment]:
         learner, title = ("rl3", "RL³") if prefix.startswith("rl3") else ("rl2", "RL²")
         yield experiment(
             name=f"{prefix}-tabular-mdp-{episodes}",
-            description=f"{title} with {memory} on random MDPs of 10 states and 5 actions: {episodes} episodes of 10 steps",
+            description=f"{title} with {memory} on random MDPs (10 states, 5 actions): {episodes} episodes of 10 steps",
             algorithm=learner,
             family="tabular-mdp",
             network=network,
