@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl_jax import belief_learning
 from metarl_jax.algorithms import pearl, varibad
 from metarl_jax.environments import bandits
 from metarl_jax.interfaces.context import ContextNetworks
@@ -118,7 +119,7 @@ def index_losses(monkeypatch: pytest.MonkeyPatch, bound_steps: int | None) -> np
         index = (every if steps is None else steps).astype(jnp.float32)
         return index, -index
 
-    monkeypatch.setattr(varibad, "sequential_elbo", bound_is_minus_index)
+    monkeypatch.setattr(belief_learning, "sequential_elbo", bound_is_minus_index)
     family = probe_family()
     spaces = family.observation_space, family.action_space
     networks = belief.combine(

@@ -39,9 +39,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ppo": {"ops", "batching"},
     "curricula": {"batching"},
     "imitation": {"ops", "rollout", "batching", "family_checks", "network_checks"},
+    "belief_learning": {"ops", "rollout", "batching", "family_checks", "network_checks", "ppo"},
     "algorithms": {
         *("ops", "rollout", "problems", "meta_gradient", "outer_updates", "ppo", "batching"),
-        *("family_checks", "network_checks", "imitation"),
+        *("family_checks", "network_checks", "imitation", "belief_learning"),
     },
     "agents": {"rollout", "family_checks", "training"},
     "few_shot_learner": {"agents"},

@@ -324,6 +324,10 @@ def _problem_settings(algorithm: AlgorithmEntry, family: Family) -> type | None:
             from metarl_jax.networks import off_policy
 
             return off_policy.Settings
+        case "estimates":
+            from metarl_jax.networks import estimated_values
+
+            return estimated_values.Settings
         case "imitation":
             from metarl_jax import problems
 
@@ -348,6 +352,10 @@ def _assemble(
             from metarl_jax.networks import off_policy
 
             return off_policy.make(family, make(family, sizes, critic=False), problem)
+        case "estimates":
+            from metarl_jax.networks import estimated_values
+
+            return estimated_values.make(family, lambda spaces: make(spaces, sizes), problem)
         case "imitation":
             from metarl_jax.datasets import histories
 

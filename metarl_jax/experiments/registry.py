@@ -60,7 +60,7 @@ REWARD_OF_TRIAL_BY_IMITATION = REWARD_OF_TRIAL._replace(
 SCORE_IN_CONTEXT = RETURN_BY_STEP._replace(stage="reading", setting=None, first_stage=1)
 
 Interface: TypeAlias = Literal[
-    "policy", "asymmetric", "off-policy", "imitation", "belief", "context", "gradient", "in-context"
+    "policy", "asymmetric", "off-policy", "imitation", "estimates", "belief", "context", "gradient", "in-context"
 ]
 
 
@@ -129,6 +129,8 @@ class Family(NamedTuple):
     """The number of held-out or validation tasks that are evaluated at the same time, which bounds memory."""
     finite_arms: bool = False
     """Whether the tasks are bandits whose arms pay finitely many rewards."""
+    tabular: bool = False
+    """Whether actions are discrete, and observations are discrete or one-hot, or there are none."""
     optimal_action: bool = False
     """Whether the optimal action of the known task is known (``types.Privileged.optimal_action``)."""
     source: Any = None
@@ -251,6 +253,8 @@ def does_not_apply(algorithm: Algorithm, family: Family) -> str | None:
         return "it needs labelled examples: use rl2 with a memory"
     if algorithm.name == "decision_pretrained" and not family.optimal_action:
         return "the optimal action of the known task is not known"
+    if algorithm.interface == "estimates" and not family.tabular:
+        return "it needs discrete actions, and observations that are discrete or one-hot"
     if algorithm.interface == "asymmetric" and not family.finite_arms:
         return "its critic needs a bandit with finitely many reward values"
     return None
@@ -260,7 +264,7 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
     """Return the networks that serve an algorithm on a family. The first one is the default."""
     serves: Sequence[str]
     match algorithm.interface:
-        case "policy" | "asymmetric" | "off-policy" | "imitation":
+        case "policy" | "asymmetric" | "off-policy" | "imitation" | "estimates":
             serves = ("policy",)
         case "gradient":
             serves = ("feed-forward policy",) if family.kind == "reinforcement" else ("predictor",)
@@ -270,7 +274,7 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
         network
         for network in _NETWORKS.values()
         if network.serves in serves
-        and (network.families is None or family.name in network.families)
+        and (network.families is None or (family.name in network.families and algorithm.interface != "estimates"))
         and (network.inputs is None or network.inputs == family.inputs)
     ]
 
@@ -305,6 +309,8 @@ register(
         "asymmetric",
         REWARD_OF_TRIAL,
     ),
+    # RL³ is RL² with a policy that observes estimated action values.
+    Algorithm("rl3", "RL³", "metarl_jax.algorithms.rl2", "estimates", REWARD_OF_TRIAL),
     Algorithm(
         "recurrent_sac",
         "recurrent soft actor-critic",
@@ -327,6 +333,7 @@ register(
         REWARD_OF_TRIAL_BY_IMITATION,
     ),
     Algorithm("varibad", "VariBAD", "metarl_jax.algorithms.varibad", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),
+    Algorithm("hyperx", "HyperX", "metarl_jax.algorithms.hyperx", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),
     Algorithm("pearl", "PEARL", "metarl_jax.algorithms.pearl", "context", RETURN_BY_EPISODE),
     Algorithm("maml", "MAML", "metarl_jax.algorithms.maml", "gradient", RETURN_BY_STEP),
     Algorithm("maml_trpo", "MAML-TRPO", "metarl_jax.algorithms.maml_trpo", "gradient", RETURN_BY_STEP, _NEEDS_POLICY),

@@ -78,6 +78,10 @@ _MDP_REGRET = {
     "value_coefficient": 5.0,
     "entropy_decay": 0.75,
 }
+# The policies also observe estimated action values (RL³). The prior is the distribution of the tasks.
+_ESTIMATES = {"prior_transitions": 1.0, "prior_rewards": 1.0, "prior_reward": 1.0}
+RL3_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**TABULAR_MDP_SETTINGS[10], **_ESTIMATES}}
+RL3_GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**GRU_TABULAR_MDP_SETTINGS[10], **_ESTIMATES}}
 SNAIL_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     10: {**_MDP_REGRET, "filters": 16, "iterations": 600},
     25: {**_MDP_REGRET, "filters": 16, "window": 250, "trials": 256, "iterations": 700},
@@ -227,7 +231,7 @@ def _published(
         row: their published rewards.
         table: the name of the table.
         snail: the published reward of SNAIL.
-        network: the name of the network of the experiment.
+        network: the name of the network of an experiment with RL².
     """
     names = [f"{name} (Duan et al. 2016, {table})" for name in learners]
     paper = {**dict(zip(names, row, strict=True)), _SNAIL: snail}
@@ -277,16 +281,25 @@ def experiments() -> Iterator[Experiment]:
     ]
     mdps += [("rl2-gru", "recurrent", "a GRU", *item) for item in GRU_TABULAR_MDP_SETTINGS.items()]
     mdps += [("rl2-snail", "snail", "SNAIL", *item) for item in SNAIL_TABULAR_MDP_SETTINGS.items()]
+    mdps += [("rl3", "fast-weights", "fast weights", *item) for item in RL3_TABULAR_MDP_SETTINGS.items()]
+    mdps += [("rl3-gru", "recurrent", "a GRU", *item) for item in RL3_GRU_TABULAR_MDP_SETTINGS.items()]
     for prefix, network, memory, episodes, settings in mdps:
+        learner, title = ("rl3", "RL³") if prefix.startswith("rl3") else ("rl2", "RL²")
         yield experiment(
             name=f"{prefix}-tabular-mdp-{episodes}",
-            description=f"RL² with {memory} on random MDPs of 10 states and 5 actions: {episodes} episodes of 10 steps",
-            algorithm="rl2",
+            description=f"{title} with {memory} on random MDPs (10 states, 5 actions): {episodes} episodes of 10 steps",
+            algorithm=learner,
             family="tabular-mdp",
             network=network,
             settings={"episodes": episodes, **settings},
             tuned=True,
-            **_published(_MDP_LEARNERS, _MDP_TABLE[episodes], "Table 2", _SNAIL_MDPS[episodes], network),
+            **_published(
+                _MDP_LEARNERS,
+                _MDP_TABLE[episodes],
+                "Table 2",
+                _SNAIL_MDPS[episodes],
+                network if learner == "rl2" else learner,
+            ),
         )
     rooms = [("rl2", "recurrent", "RL²", *item) for item in DARK_ROOM_SETTINGS.items()]
     for (memory, family), settings in MEMORY_DARK_ROOM_SETTINGS.items():

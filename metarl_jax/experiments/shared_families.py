@@ -25,6 +25,7 @@ _POINTS: dict[str, Any] = {
     "meta_batch": 16,
     "batch_size": 64,
 }
+_THREE_EPISODES: dict[str, Any] = {"episodes": 3, "adaptation_episodes": 3}
 # Chosen on tasks that no reported result uses.
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     "navigation": (
@@ -33,7 +34,12 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     ),
     "half-circle": (
         "point robots with goals on a half-circle (Zintgraf et al. 2020)",
-        {"rl2": {"episodes": 3}, "varibad": {"episodes": 3, "adaptation_episodes": 3}, "pearl": _POINTS},
+        {
+            "rl2": {"episodes": 3},
+            "varibad": _THREE_EPISODES,
+            "hyperx": _THREE_EPISODES,
+            "pearl": _POINTS,
+        },
     ),
     # Every step has the same reward, so only transitions distinguish tasks.
     "cartpole": (
@@ -45,7 +51,7 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
         },
     ),
 }
-METHODS = {"rl2": ON_POLICY, "varibad": VARIBAD, "pearl": OFF_POLICY}
+METHODS = {"rl2": ON_POLICY, "varibad": VARIBAD, "hyperx": VARIBAD, "pearl": OFF_POLICY}
 
 
 def experiments() -> Iterator[Experiment]:

@@ -66,7 +66,7 @@ POLICY_GRADIENT: dict[str, Any] = {
     "units": 64,
     "activation": "tanh",
 }
-_BY_INTERFACE = {"policy": ON_POLICY, "belief": VARIBAD, "context": OFF_POLICY}
+_BY_INTERFACE = {"policy": ON_POLICY, "estimates": ON_POLICY, "belief": VARIBAD, "context": OFF_POLICY}
 
 
 def settings(algorithm: Algorithm, family: Family) -> Mapping[str, Any]:

@@ -27,6 +27,7 @@ from metarl_jax.algorithms import (
     cavia,
     decision_pretrained,
     e_maml,
+    hyperx,
     imaml,
     in_context,
     maml,
@@ -214,7 +215,8 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 
 # These modules are parts of networks, or networks for supervised tasks only, which have tests of their own.
 NOT_NETWORKS = {
-    *("arms", "belief", "context", "heads", "normalisation", "convolutional", "gated", "off_policy", "scans", "windows")
+    *("arms", "belief", "context", "convolutional", "estimated_values", "gated", "heads", "normalisation"),
+    *("off_policy", "scans", "windows"),
 }
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
@@ -399,7 +401,7 @@ def _distillation() -> Case:
     return _imitation(algorithm_distillation, learner)
 
 
-def _varibad() -> Case:
+def _belief(module: ModuleType, **own: Any) -> Case:
     family = gridnavi.make(3, 4)
     spaces = family.observation_space, family.action_space
     encoder = belief.encoder(*spaces, latent_size=2, hidden_size=5, embedding_size=6)
@@ -409,9 +411,9 @@ def _varibad() -> Case:
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"episodes": 2, "trials": 8, "minibatches": 2, "iterations": 50}
         sizes |= {"adaptation_episodes": 3, "model_trials": 4, "model_updates": 2, "buffer_trials": 16}
-        return varibad.make(family, networks, varibad.Config(**(sizes | settings)))
+        return module.make(family, networks, module.Config(**(sizes | own | settings)))
 
-    rate = varibad.Config().learning_rate
+    rate = module.Config().learning_rate
     return Case(make, family.tasks, "learning_rate", rate, lambda state: (state.policy, state.model), 3)
 
 
@@ -495,6 +497,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
             damping=0.1,
         ),
     },
+    "hyperx": {"make": lambda: _belief(hyperx, novelty_units=6, novelty_features=3, novelty_batch=8)},
     "in_context": {"make": _reading},
     # The proximal term is strong enough for the linear system to be positive definite. The step size is small, because
     # Adam's step has the same size even if the gradient is only rounding of the solver.
@@ -523,7 +526,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
         "make[continuous]": lambda: _rl2(probe_family(), NETWORKS["recurrent"]["make[lstm]"], 2),
     },
     "rl2_asymmetric": {"make": _rl2_informed},
-    "varibad": {"make": _varibad},
+    "varibad": {"make": lambda: _belief(varibad)},
 }
 
 
