@@ -11,6 +11,7 @@ the generated network. The first policy is then the same for every memory, and h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
@@ -82,7 +83,8 @@ class Generator(nn.Module):
             return network.apply(unravel(weights), example._replace(obs=seen))  # pyright: ignore[reportReturnType]
 
         lead = seen.shape[:-1]
-        rows = weights.reshape(-1, weights.shape[-1]), seen.reshape(-1, seen.shape[-1])
+        # An observation may have no features, so that -1 would have no meaning.
+        rows = (x.reshape(math.prod(lead), x.shape[-1]) for x in (weights, seen))
         return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), jax.vmap(apply)(*rows))
 
 
