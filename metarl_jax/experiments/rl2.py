@@ -1,4 +1,4 @@
-"""Presets: RL² on bandits and random tabular MDPs (Duan et al. 2016, arXiv 1611.02779), and in dark rooms.
+"""Presets: RL² on bandits and random tabular MDPs (Duan et al. 2016, arXiv 1611.02779), and in dark rooms; RL³.
 
 Published numbers are those of Table 1 (bandits) and Table 2 (MDPs): the mean total reward of a trial over 1000 trials.
 Exact optima were computed by dynamic programming.
@@ -81,7 +81,9 @@ _MDP_REGRET = {
 # The policies also observe estimated action values (RL³). The prior is the distribution of the tasks.
 _ESTIMATES = {"prior_transitions": 1.0, "prior_rewards": 1.0, "prior_reward": 1.0}
 RL3_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**TABULAR_MDP_SETTINGS[10], **_ESTIMATES}}
-RL3_GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**GRU_TABULAR_MDP_SETTINGS[10], **_ESTIMATES}}
+RL3_GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
+    10: {**GRU_TABULAR_MDP_SETTINGS[10], **_ESTIMATES, "iterations": 2000}
+}
 SNAIL_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {
     10: {**_MDP_REGRET, "filters": 16, "iterations": 600},
     25: {**_MDP_REGRET, "filters": 16, "window": 250, "trials": 256, "iterations": 700},
