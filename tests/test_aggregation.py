@@ -98,7 +98,8 @@ def test_one_half_of_the_gru_is_aggregated_and_the_other_half_is_not() -> None:
     carry = policy.initial_carry(params)
     one: Any = jax.tree.map(lambda x: x[None], carry.recurrent)
     rows: Any = jax.tree.map(lambda x: x[:, None], inputs)
-    hidden = np.asarray(network.apply(params, one, rows, method="_advance_all")[1][2])[:, 0]
+    _, (_, _, hidden) = network.apply(params, one, rows, method="_advance_all")  # pyright: ignore[reportGeneralTypeIssues]
+    hidden = np.asarray(hidden)[:, 0]
     carry, output = policy.unroll(params, carry, inputs)
     assert output.features is not None
     np.testing.assert_allclose(output.features[:, :3], hidden[:, :3], rtol=1e-5, atol=1e-6)

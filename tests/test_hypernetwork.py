@@ -96,8 +96,8 @@ def test_a_generated_network_has_the_weights_that_its_memory_generates() -> None
 @pytest.mark.parametrize("generated", ["bias-hyperinit", "kaiming"])
 def test_varibad_s_policy_can_be_generated_from_the_belief(generated: Any) -> None:
     spaces = Spaces(OBSERVATIONS, Discrete(4))
-    sizes = {"latent_size": 2, "policy_units": 6, "policy_layers": 1}
-    policy = belief.make(spaces, belief.Settings(**sizes, generated_policy=generated)).policy
+    settings = belief.Settings(latent_size=2, policy_units=6, policy_layers=1, generated_policy=generated)
+    policy = belief.make(spaces, settings).policy
     params = policy.init(jax.random.key(0))
     obs = jnp.array([0.5, -0.2, 0.1])
 
