@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from metarl_jax.networks import scans, set_aggregation, split_aggregation
-from metarl_jax.types import Array, Discrete, Inputs, Policy, Spaces
+from metarl_jax.types import Array, Discrete, Inputs, Key, Policy, Spaces
 
 STEPS = 8
 SPACES = Spaces(Discrete(4), Discrete(3))
@@ -30,11 +31,16 @@ def trial() -> Inputs:
 
 def moved(policy: Policy) -> Any:
     """Return parameters away from the initial ones, some of which are zero."""
-    leaves, structure = jax.tree.flatten(policy.init(jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    return jax.tree.unflatten(
-        structure, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+
+    @jax.jit
+    def draw(key: Key) -> Any:
+        leaves, structure = jax.tree.flatten(policy.init(key))
+        keys = jax.random.split(key, len(leaves))
+        return jax.tree.unflatten(
+            structure, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+        )
+
+    return draw(jax.random.key(0))
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "max"])
@@ -74,8 +80,9 @@ def test_a_set_is_aggregated_as_in_numpy_with_a_learned_prior(aggregate: Aggrega
     )
     params, inputs = moved(policy), trial()
     seen = jax.nn.one_hot(inputs.obs, 4)
+    embed = jax.jit(functools.partial(network.apply, method="_embed"))
     previous = jnp.concatenate([jnp.zeros((1, 4)), seen[:-1]])
-    features, elements = map(np.asarray, network.apply(params, seen, inputs, previous, method="_embed"))
+    features, elements = map(np.asarray, embed(params, seen, inputs, previous))
     own = jax.tree.map(np.asarray, params["params"])
     if aggregate == "mean":
         weight = np.log1p(np.exp(own["prior_weight"]))
@@ -85,7 +92,7 @@ def test_a_set_is_aggregated_as_in_numpy_with_a_learned_prior(aggregate: Aggrega
         expected = np.maximum(own["prior"], np.maximum.accumulate(elements, axis=0))
     read = np.concatenate([features, expected], axis=-1) @ own["readout"]["kernel"] + own["readout"]["bias"]
     value = np.maximum(read, 0) @ own["head"]["value"]["kernel"] + own["head"]["value"]["bias"]
-    got = policy.unroll(params, policy.initial_carry(params), inputs)[1].value
+    got = jax.jit(policy.unroll)(params, policy.initial_carry(params), inputs)[1].value
     np.testing.assert_allclose(got, value[:, 0], rtol=1e-4, atol=1e-5)
 
 
@@ -98,8 +105,9 @@ def test_one_half_of_the_gru_is_aggregated_and_the_other_half_is_not() -> None:
     carry = policy.initial_carry(params)
     one: Any = jax.tree.map(lambda x: x[None], carry.recurrent)
     rows: Any = jax.tree.map(lambda x: x[:, None], inputs)
-    hidden = np.asarray(network.apply(params, one, rows, method="_advance_all")[1][2])[:, 0]
-    carry, output = policy.unroll(params, carry, inputs)
+    _, (_, _, hidden) = jax.jit(functools.partial(network.apply, method="_advance_all"))(params, one, rows)
+    hidden = np.asarray(hidden)[:, 0]
+    carry, output = jax.jit(policy.unroll)(params, carry, inputs)
     assert output.features is not None
     np.testing.assert_allclose(output.features[:, :3], hidden[:, :3], rtol=1e-5, atol=1e-6)
     largest = np.maximum(np.maximum.accumulate(hidden[:, 3:], axis=0), 0)

@@ -40,7 +40,7 @@ def outputs(output: Output) -> list[Array]:
 
 def ordinary(policy: Policy, bias: Array) -> Any:
     """Return the weights, as those of an ordinary policy, that a generator's biases are."""
-    return ravel_pytree(policy.init(jax.random.key(9)))[1](bias)
+    return ravel_pytree(jax.jit(policy.init)(jax.random.key(9)))[1](bias)
 
 
 @pytest.mark.parametrize("actions", [Discrete(4), Box(-1.0, 1.0, (2,))], ids=["discrete", "continuous"])
@@ -49,17 +49,17 @@ def test_with_bias_hyperinit_the_first_policy_is_an_ordinary_one(actions: Space)
     spaces = Spaces(OBSERVATIONS, actions)
     plain = mlp.make(spaces, mlp.Settings(units=8, layers=2, activation="tanh"), history=False)
     policy = hypernetwork.make(spaces, hypernetwork.Settings(**SMALL))
-    params = policy.init(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     weights = ordinary(plain, params["params"]["head"]["generator"]["bias"])
     first = np.asarray(weights["params"]["Dense_0"]["kernel"])
     # The ordinary initialisation of these layers is orthogonal with a gain of the square root of 2.
     np.testing.assert_allclose(first @ first.T, 2 * np.eye(SEEN), atol=1e-5)
     assert float(jnp.std(weights["params"]["head"]["policy"]["kernel"])) > 0
-    unroll = jax.jit(policy.unroll)
+    unroll, expect = jax.jit(policy.unroll), jax.jit(plain.unroll)
     for seed in range(3):
         inputs = history(seed, actions)
         got = unroll(params, policy.initial_carry(params), inputs)[1]
-        expected = plain.unroll(weights, (), inputs)[1]
+        expected = expect(weights, (), inputs)[1]
         for a, b in zip(outputs(got), outputs(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -67,10 +67,11 @@ def test_with_bias_hyperinit_the_first_policy_is_an_ordinary_one(actions: Space)
 def test_with_kaiming_the_first_policy_is_none_and_depends_on_the_history() -> None:
     spaces = Spaces(OBSERVATIONS, Discrete(4))
     policy = hypernetwork.make(spaces, hypernetwork.Settings(**SMALL, initialisation="kaiming"))
-    params = policy.init(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     inputs = history(0, spaces.action_space)
     other = inputs._replace(prev_reward=inputs.prev_reward + 1)
-    one, two = (policy.unroll(params, policy.initial_carry(params), x)[1] for x in (inputs, other))
+    unroll = jax.jit(policy.unroll)
+    one, two = (unroll(params, policy.initial_carry(params), x)[1] for x in (inputs, other))
     assert float(jnp.max(jnp.abs(one.value - two.value))) > 1e-3
     # An ordinary policy layer is orthogonal with a gain of 0.01, so that the first policy explores evenly.
     assert float(jnp.max(jnp.abs(one.distribution.logits))) > 0.1
@@ -81,26 +82,27 @@ def test_a_generated_network_has_the_weights_that_its_memory_generates() -> None
     spaces = Spaces(OBSERVATIONS, Discrete(4))
     plain = mlp.make(spaces, mlp.Settings(units=8, layers=2, activation="tanh"), history=False)
     policy = hypernetwork.make(spaces, hypernetwork.Settings(**{**SMALL, "latent_size": None}))
-    params = policy.init(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     generator = params["params"]["head"]["generator"]
     generator["kernel"] = 0.3 * jax.random.normal(jax.random.key(1), generator["kernel"].shape)
-    carry = policy.initial_carry(params)
+    carry, step, expect = policy.initial_carry(params), jax.jit(policy.step), jax.jit(plain.step)
     for t in range(3):
         inputs = jax.tree.map(lambda x: x[t], history(0, spaces.action_space))  # noqa: B023
-        carry, output = policy.step(params, carry, inputs)
+        carry, output = step(params, carry, inputs)
         weights = ordinary(plain, carry.state @ generator["kernel"] + generator["bias"])
-        for a, b in zip(outputs(output), outputs(plain.step(weights, (), inputs)[1]), strict=True):
+        for a, b in zip(outputs(output), outputs(expect(weights, (), inputs)[1]), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("generated", ["bias-hyperinit", "kaiming"])
 def test_varibad_s_policy_can_be_generated_from_the_belief(generated: Any) -> None:
     spaces = Spaces(OBSERVATIONS, Discrete(4))
-    sizes = {"latent_size": 2, "policy_units": 6, "policy_layers": 1}
-    policy = belief.make(spaces, belief.Settings(**sizes, generated_policy=generated)).policy
-    params = policy.init(jax.random.key(0))
+    settings = belief.Settings(latent_size=2, policy_units=6, policy_layers=1, generated_policy=generated)
+    policy = belief.make(spaces, settings).policy
+    params = jax.jit(policy.init)(jax.random.key(0))
     obs = jnp.array([0.5, -0.2, 0.1])
 
+    @jax.jit
     def logits(params: Any, belief: Array) -> Array:
         inputs = jax.tree.map(lambda x: x[0], history(0, spaces.action_space))
         shown = inputs._replace(obs=jnp.concatenate([obs, belief]))

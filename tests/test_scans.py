@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -35,8 +36,9 @@ def test_the_parallel_recurrence_is_the_stepwise_one_with_its_derivatives() -> N
 
     gradients = []
     for way in (scans.linear, scans.linear_stepwise, scans.linear_parallel):
-        np.testing.assert_allclose(way(decay, state, driven), np.stack(expected), rtol=1e-5, atol=1e-6)
-        gradients.append(jax.grad(loss, argnums=(1, 2, 3))(way, decay, state, driven))
+        np.testing.assert_allclose(jax.jit(way)(decay, state, driven), np.stack(expected), rtol=1e-5, atol=1e-6)
+        gradient = jax.jit(jax.grad(functools.partial(loss, way), argnums=(0, 1, 2)))
+        gradients.append(gradient(decay, state, driven))
     for other in gradients[1:]:
         for ours, theirs in zip(gradients[0], other, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -58,10 +60,10 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def states_of(layer: Any) -> tuple[Any, np.ndarray, np.ndarray]:
     """Return the parameters of a layer, its inputs ``[T, F]``, and the states of its memory after each step."""
     x = normal(3, STEPS, layer.size)
-    params = layer.init(jax.random.key(4), x, method="drive")
+    params = jax.jit(functools.partial(layer.init, method="drive"))(jax.random.key(4), x)
     leaves, structure = jax.tree.flatten(params)
     params = jax.tree.unflatten(structure, [a + 0.3 * normal(i, *a.shape) for i, a in enumerate(leaves)])
-    decay, driven, _ = layer.apply(params, x[:, None], method="drive")
+    decay, driven, _ = jax.jit(functools.partial(layer.apply, method="drive"))(params, x[:, None])
     states = scans.linear(decay, jnp.zeros(decay.shape[1:]), driven)[:, 0]
     return jax.tree.map(np.asarray, params["params"]), np.asarray(x), np.asarray(states)
 
