@@ -27,7 +27,7 @@ def family() -> EnvFamily:
         # No animal can be in the way.
         days = jax.random.randint(key, (), 100, 400, jnp.int32)
         chances = dict.fromkeys(("spawn_cow_chance", "spawn_zombie_base_chance", "spawn_zombie_night_chance"), 0.0)
-        return EnvParams(day_length=days, max_timesteps=3, **chances)
+        return EnvParams(max_timesteps=3, **chances).replace(day_length=days)  # pyright: ignore[reportAttributeAccessIssue]
 
     return craftax.make(safe, map_size=16, horizon=HORIZON)
 
