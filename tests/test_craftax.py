@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -21,9 +22,9 @@ GRASS, TREE, LAVA = 2, 5, 14
 
 @pytest.fixture(scope="module")
 def family() -> EnvFamily:
-    from craftax.craftax_classic.envs.craftax_state import EnvParams
+    EnvParams = importlib.import_module("craftax.craftax_classic.envs.craftax_state").EnvParams
 
-    def safe(key: Any) -> EnvParams:
+    def safe(key: Any) -> Any:
         # No animal can be in the way.
         days = jax.random.randint(key, (), 100, 400, jnp.int32)
         chances = dict.fromkeys(("spawn_cow_chance", "spawn_zombie_base_chance", "spawn_zombie_night_chance"), 0.0)

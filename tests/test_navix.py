@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from metarl_jax.environments import navix
+from metarl_jax.types import Discrete
 
 HORIZON = 20
 
@@ -30,7 +31,8 @@ def test_steps_are_navixs(package: Any) -> None:
     name = "Navix-Dynamic-Obstacles-5x5-Random-v0"
     family = navix.make(name, view=5, horizon=HORIZON, time_penalty=0.0)
     env = package.make(name, observation_fn=package.observations.symbolic_first_person)
-    assert family.action_space.n == len(env.action_set)
+    ours_env: Any = family.env
+    assert family.action_space == Discrete(len(env.action_set))
 
     @jax.jit
     @jax.vmap
@@ -49,7 +51,7 @@ def test_steps_are_navixs(package: Any) -> None:
             key, action = inputs
             timestep = timestep.replace(state=timestep.state.replace(key=key), step_type=jnp.int32(0))
             timestep = env.step(timestep, action)
-            seen, state, reward, terminated, _ = family.env.step_env(key, state, action, task)
+            seen, state, reward, terminated, _ = ours_env.step_env(key, state, action, task)
             player = timestep.state.get_player()
             theirs = timestep.observation, jnp.array([player.direction, *player.position]), timestep.reward
             return (timestep, state), (theirs, timestep.step_type == 2, (seen, reward, terminated))
@@ -85,6 +87,7 @@ def test_every_episode_begins_in_the_layout_and_later_goals_are_worth_less() -> 
     # The agent is in one corner and looks east, and the goal is in the opposite corner.
     for wait in (0, 2):
         first, state = family.env.reset(jax.random.key(wait), task)
+        seen = None
         for action in (*[6] * wait, 2, 2, 1, 2, 2):
             seen, state, reward, terminated, _, _ = step(jax.random.key(0), state, jnp.int32(action), task)
             goals.append((float(reward), bool(terminated)))

@@ -128,13 +128,7 @@ def make(
     seeds = seeded_samplers("training_worlds", training_worlds)
     symbolic, states = _craftax()
     env = symbolic.CraftaxClassicSymbolicEnvNoAutoReset(states.StaticEnvParams(map_size=(map_size, map_size)))
-    if physics is None:
-
-        def draw(key: Key) -> Any:
-            del key
-            return env.default_params
-    else:
-        draw = physics
+    draw: Callable[[Key], Any] = physics or (lambda key: env.default_params)
     drawn = jax.eval_shape(draw, jax.random.key(0))
     if not isinstance(drawn, states.EnvParams):
         raise TypeError(f"physics must return craftax's EnvParams, not {type(drawn).__qualname__}")

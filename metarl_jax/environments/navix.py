@@ -67,8 +67,7 @@ class Navix(Environment):
     """
 
     def __init__(self, env: Any, view: int, time_penalty: float) -> None:
-        from navix.observations import symbolic_first_person
-
+        symbolic_first_person = _navix().observations.symbolic_first_person
         self.env = env
         self.view = view
         self.time_penalty = time_penalty
