@@ -1,4 +1,4 @@
-"""Presets: RL², VariBAD and PEARL on point navigation, a sparse half-circle, and CartPole with varying physics.
+"""Presets: RL², recurrent soft actor-critic, VariBAD, HyperX and PEARL on points, a half-circle, and CartPole.
 
 Gradient-based learners on point navigation and CartPole are in ``experiments.control``. ``benchmarks/compare.py``
 compares all of these learners.
@@ -11,7 +11,7 @@ from typing import Any
 
 from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
-from metarl_jax.experiments.starting_points import OFF_POLICY, ON_POLICY, VARIBAD
+from metarl_jax.experiments.starting_points import OFF_POLICY, OFF_POLICY_TRIALS, ON_POLICY, VARIBAD
 
 # The contexts of a held-out task are those of training: two episodes with sampled actions.
 _AS_IN_TRAINING: dict[str, Any] = {"exploration_episodes": 2, "deterministic": False}
@@ -30,12 +30,13 @@ _THREE_EPISODES: dict[str, Any] = {"episodes": 3, "adaptation_episodes": 3}
 FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     "navigation": (
         "point navigation (Finn et al. 2017)",
-        {"rl2": {}, "varibad": {}, "pearl": _POINTS},
+        {"rl2": {}, "recurrent_sac": {"discount": 0.9}, "varibad": {}, "pearl": _POINTS},
     ),
     "half-circle": (
         "point robots with goals on a half-circle (Zintgraf et al. 2020)",
         {
             "rl2": {"episodes": 3},
+            "recurrent_sac": {"episodes": 3, "discount": 0.9},
             "varibad": _THREE_EPISODES,
             "hyperx": _THREE_EPISODES,
             "pearl": _POINTS,
@@ -46,12 +47,19 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
         "CartPole with random physics",
         {
             "rl2": {},
+            "recurrent_sac": {},
             "varibad": {"decode_transitions": True},
             "pearl": {**_AS_IN_TRAINING, "target_entropy": -0.3, "next_observation": True},
         },
     ),
 }
-METHODS = {"rl2": ON_POLICY, "varibad": VARIBAD, "hyperx": VARIBAD, "pearl": OFF_POLICY}
+METHODS = {
+    "rl2": ON_POLICY,
+    "recurrent_sac": OFF_POLICY_TRIALS,
+    "varibad": VARIBAD,
+    "hyperx": VARIBAD,
+    "pearl": OFF_POLICY,
+}
 
 
 def experiments() -> Iterator[Experiment]:
@@ -59,10 +67,11 @@ def experiments() -> Iterator[Experiment]:
     for family, (title, methods) in FAMILIES.items():
         for algorithm, settings in methods.items():
             yield experiment(
-                name=f"{algorithm}-{family}",
+                name=f"{algorithm.replace('_', '-')}-{family}",
                 description=f"{registry.algorithm(algorithm).title} on {title}",
                 algorithm=algorithm,
                 family=family,
+                network="set-aggregation" if algorithm == "recurrent_sac" else None,
                 settings={**METHODS[algorithm], **settings},
                 tuned=True,
                 validation_tasks=50,

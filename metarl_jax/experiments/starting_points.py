@@ -56,6 +56,20 @@ OFF_POLICY: dict[str, Any] = {
     "exploration_episodes": 1,
     "adaptation_episodes": 3,
 }
+# Networks, batches and the number of gradient steps are smaller than those of Ni et al. (2022). The memory is a set of
+# transitions, whose mean costs a CPU a small part of a recurrent network's time.
+OFF_POLICY_TRIALS: dict[str, Any] = {
+    "episodes": 2,
+    "iterations": 330,
+    "trials": 25,
+    "initial_trials": 100,
+    "gradient_steps": 40,
+    "batch_trials": 16,
+    "learning_rate": 1e-3,
+    "reward_scale": 5.0,
+    "hidden_size": 64,
+    "units": 64,
+}
 # Settings of policies that adapt by policy gradients: those of Finn et al. (2017) on point navigation, with a smaller
 # network.
 POLICY_GRADIENT: dict[str, Any] = {
@@ -66,7 +80,13 @@ POLICY_GRADIENT: dict[str, Any] = {
     "units": 64,
     "activation": "tanh",
 }
-_BY_INTERFACE = {"policy": ON_POLICY, "estimates": ON_POLICY, "belief": VARIBAD, "context": OFF_POLICY}
+_BY_INTERFACE = {
+    "policy": ON_POLICY,
+    "estimates": ON_POLICY,
+    "off-policy": OFF_POLICY_TRIALS,
+    "belief": VARIBAD,
+    "context": OFF_POLICY,
+}
 
 
 def settings(algorithm: Algorithm, family: Family) -> Mapping[str, Any]:
