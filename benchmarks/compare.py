@@ -26,12 +26,13 @@ NAME = "compare"
 # Memories other than the GRU. Their other settings are those of the family's RL² with a GRU.
 MEMORIES = {"rl2-hypernetwork": "hypernetwork", "rl2-split-aggregation": "split-aggregation"}
 _TRIALS = ("rl2", *MEMORIES, "varibad", "pearl")
+_ALL_TRIALS = (*_TRIALS, "recurrent-sac")
 # The learners of each family. On the half-circle only the surroundings of the goal pay, so before the goal has been
 # reached, policy gradients carry no information. Therefore gradient-based learners are left out there.
 FAMILIES = {
-    "navigation": ("maml", "promp", "multi-task", *_TRIALS),
-    "cartpole": ("maml", "promp", "reptile", "multi-task", *_TRIALS),
-    "half-circle": _TRIALS,
+    "navigation": ("maml", "promp", "multi-task", *_ALL_TRIALS),
+    "cartpole": ("maml", "promp", "reptile", "multi-task", *_ALL_TRIALS),
+    "half-circle": (*_ALL_TRIALS, "hyperx"),
     "half-cheetah-direction": ("maml", "promp", *_TRIALS),
 }
 STEPS = 1_000_000
