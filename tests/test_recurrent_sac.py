@@ -19,7 +19,7 @@ from metarl_jax.types import Algorithm, EnvFamily, Inputs, TaskDistribution
 
 def small_networks(family: EnvFamily) -> OffPolicyNetworks:
     memory = recurrent.make(family, recurrent.Settings(hidden_size=16, embedding_size=8), critic=False)
-    return off_policy.make(family, memory, off_policy.Settings(units=16, layers=1))
+    return off_policy.make(family, memory, off_policy.Settings(head_units=16, head_layers=1))
 
 
 def make(family: EnvFamily, **settings: Any) -> tuple[OffPolicyNetworks, Algorithm]:

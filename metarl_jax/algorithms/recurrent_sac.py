@@ -181,7 +181,7 @@ def make(family: EnvFamily, networks: OffPolicyNetworks, config: Config) -> Algo
         >>> import metarl_jax as mrl
         >>> family = mrl.environments.bandits.bernoulli(arms=2)
         >>> memory = mrl.networks.recurrent.make(family, critic=False)
-        >>> networks = mrl.networks.off_policy.make(family, memory, mrl.networks.off_policy.Settings(units=16))
+        >>> networks = mrl.networks.off_policy.make(family, memory, mrl.networks.off_policy.Settings(head_units=16))
         >>> config = mrl.algorithms.recurrent_sac.Config(episodes=5, iterations=3)
         >>> algorithm = mrl.algorithms.recurrent_sac.make(family, networks, config)
         >>> algorithm.iterations

@@ -68,7 +68,7 @@ OFF_POLICY_TRIALS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "reward_scale": 5.0,
     "hidden_size": 64,
-    "units": 64,
+    "head_units": 64,
 }
 # Settings of policies that adapt by policy gradients: those of Finn et al. (2017) on point navigation, with a smaller
 # network.

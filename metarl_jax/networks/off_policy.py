@@ -19,10 +19,10 @@ from metarl_jax.types import HasSpaces, Key, Output, Policy
 class Settings(settings.Settings):
     """Settings of an actor and critics that read a memory."""
 
-    units: Annotated[
+    head_units: Annotated[
         PositiveInt, Doc("Rectified units of each layer of the actor and of each critic (128 in Ni et al. 2022).")
     ] = 128
-    layers: Annotated[
+    head_layers: Annotated[
         PositiveInt, Doc("Rectified layers of the actor and of each critic; a linear layer follows them.")
     ] = 2
 
@@ -48,6 +48,6 @@ def make(family: HasSpaces, memory: Policy, settings: Settings) -> OffPolicyNetw
     found = jax.eval_shape(features, jax.random.key(0)).features
     if found is None:
         raise ValueError("an off-policy learner needs a memory whose outputs have features (Output.features)")
-    sizes = (settings.units,) * settings.layers
+    sizes = (settings.head_units,) * settings.head_layers
     actor, critic = context.actor_and_critic(*spaces, latent_size=found.shape[-1], hidden_sizes=sizes)
     return OffPolicyNetworks(memory, actor, critic)

@@ -371,7 +371,7 @@ def _rl2_informed() -> Case:
 
 def _recurrent_sac(family: EnvFamily, network: Callable[[Space, Space], Policy]) -> Case:
     memory = network(family.observation_space, family.action_space)
-    networks = off_policy.make(family, memory, off_policy.Settings(units=6, layers=1))
+    networks = off_policy.make(family, memory, off_policy.Settings(head_units=6, head_layers=1))
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"episodes": 2, "trials": 8, "initial_trials": 4, "replay_trials": 10}
