@@ -140,7 +140,9 @@ def test_every_combination_traces(family: str, omniglot_folder: Path) -> None:
     for algorithm in registry.algorithms():
         if registry.does_not_apply(algorithm, entry):
             continue
-        for network in registry.networks(algorithm, entry):
+        found = registry.networks(algorithm, entry)
+        # RL³ widens the observations of any memory in the same way.
+        for network in found[:1] if algorithm.interface == "estimates" else found:
             experiment = experiments.combination(algorithm.name, family, network.name)
             settings = experiment.with_overrides(overrides(experiment, {**SMALL, "steps": 1}, omniglot_folder))
             made = experiment.make_family(settings) if made is None else made
