@@ -2,11 +2,12 @@
 
     python benchmarks/pretrained.py                        # train, export and measure all six
     python benchmarks/pretrained.py --names maml-sinusoid  # one of them
-    python benchmarks/pretrained.py --runs FOLDER          # use the runs FOLDER/NAME; train what is missing
+    python benchmarks/pretrained.py --runs FOLDER          # use the runs FOLDER/NAME-SEED; train what is missing
     python benchmarks/pretrained.py --readme               # put the table into README.md of this folder
 
-Each learner is the first seed of one run with the command on its card, and none is chosen by its score. The score is
-that of ``metarl-jax evaluate`` on held-out tasks. The files are written to ``metarl_jax/pretrained_learners``.
+The score of a learner is that of ``metarl-jax evaluate`` on held-out tasks, by which nothing is chosen. Where several
+seeds are trained, the learner is the one with the best score on validation tasks after training. The files are written
+to ``metarl_jax/pretrained_learners``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from results_file import PAGE, provenance, table, with_block
 
 import metarl_jax as mrl
@@ -42,6 +44,8 @@ class Recipe(NamedTuple):
     """The number of held-out tasks."""
     reference: str
     """The name of the score on the card that the table shows."""
+    seeds: int = 1
+    """The number of seeds that are trained, each in a run of its own."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -64,7 +68,7 @@ RECIPES = {
         "Gittins index",
     ),
     "varibad-gridnavi": Recipe(
-        "VariBAD on GridNavi: 4 episodes of 15 steps", _words("varibad-gridnavi"), 2_000, "Bayes-optimal"
+        "VariBAD on GridNavi: 4 episodes of 15 steps", _words("varibad-gridnavi"), 2_000, "Bayes-optimal", seeds=3
     ),
     "pearl-point-robot-dense": Recipe(
         "PEARL on point robots with a dense reward: the last of 4 episodes of 20 steps",
@@ -87,38 +91,58 @@ RECIPES = {
 }
 
 
-def trained(name: str, folder: Path) -> RunFolder:
-    """Return the finished run of a learner; train it if the folder does not have it."""
-    path = folder / name
+def command(name: str, seed: int) -> list[str]:
+    """Return the command that trains a seed of a learner."""
+    return ["metarl-jax", "train", *RECIPES[name].arguments, *(["--seed", str(seed)] if seed else [])]
+
+
+def trained(name: str, seed: int, folder: Path) -> RunFolder:
+    """Return the finished run of a seed; train it if the folder does not have it."""
+    path = folder / f"{name}-{seed}"
     if not path.exists():
-        command = [sys.executable, "-m", "metarl_jax", "train", *RECIPES[name].arguments]
-        subprocess.run([*command, "--no-progress", "--run-dir", str(path)], check=True)
-    return RunFolder(path)
+        _, *words = command(name, seed)
+        subprocess.run(
+            [sys.executable, "-m", "metarl_jax", *words, "--no-progress", "--run-dir", str(path)], check=True
+        )
+    run = RunFolder(path)
+    iterations = mrl.runs.open(path).metrics["iteration"][-1]
+    if iterations != run.config.settings["iterations"] or run.config.seed != seed:
+        raise SystemExit(f"{path} is not the finished run of seed {seed}")
+    return run
 
 
-def make(name: str, run: RunFolder, now: Mapping[str, Any]) -> mrl.Card:
-    """Write the weights and the card of a learner, which is measured ``now``."""
-    recipe, experiment = RECIPES[name], run.config.resolve()
-    summary = json.loads((run.path / "summary.json").read_text())
-    learner = mrl.load(run.path)
-    iteration = (learner.origin or {})["iteration"]
-    if iteration != run.config.settings["iterations"]:
-        raise SystemExit(f"{run.path} has not finished: it has {iteration} iterations")
+def best(runs: Sequence[RunFolder]) -> RunFolder:
+    """Return the run with the best score on validation tasks after training."""
+    sign = 1 if runs[0].config.resolve().measure.higher_is_better else -1
+    scores = [sign * float(mrl.runs.open(run.path).metrics["validation_score"].ravel()[-1]) for run in runs]
+    return runs[int(np.argmax(scores))]
+
+
+def make(name: str, runs: Sequence[RunFolder], now: Mapping[str, Any]) -> mrl.Card:
+    """Write the weights and the card of a learner.
+
+    Args:
+        name: the name of the learner.
+        runs: a finished run of each seed.
+        now: the device, versions and commit of the measurement.
+    """
+    recipe, run = RECIPES[name], best(runs)
     # Seed 0 of the tasks is that of ``metarl-jax evaluate``.
     result = evaluate.evaluate(run, recipe.tasks, {}, 0, print)
     published = collect.collect(run, name, None, []).published(result)
-    path = mrl.save(pretrained_learners.FOLDER / f"{name}.safetensors", learner, overwrite=True)
+    path = mrl.save(pretrained_learners.FOLDER / f"{name}.safetensors", mrl.load(run.path), overwrite=True)
     if path.stat().st_size > MOST_BYTES:
         raise SystemExit(f"{path} has {path.stat().st_size} bytes, more than {MOST_BYTES}")
-    measure, ours, (*_, trained_by) = result["measure"], result["ours"], run.versions()
+    summary, ours = json.loads((run.path / "summary.json").read_text()), result["ours"]
     card = mrl.Card(
         name=name,
         description=recipe.description,
-        command=shlex.join(["metarl-jax", "train", *recipe.arguments]),
+        command=shlex.join(command(name, run.config.seed)),
+        seeds=len(runs),
         steps=summary["steps"],
-        unit=experiment.unit,
+        unit=run.config.resolve().unit,
         training_seconds=round(summary["train_wall_s"], 1),
-        metric=measure["title"],
+        metric=result["measure"]["title"],
         score=ours["score"],
         ci95=(ours["ci95"][0], ours["ci95"][1]),
         heldout_tasks=result["tasks"],
@@ -126,7 +150,7 @@ def make(name: str, run: RunFolder, now: Mapping[str, Any]) -> mrl.Card:
         published={} if published is None else dict([published]),
         optimum=result["optimum"],
         bytes=path.stat().st_size,
-        device=str(trained_by.get("device", now["device"])),
+        device=run.versions()[-1]["device"],
         versions={"metarl_jax": mrl.__version__, **now["versions"]},
         commit=now["commit"],
     )
@@ -186,7 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pretrained_learners.FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         for name in asked.names:
-            print(make(name, trained(name, asked.runs or Path(temporary)), now), flush=True)
+            folder = asked.runs or Path(temporary)
+            print(make(name, [trained(name, seed, folder) for seed in range(RECIPES[name].seeds)], now), flush=True)
 
 
 if __name__ == "__main__":
