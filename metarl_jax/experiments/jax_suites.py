@@ -26,7 +26,15 @@ _BOTH: dict[str, Any] = {
     "value_unit": "reward",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    "navix": {**_BOTH, "iterations": 400},
+    # A large entropy bonus keeps the policy from the same search in every episode.
+    "navix": {
+        **_BOTH,
+        "previous_observation": True,
+        "discount": 0.97,
+        "entropy_coefficient": 0.1,
+        "entropy_decay": 0.8,
+        "iterations": 400,
+    },
     "craftax-classic": {**_BOTH, "iterations": 120},
 }
 
