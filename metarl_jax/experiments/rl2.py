@@ -78,8 +78,8 @@ _MDP_REGRET = {
     "value_coefficient": 5.0,
     "entropy_decay": 0.75,
 }
-# The policies also observe estimated action values (RL³). The prior is the distribution of the tasks. The number of
-# iterations is smaller than that of RL², and all other settings are the same.
+# RL³: the policies also observe estimated action values. The prior is the distribution of the tasks. All other settings
+# are those of RL², but for fewer iterations.
 _ESTIMATES = {"prior_transitions": 1.0, "prior_rewards": 1.0, "prior_reward": 1.0, "iterations": 600}
 RL3_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**TABULAR_MDP_SETTINGS[10], **_ESTIMATES}}
 RL3_GRU_TABULAR_MDP_SETTINGS: dict[int, dict[str, Any]] = {10: {**GRU_TABULAR_MDP_SETTINGS[10], **_ESTIMATES}}
