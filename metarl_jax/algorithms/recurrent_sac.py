@@ -216,7 +216,7 @@ def make(family: EnvFamily, networks: OffPolicyNetworks, config: Config) -> Algo
 
     def act(key: Key, params: Remembering, carry: Carry, inputs: Inputs, deterministic: bool) -> tuple[Carry, Array]:
         carry, output = memory.step(params.memory, carry, inputs)
-        distribution = actor.distribution(params.reader, inputs.obs, output.features)
+        distribution = actor.distribution(params.reader, inputs.obs, cast("Array", output.features))
         return carry, distribution.mode() if deterministic else distribution.sample(key)
 
     def play(key: Key, params: Remembering, task: Task, deterministic: bool) -> tuple[Carry, Transition]:
