@@ -16,6 +16,7 @@ from safetensors.numpy import save as write_tensors
 
 import metarl_jax as mrl
 from metarl_jax import cli, experiments
+from metarl_jax.runs import agent_files
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.folder import RunConfig
 
@@ -181,6 +182,19 @@ def set_setting(part: str, name: str, value: Any) -> Any:
         content[part]["settings"][name] = value
 
     return change
+
+
+def test_a_file_that_is_older_than_a_setting_acts_as_before(file: Path, tmp_path: Path) -> None:
+    def older(content: dict[str, Any]) -> None:
+        del content["network"]["settings"]["previous_observation"], content["algorithm"]["settings"]["accumulation"]
+
+    learner = mrl.load(forged(file, tmp_path / "agent.safetensors", older))
+    np.testing.assert_array_equal(actions(learner), actions(mrl.load(file)))
+    # The default of a new setting changes nothing; that of a preset may.
+    preset = experiments.get("rl2-gridnavi")
+    assert preset.with_overrides({})["previous_observation"] is True
+    assert agent_files.with_newer_settings(preset, {"hidden_size": 5})["previous_observation"] is False
+    assert agent_files.with_newer_settings(preset, {"hidden_size": 5})["hidden_size"] == 5
 
 
 def test_damaged_files_are_refused(file: Path, tmp_path: Path) -> None:

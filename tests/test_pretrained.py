@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import jax
@@ -21,6 +20,7 @@ import metarl_jax as mrl
 from metarl_jax import cli, experiments, options
 from metarl_jax.experiments.base import Experiment
 from metarl_jax.ops.statistics import mean_with_interval
+from metarl_jax.runs import agent_files
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.pretrained_learners import FOLDER, NAMES, AgentName, FewShotName
 
@@ -38,12 +38,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-def source(learner: mrl.Agent | mrl.FewShotLearner) -> tuple[Experiment, dict[str, Any]]:
-    """Return the experiment and the settings that a learner was trained with."""
-    origin = learner.origin
-    assert origin is not None
+def stored(origin: Any) -> tuple[Experiment, dict[str, Any]]:
+    """Return the experiment and the settings in a file."""
     parts = [origin[part]["settings"] for part in ("algorithm", "problem", "network", "family") if part in origin]
     return experiments.get(origin["experiment"]), {name: value for part in parts for name, value in part.items()}
+
+
+def source(learner: mrl.Agent | mrl.FewShotLearner) -> tuple[Experiment, dict[str, Any]]:
+    """Return the experiment and all settings of a learner."""
+    experiment, settings = stored(learner.origin)
+    return experiment, agent_files.with_newer_settings(experiment, settings)
 
 
 def agrees(card: mrl.Card, scores: np.ndarray) -> None:
@@ -80,9 +84,11 @@ def test_the_command_on_a_card_has_the_settings_of_the_file(name: str) -> None:
     header = (FOLDER / f"{name}.safetensors").read_bytes()
     size = int.from_bytes(header[:8], "little")
     origin = json.loads(json.loads(header[8 : 8 + size])["__metadata__"]["metarl_jax"])
-    stored, settings = source(SimpleNamespace(origin=origin))  # pyright: ignore[reportArgumentType]
-    assert stored.name == experiment.name
-    assert settings == experiment.with_overrides(overrides)
+    found, settings = stored(origin)
+    assert found.name == experiment.name
+    # Settings that are newer than the file are not in it.
+    wanted = experiment.with_overrides(overrides)
+    assert settings == {name: wanted[name] for name in settings}
     assert (origin["seed"], origin["iteration"]) == (asked.seed or 0, settings["iterations"])
 
 

@@ -12,6 +12,7 @@ tensor in the file.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -205,10 +206,11 @@ def _from_file(path: Path) -> Agent | FewShotLearner:
         if stored:
             raise ValueError(f"it has the unknown entry {min(stored)}")
         experiment = _resolved(str(path), named["experiment"], named["names"], named["source"])
-        experiment.check_settings(named["settings"])
+        settings = with_newer_settings(experiment, named["settings"])
+        experiment.check_settings(settings)
         bytes_of_tensors = sum(tensor.nbytes for tensor in tensors.values())
-        _check_sizes(experiment, named["settings"], tensors)
-        functions, new_params = _built_when_traced(experiment, named["settings"], interface)
+        _check_sizes(experiment, settings, tensors)
+        functions, new_params = _built_when_traced(experiment, settings, interface)
         params = _params(new_params, tensors)
         if isinstance(functions, Acting):
             memory = jax.eval_shape(functions.start, jax.random.key(0), params)
@@ -220,6 +222,16 @@ def _from_file(path: Path) -> Agent | FewShotLearner:
         return _made(functions, params, interface, origin)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, OverflowError) as error:
         raise UserError(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def with_newer_settings(experiment: Experiment, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in a file, together with those that are newer than the file.
+
+    A new setting has a default that changes nothing. A preset may have another value for it, but the learner in the
+    file was trained without.
+    """
+    without_preset = dataclasses.replace(experiment, settings={})
+    return {**{name: field.default for name, field in without_preset.fields().items()}, **stored}
 
 
 def _weights(path: Path, algorithm: Algorithm, family: Family) -> Agent | FewShotLearner:
