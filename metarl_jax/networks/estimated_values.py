@@ -127,8 +127,8 @@ def action_values(estimates: Estimates, horizon: int, settings: Settings) -> Arr
         return jnp.where(step < following, best, value)
 
     value = jax.lax.fori_loop(0, horizon - 1, sweep, jnp.zeros(states, jnp.float32))
-    here = (x[estimates.state] for x in (estimates.transitions, total, estimates.reward))
-    return backed_up(*here, value)
+    here = estimates.state
+    return backed_up(estimates.transitions[here], total[here], estimates.reward[here], value)
 
 
 def features(estimates: Estimates, horizon: int, settings: Settings) -> Array:
