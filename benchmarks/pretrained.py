@@ -2,12 +2,11 @@
 
     python benchmarks/pretrained.py                        # train, export and measure all six
     python benchmarks/pretrained.py --names maml-sinusoid  # one of them
-    python benchmarks/pretrained.py --runs FOLDER          # use the runs FOLDER/NAME-SEED; train what is missing
+    python benchmarks/pretrained.py --runs FOLDER          # use the runs FOLDER/NAME; train what is missing
     python benchmarks/pretrained.py --readme               # put the table into README.md of this folder
 
-The score of a learner is that of ``metarl-jax evaluate`` on held-out tasks, by which nothing is chosen. Where several
-seeds are trained, the learner is the one with the best score on validation tasks after training. The files are written
-to ``metarl_jax/pretrained_learners``.
+The score of a learner is that of ``metarl-jax evaluate`` on held-out tasks, by which nothing is chosen: each learner is
+seed 0 of its command. The files are written to ``metarl_jax/pretrained_learners``.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from results_file import PAGE, provenance, table, with_block
 
 import metarl_jax as mrl
@@ -44,8 +42,6 @@ class Recipe(NamedTuple):
     """The number of held-out tasks."""
     reference: str
     """The name of the score on the card that the table shows."""
-    seeds: int = 1
-    """The number of seeds that are trained, each in a run of its own."""
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -68,7 +64,7 @@ RECIPES = {
         "Gittins index",
     ),
     "varibad-gridnavi": Recipe(
-        "VariBAD on GridNavi: 4 episodes of 15 steps", _words("varibad-gridnavi"), 2_000, "Bayes-optimal", seeds=3
+        "VariBAD on GridNavi: 4 episodes of 15 steps", _words("varibad-gridnavi"), 20_000, "Bayes-optimal"
     ),
     "pearl-point-robot-dense": Recipe(
         "PEARL on point robots with a dense reward: the last of 4 episodes of 20 steps",
@@ -91,42 +87,32 @@ RECIPES = {
 }
 
 
-def command(name: str, seed: int) -> list[str]:
-    """Return the command that trains a seed of a learner."""
-    return ["metarl-jax", "train", *RECIPES[name].arguments, *(["--seed", str(seed)] if seed else [])]
+def command(name: str) -> list[str]:
+    """Return the command that trains a learner."""
+    return ["metarl-jax", "train", *RECIPES[name].arguments]
 
 
-def trained(name: str, seed: int, folder: Path) -> RunFolder:
-    """Return the finished run of a seed; train it if the folder does not have it."""
-    path = folder / f"{name}-{seed}"
+def trained(name: str, folder: Path) -> RunFolder:
+    """Return the finished run of a learner; train it if the folder does not have it."""
+    path = folder / name
     if not path.exists():
-        _, *words = command(name, seed)
-        subprocess.run(
-            [sys.executable, "-m", "metarl_jax", *words, "--no-progress", "--run-dir", str(path)], check=True
-        )
+        words = [sys.executable, "-m", "metarl_jax", *command(name)[1:], "--no-progress", "--run-dir", str(path)]
+        subprocess.run(words, check=True)
     run = RunFolder(path)
-    iterations = mrl.runs.open(path).metrics["iteration"][-1]
-    if iterations != run.config.settings["iterations"] or run.config.seed != seed:
-        raise SystemExit(f"{path} is not the finished run of seed {seed}")
+    if mrl.runs.open(path).metrics["iteration"][-1] != run.config.settings["iterations"]:
+        raise SystemExit(f"{path} has not finished")
     return run
 
 
-def best(runs: Sequence[RunFolder]) -> RunFolder:
-    """Return the run with the best score on validation tasks after training."""
-    sign = 1 if runs[0].config.resolve().measure.higher_is_better else -1
-    scores = [sign * float(mrl.runs.open(run.path).metrics["validation_score"].ravel()[-1]) for run in runs]
-    return runs[int(np.argmax(scores))]
-
-
-def make(name: str, runs: Sequence[RunFolder], now: Mapping[str, Any]) -> mrl.Card:
+def make(name: str, run: RunFolder, now: Mapping[str, Any]) -> mrl.Card:
     """Write the weights and the card of a learner.
 
     Args:
         name: the name of the learner.
-        runs: a finished run of each seed.
+        run: its finished run.
         now: the device, versions and commit of the measurement.
     """
-    recipe, run = RECIPES[name], best(runs)
+    recipe = RECIPES[name]
     # Seed 0 of the tasks is that of ``metarl-jax evaluate``.
     result = evaluate.evaluate(run, recipe.tasks, {}, 0, print)
     published = collect.collect(run, name, None, []).published(result)
@@ -137,8 +123,7 @@ def make(name: str, runs: Sequence[RunFolder], now: Mapping[str, Any]) -> mrl.Ca
     card = mrl.Card(
         name=name,
         description=recipe.description,
-        command=shlex.join(command(name, run.config.seed)),
-        seeds=len(runs),
+        command=shlex.join(command(name)),
         steps=summary["steps"],
         unit=run.config.resolve().unit,
         training_seconds=round(summary["train_wall_s"], 1),
@@ -210,8 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pretrained_learners.FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         for name in asked.names:
-            folder = asked.runs or Path(temporary)
-            print(make(name, [trained(name, seed, folder) for seed in range(RECIPES[name].seeds)], now), flush=True)
+            print(make(name, trained(name, asked.runs or Path(temporary)), now), flush=True)
 
 
 if __name__ == "__main__":

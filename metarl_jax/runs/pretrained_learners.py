@@ -36,8 +36,6 @@ class Card:
     """The algorithm and the tasks, in one line."""
     command: str
     """The command that trains the learner."""
-    seeds: int
-    """The number of seeds that were trained. The learner is the one with the best score on validation tasks."""
     steps: int
     """The number of environment steps, or of few-shot tasks, of training."""
     unit: str
@@ -80,8 +78,7 @@ class Card:
                 f"{self.metric}: {self.score:.4g} ({low:.4g} to {high:.4g}) on {self.heldout_tasks:,} held-out tasks",
                 *(f"  {name}: {score:.4g}" for name, score in compared.items()),
                 f"{self.steps:,} {self.unit} in {self.training_seconds:.0f} s ({self.device})",
-                f"command: {self.command}"
-                + (f" (the best of {self.seeds} on validation tasks)" if self.seeds > 1 else ""),
+                f"command: {self.command}",
                 f"{self.bytes / 1000:.0f} kB; {versions}; commit {self.commit}",
             ]
         )
