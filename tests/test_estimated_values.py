@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metarl_jax import experiments
 from metarl_jax.environments import classic_control, dark_room, gridnavi, point_robot, tabular_mdp
+from metarl_jax.experiments import registry
 from metarl_jax.networks import estimated_values, recurrent
 from metarl_jax.types import Array, Carry, Discrete, EnvFamily, Inputs, Output, Policy, Spaces
 
@@ -138,3 +140,24 @@ def test_unroll_is_a_scan_of_step_gradients_included(family: EnvFamily) -> None:
 def test_other_families_are_refused(family: EnvFamily) -> None:
     with pytest.raises(ValueError, match="need discrete actions, and observations that are discrete or one-hot: this"):
         estimated_values.make(family, recurrent.make)
+
+
+def test_the_registered_families_that_have_states_are_accepted_and_others_refused() -> None:
+    tabular = [family for family in registry.families() if family.tabular]
+    assert {family.name for family in tabular} >= {"bandit", "tabular-mdp", "gridnavi"}
+    for family in tabular:
+        made = registry.resolve(family.make)(**family.defaults)
+        assert estimated_values.make(made, recurrent.make).spaces == (made.observation_space, made.action_space)
+    with pytest.raises(ValueError, match="rl3 does not apply to half-circle: it needs discrete actions, and"):
+        experiments.combination("rl3", "half-circle")
+
+
+def test_the_prior_may_be_a_tracer() -> None:
+    """Several priors are one program, as several learning rates are."""
+    made = experiments.get("rl3-tabular-mdp-10")
+    problem = made.build(made.with_overrides({"trials": 2, "minibatches": 1, "embedding_size": 4}))
+
+    def init(prior: Array) -> Any:
+        return problem.vary({"prior_reward": prior}).init(jax.random.key(0))
+
+    assert jax.tree.leaves(jax.eval_shape(jax.vmap(init), jnp.arange(2.0)))
