@@ -20,7 +20,11 @@ NAME = "in_context"
 LEAST_SHARE, LARGEST_RATIO = 0.95, 1.05
 KNOWN, SAMPLING = "best play, goal known", "Thompson sampling"
 DISTILLATION, PRETRAINED = "algorithm-distillation-dark-room", "decision-pretrained-gaussian-bandit-500x5"
-CELLS = {name: TableRow(name, {}) for name in (DISTILLATION, PRETRAINED)}
+CELLS = {
+    # Training has trials of 25 episodes.
+    DISTILLATION: TableRow(DISTILLATION, {}, testing={"episodes": 50}, test_variant="50 episodes"),
+    PRETRAINED: TableRow(PRETRAINED, {}),
+}
 
 
 def compared(cell: TableRow, evaluation: dict[str, Any]) -> None:
