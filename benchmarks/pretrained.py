@@ -82,7 +82,7 @@ RECIPES = {
         "MAML on synthetic glyphs: 5 classes, 1 example of each",
         _words("maml-glyphs-5x1 --filters 32 --iterations 2000"),
         2_000,
-        "from scratch, Adam (0.001)",
+        "from scratch, gradient descent (0.4)",
     ),
 }
 
