@@ -41,7 +41,7 @@ class Card:
     unit: str
     """The unit of ``steps``: "environment steps" or "tasks"."""
     training_seconds: float
-    """The time of training in seconds. Other programs may have used the same cores, so that it is an upper bound."""
+    """The time of training in seconds. It is an upper bound, since other programs may have delayed it."""
     metric: str
     """The score that was measured."""
     score: float
