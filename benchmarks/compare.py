@@ -50,16 +50,20 @@ HEADER = (
 )
 
 
-def compared(family: str, learner: str, steps: int, seeds: int, folder: Path, minutes: float) -> dict[str, Any] | None:
-    """Train and test one learner on one family; None if the time limit came first."""
+def experiment_of(family: str, learner: str) -> tuple[Any, dict[str, Any]]:
+    """Return the experiment of a learner on a family, and the settings that differ from those of the experiment."""
     from metarl_jax import experiments
 
-    if learner in MEMORIES:
-        experiment = experiments.get(f"rl2 {family} {MEMORIES[learner]}")
-        shared = experiments.get(f"rl2-{family}").with_overrides({})
-        changed = {name: value for name, value in shared.items() if name in experiment.fields()}
-    else:
-        experiment, changed = experiments.get(f"{learner}-{family}"), {}
+    if learner not in MEMORIES:
+        return experiments.get(f"{learner}-{family}"), {}
+    experiment = experiments.get(f"rl2 {family} {MEMORIES[learner]}")
+    shared = experiments.get(f"rl2-{family}").with_overrides({})
+    return experiment, {name: value for name, value in shared.items() if name in experiment.fields()}
+
+
+def compared(family: str, learner: str, steps: int, seeds: int, folder: Path, minutes: float) -> dict[str, Any] | None:
+    """Train and test one learner on one family; None if the time limit came first."""
+    experiment, changed = experiment_of(family, learner)
     usual = experiment.with_overrides(changed)
     iterations = max(1, round(steps / experiment.build(usual).steps_per_iteration))
     changed["iterations"] = iterations

@@ -52,7 +52,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "--learning-rate", "0.1", NAME], "name of an experiment"),
         (["train", "rl2-bandit-10x6"], "did you mean rl2-bandit-10x5"),
         (["train", "rl2", "bandid"], "there is no family of tasks 'bandid' (did you mean bandit"),
-        (["train", "rl4", "bandit"], "there is no algorithm 'rl4' (did you mean rl2"),
+        (["train", "rl4", "bandit"], "there is no algorithm 'rl4' (did you mean rl3 or rl2"),
         (["train", "rl2", "bandit", "--memory", "snial"], "no network 'snial' (did you mean snail?)"),
         (["train", "promp", "sinusoid"], "promp does not apply to sinusoid: it needs a policy"),
         (["train", "rl2", "bandit", "extra"], "unexpected argument 'extra'"),

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import shutil
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def exists(name: str) -> bool:
     """Return whether a name with dots is that of a module, of an object of one, or of a field."""
     owner, _, last = name.rpartition(".")
     try:
-        return hasattr(found := pkgutil.resolve_name(owner), last) or last in getattr(found, "__annotations__", ())
+        with warnings.catch_warnings():
+            # The import of another package may warn.
+            warnings.simplefilter("ignore")
+            return hasattr(found := pkgutil.resolve_name(owner), last) or last in getattr(found, "__annotations__", ())
     except (ImportError, AttributeError):
         return False
 

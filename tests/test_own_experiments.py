@@ -156,7 +156,7 @@ def test_a_file_a_module_and_an_installed_package(here: Path, monkeypatch: pytes
             MINE + '\nmine = dataclasses.replace(mine, name="rl2-gridnavi")',
             "there is already an experiment 'rl2-gridnavi'",
         ),
-        (MINE + '\nmine = dataclasses.replace(mine, algorithm="rl3")', "there is no algorithm 'rl3'"),
+        (MINE + '\nmine = dataclasses.replace(mine, algorithm="rl4")', "there is no algorithm 'rl4'"),
         ("raise SystemExit('no')", "mine.py:mine cannot be loaded: SystemExit: no"),
         (
             "import nowhere",

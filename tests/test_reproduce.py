@@ -48,7 +48,7 @@ def test_the_page_of_results_shows_the_comparison_and_the_speeds(root: Path) -> 
 
         for family, learners in compare.FAMILIES.items():
             for learner in learners:
-                assert experiments.get(f"{learner}-{family}")
+                assert compare.experiment_of(family, learner)
         assert results_file.with_block(page, "compare.py", compare.shown()) == page
         assert results_file.with_block(page, "speed.py", speed.shown()) == page
         assert results_file.with_block(page, "gymnasium_speed.py", gymnasium_speed.shown()) == page

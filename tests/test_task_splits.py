@@ -83,7 +83,7 @@ Kind: TypeAlias = Literal["continuum", "without split", "fresh", "training"]
 KINDS: dict[Kind, tuple[str, ...]] = {
     # There are few tasks, and all of them are used for training and for testing, as published except for tiny mazes.
     "without split": (
-        *("gridnavi", "dark-room", "dark-room-10x10", "maze-tiny", "corners"),
+        *("gridnavi", "dark-room", "dark-room-10x10", "maze-tiny", "corners", "t-maze"),
         *("half-cheetah-direction", "ant-direction"),
         # Seeds are disjoint, but different seeds generate the same layout of a small grid.
         "navix",

@@ -14,6 +14,8 @@ from metarl_jax import imitation
 from metarl_jax.interfaces.imitation import Imitation
 from metarl_jax.types import Algorithm, EnvFamily
 
+State = imitation.State
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(imitation.Config):

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax import imitation
+from metarl_jax.family_checks import check_shapes
 from metarl_jax.interfaces.imitation import Demonstration
 from metarl_jax.ops.distributions import Categorical
 from metarl_jax.rollout import trial
@@ -26,6 +27,9 @@ from metarl_jax.types import Algorithm, Array, Discrete, EnvFamily, Inputs, Key,
 
 FAVOURITE_WEIGHTS = 11
 """The number of values, from 0 to 1, that the weight of the favourite action can have."""
+
+
+State = imitation.State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,7 @@ def make(family: EnvFamily, policy: Policy, config: Config) -> Algorithm:
         >>> algorithm.iterations
         3
     """
+    check_shapes(family, episodes=config.episodes)
     optimal_action, space = (family.privileged or Privileged()).optimal_action, family.action_space
     if optimal_action is None or not isinstance(space, Discrete):
         raise ValueError(

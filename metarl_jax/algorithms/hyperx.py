@@ -125,7 +125,7 @@ al. (2018)."""
 def bonus_weight(config: Config, iteration: Array) -> Array:
     """Return the factor of both weights at a meta-iteration: 1 at the first one, and 0 from the end of the decay on."""
     progress = iteration / jnp.maximum(config.bonus_decay * (config.iterations - 1), 1)
-    return jnp.clip(1 - progress, 0.0, 1.0)
+    return jnp.clip(1 - progress, 0.0, 1.0).astype(jnp.float32)
 
 
 def discounted_sums(x: Array, discount: float | Array) -> Array:

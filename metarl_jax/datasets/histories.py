@@ -270,7 +270,7 @@ def write(
         **(shapes or {}),
         "shards": shards,
     }
-    (partial / HEADER).write_text(json.dumps(header, indent=1))
+    (partial / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
     os.rename(partial, path)
     return path
 
@@ -314,7 +314,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MOST_HEADER_BYTES:
             raise ValueError(f"{file} is larger than {MOST_HEADER_BYTES} bytes")
-        header = json.loads(file.read_text())
+        header = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a data set of histories: {HEADER} cannot be read ({error})") from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:

@@ -34,14 +34,12 @@ class Measure(NamedTuple):
     """Whether the sum of the scores is reported. Otherwise the last score is reported."""
     higher_is_better: bool = True
     training_metric: str = "trial_reward"
-    """The metric of training that measures the same score, or that shows the progress of training."""
-    training_title: str | None = None
-    """The name of the training metric, if it does not measure the reported score. None: it does."""
+    """The metric of training that measures the same score, or "loss", which shows the progress of training."""
 
     @property
     def progress_title(self) -> str:
         """Return the name of ``training_metric``."""
-        return self.title if self.training_title is None else self.training_title
+        return "loss" if self.training_metric == "loss" else self.title
 
     def headline(self, scores: Any) -> Any:
         """Return the reported score ``[...]`` from the scores ``[..., E]``."""
@@ -54,9 +52,7 @@ RETURN_BY_EPISODE = Measure(
     "return of the last episode", "episode", "adaptation_episodes", 1, False, True, "posterior_return"
 )
 RETURN_BY_STEP = Measure("return of an episode", "gradient step", "adaptation_steps", 0, False, True, "score")
-REWARD_OF_TRIAL_BY_IMITATION = REWARD_OF_TRIAL._replace(
-    training_metric="loss", training_title="negative log-likelihood of an action"
-)
+REWARD_OF_TRIAL_BY_IMITATION = REWARD_OF_TRIAL._replace(training_metric="loss")
 SCORE_IN_CONTEXT = RETURN_BY_STEP._replace(stage="reading", setting=None, first_stage=1)
 
 Interface: TypeAlias = Literal[

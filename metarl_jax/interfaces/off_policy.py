@@ -13,6 +13,6 @@ class OffPolicyNetworks(NamedTuple):
 
     memory: Policy
     """The memory. Only ``Output.features`` of its outputs are used; they replace the latent variable of ``actor`` and
-    ``critic``. The actor and the critics have separate parameters of it."""
+    ``critic``. The actor and the critics have separate parameters of it. Its own heads are not used."""
     actor: Actor
     critic: TwinCritic

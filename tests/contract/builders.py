@@ -224,19 +224,6 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
             Spaces(obs, act), fast_weights.Settings(embedding_size=9, key_size=4, value_size=6, readout_size=5)
         ),
     },
-    "hypernetwork": {
-        "make": lambda obs, act: hypernetwork.make(
-            Spaces(obs, act),
-            hypernetwork.Settings(
-                hidden_size=5,
-                embedding_size=6,
-                latent_size=4,
-                policy_units=3,
-                memory_input=True,
-                previous_observation=True,
-            ),
-        ),
-    },
     "linear_recurrence": {
         "make": lambda obs, act: linear_recurrence.make(
             Spaces(obs, act), linear_recurrence.Settings(model_size=7, hidden_size=5)
@@ -248,11 +235,6 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
             meta_network.Settings(
                 window=4, embedding_size=7, hidden_size=8, key_size=3, readout_size=6, generator_size=8
             ),
-        ),
-    },
-    "min_gru": {
-        "make": lambda obs, act: min_gru.make(
-            Spaces(obs, act), min_gru.Settings(layers=1, model_size=6, hidden_size=5)
         ),
     },
     "mlp": {
@@ -272,26 +254,6 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
         ),
         "make[lstm]": lambda obs, act: recurrent.make(
             Spaces(obs, act), recurrent.Settings(cell="lstm", hidden_size=6, embedding_size=9, readout_size=5)
-        ),
-    },
-    "selective": {
-        "make": lambda obs, act: selective.make(
-            Spaces(obs, act), selective.Settings(layers=1, model_size=6, hidden_size=5, state_size=3)
-        ),
-    },
-    "set_aggregation": {
-        f"make[{aggregate}]": partial(
-            lambda aggregate, obs, act: set_aggregation.make(
-                Spaces(obs, act),
-                set_aggregation.Settings(aggregate=aggregate, embedding_size=6, hidden_size=5, readout_size=4),
-            ),
-            aggregate,
-        )
-        for aggregate in ("mean", "max")
-    },
-    "split_aggregation": {
-        "make": lambda obs, act: split_aggregation.make(
-            Spaces(obs, act), split_aggregation.Settings(hidden_size=6, embedding_size=9, readout_size=5)
         ),
     },
     "snail": {
@@ -315,6 +277,44 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
         ),
         "make[learned]": lambda obs, act: transformer.make(
             Spaces(obs, act), transformer.Settings(window=8, layers=1, model_size=6, heads=3, positions="learned")
+        ),
+    },
+    "hypernetwork": {
+        "make": lambda obs, act: hypernetwork.make(
+            Spaces(obs, act),
+            hypernetwork.Settings(
+                hidden_size=5,
+                embedding_size=6,
+                latent_size=4,
+                policy_units=3,
+                memory_input=True,
+                previous_observation=True,
+            ),
+        ),
+    },
+    "min_gru": {
+        "make": lambda obs, act: min_gru.make(
+            Spaces(obs, act), min_gru.Settings(layers=1, model_size=6, hidden_size=5)
+        ),
+    },
+    "selective": {
+        "make": lambda obs, act: selective.make(
+            Spaces(obs, act), selective.Settings(layers=1, model_size=6, hidden_size=5, state_size=3)
+        ),
+    },
+    "set_aggregation": {
+        f"make[{aggregate}]": partial(
+            lambda aggregate, obs, act: set_aggregation.make(
+                Spaces(obs, act),
+                set_aggregation.Settings(aggregate=aggregate, embedding_size=6, hidden_size=5, readout_size=4),
+            ),
+            aggregate,
+        )
+        for aggregate in ("mean", "max")
+    },
+    "split_aggregation": {
+        "make": lambda obs, act: split_aggregation.make(
+            Spaces(obs, act), split_aggregation.Settings(hidden_size=6, embedding_size=9, readout_size=5)
         ),
     },
 }
@@ -378,13 +378,18 @@ def _recurrent_sac(family: EnvFamily, network: Callable[[Space, Space], Policy])
         sizes |= {"gradient_steps": 2, "batch_trials": 5, "iterations": 50}
         return recurrent_sac.make(family, networks, recurrent_sac.Config(**(sizes | settings)))
 
-    rate = recurrent_sac.Config().learning_rate
-    return Case(make, family.tasks, "learning_rate", rate, lambda state: state.learned, 2)
+    def trained(state: recurrent_sac.State) -> Any:
+        """Return the parameters without the heads of the memories, which are not used."""
+        heads = [one.memory["params"] for one in (state.learned.actor, state.learned.critic)]
+        without = [{name: part for name, part in params.items() if name != "head"} for params in heads]
+        return without, state.learned.actor.reader, state.learned.critic.reader, state.learned.log_temperature
+
+    return Case(make, family.tasks, "learning_rate", recurrent_sac.Config().learning_rate, trained, 2)
 
 
 def _imitation(module: ModuleType, learner: Callable[[EnvFamily, Policy], Any]) -> Case:
     family = bandits.bernoulli(3)
-    policy = NETWORKS["recurrent"]["make[gru]"](family.observation_space, family.action_space)
+    policy = recurrent.make(family, recurrent.Settings(hidden_size=6, embedding_size=9), critic=False)
 
     def make(**settings: Any) -> Algorithm:
         sizes: dict[str, Any] = {"episodes": 4, "trials": 8, "iterations": 50}
