@@ -109,7 +109,10 @@ def report(name: str, cell: TableRow, evaluation: dict[str, Any]) -> list[dict[s
             "gains": {g["over"]: [g["mean"], *g["ci95"]] for g in evaluation["gains"]}
             if stage == last and name_by == "score"
             else None,
-            "references": {o["name"]: o[f"{name_by}_by_stage"][at] for o in evaluation["oracles"]},
+            # Only some reference learners have a success rate.
+            "references": {
+                o["name"]: o[f"{name_by}_by_stage"][at] for o in evaluation["oracles"] if f"{name_by}_by_stage" in o
+            },
             "seeds": len(by_seed),
             "heldout_tasks": evaluation["tasks"],
             "steps": summary["steps"],

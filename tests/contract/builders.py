@@ -292,16 +292,6 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
             ),
         ),
     },
-    "min_gru": {
-        "make": lambda obs, act: min_gru.make(
-            Spaces(obs, act), min_gru.Settings(layers=1, model_size=6, hidden_size=5)
-        ),
-    },
-    "selective": {
-        "make": lambda obs, act: selective.make(
-            Spaces(obs, act), selective.Settings(layers=1, model_size=6, hidden_size=5, state_size=3)
-        ),
-    },
     "set_aggregation": {
         f"make[{aggregate}]": partial(
             lambda aggregate, obs, act: set_aggregation.make(
@@ -311,6 +301,16 @@ NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
             aggregate,
         )
         for aggregate in ("mean", "max")
+    },
+    "selective": {
+        "make": lambda obs, act: selective.make(
+            Spaces(obs, act), selective.Settings(layers=1, model_size=6, hidden_size=5, state_size=3)
+        ),
+    },
+    "min_gru": {
+        "make": lambda obs, act: min_gru.make(
+            Spaces(obs, act), min_gru.Settings(layers=1, model_size=6, hidden_size=5)
+        ),
     },
     "split_aggregation": {
         "make": lambda obs, act: split_aggregation.make(
