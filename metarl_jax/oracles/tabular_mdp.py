@@ -22,8 +22,8 @@ import numpy as np
 from metarl_jax.checks import positive_int, real
 from metarl_jax.environments.tabular_mdp import TabularMDP, TabularMDPParams, finite_horizon_values
 from metarl_jax.oracles.base import Sum, gamma, no_sum, of_trials
-from metarl_jax.rollout import episode, joined, trial
-from metarl_jax.types import Array, EnvFamily, Inputs, Key, Oracle, Transition
+from metarl_jax.rollout import episode, episode_returns, joined, trial
+from metarl_jax.types import Adaptation, Array, EnvFamily, Inputs, Key, Oracle, State, Transition
 
 
 class Statistics(NamedTuple):
@@ -63,6 +63,8 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
     episodes = positive_int("episodes", episodes)
 
     def run(key: Key, task: TabularMDPParams) -> tuple[Statistics, Transition]:
+        """Play a trial; return the statistics at its end, and its episodes ``[E, H, ...]``."""
+
         def one_episode(statistics: Statistics, key: Key) -> tuple[Statistics, Transition]:
             key_plan, key_episode = jax.random.split(key)
             actions = plan(key_plan, statistics, task)
@@ -80,10 +82,14 @@ def _make(name: str, family: EnvFamily, episodes: int, plan: Plan, epsilon: floa
 
         pairs = env.states, env.actions
         start = Statistics(jnp.zeros((*pairs, env.states), jnp.int32), no_sum(pairs))
-        statistics, played = jax.lax.scan(one_episode, start, jax.random.split(key, episodes))
-        return statistics, joined(played)
+        return jax.lax.scan(one_episode, start, jax.random.split(key, episodes))
 
-    return of_trials(name, episodes, run)
+    def adapt(key: Key, state: State, task: TabularMDPParams) -> Adaptation:
+        del state
+        statistics, played = run(key, task)
+        return Adaptation(jax.vmap(lambda steps: episode_returns(steps, 1)[0])(played), statistics)
+
+    return Oracle(name, adapt, play=lambda key, task: joined(run(key, task)[1]))
 
 
 def _visits(statistics: Statistics) -> Array:

@@ -521,10 +521,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
     "promp": {
         "make": lambda: _reinforcement(promp, probe_family(), "likelihood_ratio", adaptive_weight=True, inner_steps=1),
     },
-    "recurrent_sac": {
-        "make[bandit]": lambda: _recurrent_sac(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"]),
-        "make[continuous]": lambda: _recurrent_sac(probe_family(), NETWORKS["recurrent"]["make[lstm]"]),
-    },
+    "recurrent_sac": {"make": lambda: _recurrent_sac(probe_family(), NETWORKS["recurrent"]["make[lstm]"])},
     "reptile": {"make": lambda: _few_shot(reptile)},
     "rl2": {
         "make[bandit]": lambda: _rl2(bandits.bernoulli(3), NETWORKS["recurrent"]["make[gru]"], 4),
