@@ -118,7 +118,7 @@ def report(name: str, cell: TableRow, evaluation: dict[str, Any]) -> list[dict[s
             "steps": summary["steps"],
             "train_wall_s": summary["train_wall_s"],
             # Where the data were is nobody's business.
-            "settings": {k: v for k, v in settings.items() if k != "data_dir"},
+            "settings": {k: v for k, v in settings.items() if k not in ("data_dir", "histories")},
             "testing": evaluation["changes"],
             **provenance(),
         }

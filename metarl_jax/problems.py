@@ -178,7 +178,7 @@ class ImitationSettings(Settings):
 
 
 def imitation(
-    family: EnvFamily, policy: Policy, source: Callable[[EnvFamily, int], Oracle] | histories.Histories
+    family: EnvFamily, policy: Policy, source: Callable[[EnvFamily, int], Oracle] | histories.Histories | None
 ) -> Imitation:
     """Make a problem of imitation: a policy predicts the actions of another learner that adapts to training tasks.
 
@@ -186,14 +186,19 @@ def imitation(
         family: the tasks.
         policy: a policy with a memory.
         source: makes a reference learner that provides its trials (``Oracle.play``) from the family and the number of
-            episodes; or stored histories.
+            episodes; or stored histories. None: there are no demonstrations, so that the policy can act, but not learn.
 
     Raises:
         ValueError: when demonstrations are made, if the reference learner does not provide its trials, or the histories
-            do not fit.
+            do not fit; when a demonstration is drawn, if there are none.
     """
 
+    def nothing(key: Key) -> Demonstration:
+        raise ValueError("this problem of imitation has no demonstrations to learn from")
+
     def demonstrations(episodes: int) -> Draw:
+        if source is None:
+            return nothing
         if isinstance(source, histories.Histories):
             return source.demonstrations(family, episodes)
         oracle = source(family, episodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from metarl_jax.oracles import bandits as bandit_learners
 from metarl_jax.oracles import dark_room as room_learners
 from metarl_jax.oracles import known_task
 from metarl_jax.rollout import episode_returns, joined, trial
-from metarl_jax.types import Acting, Algorithm, Array, EnvFamily, Inputs, Policy, Transition
+from metarl_jax.types import Acting, Algorithm, Array, Discrete, EnvFamily, Inputs, Policy, Transition
 
 FAMILY = bandits.bernoulli(2)
 TRAINING = {"episodes": 2, "trials": 512, "iterations": 150, "learning_rate": 1e-2}
@@ -295,10 +296,42 @@ def test_bad_data_sets_are_refused(stored: Path, tmp_path: Path) -> None:
         histories.load(with_header("longer", steps=41))
     with pytest.raises(ValueError, match=r"an observation in .* has the shape \(18,\), but one of the family \(20,\)"):
         histories.load(stored).demonstrations(dark_room.decision_pretrained(), 2)
+    with pytest.raises(ValueError, match="are from 0 to 4, but the family has 3"):
+        smaller = dark_room.algorithm_distillation()._replace(action_space=Discrete(3))
+        histories.load(stored).demonstrations(smaller, 2)
+    shard = copy("tensors") / "histories-00000.safetensors"
+    content = shard.read_bytes().replace(b'"data_offsets":[', b'"data_offsets":["', 1)
+    shard.write_bytes(content)
+    header = json.loads((shard.parent / "histories.json").read_text())
+    header["shards"][0]["sha256"] = hashlib.sha256(content).hexdigest()
+    (shard.parent / "histories.json").write_text(json.dumps(header))
+    with pytest.raises(ValueError, match=r"histories-00000.safetensors (cannot be read|must have a tensor)"):
+        histories.load(shard.parent)
     with pytest.raises(ValueError, match="exists already"):
         histories.write(
             stored, jax.random.key(0), lambda key, task: task, FAMILY, histories=1, learner="none", name="none"
         )
+
+
+def test_an_error_of_the_source_leaves_nothing_behind(tmp_path: Path) -> None:
+    def fail(key: Any, task: Any) -> Transition:
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        histories.write(tmp_path / "new", jax.random.key(0), fail, FAMILY, histories=1, learner="none", name="none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trained_learner_needs_no_histories_to_act(tmp_path: Path) -> None:
+    experiment = experiments.combination("algorithm_distillation", "navigation")
+    settings = experiment.with_overrides({"histories": str(tmp_path / "nothing"), "episodes": 2, "hidden_size": 8})
+    with pytest.raises(ValueError, match="is not a data set of histories"):
+        experiment.build(settings)
+    algorithm = experiment.build(settings, without_data=True).algorithm
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    with pytest.raises(ValueError, match="no demonstrations to learn from"):
+        jax.eval_shape(algorithm.step, jax.random.key(0), state)
+    assert algorithm.acting is not None
 
 
 def counting(every: int, act: Any) -> Transition:

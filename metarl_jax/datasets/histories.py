@@ -18,10 +18,11 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ class Histories:
             episodes: the number of episodes of a demonstration. It must be that of a history.
 
         Raises:
-            ValueError: if the family has other spaces, or the number of episodes differs.
+            ValueError: if the family has other spaces or fewer actions, or the number of episodes differs.
         """
         if episodes != self.episodes:
             raise ValueError(f"the histories in {self.path} have {self.episodes} episodes each: set episodes to it")
@@ -95,6 +96,13 @@ class Histories:
             own = () if isinstance(space, Discrete) else tuple(space.shape)
             if shape != own:
                 raise ValueError(f"an {name} in {self.path} has the shape {shape}, but one of the family {own}")
+        if isinstance(family.action_space, Discrete):
+            parts = [self.arrays["action"]] if self.on_device else self.arrays["action"]
+            lowest, highest = min(int(x.min()) for x in parts), max(int(x.max()) for x in parts)
+            if lowest < 0 or highest >= family.action_space.n:
+                raise ValueError(
+                    f"actions in {self.path} are from {lowest} to {highest}, but the family has {family.action_space.n}"
+                )
         shapes = {name: self._struct(name) for name in _NAMES}
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
@@ -242,11 +250,24 @@ def write(
     tasks = family.tasks.sample_distinct(key_tasks, histories)
     keys = jax.random.split(key_play, histories)
     play = jax.jit(map_tasks(source))
-    partial = path.with_name(f"{path.name}.partial")
-    partial.mkdir(parents=True)
-    shards = []
-    shapes = episodes = steps = None
-    for number, start in enumerate(range(0, histories, shard)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The folder gets its name when it is complete. After an error nothing is left.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        partial = Path(folder) / "histories"
+        partial.mkdir()
+        header = {"schema": SCHEMA, "learner": learner, "family": name}
+        header |= _write_shards(partial, play, tasks, keys, shard)
+        (partial / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
+        os.rename(partial, path)
+    return path
+
+
+def _write_shards(
+    folder: Path, play: Callable[[Key, Task], Transition], tasks: Task, keys: Key, shard: int
+) -> dict[str, Any]:
+    """Play histories on tasks ``[N, ...]`` and write them; return what the header says about them."""
+    shards, header = [], {}
+    for number, start in enumerate(range(0, len(keys), shard)):
         part = slice(start, start + shard)
         t: Transition = play(keys[part], jax.tree.map(lambda x, part=part: x[part], tasks))
         done = jnp.logical_or(t.terminated, t.truncated)
@@ -257,22 +278,14 @@ def write(
             "done": np.asarray(done, np.uint8),
             "valid": np.asarray(t.valid, np.uint8),
         }
-        episodes = int(np.max(np.where(tensors["valid"], np.asarray(t.episode), 0))) + 1 if number == 0 else episodes
-        steps = tensors["reward"].shape[1]
-        shapes = {n: {"shape": list(tensors[n].shape[2:]), "dtype": str(tensors[n].dtype)} for n in _NAMES[:2]}
-        shards.append(_write_shard(partial, number, tensors))
-    header = {
-        "schema": SCHEMA,
-        "learner": learner,
-        "family": name,
-        "episodes": episodes,
-        "steps": steps,
-        **(shapes or {}),
-        "shards": shards,
-    }
-    (partial / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
-    os.rename(partial, path)
-    return path
+        if number == 0:
+            header = {
+                "episodes": int(np.max(np.where(t.valid, t.episode, 0))) + 1,
+                "steps": tensors["reward"].shape[1],
+                **{n: {"shape": list(tensors[n].shape[2:]), "dtype": str(tensors[n].dtype)} for n in _NAMES[:2]},
+            }
+        shards.append(_write_shard(folder, number, tensors))
+    return {**header, "shards": shards}
 
 
 def _write_shard(folder: Path, number: int, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -342,6 +355,16 @@ def _is_shard(shard: Any) -> bool:
     )
 
 
+def _is_tensor(entry: Any) -> TypeGuard[dict[str, Any]]:
+    """Return whether a header describes a tensor of a known type, with sizes and places that are whole numbers."""
+    if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
+        return False
+    shape, places = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(shape, list) or not isinstance(places, list) or len(places) != 2:
+        return False
+    return all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in [*shape, *places])
+
+
 _DTYPES = {"F32": "<f4", "I32": "<i4", "U8": "u1"}
 
 
@@ -365,10 +388,10 @@ def _tensors(path: Path, header: dict[str, Any], shard: dict[str, Any]) -> Itera
     for name in _NAMES:
         entry = entries.get(name) if isinstance(entries, dict) else None
         lead = [shard["histories"], header["steps"]]
-        if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES or entry.get("shape", [])[:2] != lead:
+        if not _is_tensor(entry) or entry["shape"][:2] != lead:
             raise ValueError(f"{file} must have a tensor {name!r} of shape {[*lead, '...']}, float32, int32 or uint8")
         dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        if end - begin != dtype.itemsize * math.prod(shape) or 8 + length + end > len(data):
+        if begin < 0 or end - begin != dtype.itemsize * math.prod(shape) or 8 + length + end > len(data):
             raise ValueError(f"{file}: the tensor {name!r} has the wrong size")
         yield name, data[8 + length + begin : 8 + length + end].view(dtype).reshape(shape)

@@ -229,12 +229,13 @@ class Experiment:
         sizes = getattr(module, network.settings)(**{name: settings[name] for name in self.parts().network})
         return getattr(module, network.make)(family, sizes)
 
-    def build(self, settings: Mapping[str, Any], *, family: Any = None) -> Problem:
+    def build(self, settings: Mapping[str, Any], *, family: Any = None, without_data: bool = False) -> Problem:
         """Make the algorithm on this experiment's tasks.
 
         Args:
             settings: all settings, as ``with_overrides`` returns them.
             family: replaces the family of tasks; None: the family is made from the settings.
+            without_data: whether no file of data is read. The learner can then act and predict, but not be trained.
 
         Raises:
             ValueError: if a setting is out of range; the message names the first one.
@@ -245,7 +246,7 @@ class Experiment:
 
         self.check_settings(settings)
         algorithm, entry, network = self.entries
-        made_family = self.make_family(settings) if family is None else family
+        made_family = self.make_family(settings, without_data=without_data) if family is None else family
         parts, module = self.parts(), registry.resolve(algorithm.module)
         problem_settings = _problem_settings(algorithm, entry)
         network_module = registry.resolve(network.module)
@@ -255,7 +256,8 @@ class Experiment:
             config = module.Config(**own[0])
             problem = problem_settings(**own[1]) if problem_settings else None
             sizes = getattr(network_module, network.settings)(**own[2])
-            made = _assemble(algorithm, entry, made_family, getattr(network_module, network.make), sizes, problem)
+            make = getattr(network_module, network.make)
+            made = _assemble(algorithm, entry, made_family, make, sizes, problem, without_data)
             # A problem contains its family. Networks alone do not, so they are passed together with the family.
             alone = isinstance(made, InnerProblem | InContextProblem)
             learner = module.make(made, config) if alone else module.make(made_family, made, config)
@@ -337,7 +339,13 @@ def _problem_settings(algorithm: AlgorithmEntry, family: Family) -> type | None:
 
 
 def _assemble(
-    algorithm: AlgorithmEntry, entry: Family, family: Any, make: Callable[..., Any], sizes: Any, problem: Any
+    algorithm: AlgorithmEntry,
+    entry: Family,
+    family: Any,
+    make: Callable[..., Any],
+    sizes: Any,
+    problem: Any,
+    without_data: bool,
 ) -> Any:
     """Make the networks or the problem that an algorithm's ``make`` takes in addition to its configuration."""
     from metarl_jax import problems
@@ -360,6 +368,8 @@ def _assemble(
             from metarl_jax.datasets import histories
 
             policy = make(family, sizes, critic=False)
+            if without_data:
+                return problems.imitation(family, policy, None)
             if problem.histories is not None:
                 return problems.imitation(family, policy, histories.load(problem.histories))
             if entry.source is None:

@@ -39,7 +39,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "craftax-classic": {**_BOTH, "iterations": 120},
 }
-TUNED = ("navix",)
 
 
 def experiments() -> Iterator[Experiment]:
@@ -51,5 +50,5 @@ def experiments() -> Iterator[Experiment]:
             algorithm="rl2",
             family=family,
             settings=settings,
-            tuned=family in TUNED,
+            tuned=False,
         )

@@ -71,6 +71,8 @@ class Algorithm(NamedTuple):
     measure: Measure
     excluded: Mapping[str, str] = {}
     """Kinds of tasks to which the algorithm does not apply although its interface does, with the reason."""
+    needs_optimal_action: bool = False
+    """Whether the algorithm needs a family whose ``Family.optimal_action`` is true."""
 
 
 class Network(NamedTuple):
@@ -247,7 +249,7 @@ def does_not_apply(algorithm: Algorithm, family: Family) -> str | None:
             return "it needs actions, and few-shot tasks have none"
     elif algorithm.interface == "in-context":
         return "it needs labelled examples: use rl2 with a memory"
-    if algorithm.name == "decision_pretrained" and not family.optimal_action:
+    if algorithm.needs_optimal_action and not family.optimal_action:
         return "the optimal action of the known task is not known"
     if algorithm.interface == "estimates" and not family.tabular:
         return "it needs discrete actions, and observations that are discrete or one-hot"
@@ -327,6 +329,7 @@ register(
         "metarl_jax.algorithms.decision_pretrained",
         "policy",
         REWARD_OF_TRIAL_BY_IMITATION,
+        needs_optimal_action=True,
     ),
     Algorithm("varibad", "VariBAD", "metarl_jax.algorithms.varibad", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),
     Algorithm("hyperx", "HyperX", "metarl_jax.algorithms.hyperx", "belief", REWARD_OF_TRIAL_BY_ADAPTATION),

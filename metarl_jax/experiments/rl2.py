@@ -293,7 +293,7 @@ def experiments() -> Iterator[Experiment]:
             family="tabular-mdp",
             network=network,
             settings={"episodes": episodes, **settings},
-            tuned=True,
+            tuned=prefix != "rl3-gru",
             **_published(
                 _MDP_LEARNERS,
                 _MDP_TABLE[episodes],

@@ -56,8 +56,7 @@ OFF_POLICY: dict[str, Any] = {
     "exploration_episodes": 1,
     "adaptation_episodes": 3,
 }
-# Networks, batches and the number of gradient steps are smaller than those of Ni et al. (2022). The memory is a set of
-# transitions, whose mean costs a CPU a small part of a recurrent network's time.
+# Networks, batches and the number of gradient steps are smaller than those of Ni et al. (2022).
 OFF_POLICY_TRIALS: dict[str, Any] = {
     "episodes": 2,
     "iterations": 330,

@@ -20,6 +20,7 @@ import numpy as np
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.dark_room import MOVES, RoomParams
 from metarl_jax.environments.gridnavi import FOUND, NOT_FOUND, GridNavi, RareGoals, goals
+from metarl_jax.oracles import dark_room
 from metarl_jax.oracles.base import grid_index, grid_places, grid_ways, of_trials
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, EnvFamily, Inputs, Key, Oracle, Transition
@@ -157,7 +158,7 @@ def _environment(family: EnvFamily) -> GridNavi:
     return family.env
 
 
-class Belief:
+class Belief(dark_room.Belief):
     """The exact posterior over the cell of the goal.
 
     Args:
@@ -169,26 +170,7 @@ class Belief:
 
     def __init__(self, family: EnvFamily) -> None:
         size = _environment(family).size
-        places = grid_places(size)
-        self.prior = jnp.asarray(places.max(axis=1) > 1)
-        """The cells where the goal may be before the first step, ``[cells]`` bool."""
-        self._after = jnp.asarray(grid_index(size, places[:, None] + MOVES))
-
-    def update(self, possible: Array, cell: Array, inputs: Inputs) -> Array:
-        """Update the posterior by the reward of a step.
-
-        Args:
-            possible: the cells where the goal may be before the step, ``[cells]`` bool.
-            cell: the cell before the step. It is needed because the inputs do not show the cell after the last step of
-                an episode.
-            inputs: the inputs of the next step.
-
-        Returns:
-            The cells where the goal may be after the step, ``[cells]`` bool.
-        """
-        there = jnp.arange(len(self.prior)) == self._after[cell, inputs.prev_action]
-        told = jnp.where(inputs.prev_reward > (FOUND + NOT_FOUND) / 2, there, jnp.logical_not(there))
-        return jnp.where(inputs.first, possible, jnp.logical_and(possible, told))
+        super().__init__(size, jnp.asarray(grid_places(size).max(axis=1) > 1))
 
 
 def bayes_optimal(family: EnvFamily, episodes: int) -> Oracle:
@@ -224,11 +206,9 @@ def posterior_sampling(family: EnvFamily, episodes: int) -> Oracle:
         def act(key: Key, memory: Search, inputs: Inputs) -> tuple[Search, Array, tuple[()]]:
             key_goal, key_way = jax.random.split(key)
             possible = belief.update(memory.possible, memory.cell, inputs)
-            rank = jnp.cumsum(possible)
-            drawn = jnp.sum(rank <= jax.random.uniform(key_goal, dtype=jnp.float32) * rank[-1])
             anew = jnp.logical_or(inputs.first, inputs.prev_done > 0)
             anew = jnp.logical_or(anew, jnp.sum(possible) == 1)
-            goal = jnp.where(anew, drawn, memory.goal).astype(jnp.int32)
+            goal = jnp.where(anew, belief.draw(key_goal, possible), memory.goal)
             memory = Search(possible, inputs.obs, goal, memory.time + 1)
             return memory, ways[inputs.obs, goal, jax.random.bernoulli(key_way, jnp.float32(0.5)).astype(jnp.int32)], ()
 

@@ -345,7 +345,7 @@ def _built_when_traced(
     """
 
     def build() -> Problem:
-        return experiment.build(settings, family=experiment.make_family(settings, without_data=True))
+        return experiment.build(settings, without_data=True)
 
     def later(name: str) -> Callable[..., Any]:
         return lambda *arguments: getattr(_functions(build().algorithm), name)(*arguments)

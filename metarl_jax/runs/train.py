@@ -80,8 +80,7 @@ def build(config: RunConfig, *, without_data: bool = False) -> Problem:
 
     Args:
         config: the configuration of the run.
-        without_data: whether the tasks are not drawn, so that files of data are not needed
-            (``Experiment.make_family``).
+        without_data: whether no file of data is read, because the learner is not trained (``Experiment.build``).
 
     Raises:
         UserError: if the configuration does not name an experiment, if a setting is unknown, has the wrong type or is
@@ -90,8 +89,7 @@ def build(config: RunConfig, *, without_data: bool = False) -> Problem:
     try:
         experiment = config.resolve()
         experiment.check_settings(config.settings)
-        family = experiment.make_family(config.settings, without_data=without_data)
-        return experiment.build(config.settings, family=family)
+        return experiment.build(config.settings, without_data=without_data)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(str(error)) from error
 
