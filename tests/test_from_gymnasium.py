@@ -530,8 +530,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("doing", ["hang", "steps"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "doing"),
+    [(signal.SIGKILL, "hang"), (signal.SIGKILL, "steps"), (signal.SIGINT, "hang"), (signal.SIGTERM, "steps")],
+)
 def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, doing: str) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py"), doing]
