@@ -138,7 +138,7 @@ def test_no_setting_of_a_combination_has_the_name_of_another_one() -> None:
             assert all(field.doc for field in made.fields().values()), made.name
 
 
-# One family of each kind of actions and of labels. All other families differ from one of these in observations or sizes.
+# One family of each kind of actions and of labels. Other families differ from one of these in observations or sizes.
 KINDS = ("bandit", "sinusoid", "navigation", "glyphs")
 
 
