@@ -59,15 +59,15 @@ class Config(belief_learning.Config):
     ] = 64
     novelty_features: Annotated[PositiveInt, Doc("Outputs of the random network (128 as published).")] = 32
     novelty_learning_rate: Annotated[PositiveFloat, Doc("Adam's step size of the predictor (1e-4 as published).")] = (
-        1e-3
+        1e-4
     )
     novelty_updates: Annotated[
         PositiveInt, Doc("Number of gradient steps of the predictor per meta-iteration (1 as published).")
-    ] = 4
+    ] = 1
     novelty_batch: Annotated[
         PositiveInt,
         Doc("Number of steps in each of these gradient steps, drawn from the newest trials (128 as published)."),
-    ] = 256
+    ] = 128
 
 
 class _Features(nn.Module):
