@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,8 +14,8 @@ import pytest
 from metarl_jax import experiments
 from metarl_jax.environments import classic_control, dark_room, gridnavi, point_robot, tabular_mdp
 from metarl_jax.experiments import registry
-from metarl_jax.networks import estimated_values, recurrent
-from metarl_jax.types import Array, Carry, Discrete, EnvFamily, Inputs, Output, Policy, Spaces
+from metarl_jax.networks import estimated_values, estimates, recurrent
+from metarl_jax.types import Array, Carry, Discrete, EnvFamily, Inputs, Output, Policy
 
 SETTINGS = estimated_values.Settings(prior_transitions=0.5, prior_rewards=2.0, prior_reward=0.25)
 STEPS, HORIZON = 15, 5
@@ -85,6 +87,19 @@ def test_action_values_are_those_of_value_iteration_on_the_counted_model() -> No
         np.testing.assert_allclose(features[t, 3:], 1 / np.sqrt(1 + np.bincount(taken, minlength=2)), rtol=1e-5)
 
 
+def test_standardised_leads_are_over_the_best_other_action() -> None:
+    visits, rewards = np.array([399.0, 99.0, 24.0]), np.array([0.50, 0.51, 0.3])
+    estimates = estimated_values.no_data(1, 3, SETTINGS)._replace(
+        visits=jnp.asarray(visits, jnp.float32)[None], reward=jnp.asarray(rewards, jnp.float32)[None]
+    )
+    standardised = replace(SETTINGS, standardised=True)
+    features = estimated_values.features(estimates, 1, standardised)
+    assert len(features) == estimated_values.number_of_features(3, standardised) == 10
+    np.testing.assert_array_equal(features[:7], estimated_values.features(estimates, 1, SETTINGS))
+    lead = np.array([-0.01 * 20, 0.01 * 10, -0.21 * 5])
+    np.testing.assert_allclose(features[7:], 4 * np.tanh(lead / 4), rtol=1e-4)
+
+
 def test_without_data_the_values_are_those_of_the_prior() -> None:
     estimates = estimated_values.no_data(3, 2, SETTINGS)
     np.testing.assert_allclose(estimated_values.action_values(estimates, HORIZON, SETTINGS), 0.25 * HORIZON, rtol=1e-6)
@@ -96,12 +111,19 @@ def scanned(policy: Policy, params: Any, given: Inputs) -> tuple[Carry, Output]:
     return jax.lax.scan(lambda carry, x: policy.step(params, carry, x), policy.initial_carry(params), given)
 
 
-@pytest.mark.parametrize("family", [MDP, gridnavi.make(3, 4)], ids=["one-hot", "index"])
-def test_unroll_is_a_scan_of_step_gradients_included(family: EnvFamily) -> None:
-    def memory(spaces: Spaces) -> Policy:
-        return recurrent.make(spaces, recurrent.Settings(hidden_size=4, embedding_size=5))
+def with_memory(family: EnvFamily) -> Policy:
+    settings = recurrent.Settings(hidden_size=4, embedding_size=5)
+    return estimated_values.make(family, lambda spaces: recurrent.make(spaces, settings), SETTINGS)
 
-    policy = estimated_values.make(family, memory, SETTINGS)
+
+def alone(family: EnvFamily) -> Policy:
+    return estimates.make(family, estimates.Settings(units=6, layers=1))
+
+
+@pytest.mark.parametrize("made", [with_memory, alone])
+@pytest.mark.parametrize("family", [MDP, gridnavi.make(3, 4)], ids=["one-hot", "index"])
+def test_unroll_is_a_scan_of_step_gradients_included(family: EnvFamily, made: Callable[[EnvFamily], Policy]) -> None:
+    policy = made(family)
     params = jax.jit(policy.init)(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(1), x.shape), params)
     trials = jax.vmap(lambda key: inputs(family, key), out_axes=1)(jax.random.split(jax.random.key(2), 3))
@@ -123,8 +145,8 @@ def test_unroll_is_a_scan_of_step_gradients_included(family: EnvFamily) -> None:
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
     one = jax.tree.map(lambda x: x[:, 0], trials)
-    alone = jax.jit(lambda: policy.unroll(params, policy.initial_carry(params), one))()[1]
-    np.testing.assert_allclose(alone.value, got[0][1][1].value[:, 0], rtol=1e-5, atol=1e-6)
+    single = jax.jit(lambda: policy.unroll(params, policy.initial_carry(params), one))()[1]
+    np.testing.assert_allclose(single.value, got[0][1][1].value[:, 0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ class Network(NamedTuple):
     """The name of the function in the module that makes the network from a family and settings."""
     families: tuple[str, ...] | None = None
     """The families that the network serves. None: it serves all families."""
+    tabular: bool = False
+    """Whether the network serves only families with discrete actions and finitely many states (``Family.tabular``)."""
     inputs: Literal["vectors", "images"] | None = None
     """The kind of inputs of few-shot tasks that the network takes. None: it takes both kinds."""
 
@@ -272,7 +274,10 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
         network
         for network in _NETWORKS.values()
         if network.serves in serves
-        and (network.families is None or (family.name in network.families and algorithm.interface != "estimates"))
+        and (network.families is None or family.name in network.families)
+        and (family.tabular or not network.tabular)
+        # The memory of RL³ observes estimates instead of the tasks' own observations.
+        and (algorithm.interface != "estimates" or (network.families is None and not network.tabular))
         and (network.inputs is None or network.inputs == family.inputs)
     ]
 
@@ -371,6 +376,7 @@ register(
     Network("meta-network", "a Meta Network's fast weights", "metarl_jax.networks.meta_network", "policy"),
     Network("hypernetwork", "a recurrent hypernetwork", "metarl_jax.networks.hypernetwork", "policy"),
     Network("none", "no memory", "metarl_jax.networks.mlp", "policy"),
+    Network("estimates", "estimated action values", "metarl_jax.networks.estimates", "policy", tabular=True),
     Network(
         "exact-belief",
         "the exact belief",

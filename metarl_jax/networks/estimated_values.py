@@ -52,6 +52,17 @@ class Settings(settings.Settings):
         PositiveFloat, Doc("The imaginary number of rewards of each action in each state, relative to the noise.")
     ] = 1.0
     prior_reward: Annotated[float, Doc("The value of each of the imaginary rewards.")] = 0.0
+    standardised: Annotated[
+        bool,
+        Doc(
+            "Whether the policy also observes the lead of each action over the best other one in units of a standard "
+            "error. Without it, small networks cannot distinguish values that are nearly equal and well known."
+        ),
+    ] = False
+
+
+LARGEST_LEAD = 4.0
+"""The bound of leads that are in units of a standard error, for rewards whose noise has the standard deviation 1."""
 
 
 class Estimates(NamedTuple):
@@ -142,12 +153,23 @@ def features(estimates: Estimates, horizon: int, settings: Settings) -> Array:
     Returns:
         ``[2 A + 1]``: the advantage of each action, which is its action value minus the highest one; the highest action
         value, divided by the number of steps that remain; and ``1 / sqrt(1 + n)`` for the number n of times that each
-        action was taken.
+        action was taken. With ``standardised``, they are followed by A more entries: the action value of each action
+        minus the highest one of the other actions, times ``sqrt(1 + n)``, bounded by a hyperbolic tangent.
     """
-    values = action_values(estimates, horizon, settings)
+    values, visits = action_values(estimates, horizon, settings), estimates.visits[estimates.state]
     best = jnp.max(values)
     mean = best / jnp.maximum(horizon - estimates.time, 1)
-    return jnp.concatenate([values - best, mean[None], jax.lax.rsqrt(1 + estimates.visits[estimates.state])])
+    shown = [values - best, mean[None], jax.lax.rsqrt(1 + visits)]
+    if settings.standardised:
+        others = jnp.where(jnp.eye(len(values), dtype=bool), -jnp.inf, values)
+        lead = (values - jnp.max(others, axis=1)) * jnp.sqrt(1 + visits)
+        shown.append(LARGEST_LEAD * jnp.tanh(lead / LARGEST_LEAD))
+    return jnp.concatenate(shown)
+
+
+def number_of_features(actions: int, settings: Settings) -> int:
+    """Return the number of entries of ``features`` for a number of actions."""
+    return (3 if settings.standardised else 2) * actions + 1
 
 
 class Memory(NamedTuple):
@@ -217,7 +239,7 @@ def make(family: EnvFamily, memory: Callable[[Spaces], Policy], settings: Settin
     states, horizon, seen = _states(family), family.horizon, family.observation_space
     assert isinstance(family.action_space, Discrete)
     actions = family.action_space.n
-    size = (states if isinstance(seen, Discrete) else seen.shape[0]) + 2 * actions + 1
+    size = (states if isinstance(seen, Discrete) else seen.shape[0]) + number_of_features(actions, settings)
     inner = memory(Spaces(Box(-jnp.inf, jnp.inf, (size,)), family.action_space))
 
     def advance(estimates: Estimates, inputs: Inputs) -> tuple[Estimates, Inputs]:

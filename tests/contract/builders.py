@@ -213,10 +213,11 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
 
 # ----------------------------------------------------------------------------------------------------- networks
 
-# These modules are parts of networks, or networks for supervised tasks only, which have tests of their own.
+# These modules are parts of networks, networks for supervised tasks, or networks for families with finitely many states
+# only. They have tests of their own.
 NOT_NETWORKS = {
-    *("arms", "belief", "context", "convolutional", "estimated_values", "gated", "heads", "normalisation"),
-    *("off_policy", "scans", "windows"),
+    *("arms", "belief", "context", "convolutional", "estimated_values", "estimates", "gated", "heads"),
+    *("normalisation", "off_policy", "scans", "windows"),
 }
 NETWORKS: dict[str, dict[str, Callable[[Space, Space], Policy]]] = {
     "fast_weights": {
