@@ -384,7 +384,17 @@ def _evaluate(arguments: Sequence[str]) -> int:
 
     compilation_cache.enable()
     devices.prepare()
-    report.show(evaluate.evaluate(folder, asked.evaluation_tasks, changes, asked.seed, _say, best=asked.best))
+    report.show(
+        evaluate.evaluate(
+            folder,
+            asked.evaluation_tasks,
+            changes,
+            asked.seed,
+            _say,
+            best=asked.best,
+            precision=asked.evaluation_precision,
+        )
+    )
     return 0
 
 

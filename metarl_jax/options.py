@@ -169,6 +169,13 @@ class Evaluate(Opening):
     evaluation_tasks: Annotated[
         AtLeastTwo | None, Doc("Number of held-out tasks; None for the experiment's number.")
     ] = None
+    evaluation_precision: Annotated[
+        PositiveFloat | None,
+        Doc(
+            "Half-width of the 95 % interval that is enough: a pilot on other held-out tasks determines how many tasks "
+            "give it, and no more are tested. None to test all tasks."
+        ),
+    ] = None
     seed: Annotated[Seed, Doc("The random seed of the held-out tasks.")] = 0
     best: Annotated[bool, Doc("Evaluate the state that train --keep-best kept, instead of the last state.")] = False
 

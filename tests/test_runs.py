@@ -212,6 +212,34 @@ def test_a_mean_that_is_not_finite_is_reported_as_diverged() -> None:
     assert report.markdown(evaluation).startswith("e, inner_rate 9.0: mean")
 
 
+def test_steins_number_of_tasks_gives_the_precision_in_95_percent_of_pilots() -> None:
+    pilots = np.random.default_rng(0).normal(3.0, 2.0, (4000, 2, 40))
+    numbers = [evaluate.tasks_for(0.25, pilot) for pilot in pilots]
+    # The mean over two seeds has the standard deviation sqrt(2), and so many tasks would do if this were known.
+    assert np.mean(np.array(numbers, float)) == pytest.approx((2.0227 / 0.25) ** 2 * 2, rel=0.02)
+    errors = np.random.default_rng(1).normal(0.0, math.sqrt(2), len(numbers)) / np.sqrt(np.array(numbers, float))
+    assert np.mean(np.abs(errors) <= 0.25) == pytest.approx(0.95, abs=0.012)
+    assert evaluate.tasks_for(1e6, pilots[0]) == 2
+    assert evaluate.tasks_for(0.25, np.array([[1.0, np.nan]])) is None
+
+
+def test_an_evaluation_stops_at_a_precision(tmp_path: Path) -> None:
+    settings = experiments.get("rl2-bandit-10x5").with_overrides({"iterations": 1, "trials": 4, "hidden_size": 4})
+    config = folder.RunConfig(experiment="rl2-bandit-10x5", settings=settings, seed=0, seeds=1, evaluate_every=1)
+    run = train.new_run(tmp_path / "run", config)
+    assert train.train(run, train.Options()).finished
+    said: list[str] = []
+    enough = evaluate.evaluate(run, None, {}, 0, said.append, precision=0.2)
+    low, high = enough["ours"]["ci95"]
+    assert (high - low) / 2 == pytest.approx(0.2, rel=0.2)
+    assert enough["tasks"] < experiments.get("rl2-bandit-10x5").heldout_tasks
+    # It is the evaluation of so many tasks.
+    assert evaluate.evaluate(run, enough["tasks"], {}, 0, said.append) == enough
+    bounded = evaluate.evaluate(run, 40, {}, 0, said.append, precision=0.01)
+    assert bounded["tasks"] == 40
+    assert any("a 95 % interval of +-0.01 needs " in line and line.endswith("40 are measured") for line in said)
+
+
 def test_the_table_is_ordered_and_marks_ours() -> None:
     def learner(name: str, reward: float) -> dict[str, Any]:
         return {"name": name, "score": reward, "ci95": [reward - 1, reward + 1]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,10 @@ between them."""
 EVALUATION_TAG = 0x4556414C
 """The number that is folded into the key of held-out tasks. No ``split`` of a training key gives the result (compare
 ``train.VALIDATION_TAG``)."""
+PILOT_TAG = 0x50494C4F
+"""The number that is folded into the key of the held-out tasks of a pilot, which are not those of the evaluation."""
+PILOT_TASKS = 256
+"""The number of held-out tasks of a pilot."""
 
 
 def _summary(name: str, evaluation: Evaluation, measure: Measure) -> dict[str, Any]:
@@ -89,6 +94,26 @@ def gain(over: str, ours: np.ndarray, other: np.ndarray, measure: Measure) -> di
     return finite({"over": over, "mean": mean.mean, "ci95": [mean.low, mean.high], "per_seed": per_seed})
 
 
+def tasks_for(precision: float, pilot: np.ndarray) -> int | None:
+    """Return the number of tasks whose 95 % interval has at most a given half-width, with 95 % coverage.
+
+    The rule is Stein's (1945, "A two-sample test for a linear hypothesis whose power is independent of the variance"):
+    ``(t s / precision)^2`` tasks, where s is the standard deviation of the pilot and t the quantile of Student's
+    distribution for the pilot's number of tasks.
+
+    Args:
+        precision: the half-width.
+        pilot: scores of S seeds on the N tasks of a pilot, ``[S, N]``.
+
+    Returns:
+        The number of tasks, at least 2; None if a score is not finite, because adaptation diverged.
+    """
+    estimate = mean_with_interval(pilot.mean(axis=0))
+    half_width = (estimate.high - estimate.low) / 2
+    needed = pilot.shape[1] * (half_width / precision) ** 2
+    return max(2, math.ceil(needed)) if math.isfinite(needed) else None
+
+
 def path_of(folder: RunFolder, iteration: int, tasks: int, changes: Mapping[str, Any], seed: int) -> Path:
     """Return the path of an evaluation. The name identifies everything that the evaluation depends on.
 
@@ -123,6 +148,7 @@ def evaluate(
     say: Callable[[str], None],
     *,
     best: bool = False,
+    precision: float | None = None,
 ) -> dict[str, Any]:
     """Evaluate the newest checkpoint and the oracles. If the file of that evaluation exists, read it instead.
 
@@ -134,6 +160,9 @@ def evaluate(
         seed: the seed of the tasks and of the randomness of every learner.
         say: a function that gets a line for each learner.
         best: whether to evaluate the state with the best validation score, if the run kept it, instead of the newest.
+        precision: the half-width of the learner's 95 % interval that is enough, in units of the score. A pilot on other
+            tasks determines how many of the tasks give it (``tasks_for``), and the others are not tested. None: all
+            tasks are tested.
 
     Returns:
         The content of the evaluation file.
@@ -150,18 +179,10 @@ def evaluate(
     problem = _changed(experiment, trained, config.settings, changes)
     stages = problem.stages
     tasks = experiment.heldout_tasks if tasks is None else tasks
-    path = path_of(folder, checkpoint.iteration, tasks, changes, seed)
-    if files.exists(path):
-        result = _measured(path, checkpoint.iteration, tasks, changes, seed)
-        say(f"already measured: {path}")
-        return result
-    if not os.access(folder.path, os.W_OK):
-        raise StorageError(f"cannot write {path}: {folder.path} is not writable")
-
     measure = experiment.measure
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), EVALUATION_TAG), seed)
 
-    def test(name: str, adapt: Adapt, states: State, seeds: int) -> tuple[dict[str, Any], np.ndarray]:
+    def adapted(adapt: Adapt, states: State, seeds: int, key: Key, tasks: int) -> Evaluation:
         @jax.jit
         def run(key: Key, states: State) -> Evaluation:
             return meta_test(
@@ -175,7 +196,27 @@ def evaluate(
                 optimal_return=problem.optimal_return,
             )
 
-        evaluation = run(key, states)
+        return run(key, states)
+
+    learner = problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds
+    if precision is not None:
+        pilot = adapted(*learner, jax.random.fold_in(key, PILOT_TAG), PILOT_TASKS)
+        enough = tasks_for(precision, measure.headline(np.asarray(pilot.score, np.float64)))
+        if enough is None or enough > tasks:
+            needs = "cannot be reached" if enough is None else f"needs {enough:,} held-out tasks"
+            say(f"a 95 % interval of +-{precision:g} {needs}: {tasks:,} are measured")
+        else:
+            tasks = enough
+    path = path_of(folder, checkpoint.iteration, tasks, changes, seed)
+    if files.exists(path):
+        result = _measured(path, checkpoint.iteration, tasks, changes, seed)
+        say(f"already measured: {path}")
+        return result
+    if not os.access(folder.path, os.W_OK):
+        raise StorageError(f"cannot write {path}: {folder.path} is not writable")
+
+    def test(name: str, adapt: Adapt, states: State, seeds: int) -> tuple[dict[str, Any], np.ndarray]:
+        evaluation = adapted(adapt, states, seeds, key, tasks)
         summary = _summary(name, evaluation, measure)
         succeeded = "".join(f"{rate:9.1%}" for rate in summary.get("success_by_stage", ()))
         words = f", success by {measure.stage}:{succeeded}" if succeeded else ""
@@ -185,7 +226,7 @@ def evaluate(
     otherwise = "".join(f", {name} {value}" for name, value in changes.items() if name != measure.setting)
     say(f"measuring on {tasks} held-out tasks, {stages} {measure.stage}{'s' * (stages != 1)} each{otherwise}")
     name = f"{experiment.learner} (ours)"
-    ours, scores = test(name, problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds)
+    ours, scores = test(name, *learner)
     reported, oracles, gains = measure.headline(scores), [], []
     ours["per_task"] = per_task(reported)
     if measure.first_stage == 0:
