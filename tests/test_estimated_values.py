@@ -96,7 +96,7 @@ def test_standardised_leads_are_over_the_best_other_action() -> None:
     features = estimated_values.features(estimates, 1, standardised)
     assert len(features) == estimated_values.number_of_features(3, standardised) == 10
     np.testing.assert_array_equal(features[:7], estimated_values.features(estimates, 1, SETTINGS))
-    lead = np.array([-0.01 * 20, 0.01 * 10, -0.21 * 5])
+    lead = np.array([-0.01, 0.01, -0.21]) / np.sqrt([1 / 400 + 1 / 100, 1 / 100 + 1 / 400, 1 / 25 + 1 / 100])
     np.testing.assert_allclose(features[7:], 4 * np.tanh(lead / 4), rtol=1e-4)
 
 
