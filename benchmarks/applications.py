@@ -43,7 +43,14 @@ class Application(NamedTuple):
     """The settings of shifted tasks; None: the family has none."""
 
 
-APPLICATIONS: dict[str, Application] = {}
+APPLICATIONS: dict[str, Application] = {
+    "adaptive-control": Application(
+        "controls a linear plant with unknown dynamics",
+        ("rl2-linear-quadratic", "varibad-linear-quadratic", "maml-linear-quadratic"),
+        ("Riccati controller of the nominal plant", "robust fixed gain"),
+        "Riccati controller, plant known",
+    ),
+}
 
 
 def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks: str) -> dict[str, Any]:

@@ -245,6 +245,19 @@ register(
     package=True,
 )
 
+# ------------------------------------------------------------------------------------------------------ applications
+
+register(
+    Family(
+        "linear-quadratic",
+        "adaptive control of linear plants with unknown dynamics",
+        f"{_ENVIRONMENTS}.linear_quadratic:make",
+        references=_references("linear_quadratic", "nominal", "robust", "certainty_equivalence", "known_plant"),
+        **_ROOMS,
+    ),
+    package=True,
+)
+
 # ------------------------------------------------------------------------------------------------------------ robots
 
 _SLOW: dict[str, Any] = {"heldout_tasks": 200, "validation_tasks": 20, "heldout_batch": 100}

@@ -50,6 +50,7 @@ from metarl_jax.environments import (
     dark_room,
     from_gymnax,
     gridnavi,
+    linear_quadratic,
     locomotion,
     manipulation,
     maze,
@@ -209,6 +210,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     },
     "xland": {"make": _xland},
     "from_gymnax": {"make[CartPole]": _cartpole, "make[Pendulum]": _pendulum},
+    "linear_quadratic": {"make": lambda: linear_quadratic.make(3, 2, 5)},
 }
 
 # ----------------------------------------------------------------------------------------------------- networks
