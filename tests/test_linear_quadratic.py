@@ -15,7 +15,8 @@ from metarl_jax.environments import linear_quadratic as plants
 from metarl_jax.environments.drawing import SIZE, Frame
 from metarl_jax.evaluation import meta_test
 from metarl_jax.oracles import linear_quadratic as oracles
-from metarl_jax.types import EnvFamily, Oracle, Transition
+from metarl_jax.rollout import trial
+from metarl_jax.types import EnvFamily, Inputs, Oracle, Transition
 
 EFFORT, NOISE = 0.1, 0.3
 
@@ -38,9 +39,14 @@ def test_the_controller_of_a_known_plant_minimises_the_cost_over_all_sequences_o
     x = np.random.default_rng(seed + 10).normal(size=3)
     both = np.concatenate([forced, np.sqrt(EFFORT) * np.eye(forced.shape[1])])
     target = np.concatenate([free @ x, np.zeros(forced.shape[1])])
-    inputs, cost, *_ = np.linalg.lstsq(both, -target, rcond=None)
+    inputs, squares, *_ = np.linalg.lstsq(both, -target, rcond=None)
     np.testing.assert_allclose(-np.asarray(found.gains[0]) @ x, inputs[:2], rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(x @ np.asarray(found.costs[0]) @ x, cost[0], rtol=1e-4)
+    np.testing.assert_allclose(x @ np.asarray(found.costs[0]) @ x, squares[0] / 10, rtol=1e-4)
+    # The cost of other first inputs, with the best later ones.
+    excess = np.array([0.3, -0.2])
+    rest = np.linalg.lstsq(both[:, 2:], -target - both[:, :2] @ (inputs[:2] + excess), rcond=None)[1][0]
+    curvature = np.asarray(found.curvatures[0])
+    np.testing.assert_allclose(excess @ curvature @ excess, (rest - squares[0]) / 10, rtol=1e-3)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -50,7 +56,7 @@ def test_a_long_horizon_has_the_solution_of_the_algebraic_riccati_equation(seed:
     after = linalg.solve_discrete_are(a, b, np.eye(3), EFFORT * np.eye(2))
     gain = np.linalg.solve(EFFORT * np.eye(2) + b.T @ after @ b, b.T @ after @ a)
     np.testing.assert_allclose(found.gains[0], gain, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(np.eye(3) + np.asarray(found.costs[0]), after, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(np.eye(3) + 10 * np.asarray(found.costs[0]), after, rtol=1e-3, atol=1e-3)
 
 
 def expected_return(a: np.ndarray, b: np.ndarray, gains: np.ndarray) -> float:
@@ -61,7 +67,7 @@ def expected_return(a: np.ndarray, b: np.ndarray, gains: np.ndarray) -> float:
         closed = a - b @ gain
         moment = closed @ moment @ closed.T + NOISE**2 * np.eye(len(a))
         total -= np.trace(moment)
-    return total
+    return total / 10
 
 
 def test_the_optimal_return_is_that_of_the_optimal_controller_and_of_no_other_one() -> None:
@@ -89,6 +95,25 @@ def test_the_controller_of_a_known_plant_gets_the_optimal_return() -> None:
     assert np.all(np.abs(np.asarray(scores).mean(axis=0) - float(family.optimal_return(task))) < 4 * error)
 
 
+def test_regrets_are_the_difference_from_the_optimal_return() -> None:
+    family = plants.make(horizon=5)
+    assert family.optimal_return is not None
+    assert family.privileged is not None
+    assert family.privileged.training_reward is not None
+    regrets, optimal_return = family.privileged.training_reward, family.optimal_return
+    task = plants.Plant(jnp.array([[0.95, 0.3], [-0.1, 1.05]]), jnp.array([[0.6, 0.1], [-0.2, -0.8]]), 5)
+
+    def act(key: jax.Array, carry: Any, inputs: Inputs) -> tuple[Any, jax.Array, Any]:
+        return carry, jnp.array([-0.5, 0.5]) * inputs.obs + 0.5 * jax.random.normal(key, (2,)), ()
+
+    def difference(key: jax.Array) -> jax.Array:
+        steps = trial(key, act, (), family, task, 2)[1]
+        return jnp.sum(steps.reward) - 2 * optimal_return(task) - jnp.sum(regrets(task, steps, 0.9))
+
+    found = np.asarray(jax.jit(jax.vmap(difference))(jax.random.split(jax.random.key(0), 5000)))
+    assert abs(found.mean()) < 4 * found.std() / np.sqrt(5000)
+
+
 def test_a_step_follows_the_plant_up_to_its_limits() -> None:
     family = plants.make(noise=NOISE)
     task = plants.Plant(jnp.array([[1.0, 0.5], [0.0, -1.0]]), jnp.array([[2.0, 0.0], [0.0, 0.1]]), 20)
@@ -103,7 +128,7 @@ def test_a_step_follows_the_plant_up_to_its_limits() -> None:
     # The second input is clipped to 5.
     np.testing.assert_allclose(after.mean(axis=0), [0.0, -1.5], atol=5 * NOISE / np.sqrt(4000))
     np.testing.assert_allclose(after.std(axis=0), NOISE, rtol=0.06)
-    np.testing.assert_allclose(reward, -np.sum(np.asarray(after) ** 2, axis=1) - 0.1 * 26, rtol=1e-4)
+    np.testing.assert_allclose(reward, -0.1 * np.sum(np.asarray(after) ** 2, axis=1) - 0.01 * 26, rtol=1e-4)
     assert not bool(jnp.any(truncated))
     stopped, _, _ = step(jax.random.key(0), jnp.array([5.0, 0.0]))
     assert float(stopped[0]) == plants.LIMIT

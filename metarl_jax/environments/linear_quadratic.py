@@ -1,9 +1,9 @@
 """Adaptive control: linear-quadratic plants with unknown dynamics.
 
 A task is a plant, whose state x follows x' = A x + B u + noise. The controller observes the state and chooses the input
-u. The cost of a step is ``|x'|^2 + effort |u|^2``, and the reward is minus the cost. The entries of A and B are drawn
-from normal distributions around a nominal plant. Many plants are unstable without control, and an input may act in the
-opposite direction of the nominal one, so that a controller for the nominal plant can make a plant unstable.
+u. The cost of a step is ``(|x'|^2 + effort |u|^2) / 10``, and the reward is minus the cost. The entries of A and B are
+drawn from normal distributions around a nominal plant. Many plants are unstable without control, and an input may act
+in the opposite direction of the nominal one, so that a controller for the nominal plant can make a plant unstable.
 
 Inputs are clipped to [-5, 5]. The coordinates of the state have stops at -5 and 5, which keep returns finite. An
 optimal controller rarely reaches them.
@@ -22,13 +22,15 @@ from flax import struct
 from metarl_jax.checks import positive_int, positive_number
 from metarl_jax.environments.base import Environment
 from metarl_jax.environments.drawing import SIZE, Frame, blank, of_episode
-from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution
+from metarl_jax.types import Array, Box, EnvFamily, Key, Privileged, TaskDistribution, Transition
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 LIMIT = 5.0
 """The largest absolute value of an input, and of a coordinate of the state."""
+WEIGHT = 0.1
+"""The weight of the squared state in the cost, by which rewards are of unit size."""
 SHIFT = 2.0
 """The difference between the nominal plants of shifted tasks and of training tasks, in standard deviations."""
 
@@ -73,6 +75,9 @@ class Riccati(NamedTuple):
 
     gains: Array
     """The optimal controller ``u = -gains[t] x`` at each step, ``[T, M, N]``."""
+    curvatures: Array
+    """``[T, M, M]``: the expected cost of an input that differs by e from the optimal one at step t, and is followed by
+    optimal ones, is ``e' curvatures[t] e`` above the optimal cost."""
     costs: Array
     """``[T + 1, N, N]``: the expected cost from step t on is ``x' costs[t] x``, plus a cost of the noise."""
 
@@ -83,24 +88,24 @@ def riccati(dynamics: Array, gains: Array, effort: float, horizon: int) -> Ricca
     Args:
         dynamics: the matrix A, ``[N, N]``.
         gains: the matrix B, ``[N, M]``.
-        effort: the weight of the squared input in the cost ``|x'|^2 + effort |u|^2`` of a step.
+        effort: the weight of the squared input in the cost ``(|x'|^2 + effort |u|^2) / 10`` of a step.
         horizon: the number T of steps.
     """
     states, inputs = gains.shape
 
-    def backup(cost: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+    def backup(cost: Array, _: None) -> tuple[Array, tuple[Array, Array, Array]]:
         # The state after the step is paid for, and so are the steps after it.
-        after = jnp.eye(states, dtype=jnp.float32) + cost
-        curvature = effort * jnp.eye(inputs, dtype=jnp.float32) + gains.T @ after @ gains
+        after = WEIGHT * jnp.eye(states, dtype=jnp.float32) + cost
+        curvature = WEIGHT * effort * jnp.eye(inputs, dtype=jnp.float32) + gains.T @ after @ gains
         gain = jnp.linalg.solve(curvature, gains.T @ after @ dynamics)
         cost = dynamics.T @ after @ (dynamics - gains @ gain)
         # Rounding errors would otherwise make the matrix asymmetric.
         cost = 0.5 * (cost + cost.T)
-        return cost, (gain, cost)
+        return cost, (gain, curvature, cost)
 
     last = jnp.zeros((states, states), jnp.float32)
-    _, (controller, costs) = jax.lax.scan(backup, last, None, length=horizon, reverse=True)
-    return Riccati(controller, jnp.concatenate([costs, last[None]]))
+    _, (controller, curvatures, costs) = jax.lax.scan(backup, last, None, length=horizon, reverse=True)
+    return Riccati(controller, curvatures, jnp.concatenate([costs, last[None]]))
 
 
 class LinearQuadratic(Environment):
@@ -109,7 +114,7 @@ class LinearQuadratic(Environment):
     Args:
         prior: the distribution of training plants.
         noise: the standard deviation of the noise of each coordinate of the state.
-        effort: the weight of the squared input in the cost.
+        effort: the weight of the squared input, relative to that of the squared state.
     """
 
     caption = "Above: the coordinates of the state over time; below: the inputs. The goal is the line of zero."
@@ -131,7 +136,7 @@ class LinearQuadratic(Environment):
         control = jnp.clip(action, -LIMIT, LIMIT)
         noise = self.noise * jax.random.normal(key, (self.states,), jnp.float32)
         position = jnp.clip(params.dynamics @ state.position + params.gains @ control + noise, -LIMIT, LIMIT)
-        reward = -jnp.sum(position**2) - self.effort * jnp.sum(control**2)
+        reward = -WEIGHT * (jnp.sum(position**2) + self.effort * jnp.sum(control**2))
         return position, PlantState(position, state.time + 1), reward, jnp.bool_(False), {}
 
     def action_space(self, params: Plant | None = None) -> Box:
@@ -185,7 +190,10 @@ def make(
     along each axis. With the default settings, about a third of the plants are unstable without control.
 
     The optimal return is that of a plant without stops and without limits of the inputs, which hardly differs with the
-    default settings.
+    default settings. The rewards that are computed from the task (``Privileged.training_reward``) are minus the
+    expected regret of each input: how much more it costs than the optimal one, if optimal inputs follow. In
+    expectation, the return of an episode is the sum of these numbers plus the optimal return. The discount has no
+    effect on them.
 
     Args:
         states: The number N of coordinates of the state.
@@ -194,7 +202,7 @@ def make(
         dynamics_spread: The standard deviation of the entries of A between plants.
         gains_spread: The standard deviation of the entries of B between plants.
         noise: The standard deviation of the noise of each coordinate of the state.
-        effort: The weight of the squared input in the cost.
+        effort: The weight of the squared input, relative to that of the squared state.
         shifted: Whether held-out tasks are drawn from outside of the range of training tasks. Their nominal plant
             differs by two standard deviations: it has less damping (larger diagonal entries of A) and larger gains.
 
@@ -238,7 +246,16 @@ def make(
         traces = jnp.trace(costs, axis1=1, axis2=2)
         # A coordinate of the initial state has the variance 1/3. The noise of a step is paid for itself and through
         # the cost of the steps after it.
-        return -traces[0] / 3 - noise**2 * jnp.sum(states + traces[1:])
+        return -traces[0] / 3 - noise**2 * jnp.sum(WEIGHT * states + traces[1:])
+
+    def minus_regret(plant: Plant, steps: Transition, discount: float) -> Array:
+        del discount
+        solution = riccati(plant.dynamics, plant.gains, effort, horizon)
+        # All episodes have as many steps.
+        time = jnp.arange(len(steps.reward)) % horizon
+        best = -jnp.einsum("tmn,tn->tm", solution.gains[time], steps.inputs.obs)
+        excess = jnp.clip(steps.action, -LIMIT, LIMIT) - best
+        return -jnp.einsum("tm,tmk,tk->t", excess, solution.curvatures[time], excess)
 
     return EnvFamily(
         env=env,
@@ -247,4 +264,5 @@ def make(
         observation_space=env.observation_space(),
         action_space=env.action_space(),
         optimal_return=optimal_return,
+        privileged=Privileged(training_reward=minus_regret),
     )
