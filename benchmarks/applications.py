@@ -50,6 +50,18 @@ APPLICATIONS: dict[str, Application] = {
         ("Riccati controller of the nominal plant", "robust fixed gain"),
         "Riccati controller, plant known",
     ),
+    "changing-arms": Application(
+        "pulls arms whose success probabilities switch",
+        ("rl2-switching-bandit", "varibad-switching-bandit"),
+        ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling"),
+        "exact filter, knowledge gradient",
+    ),
+    "changing-interests": Application(
+        "recommends items to users whose interests drift",
+        ("rl2-drifting-interests", "varibad-drifting-interests"),
+        ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling"),
+        "exact filter, knowledge gradient",
+    ),
 }
 
 

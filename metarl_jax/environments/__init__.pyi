@@ -1,6 +1,7 @@
 from . import (
     bandits,
     base,
+    changing,
     classic_control,
     craftax,
     dark_room,
@@ -28,6 +29,7 @@ from .gymnasium_family import from_gymnasium
 __all__ = [
     "bandits",
     "base",
+    "changing",
     "classic_control",
     "craftax",
     "dark_room",

@@ -13,6 +13,7 @@ from metarl_jax import references
 from metarl_jax.checks import did_you_mean
 from metarl_jax.experiments import (
     adaptive_control,
+    changing,
     control,
     exploration,
     families,
@@ -73,6 +74,7 @@ _PRESETS: dict[str, Experiment] = {
         point_robot,
         recommendation,
         adaptive_control,
+        changing,
         locomotion,
         shared_families,
         manipulation,

@@ -247,6 +247,7 @@ register(
 
 # ------------------------------------------------------------------------------------------------------ applications
 
+_ONE_EPISODE = "it adapts to earlier episodes, and a task that changes is over after one episode"
 register(
     Family(
         "linear-quadratic",
@@ -254,6 +255,34 @@ register(
         f"{_ENVIRONMENTS}.linear_quadratic:make",
         references=_references("linear_quadratic", "nominal", "robust", "certainty_equivalence", "known_plant"),
         **_ROOMS,
+    ),
+    *(
+        Family(
+            name,
+            title,
+            f"{_ENVIRONMENTS}.changing:{function}",
+            hidden=("seed",) if function == "interests" else (),
+            references=_references(
+                "changing",
+                "discounted_ucb",
+                "sliding_window_ucb",
+                "discounted_thompson",
+                "thompson",
+                "greedy",
+                "knowledge_gradient",
+                "best_arm",
+            ),
+            tabular=True,
+            excluded=dict.fromkeys(("gradient", "context"), _ONE_EPISODE),
+            heldout_tasks=4000,
+            validation_tasks=512,
+            heldout_batch=2000,
+        )
+        for name, title, function in (
+            ("switching-bandit", "Bernoulli bandits whose arms switch", "switching"),
+            ("drifting-bandit", "Gaussian bandits whose arms drift", "drifting"),
+            ("drifting-interests", "recommendations to users whose interests drift", "interests"),
+        )
     ),
     package=True,
 )
