@@ -46,7 +46,7 @@ class Application(NamedTuple):
 APPLICATIONS: dict[str, Application] = {
     "adaptive-control": Application(
         "controls a linear plant with unknown dynamics",
-        ("rl2-linear-quadratic", "varibad-linear-quadratic", "maml-linear-quadratic"),
+        ("rl2-linear-quadratic", "pearl-linear-quadratic", "maml-linear-quadratic"),
         ("Riccati controller of the nominal plant", "robust fixed gain"),
         "Riccati controller, plant known",
     ),

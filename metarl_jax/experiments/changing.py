@@ -15,7 +15,7 @@ from metarl_jax.experiments.base import Experiment, experiment
 # Chosen on validation tasks.
 _RL2: dict[str, Any] = {
     "episodes": 1,
-    "iterations": 300,
+    "iterations": 500,
     "trials": 256,
     "hidden_size": 64,
     "learning_rate": 2e-3,
