@@ -21,7 +21,7 @@ def test_arms_switch_at_the_rate_of_the_task_to_any_of_the_values() -> None:
     family = changing.switching(4, 50)
     tasks = jax.vmap(family.tasks.sample)(jax.random.split(jax.random.key(0), 4000))
     means, rate = np.asarray(tasks.means), np.asarray(tasks.rate)
-    assert set(np.unique(means)) == set(np.float32(changing.VALUES))
+    assert np.unique(means).tolist() == np.array(changing.VALUES, np.float32).tolist()
     np.testing.assert_allclose([np.mean(means == np.float32(v)) for v in changing.VALUES], 0.2, atol=0.01)
     # One in five new values equals the former one.
     moved = np.mean(means[:, 1:] != means[:, :-1], axis=(1, 2))
@@ -257,7 +257,7 @@ def test_a_course_is_drawn() -> None:
     family = changing.drifting(3, 10)
     task = family.tasks.sample(jax.random.key(0))
     nothing = np.zeros(0, np.float32)
-    frames = [Frame(nothing, (), None, 0, 0, 0.0, False), Frame(nothing, (), np.int32(1), 0, 1, 1.0, False)]
+    frames = [Frame(nothing, (), None, 0, 0, 0.0, False), Frame(nothing, (), np.array(1), 0, 1, 1.0, False)]
     pictures = [family.env.draw(frames[:n], task) for n in (1, 2)]  # pyright: ignore[reportAttributeAccessIssue]
     assert {picture.size for picture in pictures} == {(SIZE, SIZE)}
     assert np.any(np.asarray(pictures[0]) != np.asarray(pictures[1]))
