@@ -62,6 +62,12 @@ APPLICATIONS: dict[str, Application] = {
         ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling"),
         "exact filter, knowledge gradient",
     ),
+    "changing-mdp": Application(
+        "finds a hidden goal that moves",
+        ("rl2-moving-goal",),
+        ("posterior sampling without moves",),
+        "best path, course known",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Presets: bandits and users that change within a trial, by RL² and VariBAD.
+"""Presets: bandits, users and grids that change within a trial, by RL² and VariBAD.
 
 Learners by gradient descent and PEARL do not apply: they adapt to earlier episodes, and a task is over after one
 episode.
@@ -32,13 +32,27 @@ _VARIBAD: dict[str, Any] = {
     "kl_weight": 0.1,
     "policy_units": 64,
 }
-PRESETS: dict[str, dict[str, Any]] = {"rl2": _RL2, "varibad": _VARIBAD}
+_MOVING_GOAL: dict[str, Any] = {
+    "episodes": 1,
+    "iterations": 400,
+    "trials": 128,
+    "hidden_size": 64,
+    "learning_rate": 2e-3,
+    "discount": 0.97,
+    "gae_lambda": 0.9,
+    "entropy_coefficient": 0.02,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "switching-bandit": {"rl2": _RL2, "varibad": _VARIBAD},
+    "drifting-interests": {"rl2": _RL2, "varibad": _VARIBAD},
+    "moving-goal": {"rl2": _MOVING_GOAL},
+}
 
 
 def experiments() -> Iterator[Experiment]:
     """Yield every preset of this file."""
-    for family in ("switching-bandit", "drifting-interests"):
-        for algorithm, settings in PRESETS.items():
+    for family, learners in PRESETS.items():
+        for algorithm, settings in learners.items():
             yield experiment(
                 name=f"{algorithm}-{family}",
                 description=f"{registry.algorithm(algorithm).title} on {registry.family(family).title}",

@@ -284,6 +284,17 @@ register(
             ("drifting-interests", "recommendations to users whose interests drift", "interests"),
         )
     ),
+    Family(
+        "moving-goal",
+        "a grid whose hidden goal moves within a trial",
+        f"{_ENVIRONMENTS}.moving_goal:make",
+        references=_references("moving_goal", "without_moves", "posterior_sampling", "known_course"),
+        tabular=True,
+        excluded=dict.fromkeys(("gradient", "context"), _ONE_EPISODE),
+        heldout_tasks=4000,
+        validation_tasks=512,
+        heldout_batch=2000,
+    ),
     package=True,
 )
 

@@ -55,6 +55,7 @@ from metarl_jax.environments import (
     locomotion,
     manipulation,
     maze,
+    moving_goal,
     navix,
     point_robot,
     recommendation,
@@ -217,6 +218,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
         "drifting": lambda: changing.drifting(3, 8),
         "interests": lambda: changing.interests(6, 2, 8),
     },
+    "moving_goal": {"make": lambda: moving_goal.make(3, 10)},
 }
 
 # ----------------------------------------------------------------------------------------------------- networks
