@@ -43,7 +43,32 @@ class Application(NamedTuple):
     """The settings of shifted tasks; None: the family has none."""
 
 
-APPLICATIONS: dict[str, Application] = {}
+APPLICATIONS: dict[str, Application] = {
+    "adaptive-control": Application(
+        "controls a linear plant with unknown dynamics",
+        ("rl2-linear-quadratic", "pearl-linear-quadratic", "maml-linear-quadratic"),
+        ("Riccati controller of the nominal plant", "robust fixed gain"),
+        "Riccati controller, plant known",
+    ),
+    "changing-arms": Application(
+        "pulls arms whose success probabilities switch",
+        ("rl2-switching-bandit", "varibad-switching-bandit"),
+        ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling"),
+        "exact filter, knowledge gradient",
+    ),
+    "changing-interests": Application(
+        "recommends items to users whose interests drift",
+        ("rl2-drifting-interests", "varibad-drifting-interests"),
+        ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling"),
+        "exact filter, knowledge gradient",
+    ),
+    "changing-mdp": Application(
+        "finds a hidden goal that moves",
+        ("rl2-moving-goal",),
+        ("posterior sampling without moves",),
+        "best path, course known",
+    ),
+}
 
 
 def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 from metarl_jax import references
 from metarl_jax.checks import did_you_mean
 from metarl_jax.experiments import (
+    adaptive_control,
+    changing,
     control,
     exploration,
     families,
@@ -71,6 +73,8 @@ _PRESETS: dict[str, Experiment] = {
         imitation,
         point_robot,
         recommendation,
+        adaptive_control,
+        changing,
         locomotion,
         shared_families,
         manipulation,

@@ -245,6 +245,59 @@ register(
     package=True,
 )
 
+# ------------------------------------------------------------------------------------------------------ applications
+
+_ONE_EPISODE = "it adapts to earlier episodes, and a task that changes is over after one episode"
+register(
+    Family(
+        "linear-quadratic",
+        "adaptive control of linear plants with unknown dynamics",
+        f"{_ENVIRONMENTS}.linear_quadratic:make",
+        references=_references("linear_quadratic", "nominal", "robust", "certainty_equivalence", "known_plant"),
+        **_ROOMS,
+    ),
+    *(
+        Family(
+            name,
+            title,
+            f"{_ENVIRONMENTS}.changing:{function}",
+            hidden=("seed",) if function == "interests" else (),
+            references=_references(
+                "changing",
+                "discounted_ucb",
+                "sliding_window_ucb",
+                "discounted_thompson",
+                "thompson",
+                "greedy",
+                "knowledge_gradient",
+                "best_arm",
+            ),
+            tabular=True,
+            excluded=dict.fromkeys(("gradient", "context"), _ONE_EPISODE),
+            heldout_tasks=4000,
+            validation_tasks=512,
+            heldout_batch=2000,
+        )
+        for name, title, function in (
+            ("switching-bandit", "Bernoulli bandits whose arms switch", "switching"),
+            ("drifting-bandit", "Gaussian bandits whose arms drift", "drifting"),
+            ("drifting-interests", "recommendations to users whose interests drift", "interests"),
+        )
+    ),
+    Family(
+        "moving-goal",
+        "a grid whose hidden goal moves within a trial",
+        f"{_ENVIRONMENTS}.moving_goal:make",
+        references=_references("moving_goal", "without_moves", "posterior_sampling", "known_course"),
+        tabular=True,
+        excluded=dict.fromkeys(("gradient", "context"), _ONE_EPISODE),
+        heldout_tasks=4000,
+        validation_tasks=512,
+        heldout_batch=2000,
+    ),
+    package=True,
+)
+
 # ------------------------------------------------------------------------------------------------------------ robots
 
 _SLOW: dict[str, Any] = {"heldout_tasks": 200, "validation_tasks": 20, "heldout_batch": 100}

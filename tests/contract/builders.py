@@ -46,13 +46,16 @@ from metarl_jax.algorithms import (
 from metarl_jax.datasets import sinusoid
 from metarl_jax.environments import (
     bandits,
+    changing,
     classic_control,
     dark_room,
     from_gymnax,
     gridnavi,
+    linear_quadratic,
     locomotion,
     manipulation,
     maze,
+    moving_goal,
     navix,
     point_robot,
     recommendation,
@@ -209,6 +212,13 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     },
     "xland": {"make": _xland},
     "from_gymnax": {"make[CartPole]": _cartpole, "make[Pendulum]": _pendulum},
+    "linear_quadratic": {"make": lambda: linear_quadratic.make(3, 2, 5)},
+    "changing": {
+        "switching": lambda: changing.switching(3, 8),
+        "drifting": lambda: changing.drifting(3, 8),
+        "interests": lambda: changing.interests(6, 2, 8),
+    },
+    "moving_goal": {"make": lambda: moving_goal.make(3, 10)},
 }
 
 # ----------------------------------------------------------------------------------------------------- networks

@@ -1,0 +1,63 @@
+"""Presets: bandits, users and grids that change within a trial, by RL² and VariBAD.
+
+Learners by gradient descent and PEARL do not apply: they adapt to earlier episodes, and a task is over after one
+episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from metarl_jax.experiments import registry
+from metarl_jax.experiments.base import Experiment, experiment
+
+# Chosen on validation tasks.
+_RL2: dict[str, Any] = {
+    "episodes": 1,
+    "iterations": 500,
+    "trials": 256,
+    "hidden_size": 64,
+    "learning_rate": 2e-3,
+    "training_reward": "task",
+}
+_VARIBAD: dict[str, Any] = {
+    **_RL2,
+    "adaptation_episodes": 1,
+    "model_trials": 16,
+    "model_updates": 2,
+    "model_learning_rate": 2e-3,
+    "buffer_trials": 1024,
+    "bound_steps": 20,
+    "kl_weight": 0.1,
+    "policy_units": 64,
+}
+_MOVING_GOAL: dict[str, Any] = {
+    "episodes": 1,
+    "iterations": 400,
+    "trials": 128,
+    "hidden_size": 64,
+    "learning_rate": 2e-3,
+    "discount": 0.97,
+    "gae_lambda": 0.9,
+    "entropy_coefficient": 0.02,
+}
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "switching-bandit": {"rl2": _RL2, "varibad": _VARIBAD},
+    "drifting-interests": {"rl2": _RL2, "varibad": _VARIBAD},
+    "moving-goal": {"rl2": _MOVING_GOAL},
+}
+
+
+def experiments() -> Iterator[Experiment]:
+    """Yield every preset of this file."""
+    for family, learners in PRESETS.items():
+        for algorithm, settings in learners.items():
+            yield experiment(
+                name=f"{algorithm}-{family}",
+                description=f"{registry.algorithm(algorithm).title} on {registry.family(family).title}",
+                algorithm=algorithm,
+                family=family,
+                settings=settings,
+                tuned=True,
+            )

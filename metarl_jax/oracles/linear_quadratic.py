@@ -1,0 +1,221 @@
+"""Controllers without meta-learning, as reference learners for ``environments.linear_quadratic``.
+
+Every factory takes ``(family, episodes)``: a family of plants, and the number of episodes of a trial.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metarl_jax.checks import positive_int
+from metarl_jax.environments.linear_quadratic import LIMIT, LinearQuadratic, Plant, PlantState, Riccati, riccati
+from metarl_jax.oracles.base import of_trials
+from metarl_jax.rollout import trial
+from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Oracle, Transition
+
+PLANTS = 512
+"""The number of training plants on which a fixed gain is optimised, and of others on which it is chosen."""
+
+
+def _environment(family: EnvFamily) -> LinearQuadratic:
+    if not isinstance(family.env, LinearQuadratic):
+        message = f"family must be one of environments.linear_quadratic, not one of {type(family.env).__name__}"
+        raise ValueError(message)
+    return family.env
+
+
+def _time(memory: Array, inputs: Inputs) -> Array:
+    """Return the index of this step in its episode, given that of the step before."""
+    start = jnp.logical_or(inputs.first, inputs.prev_done > 0.5)
+    return jnp.where(start, 0, memory + 1)
+
+
+def known_plant(family: EnvFamily, episodes: int) -> Oracle:
+    """Make the optimal controller of the known plant, by the Riccati recursion.
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+    effort, episodes = _environment(family).effort, positive_int("episodes", episodes)
+
+    def run(key: Key, task: Plant) -> tuple[Carry, Transition]:
+        controller = riccati(task.dynamics, task.gains, effort, family.horizon).gains
+
+        def act(key: Key, memory: Array, inputs: Inputs) -> tuple[Array, Array, tuple[()]]:
+            time = _time(memory, inputs)
+            return time, -controller[time] @ inputs.obs, ()
+
+        return trial(key, act, jnp.int32(0), family, task, episodes)
+
+    return of_trials("Riccati controller, plant known", episodes, run)
+
+
+def nominal(family: EnvFamily, episodes: int) -> Oracle:
+    """Make the controller that would be optimal for the nominal plant.
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+    episodes = positive_int("episodes", episodes)
+    controller = _nominal(family).gains
+
+    def run(key: Key, task: Plant) -> tuple[Carry, Transition]:
+        def act(key: Key, memory: Array, inputs: Inputs) -> tuple[Array, Array, tuple[()]]:
+            time = _time(memory, inputs)
+            return time, -controller[time] @ inputs.obs, ()
+
+        return trial(key, act, jnp.int32(0), family, task, episodes)
+
+    return of_trials("Riccati controller of the nominal plant", episodes, run)
+
+
+def _nominal(family: EnvFamily) -> Riccati:
+    env = _environment(family)
+    dynamics, gains = jnp.asarray(env.prior.dynamics, jnp.float32), jnp.asarray(env.prior.gains, jnp.float32)
+    return riccati(dynamics, gains, env.effort, family.horizon)
+
+
+def robust_gain(family: EnvFamily, steps: int = 300) -> np.ndarray:
+    """Optimise a fixed linear controller ``u = -gain x`` for the distribution of training plants.
+
+    Adam maximises the mean return on a sample of training plants through their simulation. It starts from zero, and
+    from the long-run gain of the nominal plant. The result is the best of both solutions and both starts on other
+    training plants.
+
+    Args:
+        family: a family of ``environments.linear_quadratic``.
+        steps: the number of gradient steps.
+
+    Returns:
+        The gain, ``[M, N]``.
+    """
+    env = _environment(family)
+
+    def mean_return(gain: Array, key: Key) -> Array:
+        def one(key: Key) -> Array:
+            key_plant, key_reset, key_steps = jax.random.split(key, 3)
+            plant = family.tasks.sample(key_plant)
+
+            def step(state: PlantState, key: Key) -> tuple[PlantState, Array]:
+                _, state, reward, _, _ = env.step_env(key, state, -gain @ state.position, plant)
+                return state, reward
+
+            start = env.reset_env(key_reset, plant)[1]
+            return jnp.sum(jax.lax.scan(step, start, jax.random.split(key_steps, family.horizon))[1])
+
+        return jnp.mean(jax.vmap(one)(jax.random.split(key, PLANTS)))
+
+    key_fit, key_choose = jax.random.split(jax.random.key(0))
+    optimiser = optax.adam(0.02)
+
+    def fit(start: Array) -> Array:
+        def update(loop: tuple[Array, optax.OptState], _: None) -> tuple[tuple[Array, optax.OptState], None]:
+            gain, state = loop
+            gradient = jax.grad(lambda gain: -mean_return(gain, key_fit))(gain)
+            change, state = optimiser.update(gradient, state)
+            return (optax.apply_updates(gain, change), state), None  # pyright: ignore[reportReturnType]
+
+        return jax.lax.scan(update, (start, optimiser.init(start)), None, length=steps)[0][0]
+
+    starts = jnp.stack([jnp.zeros((env.inputs, env.states), jnp.float32), _nominal(family).gains[0]])
+    candidates = jnp.concatenate([starts, jax.jit(jax.vmap(fit))(starts)])
+    scores = jax.jit(jax.vmap(mean_return, (0, None)))(candidates, key_choose)
+    return np.asarray(candidates[jnp.argmax(scores)])
+
+
+def robust(family: EnvFamily, episodes: int) -> Oracle:
+    """Make the best fixed linear controller for the distribution of training plants (``robust_gain``).
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+    episodes = positive_int("episodes", episodes)
+    gain = jnp.asarray(robust_gain(family))
+
+    def run(key: Key, task: Plant) -> tuple[Carry, Transition]:
+        def act(key: Key, memory: tuple[()], inputs: Inputs) -> tuple[tuple[()], Array, tuple[()]]:
+            return memory, -gain @ inputs.obs, ()
+
+        return trial(key, act, (), family, task, episodes)
+
+    return of_trials("robust fixed gain", episodes, run)
+
+
+class Belief(NamedTuple):
+    """The posterior of a plant. Each row of [A B] is normally distributed, and the rows have equal covariances."""
+
+    precision: Array
+    """The inverse of the covariance of a row, ``[N + M, N + M]``."""
+    moment: Array
+    """The precision times the transposed mean of [A B], ``[N + M, N]``."""
+
+    @property
+    def mean(self) -> Array:
+        """The mean of [A B], ``[N, N + M]``."""
+        return jnp.linalg.solve(self.precision, self.moment).T
+
+
+def prior_belief(env: LinearQuadratic) -> Belief:
+    """Return the belief before the first step, which is the distribution of training plants."""
+    prior = env.prior
+    spread = np.repeat([prior.dynamics_spread, prior.gains_spread], [env.states, env.inputs])
+    precision = np.diag(spread**-2.0)
+    moment = precision @ np.concatenate([prior.dynamics, prior.gains], axis=1).T
+    return Belief(jnp.asarray(precision, jnp.float32), jnp.asarray(moment, jnp.float32))
+
+
+def observe(belief: Belief, before: Array, control: Array, after: Array, noise: float) -> Belief:
+    """Return the posterior after a step, by Bayesian linear regression with known noise.
+
+    Args:
+        belief: the belief before the step.
+        before: the state before the step, ``[N]``.
+        control: the input, ``[M]``.
+        after: the state after the step, ``[N]``.
+        noise: the standard deviation of the noise.
+    """
+    regressors = jnp.concatenate([before, control])
+    precision = belief.precision + jnp.outer(regressors, regressors) / noise**2
+    return Belief(precision, belief.moment + jnp.outer(regressors, after) / noise**2)
+
+
+class _Memory(NamedTuple):
+    belief: Belief
+    obs: Array
+    """The state at the step before, ``[N]``."""
+    time: Array
+    """The index of the step before in its episode."""
+
+
+def certainty_equivalence(family: EnvFamily, episodes: int) -> Oracle:
+    """Make a controller that is optimal for the posterior mean of the plant, at every step.
+
+    The posterior is exact given the transitions between observed states; steps that reach a stop are left out. The
+    controller does not explore, and does not allow for the uncertainty of the plant, so it is not Bayes-optimal.
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+    env, episodes = _environment(family), positive_int("episodes", episodes)
+
+    def run(key: Key, task: Plant) -> tuple[Carry, Transition]:
+        def act(key: Key, memory: _Memory, inputs: Inputs) -> tuple[_Memory, Array, tuple[()]]:
+            time = _time(memory.time, inputs)
+            control = jnp.clip(inputs.prev_action, -LIMIT, LIMIT)
+            after = observe(memory.belief, memory.obs, control, inputs.obs, env.noise)
+            # The observation after the end of an episode is the first one of the next episode.
+            linear = jnp.logical_and(time > 0, jnp.all(jnp.abs(inputs.obs) < LIMIT))
+            belief = jax.tree.map(lambda new, old: jnp.where(linear, new, old), after, memory.belief)
+            dynamics, gains = jnp.split(belief.mean, [env.states], axis=1)
+            controller = riccati(dynamics, gains, env.effort, family.horizon).gains[time]
+            return _Memory(belief, inputs.obs, time), -controller @ inputs.obs, ()
+
+        start = _Memory(prior_belief(env), jnp.zeros(env.states, jnp.float32), jnp.int32(0))
+        return trial(key, act, start, family, task, episodes)
+
+    return of_trials("certainty equivalence, exact posterior", episodes, run)
