@@ -43,7 +43,21 @@ class Application(NamedTuple):
     """The settings of shifted tasks; None: the family has none."""
 
 
-APPLICATIONS: dict[str, Application] = {}
+APPLICATIONS: dict[str, Application] = {
+    # Kelly's rule with the exact posterior is not exactly Bayes-optimal, because it ignores the costs of later trades.
+    "markets": Application(
+        "portfolios in unknown markets",
+        ("rl2-markets", "varibad-markets", "promp-markets"),
+        ("buy and hold", "best fixed fraction", "Kelly, estimated"),
+        "Kelly, exact posterior",
+    ),
+    "motion-planning": Application(
+        "motion planning on hidden maps",
+        ("rl2-motion-planning", "varibad-motion-planning", "maml-motion-planning"),
+        ("random", "straight to the goal", "optimistic planning"),
+        "shortest path, map known",
+    ),
+}
 
 
 def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks: str) -> dict[str, Any]:
