@@ -17,8 +17,8 @@ EPISODES = 3
 # Chosen on validation tasks. Actions do not change later returns, so the discount is small.
 _PPO: dict[str, Any] = {
     "episodes": EPISODES,
-    "iterations": 120,
-    "trials": 256,
+    "iterations": 150,
+    "trials": 128,
     "epochs": 4,
     "learning_rate": 2e-3,
     "discount": 0.5,
@@ -52,7 +52,7 @@ PRESETS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {
             "iterations": 200,
             "tasks": 20,
-            "episodes": 5,
+            "episodes": 20,
             "clip": 0.3,
             "inner_steps": 1,
             "inner_rate": 0.1,
