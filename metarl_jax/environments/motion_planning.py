@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from metarl_jax.checks import boolean, positive_int, real
+from metarl_jax.checks import boolean, positive_int, real, whole
 from metarl_jax.environments.base import Environment, random_signs
 from metarl_jax.environments.drawing import SIZE, Frame, blank, of_episode
 from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution, Transition
@@ -210,7 +210,7 @@ def rooms(
 
     Args:
         horizon: The largest number of steps of an episode.
-        walls: The number of walls, at most 3; there is one room more.
+        walls: The number of walls, 1 or 2; there is one room more.
         narrowest_door: The smallest width of a door of training maps.
         widest_door: The largest width of a door of training maps.
         sensor_range: The largest distance that the sensors measure.
@@ -225,13 +225,9 @@ def rooms(
         >>> family.horizon, family.action_space.shape
         (40, (2,))
     """
-    horizon, walls, shifted = (
-        positive_int("horizon", horizon),
-        positive_int("walls", walls),
-        boolean("shifted", shifted),
-    )
-    if walls > 3:
-        raise ValueError(f"walls must be at most 3, not {walls}")
+    horizon, shifted = positive_int("horizon", horizon), boolean("shifted", shifted)
+    # The rooms between three walls would be too narrow for boxes.
+    walls = whole(at_least=1, at_most=2)("walls", walls)
     narrowest_door = real(at_least=0.05, at_most=0.3)("narrowest_door", narrowest_door)
     widest_door = real(at_least=narrowest_door, at_most=0.3)("widest_door", widest_door)
     env = HiddenMap(real(above=0, at_most=2)("sensor_range", sensor_range))
