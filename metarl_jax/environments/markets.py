@@ -1,6 +1,6 @@
 """Portfolio choice in one market: a share of the wealth is invested in a risky asset, and the rest is cash.
 
-This is a model for the study of learning. It is not advice, and it promises no profit in any market.
+These markets are a model for the study of learning. They are not advice, and promise no profit in any real market.
 
 A task is a market. The log returns r of its asset are a stationary first-order autoregression: ``r' = drift +
 autocorrelation * (r - drift) + volatility * e`` with e ~ N(0, 1). With a negative autocorrelation a return above the
@@ -240,9 +240,9 @@ def autoregressive(
 
     The three numbers of a task are independent and uniform in their ranges. With the defaults, the volatility of a step
     is about that of a single share in a quarter of a year. If ``shifted`` is true, all three numbers of a held-out
-    market are outside of the training ranges: the distance of the drift from its centre and the absolute value of the
-    autocorrelation are 1 to 1.5 times the largest ones of training (the latter is at most ``LARGEST_AUTOCORRELATION``),
-    and the volatility is 1 to 1.5 times the highest one.
+    market are outside of the training ranges. The distance of the drift from its centre, the volatility, and the
+    absolute value of the autocorrelation are 1 to 1.5 times the largest ones of training. An autocorrelation is at most
+    ``LARGEST_AUTOCORRELATION``.
 
     Training can use expected instead of observed rewards (``EnvFamily.privileged``), which have less noise.
 
@@ -386,7 +386,7 @@ def from_prices(
 
     A task is the fit (``fit``) to consecutive returns of the file, and episodes are simulated from it. The windows of
     held-out tasks lie after those of training tasks, and do not overlap them. Validation tasks are training tasks,
-    because a file has no other ones. Simulated returns have neither the tails nor the changes over time of real ones.
+    because a file has no other ones. Real returns have heavier tails, and their distribution changes over time.
 
     Args:
         path: The path of a CSV file (see ``read_prices``).
