@@ -22,8 +22,7 @@ from metarl_jax.types import EnvFamily, Inputs, Oracle, Transition
 
 
 def market(drift: float = 0.02, volatility: float = 0.1, autocorrelation: float = -0.4, steps: int = 20) -> Market:
-    numbers = (jnp.float32(x) for x in (drift, volatility, autocorrelation))
-    return Market(*numbers, steps)
+    return Market(jnp.float32(drift), jnp.float32(volatility), jnp.float32(autocorrelation), steps)
 
 
 def random_trial(family: EnvFamily, task: Market, episodes: int, seed: int = 0) -> Transition:
@@ -64,7 +63,7 @@ def test_returns_have_the_moments_of_a_stationary_autoregression() -> None:
     first = np.asarray(played.inputs.obs[:, :1, 0])
     r = np.concatenate([first, np.asarray(played.final_obs[..., 0])], axis=1) * family.env.scale
     deviation = 0.1 / np.sqrt(1 - 0.4**2)
-    # At each time of the episode, from the first return on, within five standard errors.
+    # The first return has the same moments as all later ones. Tolerances are five standard errors.
     np.testing.assert_allclose(r.mean(axis=0), 0.02, atol=5 * deviation / np.sqrt(5000))
     np.testing.assert_allclose(r.std(axis=0), deviation, rtol=5 / np.sqrt(2 * 5000))
     for lag in (1, 2, 3):
@@ -96,7 +95,8 @@ def test_kelly_maximises_the_expected_logarithm_of_wealth(mean: float, deviation
         lambda w: -expected_log(w, mean, deviation), bounds=(-1, 2), method="bounded", options={"xatol": 1e-4}
     )
     # Shares are multiples of 0.05.
-    assert chosen == pytest.approx(float(found.x), abs=0.03)
+    best: Any = found
+    assert chosen == pytest.approx(float(best.x), abs=0.03)
     if abs(chosen) < 0.99:
         assert chosen == pytest.approx(mean / deviation**2 + 0.5, abs=0.1)
     for weight in (-0.7, 0.4, 1.6):
@@ -124,8 +124,8 @@ def test_the_posterior_is_that_of_direct_gaussian_conditioning() -> None:
         random.uniform(0.05, 0.2, 50),
         random.uniform(-0.8, 0.8, 50),
     )
-    numbers = (jnp.asarray(x, jnp.float32) for x in (drift, volatility, slope))
-    among = Market(*numbers, 20)
+    numbers = jnp.asarray([drift, volatility, slope], jnp.float32)
+    among = Market(numbers[0], numbers[1], numbers[2], 20)
     episodes = [random.normal(0.02, 0.1, number) for number in (6, 4)]
     returns = oracles.no_returns()
     for episode in episodes:
@@ -268,7 +268,7 @@ def test_windows_of_a_file_of_prices_are_markets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("date,value\n2020-01-01,1\n", "has no column price or adj close or close; it has date, value"),
+        ("date,value\n2020-01-01,1\n", "has no column price or adj close or close; it has 'date', 'value'"),
         ("", "has no column date; it has none"),
         ("date,price\n", "prices.csv has no prices"),
         ("date,price\n2020-01-01,1\n2020-01-02,\n", "line 3: '' is not a price"),

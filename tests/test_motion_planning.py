@@ -40,7 +40,7 @@ def environment(family: EnvFamily) -> HiddenMap:
 def covered(places: np.ndarray, boxes: np.ndarray, margin: float = 0.0) -> np.ndarray:
     """Return which places ``[..., 2]`` are inside a box that is smaller by a margin on each side."""
     inside = (places[..., None, :] > boxes[:, :2] + margin) & (places[..., None, :] < boxes[:, 2:] - margin)
-    return inside.all(axis=-1).any(axis=-1)
+    return np.asarray(inside.all(axis=-1).any(axis=-1))
 
 
 def free_share(start: np.ndarray, move: np.ndarray, boxes: np.ndarray) -> float:
@@ -70,7 +70,7 @@ def test_contacts_are_those_of_a_search_along_the_move(index: int) -> None:
     assert differs.mean() <= 0.01
     met = (np.asarray(found) < 1) & ~differs
     assert met.sum() > 30
-    # At a contact, the coordinate of the axis equals that of a side of a box.
+    # The robot touches a side of a box that is perpendicular to the axis.
     ends = starts + np.asarray(found)[:, None] * moves
     sides = np.concatenate([boxes[:, :2], boxes[:, 2:]])
     for end, along in zip(ends[met], np.asarray(axis)[met], strict=True):

@@ -328,7 +328,7 @@ def read_prices(path: str | Path) -> np.ndarray:
                 column = next((named[choice] for choice in choices if choice in named), None)
                 if column is None:
                     raise ValueError(
-                        f"{path} has no column {' or '.join(choices)}; it has {', '.join(named) or 'none'}"
+                        f"{path} has no column {' or '.join(choices)}; it has {', '.join(map(repr, named)) or 'none'}"
                     )
                 columns.append(column)
             for row in rows:
@@ -419,9 +419,13 @@ def from_prices(
         fits = np.array([fit(part[i : i + window]) for i in range(len(part) - window + 1)])
         if np.any(fits[:, 1] < 1e-8):
             raise ValueError(f"{path} has a window of {window} returns without any variation")
-        steps = jnp.full(len(fits), horizon, jnp.int32)
-        markets = Market(*jnp.asarray(fits.T, jnp.float32), steps)  # pyright: ignore[reportArgumentType]
-        draw = lambda key: jax.tree.map(lambda x: x[jax.random.randint(key, (), 0, len(fits), jnp.int32)], markets)  # noqa: E731
+        drift, volatility, autocorrelation = jnp.asarray(fits.T, jnp.float32)
+        steps: Any = jnp.full(len(fits), horizon, jnp.int32)
+        markets = Market(drift, volatility, autocorrelation, steps)
+
+        def draw(key: Key) -> Market:
+            return jax.tree.map(lambda x: x[jax.random.randint(key, (), 0, len(fits), jnp.int32)], markets)
+
         return draw, markets
 
     train, test = among(log_returns[:split]), among(log_returns[split:])

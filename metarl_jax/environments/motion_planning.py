@@ -7,7 +7,7 @@ last room, and episodes start at the middle of the left edge, in the first room.
 An action consists of two numbers in [-1, 1] and moves the robot by this multiple of ``REACH`` along x and y. A robot
 that touches an obstacle slides along it with the rest of the move. The observation has no map: it consists of the
 position, the distance to the goal, the free distances in eight directions up to the range of the sensors, and the time,
-all scaled to about [-1, 1]. What a learner finds out in one episode remains true in the next ones.
+all scaled to about [-1, 1]. The map is the same in all episodes of a trial.
 
 The reward of a step is the decrease of the straight distance to the goal, minus 1 / horizon, plus 1 if the robot
 arrives within ``ARRIVAL`` of the goal, which ends the episode.

@@ -3,7 +3,7 @@
 Planners use square grids over the unit square, whose cells are connected to their eight neighbours. A robot moves by up
 to ``REACH`` along each axis, so a diagonal move takes no longer than a straight one. All moves between neighbours
 therefore cost the same, and no correction for other angles is needed. A diagonal move is possible if the two cells
-beside it are free.
+next to both of its cells are free.
 """
 
 from __future__ import annotations
@@ -127,13 +127,13 @@ def _environment(family: EnvFamily) -> HiddenMap:
 
 
 class _Seen(NamedTuple):
-    """What a robot sees at a step."""
+    """The observation of a robot, in units of the square."""
 
     position: Array
     distance: Array
     free: Array
     stuck: Array
-    """Whether the last move, in this episode, was less than a quarter of what was intended."""
+    """Whether the robot moved by less than a quarter of the last action of this episode."""
     first: Array
     """Whether an episode begins."""
 
