@@ -68,6 +68,19 @@ APPLICATIONS: dict[str, Application] = {
         ("posterior sampling without moves",),
         "best path, course known",
     ),
+    # Kelly's rule with the exact posterior is not exactly Bayes-optimal, because it ignores the costs of later trades.
+    "markets": Application(
+        "portfolios in unknown markets",
+        ("rl2-markets", "varibad-markets", "promp-markets"),
+        ("buy and hold", "best fixed fraction", "Kelly, estimated"),
+        "Kelly, exact posterior",
+    ),
+    "motion-planning": Application(
+        "motion planning on hidden maps",
+        ("rl2-motion-planning", "varibad-motion-planning", "maml-motion-planning"),
+        ("random", "straight to the goal", "optimistic planning"),
+        "shortest path, map known",
+    ),
 }
 
 

@@ -242,6 +242,24 @@ register(
         references=(*_references("recommendation", "popularity", "thompson", "similar_users"), *_KNOWN),
         **_MANY,
     ),
+    Family(
+        "markets",
+        "portfolios in markets with unknown drift, volatility and autocorrelation",
+        f"{_ENVIRONMENTS}.markets:autoregressive",
+        references=_references("markets", "buy_and_hold", "fixed_fraction", "estimated", "posterior", "known"),
+        heldout_tasks=1000,
+        validation_tasks=512,
+        heldout_batch=500,
+    ),
+    Family(
+        "motion-planning",
+        "motion planning on hidden maps of rooms with doors",
+        f"{_ENVIRONMENTS}.motion_planning:rooms",
+        references=(*_RANDOM, *_references("motion_planning", "greedy", "optimistic", "shortest_path")),
+        heldout_tasks=300,
+        validation_tasks=128,
+        heldout_batch=150,
+    ),
     package=True,
 )
 

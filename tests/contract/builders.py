@@ -54,7 +54,9 @@ from metarl_jax.environments import (
     linear_quadratic,
     locomotion,
     manipulation,
+    markets,
     maze,
+    motion_planning,
     moving_goal,
     navix,
     point_robot,
@@ -163,6 +165,15 @@ def _from_ratings() -> EnvFamily:
         return recommendation.from_ratings(path, least=2)
 
 
+def _from_prices() -> EnvFamily:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prices.csv"
+        prices = np.exp(np.cumsum(0.1 * np.random.default_rng(0).normal(size=80)))
+        rows = [f"2020-{1 + i // 28:02}-{1 + i % 28:02},{price:.6f}" for i, price in enumerate(prices)]
+        path.write_text("\n".join(["date,price", *rows]))
+        return markets.from_prices(path, horizon=6, window=12)
+
+
 # The states of Gymnasium environments are on the host and can be used once (``test_from_gymnasium.py``).
 GYMNASIUM = {"gymnasium_family", "gymnasium_host", "gymnasium_spaces"}
 # A step of Craftax takes ten seconds to compile (``test_craftax.py``).
@@ -219,6 +230,8 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
         "interests": lambda: changing.interests(6, 2, 8),
     },
     "moving_goal": {"make": lambda: moving_goal.make(3, 10)},
+    "markets": {"autoregressive": lambda: markets.autoregressive(6), "from_prices": _from_prices},
+    "motion_planning": {"rooms": lambda: motion_planning.rooms(6)},
 }
 
 # ----------------------------------------------------------------------------------------------------- networks
