@@ -13,6 +13,7 @@ from metarl_jax import references
 from metarl_jax.checks import did_you_mean
 from metarl_jax.experiments import (
     control,
+    diagnosis,
     exploration,
     families,
     few_shot,
@@ -71,6 +72,7 @@ _PRESETS: dict[str, Experiment] = {
         imitation,
         point_robot,
         recommendation,
+        diagnosis,
         locomotion,
         shared_families,
         manipulation,

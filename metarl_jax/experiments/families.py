@@ -245,6 +245,24 @@ register(
     package=True,
 )
 
+# ------------------------------------------------------------------------------------------------------------ medicine
+
+_DIAGNOSES = _references("diagnosis", "mean_clinic", "posterior_mean", "clinic_known")
+register(
+    Family(
+        "diagnosis",
+        "diagnosis by sequential tests in new clinics",
+        f"{_ENVIRONMENTS}.diagnosis:make",
+        references=(*_RANDOM, *_DIAGNOSES),
+        optimal_action=True,
+        source=_DIAGNOSES[1],
+        heldout_tasks=5000,
+        validation_tasks=512,
+        heldout_batch=1000,
+    ),
+    package=True,
+)
+
 # ------------------------------------------------------------------------------------------------------------ robots
 
 _SLOW: dict[str, Any] = {"heldout_tasks": 200, "validation_tasks": 20, "heldout_batch": 100}
