@@ -90,7 +90,8 @@ class Prior(NamedTuple):
 class Diagnosis(Environment):
     """Patients of one clinic. Actions 0 .. M - 1 are tests, and actions M .. M + C - 1 are diagnoses.
 
-    An observation has a number for each test: 1 or -1 for its result, and 0 if it was not ordered for this patient.
+    An observation has a number for each test, which is 1 or -1 for its result, and 0 if it was not ordered for this
+    patient; and the number of steps of this episode, divided by the largest number.
 
     Args:
         harms: the harm of a wrong diagnosis in each condition, ``[C]``.
@@ -110,7 +111,8 @@ class Diagnosis(Environment):
         self.tests, self.conditions = prior.results.shape[:2]
 
     def _observe(self, state: PatientState) -> Array:
-        return jnp.where(state.ordered, state.results, 0).astype(jnp.float32)
+        results = jnp.where(state.ordered, state.results, 0).astype(jnp.float32)
+        return jnp.append(results, state.time.astype(jnp.float32) / (self.tests + 1))
 
     def reset_env(self, key: Key, params: Clinic) -> tuple[Array, PatientState]:
         key_condition, key_results = jax.random.split(key)
@@ -147,14 +149,14 @@ class Diagnosis(Environment):
 
     def observation_space(self, params: Clinic | None = None) -> Box:
         del params
-        return Box(-1.0, 1.0, (self.tests,))
+        return Box(-1.0, 1.0, (self.tests + 1,))
 
     def draw(self, frames: Sequence[Frame], task: Clinic) -> Image:
         """Draw the results and the diagnosis of the current patient (``drawing.Drawable``)."""
         picture, canvas = blank()
         rows, columns = self.tests + 2, self.conditions
         height = SIZE / rows
-        for test, result in enumerate(np.asarray(frames[-1].observation)):
+        for test, result in enumerate(np.asarray(frames[-1].observation)[: self.tests]):
             fill = {1: "royalblue", -1: "lightgrey"}.get(round(float(result)))
             box = (8, test * height + 8, SIZE - 8, (test + 1) * height - 8)
             canvas.rectangle(box, fill=fill, outline="grey")
@@ -174,61 +176,81 @@ class Diagnosis(Environment):
 
 
 class Plan(NamedTuple):
-    """The best policy for a known clinic."""
+    """The best policy for a known clinic, for each step t of an episode and each set of results."""
 
-    value: Array
-    """The expected reward of a patient from each set of results on, weighted by the probability of these results,
-    ``[3^M]``. Its first element is the expected reward of a patient."""
-    action: Array
-    """The best action after each set of results, ``[3^M]`` int32."""
+    probability: Array
+    """The probability of the results, if exactly these tests are ordered, ``[3^M]``."""
+    action_value: Array
+    """The expected sum of rewards from step t on, after each action, times ``probability``, ``[M + 1, 3^M, M + C]``."""
+
+    @property
+    def value(self) -> Array:
+        """The expected reward of a patient."""
+        return jnp.max(self.action_value[0, 0])
+
+    @property
+    def action(self) -> Array:
+        """The best actions, ``[M + 1, 3^M]`` int32."""
+        return jnp.argmax(self.action_value, axis=-1).astype(jnp.int32)
+
+    @property
+    def advantage(self) -> Array:
+        """The difference of the value of each action from that of the best one, ``[M + 1, 3^M, M + C]``."""
+        difference = self.action_value - jnp.max(self.action_value, axis=-1, keepdims=True)
+        return difference / jnp.maximum(self.probability, 1e-12)[:, None]
 
 
-def results_index(observation: Array) -> Array:
-    """Return the index of an observation ``[..., M]`` in a ``Plan``, ``[...]`` int32.
+def place(observation: Array) -> tuple[Array, Array]:
+    """Return the step and the set of results of an observation, which are indices of a ``Plan``.
 
-    The index has base 3: the digit of a test is 0 if it was not ordered, 1 if negative and 2 if positive.
+    The index of a set has base 3: the digit of a test is 0 if it was not ordered, 1 if negative and 2 if positive.
+
+    Args:
+        observation: ``[..., M + 1]``.
+
+    Returns:
+        Two arrays ``[...]`` int32.
     """
-    result = jnp.round(observation).astype(jnp.int32)
+    tests = observation.shape[-1] - 1
+    result = jnp.round(observation[..., :tests]).astype(jnp.int32)
     digit = jnp.where(result > 0, 2, -result)
-    return jnp.sum(digit * 3 ** jnp.arange(observation.shape[-1], dtype=jnp.int32), axis=-1).astype(jnp.int32)
+    step = jnp.round(observation[..., tests] * (tests + 1)).astype(jnp.int32)
+    return step, jnp.sum(digit * 3 ** jnp.arange(tests, dtype=jnp.int32), axis=-1).astype(jnp.int32)
 
 
-def plan(prevalence: Array, positive: Array, harms: Array, cost: float) -> Plan:
+def plan(prevalence: Array, positive: Array, harms: Array, cost: float, discount: float = 1.0) -> Plan:
     """Compute the best policy for a known clinic by backward induction over the sets of results.
 
-    A set of results has the joint probability of the results and of each condition, so that no posterior has to be
-    normalised. A step of the induction improves the values of all sets; after M steps, all values are exact.
+    All values of a set are multiplied by the probability of its results, so that no posterior has to be normalised.
 
     Args:
         prevalence: the probability of each condition, ``[C]``.
         positive: the probability that each test is positive in each condition, ``[M, C]``.
         harms: the harm of a wrong diagnosis in each condition, ``[C]``.
         cost: the cost of a test.
+        discount: the discount factor of one step.
     """
     tests = positive.shape[0]
+    index = np.arange(3**tests)[:, None]
     power = 3 ** np.arange(tests)
-    digit = np.arange(3**tests)[:, None] // power % 3
+    digit = index // power % 3
     likelihood = jnp.stack([jnp.ones_like(positive), 1 - positive, positive])
     joint = prevalence * jnp.prod(likelihood[digit, np.arange(tests)], axis=1)
-    # A diagnosis pays 1 for its own condition, and minus the harm for each other condition.
-    decide = joint * (1 + harms) - jnp.sum(joint * harms, axis=-1, keepdims=True)
-    best = jnp.max(decide, axis=-1)
-    paid = cost * jnp.sum(joint, axis=-1, keepdims=True)
-    index = np.arange(3**tests)[:, None]
+    probability, harm = jnp.sum(joint, axis=-1), jnp.sum(joint * harms, axis=-1, keepdims=True)
+    # A diagnosis has a reward of 1 for its own condition, and of minus the harm for each other condition.
+    decide, paid = joint * (1 + harms) - harm, cost * probability[:, None]
     negative, positives = (np.where(digit == 0, index + result * power, 0) for result in (1, 2))
-
-    def test(value: Array) -> Array:
-        return jnp.where(digit == 0, value[negative] + value[positives] - paid, -jnp.inf)
-
-    value = best
+    # A test at the last step leaves the patient without a diagnosis.
+    values = [jnp.concatenate([jnp.broadcast_to(-paid - harm, digit.shape), decide], axis=-1)]
     for _ in range(tests):
-        value = jnp.maximum(best, jnp.max(test(value), axis=-1))
-    action = jnp.argmax(jnp.concatenate([test(value), decide], axis=-1), axis=-1)
-    return Plan(value, action.astype(jnp.int32))
+        after = jnp.max(values[-1], axis=-1)
+        tested = jnp.where(digit == 0, after[negative] + after[positives], after[:, None])
+        values.append(jnp.concatenate([discount * tested - paid, decide], axis=-1))
+    return Plan(probability, jnp.stack(values[::-1]))
 
 
 def make(
-    tests: int = 4,
+    tests: int = 3,
     conditions: int = 3,
     *,
     cost: float = 0.05,
@@ -276,8 +298,19 @@ def make(
     def drawn_from(prior: Prior) -> Any:
         return lambda key: Clinic(*prior.sample(key), tests + 1)
 
-    def planned(task: Clinic) -> Plan:
-        return plan(task.prevalence, task.positive, jnp.asarray(harms, jnp.float32), cost)
+    def planned(task: Clinic, discount: float = 1.0) -> Plan:
+        return plan(task.prevalence, task.positive, jnp.asarray(harms, jnp.float32), cost, discount)
+
+    def training_reward(task: Clinic, t: Transition, discount: float) -> Array:
+        """Compute the advantage of each action for the known clinic.
+
+        The sum of these numbers over an episode and the value of the best policy, which depends on the clinic alone,
+        have the same expectation as the return (Kakade & Langford 2002, lemma 6.1), but not the noise of patients.
+        """
+        return planned(task, discount).advantage[*place(t.inputs.obs), t.action]
+
+    def optimal_action(task: Clinic, t: Transition) -> Array:
+        return planned(task).action[place(t.inputs.obs)]
 
     def success(task: Clinic, step: Transition) -> Array:
         del task
@@ -285,15 +318,11 @@ def make(
 
     return EnvFamily(
         env=env,
-        tasks=TaskDistribution(
-            drawn_from(training), drawn_from(unusual if shifted else training)
-        ),
+        tasks=TaskDistribution(drawn_from(training), drawn_from(unusual if shifted else training)),
         horizon=tests + 1,
         observation_space=env.observation_space(),
         action_space=env.action_space(),
-        optimal_return=lambda task: planned(task).value[0],
-        privileged=Privileged(
-            optimal_action=lambda task, t: planned(task).action[results_index(t.inputs.obs)],
-        ),
+        optimal_return=lambda task: planned(task).value,
+        privileged=Privileged(training_reward=training_reward, optimal_action=optimal_action),
         success=success,
     )

@@ -21,10 +21,17 @@ _ON_POLICY: dict[str, Any] = {
     "entropy_coefficient": 0.01,
     "value_unit": "reward",
     "value_coefficient": 0.5,
+    "training_reward": "task",
     "hidden_size": 64,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "rl2": {**_ON_POLICY, "episodes": PATIENTS, "iterations": 400},
+    "rl2": {
+        **_ON_POLICY,
+        "episodes": PATIENTS,
+        "iterations": 400,
+        "previous_observation": True,
+        "readout_size": 64,
+    },
     "varibad": {
         **_ON_POLICY,
         "episodes": PATIENTS,
@@ -41,7 +48,7 @@ def experiments() -> Iterator[Experiment]:
         entry = registry.algorithm(algorithm)
         yield experiment(
             name=f"{algorithm}-diagnosis",
-            description=f"{entry.title} on diagnosis by sequential tests in new clinics: {PATIENTS} patients of a clinic",
+            description=f"{entry.title} on diagnosis by sequential tests: {PATIENTS} patients of a new clinic",
             algorithm=algorithm,
             family="diagnosis",
             settings=settings,

@@ -260,6 +260,15 @@ register(
         validation_tasks=512,
         heldout_batch=1000,
     ),
+    Family(
+        "icu-sepsis",
+        "treatment of sepsis in populations that respond unalike (ICU-Sepsis, Choudhary et al. 2024)",
+        f"{_ENVIRONMENTS}.icu_sepsis:make",
+        references=_references("icu_sepsis", "random", "clinicians", "mean_model", "population_known"),
+        heldout_tasks=1000,
+        validation_tasks=128,
+        heldout_batch=50,
+    ),
     package=True,
 )
 

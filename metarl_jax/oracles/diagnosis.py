@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
-from metarl_jax.environments.diagnosis import Clinic, Diagnosis, Plan, Prior, plan, results_index
+from metarl_jax.environments.diagnosis import Clinic, Diagnosis, Prior, place, plan
 from metarl_jax.oracles.base import of_trials
 from metarl_jax.rollout import episode, joined
 from metarl_jax.types import Array, EnvFamily, Inputs, Key, Oracle, Transition
@@ -45,7 +45,7 @@ def updated(posterior: Prior, patient: Transition, harms: Array) -> Prior:
     # A right diagnosis reveals the condition, and the reward of a wrong one is minus its harm.
     wrong = jnp.argmin(jnp.abs(harms + reward))
     condition = jax.nn.one_hot(jnp.where(reward > 0, action - tests, wrong), conditions, dtype=jnp.float32)
-    result = jnp.sum(jnp.where(last[:, None], patient.final_obs, 0.0), axis=0)
+    result = jnp.sum(jnp.where(last[:, None], patient.final_obs[:, :tests], 0.0), axis=0)
     seen = jnp.stack([result < 0, result > 0], axis=-1).astype(jnp.float32)
     return Prior(posterior.conditions + condition, posterior.results + seen[:, None] * condition[:, None])
 
@@ -58,11 +58,11 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
 
     def run(key: Key, task: Clinic) -> tuple[Prior, Transition]:
         def one_patient(posterior: Prior, key: Key) -> tuple[Prior, Transition]:
-            planned: Plan = plan(*choose(env.prior, posterior, task), harms, env.cost)
+            best = plan(*choose(env.prior, posterior, task), harms, env.cost).action
 
             def act(key: Key, carry: tuple[()], inputs: Inputs) -> tuple[tuple[()], Array, tuple[()]]:
                 del key
-                return carry, planned.action[results_index(inputs.obs)], ()
+                return carry, best[place(inputs.obs)], ()
 
             _, steps = episode(key, act, (), family, task)
             return updated(posterior, steps, harms), steps

@@ -48,8 +48,10 @@ from metarl_jax.environments import (
     bandits,
     classic_control,
     dark_room,
+    diagnosis,
     from_gymnax,
     gridnavi,
+    icu_sepsis,
     locomotion,
     manipulation,
     maze,
@@ -209,6 +211,8 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     },
     "xland": {"make": _xland},
     "from_gymnax": {"make[CartPole]": _cartpole, "make[Pendulum]": _pendulum},
+    "diagnosis": {"make": lambda: diagnosis.make(2, 2)},
+    "icu_sepsis": {"make": lambda: icu_sepsis.make(horizon=4)},
 }
 
 # ----------------------------------------------------------------------------------------------------- networks
