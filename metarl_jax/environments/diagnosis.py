@@ -11,7 +11,8 @@ In training, the prevalence is Dirichlet(1, ..., 1), and the probability that te
 beta variable with its own mean, which is high where test m is made for condition c. All of them are independent. After
 revealed conditions and results, the posterior over clinics therefore has the same form, with counts added.
 
-For a known clinic, the best policy follows from backward induction over the 3^M possible sets of results (``plan``).
+For a known clinic, the function ``plan`` computes the best policy by backward induction over the 3^M possible sets of
+results.
 """
 
 from __future__ import annotations
@@ -260,8 +261,9 @@ def make(
 ) -> EnvFamily:
     """Make a family whose tasks are clinics.
 
-    Test m is made for the condition m modulo C, for which it is positive with mean probability ``quality``. For other
-    conditions the mean probability is ``1 - quality``. The harms of wrong diagnoses are 1 / C, 2 / C, ..., 1.
+    Test m is made for the condition m modulo C, for which it is positive with mean probability ``quality``. It is
+    positive for other conditions with mean probability ``1 - quality``. The harms of the conditions are 1 / C, 2 / C,
+    ..., 1.
 
     Args:
         tests: The number M of tests, from 1 to 6.

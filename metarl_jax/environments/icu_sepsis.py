@@ -6,11 +6,13 @@ each state, some actions are admissible; another action is replaced by a random 
 probabilities as in the package.
 
 A task is a population of patients. It has three responses: to fluids in mild states, to fluids in severe states, and to
-vasopressors. A state is severe if its SOFA score is above the average. If the response is r, an additional dose d above
-the mean of the admissible ones (where 1 is the difference of no dose and the highest dose) multiplies the probability
-of each next state by exp(r d h), up to a common factor. The number h is the prognosis of the next state: its
-probability of survival under the clinicians' policy, scaled to mean 0 and variance 1. A positive response means that
-higher doses help, and a negative one that they harm. If all responses are 0, the population is that of ICU-Sepsis.
+vasopressors. A state is severe if its SOFA score is above the average. A positive response means that higher doses
+help, and a negative one that they harm. If all responses are 0, the population is that of ICU-Sepsis.
+
+The dose d of an action is its level, from 0 for no dose to 1 for the highest one, minus the mean level of the
+admissible actions of the state. The prognosis h of a state is its probability of survival under the clinicians' policy,
+scaled to mean 0 and variance 1. A response r multiplies the probability of each next state by exp(r d h), and a common
+factor makes the sum of the probabilities 1.
 
 A patient who is still in treatment after ``horizon`` steps leaves, and the reward is the probability of survival under
 the clinicians' policy in ICU-Sepsis. The clinicians' policy therefore has the same value as without a limit.

@@ -37,6 +37,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "episodes": PATIENTS,
         "adaptation_episodes": PATIENTS,
         "iterations": 300,
+        "latent_size": 8,
+        "model_trials": 16,
+        "model_updates": 4,
+        "model_learning_rate": 2e-3,
+        "buffer_trials": 1024,
+        "bound_steps": 20,
     },
     "promp": {"iterations": 200, "tasks": 20, "inner_rate": 0.1, "adaptation_steps": 1},
 }

@@ -27,7 +27,19 @@ _ON_POLICY: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "rl2": {**_ON_POLICY, "iterations": 250, "previous_observation": True, "readout_size": 64},
-    "varibad": {**_ON_POLICY, "adaptation_episodes": PATIENTS, "iterations": 200},
+    # Most rewards are zero, and transitions say more about a population.
+    "varibad": {
+        **_ON_POLICY,
+        "adaptation_episodes": PATIENTS,
+        "iterations": 200,
+        "decode_transitions": True,
+        "model_trials": 16,
+        "model_updates": 4,
+        "model_learning_rate": 2e-3,
+        "buffer_trials": 1024,
+        "bound_steps": 20,
+        "kl_weight": 0.1,
+    },
 }
 
 
