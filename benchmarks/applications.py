@@ -43,7 +43,20 @@ class Application(NamedTuple):
     """The settings of shifted tasks; None: the family has none."""
 
 
-APPLICATIONS: dict[str, Application] = {}
+APPLICATIONS: dict[str, Application] = {
+    "diagnosis": Application(
+        "diagnosis in new clinics",
+        ("rl2-diagnosis", "varibad-diagnosis", "promp-diagnosis"),
+        ("random", "best plan for the mean clinic"),
+        "best plan, clinic known",
+    ),
+    "icu-sepsis": Application(
+        "treatment of sepsis",
+        ("rl2-icu-sepsis", "varibad-icu-sepsis"),
+        ("random", "clinicians", "best policy for the mean model"),
+        "best policy, population known",
+    ),
+}
 
 
 def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rl2": {
         **_ON_POLICY,
         "episodes": PATIENTS,
-        "iterations": 400,
+        "iterations": 250,
         "previous_observation": True,
         "readout_size": 64,
     },
@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         **_ON_POLICY,
         "episodes": PATIENTS,
         "adaptation_episodes": PATIENTS,
-        "iterations": 300,
+        "iterations": 200,
         "latent_size": 8,
         "model_trials": 16,
         "model_updates": 4,

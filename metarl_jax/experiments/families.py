@@ -256,8 +256,8 @@ register(
         references=(*_RANDOM, *_DIAGNOSES),
         optimal_action=True,
         source=_DIAGNOSES[1],
-        heldout_tasks=5000,
-        validation_tasks=512,
+        heldout_tasks=2000,
+        validation_tasks=256,
         heldout_batch=1000,
     ),
     Family(
