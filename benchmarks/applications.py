@@ -81,6 +81,18 @@ APPLICATIONS: dict[str, Application] = {
         ("random", "straight to the goal", "optimistic planning"),
         "shortest path, map known",
     ),
+    "diagnosis": Application(
+        "diagnosis in new clinics",
+        ("rl2-diagnosis", "varibad-diagnosis", "promp-diagnosis"),
+        ("random", "best plan for the mean clinic"),
+        "best plan, clinic known",
+    ),
+    "icu-sepsis": Application(
+        "treatment of sepsis",
+        ("rl2-icu-sepsis", "varibad-icu-sepsis"),
+        ("random", "clinicians", "best policy for the mean model"),
+        "best policy, population known",
+    ),
 }
 
 

@@ -45,14 +45,14 @@ def root() -> Path:
     return ROOT
 
 
-OPTIONAL = ("craftax", "navix")
+OPTIONAL = ("craftax", "icu_sepsis", "navix")
 """Packages without which the tests of their families are skipped."""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that names a package which is not installed, in its file, its own name or its parameters."""
     for package in OPTIONAL:
-        if package in item.nodeid and importlib.util.find_spec(package) is None:
+        if package in item.nodeid.replace("-", "_") and importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
 
 

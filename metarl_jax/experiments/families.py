@@ -316,6 +316,33 @@ register(
     package=True,
 )
 
+# ------------------------------------------------------------------------------------------------------------ medicine
+
+_DIAGNOSES = _references("diagnosis", "mean_clinic", "posterior_mean", "clinic_known")
+register(
+    Family(
+        "diagnosis",
+        "diagnosis by sequential tests in new clinics",
+        f"{_ENVIRONMENTS}.diagnosis:make",
+        references=(*_RANDOM, *_DIAGNOSES),
+        optimal_action=True,
+        source=_DIAGNOSES[1],
+        heldout_tasks=2000,
+        validation_tasks=256,
+        heldout_batch=1000,
+    ),
+    Family(
+        "icu-sepsis",
+        "treatment of sepsis in populations that respond unalike (ICU-Sepsis, Choudhary et al. 2024)",
+        f"{_ENVIRONMENTS}.icu_sepsis:make",
+        references=_references("icu_sepsis", "random", "clinicians", "mean_model", "population_known"),
+        heldout_tasks=1000,
+        validation_tasks=128,
+        heldout_batch=50,
+    ),
+    package=True,
+)
+
 # ------------------------------------------------------------------------------------------------------------ robots
 
 _SLOW: dict[str, Any] = {"heldout_tasks": 200, "validation_tasks": 20, "heldout_batch": 100}

@@ -49,8 +49,10 @@ from metarl_jax.environments import (
     changing,
     classic_control,
     dark_room,
+    diagnosis,
     from_gymnax,
     gridnavi,
+    icu_sepsis,
     linear_quadratic,
     locomotion,
     manipulation,
@@ -232,6 +234,8 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     "moving_goal": {"make": lambda: moving_goal.make(3, 10)},
     "markets": {"autoregressive": lambda: markets.autoregressive(6), "from_prices": _from_prices},
     "motion_planning": {"rooms": lambda: motion_planning.rooms(6)},
+    "diagnosis": {"make": lambda: diagnosis.make(2, 2)},
+    "icu_sepsis": {"make": lambda: icu_sepsis.make(horizon=4)},
 }
 
 # ----------------------------------------------------------------------------------------------------- networks

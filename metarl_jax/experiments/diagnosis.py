@@ -1,0 +1,62 @@
+"""Presets: diagnosis by sequential tests in new clinics, by RL², by VariBAD and by ProMP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from metarl_jax.experiments import registry
+from metarl_jax.experiments.base import Experiment, experiment
+
+PATIENTS = 20
+"""The number of patients of a clinic."""
+
+_ON_POLICY: dict[str, Any] = {
+    "trials": 128,
+    "epochs": 4,
+    "minibatches": 4,
+    "learning_rate": 2e-3,
+    "discount": 0.95,
+    "gae_lambda": 0.9,
+    "entropy_coefficient": 0.01,
+    "value_unit": "reward",
+    "value_coefficient": 0.5,
+    "training_reward": "task",
+    "hidden_size": 64,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "rl2": {
+        **_ON_POLICY,
+        "episodes": PATIENTS,
+        "iterations": 250,
+        "previous_observation": True,
+        "readout_size": 64,
+    },
+    "varibad": {
+        **_ON_POLICY,
+        "episodes": PATIENTS,
+        "adaptation_episodes": PATIENTS,
+        "iterations": 200,
+        "latent_size": 8,
+        "model_trials": 16,
+        "model_updates": 4,
+        "model_learning_rate": 2e-3,
+        "buffer_trials": 1024,
+        "bound_steps": 20,
+    },
+    "promp": {"iterations": 200, "tasks": 20, "inner_rate": 0.1, "adaptation_steps": 1},
+}
+
+
+def experiments() -> Iterator[Experiment]:
+    """Yield every preset of this file."""
+    for algorithm, settings in PRESETS.items():
+        entry = registry.algorithm(algorithm)
+        yield experiment(
+            name=f"{algorithm}-diagnosis",
+            description=f"{entry.title} on diagnosis by sequential tests: {PATIENTS} patients of a new clinic",
+            algorithm=algorithm,
+            family="diagnosis",
+            settings=settings,
+            tuned=True,
+        )
