@@ -28,6 +28,7 @@ from metarl_jax.experiments import (
     regression,
     rl2,
     shared_families,
+    text,
     xland,
 )
 from metarl_jax.experiments.base import Experiment, combination, experiment
@@ -76,6 +77,7 @@ _PRESETS: dict[str, Experiment] = {
         manipulation,
         xland,
         jax_suites,
+        text,
     )
     for preset in module.experiments()
 }

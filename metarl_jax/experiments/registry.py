@@ -91,6 +91,8 @@ class Network(NamedTuple):
     """The families that the network serves. None: it serves all families."""
     inputs: Literal["vectors", "images"] | None = None
     """The kind of inputs of few-shot tasks that the network takes. None: it takes both kinds."""
+    classification: bool = False
+    """Whether the network serves few-shot tasks only if their targets are classes."""
 
 
 class Family(NamedTuple):
@@ -274,6 +276,7 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
         if network.serves in serves
         and (network.families is None or (family.name in network.families and algorithm.interface != "estimates"))
         and (network.inputs is None or network.inputs == family.inputs)
+        and (not network.classification or family.score == "accuracy")
     ]
 
 
@@ -410,7 +413,7 @@ register(
         "in-context",
         "InContextSettings",
         "make_in_context",
-        inputs="images",
+        classification=True,
     ),
     package=True,
 )
