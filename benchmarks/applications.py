@@ -43,7 +43,21 @@ class Application(NamedTuple):
     """The settings of shifted tasks; None: the family has none."""
 
 
-APPLICATIONS: dict[str, Application] = {}
+_CLASSIFIERS = ("nearest", "ridge regression", "from scratch")
+APPLICATIONS: dict[str, Application] = {
+    "text": Application(
+        "classifies texts by topics that are new",
+        ("maml-text", "anil-text", "reptile-text", "snail-text", "meta-network-text"),
+        _CLASSIFIERS,
+        "many examples",
+    ),
+    "text-domains": Application(
+        "classifies texts from a new domain",
+        ("maml-text-domains", "reptile-text-domains", "snail-text-domains"),
+        _CLASSIFIERS,
+        "many examples",
+    ),
+}
 
 
 def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks: str) -> dict[str, Any]:

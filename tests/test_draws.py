@@ -51,7 +51,7 @@ def test_draws_without_replacement_are_uniform_together() -> None:
 
 
 def test_repetitions_can_have_populations_of_their_own() -> None:
-    drawn = np.asarray(without_replacement(jax.random.key(0), np.array([3, 5, 80]), 3, (KEYS, 3)))
+    drawn = np.asarray(without_replacement(jax.random.key(0), jnp.array([3, 5, 80]), 3, (KEYS, 3)))
     for i, population in enumerate((3, 5, 80)):
         one = np.asarray(without_replacement(jax.random.key(1), population, 3, (KEYS,)))
         assert all(len(set(row)) == 3 for row in drawn[:, i])

@@ -28,8 +28,10 @@ def numbered(counts: np.ndarray) -> Hashed:
     """Return a corpus whose only feature is the number of the row, with ``counts [labels, domains]`` of texts."""
     ends = np.cumsum(counts).reshape(counts.shape)
     first = np.concatenate([ends[:, :1] - counts[:, :1], ends], axis=1).astype(np.int32)
-    names = [tuple(f"{kind}{i}" for i in range(n)) for kind, n in zip(("label", "domain"), counts.shape, strict=True)]
-    return Hashed(jnp.arange(counts.sum(), dtype=jnp.float32)[:, None], *names, first, "numbers")
+    labels, domains = (
+        tuple(f"{kind}{i}" for i in range(n)) for kind, n in zip(("label", "domain"), counts.shape, strict=True)
+    )
+    return Hashed(jnp.arange(counts.sum(), dtype=jnp.float32)[:, None], labels, domains, first, "numbers")
 
 
 UNEVEN = np.random.RandomState(0).randint(4, 9, size=(LABELS, DOMAINS))
@@ -181,7 +183,8 @@ def test_a_corpus_is_sorted_by_label_and_domain_for_any_order_of_its_texts() -> 
     corpus = text.made_up(labels=5, domains=3, texts=4)
     data = text.hashed(corpus, 64)
     order = np.random.RandomState(1).permutation(len(corpus.texts))
-    again = text.hashed(Corpus(*([part[i] for i in order] for part in corpus[:3])), 64)
+    texts, labels, domains = ([part[i] for i in order] for part in corpus[:3])
+    again = text.hashed(Corpus(texts, labels, domains), 64)
     assert (data.labels, data.domains) == (again.labels, again.domains)
     np.testing.assert_array_equal(data.first, again.first)
     features = text.vectorise(corpus.texts, 64)

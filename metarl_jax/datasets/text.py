@@ -20,7 +20,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from metarl_jax.types import Array, Key, TaskDistribution
 
 Split: TypeAlias = Literal["labels", "domains"]
 HELDOUT_SHARE = 0.2
-"""The share of labels, and of domains, that is held out. As many are for validation."""
+"""The share of labels, and of domains, that is held out. The same number of them is for validation."""
 NGRAMS = (1, 2)
 """The smallest and the largest number of words of an n-gram."""
 MOST_BYTES, MOST_CHARACTERS = 200_000_000, 100_000
@@ -82,7 +82,7 @@ class Classes(NamedTuple):
 
     first: Array
     """The first row of each class in ``Hashed.x``, ``[N]`` int32."""
-    count: Array
+    number: Array
     """The number of rows of each class, ``[N]`` int32."""
 
 
@@ -110,8 +110,8 @@ def vectorise(texts: Sequence[str], features: int = 512) -> np.ndarray:
         from sklearn.feature_extraction.text import HashingVectorizer
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"scikit-learn is not installed: {install_command('text')}") from error
-    hashing = HashingVectorizer(n_features=features, ngram_range=NGRAMS, norm="l2", dtype=np.float32)
-    return np.asarray(hashing.transform(texts).todense(), np.float32)
+    found: Any = HashingVectorizer(n_features=features, ngram_range=NGRAMS, norm="l2").transform(texts)
+    return found.astype(np.float32).toarray()
 
 
 def hashed(corpus: Corpus, features: int = 512) -> Hashed:
@@ -167,7 +167,7 @@ def few_shot(
 ) -> FewShot:
     """Make few-shot classification of texts. Features are float32 ``[..., features]``; labels are int32.
 
-    A fifth of the labels and of the domains is held out, and as many are for validation. With the split "domains", the
+    A fifth of the labels and of the domains is held out, and another fifth is for validation. With the split "domains", the
     N labels are those with the most texts in the domain where they have the fewest, and class i is the same label in
     every task.
 
@@ -179,8 +179,8 @@ def few_shot(
         split: whether labels or domains are held out.
         shifted: whether held-out tasks have other labels than training tasks in held-out domains: held-out labels with
             the split "labels", and the N next labels with the split "domains".
-        further: whether a held-out task has further texts for reference learners (``FewShotTask.further``): as many of
-            each class as there are, at most 100.
+        further: whether a task has further texts for reference learners (``FewShotTask.further``), at most 100 of each
+            class.
 
     Raises:
         ValueError: in one line, if a number is not positive and whole, or if there are not enough labels, domains or
@@ -193,23 +193,23 @@ def few_shot(
     needed = shots + queries
     for rows in (training, validation, heldout):
         _check_counts(data, rows, needed)
-    more = min(FURTHER, min(int(rows.count.min()) for rows in (validation, heldout)) - needed) if further else 0
+    more = min(FURTHER, min(int(rows.number.min()) for rows in (validation, heldout)) - needed) if further else 0
 
     def sampler(rows: _Rows) -> Callable[[Key], Classes]:
-        first, count = jnp.asarray(rows.first), jnp.asarray(rows.count)
+        first, number = jnp.asarray(rows.first), jnp.asarray(rows.number)
 
         def sample(key: Key) -> Classes:
             if split == "labels":
                 chosen = without_replacement(key, len(rows.first), ways)
             else:
                 chosen = jax.random.randint(key, (), 0, len(rows.first), jnp.int32)
-            return Classes(first[chosen], count[chosen])
+            return Classes(first[chosen], number[chosen])
 
         return sample
 
     def draw(key: Key, task: Classes) -> FewShotTask:
         key_texts, key_episode, key_further = jax.random.split(key, 3)
-        chosen = without_replacement(key_texts, task.count, needed + more, (ways,))
+        chosen = without_replacement(key_texts, task.number, needed + more, (ways,))
         x = data.x[task.first[:, None] + chosen]
         drawn = episode(key_episode, x[:, :needed], shots)
         return drawn._replace(further=episode(key_further, x[:, needed:], more).support) if more else drawn
@@ -224,7 +224,7 @@ class _Rows(NamedTuple):
 
     first: np.ndarray
     """The first row of each class: ``[labels]``, or ``[domains, N]``."""
-    count: np.ndarray
+    number: np.ndarray
     """The numbers of rows, of the same shape."""
     names: np.ndarray
     """The names of the classes in messages, of the same shape."""
@@ -289,11 +289,11 @@ def _by_domains(data: Hashed, ways: int, shifted: bool) -> tuple[_Rows, _Rows, _
 
 
 def _check_counts(data: Hashed, rows: _Rows, needed: int) -> None:
-    few = np.argwhere(rows.count < needed)
+    few = np.argwhere(rows.number < needed)
     if len(few):
         place = tuple(few[0])
         raise ValueError(
-            f"{data.source}: {rows.names[place]} has {rows.count[place]} texts, but shots + queries need {needed}"
+            f"{data.source}: {rows.names[place]} has {rows.number[place]} texts, but shots + queries need {needed}"
         )
 
 

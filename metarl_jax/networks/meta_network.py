@@ -320,7 +320,7 @@ def in_context_learner(
         A learner, whose ``predict`` raises ValueError for a support that cannot be divided into ``steps`` equal parts.
 
     Raises:
-        ValueError: if a size is not a positive whole number, or the shape has neither one nor three numbers.
+        ValueError: if a size is not a positive whole number, or the shape has not one or three numbers.
     """
     shape = tuple(positive_int("input_shape", size) for size in input_shape)
     if len(shape) not in (1, 3):
