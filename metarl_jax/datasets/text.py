@@ -167,9 +167,9 @@ def few_shot(
 ) -> FewShot:
     """Make few-shot classification of texts. Features are float32 ``[..., features]``; labels are int32.
 
-    A fifth of the labels and of the domains is held out, and another fifth is for validation. With the split "domains", the
-    N labels are those with the most texts in the domain where they have the fewest, and class i is the same label in
-    every task.
+    A fifth of the labels and of the domains is held out, and another fifth is for validation. With the split "domains",
+    the N labels are those with the most texts in the domain where they have the fewest, and class i is the same label
+    in every task.
 
     Args:
         data: the corpus, from ``hashed``.
