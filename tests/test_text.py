@@ -187,7 +187,7 @@ def test_a_corpus_is_sorted_by_label_and_domain_for_any_order_of_its_texts() -> 
     again = text.hashed(Corpus(texts, labels, domains), 64)
     assert (data.labels, data.domains) == (again.labels, again.domains)
     np.testing.assert_array_equal(data.first, again.first)
-    features = text.vectorise(corpus.texts, 64)
+    features = 8 * text.vectorise(corpus.texts, 64)
     for found in (data, again):
         for i, label in enumerate(found.labels):
             for j, domain in enumerate(found.domains):
@@ -304,6 +304,8 @@ def test_a_family_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = str(written(tmp_path / "texts.jsonl", [entry(i) for i in range(120)]))
     family = text.family(ways=1, shots=2, path=path, features=16)
     assert family.examples().shape == (16,)
+    (x, _), _, _ = drawn(family.heldout, family.heldout.tasks.sample_heldout, 1)[0]
+    np.testing.assert_allclose(np.mean(x**2, axis=1), 1.0, rtol=1e-5)
     with pytest.raises(ValueError, match=r"texts.jsonl: label 'l\d' has 10 texts, but shots \+ queries need 11"):
         text.family(ways=1, shots=6, path=path)
     monkeypatch.setattr(text, "MOST_NUMBERS", 1200)
@@ -341,13 +343,16 @@ def test_classifiers_agree_with_scikit_learn() -> None:
     task = FewShotTask(examples(4), examples(30), examples(20))
     (x, y), (query, target) = task.support, task.query
     more, labels = (np.concatenate(parts) for parts in zip(task.support, task.further, strict=True))
-    for make, expected in (
-        (few_shot_classifiers.nearest_centroid, neighbors.NearestCentroid().fit(x, y)),
-        (few_shot_classifiers.ridge_regression, linear_model.RidgeClassifier().fit(x, y)),
-        (few_shot_classifiers.many_examples, linear_model.RidgeClassifier().fit(more, labels)),
+    for make, expected, data, of in (
+        (few_shot_classifiers.nearest_centroid, neighbors.NearestCentroid(), x, y),
+        (few_shot_classifiers.ridge_regression, linear_model.RidgeClassifier(), x, y),
+        (few_shot_classifiers.many_examples, linear_model.RidgeClassifier(), more, labels),
     ):
         score = make(both, 2).adapt(jax.random.key(0), (), task).score
-        np.testing.assert_allclose(score, np.full(2, expected.score(query, target)), atol=1e-6)
+        # Inputs are scaled to a mean squared length of 1.
+        size = np.sqrt(np.mean(np.sum(np.asarray(data) ** 2, axis=1)))
+        expected.fit(np.asarray(data) / size, of)
+        np.testing.assert_allclose(score, np.full(2, expected.score(np.asarray(query) / size, target)), atol=1e-6)
     for data, targets in ((x, y), (more, labels)):
         one_hot = np.eye(3)[np.asarray(targets)]
         expected = linear_model.Ridge(alpha=1.0).fit(np.asarray(data, np.float64), one_hot).predict(np.asarray(query))

@@ -9,7 +9,7 @@ from. There are two divisions into tasks:
   and held-out tasks are disjoint, so that a held-out task shows known labels in a new domain (domain adaptation).
 
 Features are those of scikit-learn's ``HashingVectorizer``: signed counts of hashed words and pairs of words, scaled to
-length 1. Hashing needs no vocabulary, so nothing is learned from held-out texts. It needs the extra
+a mean square of 1. Hashing needs no vocabulary, so nothing is learned from held-out texts. It needs the extra
 ``metarl-jax[text]``; functions import scikit-learn when they need it.
 """
 
@@ -65,7 +65,7 @@ class Hashed(NamedTuple):
     """The features of a corpus, sorted by label and domain."""
 
     x: Array
-    """``[texts, features]`` float32, on the device."""
+    """``[texts, features]`` float32, on the device: ``vectorise``, scaled to a mean square of 1."""
     labels: tuple[str, ...]
     """The labels, in a random order that depends on their names only: training, validation, held-out labels."""
     domains: tuple[str, ...]
@@ -89,8 +89,10 @@ class Classes(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- features
 
 
-def vectorise(texts: Sequence[str], features: int = 512) -> np.ndarray:
-    """Return the features of texts, ``[texts, features]`` float32, by scikit-learn's ``HashingVectorizer``.
+def vectorise(texts: Sequence[str], features: int = 256) -> np.ndarray:
+    """Return the features of texts, ``[texts, features]`` float32 of length 1, by scikit-learn's ``HashingVectorizer``.
+
+    The tasks of ``few_shot`` have these features multiplied by ``sqrt(features)``.
 
     Args:
         texts: the texts.
@@ -114,7 +116,7 @@ def vectorise(texts: Sequence[str], features: int = 512) -> np.ndarray:
     return found.astype(np.float32).toarray()
 
 
-def hashed(corpus: Corpus, features: int = 512) -> Hashed:
+def hashed(corpus: Corpus, features: int = 256) -> Hashed:
     """Compute the features of a corpus and put them on the device, sorted by label and domain.
 
     Args:
@@ -136,8 +138,9 @@ def hashed(corpus: Corpus, features: int = 512) -> Hashed:
     counts = np.bincount(cells, minlength=len(labels) * len(domains))
     ends = np.cumsum(counts).reshape(len(labels), len(domains))
     first = np.concatenate([ends[:, :1] - counts.reshape(ends.shape)[:, :1], ends], axis=1).astype(np.int32)
-    x = vectorise(corpus.texts, features)[np.argsort(cells, kind="stable")]
-    return Hashed(jnp.asarray(x), labels, domains, first, corpus.source)
+    # A network is initialised for inputs whose numbers have a mean square of 1.
+    x = features**0.5 * vectorise(corpus.texts, features)[np.argsort(cells, kind="stable")]
+    return Hashed(jnp.asarray(x, jnp.float32), labels, domains, first, corpus.source)
 
 
 def _shuffled(names: Sequence[str]) -> tuple[str, ...]:
@@ -305,7 +308,7 @@ def family(
     heldout_queries: PositiveInt = 5,
     path: str | None = None,
     split: Split = "labels",
-    features: Annotated[int, Interval(ge=1, le=2**16)] = 512,
+    features: Annotated[int, Interval(ge=1, le=2**16)] = 256,
     *,
     shifted: bool = False,
 ) -> FewShotFamily:
@@ -331,7 +334,7 @@ def family(
         >>> import metarl_jax as mrl
         >>> family = mrl.datasets.text.family(ways=3, heldout_shots=5)
         >>> family.examples().shape
-        (512,)
+        (256,)
     """
     whole(at_least=1, at_most=2**16)("features", features)
     data = _made_up(features) if path is None else hashed(from_file(path), features)

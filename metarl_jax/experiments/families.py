@@ -351,8 +351,8 @@ register(
             references=_references("few_shot_classifiers", "nearest_centroid", "ridge_regression", "many_examples"),
             score="accuracy",
             adam_rate=0.01,
-            heldout_tasks=2000,
-            validation_tasks=200,
+            heldout_tasks=500,
+            validation_tasks=100,
             heldout_batch=50,
             without_data=f"{_DATASETS}.text:without_data",
         )

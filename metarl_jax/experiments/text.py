@@ -24,20 +24,17 @@ class Kind(NamedTuple):
 
 
 # Chosen on validation tasks.
-GRADIENT = {"units": 128, "tasks": 8, "adaptation_steps": 5, **FIVE}
+GRADIENT = {"iterations": 300, "units": 64, "layers": 1, "tasks": 8, "adaptation_steps": 5, **FIVE}
+MAML = {"inner_steps": 3, "learning_rate": 3e-3, **GRADIENT}
+SNAIL = {"iterations": 300, "attentions": 1, "key_size": 64, "learning_rate": 3e-3, "tasks": 8, **FIVE}
+META_NETWORK = {"iterations": 300, "hidden_size": 32, "learning_rate": 3e-3, "tasks": 8, **ONE}
 KINDS = {
-    "maml": Kind("MAML", "maml", "mlp", {"iterations": 1000, "inner_steps": 3, "inner_rate": 0.5, **GRADIENT}),
-    "anil": Kind("ANIL", "anil", "mlp", {"iterations": 1000, "inner_steps": 3, "inner_rate": 0.5, **GRADIENT}),
-    "reptile": Kind("Reptile", "reptile", "mlp", {"iterations": 1000, "inner_steps": 5, **GRADIENT}),
-    "snail": Kind(
-        "SNAIL",
-        "in_context",
-        "snail",
-        {"iterations": 1000, "attentions": 2, "growing_attentions": False, "filters": 32, "tasks": 8, **FIVE},
-    ),
-    "meta-network": Kind(
-        "the Meta Network", "in_context", "meta-network", {"iterations": 500, "hidden_size": 32, "tasks": 4, **ONE}
-    ),
+    "maml": Kind("MAML", "maml", "mlp", {"inner_rate": 0.1, **MAML}),
+    "anil": Kind("ANIL", "anil", "mlp", {"inner_rate": 0.1, **MAML}),
+    "reptile": Kind("Reptile", "reptile", "mlp", {"inner_steps": 5, **GRADIENT}),
+    # One attention over the examples, without convolutions: their order has no information.
+    "snail": Kind("SNAIL", "in_context", "snail", SNAIL),
+    "meta-network": Kind("the Meta Network", "in_context", "meta-network", META_NETWORK),
 }
 FAMILIES = {"text": "new topics", "text-domains": "known topics in new domains"}
 ON_DOMAINS = ("maml", "reptile", "snail")
@@ -50,7 +47,7 @@ def experiments() -> Iterator[Experiment]:
             if family == "text" or name in ON_DOMAINS:
                 yield experiment(
                     name=f"{name}-{family}",
-                    description=f"{kind.title} on texts: {title}, {kind.settings['shots']} texts of each",
+                    description=f"{kind.title} on texts: {title}, {kind.settings['shots']} example(s) of each",
                     algorithm=kind.algorithm,
                     family=family,
                     network=kind.network,

@@ -88,6 +88,9 @@ def _make(name: str, family: FewShotFamily, stages: int, fit: Fit, examples: Cal
         x, y = examples(task)
         query, target = task.query
         flat, asked = (z.reshape(z.shape[0], -1) for z in (x, query))
+        # The penalty of ridge regression is for inputs of about length 1.
+        size = jnp.sqrt(jnp.mean(jnp.sum(flat**2, axis=-1)))
+        flat, asked = flat / size, asked / size
         prediction = fit(flat, jax.nn.one_hot(y, heldout.outputs, dtype=jnp.float32), asked)
         return Adaptation(jnp.full(stages, heldout.score(prediction, target)))
 
