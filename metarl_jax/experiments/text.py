@@ -45,9 +45,10 @@ def experiments() -> Iterator[Experiment]:
     for family, title in FAMILIES.items():
         for name, kind in KINDS.items():
             if family == "text" or name in ON_DOMAINS:
+                shots = kind.settings["shots"]
                 yield experiment(
                     name=f"{name}-{family}",
-                    description=f"{kind.title} on texts: {title}, {kind.settings['shots']} example(s) of each",
+                    description=f"{kind.title} on texts: {title}, {shots} example{'s' * (shots > 1)} of each",
                     algorithm=kind.algorithm,
                     family=family,
                     network=kind.network,
