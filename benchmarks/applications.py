@@ -93,6 +93,20 @@ APPLICATIONS: dict[str, Application] = {
         ("random", "clinicians", "best policy for the mean model"),
         "best policy, population known",
     ),
+_CLASSIFIERS = ("nearest", "ridge regression", "from scratch")
+APPLICATIONS: dict[str, Application] = {
+    "text": Application(
+        "classifies texts by topics that are new",
+        ("maml-text", "anil-text", "reptile-text", "snail-text", "meta-network-text"),
+        _CLASSIFIERS,
+        "many examples",
+    ),
+    "text-domains": Application(
+        "classifies texts from a new domain",
+        ("maml-text-domains", "reptile-text-domains", "snail-text-domains"),
+        _CLASSIFIERS,
+        "many examples",
+    ),
 }
 
 

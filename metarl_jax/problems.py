@@ -42,7 +42,7 @@ from metarl_jax.types import (
 )
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["support", "query"], meta_fields=["batch_size"])
+@partial(jax.tree_util.register_dataclass, data_fields=["support", "query", "further"], meta_fields=["batch_size"])
 @dataclass(frozen=True)
 class DrawnTask:
     """A task of a few-shot problem, which is drawn together with its examples."""
@@ -53,6 +53,8 @@ class DrawnTask:
     batch_size: int | None
     """The number of examples of the support in one inner step. None, or a number above that of all examples: all of
     them."""
+    further: Any = None
+    """Further examples for reference learners (``FewShotTask.further``); None: there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,11 @@ def few_shot(
         check_predictor(network, check_few_shot(kind), kind.outputs)
 
     def drawn(sample: Callable[[Key], FewShotTask], batch_size: int | None) -> Callable[[Key], DrawnTask]:
-        return lambda key: DrawnTask(*sample(key), batch_size)
+        def draw(key: Key) -> DrawnTask:
+            task = sample(key)
+            return DrawnTask(task.support, task.query, batch_size, task.further)
+
+        return draw
 
     def support(key: Key, params: Params, task: DrawnTask) -> Any:
         del params

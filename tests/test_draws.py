@@ -50,6 +50,16 @@ def test_draws_without_replacement_are_uniform_together() -> None:
     assert_uniform(counts[counts > 0], len(drawn))
 
 
+def test_repetitions_can_have_populations_of_their_own() -> None:
+    drawn = np.asarray(without_replacement(jax.random.key(0), jnp.array([3, 5, 80]), 3, (KEYS, 3)))
+    for i, population in enumerate((3, 5, 80)):
+        one = np.asarray(without_replacement(jax.random.key(1), population, 3, (KEYS,)))
+        assert all(len(set(row)) == 3 for row in drawn[:, i])
+        assert drawn[:, i].max() < population
+        for rows in (drawn[:, i], one):
+            assert_uniform(np.bincount(rows[:, 2], minlength=population), KEYS)
+
+
 @pytest.mark.parametrize("valid_steps", [0, 1, 3, 8, 23, STEPS])
 def test_steps_of_a_trial_are_drawn_among_its_valid_steps(valid_steps: int) -> None:
     """Only steps at odd indices of the second trial are valid."""

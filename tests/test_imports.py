@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "batching": {"ops"},
     "training": {"ops", "batching"},
     "evaluation": {"ops", "batching", "training"},
+    "sequences": {"ops", "batching", "training", "evaluation"},
     "tracing": set(),
     "family_checks": {"rollout", "tracing"},
     "network_checks": {"family_checks", "tracing"},

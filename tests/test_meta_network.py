@@ -292,6 +292,19 @@ def test_every_weight_is_learned_and_no_derivative_passes_through_gradients(monk
         np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-5)
 
 
+def test_vectors_are_their_own_features() -> None:
+    learner = meta_network.in_context_learner((6,), WAYS, steps=2, hidden_size=5, generator_size=4)
+    params = drawn_as(learner.init)
+    assert params["example"].keys() == params["task"].keys() == {"dense"}
+    keys = jax.random.split(jax.random.key(5), 2)
+    support = jax.random.normal(keys[0], (6, 6)), jnp.arange(6, dtype=jnp.int32) % WAYS
+    vectors = jax.random.normal(keys[1], (4, 6))
+    expected, alike = plain(params, support, vectors, steps=2)
+    error = float(np.max(np.abs(jax.jit(learner.predict)(params, support, vectors) - expected)))
+    assert error < 1e-3 * np.max(np.abs(expected))
+    assert error < 0.1 * np.max(np.abs(alike - expected))
+
+
 # ------------------------------------------------------------------------------------------ reinforcement learning
 
 
@@ -363,11 +376,13 @@ def test_the_memory_written_out() -> None:
 
 
 def test_bad_sizes_are_named() -> None:
-    with pytest.raises(ValueError, match=r"image_shape must be \(height, width, channels\), not \(28, 28\)"):
+    with pytest.raises(
+        ValueError, match=r"input_shape must be \(features,\) or \(height, width, channels\), not \(28, 28\)"
+    ):
         meta_network.in_context_learner((28, 28), 5)
     for name in ("ways", "filters", "blocks", "hidden_size", "generator_size", "steps"):
         with pytest.raises(ValueError, match=f"{name} must be a positive whole number, not 0"):
-            meta_network.in_context_learner(**{"image_shape": SHAPE, "ways": WAYS, name: 0})
+            meta_network.in_context_learner(**{"input_shape": SHAPE, "ways": WAYS, name: 0})
     for name in ("window", "embedding_size", "hidden_size", "key_size", "readout_size", "generator_size"):
         with pytest.raises(ValueError, match=f"{name} must be a positive whole number, not 0"):
             meta_network.make(Spaces(Discrete(2), Discrete(2)), meta_network.Settings(**{"window": 3, name: 0}))

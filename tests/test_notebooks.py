@@ -27,6 +27,7 @@ NAMES = [
     "08_choosing_an_algorithm",
     "09_deploying_an_agent",
     "10_from_gymnasium_to_an_agent",
+    "11_what_is_meta_rl_for",
 ]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from metarl_jax import problems
-from metarl_jax.datasets import omniglot
+from metarl_jax.datasets import omniglot, text
 from metarl_jax.environments import manipulation, maze, recommendation, xland
 from metarl_jax.environments.maze import MazeParams
 from metarl_jax.experiments import registry
@@ -33,24 +33,26 @@ def parts(task: Task) -> list[Array]:
     """Return the features that identify a task.
 
     For a maze they are its walls, because start and target are drawn in any maze. For Omniglot they are the characters
-    without their rotations.
+    without their rotations, and for texts the places of their classes in the corpus.
     """
     if isinstance(task, MazeParams):
         return [task.walls]
     if isinstance(task, omniglot.Characters):
         return [task.character]
+    if isinstance(task, text.Classes):
+        return [task.first]
     return [jnp.asarray(leaf) for leaf in jax.tree.leaves(task)]
 
 
 def by_split(tasks: TaskDistribution) -> dict[str, set[bytes]]:
-    """Return the distinct tasks among many of each split; for Omniglot the distinct characters."""
+    """Return the distinct tasks among many of each split; for Omniglot and texts the distinct classes."""
     samplers = dict(zip(SPLITS, (tasks.sample, tasks.sample_heldout, tasks.validation), strict=True))
     # A sampler that several splits share is compiled once.
     compiled = {sample: jax.jit(jax.vmap(lambda key, of=sample: parts(of(key)))) for sample in samplers.values()}
     found = {}
     for seed, (split, sample) in enumerate(samplers.items()):
         leaves = [np.asarray(leaf) for leaf in compiled[sample](jax.random.split(jax.random.key(seed), DRAWS))]
-        if jax.eval_shape(sample, jax.random.key(0)).__class__ is omniglot.Characters:
+        if jax.eval_shape(sample, jax.random.key(0)).__class__ in (omniglot.Characters, text.Classes):
             leaves = [leaves[0].reshape(-1)]
         found[split] = {b"".join(leaf[i].tobytes() for leaf in leaves) for i in range(len(leaves[0]))}
     return found
@@ -92,6 +94,7 @@ KINDS: dict[Kind, tuple[str, ...]] = {
     "fresh": (
         *("ml1-reach", "ml1-push", "ml1-pick-place", "ml10", "maze-small", "maze-large"),
         *("walker-parameters", "hopper-parameters", "point-robot-sparse"),
+        *("text", "text-domains"),
     ),
     # Validation tasks are training tasks, because all other tasks are held out.
     "training": ("dark-room-new-goals", "dark-key-to-door", "omniglot", "xland-made-up", "xland-trivial-21k"),

@@ -4,6 +4,7 @@ from . import (
     histories,
     omniglot,
     sinusoid,
+    text,
 )
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "histories",
     "omniglot",
     "sinusoid",
+    "text",
 ]

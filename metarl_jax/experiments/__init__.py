@@ -34,6 +34,7 @@ from metarl_jax.experiments import (
     regression,
     rl2,
     shared_families,
+    text,
     xland,
 )
 from metarl_jax.experiments.base import Experiment, combination, experiment
@@ -88,6 +89,7 @@ _PRESETS: dict[str, Experiment] = {
         motion_planning,
         xland,
         jax_suites,
+        text,
     )
     for preset in module.experiments()
 }

@@ -438,5 +438,26 @@ register(
             ("glyphs", "synthetic glyphs (no download)", None),
         )
     ),
+    *(
+        Family(
+            name,
+            title,
+            f"{_DATASETS}.text:family",
+            "few-shot",
+            defaults={"split": split},
+            hidden=("split",),
+            references=_references("few_shot_classifiers", "nearest_centroid", "ridge_regression", "many_examples"),
+            score="accuracy",
+            adam_rate=0.01,
+            heldout_tasks=500,
+            validation_tasks=100,
+            heldout_batch=50,
+            without_data=f"{_DATASETS}.text:without_data",
+        )
+        for name, title, split in (
+            ("text", "topics of texts, with held-out topics", "labels"),
+            ("text-domains", "topics of texts in held-out domains (domain adaptation)", "domains"),
+        )
+    ),
     package=True,
 )

@@ -93,6 +93,8 @@ class Network(NamedTuple):
     """Whether the network serves only families with discrete actions and finitely many states (``Family.tabular``)."""
     inputs: Literal["vectors", "images"] | None = None
     """The kind of inputs of few-shot tasks that the network takes. None: it takes both kinds."""
+    classification: bool = False
+    """Whether the network serves few-shot tasks only if their targets are classes."""
 
 
 class Family(NamedTuple):
@@ -279,6 +281,7 @@ def networks(algorithm: Algorithm, family: Family) -> list[Network]:
         # The memory of RL³ observes estimates instead of the tasks' own observations.
         and (algorithm.interface != "estimates" or (network.families is None and not network.tabular))
         and (network.inputs is None or network.inputs == family.inputs)
+        and (not network.classification or family.score == "accuracy")
     ]
 
 
@@ -416,7 +419,7 @@ register(
         "in-context",
         "InContextSettings",
         "make_in_context",
-        inputs="images",
+        classification=True,
     ),
     package=True,
 )

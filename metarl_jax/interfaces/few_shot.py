@@ -18,6 +18,9 @@ class FewShotTask(NamedTuple):
     """The examples to adapt on: ``(x, y)`` with leading axes of examples."""
     query: Any
     """The examples that adaptation is scored on: ``(x, y)``, disjoint from the support."""
+    further: Any = None
+    """Further examples ``(x, y)``, disjoint from support and query, for reference learners that know more than a
+    support. None: there are none."""
 
 
 class FewShot(NamedTuple):

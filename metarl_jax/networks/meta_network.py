@@ -13,6 +13,7 @@ Gradients are data here: no derivative passes through them, as in the authors' c
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -211,7 +212,10 @@ def _pool(x: Array) -> Array:
 
 
 def _features(layers: Sequence[Weights], x: Array) -> Array:
-    """Compute the features ``[N, features]`` of images ``[N, ...]``, with one or (augmented) two sets of weights."""
+    """Compute the features ``[N, features]`` of images ``[N, ...]``, with one or (augmented) two sets of weights.
+
+    Vectors have no convolutions and are their own features.
+    """
     for kernels in zip(*(weights["convolutions"] for weights in layers), strict=True):
         seen = patches(x, KERNEL, 1)
         x = _pool(_sum(nn.relu(seen @ kernel.reshape(-1, kernel.shape[-1])) for kernel in kernels))
@@ -256,7 +260,8 @@ def _make_fast(generate: Callable[[Tree, Array], Array], generators: Tree, gradi
 
     kernels = {"convolutions": gradients["convolutions"]}
     others = {name: leaf for name, leaf in gradients.items() if name != "convolutions"}
-    return through(generators["convolution"], kernels) | through(generators["dense"], others)
+    convolutions = through(generators["convolution"], kernels) if kernels["convolutions"] else kernels
+    return convolutions | through(generators["dense"], others)
 
 
 def cosine(query: Array, keys: Array) -> Array:
@@ -266,7 +271,7 @@ def cosine(query: Array, keys: Array) -> Array:
 
 
 def in_context_learner(
-    image_shape: Sequence[int],
+    input_shape: Sequence[int],
     ways: int,
     *,
     filters: int = 64,
@@ -278,7 +283,8 @@ def in_context_learner(
     """Make the Meta Network of the Omniglot experiments; its default sizes are the published ones.
 
     The base learner and the representation have the same architecture: blocks of 3x3 convolution, rectification and 2x2
-    pooling, then a rectified layer. The base learner has a linear layer on top. There are no biases and no
+    pooling, then a rectified layer. For inputs that are vectors there are no convolutions. The base learner has a
+    linear layer on top. There are no biases and no
     normalisation, as in the authors' code, whose fast path is only a rectified convolution with the fast kernel. A key
     is the representation's last layer before rectification.
 
@@ -302,7 +308,7 @@ def in_context_learner(
     constant and large.
 
     Args:
-        image_shape: the shape of one image, ``(height, width, channels)``.
+        input_shape: the shape of one x: ``(features,)``, or ``(height, width, channels)`` for images.
         ways: the number of classes; labels are ``0 .. ways - 1``, and the prediction is their logits.
         filters: filters of each convolution.
         blocks: the number of blocks, each of which halves height and width, rounded up.
@@ -314,28 +320,31 @@ def in_context_learner(
         A learner, whose ``predict`` raises ValueError for a support that cannot be divided into ``steps`` equal parts.
 
     Raises:
-        ValueError: if a size is not a positive whole number, or the shape does not have three numbers.
+        ValueError: if a size is not a positive whole number, or the shape has not one or three numbers.
     """
-    shape = tuple(positive_int("image_shape", size) for size in image_shape)
-    if len(shape) != 3:
-        raise ValueError(f"image_shape must be (height, width, channels), not {shape}")
+    shape = tuple(positive_int("input_shape", size) for size in input_shape)
+    if len(shape) not in (1, 3):
+        raise ValueError(f"input_shape must be (features,) or (height, width, channels), not {shape}")
     ways, filters, blocks = positive_int("ways", ways), positive_int("filters", filters), positive_int("blocks", blocks)
     hidden_size, steps = positive_int("hidden_size", hidden_size), positive_int("steps", steps)
     generator_size = positive_int("generator_size", generator_size)
-    features = math.ceil(shape[0] / 2**blocks) * math.ceil(shape[1] / 2**blocks) * filters
-    channels = (shape[2], *[filters] * blocks)
+    if len(shape) == 1:
+        features, channels = shape[0], shape
+    else:
+        features = math.ceil(shape[0] / 2**blocks) * math.ceil(shape[1] / 2**blocks) * filters
+        channels = (shape[2], *[filters] * blocks)
     # The numbers of RandomState are the same in every version of NumPy.
     drawn = np.random.RandomState(0).normal(size=(hidden_size, ways)) / hidden_size**0.5
     representation_output = drawn.astype(np.float32)
 
     def init_weights(key: Key) -> Weights:
-        keys = jax.random.split(key, blocks + 1)
-        kernels = [(KERNEL, KERNEL, *channels[block : block + 2]) for block in range(blocks)]
+        kernels = [(KERNEL, KERNEL, *pair) for pair in itertools.pairwise(channels)]
+        keys = jax.random.split(key, len(kernels) + 1)
         return {
             "convolutions": [
-                _rectified(key, kernel, jnp.float32) for key, kernel in zip(keys[:blocks], kernels, strict=True)
+                _rectified(key, kernel, jnp.float32) for key, kernel in zip(keys[:-1], kernels, strict=True)
             ],
-            "hidden": _rectified(keys[blocks], (features, hidden_size), jnp.float32),
+            "hidden": _rectified(keys[-1], (features, hidden_size), jnp.float32),
         }
 
     def init(key: Key) -> Params:
@@ -343,15 +352,14 @@ def in_context_learner(
         return {
             "base": init_weights(keys[0]) | {"output": _linear(keys[1], (hidden_size, ways), jnp.float32)},
             "representation": init_weights(keys[2]),
-            "example": {
-                "convolution": _init_pointwise(keys[3], generator_size, SMALL),
-                "dense": _init_pointwise(keys[4], generator_size, SMALL),
-            },
-            "task": {
-                "convolution": _init_sequential(keys[5], generator_size),
-                "dense": _init_sequential(keys[6], generator_size),
-            },
+            "example": generators(_init_pointwise(key, generator_size, SMALL) for key in keys[3:5]),
+            "task": generators(_init_sequential(key, generator_size) for key in keys[5:7]),
         }
+
+    def generators(made: Iterable[Tree]) -> Tree:
+        """Return the generator of convolution kernels, if there are any, and the one of other layers."""
+        both = dict(zip(("convolution", "dense"), made, strict=True))
+        return both if len(channels) > 1 else {"dense": both["dense"]}
 
     def base_loss(weights: Weights, x: Array, y: Array) -> Array:
         return _cross_entropy(_logits([weights], x), y)
@@ -600,16 +608,18 @@ class InContextSettings(settings.Settings):
 
 
 def make_in_context(family: FewShotFamily, settings: InContextSettings) -> InContextLearner:
-    """Make the Meta Network for few-shot classification of images.
+    """Make the Meta Network for few-shot classification of images or vectors.
 
     Args:
         family: the few-shot tasks.
         settings: the sizes of the network, and the number of parts of the support.
 
     Raises:
-        ValueError: if the inputs are not images, or the number of parts does not divide the size of the support.
+        ValueError: if the targets are not classes, or the number of parts does not divide the size of the support.
     """
     examples = family.examples()
+    if not examples.classes:
+        raise ValueError("the Meta Network is for few-shot tasks whose targets are classes")
     for support in examples.supports:
         if support % settings.steps:
             raise ValueError(

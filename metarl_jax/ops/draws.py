@@ -9,22 +9,24 @@ import jax.numpy as jnp
 from metarl_jax.types import Array, Key
 
 
-def without_replacement(key: Key, population: int, number: int, shape: tuple[int, ...] = ()) -> Array:
+def without_replacement(key: Key, population: int | Array, number: int, shape: tuple[int, ...] = ()) -> Array:
     """Draw whole numbers below ``population`` without replacement, with one call of the random number generator.
 
     The order of the draws is random. A draw takes time in proportion to ``number``, and not to ``population``.
 
     Args:
         key: random key.
-        population: the number of values; a value's probability is exact up to a relative error of population / 2^32.
-        number: the number of draws, at most ``population``.
+        population: the number of values, or the number of values of each repetition, ``shape`` int32. A value's
+            probability is exact up to a relative error of population / 2^32.
+        number: the number of draws, at most ``population``; of an array, this is not checked.
         shape: the shape of independent repetitions.
 
     Returns:
         ``[*shape, number]`` int32.
     """
-    chex.assert_scalar_in(number, 0, population)
-    left = jnp.arange(population, population - number, -1, dtype=jnp.uint32)
+    if isinstance(population, int):
+        chex.assert_scalar_in(number, 0, population)
+    left = (jnp.asarray(population, jnp.int32)[..., None] - jnp.arange(number, dtype=jnp.int32)).astype(jnp.uint32)
     ranks = (jax.random.bits(key, (*shape, number), jnp.uint32) % left).astype(jnp.int32)
 
     def draw(earlier: Array, rank: Array) -> tuple[Array, Array]:
@@ -34,7 +36,7 @@ def without_replacement(key: Key, population: int, number: int, shape: tuple[int
         return jnp.sort(earlier.at[..., -1].set(value), axis=-1), value
 
     # The values that are not drawn yet are larger than any rank.
-    nothing = jnp.full((*shape, number), 2 * population, jnp.int32)
+    nothing = jnp.full((*shape, number), jnp.iinfo(jnp.int32).max, jnp.int32)
     return jnp.moveaxis(jax.lax.scan(draw, nothing, jnp.moveaxis(ranks, -1, 0))[1], 0, -1)
 
 

@@ -14,7 +14,7 @@ def make(problem: InContextProblem) -> Oracle:
 
     def adapt(key: Key, state: State, task: FewShotTask) -> Adaptation:
         del key, state
-        (x_support, y_support), (x, y) = task
+        (x_support, y_support), (x, y) = task.support, task.query
 
         def nearest(x: Array) -> Array:
             distance = jnp.sum((x_support - x) ** 2, axis=tuple(range(1, x_support.ndim)))
