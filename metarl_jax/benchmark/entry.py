@@ -272,8 +272,10 @@ def _agree(stored: Any, right: Any) -> bool:
     """Return whether stored derived numbers equal the recomputed ones up to rounding."""
     match right:
         case dict():
-            return isinstance(stored, dict) and stored.keys() == right.keys() and all(
-                _agree(stored[name], value) for name, value in right.items()
+            return (
+                isinstance(stored, dict)
+                and stored.keys() == right.keys()
+                and all(_agree(stored[name], value) for name, value in right.items())
             )
         case list():
             return isinstance(stored, list) and len(stored) == len(right) and all(map(_agree, stored, right))
@@ -307,7 +309,5 @@ def table(contents: Sequence[Mapping[str, Any]]) -> str:
             if any(cells):
                 rows.append([entry.name if split == "heldout" else f"{entry.name}, shifted", *cells])
     whole = [content["score"] for content in contents]
-    rows.append(
-        ["interquartile mean", *("" if x is None else cell(x["interquartile_mean"], x["ci95"]) for x in whole)]
-    )
+    rows.append(["interquartile mean", *("" if x is None else cell(x["interquartile_mean"], x["ci95"]) for x in whole)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -33,7 +33,8 @@ def external(value: Any, seed: int, where: str) -> play.Learner:
     Raises:
         UserError: if the result has no ``reset`` and ``act``.
     """
-    made = value(seed) if inspect.isclass(value) or not hasattr(value, "act") and callable(value) else value
+    makes = inspect.isclass(value) or (callable(value) and not hasattr(value, "act"))
+    made = value(seed) if makes else value
     if not isinstance(made, play.Learner):
         raise UserError(
             f"{where} must be an object with reset(interface) and act(observation, reward, done), or a class or "

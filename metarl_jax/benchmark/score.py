@@ -103,9 +103,7 @@ class FamilyScore(NamedTuple):
     """The share of successful episodes, by adaptation episode. None: the tasks do not define success."""
 
 
-def of_family(
-    returns: ArrayLike, success: ArrayLike | None, fixed: Reference, optimum: Reference
-) -> FamilyScore:
+def of_family(returns: ArrayLike, success: ArrayLike | None, fixed: Reference, optimum: Reference) -> FamilyScore:
     """Compute the score of a learner on a family.
 
     The variance of the mean is the sum of that of the tasks (with the mean over seeds on each task), that of the seeds

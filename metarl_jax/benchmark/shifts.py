@@ -1,4 +1,4 @@
-"""Shifted tasks: functions of a family that return a function that draws a task outside of the training distribution."""
+"""Shifted tasks: each function takes a family and returns a function that draws a task outside of its distribution."""
 
 from __future__ import annotations
 
