@@ -30,7 +30,7 @@ from metarl_jax.types import Array, EnvFamily, Oracle, Task
 
 FOLDER = Path(families.__file__).parent
 Value = dict[str, Any]
-TRIALS = {1: 40, 2: 20, 3: 2}
+TRIALS = {1: 40, 2: 10, 3: 1}
 """The number of simulated trials of a reference on each task, by tier."""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from metarl_jax import cli, oracles, rollout
-from metarl_jax.benchmark import commands, entry, families, package_learners, play, score, tasks
+from metarl_jax.benchmark import commands, entry, families, package_learners, playing, score, tasks
 from metarl_jax.benchmark.families import Split
 from metarl_jax.benchmark.run import external
 from metarl_jax.ops.statistics import interquartile_mean, mean_with_interval
@@ -211,10 +211,10 @@ class Recorder:
 
     def __init__(self, batched: bool, action: Any) -> None:
         self.batched, self.action = batched, action
-        self.resets: list[play.Interface] = []
+        self.resets: list[playing.Interface] = []
         self.inputs: list[tuple[Any, ...]] = []
 
-    def reset(self, interface: play.Interface) -> None:
+    def reset(self, interface: playing.Interface) -> None:
         self.resets.append(interface)
 
     def act(self, observation: Any, reward: Any, done: Any, *, final_observation: Any) -> Any:
@@ -225,10 +225,10 @@ class Recorder:
 @pytest.mark.parametrize(("name", "action"), [("bandit", 2), ("tabular-mdp-10", 1), ("navigation", np.ones(2))])
 def test_a_batched_learner_has_the_returns_of_one_that_is_not(name: str, action: Any) -> None:
     family, drawn = families.make(name), tasks.draw(name, "heldout", 3)
-    found = [play.play(Recorder(batched, action), name, family, drawn, 2, 5) for batched in (True, False)]
+    found = [playing.Player(name, family, 2).play(Recorder(batched, action), drawn, 5) for batched in (True, False)]
     np.testing.assert_allclose(found[0].returns, found[1].returns, rtol=1e-5)
     assert found[0].steps == found[1].steps
-    other = play.play(Recorder(True, action), name, family, drawn, 2, 6)
+    other = playing.Player(name, family, 2).play(Recorder(True, action), drawn, 6)
     if name != "navigation":
         assert np.any(other.returns != found[0].returns)
 
@@ -238,7 +238,7 @@ def test_a_learner_observes_what_the_rollout_shows() -> None:
     family, drawn = families.make("navigation"), tasks.draw("navigation", "heldout", 6)
     drawn = drawn.replace(goal=jnp.array([[0.1, 0.1], [0.3, 0.3], [0.5, 0.5], [0.2, 0.2], [-0.4, 0.1], [0.1, -0.1]]))
     recorder = Recorder(True, np.ones(2, np.float32))
-    played = play.play(recorder, "navigation", family, drawn, 2, 0)
+    played = playing.Player("navigation", family, 2).play(recorder, drawn, 0)
 
     def act(key: Any, carry: Any, inputs: Inputs) -> tuple[Any, Any, Any]:
         return carry, jnp.ones(2), ()
@@ -263,7 +263,7 @@ def test_a_learner_observes_what_the_rollout_shows() -> None:
 def test_a_learner_is_reset_for_each_task_with_its_own_seed() -> None:
     family, drawn = families.make("bandit"), tasks.draw("bandit", "heldout", 3)
     recorder = Recorder(False, 0)
-    play.play(recorder, "bandit", family, drawn, 4, 1)
+    playing.Player("bandit", family, 4).play(recorder, drawn, 1)
     assert len(recorder.resets) == 3 and len({one.seed for one in recorder.resets}) == 3
     first = recorder.resets[0]
     assert (first.family, first.action_space, first.horizon, first.episodes) == ("bandit", Discrete(5), 1, 4)
@@ -278,7 +278,7 @@ class Walk:
     def __init__(self) -> None:
         self.walk = oracles.gridnavi.best_walk(5, 15, 4).actions
 
-    def reset(self, interface: play.Interface) -> None:
+    def reset(self, interface: playing.Interface) -> None:
         self.time, self.goal, self.before = 0, None, 0
 
     def act(self, observation: Any, reward: Any, done: Any) -> int:
@@ -296,7 +296,7 @@ class Walk:
 
 def test_an_oracle_through_the_door_has_its_direct_returns() -> None:
     family, drawn = families.make("gridnavi"), tasks.draw("gridnavi", "heldout", 24)
-    played = play.play(Walk(), "gridnavi", family, drawn, 4, 0)
+    played = playing.Player("gridnavi", family, 4).play(Walk(), drawn, 0)
     oracle = oracles.gridnavi.bayes_optimal(family, 4)
     direct = jax.jit(jax.vmap(lambda task: oracle.adapt(jax.random.key(0), (), task).score))(drawn)
     np.testing.assert_allclose(played.returns, direct, atol=1e-4)
@@ -307,7 +307,7 @@ class Thompson:
 
     batched = True
 
-    def reset(self, interface: play.Interface) -> None:
+    def reset(self, interface: playing.Interface) -> None:
         assert interface.tasks is not None and isinstance(interface.action_space, Discrete)
         self.random, self.first = np.random.default_rng(interface.seed), True
         self.counts = np.ones((2, interface.tasks, interface.action_space.n))
@@ -323,7 +323,7 @@ class Thompson:
 
 def test_a_random_oracle_through_the_door_agrees_within_the_interval() -> None:
     family, drawn = families.make("bandit"), tasks.draw("bandit", "heldout")
-    played = play.play(Thompson(), "bandit", family, drawn, 100, 0)
+    played = playing.Player("bandit", family, 100).play(Thompson(), drawn, 0)
     oracle = oracles.bandits.thompson_sampling(family, 100)
     keys = jax.random.split(jax.random.key(0), 256)
     direct = np.asarray(jax.jit(jax.vmap(lambda key, task: oracle.adapt(key, (), task).score))(keys, drawn))
@@ -342,13 +342,13 @@ def test_a_random_oracle_through_the_door_agrees_within_the_interval() -> None:
 def test_wrong_actions_are_refused(action: Any, message: str) -> None:
     family, drawn = families.make("bandit"), tasks.draw("bandit", "heldout", 2)
     with pytest.raises(UserError, match=message):
-        play.play(Recorder(False, action), "bandit", family, drawn, 2, 0)
+        playing.Player("bandit", family, 2).play(Recorder(False, action), drawn, 0)
 
 
 def test_actions_that_are_not_finite_are_refused() -> None:
     family, drawn = families.make("navigation"), tasks.draw("navigation", "heldout", 2)
     with pytest.raises(UserError, match="navigation: action must be finite"):
-        play.play(Recorder(True, np.full(2, np.nan)), "navigation", family, drawn, 2, 0)
+        playing.Player("navigation", family, 2).play(Recorder(True, np.full(2, np.nan)), drawn, 0)
 
 
 def test_learners_are_objects_or_made_from_a_seed() -> None:
@@ -528,18 +528,17 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return text
 
 
+THOMPSON = "discounted_thompson.py:DiscountedThompson"
+
+
 def test_a_numpy_learner_enters(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    learner = "discounted_thompson.py:DiscountedThompson"
-    words = ["run", learner, "--families", "bandit", "--seeds", "1", "--no-shifted", "-o", "mine.json"]
+    words = ["run", THOMPSON, "--families", "cold-start", "--seeds", "1", "--no-shifted", "-o", "mine.json"]
     assert cli.main(["benchmark", *words]) == 0
     content = entry.read(here / "mine.json")
-    assert content["learner"]["reference"] == learner and content["score"] is None
-    found = content["families"]["bandit"]["heldout"]["scores"]
-    # It is worse than Thompson sampling with the right prior, but far better than a fixed arm.
-    posterior, scale = score.reference("bandit", "heldout", "posterior"), score.scale("bandit")
-    assert posterior is not None
-    assert 0.2 < found["mean"] < score.normalised(posterior.value, scale[0].value, scale[1].value)
-    assert cli.main(["benchmark", "check", "mine.json", "--replay", "8", "--learner", learner]) == 0
+    assert content["learner"]["reference"] == THOMPSON and content["score"] is None
+    # With 50 items and 20 interactions it is far below the recommendation of popular items.
+    assert content["families"]["cold-start"]["heldout"]["scores"]["mean"] < 0
+    assert cli.main(["benchmark", "check", "mine.json", "--replay", "8", "--learner", THOMPSON]) == 0
     assert "mine.json: right (1 family of tier 1)" in capsys.readouterr().out
     assert cli.main(["benchmark", "table", "mine.json"]) == 0
     assert capsys.readouterr().out.startswith("| family | DiscountedThompson |")
@@ -547,10 +546,20 @@ def test_a_numpy_learner_enters(here: Path, capsys: pytest.CaptureFixture[str]) 
 
     # A learner that plays otherwise is noticed, and so is another file.
     text = Path("discounted_thompson.py").read_text()
-    Path("discounted_thompson.py").write_text(text.replace("np.argmax", "np.argmin"))
-    assert cli.main(["benchmark", "check", "mine.json", "--replay", "16", "--learner", learner]) == 2
+    Path("discounted_thompson.py").write_text(text.replace("np.argmax(", "0 * np.argmax("))
+    assert cli.main(["benchmark", "check", "mine.json", "--replay", "32", "--learner", THOMPSON]) == 2
     out = capsys.readouterr().out
-    assert "its SHA-256 differs" in out and "bandit: the replayed returns differ" in out
+    assert "its SHA-256 differs" in out and "cold-start: the replayed returns differ" in out
+
+
+@pytest.mark.slow
+def test_discounted_thompson_sampling_is_between_a_fixed_arm_and_thompson_sampling(here: Path) -> None:
+    words = ["run", THOMPSON, "--families", "bandit", "--seeds", "1", "--no-shifted", "-o", "mine.json"]
+    assert cli.main(["benchmark", *words]) == 0
+    found = entry.read(here / "mine.json")["families"]["bandit"]["heldout"]["scores"]
+    posterior, (fixed, optimum) = score.reference("bandit", "heldout", "posterior"), score.scale("bandit")
+    assert posterior is not None
+    assert 0.2 < found["mean"] < score.normalised(posterior.value, fixed.value, optimum.value)
 
 
 def test_a_pytorch_learner_enters(here: Path) -> None:

@@ -47,8 +47,8 @@ hidden at all. Settings of the package's own presets were tuned by its authors.
 **Entering.** ``metarl-jax benchmark run my_file.py:my_learner --tier 1`` plays an object with ``reset(interface)`` and
 ``act(observation, reward, done)`` (``Learner``), and writes one JSON file. ``metarl-jax benchmark check FILE`` makes
 the tasks anew and recomputes every derived number from the returns; ``--replay N --learner my_file.py:my_learner``
-plays the learner again. ``metarl-jax benchmark table A.json B.json`` compares files. ``check`` and ``table`` execute no code
-because of a file.
+plays the learner again. ``metarl-jax benchmark table A.json B.json`` compares files. ``check`` and ``table`` execute no
+code because of a file.
 
 Example:
     >>> from metarl_jax import benchmark

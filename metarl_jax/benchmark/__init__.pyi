@@ -1,5 +1,5 @@
 from .families import ENTRIES, TIERS, VERSION, Entry, Shift, get, make, of_tier
-from .play import Interface, Learner, Played, play
+from .playing import Interface, Learner, Played, Player
 from .score import FamilyScore, Reference, aggregate, normalised, of_family, reference
 from .tasks import draw
 
@@ -12,6 +12,7 @@ __all__ = [
     "Interface",
     "Learner",
     "Played",
+    "Player",
     "Reference",
     "Shift",
     "aggregate",
@@ -21,6 +22,5 @@ __all__ = [
     "normalised",
     "of_family",
     "of_tier",
-    "play",
     "reference",
 ]

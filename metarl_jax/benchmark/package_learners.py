@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from metarl_jax import experiments
 from metarl_jax.agents import Agent
 from metarl_jax.benchmark.families import Entry
-from metarl_jax.benchmark.play import Interface
+from metarl_jax.benchmark.playing import Interface
 from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, combination
 from metarl_jax.runs import agent_files, train

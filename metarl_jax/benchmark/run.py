@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from metarl_jax import references
-from metarl_jax.benchmark import entry, families, package_learners, play, tasks
+from metarl_jax.benchmark import entry, families, package_learners, playing, tasks
 from metarl_jax.benchmark.families import Entry, Split
 from metarl_jax.experiments import registry
 from metarl_jax.ops.statistics import mean_with_interval
@@ -22,7 +22,7 @@ REPLAYED_ERRORS = 4.0
 """The largest mean difference of replayed returns, in standard errors, where a replay is not exact."""
 
 
-def external(value: Any, seed: int, where: str) -> play.Learner:
+def external(value: Any, seed: int, where: str) -> playing.Learner:
     """Return a learner for a seed.
 
     Args:
@@ -35,7 +35,7 @@ def external(value: Any, seed: int, where: str) -> play.Learner:
     """
     makes = inspect.isclass(value) or (callable(value) and not hasattr(value, "act"))
     made = value(seed) if makes else value
-    if not isinstance(made, play.Learner):
+    if not isinstance(made, playing.Learner):
         raise UserError(
             f"{where} must be an object with reset(interface) and act(observation, reward, done), or a class or "
             f"function that makes one from a seed, not {type(made).__name__}"
@@ -50,7 +50,7 @@ def _load(reference: str) -> references.Loaded:
         raise UserError(str(error)) from None
 
 
-def _train_external(learner: play.Learner, chosen: Entry) -> int:
+def _train_external(learner: playing.Learner, chosen: Entry) -> int:
     """Train a learner that offers it; return the number of steps that the learner claims.
 
     Raises:
@@ -69,7 +69,7 @@ def _train_external(learner: play.Learner, chosen: Entry) -> int:
 
 
 def measure(
-    chosen: Entry, learners: Sequence[play.Learner], splits: Sequence[Split], say: Say
+    chosen: Entry, learners: Sequence[playing.Learner], splits: Sequence[Split], say: Say
 ) -> dict[str, dict[str, Any]]:
     """Play the tasks of a family with the learner of each seed, and return the parts of a file by split.
 
@@ -82,10 +82,8 @@ def measure(
         digest = tasks.digest(chosen.name, split, drawn)
         if digest != tasks.stored_sha256(chosen.name, split):
             raise UserError(f"{chosen.name}: this installation makes other {split} tasks than those of the benchmark")
-        played = [
-            play.play(learner, chosen.name, family, drawn, chosen.episodes, seed)
-            for seed, learner in enumerate(learners)
-        ]
+        player = playing.Player(chosen.name, family, chosen.episodes)
+        played = [player.play(learner, drawn, seed) for seed, learner in enumerate(learners)]
         success = [one.success for one in played if one.success is not None]
         outcome = entry.Measured(
             digest,
@@ -215,7 +213,7 @@ def replay(content: Mapping[str, Any], reference: str, number: int) -> list[str]
         learner = external(loaded.value, 0, "the learner")
         if callable(getattr(learner, "train", None)):
             _train_external(learner, chosen)
-        again = play.play(learner, name, families.make(name), drawn, chosen.episodes, 0)
+        again = playing.Player(name, families.make(name), chosen.episodes).play(learner, drawn, 0)
         stored = np.array(part["heldout"]["returns"][0], np.float64)[:number]
         difference = (again.returns - stored).mean(axis=1)
         if np.allclose(again.returns, stored, rtol=1e-4, atol=1e-4):
