@@ -30,7 +30,7 @@ from metarl_jax.types import Array, EnvFamily, Oracle, Task
 
 FOLDER = Path(families.__file__).parent
 Value = dict[str, Any]
-TRIALS = {1: 40, 2: 10, 3: 1}
+TRIALS = {1: 40, 2: 10, 3: 2}
 """The number of simulated trials of a reference on each task, by tier."""
 
 
@@ -73,19 +73,26 @@ def _any_policy(entry: Entry, split: Split, family: EnvFamily, drawn: Any) -> Va
     )
 
 
+def on_a_grid(mean: float, what: str, split: Split) -> Value:
+    """Return the value of the best walks. On shifted tasks they differ, and the value on training tasks stands in."""
+    return exact(mean, what) if split == "heldout" else value(mean, 0.0, "bound", f"{what}; not of shifted goals")
+
+
 def _grid(entry: Entry, split: Split, family: EnvFamily, drawn: Any) -> Value:
     """All but one of the 15 steps can end in one of the 21 cells where the goal may be."""
-    return exact(-1.5 + 1.1 * 14 / 21, "a walk to any possible goal and a stay there, as a mean over these goals")
+    what = "a walk to any possible goal and a stay there, as a mean over these goals"
+    return on_a_grid(-1.5 + 1.1 * 14 / 21, what, split)
 
 
 def _room(entry: Entry, split: Split, family: EnvFamily, drawn: Any) -> Value:
-    return exact(20 / 81, "20 steps in any cells, as a mean over all 81 cells as goals")
+    return on_a_grid(20 / 81, "20 steps in any cells, as a mean over all 81 cells as goals", split)
 
 
 def _key_and_door(entry: Entry, split: Split, family: EnvFamily, drawn: Any) -> Value:
     """Step t adds at most one cell for the key, and at most t - 1 pairs of a key and a door after it."""
     pairs = 50 * 49 / 2
-    return exact(50 / 81 + pairs / (81 * 80), "a walk through 50 different cells, as a mean over all pairs of cells")
+    what = "a walk through 50 different cells, as a mean over all pairs of cells"
+    return on_a_grid(50 / 81 + pairs / (81 * 80), what, split)
 
 
 def _half(entry: Entry, split: Split, family: EnvFamily, drawn: Any) -> Value:

@@ -194,7 +194,7 @@ def test_the_aggregate_agrees_with_the_enumeration_of_all_resamples() -> None:
         [interquartile_mean(np.stack([scores[list(a), 0], scores[list(b), 1]], axis=1)) for a in every for b in every]
     )
     found = score.aggregate(scores)
-    # Of six values, one is dropped at each end.
+    # One of six values is dropped at each end.
     assert found.mean == pytest.approx(np.sort(scores.ravel())[1:-1].mean())
     assert found.standard_error == pytest.approx(values.std(), rel=0.05)
     for end, share in ((found.low, 0.025), (found.high, 0.975)):

@@ -1,17 +1,17 @@
-"""A frozen benchmark of meta-reinforcement learning, which any code can enter. This is version 1.
+"""A frozen benchmark of meta-reinforcement learning, which any code can enter. The version is 1 (``VERSION``).
 
 **Why.** Results of meta-RL can hardly be compared across papers: tasks are drawn anew, test goals overlap training
 goals, and optima are unknown. Here, tasks, budgets and references are fixed, and the score of a file can be recomputed.
 
 **Tasks.** There are fourteen families in three tiers (``ENTRIES``; ``metarl-jax benchmark list``). Each has a training
 distribution, held-out tasks, and, for all but two, shifted tasks that lie outside of the training distribution. Tasks
-are made from stored seeds, and their digest is checked (``metarl_jax.benchmark.tasks``).
+are made from stored seeds, and their digest is checked (``tasks.digest``).
 
-- Tier 1, minutes on a CPU: *bandit* and *gaussian-bandit* (five arms, 100 pulls: the balance of exploration and
-  exploitation, where exact references exist), *tabular-mdp-10* (the same with dynamics), *gridnavi* and *dark-room*
-  (search for a hidden goal; the Bayes-optimal walk is known for the first, and the second holds goals out),
-  *t-maze* (memory alone), *navigation* (continuous actions, dense rewards: the usual task of learners that adapt by
-  gradient descent), *cold-start* (an application, where tasks have a low-rank structure).
+- Tier 1, minutes on a CPU. *bandit* and *gaussian-bandit* test the balance of exploration and exploitation, with five
+  arms and 100 pulls; exact references exist. *tabular-mdp-10* adds dynamics. *gridnavi* and *dark-room* are searches
+  for a hidden goal; the Bayes-optimal walk is known for the first, and the second holds goals out. *t-maze* tests
+  memory alone. *navigation* has continuous actions and dense rewards, as learners by gradient descent need them.
+  *cold-start* is an application, whose tasks have a low-rank structure.
 - Tier 2, an hour: *half-circle* (sparse rewards), *key-to-door* (two hidden goals in order), *maze* (images),
   *tabular-mdp-25* (longer trials).
 - Tier 3, an accelerator: *half-cheetah-direction* (a robot; needs the extra ``mujoco``) and *xland* (tasks with rules;

@@ -21,7 +21,7 @@ MOST_TASKS = 1_000_000
 
 
 class Interface(NamedTuple):
-    """What a learner is told at the start of a trial."""
+    """The information that a learner gets at the start of a trial."""
 
     family: str
     """The name of the family of tasks."""

@@ -43,7 +43,7 @@ class Digest(NamedTuple):
     sha256: str
     """The SHA-256 of the digests of all tasks, in hexadecimal."""
     scales: tuple[int, ...]
-    """For each array of a task that has floats, the exponent of the power of two above its largest float."""
+    """The exponent of the power of two above the largest float of each array that has floats."""
     shifts: tuple[int, ...]
     """The shift of the grid for each task, in units of 1/256 of a step."""
 
