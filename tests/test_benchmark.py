@@ -462,6 +462,7 @@ DAMAGED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("learner", lambda x: "mine", "learner is not a dictionary"),
     ("learner/name", lambda x: "x" * 1000, "at most 200 characters"),
     ("learner/sha256", lambda x: [1], "printable"),
+    ("learner/kind", lambda x: "mine", "learner.kind must be"),
     ("families", lambda x: {**x, "xland": x["bandit"]}, "not a family of tier 1"),
     ("families/bandit/heldout", lambda x: None, "not a dictionary"),
     ("families/bandit/shifted", lambda x: 7, "not a dictionary"),

@@ -158,6 +158,8 @@ def _check_shape(content: Mapping[str, Any]) -> None:
     texts = [learner["name"], learner["kind"], learner["reference"], learner.get("sha256") or ""]
     if not all(isinstance(text, str) and len(text) <= MOST_CHARACTERS and text.isprintable() for text in texts):
         raise ValueError(f"learner must consist of printable texts of at most {MOST_CHARACTERS} characters")
+    if learner["kind"] not in ("external", "package"):
+        raise ValueError('learner.kind must be "external" or "package"')
     if content["tier"] not in families.TIERS:
         raise ValueError(f"tier must be one of {', '.join(map(str, families.TIERS))}, not {content['tier']}")
     if not 1 <= content["seeds"] <= MOST_SEEDS:
