@@ -217,7 +217,7 @@ class Recorder:
     def reset(self, interface: playing.Interface) -> None:
         self.resets.append(interface)
 
-    def act(self, observation: Any, reward: Any, done: Any, *, final_observation: Any) -> Any:
+    def act(self, observation: Any, reward: Any, done: Any, *, final_observation: Any = None) -> Any:
         self.inputs.append((observation, reward, done, final_observation))
         return np.tile(self.action, (len(reward), *[1] * np.ndim(self.action))) if self.batched else self.action
 
@@ -317,7 +317,7 @@ class Thompson:
         if not self.first:
             self.counts[(1 - reward).astype(int), rows, self.action] += 1
         self.first = False
-        self.action = self.random.beta(*self.counts).argmax(axis=1)
+        self.action = self.random.beta(self.counts[0], self.counts[1]).argmax(axis=1)
         return self.action
 
 

@@ -44,7 +44,7 @@ class AgentLearner:
         self._agent.reset(interface.seed, batch=interface.tasks)
         self._played, self._first = 0, True
 
-    def act(self, observation: Any, reward: Any, done: Any, *, final_observation: Any) -> int | NDArray[Any]:
+    def act(self, observation: Any, reward: Any, done: Any, *, final_observation: Any = None) -> int | NDArray[Any]:
         """Choose an action."""
         if not self._first:
             self._agent.observe(reward, done, final_observation)

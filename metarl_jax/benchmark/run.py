@@ -34,7 +34,9 @@ def external(value: Any, seed: int, where: str) -> playing.Learner:
         UserError: if the result has no ``reset`` and ``act``.
     """
     makes = inspect.isclass(value) or (callable(value) and not hasattr(value, "act"))
-    made = value(seed) if makes else value
+    made: Any = value
+    if makes:
+        made = made(seed)
     if not isinstance(made, playing.Learner):
         raise UserError(
             f"{where} must be an object with reset(interface) and act(observation, reward, done), or a class or "

@@ -20,6 +20,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.benchmark import families
@@ -72,9 +73,7 @@ def _arrays(tasks: Tree) -> list[tuple[str, np.ndarray]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tasks):
         if jax.tree_util.keystr(path) in PICTURES:
             continue
-        array = np.asarray(
-            jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-        )
+        array = np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
         found.append((jax.tree_util.keystr(path), array))
     return found
 
