@@ -1,4 +1,4 @@
-"""The program ``metarl-jax COMMAND``: list, train, resume, study, watch, evaluate, report, record or export.
+"""The program ``metarl-jax COMMAND``: list, train, resume, study, watch, evaluate, report, record, benchmark or export.
 
 The exit codes are:
 
@@ -522,6 +522,26 @@ def _export(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _benchmark(arguments: Sequence[str]) -> int:
+    from metarl_jax import options
+    from metarl_jax.benchmark import commands as benchmark
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(benchmark.USAGE)
+        return 0 if arguments else 2
+    if arguments[0] not in benchmark.COMMANDS:
+        known = benchmark.COMMANDS
+        raise UserError(f"there is no command benchmark {arguments[0]!r}{did_you_mean(arguments[0], known)}")
+    command = benchmark.COMMANDS[arguments[0]]
+    words, rest = _names(["--output" if word == "-o" else word for word in arguments[1:]])
+    kind = getattr(options, command.options)
+    program = f"metarl-jax benchmark {arguments[0]} {command.words}"
+    asked, _ = options.parse(kind, rest, program=program, description=command.description)
+    if command.writes:
+        streams.results_are_files()
+    return command.run(words, asked, _say)
+
+
 def _report_on(folders: Sequence[RunFolder], output: Path, *, play: bool, keep: bool) -> None:
     """Print tables of runs, and write a page about them.
 
@@ -562,6 +582,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (_evaluate, "evaluate a run on held-out tasks"),
     "report": (_report, "write a page about one or more runs, or about a study"),
     "record": (_record, "record a video of a trial on a held-out task"),
+    "benchmark": (_benchmark, "play the frozen benchmark, check its files, and compare them"),
     "export": (_export, "write a trained learner to a file that Python programs load"),
 }
 

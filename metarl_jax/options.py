@@ -231,6 +231,49 @@ class Export(Opening):
     overwrite: Annotated[bool, Doc("Overwrite an existing agent file of that name.")] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRun(Settings):
+    """Options of playing a learner on the frozen benchmark."""
+
+    tier: Annotated[int, Interval(ge=1, le=3), Doc("The tier: 1 for minutes, 2 for an hour, 3 for an accelerator.")] = 1
+    families: Annotated[
+        tuple[str, ...], Doc("Play these families of the tier only, without an aggregate score; give one at a time.")
+    ] = ()
+    seeds: Annotated[int, Interval(ge=1, le=100), Doc("Number of seeds.")] = 3
+    output: Annotated[str | None, Doc("The path of the file; None for LEARNER-tier-N.json in the current folder.")] = (
+        None
+    )
+    overwrite: Annotated[bool, Doc("Overwrite an existing file.")] = False
+    shifted: Annotated[bool, Doc("Also play shifted tasks, which do not enter the aggregate score.")] = True
+    folder: Annotated[str, Doc("The folder of the run folders of an algorithm of the package.")] = "runs"
+    minutes: Annotated[
+        PositiveFloat | None,
+        Doc("Time limit of training an algorithm on one family; call again to go on. None for no limit."),
+    ] = None
+    memory: Annotated[str | None, Doc("The network of an algorithm; None for the default one.")] = None
+    iterations: Annotated[
+        PositiveInt | None, Doc("The largest number of meta-iterations of an algorithm; None for the budget's.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkCheck(Settings):
+    """Options of checking a file of the frozen benchmark."""
+
+    remake: Annotated[bool, Doc("Also make the tasks anew and compare their digests.")] = True
+    replay: Annotated[
+        AtLeastTwo | None, Doc("Play the learner again on the first N held-out tasks of each family; needs --learner.")
+    ] = None
+    learner: Annotated[
+        str | None, Doc("The learner of the file: FILE.py:NAME or PACKAGE.MODULE:NAME. Its code is executed.")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkTable(Settings):
+    """Options of a table of files of the frozen benchmark."""
+
+
 RESERVED = {"memory", "network"} | {
     field.name
     for options in (NewStudy, Resume, Evaluate, Listing, Report, Watch, Record, Export)

@@ -6,7 +6,7 @@ Only this module calls an environment's ``step`` and ``step_env`` to collect dat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, TypeAlias, TypeGuard
 
 import chex
 import jax
@@ -25,6 +25,7 @@ from metarl_jax.types import (
     Inputs,
     Key,
     Space,
+    State,
     Task,
     Transition,
 )
@@ -126,6 +127,53 @@ def episode(key: Key, act: Act, carry: Carry, family: EnvFamily, task: Task) -> 
     It returns the same as ``trial``, with transitions ``[horizon, ...]``.
     """
     return trial(key, act, carry, family, task, episodes=1)
+
+
+class Stepped(NamedTuple):
+    """The outcome of one step of ``advance``."""
+
+    obs: Array
+    """The observation for the next action; the first one of the next episode if an episode ended."""
+    state: State
+    reward: Array
+    done: Array
+    """Whether the step ended an episode, ``bool``."""
+    final_obs: Array
+    """The observation after the action, before any reset."""
+    success: Array
+    """Whether the step is a success; False if the family does not define success."""
+
+
+def begin(key: Key, family: EnvFamily, task: Task) -> tuple[Array, State]:
+    """Start a trial that ``advance`` plays step by step; return ``(obs, state)``."""
+    obs, state = family.env.reset(key, task)
+    return narrow(obs), state
+
+
+def advance(key: Key, family: EnvFamily, task: Task, obs: Array, state: State, action: Array) -> Stepped:
+    """Take one step of a trial whose actions a program on the host chooses, as ``trial`` does.
+
+    Args:
+        key: random key.
+        family: the family, with its environment.
+        task: the task.
+        obs: the observation before the action.
+        state: the state of the environment.
+        action: the action.
+    """
+    action = as_action(family.action_space, action)
+    after_obs, after, reward, terminated, truncated, info = family.env.step(key, state, action, task)
+    final_obs, reward = narrow(info["final_observation"]), jnp.asarray(reward, jnp.float32)
+    terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
+    success = jnp.bool_(False)
+    if family.success is not None:
+        inputs = Inputs(obs, no_action(family.action_space), jnp.float32(0), jnp.float32(0), jnp.bool_(False))
+        step = Transition(
+            inputs, action, reward, terminated, truncated, final_obs, jnp.int32(0), jnp.bool_(True), output=()
+        )
+        success = jnp.asarray(family.success(task, step), bool)
+    done = jnp.logical_or(terminated, truncated)
+    return Stepped(narrow(after_obs), keep_dtypes(state, after), reward, done, final_obs, success)
 
 
 def joined(episodes: Transition) -> Transition:

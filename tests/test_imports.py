@@ -54,8 +54,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("meta_gradient", "outer_updates", "ppo", "algorithms", "oracles", "references"),
     },
 }
-# The host side: `runs` uses all of the above, and `reports` shows runs. "" is the package itself, for its version.
+# The host side: `runs` uses all of the above, `benchmark` plays learners, and `reports` shows runs. "" is the package
+# itself, for its version.
 MAY_IMPORT["runs"] = {*MAY_IMPORT, ""}
+MAY_IMPORT["benchmark"] = {*MAY_IMPORT, ""}
 MAY_IMPORT["reports"] = {"experiments", "runs", ""}
 EVERYTHING = {"cli", "listing", "options", "__main__", "__init__"}
 # Parts whose files do not import each other either.
@@ -175,6 +177,7 @@ LIGHT_ROOMS = (
     "metarl_jax.environments.point_robot",
     "metarl_jax.algorithms.rl2",
     "metarl_jax.evaluation",
+    "metarl_jax.benchmark",
     "metarl_jax.cli",
 )
 

@@ -1,0 +1,196 @@
+"""The table of the frozen benchmark: algorithms of the package, and learners from outside, within its budgets.
+
+    python benchmarks/frozen_benchmark.py                                   # every algorithm on tier 1, three seeds
+    python benchmarks/frozen_benchmark.py --tier 2 --learners rl2 varibad --minutes 30
+    python benchmarks/frozen_benchmark.py --learners discounted-thompson --families bandit
+    python benchmarks/frozen_benchmark.py --readme                          # put the table into benchmarks/README.md
+
+Every learner and family has a file in the folder, which ``metarl-jax benchmark check`` can check, and a row in
+``results/frozen_benchmark.json``. A family that has a row with as many seeds and iterations is not played again. A run
+that was interrupted continues where it stopped. With ``--iterations``, training is shorter, for a trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from results_file import PAGE, provenance, read_rows, table, with_block, write_row
+
+from metarl_jax.benchmark import families, score
+from metarl_jax.benchmark.families import ENTRIES, SPLITS, Entry, Split
+from metarl_jax.experiments import registry
+
+NAME = "frozen_benchmark"
+IDENTITY = ("learner", "family", "tasks", "variant")
+EXAMPLES = Path(__file__).resolve().parent.parent / "tests" / "data"
+EXTERNAL: Mapping[str, str] = {
+    "discounted-thompson": f"{EXAMPLES / 'discounted_thompson.py'}:DiscountedThompson",
+}
+"""Learners that are not part of the package."""
+
+
+def algorithms() -> list[str]:
+    """Return the names of the algorithms that apply to a family of the benchmark."""
+    kinds = [registry.family(entry.family) for entry in ENTRIES]
+    return [
+        algorithm.name
+        for algorithm in registry.algorithms()
+        if any(registry.does_not_apply(algorithm, family) is None for family in kinds)
+    ]
+
+
+def applies(learner: str, entry: Entry) -> bool:
+    """Return whether a learner can play a family."""
+    if learner in EXTERNAL:
+        return True
+    return registry.does_not_apply(registry.algorithm(learner), registry.family(entry.family)) is None
+
+
+def measure(
+    learner: str, entry: Entry, seeds: int, folder: Path, minutes: float | None, iterations: int | None
+) -> list[dict[str, Any]]:
+    """Train and play a learner on a family, and write its file; return its rows, or none if the time ran out."""
+    from metarl_jax.benchmark import entry as entries
+    from metarl_jax.benchmark import run
+    from metarl_jax.runs import compilation_cache, devices
+
+    compilation_cache.enable()
+    devices.prepare(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = folder / f"runs-{seeds}-seeds{'' if iterations is None else f'-{iterations}-iterations'}"
+    content = run.run(
+        EXTERNAL.get(learner, learner),
+        [entry],
+        seeds,
+        shifted=True,
+        folder=runs,
+        minutes=minutes,
+        memory=None,
+        iterations=iterations,
+        say=lambda text: print(text, flush=True),
+    )
+    if content is None:
+        return []
+    entries.write(folder / f"{learner}-{entry.name}.json", content)
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    trained = runs / f"benchmark-{learner}-{entry.name}"
+    if trained.exists():
+        config = json.loads((trained / "config.json").read_text())
+        summary = json.loads((trained / "summary.json").read_text())
+    part = content["families"][entry.name]
+    rows = []
+    for split in entry.splits:
+        found = part[split]["scores"]
+        rows.append(
+            {
+                "learner": learner,
+                "family": entry.name,
+                "tier": entry.tier,
+                "tasks": split,
+                "variant": "" if iterations is None else f"at most {iterations} iterations",
+                "metric": "score",
+                "ours": found["mean"],
+                "ci95": found["ci95"],
+                "by_seed": found["by_seed"],
+                "score_by_episode": found["by_episode"],
+                "success_by_episode": found["success_by_episode"],
+                "seeds": seeds,
+                "heldout_tasks": part[split]["tasks"],
+                "steps": part["training_steps"][0],
+                "steps_are": part["training_steps_are"],
+                "train_wall_s": summary.get("train_wall_s"),
+                "experiment": config.get("experiment"),
+                "settings": config.get("settings", {}),
+                "benchmark": families.VERSION,
+                **provenance(),
+            }
+        )
+    return rows
+
+
+def shown(tier: int) -> str:
+    """Return the table of a tier in Markdown: learners by families, held-out tasks and shifted tasks."""
+    rows = {
+        (row["learner"], row["family"], row["tasks"]): row
+        for row in read_rows(NAME)
+        if row["tier"] == tier and not row["variant"]
+    }
+    entries = families.of_tier(tier)
+    parts = []
+    for split in SPLITS:
+        names = list(dict.fromkeys(learner for learner, _, tasks in rows if tasks == split))
+        named = [entry for entry in entries if split in entry.splits]
+        header = ("learner", *(entry.name for entry in named), *(["interquartile mean"] if split == "heldout" else []))
+        lines = [reference_cells(role, named, split) for role in ("random", "posterior")]
+        for name in names:
+            own = [rows.get((name, entry.name, split)) for entry in named]
+            cells = ["" if row is None else f"{row['ours']:.2f} ± {row['ci95'][1] - row['ours']:.2f}" for row in own]
+            lines.append([name, *cells, *([aggregate_cell(own)] if split == "heldout" else [])])
+        title = "Held-out tasks" if split == "heldout" else "Shifted tasks"
+        parts.append(f"{title}, tier {tier}:\n\n{table(header, lines)}")
+    return "\n".join(parts)
+
+
+def reference_cells(role: score.Role, entries: Sequence[Entry], split: Split) -> list[str]:
+    """Return the scores of a reference, by family."""
+    name = {"random": "random actions", "posterior": "posterior sampling"}.get(role, role)
+    cells = []
+    for entry in entries:
+        found, (fixed, optimum) = score.reference(entry.name, split, role), score.scale(entry.name, split)
+        cells.append("" if found is None else f"{score.normalised(found.value, fixed.value, optimum.value):.2f}")
+    return [f"*{name}*", *cells, *([""] if split == "heldout" else [])]
+
+
+def aggregate_cell(rows: Sequence[dict[str, Any] | None]) -> str:
+    """Return the interquartile mean of a learner; an empty text if a family or a seed is missing."""
+    by_seed = [row["by_seed"] for row in rows if row is not None]
+    if len(by_seed) != len(rows) or len({len(seeds) for seeds in by_seed}) != 1:
+        return ""
+    found = score.aggregate(np.array(by_seed).T)
+    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
+
+
+def main() -> None:
+    known = [*EXTERNAL, *algorithms()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tier", type=int, choices=list(families.TIERS), default=1)
+    parser.add_argument("--learners", nargs="+", choices=known, default=known)
+    parser.add_argument("--families", nargs="+", choices=[entry.name for entry in ENTRIES], help="of the tier")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, help="time limit of training on one family; call again to go on")
+    parser.add_argument("--iterations", type=int, help="at most; for a trial, whose rows are of another variant")
+    parser.add_argument("--folder", type=Path, default=Path("runs/frozen"), help="where files and run folders are")
+    parser.add_argument("--readme", action="store_true", help="run nothing; put the tables into benchmarks/README.md")
+    arguments = parser.parse_args()
+    if arguments.readme:
+        tiers = sorted({row["tier"] for row in read_rows(NAME)})
+        text = "\n".join(map(shown, tiers))
+        PAGE.write_text(with_block(PAGE.read_text(), f"{NAME}.py", text))
+        return
+    variant = "" if arguments.iterations is None else f"at most {arguments.iterations} iterations"
+    for entry in families.of_tier(arguments.tier):
+        if arguments.families is not None and entry.name not in arguments.families:
+            continue
+        for learner in arguments.learners:
+            done = {
+                (row["learner"], row["family"], row["variant"])
+                for row in read_rows(NAME)
+                if row["seeds"] == arguments.seeds and row["benchmark"] == families.VERSION
+            }
+            if not applies(learner, entry) or (learner, entry.name, variant) in done:
+                continue
+            print(f"{learner} on {entry.name}", flush=True)
+            for row in measure(
+                learner, entry, arguments.seeds, arguments.folder, arguments.minutes, arguments.iterations
+            ):
+                write_row(NAME, row, IDENTITY)
+
+
+if __name__ == "__main__":
+    main()
