@@ -43,6 +43,7 @@ class Application(NamedTuple):
     """The settings of shifted tasks; None: the family has none."""
 
 
+_CLASSIFIERS = ("nearest", "ridge regression", "from scratch")
 APPLICATIONS: dict[str, Application] = {
     "adaptive-control": Application(
         "controls a linear plant with unknown dynamics",
@@ -93,8 +94,6 @@ APPLICATIONS: dict[str, Application] = {
         ("random", "clinicians", "best policy for the mean model"),
         "best policy, population known",
     ),
-_CLASSIFIERS = ("nearest", "ridge regression", "from scratch")
-APPLICATIONS: dict[str, Application] = {
     "text": Application(
         "classifies texts by topics that are new",
         ("maml-text", "anil-text", "reptile-text", "snail-text", "meta-network-text"),
