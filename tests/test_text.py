@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,11 @@ def test_a_corpus_is_sorted_by_label_and_domain_for_any_order_of_its_texts() -> 
     corpus = text.made_up(labels=5, domains=3, texts=4)
     data = text.hashed(corpus, 64)
     order = np.random.RandomState(1).permutation(len(corpus.texts))
-    texts, labels, domains = ([part[i] for i in order] for part in (corpus.texts, corpus.labels, corpus.domains))
-    again = text.hashed(Corpus(texts, labels, domains), 64)
+
+    def shuffled(part: Sequence[str]) -> list[str]:
+        return [part[i] for i in order]
+
+    again = text.hashed(Corpus(shuffled(corpus.texts), shuffled(corpus.labels), shuffled(corpus.domains)), 64)
     assert (data.labels, data.domains) == (again.labels, again.domains)
     np.testing.assert_array_equal(data.first, again.first)
     features = 8 * text.vectorise(corpus.texts, 64)
