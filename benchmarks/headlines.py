@@ -1,6 +1,6 @@
-"""The two tables of README.md: results of each kind of learner by families of tasks, and speed against peers.
+"""The tables of README.md: results of each kind of learner by families of tasks, applications, and speed against peers.
 
-    python benchmarks/headlines.py             # print both tables, from benchmarks/results
+    python benchmarks/headlines.py             # print the tables, from benchmarks/results
     python benchmarks/headlines.py --readme    # put them into README.md
 
 The scores, intervals, published numbers and rates are read from the files that the benchmarks write.
@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 from typing import Any, NamedTuple
 
+from applications import APPLICATIONS, HELDOUT
 from results_file import PAGE, read_rows, table, with_block
 
 README = PAGE.parent.parent / "README.md"
 PROGRAM = "headlines.py"
 SPEED = "headlines.py, speed"
+IN_USE = "headlines.py, applications"
 
 
 def find(results: str, experiment: str, metric: str, variant: str = "") -> dict[str, Any]:
@@ -68,30 +70,12 @@ HEADLINES = (
     Headline(_BANDIT.format(10, 5), "RL², GRU", _RL2, "rl2-bandit-10x5", _OF_TRIAL, _BAYES),
     Headline(_BANDIT.format(100, 5), "RL², GRU", _RL2, "rl2-bandit-100x5", _OF_TRIAL, _GITTINS),
     Headline(_BANDIT.format(100, 5), "RL², SNAIL", _SNAIL, "rl2-snail-bandit-100x5", _OF_TRIAL, _GITTINS),
-    Headline(_BANDIT.format(500, 5), "RL², GRU", _RL2, "rl2-bandit-500x5", _OF_TRIAL, _GITTINS),
-    Headline(_MDP.format(10), "RL², fast weights", _MDPS, "rl2-tabular-mdp-10", _OF_TRIAL, _INDEX, 162.9),
     Headline(_MDP.format(10), "RL², SNAIL", _SNAIL, "rl2-snail-tabular-mdp-10", _OF_TRIAL, _INDEX, 162.9),
     Headline(_MDP.format(25), "RL², SNAIL", _SNAIL, "rl2-snail-tabular-mdp-25", _OF_TRIAL, _INDEX, 461.0),
     Headline(_GRIDNAVI, "RL²", "gridnavi", "rl2-gridnavi", _TRIAL, _BAYES),
     Headline(_GRIDNAVI, "VariBAD", "gridnavi", "varibad-gridnavi", _TRIAL, _BAYES),
     Headline("dark room, episode 10", "RL²", "dark_rooms", "rl2-dark-room", f"{_TRIAL} after 10 episodes", _KNOWN),
-    Headline(
-        "dark key-to-door, episode 10",
-        "RL², linear",
-        "dark_rooms",
-        "rl2-linear-dark-key-to-door",
-        f"{_TRIAL} after 10 episodes",
-        _KNOWN,
-    ),
     Headline(_NAVIGATION, "MAML-TRPO", "maml_navigation", "maml-navigation", _THIRD, _KNOWN),
-    Headline(
-        "point navigation, return, 4 steps",
-        "ProMP",
-        "maml_navigation",
-        "promp-navigation",
-        "return of an episode after 4 gradient steps",
-        _KNOWN,
-    ),
     Headline(
         "sparse point robot, met in 5 episodes",
         "PEARL",
@@ -123,7 +107,6 @@ HEADLINES = (
         variant="observations not normalised",
     ),
     Headline(_CHEETAH, "MAML-TRPO, 1 step", "locomotion", "maml-half-cheetah-direction", _FIRST, _NO_TRAINING),
-    Headline(_CHEETAH, "ProMP, 1 step", "locomotion", "promp-half-cheetah-direction", _FIRST, _NO_TRAINING),
     Headline(
         "Meta-World ML1 reach, success",
         "RL²",
@@ -133,7 +116,6 @@ HEADLINES = (
         _RANDOM,
         percent=True,
     ),
-    Headline(_USERS, "RL²", "cold_start", "rl2-cold-start", _TEN, _SIMILAR),
     Headline(_USERS, "PEARL", "cold_start", "pearl-cold-start", _TEN, _SIMILAR),
     Headline(
         "sinusoids, squared error, 5 steps",
@@ -170,6 +152,7 @@ NAMES = {
 }
 """Shorter names of references."""
 HEADER = ("tasks", "learner", "here (95 % interval)", "published", "reference", "seeds")
+APPLICATIONS_HEADER = ("the learner", "preset", "here (95 % interval)", "best simple reference", "ceiling", "share")
 SPEED_HEADER = ("workload", "here", "peer", "ratio")
 
 
@@ -215,6 +198,27 @@ def results() -> str:
     return table(HEADER, map(cells, HEADLINES))
 
 
+def applications() -> str:
+    """The table of applications, in Markdown: for each, the learner with the largest gain on held-out tasks."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in read_rows("applications"):
+        known = best.get(row["application"])
+        if row["tasks"] == HELDOUT and (known is None or row["gain"][0] > known["gain"][0]):
+            best[row["application"]] = row
+
+    def cells(key: str) -> tuple[str, ...]:
+        row = best[key]
+        references = row["references"]
+        ours, low, high, bar, ceiling = (
+            _number(x, percent=False)
+            for x in (row["ours"], *row["ci95"], references[row["bar"]], references[row["ceiling"]])
+        )
+        share = "" if row["share"] is None else f"{row['share']:.0%}"
+        return APPLICATIONS[key].title, row["learner"], f"**{ours}** ({low} to {high})", bar, ceiling, share
+
+    return table(APPLICATIONS_HEADER, (cells(key) for key in APPLICATIONS if key in best))
+
+
 def speeds() -> str:
     """The table of speed against peers, in Markdown."""
 
@@ -246,8 +250,10 @@ def speeds() -> str:
 
 
 def with_tables(readme: str) -> str:
-    """README.md with both tables as they are now."""
-    return with_block(with_block(readme, PROGRAM, results()), SPEED, speeds())
+    """README.md with the tables as they are now."""
+    for program, text in ((PROGRAM, results()), (IN_USE, applications()), (SPEED, speeds())):
+        readme = with_block(readme, program, text)
+    return readme
 
 
 def main() -> None:
@@ -256,6 +262,7 @@ def main() -> None:
     if parser.parse_args().readme:
         README.write_text(with_tables(README.read_text()))
     print(results())
+    print(applications())
     print(speeds())
 
 

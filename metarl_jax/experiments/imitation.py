@@ -1,7 +1,7 @@
 """Presets: Algorithm Distillation in a dark room, and the Decision-Pretrained Transformer on Gaussian bandits.
 
 The memories and the sizes are not those of the papers, which use transformers on accelerators. The memories were chosen
-after a few short runs, by the loss on training tasks and by the regret in trials of 100 pulls; other settings were not
+after a few short runs, by the loss on training tasks and by the regret on validation tasks; other settings were not
 tuned.
 """
 
@@ -30,6 +30,6 @@ def experiments() -> Iterator[Experiment]:
         algorithm="decision_pretrained",
         family="gaussian-bandit",
         network="estimates",
-        settings={"episodes": 500, "trials": 64, "learning_rate": 3e-3, "iterations": 3000},
+        settings={"episodes": 500, "trials": 64, "learning_rate": 3e-3, "iterations": 10_000, "units": 128},
         tuned=False,
     )
