@@ -22,7 +22,7 @@ _RL2: dict[str, Any] = {
     "training_reward": "task",
 }
 # Rewards of items are larger than those of arms that pay 0 or 1, and so is the loss of the critic.
-_LARGE_REWARDS: dict[str, Any] = {"value_coefficient": 2.0}
+_INTERESTS: dict[str, Any] = {"value_coefficient": 2.0, "trials": 128, "iterations": 250, "learning_rate": 3e-3}
 _VARIBAD: dict[str, Any] = {
     **_RL2,
     "adaptation_episodes": 1,
@@ -46,7 +46,7 @@ _MOVING_GOAL: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "switching-bandit": {"rl2": _RL2, "varibad": _VARIBAD},
-    "drifting-interests": {"rl2": _RL2 | _LARGE_REWARDS, "varibad": _VARIBAD | _LARGE_REWARDS},
+    "drifting-interests": {"rl2": _RL2 | _INTERESTS, "varibad": _VARIBAD | _INTERESTS},
     "moving-goal": {"rl2": _MOVING_GOAL},
 }
 
