@@ -12,7 +12,6 @@ from typing import Any
 from metarl_jax.experiments import registry
 from metarl_jax.experiments.base import Experiment, experiment
 
-# Chosen on validation tasks.
 _RL2: dict[str, Any] = {
     "episodes": 1,
     "iterations": 500,
@@ -61,5 +60,5 @@ def experiments() -> Iterator[Experiment]:
                 algorithm=algorithm,
                 family=family,
                 settings=settings,
-                tuned=True,
+                tuned=False,
             )
