@@ -14,7 +14,7 @@ from metarl_jax.experiments.base import Experiment, experiment
 
 _RL2: dict[str, Any] = {
     "episodes": 1,
-    "iterations": 500,
+    "iterations": 250,
     "trials": 256,
     "hidden_size": 64,
     "learning_rate": 2e-3,
