@@ -239,8 +239,10 @@ def test_learners_are_ordered_by_their_information() -> None:
         score = jax.jit(jax.vmap(lambda key: oracle.adapt(key[0], (), family.tasks.sample(key[1])).score))(keys)
         return float(score.mean())
 
-    scores = [mean(make(family, 1)) for make in makers]
-    assert scores == sorted(scores)
+    forgetting, greedy, knowledge_gradient, known = [mean(make(family, 1)) for make in makers]
+    # The two rules with an exact filter differ by less than their errors.
+    assert forgetting < min(greedy, knowledge_gradient)
+    assert max(greedy, knowledge_gradient) < known
 
 
 def test_shifted_tasks_change_faster() -> None:

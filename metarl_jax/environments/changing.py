@@ -76,7 +76,7 @@ class ChangingBandit(Environment):
         drift: the model of drifting arms; None for switching arms.
     """
 
-    caption = "The mean reward of each arm over time; dots: the pulls so far."
+    caption = "Grey: the mean reward of each arm over time; dots: the pulls so far, green if the arm was the best one."
 
     def __init__(self, arms: int, drift: Drift | None) -> None:
         self.arms = arms

@@ -24,9 +24,9 @@ class Preset(NamedTuple):
     settings: dict[str, Any]
     network: str | None = None
     measure: Measure | None = None
+    tuned: bool = False
 
 
-# Chosen on validation tasks.
 PRESETS = {
     # A controller is a gain that depends on the plant. A memory that generates the weights of the policy represents it
     # more easily than a memory that is an input of the policy.
@@ -41,7 +41,7 @@ PRESETS = {
             "policy_units": 16,
             "policy_layers": 1,
             "previous_observation": True,
-            "iterations": 250,
+            "iterations": 120,
             "learning_rate": 2e-3,
             "discount": 0.9,
             "entropy_coefficient": 0.0,
@@ -49,6 +49,7 @@ PRESETS = {
             "deterministic": True,
         },
         "hypernetwork",
+        tuned=True,
     ),
     "pearl": Preset(
         "PEARL",
@@ -85,5 +86,5 @@ def experiments() -> Iterator[Experiment]:
             network=preset.network,
             settings=preset.settings,
             measure=preset.measure,
-            tuned=True,
+            tuned=preset.tuned,
         )

@@ -5,6 +5,7 @@ Every factory takes ``(family, episodes)``: a family of plants, and the number o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,16 +36,12 @@ def _time(memory: Array, inputs: Inputs) -> Array:
     return jnp.where(start, 0, memory + 1)
 
 
-def known_plant(family: EnvFamily, episodes: int) -> Oracle:
-    """Make the optimal controller of the known plant, by the Riccati recursion.
-
-    Raises:
-        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
-    """
-    effort, episodes = _environment(family).effort, positive_int("episodes", episodes)
+def _feedback(name: str, family: EnvFamily, episodes: int, gains: Callable[[Plant], Array]) -> Oracle:
+    """Make the linear controller ``u = -gains(task)[t] x``."""
+    episodes = positive_int("episodes", episodes)
 
     def run(key: Key, task: Plant) -> tuple[Carry, Transition]:
-        controller = riccati(task.dynamics, task.gains, effort, family.horizon).gains
+        controller = gains(task)
 
         def act(key: Key, memory: Array, inputs: Inputs) -> tuple[Array, Array, tuple[()]]:
             time = _time(memory, inputs)
@@ -52,7 +49,21 @@ def known_plant(family: EnvFamily, episodes: int) -> Oracle:
 
         return trial(key, act, jnp.int32(0), family, task, episodes)
 
-    return of_trials("Riccati controller, plant known", episodes, run)
+    return of_trials(name, episodes, run)
+
+
+def known_plant(family: EnvFamily, episodes: int) -> Oracle:
+    """Make the optimal controller of the known plant, by the Riccati recursion.
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+    effort = _environment(family).effort
+
+    def gains(task: Plant) -> Array:
+        return riccati(task.dynamics, task.gains, effort, family.horizon).gains
+
+    return _feedback("Riccati controller, plant known", family, episodes, gains)
 
 
 def nominal(family: EnvFamily, episodes: int) -> Oracle:
@@ -61,17 +72,8 @@ def nominal(family: EnvFamily, episodes: int) -> Oracle:
     Raises:
         ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
-    episodes = positive_int("episodes", episodes)
     controller = _nominal(family).gains
-
-    def run(key: Key, task: Plant) -> tuple[Carry, Transition]:
-        def act(key: Key, memory: Array, inputs: Inputs) -> tuple[Array, Array, tuple[()]]:
-            time = _time(memory, inputs)
-            return time, -controller[time] @ inputs.obs, ()
-
-        return trial(key, act, jnp.int32(0), family, task, episodes)
-
-    return of_trials("Riccati controller of the nominal plant", episodes, run)
+    return _feedback("Riccati controller of the nominal plant", family, episodes, lambda task: controller)
 
 
 def _nominal(family: EnvFamily) -> Riccati:
@@ -136,14 +138,8 @@ def robust(family: EnvFamily, episodes: int) -> Oracle:
     """
     episodes = positive_int("episodes", episodes)
     gain = jnp.asarray(robust_gain(family))
-
-    def run(key: Key, task: Plant) -> tuple[Carry, Transition]:
-        def act(key: Key, memory: tuple[()], inputs: Inputs) -> tuple[tuple[()], Array, tuple[()]]:
-            return memory, -gain @ inputs.obs, ()
-
-        return trial(key, act, (), family, task, episodes)
-
-    return of_trials("robust fixed gain", episodes, run)
+    controller = jnp.broadcast_to(gain, (family.horizon, *gain.shape))
+    return _feedback("robust fixed gain", family, episodes, lambda task: controller)
 
 
 class Belief(NamedTuple):
