@@ -55,10 +55,8 @@ def transitions(model: icu_sepsis.Model, response: np.ndarray) -> np.ndarray:
     found = np.array(model.transition)
     for state in range(treated):
         actions = np.flatnonzero(model.admissible[state])
-        severe = model.sofa[state] > model.sofa[:treated].mean()
         for action in actions:
-            fluids, vasopressors = levels[action] - levels[actions].mean(axis=0)
-            effect = response[1 if severe else 0] * fluids + response[2] * vasopressors
+            effect = response @ (levels[action] - levels[actions].mean(axis=0))
             weight = model.transition[state, action] * np.exp(effect * prognosis)
             found[state, action] = weight / weight.sum()
         found[state, ~model.admissible[state]] = found[state, actions].mean(axis=0)
@@ -85,7 +83,7 @@ def values_of_leaving(model: icu_sepsis.Model) -> np.ndarray:
     return value
 
 
-RESPONSES = np.array([[0, 0, 0], [1.5, -1.0, 0.5], [-2.0, 2.0, -2.0], [2.0, 0.5, 1.0]], np.float32)
+RESPONSES = np.array([[0, 0], [1.5, -1.0], [-2.0, 2.0], [2.0, 0.5]], np.float32)
 
 
 def test_populations_have_the_transitions_and_values_of_the_formula() -> None:
@@ -109,7 +107,7 @@ def test_populations_have_the_transitions_and_values_of_the_formula() -> None:
 def test_the_mean_model_is_the_mean_of_training_populations() -> None:
     model = small_model()
     env = icu_sepsis.with_advice(model, HORIZON, 2.0)
-    drawn = jax.random.uniform(jax.random.key(0), (icu_sepsis.MEAN_OF, 3), jnp.float32, -2.0, 2.0)
+    drawn = jax.random.uniform(jax.random.key(0), (icu_sepsis.MEAN_OF, 2), jnp.float32, -2.0, 2.0)
     mean = np.mean([transitions(model, np.asarray(response, np.float64)) for response in drawn], axis=0)
     assert env.mean_plan is not None
     np.testing.assert_allclose(env.mean_plan.value[0], values(model, mean), atol=1e-4)
