@@ -168,6 +168,7 @@ def test_the_posterior_over_clinics_is_that_of_bayes_rule() -> None:
     np.testing.assert_allclose(mean_positive, np.einsum("n,ntc->tc", weight, positive), atol=0.005)
 
 
+@pytest.mark.slow
 def test_clinics_have_the_prior_s_means_and_unusual_clinics_are_less_even() -> None:
     for shifted in (False, True):
         family = diagnosis.make(shifted=shifted)
@@ -184,6 +185,7 @@ def test_clinics_have_the_prior_s_means_and_unusual_clinics_are_less_even() -> N
         np.testing.assert_allclose(np.asarray(family.env.prior.mean[1])[own], 0.85, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_reference_learners_are_ordered_by_what_they_know() -> None:
     family, tasks, patients = diagnosis.make(), 1500, 12
 

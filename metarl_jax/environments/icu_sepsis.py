@@ -383,7 +383,9 @@ MEAN_OF = 256
 
 @functools.cache
 def _environment(horizon: int, response: float) -> Sepsis:
-    return with_advice(_installed(), horizon, response)
+    # The family may be made while a function is traced, and the cache must not keep traced values.
+    with jax.ensure_compile_time_eval():
+        return with_advice(_installed(), horizon, response)
 
 
 def with_advice(model: Model, horizon: int, response: float) -> Sepsis:
