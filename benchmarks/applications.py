@@ -44,6 +44,12 @@ class Application(NamedTuple):
 
 
 APPLICATIONS: dict[str, Application] = {
+    "cross-domain": Application(
+        "recommendation across domains",
+        ("rl2-cross-domain", "varibad-cross-domain"),
+        ("random", "popularity", "greedy by the posterior of each domain", "posterior sampling in each domain"),
+        "best play, goal known",
+    ),
     "diagnosis": Application(
         "diagnosis in new clinics",
         ("rl2-diagnosis", "varibad-diagnosis", "promp-diagnosis"),

@@ -13,6 +13,7 @@ from metarl_jax import references
 from metarl_jax.checks import did_you_mean
 from metarl_jax.experiments import (
     control,
+    cross_domain,
     diagnosis,
     exploration,
     families,
@@ -73,6 +74,7 @@ _PRESETS: dict[str, Experiment] = {
         imitation,
         point_robot,
         recommendation,
+        cross_domain,
         diagnosis,
         icu_sepsis,
         locomotion,
