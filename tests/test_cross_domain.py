@@ -196,12 +196,13 @@ def test_files_of_ratings_that_cannot_be_used_are_explained(tmp_path: Path) -> N
 
 
 def test_bad_settings_are_refused() -> None:
-    for settings, message in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"items": 1}, "items must be at least 2"),
         ({"interactions": 0}, "interactions must be a positive whole number"),
         ({"order": "target first"}, "order must be one of source first, mixed"),
         ({"noise": 0.0}, "noise must be a finite number above 0"),
         ({"shifted": 1}, "shifted must be True or False"),
-    ):
+    )
+    for settings, message in refused:
         with pytest.raises(ValueError, match=message):
             cross_domain.made_up(**settings)

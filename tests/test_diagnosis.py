@@ -220,13 +220,14 @@ def test_the_optimal_action_of_a_trial_is_that_of_the_learner_who_knows_the_clin
 
 
 def test_bad_settings_are_refused() -> None:
-    for settings, message in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"tests": 0}, "tests must be a positive whole number"),
         ({"conditions": 1}, "conditions must be a whole number of at least 2"),
         ({"cost": -1.0}, "cost must be a finite number at least 0"),
         ({"quality": 1.0}, "quality must be a finite number above 0 and below 1"),
         ({"certainty": 0.0}, "certainty must be a finite number above 0"),
         ({"shifted": 1}, "shifted must be True or False"),
-    ):
+    )
+    for settings, message in refused:
         with pytest.raises(ValueError, match=message):
-            diagnosis.make(**settings)  # type: ignore[arg-type]
+            diagnosis.make(**settings)

@@ -285,10 +285,11 @@ def test_missing_and_damaged_files_and_a_missing_package_are_explained(
 
 
 def test_bad_settings_are_refused() -> None:
-    for settings, message in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"horizon": 0}, "horizon must be a positive whole number"),
         ({"response": -1.0}, "response must be a finite number above 0"),
         ({"shifted": 1}, "shifted must be True or False"),
-    ):
+    )
+    for settings, message in refused:
         with pytest.raises(ValueError, match=message):
-            icu_sepsis.make(**settings)  # type: ignore[arg-type]
+            icu_sepsis.make(**settings)
