@@ -82,6 +82,12 @@ APPLICATIONS: dict[str, Application] = {
         ("random", "straight to the goal", "optimistic planning"),
         "shortest path, map known",
     ),
+    "cross-domain": Application(
+        "recommendation across domains",
+        ("rl2-cross-domain", "varibad-cross-domain"),
+        ("random", "popularity", "greedy by the posterior of each domain", "posterior sampling in each domain"),
+        "best play, goal known",
+    ),
     "diagnosis": Application(
         "diagnosis in new clinics",
         ("rl2-diagnosis", "varibad-diagnosis", "promp-diagnosis"),

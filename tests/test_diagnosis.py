@@ -168,6 +168,7 @@ def test_the_posterior_over_clinics_is_that_of_bayes_rule() -> None:
     np.testing.assert_allclose(mean_positive, np.einsum("n,ntc->tc", weight, positive), atol=0.005)
 
 
+@pytest.mark.slow
 def test_clinics_have_the_prior_s_means_and_unusual_clinics_are_less_even() -> None:
     for shifted in (False, True):
         family = diagnosis.make(shifted=shifted)
@@ -184,6 +185,7 @@ def test_clinics_have_the_prior_s_means_and_unusual_clinics_are_less_even() -> N
         np.testing.assert_allclose(np.asarray(family.env.prior.mean[1])[own], 0.85, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_reference_learners_are_ordered_by_what_they_know() -> None:
     family, tasks, patients = diagnosis.make(), 1500, 12
 
@@ -218,13 +220,14 @@ def test_the_optimal_action_of_a_trial_is_that_of_the_learner_who_knows_the_clin
 
 
 def test_bad_settings_are_refused() -> None:
-    for settings, message in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"tests": 0}, "tests must be a positive whole number"),
         ({"conditions": 1}, "conditions must be a whole number of at least 2"),
         ({"cost": -1.0}, "cost must be a finite number at least 0"),
         ({"quality": 1.0}, "quality must be a finite number above 0 and below 1"),
         ({"certainty": 0.0}, "certainty must be a finite number above 0"),
         ({"shifted": 1}, "shifted must be True or False"),
-    ):
+    )
+    for settings, message in refused:
         with pytest.raises(ValueError, match=message):
-            diagnosis.make(**settings)  # type: ignore[arg-type]
+            diagnosis.make(**settings)

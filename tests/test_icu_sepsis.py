@@ -55,10 +55,8 @@ def transitions(model: icu_sepsis.Model, response: np.ndarray) -> np.ndarray:
     found = np.array(model.transition)
     for state in range(treated):
         actions = np.flatnonzero(model.admissible[state])
-        severe = model.sofa[state] > model.sofa[:treated].mean()
         for action in actions:
-            fluids, vasopressors = levels[action] - levels[actions].mean(axis=0)
-            effect = response[1 if severe else 0] * fluids + response[2] * vasopressors
+            effect = response @ (levels[action] - levels[actions].mean(axis=0))
             weight = model.transition[state, action] * np.exp(effect * prognosis)
             found[state, action] = weight / weight.sum()
         found[state, ~model.admissible[state]] = found[state, actions].mean(axis=0)
@@ -85,7 +83,7 @@ def values_of_leaving(model: icu_sepsis.Model) -> np.ndarray:
     return value
 
 
-RESPONSES = np.array([[0, 0, 0], [1.5, -1.0, 0.5], [-2.0, 2.0, -2.0], [2.0, 0.5, 1.0]], np.float32)
+RESPONSES = np.array([[0, 0], [1.5, -1.0], [-2.0, 2.0], [2.0, 0.5]], np.float32)
 
 
 def test_populations_have_the_transitions_and_values_of_the_formula() -> None:
@@ -109,7 +107,7 @@ def test_populations_have_the_transitions_and_values_of_the_formula() -> None:
 def test_the_mean_model_is_the_mean_of_training_populations() -> None:
     model = small_model()
     env = icu_sepsis.with_advice(model, HORIZON, 2.0)
-    drawn = jax.random.uniform(jax.random.key(0), (icu_sepsis.MEAN_OF, 3), jnp.float32, -2.0, 2.0)
+    drawn = jax.random.uniform(jax.random.key(0), (icu_sepsis.MEAN_OF, 2), jnp.float32, -2.0, 2.0)
     mean = np.mean([transitions(model, np.asarray(response, np.float64)) for response in drawn], axis=0)
     assert env.mean_plan is not None
     np.testing.assert_allclose(env.mean_plan.value[0], values(model, mean), atol=1e-4)
@@ -190,13 +188,18 @@ def test_published_values_and_the_gain_of_knowing_the_population() -> None:
     family = icu_sepsis.make()
     tasks = jax.vmap(family.tasks.sample_heldout)(jax.random.split(jax.random.key(0), 20))
 
-    def score(oracle: Any) -> np.ndarray:
-        return np.asarray(
-            jax.jit(lambda tasks: jax.lax.map(lambda task: oracle.adapt(None, (), task).score, tasks))(tasks)
-        )
+    def one_by_one(value: Any) -> np.ndarray:
+        return np.asarray(jax.jit(lambda tasks: jax.lax.map(value, tasks))(tasks))
 
-    scores = [score(make(family, 2)).mean() for make in (oracles.random, oracles.mean_model, oracles.population_known)]
+    def score(oracle: Any) -> float:
+        return float(np.mean(one_by_one(lambda task: oracle.adapt(None, (), task).score)))
+
+    scores = [score(make(family, 2)) for make in (oracles.random, oracles.mean_model, oracles.population_known)]
     assert scores[2] > scores[1] + 0.02 > scores[0]
+    # Some forms of the formula are compiled to wrong results for batches of tasks of this size.
+    best = family.optimal_return
+    assert best is not None
+    np.testing.assert_allclose(jax.jit(jax.vmap(best))(tasks), one_by_one(best), atol=1e-4)
 
 
 def test_shifted_populations_respond_more_than_those_of_training() -> None:
@@ -287,10 +290,11 @@ def test_missing_and_damaged_files_and_a_missing_package_are_explained(
 
 
 def test_bad_settings_are_refused() -> None:
-    for settings, message in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"horizon": 0}, "horizon must be a positive whole number"),
         ({"response": -1.0}, "response must be a finite number above 0"),
         ({"shifted": 1}, "shifted must be True or False"),
-    ):
+    )
+    for settings, message in refused:
         with pytest.raises(ValueError, match=message):
-            icu_sepsis.make(**settings)  # type: ignore[arg-type]
+            icu_sepsis.make(**settings)

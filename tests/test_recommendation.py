@@ -103,6 +103,13 @@ def test_users_of_a_file_are_tasks_and_some_are_held_out(tmp_path: Path) -> None
     assert family.env.observation_space(None).n == 1
 
 
+def test_a_ratings_file_in_another_encoding_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    path.write_bytes("user,item,rating\ncafé,a,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"ratings.csv is not UTF-8 text"):
+        recommendation.read_ratings(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

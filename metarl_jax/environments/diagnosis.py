@@ -141,7 +141,7 @@ class Diagnosis(Environment):
         decided = jnp.where(right, jnp.float32(1), -harm)
         reward = jnp.where(tested, jnp.float32(-self.cost), 0.0) + jnp.where(over, decided, 0.0)
         ordered = jnp.logical_or(state.ordered, jnp.arange(self.tests) == action)
-        after = state.replace(ordered=ordered, time=time)  # type: ignore[attr-defined]
+        after = PatientState(state.condition, state.results, ordered, time)
         return self._observe(after), after, reward, over, {}
 
     def action_space(self, params: Clinic | None = None) -> Discrete:

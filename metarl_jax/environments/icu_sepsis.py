@@ -5,14 +5,14 @@ ICU-Sepsis (Choudhary et al. 2024, arXiv 2406.05646) has 716 states and 25 actio
 each state, some actions are admissible; another action is replaced by a random admissible one, which has the same
 probabilities as in the package.
 
-A task is a population of patients. It has three responses: to fluids in mild states, to fluids in severe states, and to
-vasopressors. A state is severe if its SOFA score is above the average. A positive response means that higher doses
-help, and a negative one that they harm. If all responses are 0, the population is that of ICU-Sepsis.
+A task is a population of patients. It has two responses, to fluids and to vasopressors. A positive response means that
+higher doses help, and a negative one that they harm. If both responses are 0, the population is that of ICU-Sepsis.
 
-The dose d of an action is its level, from 0 for no dose to 1 for the highest one, minus the mean level of the
-admissible actions of the state. The prognosis h of a state is its probability of survival under the clinicians' policy,
-scaled to mean 0 and variance 1. A response r multiplies the probability of each next state by exp(r d h), and a common
-factor makes the sum of the probabilities 1.
+The dose d of an action is its level of a drug, from 0 for no dose to 1 for the highest one, minus the mean level of
+the admissible actions of the state. The prognosis h of a state is its probability of survival under the clinicians'
+policy, scaled to mean 0 and variance 1. A response r multiplies the probability of each next state by exp(r d h), and a
+common factor makes the sum of the probabilities 1. Responses are large, up to 4 by default in both directions,
+because knowing a population would otherwise hardly improve the probability of survival.
 
 A patient who is still in treatment after ``horizon`` steps leaves, and the reward is the probability of survival under
 the clinicians' policy in ICU-Sepsis. The clinicians' policy therefore has the same value as without a limit.
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 PACKAGE, DYNAMICS, ADMISSIBLE = "icu-sepsis", "dynamics.npz", "admissible_actions.txt"
 LEVELS = 5
 """The number of levels of fluids, and of vasopressors. Action ``5 f + v`` has fluids f and vasopressors v."""
-RESPONSES = 3
+RESPONSES = 2
 """The number of responses of a population."""
 MEASUREMENTS = 47
 """The number of clinical measurements of a state."""
@@ -151,7 +151,7 @@ class Population:
     """A task: a population of patients."""
 
     response: Array
-    """The responses to fluids in mild states, to fluids in severe states, and to vasopressors, ``[3]`` float32."""
+    """The responses to fluids and to vasopressors, ``[2]`` float32."""
     max_steps_in_episode: int
     """The number of steps of an episode."""
 
@@ -218,10 +218,9 @@ class Sepsis(Environment):
         """The prognoses of these states, ``[R, K]``."""
         doses = np.stack(np.divmod(np.arange(LEVELS**2), LEVELS), axis=-1) / (LEVELS - 1)
         number = model.admissible.sum(axis=-1)
-        fluids, vasopressors = (doses[action] - (model.admissible @ doses / number[:, None])[state]).T
-        severe = sofa[state] > 0
-        self.dose = jnp.asarray(np.stack([fluids * ~severe, fluids * severe, vasopressors], axis=-1), jnp.float32)
-        """The numbers by which the responses are multiplied, ``[R, 3]``."""
+        usual = model.admissible @ doses / number[:, None]
+        self.dose = jnp.asarray(doses[action] - usual[state], jnp.float32)
+        """The doses of each row, relative to the mean of the state's admissible actions, ``[R, 2]``."""
         self.state = jnp.asarray(state, jnp.int32)
         """The state of each row, ``[R]``."""
         self.number = jnp.asarray(number, jnp.int32)
@@ -257,7 +256,7 @@ class Sepsis(Environment):
         """Return the probabilities of the next states ``successor`` in a population.
 
         Args:
-            response: the responses of the population, ``[3]``.
+            response: the responses of the population, ``[2]``.
             row: the row; None for all rows.
 
         Returns:
@@ -384,7 +383,9 @@ MEAN_OF = 256
 
 @functools.cache
 def _environment(horizon: int, response: float) -> Sepsis:
-    return with_advice(_installed(), horizon, response)
+    # The family may be made while a function is traced, and the cache must not keep traced values.
+    with jax.ensure_compile_time_eval():
+        return with_advice(_installed(), horizon, response)
 
 
 def with_advice(model: Model, horizon: int, response: float) -> Sepsis:
@@ -447,7 +448,7 @@ def _family(env: Sepsis, response: float, shifted: bool) -> EnvFamily:
     )
 
 
-def make(horizon: int = 15, response: float = 3.0, *, shifted: bool = False) -> EnvFamily:
+def make(horizon: int = 15, response: float = 4.0, *, shifted: bool = False) -> EnvFamily:
     """Make a family whose tasks are populations of patients with sepsis.
 
     Each response is uniform between ``-response`` and ``response``.

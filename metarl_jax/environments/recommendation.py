@@ -160,30 +160,16 @@ def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Rating
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a column is missing, a row has no number for a rating, or fewer than 10 users or 2 items remain.
+        ValueError: if the file is not UTF-8 text, a column is missing, a row has no number for a rating, or fewer than
+            10 users or 2 items remain.
     """
     path, items, least = Path(path), positive_int("items", items), positive_int("least", least)
     if not path.is_file():
         raise FileNotFoundError(f"there is no ratings file {path}")
-    found: dict[tuple[str, str], float] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        named = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
-        columns = []
-        for choices in (("user", "userid"), ("item", "itemid", "movieid"), ("rating",)):
-            column = next((named[choice] for choice in choices if choice in named), None)
-            if column is None:
-                raise ValueError(f"{path} has no column {' or '.join(choices)}; it has {', '.join(named) or 'none'}")
-            columns.append(column)
-        for row in rows:
-            user, item, text = (row[column] for column in columns)
-            try:
-                value = float(text)
-            except (TypeError, ValueError):
-                value = np.nan
-            if not user or not item or not np.isfinite(value):
-                raise ValueError(f"{path}, line {rows.line_num}: {text!r} is not a rating of {item!r} by {user!r}")
-            found[user, item] = value
+    try:
+        found = _read_rows(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     popularity: dict[str, int] = {}
     for _, item in found:
         popularity[item] = popularity.get(item, 0) + 1
@@ -204,6 +190,30 @@ def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Rating
         for column, value in by_user[user].items():
             table[row, column] = value
     return Ratings(users, kept, table)
+
+
+def _read_rows(path: Path) -> dict[tuple[str, str], float]:
+    """Read the rating of each pair of a user and an item."""
+    found: dict[tuple[str, str], float] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        named = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+        columns = []
+        for choices in (("user", "userid"), ("item", "itemid", "movieid"), ("rating",)):
+            column = next((named[choice] for choice in choices if choice in named), None)
+            if column is None:
+                raise ValueError(f"{path} has no column {' or '.join(choices)}; it has {', '.join(named) or 'none'}")
+            columns.append(column)
+        for row in rows:
+            user, item, text = (row[column] for column in columns)
+            try:
+                value = float(text)
+            except (TypeError, ValueError):
+                value = np.nan
+            if not user or not item or not np.isfinite(value):
+                raise ValueError(f"{path}, line {rows.line_num}: {text!r} is not a rating of {item!r} by {user!r}")
+            found[user, item] = value
+    return found
 
 
 def complete(table: np.ndarray, rank: int, penalty: float = 1.0, rounds: int = 30) -> np.ndarray:

@@ -316,6 +316,21 @@ register(
     package=True,
 )
 
+_CROSS = ("popularity", "each_domain", "both_domains", "each_domain_sampling", "both_domains_sampling")
+register(
+    Family(
+        "cross-domain",
+        "recommendations in two domains to new users",
+        f"{_ENVIRONMENTS}.cross_domain:made_up",
+        hidden=("seed",),
+        references=(*_RANDOM, *_references("cross_domain", *_CROSS), *_KNOWN),
+        heldout_tasks=5000,
+        validation_tasks=512,
+        heldout_batch=1000,
+    ),
+    package=True,
+)
+
 # ------------------------------------------------------------------------------------------------------------ medicine
 
 _DIAGNOSES = _references("diagnosis", "mean_clinic", "posterior_mean", "clinic_known")

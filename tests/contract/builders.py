@@ -48,6 +48,7 @@ from metarl_jax.environments import (
     bandits,
     changing,
     classic_control,
+    cross_domain,
     dark_room,
     diagnosis,
     from_gymnax,
@@ -176,6 +177,16 @@ def _from_prices() -> EnvFamily:
         return markets.from_prices(path, horizon=6, window=12)
 
 
+def _across_domains() -> EnvFamily:
+    stars = np.random.default_rng(0).integers(1, 6, (20, 6))
+    with tempfile.TemporaryDirectory() as folder:
+        path, items = Path(folder) / "ratings.csv", Path(folder) / "items.csv"
+        rows = [f"{user},{item},{rating}" for (user, item), rating in np.ndenumerate(stars)]
+        path.write_text("\n".join(["user,item,rating", *rows]))
+        items.write_text("\n".join(["item,domain", *(f"{item},{item % 2}" for item in range(6))]))
+        return cross_domain.from_ratings(path, items, least=2, interactions=3)
+
+
 # The states of Gymnasium environments are on the host and can be used once (``test_from_gymnasium.py``).
 GYMNASIUM = {"gymnasium_family", "gymnasium_host", "gymnasium_spaces"}
 # A step of Craftax takes ten seconds to compile (``test_craftax.py``).
@@ -234,6 +245,10 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     "moving_goal": {"make": lambda: moving_goal.make(3, 10)},
     "markets": {"autoregressive": lambda: markets.autoregressive(6), "from_prices": _from_prices},
     "motion_planning": {"rooms": lambda: motion_planning.rooms(6)},
+    "cross_domain": {
+        "made_up": lambda: cross_domain.made_up(4, 2, 3, "mixed"),
+        "from_ratings": _across_domains,
+    },
     "diagnosis": {"make": lambda: diagnosis.make(2, 2)},
     "icu_sepsis": {"make": lambda: icu_sepsis.make(horizon=4)},
 }

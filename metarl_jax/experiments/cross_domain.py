@@ -1,0 +1,55 @@
+"""Presets: recommendation in two domains to new users, by RL² and by VariBAD.
+
+Their settings were not tuned. There is no preset of a learner by gradient descent: it would adapt after whole sessions,
+but a session with a user is all that a learner gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from metarl_jax.experiments import registry
+from metarl_jax.experiments.base import Experiment, experiment
+
+_ON_POLICY: dict[str, Any] = {
+    "episodes": 1,
+    "trials": 256,
+    "epochs": 4,
+    "minibatches": 4,
+    "learning_rate": 2e-3,
+    "discount": 0.95,
+    "gae_lambda": 0.9,
+    "entropy_coefficient": 0.02,
+    "value_unit": "reward",
+    "value_coefficient": 0.5,
+    "training_reward": "task",
+    "hidden_size": 64,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "rl2": {**_ON_POLICY, "iterations": 400, "previous_observation": True, "readout_size": 64},
+    "varibad": {
+        **_ON_POLICY,
+        "adaptation_episodes": 1,
+        "iterations": 300,
+        "latent_size": 8,
+        "model_trials": 32,
+        "model_updates": 4,
+        "model_learning_rate": 2e-3,
+        "buffer_trials": 2048,
+    },
+}
+
+
+def experiments() -> Iterator[Experiment]:
+    """Yield every preset of this file."""
+    for algorithm, settings in PRESETS.items():
+        entry = registry.algorithm(algorithm)
+        yield experiment(
+            name=f"{algorithm}-cross-domain",
+            description=f"{entry.title} on recommendations in two domains: a session of 20 steps with a new user",
+            algorithm=algorithm,
+            family="cross-domain",
+            settings=settings,
+            tuned=False,
+        )
