@@ -26,8 +26,8 @@ from metarl_jax.environments.motion_planning import (
     free_cells,
 )
 from metarl_jax.oracles.base import of_trials
-from metarl_jax.rollout import trial
-from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Oracle, Task, Transition
+from metarl_jax.rollout import episode_returns, episode_successes, trial
+from metarl_jax.types import Adaptation, Array, Carry, EnvFamily, Inputs, Key, Oracle, State, Task, Transition
 
 FINE = 48
 """The number of cells along each side of the grid for planning on known maps; a step moves by up to four cells."""
@@ -124,7 +124,12 @@ def _make(
         memory = _Memory(jnp.zeros(2, jnp.float32), jnp.zeros(2, jnp.float32), start(task))
         return trial(key, act, memory, family, task, episodes)
 
-    return of_trials(name, episodes, run)
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        del state
+        steps = run(key, task)[1]
+        return Adaptation(episode_returns(steps, episodes), (), episode_successes(steps, family, task, episodes))
+
+    return of_trials(name, episodes, run)._replace(adapt=adapt)
 
 
 def shortest_path(family: EnvFamily, episodes: int) -> Oracle:
