@@ -69,8 +69,10 @@ def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks
         evaluation: the evaluation that ``measure`` or ``evaluate`` returned, with the run's folder.
         tasks: which tasks were tested.
     """
+    from metarl_jax.runs.folder import RunFolder
+
     folder = Path(evaluation["folder"])
-    config = json.loads((folder / "config.json").read_text())
+    settings = RunFolder(folder).config.settings
     summary = json.loads((folder / "summary.json").read_text())
     ours, sign = evaluation["ours"], 1 if evaluation["measure"]["higher_is_better"] else -1
     references = {oracle["name"]: oracle["score"] for oracle in evaluation["oracles"]}
@@ -105,7 +107,7 @@ def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks
         "heldout_tasks": evaluation["tasks"],
         "steps": summary["steps"] // len(ours["per_seed"]),
         "train_wall_s": summary["train_wall_s"],
-        "settings": {name: x for name, x in config["settings"].items() if name not in ("path", "data_dir")},
+        "settings": {name: x for name, x in settings.items() if name not in ("path", "data_dir")},
         "testing": evaluation["changes"],
         **provenance(),
     }
