@@ -27,14 +27,14 @@ from flax import struct
 from metarl_jax.checks import boolean, positive_int, real, whole
 from metarl_jax.environments.base import Environment, random_signs
 from metarl_jax.environments.drawing import SIZE, Frame, blank, of_episode
-from metarl_jax.types import Array, Box, EnvFamily, Key, TaskDistribution, Transition
+from metarl_jax.types import Array, Box, EnvFamily, Key, Privileged, TaskDistribution, Transition
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-REACH = 1 / 16
+REACH = 1 / 12
 """The largest move of a step along an axis."""
-ARRIVAL = 0.06
+ARRIVAL = 0.08
 """The distance from the goal at which the robot has arrived."""
 START = (0.03, 0.5)
 """The position at which episodes start."""
@@ -49,6 +49,10 @@ _EDGES = ((-1.0, -1.0, 0.0, 2.0), (1.0, -1.0, 2.0, 2.0), (-1.0, -1.0, 2.0, 0.0),
 _GAP = 1e-3
 """The share of a move that the robot keeps from an obstacle, so that rounding never puts it inside."""
 _CANDIDATES = 8
+CELLS = 24
+"""The number of cells along each side of the grid from which training rewards are computed."""
+NEIGHBOURS = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if (dx, dy) != (0, 0))
+"""The differences between the indices of a cell and those of its eight neighbours."""
 
 
 @struct.dataclass
@@ -113,6 +117,86 @@ def moved(start: Array, move: Array, boxes: Array) -> Array:
     rest = jnp.where(jnp.arange(2) == axis, 0.0, (1 - share) * move)
     share, _ = first_contact(there, rest, boxes)
     return there + rest * jnp.where(share < 1, jnp.maximum(share - _GAP, 0.0), 1.0)
+
+
+def centres(size: int) -> Array:
+    """Return the centres (x, y) of the cells of a grid, ``[size, size, 2]``; the first index is that of x."""
+    line = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
+    return jnp.stack(jnp.meshgrid(line, line, indexing="ij"), axis=-1)
+
+
+def free_cells(boxes: Array, size: int) -> Array:
+    """Return which cells of a grid have their centres outside of all boxes, ``[size, size]`` bool.
+
+    Args:
+        boxes: the boxes, ``[B, 4]``.
+        size: the number of cells along each side.
+    """
+    places = centres(size)[:, :, None]
+    return jnp.logical_not(jnp.any(jnp.all((places > boxes[:, :2]) & (places < boxes[:, 2:]), axis=-1), axis=-1))
+
+
+def _shifted(x: Array, dx: int, dy: int, outside: Any) -> Array:
+    """Return the values of the neighbours at (dx, dy) of all cells; ``outside`` beyond the grid."""
+    size = x.shape[0]
+    padded = jnp.pad(x, 1, constant_values=outside)
+    return padded[1 + dx : 1 + dx + size, 1 + dy : 1 + dy + size]
+
+
+def _passages(free: Array) -> list[Array]:
+    """Return, for each neighbour, whether a move leads there from each cell, ``[G, G]`` bool."""
+    found = []
+    for dx, dy in NEIGHBOURS:
+        possible = free & _shifted(free, dx, dy, False)
+        if dx and dy:
+            possible &= _shifted(free, dx, 0, False) & _shifted(free, 0, dy, False)
+        found.append(possible)
+    return found
+
+
+def distances(free: Array, goals: Array) -> Array:
+    """Return the number of moves from each cell to the nearest goal, by value iteration.
+
+    A move leads to one of the eight neighbours. A diagonal move is possible if the two cells next to both of its cells
+    are free.
+
+    Args:
+        free: the cells that are free, ``[G, G]`` bool.
+        goals: the cells that are goals, ``[G, G]`` bool.
+
+    Returns:
+        The numbers of moves, ``[G, G]`` float32; infinity where no path leads to a goal.
+    """
+    start = jnp.where(goals & free, 0.0, jnp.inf).astype(jnp.float32)
+    # The cost of a move does not change in the loop, which would compute it again in each round.
+    costs = [jnp.where(possible, 1.0, jnp.inf) for possible in _passages(free)]
+
+    def better(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        distance, _ = state
+        after = distance
+        for cost, (dx, dy) in zip(costs, NEIGHBOURS, strict=True):
+            after = jnp.minimum(after, cost + _shifted(distance, dx, dy, jnp.inf))
+        return after, jnp.any(after < distance)
+
+    return jax.lax.while_loop(lambda state: state[1], better, (start, jnp.bool_(True)))[0]
+
+
+def cell_of(place: Array, size: int) -> Array:
+    """Return the cell of a grid that contains a place (x, y), ``[2]`` int32."""
+    return jnp.clip(jnp.floor(place * size), 0, size - 1).astype(jnp.int32)
+
+
+def _path_lengths(task: Map, places: Array) -> Array:
+    """Return the lengths of shortest paths to the goal from places ``[T, 2]``, up to the width of a cell."""
+    free = free_cells(task.boxes, CELLS)
+    x, y = cell_of(task.goal, CELLS)
+    goals = jnp.zeros((CELLS, CELLS), bool).at[x, y].set(True)
+    moves = distances(jnp.logical_or(free, goals), goals)
+    # A robot next to an obstacle may be in a cell whose centre is not free: its nearest free neighbour counts.
+    near = jnp.min(jnp.stack([_shifted(moves, dx, dy, jnp.inf) for dx, dy in NEIGHBOURS]), axis=0) + 1
+    moves = jnp.where(jnp.isinf(moves), near, moves)
+    cells = jax.vmap(lambda place: cell_of(place, CELLS))(places)
+    return jnp.nan_to_num(moves[cells[:, 0], cells[:, 1]], posinf=0.0) / CELLS
 
 
 class HiddenMap(Environment):
@@ -195,18 +279,20 @@ class HiddenMap(Environment):
 
 
 def rooms(
-    horizon: int = 40,
+    horizon: int = 30,
     walls: int = 2,
     *,
     narrowest_door: float = 0.14,
     widest_door: float = 0.2,
-    sensor_range: float = 0.2,
+    sensor_range: float = 0.25,
     shifted: bool = False,
 ) -> EnvFamily:
     """Make a family of maps of rooms that are connected by doors.
 
     The middle of a door of a training map is between 0.2 and 0.8. If ``shifted`` is true, doors of held-out maps are
     nearer to the ends of their walls, and half as wide.
+
+    Training can use progress on the shortest path instead of progress on the straight line (``EnvFamily.privileged``).
 
     Args:
         horizon: The largest number of steps of an episode.
@@ -223,7 +309,7 @@ def rooms(
         >>> import metarl_jax as mrl
         >>> family = mrl.environments.motion_planning.rooms()
         >>> family.horizon, family.action_space.shape
-        (40, (2,))
+        (30, (2,))
     """
     horizon, shifted = positive_int("horizon", horizon), boolean("shifted", shifted)
     # The rooms between three walls would be too narrow for boxes.
@@ -267,12 +353,20 @@ def rooms(
 
         return sample
 
+    def progress_on_paths(task: Map, t: Transition, discount: float) -> Array:
+        """Compute rewards from the lengths of shortest paths instead of straight distances."""
+        del discount
+        places = env.position(jnp.concatenate([t.inputs.obs, t.final_obs]))
+        before, after = jnp.split(_path_lengths(task, places), 2)
+        return before - after - 1 / horizon + t.terminated
+
     return EnvFamily(
         env=env,
         tasks=TaskDistribution(sampler(False), sampler(shifted)),
         horizon=horizon,
         observation_space=env.observation_space(),
         action_space=env.action_space(),
+        privileged=Privileged(training_reward=progress_on_paths),
         success=_arrives,
     )
 

@@ -1,9 +1,8 @@
 """Planners without meta-learning, as reference learners for ``environments.motion_planning``.
 
-Planners use square grids over the unit square, whose cells are connected to their eight neighbours. A robot moves by up
-to ``REACH`` along each axis, so a diagonal move takes no longer than a straight one. All moves between neighbours
-therefore cost the same, and no correction for other angles is needed. A diagonal move is possible if the two cells
-next to both of its cells are free.
+Planners use square grids (``environments.motion_planning.distances``). A robot moves by up to ``REACH`` along each
+axis. A diagonal move between cells therefore takes no longer than a straight one, and no correction for other angles is
+needed.
 """
 
 from __future__ import annotations
@@ -15,81 +14,27 @@ import jax
 import jax.numpy as jnp
 
 from metarl_jax.checks import positive_int
-from metarl_jax.environments.motion_planning import DIRECTIONS, REACH, HiddenMap, Map
+from metarl_jax.environments.motion_planning import (
+    DIRECTIONS,
+    NEIGHBOURS,
+    REACH,
+    HiddenMap,
+    Map,
+    cell_of,
+    centres,
+    distances,
+    free_cells,
+)
 from metarl_jax.oracles.base import of_trials
-from metarl_jax.rollout import trial
-from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Oracle, Task, Transition
+from metarl_jax.rollout import episode_returns, episode_successes, trial
+from metarl_jax.types import Adaptation, Array, Carry, EnvFamily, Inputs, Key, Oracle, State, Task, Transition
 
-FINE = 64
+FINE = 48
 """The number of cells along each side of the grid for planning on known maps; a step moves by up to four cells."""
-COARSE = 32
+COARSE = 24
 """The number of cells along each side of the grid of a planner that explores; a step moves by up to two cells."""
 DETOUR = 6
 """The number of steps of a random detour."""
-_NEIGHBOURS = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if (dx, dy) != (0, 0))
-
-
-def centres(size: int) -> Array:
-    """Return the centres (x, y) of the cells of a grid, ``[size, size, 2]``; the first index is that of x."""
-    line = (jnp.arange(size, dtype=jnp.float32) + 0.5) / size
-    return jnp.stack(jnp.meshgrid(line, line, indexing="ij"), axis=-1)
-
-
-def free_cells(boxes: Array, size: int) -> Array:
-    """Return which cells of a grid have their centres outside of all boxes, ``[size, size]`` bool.
-
-    Args:
-        boxes: the boxes, ``[B, 4]``.
-        size: the number of cells along each side.
-    """
-    places = centres(size)[:, :, None]
-    return jnp.logical_not(jnp.any(jnp.all((places > boxes[:, :2]) & (places < boxes[:, 2:]), axis=-1), axis=-1))
-
-
-def _shifted(x: Array, dx: int, dy: int, outside: Any) -> Array:
-    """Return the values of the neighbours at (dx, dy) of all cells; ``outside`` beyond the grid."""
-    size = x.shape[0]
-    padded = jnp.pad(x, 1, constant_values=outside)
-    return padded[1 + dx : 1 + dx + size, 1 + dy : 1 + dy + size]
-
-
-def _passages(free: Array) -> list[Array]:
-    """Return, for each neighbour, whether a move leads there from each cell, ``[G, G]`` bool."""
-    found = []
-    for dx, dy in _NEIGHBOURS:
-        possible = free & _shifted(free, dx, dy, False)
-        if dx and dy:
-            possible &= _shifted(free, dx, 0, False) & _shifted(free, 0, dy, False)
-        found.append(possible)
-    return found
-
-
-def distances(free: Array, goals: Array) -> Array:
-    """Return the number of moves from each cell to the nearest goal, by value iteration.
-
-    Args:
-        free: the cells that are free, ``[G, G]`` bool.
-        goals: the cells that are goals, ``[G, G]`` bool.
-
-    Returns:
-        The numbers of moves, ``[G, G]`` float32; infinity where no path leads to a goal.
-    """
-    start = jnp.where(goals & free, 0.0, jnp.inf).astype(jnp.float32)
-    # The cost of a move does not change in the loop, which would compute it again in each round.
-    costs = [jnp.where(possible, 1.0, jnp.inf) for possible in _passages(free)]
-
-    def better(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        distance, _ = state
-        after = distance
-        for cost, (dx, dy) in zip(costs, _NEIGHBOURS, strict=True):
-            after = jnp.minimum(after, cost + _shifted(distance, dx, dy, jnp.inf))
-        return after, jnp.any(after < distance)
-
-    return jax.lax.while_loop(lambda state: state[1], better, (start, jnp.bool_(True)))[0]
-
-
-def _cell(place: Array, size: int) -> Array:
-    return jnp.clip(jnp.floor(place * size), 0, size - 1).astype(jnp.int32)
 
 
 def descend(free: Array, distance: Array, place: Array, moves: int) -> Array:
@@ -103,9 +48,9 @@ def descend(free: Array, distance: Array, place: Array, moves: int) -> Array:
     """
     size = free.shape[0]
     # Moves along an axis come first, so that of two equal neighbours the nearer one is chosen.
-    order = sorted(range(len(_NEIGHBOURS)), key=lambda i: sum(map(abs, _NEIGHBOURS[i])))
-    steps = jnp.array([_NEIGHBOURS[i] for i in order], jnp.int32)
-    cell = _cell(place, size)
+    order = sorted(range(len(NEIGHBOURS)), key=lambda i: sum(map(abs, NEIGHBOURS[i])))
+    steps = jnp.array([NEIGHBOURS[i] for i in order], jnp.int32)
+    cell = cell_of(place, size)
     for _ in range(moves):
         x, y = cell[0], cell[1]
         to, beside_x, beside_y = (
@@ -179,7 +124,12 @@ def _make(
         memory = _Memory(jnp.zeros(2, jnp.float32), jnp.zeros(2, jnp.float32), start(task))
         return trial(key, act, memory, family, task, episodes)
 
-    return of_trials(name, episodes, run)
+    def adapt(key: Key, state: State, task: Task) -> Adaptation:
+        del state
+        steps = run(key, task)[1]
+        return Adaptation(episode_returns(steps, episodes), (), episode_successes(steps, family, task, episodes))
+
+    return of_trials(name, episodes, run)._replace(adapt=adapt)
 
 
 def shortest_path(family: EnvFamily, episodes: int) -> Oracle:
@@ -192,7 +142,7 @@ def shortest_path(family: EnvFamily, episodes: int) -> Oracle:
 
     def start(task: Map) -> tuple[Array, Array]:
         free = free_cells(task.boxes, FINE)
-        goal = _cell(task.goal, FINE)
+        goal = cell_of(task.goal, FINE)
         goals = jnp.zeros((FINE, FINE), bool).at[goal[0], goal[1]].set(True)
         # The goal is not inside a box, but the centre of its cell may be.
         free = jnp.logical_or(free, goals)
@@ -279,8 +229,8 @@ def optimistic(family: EnvFamily, episodes: int) -> Oracle:
         unit = jnp.array(DIRECTIONS, jnp.float32)
         ends = seen.position + rays * seen.free[:, None] + unit * 0.3 / COARSE
         inside = jnp.all((ends > 0) & (ends < 1), axis=-1)
-        cells = jnp.where(((seen.free < 0.999) & inside)[:, None], _cell(ends, COARSE), COARSE)
-        here = _cell(seen.position, COARSE)
+        cells = jnp.where(((seen.free < 0.999) & inside)[:, None], cell_of(ends, COARSE), COARSE)
+        here = cell_of(seen.position, COARSE)
         blocked = own.blocked.at[cells[:, 0], cells[:, 1]].set(True, mode="drop").at[here[0], here[1]].set(False)
         possible = _where_the_goal_may_be(own.possible, seen)
         free = jnp.logical_or(jnp.logical_not(blocked), possible)
