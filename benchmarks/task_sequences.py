@@ -21,6 +21,8 @@ from results_file import provenance, write_row
 NAME = "task_sequences"
 IDENTITY = ("family", "learner")
 MANY_STEPS = 100
+MAX_INNER_NORM = 10.0
+"""The largest norm of a gradient. Away from the meta-learned parameters, gradients can be long, and steps diverge."""
 
 
 class Kind(NamedTuple):
@@ -63,6 +65,7 @@ def measure(name: str, kind: Kind, arguments: argparse.Namespace) -> None:
     from metarl_jax import sequences
 
     experiment, settings, params = trained(kind, arguments.folder)
+    settings["max_inner_norm"] = MAX_INNER_NORM
     built = experiment.build(settings)
     problem, algorithm = built.inner_problem, built.algorithm
     longer = experiment.build({**settings, "adaptation_steps": MANY_STEPS}, family=built.family).algorithm
@@ -97,6 +100,7 @@ def measure(name: str, kind: Kind, arguments: argparse.Namespace) -> None:
             "length": arguments.length,
             "sequences": arguments.sequences,
             "gradient_steps": steps,
+            "max_inner_norm": MAX_INNER_NORM,
             **provenance(),
         }
         write_row(NAME, row, IDENTITY)

@@ -269,3 +269,26 @@ def test_the_notebook_of_gymnasium_adapts(executed: Callable[[str], Any]) -> Non
     assert agent is not None
     *means, error_first, error_second = map(float, agent.groups())
     assert abs(means[0] - first) < 2 * error_first and abs(means[1] - second) < 2 * error_second
+
+
+@pytest.mark.slow
+def test_the_notebook_of_applications_compares_with_references(executed: Callable[[str], Any]) -> None:
+    printed = _printed(executed("11_what_is_meta_rl_for"))
+    intervals = {
+        name: (float(low), float(high))
+        for name, low, high in re.findall(
+            r"^([^:\n]+): \d\.\d+ \((\d\.\d+) to (\d\.\d+)\)$", printed, flags=re.MULTILINE
+        )
+    }
+    for learner, below, above in (
+        ("RL²", ("most popular item", "Thompson sampling"), "favourite item known"),
+        ("ANIL", ("nearest mean", "ridge regression"), "many more texts"),
+    ):
+        assert max(intervals[name][1] for name in below) < intervals[learner][0]
+        assert intervals[learner][1] < intervals[above][0]
+    rows = _rows(printed)
+    # The first task is the same with and without a reset; in later ones the meta-learned weights are lost.
+    assert rows["with a reset"][0] == pytest.approx(rows["without a reset"][0], abs=0.02)
+    assert rows["with a reset"][1] + 0.3 < rows["without a reset"][1]
+    transfers = [float(x) for x in re.findall(r"backward (-\d+\.\d+)", printed)]
+    assert len(transfers) == 3 and max(transfers[:2]) < -1

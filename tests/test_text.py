@@ -19,8 +19,11 @@ import pytest
 from metarl_jax import experiments
 from metarl_jax.datasets import text
 from metarl_jax.datasets.text import Corpus, Hashed
+from metarl_jax.evaluation import evaluate
 from metarl_jax.interfaces.few_shot import FewShot, FewShotFamily, FewShotTask
+from metarl_jax.ops.statistics import mean_with_interval
 from metarl_jax.oracles import few_shot_classifiers
+from metarl_jax.training import train
 
 LABELS, DOMAINS = 10, 5
 
@@ -326,6 +329,30 @@ def test_a_learner_loads_without_texts(monkeypatch: pytest.MonkeyPatch) -> None:
         problem = experiment.build(settings, without_data=True)
         assert problem.family.examples().shape == (16,)
         assert problem.family.examples().outputs == 5
+
+
+# -------------------------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.slow
+def test_a_meta_learner_beats_learners_without_other_topics() -> None:
+    pytest.importorskip("sklearn")
+    data = text.hashed(text.made_up(labels=80, domains=4, texts=15), 128)
+    family = FewShotFamily(text.few_shot(data, 3, 3, 3), text.few_shot(data, 3, 3, 3, further=True))
+    experiment = experiments.get("anil-text")
+    built = experiment.build(experiment.with_overrides({"iterations": 200}), family=family)
+    problem: Any = built.inner_problem or built.in_context_problem
+    run = train(jax.random.key(0), built.algorithm)
+
+    def scores(learner: Any, state: Any) -> np.ndarray:
+        found = evaluate(jax.random.key(1), learner, state, problem, num_tasks=200, batch_size=50)
+        return found.score[:, -1]
+
+    ours = scores(built.algorithm, run.state)
+    for make in (few_shot_classifiers.nearest_centroid, few_shot_classifiers.ridge_regression):
+        gain = mean_with_interval(ours - scores(make(family, 1), ()))
+        assert gain.low > 0
+    assert scores(few_shot_classifiers.many_examples(family, 1), ()).mean() > ours.mean()
 
 
 # ------------------------------------------------------------------------------------------------------- classifiers

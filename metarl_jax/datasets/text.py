@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
@@ -337,7 +337,7 @@ def family(
         (256,)
     """
     whole(at_least=1, at_most=2**16)("features", features)
-    data = _made_up(features) if path is None else hashed(from_file(path), features)
+    data = _made_up(features, split) if path is None else hashed(from_file(path), features)
     return FewShotFamily(
         few_shot(data, ways, shots, queries, split=split),
         few_shot(data, ways, heldout_shots, heldout_queries, split=split, shifted=shifted, further=True),
@@ -431,7 +431,7 @@ THEMES, THEME_WORDS, OWN_WORDS, COMMON_WORDS = 20, 16, 3, 60
 """The number of themes, of words of a theme, of words that only one label has, and of words of all labels."""
 THEME_WEIGHTS = (0.45, 0.3, 0.25)
 """The shares of a label's themes among its words of themes."""
-COMMON, OWN, DRIFT = 0.25, 0.08, 0.15
+COMMON, OWN, DRIFT = 0.25, 0.08, 0.25
 """The share of words of all labels; of the others, the share of the label's own words; and of the words of themes, the
 share of the theme that a label has in one domain only."""
 PREFERRED = 0.8
@@ -439,6 +439,8 @@ PREFERRED = 0.8
 SENTENCES = (3, 6)
 """The smallest and the largest number of sentences of a text."""
 SLOTS = 3
+SIZES: Mapping[Split, tuple[int, int, int]] = {"labels": (120, 8, 20), "domains": (10, 12, 100)}
+"""The numbers of labels, of domains, and of texts of each label in each domain, of the corpus that ``family`` makes."""
 _SENTENCES = (
     "the {} of the {} is {}.",
     "a {} and a {} are in the {}.",
@@ -470,7 +472,7 @@ _DOMAINS = {
 }
 
 
-def made_up(labels: int = 60, domains: int = 12, texts: int = 20, seed: int = 0) -> Corpus:
+def made_up(labels: int = 120, domains: int = 8, texts: int = 20, seed: int = 0) -> Corpus:
     """Make a corpus by a grammar.
 
     A label is a topic: a mixture of three of 20 themes, with a few words of its own. A theme is a set of 16 words. A
@@ -537,5 +539,5 @@ def _words(random: np.random.RandomState, number: int) -> list[str]:
 
 
 @functools.lru_cache(maxsize=2)
-def _made_up(features: int) -> Hashed:
-    return hashed(made_up(), features)
+def _made_up(features: int, split: Split) -> Hashed:
+    return hashed(made_up(*SIZES[split]), features)
