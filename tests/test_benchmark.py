@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 
 from metarl_jax import cli, oracles, rollout
+from metarl_jax.agents import Agent
 from metarl_jax.benchmark import commands, entry, families, package_learners, playing, score, tasks
 from metarl_jax.benchmark.families import Split
 from metarl_jax.benchmark.run import external
 from metarl_jax.ops.statistics import interquartile_mean, mean_with_interval
 from metarl_jax.runs.errors import UserError
+from metarl_jax.runs.pretrained_learners import pretrained
 from metarl_jax.types import Discrete, Inputs
 
 DATA = Path(__file__).parent / "data"
@@ -145,6 +147,47 @@ def test_references_agree_with_closed_forms() -> None:
     assert abs(optimum.value - value) < 4 * 3.0 / np.sqrt(len(goals))
     best = np.asarray(tasks.draw("gaussian-bandit", "heldout").means, np.float64).max(axis=1)
     assert score.scale("gaussian-bandit")[1].value == pytest.approx(best.mean(), rel=1e-6)
+
+
+def spiral(steps: int) -> list[int]:
+    """Return actions of a walk on a grid that visits another cell at each step."""
+    found: list[int] = []
+    for turn in itertools.count():
+        found += [1 + turn % 4] * (1 + turn // 2)
+        if len(found) >= steps:
+            return found[:steps]
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [("gridnavi", [1, 1] + [0] * 13), ("dark-room", [0] * 20), ("key-to-door", spiral(50))],
+)
+def test_the_best_walk_has_the_stored_return_over_all_goals(name: str, actions: list[int]) -> None:
+    family, size = families.make(name), {"gridnavi": 5}.get(name, 9)
+    cells = list(itertools.product(range(size), repeat=2))
+    goals: list[Any] = [[cell] for cell in cells if name != "gridnavi" or max(cell) > 1]
+    if name == "key-to-door":
+        goals = list(itertools.permutations(cells, 2))
+    task = family.tasks.sample(jax.random.key(0))
+
+    def act(key: Any, time: Any, inputs: Inputs) -> tuple[Any, Any, Any]:
+        return time + 1, jnp.asarray(actions, jnp.int32)[time], ()
+
+    def one(goal: Any) -> Any:
+        played = rollout.episode(jax.random.key(0), act, jnp.int32(0), family, task.replace(goals=goal))[1]
+        return rollout.episode_returns(played, 1)[0]
+
+    returns = jax.jit(jax.vmap(one))(jnp.array(goals, jnp.int32))
+    assert float(returns.mean()) == pytest.approx(score.scale(name)[0].value, rel=1e-4)
+
+
+def test_fixed_policies_that_are_equally_good_agree_with_random_actions() -> None:
+    for name in ("bandit", "gaussian-bandit", "tabular-mdp-10", "t-maze"):
+        for split in families.get(name).splits:
+            at_random, (fixed, _) = score.reference(name, split, "random"), score.scale(name, split)
+            assert at_random is not None
+            assert abs(at_random.value - fixed.value) < 4 * at_random.standard_error
 
 
 def test_the_score_of_the_best_fixed_policy_is_0_and_that_of_the_optimum_is_1() -> None:
@@ -333,6 +376,19 @@ def test_a_random_oracle_through_the_door_agrees_within_the_interval() -> None:
     posterior = score.reference("bandit", "heldout", "posterior")
     assert posterior is not None
     assert abs(played.returns.mean() - posterior.value) < 4 * difference.standard_error + 4 * posterior.standard_error
+
+
+def test_a_trained_learner_of_the_package_has_its_known_score() -> None:
+    agent = pretrained("rl2-bandit-100x5")
+    assert isinstance(agent, Agent)
+    drawn = tasks.draw("bandit", "heldout")
+    player = playing.Player("bandit", families.make("bandit"), 100)
+    played = player.play(package_learners.AgentLearner(agent), drawn, 0)
+    found = score.of_family(played.returns[None], None, *score.scale("bandit"))
+    # On other tasks its return of a trial is that of the Gittins index within 1 % (its card).
+    assert found.mean == pytest.approx(1, abs=0.05)
+    # The first pull knows nothing, and the last ones are nearly optimal.
+    assert found.by_episode[0] < 0.3 and np.mean(found.by_episode[-20:]) > 1
 
 
 @pytest.mark.parametrize(
