@@ -6,7 +6,10 @@ import copy
 import itertools
 import json
 import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from metarl_jax import cli, oracles, rollout
 from metarl_jax.agents import Agent
 from metarl_jax.benchmark import commands, entry, families, package_learners, playing, score, tasks
 from metarl_jax.benchmark.families import Split
-from metarl_jax.benchmark.run import external
+from metarl_jax.benchmark.run import external, train_external
 from metarl_jax.ops.statistics import interquartile_mean, mean_with_interval
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.pretrained_learners import pretrained
@@ -42,6 +45,21 @@ def test_tasks_are_those_of_the_stored_digest(name: str, split: Split) -> None:
 @pytest.mark.parametrize(("name", "split"), [(one.name, split) for one in NO_PACKAGE for split in one.splits])
 def test_all_tasks_are_those_of_the_stored_digest(name: str, split: Split) -> None:
     assert tasks.digest(name, split, tasks.draw(name, split)) == tasks.stored_sha256(name, split)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flag is for x86-64")
+def test_another_instruction_set_makes_the_same_tasks() -> None:
+    code = (
+        "from metarl_jax.benchmark import tasks\n"
+        "print(tasks.digest('cold-start', 'heldout', tasks.draw('cold-start', 'heldout')))"
+    )
+    found = []
+    for flags in ("", "--xla_cpu_max_isa=SSE4_2"):
+        environment = {**os.environ, "XLA_FLAGS": flags}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.append(done.stdout.strip())
+    assert found == [tasks.stored_sha256("cold-start", "heldout")] * 2
 
 
 def test_digest_ignores_rounding_but_nothing_else() -> None:
@@ -419,6 +437,28 @@ def test_learners_are_objects_or_made_from_a_seed() -> None:
     assert external(thompson, 0, "x") is thompson and made == [3, 4]
     with pytest.raises(UserError, match=r"x must be an object with reset\(interface\)"):
         external(42, 0, "x")
+
+
+def test_a_learner_is_trained_within_the_budget_without_held_out_tasks() -> None:
+    chosen = families.get("navigation")
+
+    class Trained(Walk):
+        def train(self, family: Any, steps: int) -> None:
+            self.family, self.budget = family, steps
+
+    learner = Trained()
+    assert train_external(learner, chosen) == chosen.budget == learner.budget
+    goals = jax.vmap(learner.family.tasks.sample_heldout)(jax.random.split(jax.random.key(0), 100)).goal
+    training = jax.vmap(families.make("navigation").tasks.sample)(jax.random.split(jax.random.key(0), 100)).goal
+    np.testing.assert_array_equal(goals, training)
+    for claimed in (17, np.int64(17)):
+        learner.training_steps = claimed
+        assert train_external(learner, chosen) == 17
+    for wrong in (chosen.budget + 1, -1, 1.5, True, "many"):
+        learner.training_steps = wrong
+        with pytest.raises(UserError, match="training_steps of the learner must be from 0 to 65,000,000"):
+            train_external(learner, chosen)
+    assert train_external(Walk(), chosen) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- files
