@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from results_file import PAGE, provenance, read_rows, table, with_block, write_row
 
+from metarl_jax import experiments
 from metarl_jax.benchmark import families, score
 from metarl_jax.benchmark.families import ENTRIES, SPLITS, Entry, Split
 from metarl_jax.experiments import registry
@@ -48,7 +49,15 @@ def applies(learner: str, entry: Entry) -> bool:
     """Return whether a learner can play a family."""
     if learner in EXTERNAL:
         return True
-    return registry.does_not_apply(registry.algorithm(learner), registry.family(entry.family)) is None
+    algorithm, family = registry.algorithm(learner), registry.family(entry.family)
+    if algorithm.interface == "imitation" and family.source is None:
+        return False
+    return registry.does_not_apply(algorithm, family) is None
+
+
+def variant_of(learner: str, iterations: int | None) -> str:
+    """Return the name of a trial with shorter training; an empty text for a result."""
+    return "" if iterations is None or learner in EXTERNAL else f"at most {iterations} iterations"
 
 
 def measure(
@@ -93,7 +102,7 @@ def measure(
                 "family": entry.name,
                 "tier": entry.tier,
                 "tasks": split,
-                "variant": "" if iterations is None else f"at most {iterations} iterations",
+                "variant": variant_of(learner, iterations),
                 "metric": "score",
                 "ours": found["mean"],
                 "ci95": found["ci95"],
@@ -106,12 +115,33 @@ def measure(
                 "steps_are": part["training_steps_are"],
                 "train_wall_s": summary.get("train_wall_s"),
                 "experiment": config.get("experiment"),
-                "settings": config.get("settings", {}),
+                # A combination without a preset has starting settings, and usually far fewer steps than the budget.
+                "tuned": not config or config["experiment"] in experiments.names(),
+                "settings": {
+                    name: value
+                    for name, value in config.get("settings", {}).items()
+                    if name not in ("path", "data_dir", "histories")
+                },
                 "benchmark": families.VERSION,
                 **provenance(),
             }
         )
     return rows
+
+
+def merge(learner: str, tier: int, folder: Path) -> None:
+    """Write the file of a learner on a whole tier, if it has the files of all families with as many seeds."""
+    from metarl_jax.benchmark import entry as entries
+
+    paths = [folder / f"{learner}-{entry.name}.json" for entry in families.of_tier(tier)]
+    if not all(path.exists() for path in paths):
+        return
+    contents = [entries.read(path) for path in paths]
+    if len({content["seeds"] for content in contents}) != 1:
+        return
+    parts = {name: part for content in contents for name, part in content["families"].items()}
+    whole = entries.assemble(tier, contents[0]["seeds"], contents[0]["learner"], parts)
+    entries.write(folder / f"{learner}-tier-{tier}.json", whole)
 
 
 def shown(tier: int) -> str:
@@ -130,11 +160,19 @@ def shown(tier: int) -> str:
         lines = [reference_cells(role, named, split) for role in ("random", "posterior")]
         for name in names:
             own = [rows.get((name, entry.name, split)) for entry in named]
-            cells = ["" if row is None else f"{row['ours']:.2f} ± {row['ci95'][1] - row['ours']:.2f}" for row in own]
-            lines.append([name, *cells, *([aggregate_cell(own)] if split == "heldout" else [])])
+            lines.append([name, *map(score_cell, own), *([aggregate_cell(own)] if split == "heldout" else [])])
         title = "Held-out tasks" if split == "heldout" else "Shifted tasks"
-        parts.append(f"{title}, tier {tier}:\n\n{table(header, lines)}")
+        note = "Scores in brackets are of settings that were not tuned."
+        parts.append(f"{title}, tier {tier}. {note}\n\n{table(header, lines)}")
     return "\n".join(parts)
+
+
+def score_cell(row: dict[str, Any] | None) -> str:
+    """Return a score with half the width of its interval; in brackets if the settings were not tuned."""
+    if row is None:
+        return ""
+    text = f"{row['ours']:.2f} ± {row['ci95'][1] - row['ours']:.2f}"
+    return text if row["tuned"] else f"({text})"
 
 
 def reference_cells(role: score.Role, entries: Sequence[Entry], split: Split) -> list[str]:
@@ -173,7 +211,6 @@ def main() -> None:
         text = "\n".join(map(shown, tiers))
         PAGE.write_text(with_block(PAGE.read_text(), f"{NAME}.py", text))
         return
-    variant = "" if arguments.iterations is None else f"at most {arguments.iterations} iterations"
     for entry in families.of_tier(arguments.tier):
         if arguments.families is not None and entry.name not in arguments.families:
             continue
@@ -183,6 +220,7 @@ def main() -> None:
                 for row in read_rows(NAME)
                 if row["seeds"] == arguments.seeds and row["benchmark"] == families.VERSION
             }
+            variant = variant_of(learner, arguments.iterations)
             if not applies(learner, entry) or (learner, entry.name, variant) in done:
                 continue
             print(f"{learner} on {entry.name}", flush=True)
@@ -190,6 +228,8 @@ def main() -> None:
                 learner, entry, arguments.seeds, arguments.folder, arguments.minutes, arguments.iterations
             ):
                 write_row(NAME, row, IDENTITY)
+    for learner in arguments.learners:
+        merge(learner, arguments.tier, arguments.folder)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ import copy
 import itertools
 import json
 import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,13 @@ import numpy as np
 import pytest
 
 from metarl_jax import cli, oracles, rollout
+from metarl_jax.agents import Agent
 from metarl_jax.benchmark import commands, entry, families, package_learners, playing, score, tasks
 from metarl_jax.benchmark.families import Split
-from metarl_jax.benchmark.run import external
+from metarl_jax.benchmark.run import external, train_external
 from metarl_jax.ops.statistics import interquartile_mean, mean_with_interval
 from metarl_jax.runs.errors import UserError
+from metarl_jax.runs.pretrained_learners import pretrained
 from metarl_jax.types import Discrete, Inputs
 
 DATA = Path(__file__).parent / "data"
@@ -40,6 +45,21 @@ def test_tasks_are_those_of_the_stored_digest(name: str, split: Split) -> None:
 @pytest.mark.parametrize(("name", "split"), [(one.name, split) for one in NO_PACKAGE for split in one.splits])
 def test_all_tasks_are_those_of_the_stored_digest(name: str, split: Split) -> None:
     assert tasks.digest(name, split, tasks.draw(name, split)) == tasks.stored_sha256(name, split)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flag is for x86-64")
+def test_another_instruction_set_makes_the_same_tasks() -> None:
+    code = (
+        "from metarl_jax.benchmark import tasks\n"
+        "print(tasks.digest('cold-start', 'heldout', tasks.draw('cold-start', 'heldout')))"
+    )
+    found = []
+    for flags in ("", "--xla_cpu_max_isa=SSE4_2"):
+        environment = {**os.environ, "XLA_FLAGS": flags}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        found.append(done.stdout.strip())
+    assert found == [tasks.stored_sha256("cold-start", "heldout")] * 2
 
 
 def test_digest_ignores_rounding_but_nothing_else() -> None:
@@ -145,6 +165,47 @@ def test_references_agree_with_closed_forms() -> None:
     assert abs(optimum.value - value) < 4 * 3.0 / np.sqrt(len(goals))
     best = np.asarray(tasks.draw("gaussian-bandit", "heldout").means, np.float64).max(axis=1)
     assert score.scale("gaussian-bandit")[1].value == pytest.approx(best.mean(), rel=1e-6)
+
+
+def spiral(steps: int) -> list[int]:
+    """Return actions of a walk on a grid that visits another cell at each step."""
+    found: list[int] = []
+    for turn in itertools.count():
+        found += [1 + turn % 4] * (1 + turn // 2)
+        if len(found) >= steps:
+            return found[:steps]
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("name", "actions"),
+    [("gridnavi", [1, 1] + [0] * 13), ("dark-room", [0] * 20), ("key-to-door", spiral(50))],
+)
+def test_the_best_walk_has_the_stored_return_over_all_goals(name: str, actions: list[int]) -> None:
+    family, size = families.make(name), {"gridnavi": 5}.get(name, 9)
+    cells = list(itertools.product(range(size), repeat=2))
+    goals: list[Any] = [[cell] for cell in cells if name != "gridnavi" or max(cell) > 1]
+    if name == "key-to-door":
+        goals = list(itertools.permutations(cells, 2))
+    task = family.tasks.sample(jax.random.key(0))
+
+    def act(key: Any, time: Any, inputs: Inputs) -> tuple[Any, Any, Any]:
+        return time + 1, jnp.asarray(actions, jnp.int32)[time], ()
+
+    def one(goal: Any) -> Any:
+        played = rollout.episode(jax.random.key(0), act, jnp.int32(0), family, task.replace(goals=goal))[1]
+        return rollout.episode_returns(played, 1)[0]
+
+    returns = jax.jit(jax.vmap(one))(jnp.array(goals, jnp.int32))
+    assert float(returns.mean()) == pytest.approx(score.scale(name)[0].value, rel=1e-4)
+
+
+def test_fixed_policies_that_are_equally_good_agree_with_random_actions() -> None:
+    for name in ("bandit", "gaussian-bandit", "tabular-mdp-10", "t-maze"):
+        for split in families.get(name).splits:
+            at_random, (fixed, _) = score.reference(name, split, "random"), score.scale(name, split)
+            assert at_random is not None
+            assert abs(at_random.value - fixed.value) < 4 * at_random.standard_error
 
 
 def test_the_score_of_the_best_fixed_policy_is_0_and_that_of_the_optimum_is_1() -> None:
@@ -335,6 +396,19 @@ def test_a_random_oracle_through_the_door_agrees_within_the_interval() -> None:
     assert abs(played.returns.mean() - posterior.value) < 4 * difference.standard_error + 4 * posterior.standard_error
 
 
+def test_a_trained_learner_of_the_package_has_its_known_score() -> None:
+    agent = pretrained("rl2-bandit-100x5")
+    assert isinstance(agent, Agent)
+    drawn = tasks.draw("bandit", "heldout")
+    player = playing.Player("bandit", families.make("bandit"), 100)
+    played = player.play(package_learners.AgentLearner(agent), drawn, 0)
+    found = score.of_family(played.returns[None], None, *score.scale("bandit"))
+    # On other tasks its return of a trial is that of the Gittins index within 1 % (its card).
+    assert found.mean == pytest.approx(1, abs=0.05)
+    # The first pull knows nothing, and the last ones are nearly optimal.
+    assert found.by_episode[0] < 0.3 and np.mean(found.by_episode[-20:]) > 1
+
+
 @pytest.mark.parametrize(
     ("action", "message"),
     [(5, "from 0 to 4"), (-1, "from 0 to 4"), (0.5, "whole numbers"), ("a", "numeric"), ([1, 2], r"shape \[\]")],
@@ -363,6 +437,28 @@ def test_learners_are_objects_or_made_from_a_seed() -> None:
     assert external(thompson, 0, "x") is thompson and made == [3, 4]
     with pytest.raises(UserError, match=r"x must be an object with reset\(interface\)"):
         external(42, 0, "x")
+
+
+def test_a_learner_is_trained_within_the_budget_without_held_out_tasks() -> None:
+    chosen = families.get("navigation")
+
+    class Trained(Walk):
+        def train(self, family: Any, steps: int) -> None:
+            self.family, self.budget = family, steps
+
+    learner = Trained()
+    assert train_external(learner, chosen) == chosen.budget == learner.budget
+    goals = jax.vmap(learner.family.tasks.sample_heldout)(jax.random.split(jax.random.key(0), 100)).goal
+    training = jax.vmap(families.make("navigation").tasks.sample)(jax.random.split(jax.random.key(0), 100)).goal
+    np.testing.assert_array_equal(goals, training)
+    for claimed in (17, np.int64(17)):
+        learner.training_steps = claimed
+        assert train_external(learner, chosen) == 17
+    for wrong in (chosen.budget + 1, -1, 1.5, True, "many"):
+        learner.training_steps = wrong
+        with pytest.raises(UserError, match="training_steps of the learner must be from 0 to 65,000,000"):
+            train_external(learner, chosen)
+    assert train_external(Walk(), chosen) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- files

@@ -35,14 +35,17 @@ formulas, and ``reference`` the values with their standard errors; each says how
 does not depend on the scale or the origin of rewards. It increases with every return. Where O is Bayes-optimal, no
 learner exceeds 1 but by chance.
 
-**Weaknesses.** Where O is the known task's optimum, even the Bayes-optimal learner stays below 1, by a different amount
-in each family; scores of different families are therefore not equally hard to improve. The interquartile mean drops the
-best and the worst quarter of all scores, so that a failure on one family may not show: look at the families, too. The
-bootstrap resamples seeds; with three seeds it is a rough interval, and with one it has no width. F or O is a bound or a
-trained learner in *navigation*, *half-circle*, *maze*, *half-cheetah-direction* and *xland*. The training of outside
-learners cannot be counted: their file states what they claim. The seeds are public, so nothing prevents a dishonest
-learner from being trained on held-out tasks; a small number of goals (*gridnavi*, *dark-room*, *t-maze*) cannot be
-hidden at all. Settings of the package's own presets were tuned by its authors.
+**Weaknesses.** Where O is the known task's optimum, even the Bayes-optimal learner stays below 1, by a different
+amount in each family; scores of different families are therefore not equally hard to improve. The interquartile mean
+drops the best and the worst quarter of all scores, so that a failure on one family may not show: look at the families,
+too. F is computed for the training distribution, or for all goals where some are held out; on the tasks that were
+drawn, another fixed policy may be better by chance. The interval of a family is over tasks and seeds, although the
+tasks are fixed, so that it is wide for a comparison of two learners on the same tasks. The bootstrap resamples seeds;
+with three seeds it is a rough interval, and with one it has no width. F or O is a bound or a trained learner in
+*navigation*, *half-circle*, *maze*, *half-cheetah-direction* and *xland*. The training of outside learners cannot be
+counted: their file states what they claim. The seeds are public, so nothing prevents a dishonest learner from being
+trained on held-out tasks; a small number of goals (*gridnavi*, *dark-room*, *t-maze*) cannot be hidden at all.
+Settings of the package's own presets were tuned by its authors.
 
 **Entering.** ``metarl-jax benchmark run my_file.py:my_learner --tier 1`` plays an object with ``reset(interface)`` and
 ``act(observation, reward, done)`` (``Learner``), and writes one JSON file. ``metarl-jax benchmark check FILE`` makes

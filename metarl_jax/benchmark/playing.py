@@ -129,12 +129,13 @@ class Player:
         if getattr(learner, "batched", False):
             learner.reset(interface)
             return self._play(learner, keys, tasks, one=False)
-        # Each task is on the host, so that no slice of an array on the device is computed for each trial.
+        # A slice of an array on the host needs no program.
         on_host, parts = jax.tree.map(np.asarray, tasks), list[Played]()
         for index in range(number):
             learner.reset(interface._replace(tasks=None, seed=first + index))
             rows = slice(index, index + 1)
-            parts.append(self._play(learner, keys[rows], jax.tree.map(lambda x, r=rows: x[r], on_host), one=True))
+            task = jax.device_put(jax.tree.map(lambda x, r=rows: x[r], on_host))
+            parts.append(self._play(learner, keys[rows], task, one=True))
         successes = [part.success for part in parts if part.success is not None]
         return Played(
             np.concatenate([part.returns for part in parts]),

@@ -52,7 +52,7 @@ def _load(reference: str) -> references.Loaded:
         raise UserError(str(error)) from None
 
 
-def _train_external(learner: playing.Learner, chosen: Entry) -> int:
+def train_external(learner: playing.Learner, chosen: Entry) -> int:
     """Train a learner that offers it; return the number of steps that the learner claims.
 
     Raises:
@@ -145,7 +145,7 @@ def run(
         }
         for one in chosen:
             learners = [external(loaded.value, seed, shown) for seed in range(seeds)]
-            steps = [_train_external(learner, one) for learner in learners]
+            steps = [train_external(learner, one) for learner in learners]
             parts[one.name] = {
                 "training_steps": steps,
                 "training_steps_are": "claimed",
@@ -214,7 +214,7 @@ def replay(content: Mapping[str, Any], reference: str, number: int) -> list[str]
         drawn = jax.tree.map(lambda x: x[:number], tasks.draw(name, "heldout"))
         learner = external(loaded.value, 0, "the learner")
         if callable(getattr(learner, "train", None)):
-            _train_external(learner, chosen)
+            train_external(learner, chosen)
         again = playing.Player(name, families.make(name), chosen.episodes).play(learner, drawn, 0)
         stored = np.array(part["heldout"]["returns"][0], np.float64)[:number]
         difference = (again.returns - stored).mean(axis=1)
