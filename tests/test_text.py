@@ -189,7 +189,7 @@ def test_a_corpus_is_sorted_by_label_and_domain_for_any_order_of_its_texts() -> 
     order = np.random.RandomState(1).permutation(len(corpus.texts))
 
     def shuffled(part: Sequence[str]) -> list[str]:
-        return [part[i] for i in order]
+        return [part[int(i)] for i in order]
 
     again = text.hashed(Corpus(shuffled(corpus.texts), shuffled(corpus.labels), shuffled(corpus.domains)), 64)
     assert (data.labels, data.domains) == (again.labels, again.domains)
