@@ -443,6 +443,8 @@ def test_a_learner_is_trained_within_the_budget_without_held_out_tasks() -> None
     chosen = families.get("navigation")
 
     class Trained(Walk):
+        training_steps: Any = chosen.budget
+
         def train(self, family: Any, steps: int) -> None:
             self.family, self.budget = family, steps
 
