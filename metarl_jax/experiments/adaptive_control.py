@@ -41,7 +41,7 @@ PRESETS = {
             "policy_units": 16,
             "policy_layers": 1,
             "previous_observation": True,
-            "iterations": 120,
+            "iterations": 400,
             "learning_rate": 2e-3,
             "discount": 0.9,
             "entropy_coefficient": 0.0,
