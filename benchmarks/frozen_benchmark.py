@@ -167,6 +167,11 @@ def shown(tier: int) -> str:
     return "\n".join(parts)
 
 
+def all_shown() -> str:
+    """Return the tables of all tiers that have rows, in Markdown."""
+    return "\n".join(map(shown, sorted({row["tier"] for row in read_rows(NAME)})))
+
+
 def score_cell(row: dict[str, Any] | None) -> str:
     """Return a score with half the width of its interval; in brackets if the settings were not tuned."""
     if row is None:
@@ -207,9 +212,7 @@ def main() -> None:
     parser.add_argument("--readme", action="store_true", help="run nothing; put the tables into benchmarks/README.md")
     arguments = parser.parse_args()
     if arguments.readme:
-        tiers = sorted({row["tier"] for row in read_rows(NAME)})
-        text = "\n".join(map(shown, tiers))
-        PAGE.write_text(with_block(PAGE.read_text(), f"{NAME}.py", text))
+        PAGE.write_text(with_block(PAGE.read_text(), f"{NAME}.py", all_shown()))
         return
     for entry in families.of_tier(arguments.tier):
         if arguments.families is not None and entry.name not in arguments.families:
