@@ -7,7 +7,6 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +185,10 @@ def test_a_corpus_is_sorted_by_label_and_domain_for_any_order_of_its_texts() -> 
     pytest.importorskip("sklearn")
     corpus = text.made_up(labels=5, domains=3, texts=4)
     data = text.hashed(corpus, 64)
-    order = np.random.RandomState(1).permutation(len(corpus.texts))
-
-    def shuffled(part: Sequence[str]) -> list[str]:
-        return [part[int(i)] for i in order]
-
-    again = text.hashed(Corpus(shuffled(corpus.texts), shuffled(corpus.labels), shuffled(corpus.domains)), 64)
+    order = np.random.RandomState(1).permutation(len(corpus.texts)).tolist()
+    shuffled: list[list[str]] = [[str(part[i]) for i in order] for part in corpus[:3]]
+    texts, labels, domains = shuffled
+    again = text.hashed(Corpus(texts, labels, domains), 64)
     assert (data.labels, data.domains) == (again.labels, again.domains)
     np.testing.assert_array_equal(data.first, again.first)
     features = 8 * text.vectorise(corpus.texts, 64)
