@@ -133,7 +133,7 @@ class Portfolio(Environment):
         self.scale = scale
 
     def _observe(self, state: MarketState, params: Market) -> Array:
-        progress = 2 * state.time / params.max_steps_in_episode - 1
+        progress = 2 * state.time.astype(jnp.float32) / params.max_steps_in_episode - 1
         # A share after a fall of the price can be large.
         weight = jnp.clip(state.weight, 2 * self.lowest_weight - 1, 2 * self.highest_weight + 1)
         return jnp.stack([state.log_return / self.scale, weight, progress]).astype(jnp.float32)

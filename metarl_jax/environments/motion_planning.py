@@ -215,7 +215,7 @@ class HiddenMap(Environment):
         rays = self.sensor_range * jnp.array(DIRECTIONS, jnp.float32)
         free = jax.vmap(lambda ray: first_contact(state.position, ray, params.boxes)[0])(rays)
         distance = jnp.linalg.norm(state.position - params.goal)
-        progress = 2 * state.time / params.max_steps_in_episode - 1
+        progress = 2 * state.time.astype(jnp.float32) / params.max_steps_in_episode - 1
         others = jnp.stack([2 * distance - 1, progress])
         return jnp.concatenate([2 * state.position - 1, others, 2 * free - 1]).astype(jnp.float32)
 
@@ -243,7 +243,7 @@ class HiddenMap(Environment):
         position = moved(state.position, REACH * jnp.clip(action, -1.0, 1.0), params.boxes)
         before, after = (jnp.linalg.norm(place - params.goal) for place in (state.position, position))
         arrived = after <= ARRIVAL
-        reward = before - after - 1 / params.max_steps_in_episode + arrived
+        reward = before - after - 1 / jnp.float32(params.max_steps_in_episode) + arrived
         state = RobotState(position, state.time + 1)
         return self._observe(state, params), state, reward, arrived, {}
 
@@ -321,7 +321,9 @@ def rooms(
     def sampler(outside: bool) -> Any:
         def sample(key: Key) -> Map:
             keys = jax.random.split(key, 6)
-            x = jnp.arange(1, walls + 1) / (walls + 1) + jax.random.uniform(keys[0], (walls,), jnp.float32, -0.04, 0.04)
+            x = jnp.arange(1, walls + 1, dtype=jnp.float32) / (walls + 1) + jax.random.uniform(
+                keys[0], (walls,), jnp.float32, -0.04, 0.04
+            )
             width = jax.random.uniform(keys[1], (walls,), jnp.float32, narrowest_door, widest_door)
             if outside:
                 width = width / 2
@@ -333,8 +335,8 @@ def rooms(
             below = jnp.stack([left, jnp.full_like(x, -0.5), right, door - width / 2], axis=1)
             above = jnp.stack([left, door + width / 2, right, jnp.full_like(x, 1.5)], axis=1)
             # The box of a room, in the rectangle that is ``CLEARANCE`` from its walls.
-            low = jnp.concatenate([jnp.zeros(1), right]) + CLEARANCE
-            high = jnp.concatenate([left, jnp.ones(1)]) - CLEARANCE
+            low = jnp.concatenate([jnp.zeros(1, jnp.float32), right]) + CLEARANCE
+            high = jnp.concatenate([left, jnp.ones(1, jnp.float32)]) - CLEARANCE
             share = jax.random.uniform(keys[3], (4, walls + 1), jnp.float32)
             wide, tall = (high - low) * (0.4 + 0.6 * share[0]), 0.1 + 0.3 * share[1]
             x0 = low + (high - low - wide) * share[2]

@@ -59,7 +59,8 @@ class Returns(NamedTuple):
             begins: whether it is the first return of an episode.
         """
         x, y = self.last, log_return
-        pair, start = jnp.where(begins, 0.0, 1.0), jnp.where(begins, 1.0, 0.0)
+        start = begins.astype(jnp.float32)
+        pair = 1 - start
         return Returns(
             self.number + pair,
             self.x + pair * x,

@@ -189,7 +189,7 @@ def greedy(family: EnvFamily, episodes: int) -> Oracle:
 
     def aim(key: Key, own: _Detour, seen: _Seen) -> tuple[_Detour, Array]:
         possible = _where_the_goal_may_be(own.possible, seen)
-        share = possible / jnp.sum(possible)
+        share = possible / jnp.sum(possible, dtype=jnp.float32)
         goal = jnp.sum(share[..., None] * centres(COARSE), axis=(0, 1))
         direction = jnp.where(seen.stuck, jax.random.uniform(key, (2,), jnp.float32, -1, 1), own.direction)
         left = jnp.where(seen.first, 0, jnp.where(seen.stuck, DETOUR, jnp.maximum(own.left - 1, 0)))
