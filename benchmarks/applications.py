@@ -30,7 +30,7 @@ class Application(NamedTuple):
     """A family of tasks from an application, its learners and the roles of its references."""
 
     title: str
-    """What the learner does, for tables."""
+    """The application, for tables."""
     learners: tuple[str, ...]
     """The names of the presets."""
     uninformed: tuple[str, ...]
@@ -46,25 +46,25 @@ class Application(NamedTuple):
 _CLASSIFIERS = ("nearest", "ridge regression", "from scratch")
 APPLICATIONS: dict[str, Application] = {
     "adaptive-control": Application(
-        "controls a linear plant with unknown dynamics",
+        "adaptive control of linear plants",
         ("rl2-linear-quadratic", "pearl-linear-quadratic", "maml-linear-quadratic"),
         ("Riccati controller of the nominal plant", "robust fixed gain"),
         "Riccati controller, plant known",
     ),
     "changing-arms": Application(
-        "pulls arms whose success probabilities switch",
+        "arms that switch",
         ("rl2-switching-bandit", "varibad-switching-bandit"),
         ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling"),
         "exact filter, knowledge gradient",
     ),
     "changing-interests": Application(
-        "recommends items to users whose interests drift",
+        "interests that drift",
         ("rl2-drifting-interests", "varibad-drifting-interests"),
         ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling"),
         "exact filter, knowledge gradient",
     ),
     "changing-mdp": Application(
-        "finds a hidden goal that moves",
+        "a hidden goal that moves",
         ("rl2-moving-goal",),
         ("posterior sampling without moves",),
         "best path, course known",
@@ -101,13 +101,13 @@ APPLICATIONS: dict[str, Application] = {
         "best policy, population known",
     ),
     "text": Application(
-        "classifies texts by topics that are new",
+        "texts, new topics",
         ("maml-text", "anil-text", "reptile-text", "snail-text", "meta-network-text"),
         _CLASSIFIERS,
         "many examples",
     ),
     "text-domains": Application(
-        "classifies texts from a new domain",
+        "texts, a new domain",
         ("maml-text-domains", "reptile-text-domains", "snail-text-domains"),
         _CLASSIFIERS,
         "many examples",

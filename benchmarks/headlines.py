@@ -61,9 +61,6 @@ _NAVIGATION, _THIRD = "point navigation, return, 3 steps", "return of an episode
 _CARTPOLE, _FIRST = "CartPole physics, return, 3 steps", "return of an episode after 1 gradient step"
 _CHEETAH, _LAST = "half-cheetah direction, return", "reward of a trial after 2 episodes"
 _NO_TRAINING = "from scratch, gradient descent (0.5)"
-_USERS, _TEN = "new users, reward after 10 items", "mean reward of an interaction after 10"
-_SIMILAR = "Thompson sampling among similar users"
-_OMNIGLOT, _NEAREST = "Omniglot, 5-way 1-shot, accuracy", "nearest example"
 _RL2, _SNAIL, _MDPS = "rl2_bandits", "snail_bandits_mdps", "rl2_tabular_mdp"
 _OF_TRIAL = "trial_reward"
 HEADLINES = (
@@ -71,21 +68,9 @@ HEADLINES = (
     Headline(_BANDIT.format(100, 5), "RL², GRU", _RL2, "rl2-bandit-100x5", _OF_TRIAL, _GITTINS),
     Headline(_BANDIT.format(100, 5), "RL², SNAIL", _SNAIL, "rl2-snail-bandit-100x5", _OF_TRIAL, _GITTINS),
     Headline(_MDP.format(10), "RL², SNAIL", _SNAIL, "rl2-snail-tabular-mdp-10", _OF_TRIAL, _INDEX, 162.9),
-    Headline(_MDP.format(25), "RL², SNAIL", _SNAIL, "rl2-snail-tabular-mdp-25", _OF_TRIAL, _INDEX, 461.0),
     Headline(_GRIDNAVI, "RL²", "gridnavi", "rl2-gridnavi", _TRIAL, _BAYES),
     Headline(_GRIDNAVI, "VariBAD", "gridnavi", "varibad-gridnavi", _TRIAL, _BAYES),
-    Headline("dark room, episode 10", "RL²", "dark_rooms", "rl2-dark-room", f"{_TRIAL} after 10 episodes", _KNOWN),
     Headline(_NAVIGATION, "MAML-TRPO", "maml_navigation", "maml-navigation", _THIRD, _KNOWN),
-    Headline(
-        "sparse point robot, met in 5 episodes",
-        "PEARL",
-        "pearl_point_robot",
-        "pearl-point-robot-sparse",
-        "goals met so far by episode",
-        "posterior sampling, exact, one draw per episode",
-        percent=True,
-        at=4,
-    ),
     Headline(_CARTPOLE, "MAML-TRPO", "maml_classic_control", "maml-cartpole", _THIRD, _NO_TRAINING),
     Headline(
         _CHEETAH,
@@ -97,15 +82,6 @@ HEADLINES = (
         variant="published sizes",
     ),
     Headline(_CHEETAH, "RL², episode 2", "locomotion", "rl2-half-cheetah-direction", _LAST, _RANDOM),
-    Headline(
-        _CHEETAH,
-        "VariBAD, episode 2",
-        "locomotion",
-        "varibad-half-cheetah-direction",
-        _LAST,
-        _RANDOM,
-        variant="observations not normalised",
-    ),
     Headline(_CHEETAH, "MAML-TRPO, 1 step", "locomotion", "maml-half-cheetah-direction", _FIRST, _NO_TRAINING),
     Headline(
         "Meta-World ML1 reach, success",
@@ -116,7 +92,6 @@ HEADLINES = (
         _RANDOM,
         percent=True,
     ),
-    Headline(_USERS, "PEARL", "cold_start", "pearl-cold-start", _TEN, _SIMILAR),
     Headline(
         "sinusoids, squared error, 5 steps",
         "MAML",
@@ -125,7 +100,7 @@ HEADLINES = (
         "mean squared error after 5 gradient steps",
     ),
     Headline(
-        _OMNIGLOT,
+        "Omniglot, 5-way 1-shot, accuracy",
         "MAML",
         "fewshot_omniglot",
         "maml-omniglot-5x1",
@@ -133,26 +108,14 @@ HEADLINES = (
         variant="3000 iterations",
         percent=True,
     ),
-    Headline(
-        _OMNIGLOT,
-        "SNAIL",
-        "fewshot_omniglot",
-        "snail-omniglot-5x1",
-        "accuracy after 1 reading",
-        _NEAREST,
-        variant="small",
-        percent=True,
-    ),
 )
 NAMES = {
     _KNOWN: "goal known",
-    _SIMILAR: "Thompson sampling",
     _NO_TRAINING: "from scratch",
-    "posterior sampling, exact, one draw per episode": "posterior sampling",
 }
 """Shorter names of references."""
 HEADER = ("tasks", "learner", "here (95 % interval)", "published", "reference", "seeds")
-APPLICATIONS_HEADER = ("the learner", "preset", "here (95 % interval)", "best simple reference", "ceiling", "share")
+APPLICATIONS_HEADER = ("application", "preset", "here (95 % interval)", "best simple reference", "ceiling", "share")
 SPEED_HEADER = ("workload", "here", "peer", "ratio")
 
 
@@ -228,10 +191,9 @@ def speeds() -> str:
         return workload, f"{here} {unit}", f"{theirs}, {name}", f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
     rows, steps = [], "steps/s"
-    for name, algorithm in (("maml-trpo", "MAML-TRPO"), ("promp", "ProMP")):
-        row = find("gradient_speed", name, "training_speed")
-        peer = row["learn2learn_env_steps_per_s"]
-        rows.append(cells(f"{algorithm}, point navigation", row["env_steps_per_s"], peer, "learn2learn", steps))
+    row = find("gradient_speed", "maml-trpo", "training_speed")
+    ours, peer = row["env_steps_per_s"], row["learn2learn_env_steps_per_s"]
+    rows.append(cells("MAML-TRPO, point navigation", ours, peer, "learn2learn", steps))
     for name, algorithm in (("rl2", "RL²"), ("varibad", "VariBAD")):
         row = find("gridnavi", f"{name}-gridnavi", "training steps per second at published sizes")
         rows.append(cells(f"{algorithm}, GridNavi", row["ours"], row["peer"], "the authors' program", steps))

@@ -52,7 +52,9 @@ def trained(kind: Kind, folder: Path) -> tuple[Any, dict[str, Any], Any]:
     experiment = mrl.experiments.get(kind.preset)
     if kind.pretrained:
         learner = mrl.pretrained(kind.preset)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        return experiment, experiment.with_overrides({}), learner.params
+        parts = (learner.origin[part]["settings"] for part in ("algorithm", "problem", "network", "family"))
+        settings = {name: value for part in parts for name, value in part.items()}
+        return experiment, experiment.with_overrides(settings), learner.params
     run = RunFolder(folder / f"{kind.preset}-3-seeds")
     state = train.load_states(run, train.build(run.config)).state
     return experiment, dict(run.config.settings), jax.tree.map(lambda x: x[0], state.algorithm.params)

@@ -333,3 +333,15 @@ def test_states_with_tasks_of_other_libraries_are_of_the_same_types() -> None:
 
     one, other = in_both(types)
     assert one == other
+
+
+def test_jaxlib_computes_products_of_sums() -> None:
+    """The version 0.10.2, which this package excludes, returns other numbers in a batch."""
+    random = np.random.default_rng(0)
+    weights, factors, batch = (random.normal(size=shape).astype(np.float32) for shape in ((256, 3), (256, 64), (6, 3)))
+
+    def product(x: Array) -> Array:
+        return jnp.sum(weights * x, axis=-1)[:, None] * factors
+
+    expected = (weights[None] * batch[:, None]).sum(axis=-1)[..., None] * factors
+    np.testing.assert_allclose(jax.jit(jax.vmap(product))(batch), expected, rtol=1e-4, atol=1e-4)
