@@ -52,7 +52,8 @@ def trained(kind: Kind, folder: Path) -> tuple[Any, dict[str, Any], Any]:
     experiment = mrl.experiments.get(kind.preset)
     if kind.pretrained:
         learner = mrl.pretrained(kind.preset)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        parts = (learner.origin[part]["settings"] for part in ("algorithm", "problem", "network", "family"))
+        origin: Any = learner.origin
+        parts = (origin[part]["settings"] for part in ("algorithm", "problem", "network", "family"))
         settings = {name: value for part in parts for name, value in part.items()}
         return experiment, experiment.with_overrides(settings), learner.params
     run = RunFolder(folder / f"{kind.preset}-3-seeds")
