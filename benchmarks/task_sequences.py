@@ -71,7 +71,8 @@ def measure(name: str, kind: Kind, arguments: argparse.Namespace) -> None:
     settings["max_inner_norm"] = MAX_INNER_NORM
     built = experiment.build(settings)
     problem, algorithm = built.inner_problem, built.algorithm
-    longer = experiment.build({**settings, "adaptation_steps": MANY_STEPS}, family=built.family).algorithm
+    many = {"adaptation_steps": MANY_STEPS, "later_rate_fraction": 1.0}
+    longer = experiment.build({**settings, **many}, family=built.family).algorithm
     state = algorithm.init(jax.random.key(0))._replace(params=params)
     steps = settings["adaptation_steps"]
     learners = {
