@@ -172,8 +172,8 @@ class Evaluate(Opening):
     evaluation_precision: Annotated[
         PositiveFloat | None,
         Doc(
-            "Half-width of the 95 % interval that is enough: a pilot on other held-out tasks determines how many tasks "
-            "give it, and no more are tested. None to test all tasks."
+            "Half-width of the 95 % interval that is enough: a pilot on 256 other held-out tasks determines how many "
+            "tasks give it, and no more are tested. None to test all tasks."
         ),
     ] = None
     seed: Annotated[Seed, Doc("The random seed of the held-out tasks.")] = 0

@@ -88,7 +88,8 @@ def test_action_values_are_those_of_value_iteration_on_the_counted_model() -> No
 
 
 def test_standardised_leads_are_over_the_best_other_action() -> None:
-    visits, rewards = np.array([399.0, 99.0, 24.0]), np.array([0.50, 0.51, 0.3])
+    # Two imaginary rewards of the prior are added to the visits.
+    visits, rewards = np.array([398.0, 98.0, 23.0]), np.array([0.50, 0.51, 0.3])
     estimates = estimated_values.no_data(1, 3, SETTINGS)._replace(
         visits=jnp.asarray(visits, jnp.float32)[None], reward=jnp.asarray(rewards, jnp.float32)[None]
     )

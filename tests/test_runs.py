@@ -219,7 +219,7 @@ def test_steins_number_of_tasks_gives_the_precision_in_95_percent_of_pilots() ->
     assert np.mean(np.array(numbers, float)) == pytest.approx((2.0227 / 0.25) ** 2 * 2, rel=0.02)
     errors = np.random.default_rng(1).normal(0.0, math.sqrt(2), len(numbers)) / np.sqrt(np.array(numbers, float))
     assert np.mean(np.abs(errors) <= 0.25) == pytest.approx(0.95, abs=0.012)
-    assert evaluate.tasks_for(1e6, pilots[0]) == 2
+    assert evaluate.tasks_for(1e6, pilots[0]) == evaluate.tasks_for(0.1, np.zeros((1, 40))) == 40
     assert evaluate.tasks_for(0.25, np.array([[1.0, np.nan]])) is None
 
 
@@ -235,9 +235,9 @@ def test_an_evaluation_stops_at_a_precision(tmp_path: Path) -> None:
     assert enough["tasks"] < experiments.get("rl2-bandit-10x5").heldout_tasks
     # It is the evaluation of so many tasks.
     assert evaluate.evaluate(run, enough["tasks"], {}, 0, said.append) == enough
-    bounded = evaluate.evaluate(run, 40, {}, 0, said.append, precision=0.01)
-    assert bounded["tasks"] == 40
-    assert any("a 95 % interval of +-0.01 needs " in line and line.endswith("40 are measured") for line in said)
+    bounded = evaluate.evaluate(run, 300, {}, 0, said.append, precision=0.01)
+    assert bounded["tasks"] == 300
+    assert any("a 95 % interval of +-0.01 needs " in line and line.endswith("300 are measured") for line in said)
 
 
 def test_the_table_is_ordered_and_marks_ours() -> None:

@@ -56,8 +56,8 @@ class Settings(settings.Settings):
         bool,
         Doc(
             "Whether the policy also observes the lead of each action over the best other one, in units of the "
-            "standard error of the difference. Without it, small networks cannot distinguish values that are nearly "
-            "equal and well known."
+            "standard error of the difference for rewards with unit noise. Without it, small networks cannot "
+            "distinguish values that are nearly equal and well known."
         ),
     ] = False
 
@@ -156,7 +156,8 @@ def features(estimates: Estimates, horizon: int, settings: Settings) -> Array:
         value, divided by the number of steps that remain; and ``1 / sqrt(1 + n)`` for the number n of times that each
         action was taken. With ``standardised``, they are followed by A more entries, bounded by a hyperbolic tangent:
         the action value of each action minus the highest one of the other actions, divided by
-        ``sqrt(1 / (1 + n) + 1 / (1 + m))`` for the number m of times that the other action was taken.
+        ``sqrt(1 / (k + n) + 1 / (k + m))`` for the number m of times that the other action was taken
+        and k imaginary rewards.
     """
     values, visits = action_values(estimates, horizon, settings), estimates.visits[estimates.state]
     best = jnp.max(values)
@@ -164,7 +165,7 @@ def features(estimates: Estimates, horizon: int, settings: Settings) -> Array:
     shown = [values - best, mean[None], jax.lax.rsqrt(1 + visits)]
     if settings.standardised:
         others = jnp.where(jnp.eye(len(values), dtype=bool), -jnp.inf, values)
-        variance = 1 / (1 + visits)
+        variance = 1 / (settings.prior_rewards + visits)
         lead = (values - jnp.max(others, axis=1)) * jax.lax.rsqrt(variance + variance[jnp.argmax(others, axis=1)])
         shown.append(LARGEST_LEAD * jnp.tanh(lead / LARGEST_LEAD))
     return jnp.concatenate(shown)

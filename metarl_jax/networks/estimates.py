@@ -22,8 +22,8 @@ class Settings(estimated_values.Settings):
         bool,
         Doc(
             "Whether the policy also observes the lead of each action over the best other one, in units of the "
-            "standard error of the difference. Without it, small networks cannot distinguish values that are nearly "
-            "equal and well known."
+            "standard error of the difference for rewards with unit noise. Without it, small networks cannot "
+            "distinguish values that are nearly equal and well known."
         ),
     ] = True
     units: Annotated[PositiveInt, Doc("Units of each layer.")] = 64

@@ -95,23 +95,24 @@ def gain(over: str, ours: np.ndarray, other: np.ndarray, measure: Measure) -> di
 
 
 def tasks_for(precision: float, pilot: np.ndarray) -> int | None:
-    """Return the number of tasks whose 95 % interval has at most a given half-width, with 95 % coverage.
+    """Return the number of tasks whose mean score is within ``precision`` of the expected score with 95 % confidence.
 
     The rule is Stein's (1945, "A two-sample test for a linear hypothesis whose power is independent of the variance"):
-    ``(t s / precision)^2`` tasks, where s is the standard deviation of the pilot and t the quantile of Student's
-    distribution for the pilot's number of tasks.
+    ``(t s / precision)^2`` tasks, and at least as many as the pilot has. Here s is the standard deviation of the pilot,
+    and t is the quantile of Student's distribution for its number of tasks. The interval that is reported comes from
+    the new tasks alone, so that its half-width is only about ``precision``.
 
     Args:
-        precision: the half-width.
+        precision: the largest error.
         pilot: scores of S seeds on the N tasks of a pilot, ``[S, N]``.
 
     Returns:
-        The number of tasks, at least 2; None if a score is not finite, because adaptation diverged.
+        The number of tasks; None if a score is not finite, because adaptation diverged.
     """
-    estimate = mean_with_interval(pilot.mean(axis=0))
+    estimate, number = mean_with_interval(pilot.mean(axis=0)), pilot.shape[1]
     half_width = (estimate.high - estimate.low) / 2
-    needed = pilot.shape[1] * (half_width / precision) ** 2
-    return max(2, math.ceil(needed)) if math.isfinite(needed) else None
+    needed = number * (half_width / precision) ** 2
+    return max(number, math.ceil(needed)) if math.isfinite(needed) else None
 
 
 def path_of(folder: RunFolder, iteration: int, tasks: int, changes: Mapping[str, Any], seed: int) -> Path:
@@ -161,8 +162,8 @@ def evaluate(
         say: a function that gets a line for each learner.
         best: whether to evaluate the state with the best validation score, if the run kept it, instead of the newest.
         precision: the half-width of the learner's 95 % interval that is enough, in units of the score. A pilot on other
-            tasks determines how many of the tasks give it (``tasks_for``), and the others are not tested. None: all
-            tasks are tested.
+            tasks determines how many of the tasks give it (``tasks_for``), and the others are not tested. None, or no
+            more tasks than a pilot has: all tasks are tested.
 
     Returns:
         The content of the evaluation file.
@@ -199,7 +200,7 @@ def evaluate(
         return run(key, states)
 
     learner = problem.algorithm.adapt, checkpoint.state.algorithm, config.seeds
-    if precision is not None:
+    if precision is not None and tasks > PILOT_TASKS:
         pilot = adapted(*learner, jax.random.fold_in(key, PILOT_TAG), PILOT_TASKS)
         enough = tasks_for(precision, measure.headline(np.asarray(pilot.score, np.float64)))
         if enough is None or enough > tasks:
