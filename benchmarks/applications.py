@@ -48,7 +48,7 @@ APPLICATIONS: dict[str, Application] = {
     "adaptive-control": Application(
         "adaptive control of linear plants",
         ("rl2-linear-quadratic", "pearl-linear-quadratic", "maml-linear-quadratic"),
-        ("Riccati controller of the nominal plant", "robust fixed gain"),
+        ("Riccati controller of the nominal plant", "robust fixed gain", "certainty equivalence, least squares"),
         "Riccati controller, plant known",
     ),
     "changing-arms": Application(

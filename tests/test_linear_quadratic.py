@@ -136,11 +136,13 @@ def test_a_step_follows_the_plant_up_to_its_limits() -> None:
     assert bool(family.env.step(jax.random.key(0), last, jnp.zeros(2), task)[4])
 
 
-def conditioned(family: EnvFamily, steps: Transition) -> np.ndarray:
-    """Compute the posterior mean of [A B] from a trial, by conditioning the joint normal distribution of all states."""
+def conditioned(family: EnvFamily, steps: Transition, spread: np.ndarray) -> np.ndarray:
+    """Compute the posterior mean of [A B] from a trial, by conditioning the joint normal distribution of all states.
+
+    ``spread``, ``[4]``, has the standard deviation of each entry of a row of [A B].
+    """
     prior = family.env.prior  # pyright: ignore[reportAttributeAccessIssue]
     mean = np.concatenate([prior.dynamics, prior.gains], axis=1)
-    spread = np.repeat([prior.dynamics_spread, prior.gains_spread], [2, 2])
     seen = ~np.asarray(steps.truncated)
     regressors = np.concatenate([steps.inputs.obs, np.clip(steps.action, -5, 5)], axis=1)[seen].astype(float)
     after = np.asarray(steps.final_obs, float)[seen]
@@ -151,23 +153,46 @@ def conditioned(family: EnvFamily, steps: Transition) -> np.ndarray:
     return mean + (np.linalg.solve(covariance, after - regressors @ mean.T).T @ regressors) * spread**2
 
 
-def test_the_posterior_of_certainty_equivalence_is_exact() -> None:
-    family = plants.make(noise=NOISE, horizon=6)
-    oracle = oracles.certainty_equivalence(family, 3)
+@pytest.mark.parametrize(
+    ("make", "spread"),
+    [
+        (oracles.certainty_equivalence, np.array([0.1, 0.1, 0.4, 0.4])),
+        (oracles.least_squares, np.full(4, oracles.SPREAD)),
+    ],
+)
+def test_the_estimates_of_certainty_equivalence_are_posterior_means(make: Any, spread: np.ndarray) -> None:
+    family = plants.make(noise=NOISE, horizon=6, dynamics_spread=0.1, gains_spread=0.4)
+    oracle = make(family, 3)
     assert oracle.play is not None
     play, adapt = jax.jit(oracle.play), jax.jit(oracle.adapt)
     for seed in range(3):
         task, key = family.tasks.sample(jax.random.key(seed)), jax.random.key(10 + seed)
         steps, memory = play(key, task), adapt(key, (), task).learner
-        expected = conditioned(family, steps)
+        expected = conditioned(family, steps, spread)
         np.testing.assert_allclose(memory.belief.mean, expected, rtol=1e-3, atol=1e-3)
         truth = np.concatenate([task.dynamics, task.gains], axis=1)
-        prior = conditioned(family, jax.tree.map(lambda x: x[:0], steps))
+        prior = conditioned(family, jax.tree.map(lambda x: x[:0], steps), spread)
         assert np.linalg.norm(expected - truth) < np.linalg.norm(prior - truth)
         # The last action is optimal for the posterior mean with one step left.
         mean = jnp.asarray(expected, jnp.float32)
         gain = plants.riccati(mean[:, :2], mean[:, 2:], EFFORT, 1).gains[0]
         np.testing.assert_allclose(steps.action[-1], -gain @ steps.inputs.obs[-1], rtol=1e-2, atol=1e-2)
+
+
+def test_least_squares_approach_the_controller_of_the_known_plant_with_much_data() -> None:
+    family, episodes = plants.make(), 30
+
+    def scores(make: Any) -> np.ndarray:
+        oracle = make(family, episodes)
+        return np.asarray(
+            jax.jit(jax.vmap(lambda key: oracle.adapt(key, (), family.tasks.sample(key)).score))(
+                jax.random.split(jax.random.key(2), 100)
+            )
+        ).mean(axis=0)
+
+    regret = scores(oracles.known_plant) - scores(oracles.least_squares)
+    assert regret[0] > 0.5
+    assert regret[-10:].mean() < 0.05
 
 
 @pytest.mark.slow
@@ -196,7 +221,13 @@ def mean_score(family: EnvFamily, oracle: Oracle) -> float:
 @pytest.mark.parametrize("shifted", [False, True])
 def test_controllers_are_ordered_by_their_information(shifted: bool) -> None:
     family = plants.make(shifted=shifted)
-    makers = oracles.nominal, oracles.robust, oracles.certainty_equivalence, oracles.known_plant
+    makers = (
+        oracles.nominal,
+        oracles.robust,
+        oracles.least_squares,
+        oracles.certainty_equivalence,
+        oracles.known_plant,
+    )
     scores = [mean_score(family, make(family, 3)) for make in makers]
     assert scores == sorted(scores)
 
@@ -242,7 +273,10 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any], message: str)
         plants.make(**settings)
 
 
-@pytest.mark.parametrize("make", [oracles.known_plant, oracles.nominal, oracles.robust, oracles.certainty_equivalence])
+@pytest.mark.parametrize(
+    "make",
+    [oracles.known_plant, oracles.nominal, oracles.robust, oracles.certainty_equivalence, oracles.least_squares],
+)
 def test_references_refuse_other_families_and_no_episodes(make: Any) -> None:
     with pytest.raises(ValueError, match=r"must be one of environments\.linear_quadratic, not one of Bandit"):
         make(bandits.bernoulli(), 2)

@@ -271,7 +271,9 @@ register(
         "linear-quadratic",
         "adaptive control of linear plants with unknown dynamics",
         f"{_ENVIRONMENTS}.linear_quadratic:make",
-        references=_references("linear_quadratic", "nominal", "robust", "certainty_equivalence", "known_plant"),
+        references=_references(
+            "linear_quadratic", "nominal", "robust", "least_squares", "certainty_equivalence", "known_plant"
+        ),
         **_ROOMS,
     ),
     *(

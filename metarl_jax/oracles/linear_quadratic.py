@@ -14,13 +14,23 @@ import numpy as np
 import optax
 
 from metarl_jax.checks import positive_int
-from metarl_jax.environments.linear_quadratic import LIMIT, LinearQuadratic, Plant, PlantState, Riccati, riccati
+from metarl_jax.environments.linear_quadratic import (
+    LIMIT,
+    LinearQuadratic,
+    Plant,
+    PlantState,
+    Prior,
+    Riccati,
+    riccati,
+)
 from metarl_jax.oracles.base import of_trials
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Oracle, Transition
 
 PLANTS = 512
 """The number of training plants on which a fixed gain is optimised, and of others on which it is chosen."""
+SPREAD = 0.5
+"""The standard deviation of every entry of A and B that ``least_squares`` assumes."""
 
 
 def _environment(family: EnvFamily) -> LinearQuadratic:
@@ -156,10 +166,9 @@ class Belief(NamedTuple):
         return jnp.linalg.solve(self.precision, self.moment).T
 
 
-def prior_belief(env: LinearQuadratic) -> Belief:
-    """Return the belief before the first step, which is the distribution of training plants."""
-    prior = env.prior
-    spread = np.repeat([prior.dynamics_spread, prior.gains_spread], [env.states, env.inputs])
+def prior_belief(prior: Prior) -> Belief:
+    """Return the belief before the first step for a distribution of plants."""
+    spread = np.repeat([prior.dynamics_spread, prior.gains_spread], prior.gains.shape)
     precision = np.diag(spread**-2.0)
     moment = precision @ np.concatenate([prior.dynamics, prior.gains], axis=1).T
     return Belief(jnp.asarray(precision, jnp.float32), jnp.asarray(moment, jnp.float32))
@@ -188,15 +197,8 @@ class _Memory(NamedTuple):
     """The index of the step before in its episode."""
 
 
-def certainty_equivalence(family: EnvFamily, episodes: int) -> Oracle:
-    """Make a controller that is optimal for the posterior mean of the plant, at every step.
-
-    The posterior is exact given the transitions between observed states; steps that reach a stop are left out. The
-    controller does not explore, and does not allow for the uncertainty of the plant, so it is not Bayes-optimal.
-
-    Raises:
-        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
-    """
+def _certainty_equivalence(name: str, family: EnvFamily, episodes: int, prior: Prior) -> Oracle:
+    """Make a controller that is optimal for the posterior mean of the plant, given a prior distribution."""
     env, episodes = _environment(family), positive_int("episodes", episodes)
 
     def run(key: Key, task: Plant) -> tuple[Carry, Transition]:
@@ -211,7 +213,34 @@ def certainty_equivalence(family: EnvFamily, episodes: int) -> Oracle:
             controller = riccati(dynamics, gains, env.effort, family.horizon).gains[time]
             return _Memory(belief, inputs.obs, time), -controller @ inputs.obs, ()
 
-        start = _Memory(prior_belief(env), jnp.zeros(env.states, jnp.float32), jnp.int32(0))
+        start = _Memory(prior_belief(prior), jnp.zeros(env.states, jnp.float32), jnp.int32(0))
         return trial(key, act, start, family, task, episodes)
 
-    return of_trials("certainty equivalence, exact posterior", episodes, run)
+    return of_trials(name, episodes, run)
+
+
+def certainty_equivalence(family: EnvFamily, episodes: int) -> Oracle:
+    """Make a controller that is optimal for the posterior mean of the plant, at every step.
+
+    The posterior is exact given the transitions between observed states; steps that reach a stop are left out. The
+    controller does not explore, and does not allow for the uncertainty of the plant, so it is not Bayes-optimal.
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+    name = "certainty equivalence, exact posterior"
+    return _certainty_equivalence(name, family, episodes, _environment(family).prior)
+
+
+def least_squares(family: EnvFamily, episodes: int) -> Oracle:
+    """Make the certainty-equivalence controller of a plant that is estimated by regularised least squares.
+
+    The controller knows the nominal plant, the cost and the standard deviation of the noise, but not how much the
+    plants of a family differ. The ridge penalty pulls the estimate of each entry of A and B to the nominal plant: it is
+    the prior of a normal distribution with the standard deviation ``SPREAD``. Steps that reach a stop are left out.
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+    prior = _environment(family).prior._replace(dynamics_spread=SPREAD, gains_spread=SPREAD)
+    return _certainty_equivalence("certainty equivalence, least squares", family, episodes, prior)
