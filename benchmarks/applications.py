@@ -60,7 +60,7 @@ APPLICATIONS: dict[str, Application] = {
     "changing-interests": Application(
         "interests that drift",
         ("rl2-drifting-interests", "varibad-drifting-interests"),
-        ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling"),
+        ("discounted UCB", "sliding-window UCB", "discounted Thompson sampling", "discounted LinUCB"),
         "exact filter, knowledge gradient",
     ),
     "changing-mdp": Application(

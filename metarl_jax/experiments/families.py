@@ -287,6 +287,7 @@ register(
                 "discounted_ucb",
                 "sliding_window_ucb",
                 "discounted_thompson",
+                *(("discounted_linear_ucb",) if function == "interests" else ()),
                 "thompson",
                 "greedy",
                 "knowledge_gradient",

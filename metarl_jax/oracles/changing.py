@@ -2,9 +2,9 @@
 
 Three learners have the exact posterior of the mean rewards, up to a grid of rates of change: one filter for each rate,
 weighted by the likelihood of the rewards. The filter of switching arms is that of a hidden Markov model; that of
-drifting arms is a Kalman filter. Three more learners forget old rewards instead. Their settings are chosen on training
-tasks: discounted and sliding-window UCB (Garivier and Moulines 2011), and discounted Thompson sampling (Raj and Kalyani
-2017).
+drifting arms is a Kalman filter. Four more learners forget old rewards instead. Their settings are chosen on training
+tasks: discounted and sliding-window UCB (Garivier and Moulines 2011), discounted Thompson sampling (Raj and Kalyani
+2017), and, for drifting arms with known features, discounted LinUCB (Russac et al. 2019).
 """
 
 from __future__ import annotations
@@ -298,7 +298,7 @@ def statistics(history: History, weights: Array, arms: int) -> Statistics:
 
 Choose: TypeAlias = Callable[[Key, Statistics, Array], Array]
 """The choice of an arm, ``(key, statistics, setting) -> arm``."""
-LENGTHS = (5.0, 10.0, 20.0, 40.0)
+LENGTHS = (2.0, 3.0, 5.0, 10.0, 20.0, 40.0)
 """The candidates for the length of a window, and for 1 / (1 - discount)."""
 
 
@@ -359,8 +359,8 @@ def _window(horizon: int) -> Callable[[Array], Array]:
     return lambda length: (jnp.arange(horizon) < length).astype(jnp.float32)
 
 
-EXPLORATION = (0.05, 0.1, 0.2, 0.4, 0.8)
-"""The candidates for the factor of the width of confidence bounds."""
+EXPLORATION = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""The candidates for the factor of the width of confidence bounds. Zero is the greedy choice."""
 
 
 def _upper_bound(prior_mean: Array) -> Choose:
@@ -404,6 +404,10 @@ def sliding_window_ucb(family: EnvFamily, episodes: int) -> Oracle:
     return _forgetting("sliding-window UCB", family, episodes, _window(family.horizon), choose, EXPLORATION)
 
 
+SPREADS = (0.0, 0.125, 0.25, 0.5, 1.0)
+"""The candidates for the factor of the spread of the draws of Thompson sampling. Zero is the greedy choice."""
+
+
 def discounted_thompson(family: EnvFamily, episodes: int) -> Oracle:
     """Make discounted Thompson sampling (Raj and Kalyani 2017), whose discount is chosen on training tasks.
 
@@ -427,4 +431,36 @@ def discounted_thompson(family: EnvFamily, episodes: int) -> Oracle:
         return jnp.argmax(mean + factor * jax.random.normal(key, mean.shape, jnp.float32) * jax.lax.rsqrt(precision))
 
     weights = _discounted(family.horizon)
-    return _forgetting("discounted Thompson sampling", family, episodes, weights, choose, (0.25, 0.5, 1.0))
+    return _forgetting("discounted Thompson sampling", family, episodes, weights, choose, SPREADS)
+
+
+LINEAR_EXPLORATION = (0.0, 0.25, 0.5, 1.0, 2.0)
+"""The candidates for the factor of the width of the confidence bounds of LinUCB. Zero is the greedy choice."""
+
+
+def discounted_linear_ucb(family: EnvFamily, episodes: int) -> Oracle:
+    """Make discounted LinUCB for drifting arms, whose discount and exploration are chosen on training tasks.
+
+    The learner knows the features and the quality of each arm and the noise, but not how the vector u changes. It
+    estimates u by ridge regression, in which the weights of earlier pulls are discounted (Russac et al. 2019), and
+    pulls the arm with the highest upper confidence bound. The ridge penalty is the variance of the noise, because u has
+    N(0, 1) entries. As in LinUCB (Li et al. 2010), the matrix of the ridge regression also gives the width of the
+    bounds.
+
+    Raises:
+        ValueError: if the family is another one, its arms do not drift, or ``episodes`` is not a positive whole number.
+    """
+    drift = _environment(family).drift
+    if drift is None:
+        raise ValueError("family must have drifting arms (environments.changing.drifting or interests), not switching")
+    features, quality = jnp.asarray(drift.features, jnp.float32), jnp.asarray(drift.quality, jnp.float32)
+    penalty = drift.noise**2 * jnp.eye(features.shape[1], dtype=jnp.float32)
+
+    def choose(key: Key, seen: Statistics, exploration: Array) -> Array:
+        gram = penalty + features.T * seen.pulls @ features
+        estimate = jnp.linalg.solve(gram, (seen.total - seen.pulls * quality) @ features)
+        width = jnp.sqrt(jnp.sum(features.T * jnp.linalg.solve(gram, features.T), axis=0))
+        return _best(key, quality + features @ estimate + exploration * width)
+
+    weights = _discounted(family.horizon)
+    return _forgetting("discounted LinUCB", family, episodes, weights, choose, LINEAR_EXPLORATION)
