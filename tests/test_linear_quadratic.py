@@ -95,6 +95,15 @@ def test_the_controller_of_a_known_plant_gets_the_optimal_return() -> None:
     assert np.all(np.abs(np.asarray(scores).mean(axis=0) - float(family.optimal_return(task))) < 4 * error)
 
 
+def test_stops_cap_the_cost_of_very_unstable_plants() -> None:
+    family = plants.make()
+    assert family.optimal_return is not None
+    task = plants.Plant(1.3 * jnp.eye(2), 0.01 * jnp.eye(2), 20)
+    oracle = oracles.known_plant(family, 1)
+    scores = jax.jit(jax.vmap(lambda key: oracle.adapt(key, (), task).score))(jax.random.split(jax.random.key(1), 100))
+    assert float(scores.mean()) > float(family.optimal_return(task))
+
+
 def test_regrets_are_the_difference_from_the_optimal_return() -> None:
     family = plants.make(horizon=5)
     assert family.optimal_return is not None

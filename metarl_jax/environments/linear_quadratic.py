@@ -189,11 +189,15 @@ def make(
     coordinate. Each of the last ``inputs`` coordinates gets 0.5 times an input. The initial state is uniform in [-1, 1]
     along each axis. With the default settings, about a third of the plants are unstable without control.
 
-    The optimal return is that of a plant without stops and without limits of the inputs, which hardly differs with the
-    default settings. The rewards that are computed from the task (``Privileged.training_reward``) are minus the
-    expected regret of each input: how much more it costs than the optimal one, if optimal inputs follow. In
-    expectation, the return of an episode is the sum of these numbers plus the optimal return. The discount has no
-    effect on them.
+    The optimal return is that of a plant without stops and without limits of the inputs. On most plants it hardly
+    differs from the best return with them. On very unstable plants, it can be exceeded, because the stops cap the cost.
+    For the second worst of 20,000 plants, the optimal return is -23.3, but the controller that is optimal without stops
+    gets -15.9 with them.
+
+    The rewards that are computed from the task (``Privileged.training_reward``) are minus the expected regret of each
+    input: how much more it costs than the optimal one, if optimal inputs follow. In expectation, the return of an
+    episode is the sum of these numbers plus the optimal return, if no stop and no limit of the inputs is reached. The
+    discount has no effect on them.
 
     Args:
         states: The number N of coordinates of the state.
@@ -203,8 +207,9 @@ def make(
         gains_spread: The standard deviation of the entries of B between plants.
         noise: The standard deviation of the noise of each coordinate of the state.
         effort: The weight of the squared input, relative to that of the squared state.
-        shifted: Whether held-out tasks are drawn from outside of the range of training tasks. Their nominal plant
-            differs by two standard deviations: it has less damping (larger diagonal entries of A) and larger gains.
+        shifted: Whether held-out tasks come from another distribution than training tasks. Its nominal plant differs
+            by two standard deviations: it has less damping (larger diagonal entries of A) and larger gains. The two
+            distributions overlap.
 
     Raises:
         ValueError: if a setting is out of range.
