@@ -91,7 +91,7 @@ APPLICATIONS: dict[str, Application] = {
     "diagnosis": Application(
         "diagnosis in new clinics",
         ("rl2-diagnosis", "varibad-diagnosis", "promp-diagnosis"),
-        ("random", "best plan for the mean clinic"),
+        ("random", "best plan for the mean clinic", "best plan for count"),
         "best plan, clinic known",
     ),
     "icu-sepsis": Application(
