@@ -7,7 +7,7 @@
 Every application has references without knowledge of the task and without an exact posterior; the bar is the best of
 them. It also has a reference above all: exact Bayes where it can be computed, otherwise a reference to which the task
 is known. A row has the share of the gap between the two that a learner closes. All learners get the same tasks, so that
-differences are paired by task. Shifted tasks lie outside of the range of the training tasks.
+differences are paired by task. Shifted tasks have another distribution than training tasks, mostly outside of their range.
 """
 
 from __future__ import annotations
