@@ -7,7 +7,8 @@
 Every application has references without knowledge of the task and without an exact posterior; the bar is the best of
 them. It also has a reference above all: exact Bayes where it can be computed, otherwise a reference to which the task
 is known. A row has the share of the gap between the two that a learner closes. All learners get the same tasks, so that
-differences are paired by task. Shifted tasks have another distribution than training tasks, mostly outside of their range.
+differences are paired by task. Shifted tasks have another distribution than training tasks, in most applications
+outside of their range.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ APPLICATIONS: dict[str, Application] = {
         ("posterior sampling without moves",),
         "best path, course known",
     ),
-    # Kelly's rule with the exact posterior is not exactly Bayes-optimal, because it ignores the costs of later trades.
+    # Kelly's rule with the posterior is not exactly Bayes-optimal, because it ignores later steps.
     "markets": Application(
         "portfolios in unknown markets",
         ("rl2-markets", "varibad-markets", "promp-markets"),
         ("buy and hold", "best fixed fraction", "Kelly, estimated"),
-        "Kelly, exact posterior",
+        "Kelly, posterior",
     ),
     "motion-planning": Application(
         "motion planning on hidden maps",
