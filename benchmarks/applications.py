@@ -68,12 +68,12 @@ APPLICATIONS: dict[str, Application] = {
         ("posterior sampling without moves",),
         "best path, course known",
     ),
-    # Kelly's rule with the exact posterior is not Bayes-optimal, because it ignores the costs of later trades.
+    # Kelly's rule with the posterior is not exactly Bayes-optimal, because it ignores later steps.
     "markets": Application(
         "portfolios in unknown markets",
         ("rl2-markets", "varibad-markets", "promp-markets"),
         ("buy and hold", "best fixed fraction", "Kelly, estimated"),
-        "Kelly, exact posterior",
+        "Kelly, posterior",
     ),
     "motion-planning": Application(
         "motion planning on hidden maps",
@@ -90,7 +90,7 @@ APPLICATIONS: dict[str, Application] = {
     "diagnosis": Application(
         "diagnosis in new clinics",
         ("rl2-diagnosis", "varibad-diagnosis", "promp-diagnosis"),
-        ("random", "best plan for the mean clinic"),
+        ("random", "best plan for the mean clinic", "best plan for count"),
         "best plan, clinic known",
     ),
     "icu-sepsis": Application(

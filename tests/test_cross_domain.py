@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax.environments import cross_domain
+from metarl_jax.environments import cross_domain, recommendation
 from metarl_jax.oracles import cross_domain as oracles
 from metarl_jax.oracles import known_task
 from metarl_jax.rollout import trial
@@ -188,11 +188,38 @@ def test_files_of_ratings_that_cannot_be_used_are_explained(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="exactly 2 are needed"):
         cross_domain.from_ratings(ratings, movies, genre="Western")
     movies.write_text("item,domain\n0,a\n1,b\n2,b\n")
-    with pytest.raises(ValueError, match="has ratings of 1 items of a domain"):
+    with pytest.raises(ValueError, match="of the 1 items of each domain with the most ratings"):
         cross_domain.from_ratings(ratings, movies)
     ratings.write_bytes("user,item,rating\ncafé,1,3\n".encode("latin-1"))
     with pytest.raises(ValueError, match="is not UTF-8 text"):
         cross_domain.from_ratings(ratings, movies)
+
+
+def test_users_are_chosen_by_their_ratings_of_the_items_of_both_domains(tmp_path: Path) -> None:
+    movies, ratings = tmp_path / "movies.csv", tmp_path / "ratings.csv"
+    movies.write_text("item,domain\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(6)))
+    # Users 0 to 11 rate items 0 to 3. Twenty other users rate item 4 or 5, and some that are in no domain.
+    rows = [f"u{user:02},{item},{1 + (user + item) % 5}" for user in range(12) for item in range(4)]
+    rows += [f"v{user},{item},3" for user in range(20) for item in (4 + user % 2, 6, 7, 8)]
+    ratings.write_text("\n".join(["user,item,rating", *rows]))
+    read = recommendation.read_ratings(ratings, least=2, domains=cross_domain.read_domains(movies))
+    assert read.users == [f"u{user:02}" for user in range(12)]
+    assert read.items == ["0", "2", "1", "3"]
+    family = cross_domain.from_ratings(ratings, movies, rank=1, least=2)
+    assert isinstance(family.env, cross_domain.CrossDomain)
+    assert family.env.items == 2
+    assert bool(jnp.all(jnp.isfinite(family.env.likings.covariance)))
+    with pytest.raises(ValueError, match="heldout must leave at least 2 of the 12 users for training"):
+        cross_domain.from_ratings(ratings, movies, rank=1, least=2, heldout=0.9)
+
+
+def test_spaces_around_items_and_genres_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "movies.csv"
+    path.write_text("movieId,genres\n 1 ,Drama | Comedy\n2, Drama\n")
+    assert cross_domain.read_domains(path, " comedy ") == {"1": 1, "2": 0}
+    path.write_text("movieId,genres\n" + "x" * 200_000)
+    with pytest.raises(ValueError, match=r"movies.csv is not a CSV file: field larger"):
+        cross_domain.read_domains(path, "comedy")
 
 
 def test_bad_settings_are_refused() -> None:

@@ -126,7 +126,7 @@ def test_training_rewards_and_rewards_have_the_same_mean_up_to_the_value_of_the_
 
     def both(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         steps = episode(key, act, (), family, task)[1]
-        own = jnp.where(steps.valid, training_reward(task, steps, 1.0), 0.0)
+        own = jnp.where(steps.valid, training_reward(task, steps, 0.9), 0.0)
         return jnp.sum(jnp.where(steps.valid, steps.reward, 0.0)), jnp.sum(own)
 
     paid, own = jax.jit(jax.vmap(both))(jax.random.split(jax.random.key(0), patients))
@@ -146,7 +146,7 @@ def test_the_posterior_over_clinics_is_that_of_bayes_rule() -> None:
     # The diagnoses are right for some patients and wrong for other ones.
     for seed, actions in enumerate(((0, 1, 2), (1, 2, 2), (0, 3, 2), (0, 1, 1))):
         steps = episode(jax.random.key(seed), always(actions), jnp.int32(0), family, task)[1]
-        posterior = oracles.updated(posterior, steps, harms)
+        posterior = oracles.updated(posterior, steps, harms, 0.05)
         last = int(np.argmax(np.asarray(steps.terminated)))
         pays = float(steps.reward[last]) + (0.05 if actions[last] < 2 else 0.0)
         condition = actions[last] - 2 if pays > 0 else int(np.argmin(np.abs(np.array([0.5, 1.0]) + pays)))
@@ -166,6 +166,33 @@ def test_the_posterior_over_clinics_is_that_of_bayes_rule() -> None:
     mean_prevalence, mean_positive = posterior.mean
     np.testing.assert_allclose(mean_prevalence, weight @ prevalence, atol=0.005)
     np.testing.assert_allclose(mean_positive, np.einsum("n,ntc->tc", weight, positive), atol=0.005)
+
+
+def test_a_patient_without_diagnosis_has_the_condition_of_the_harm_after_the_cost_of_the_test() -> None:
+    # The reward -0.3 - 0.5 of condition 0 is nearer to the harm of condition 1.
+    family = diagnosis.make(tests=1, conditions=2, cost=0.3)
+    env, harms = family.env, jnp.array([0.5, 1.0])
+    assert isinstance(env, diagnosis.Diagnosis)
+    for condition in (0, 1):
+        task = diagnosis.Clinic(jax.nn.one_hot(condition, 2), jnp.full((1, 2), 0.5), 2)
+        steps = episode(jax.random.key(0), always((0, 0)), jnp.int32(0), family, task)[1]
+        found = oracles.updated(env.prior, steps, harms, env.cost)
+        np.testing.assert_array_equal(found.conditions - env.prior.conditions, np.arange(2) == condition)
+
+
+def test_counts_have_a_flat_prior_and_the_patients_of_the_posterior() -> None:
+    family = diagnosis.make(tests=2, conditions=2)
+    env = family.env
+    assert isinstance(env, diagnosis.Diagnosis)
+    steps = episode(jax.random.key(1), always((0, 2, 2)), jnp.int32(0), family, family.tasks.sample(jax.random.key(5)))[
+        1
+    ]
+    counts = oracles.counted(env.prior, oracles.updated(env.prior, steps, jnp.array([0.5, 1.0]), env.cost))
+    assert sorted(counts.conditions.tolist()) == [1, 2]
+    condition, positive = int(np.argmax(counts.conditions)), int(steps.final_obs[0, 0] > 0)
+    expected = np.ones((2, 2, 2))
+    expected[0, condition, positive] = 2
+    np.testing.assert_allclose(counts.results, expected, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -193,9 +220,11 @@ def test_reference_learners_are_ordered_by_what_they_know() -> None:
         found = meta_test(jax.random.key(0), oracle.adapt, ((),), family.tasks, num_tasks=tasks)
         return np.asarray(found.score)[0]
 
-    mean, learning, known = (
-        scores(make(family, patients)) for make in (oracles.mean_clinic, oracles.posterior_mean, oracles.clinic_known)
-    )
+    makers = (oracles.mean_clinic, oracles.counted_conditions, oracles.posterior_mean, oracles.clinic_known)
+    mean, counting, learning, known = (scores(make(family, patients)) for make in makers)
+    # The first patient is planned for the mean clinic, and the last one for the counts of all others.
+    assert abs(counting[:, 0].mean() - mean[:, 0].mean()) < 4 * 0.9 / np.sqrt(tasks)
+    assert learning.mean() > counting.mean() > mean.mean()
     error = 4 * 0.9 / np.sqrt(tasks)
     assert abs(learning[:, 0].mean() - mean[:, 0].mean()) < error
     assert learning[:, -1].mean() > mean.mean() + 0.05

@@ -104,6 +104,14 @@ def test_populations_have_the_transitions_and_values_of_the_formula() -> None:
         np.testing.assert_allclose(found[i], model.start @ values(model, expected, policy), atol=1e-5)
 
 
+def test_large_responses_have_finite_probabilities() -> None:
+    env = icu_sepsis.with_advice(small_model(), HORIZON, 2.0)
+    tilted = np.asarray(jax.jit(jax.vmap(env.tilted))(jnp.array([[300.0, -300.0], [-300.0, 300.0]])))
+    assert np.all(np.isfinite(tilted))
+    np.testing.assert_allclose(tilted.sum(axis=-1), 1, atol=1e-5)
+    assert np.all(tilted[:, np.asarray(env.probability) == 0] == 0)
+
+
 def test_the_mean_model_is_the_mean_of_training_populations() -> None:
     model = small_model()
     env = icu_sepsis.with_advice(model, HORIZON, 2.0)

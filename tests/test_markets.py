@@ -74,7 +74,23 @@ def test_returns_have_the_moments_of_a_stationary_autoregression() -> None:
 def test_a_lost_position_is_closed_by_the_broker() -> None:
     loss = markets.growth(jnp.array([2.0, -1.0, 1.0]), jnp.array([-1.0, 1.0, -1.0]))
     np.testing.assert_allclose(loss, np.log([markets.FLOOR, markets.FLOOR, np.exp(-1)]), rtol=1e-5)
-    assert np.isfinite(markets.held(jnp.float32(2), jnp.float32(-5)))
+    # The last position is not lost.
+    held = markets.held(jnp.array([2.0, -1.0, -1.0, 2.0]), jnp.array([-5.0, 0.7, 0.6, -0.5]))
+    np.testing.assert_allclose(
+        held, [0, 0, -np.exp(0.6) / (2 - np.exp(0.6)), 2 * np.exp(-0.5) / (2 * np.exp(-0.5) - 1)], rtol=1e-5
+    )
+
+
+def test_a_reward_reveals_the_return_unless_nothing_was_invested_or_the_position_was_closed() -> None:
+    env = markets.autoregressive(cost=0.01).env
+    assert isinstance(env, markets.Portfolio)
+    weight, target, returns = (
+        jnp.array(x) for x in ([0.0, 1.2, -0.5, 0.3, 0.3], [1.5, 0.05, -1.0, 0.0, -1.0], [0.1, -0.2, 0.3, 0.1, 0.9])
+    )
+    reward = env.traded(weight, target) + markets.growth(target, returns)
+    found, known = oracles.revealed(env, weight, target, reward)
+    np.testing.assert_array_equal(known, [True, True, True, False, False])
+    np.testing.assert_allclose(found[:3], returns[:3], atol=1e-5)
 
 
 def expected_log(weight: float, mean: float, deviation: float) -> float:
@@ -163,12 +179,15 @@ def test_estimates_are_those_of_least_squares() -> None:
     assert oracle.play is not None
     steps = oracle.play(jax.random.key(3), task)
     r = np.asarray(steps.inputs.obs[:, 0], np.float64) * env.scale
+    # The reward reveals the last return of the first episode, in which something was invested.
+    assert abs(float(steps.action[19, 0])) > 1e-3
+    end = r[19], float(steps.final_obs[19, 0]) * env.scale
     best = float(oracles.best_fraction(family))
     for t in (4, 5, 19, 20, 25, 39):
         # Pairs of consecutive returns within the same episode, up to the last return.
-        later = [i for i in range(1, t + 1) if i != 20]
-        x, y = r[[i - 1 for i in later]], r[later]
-        if len(later) < 5:
+        pairs = [(r[i - 1], r[i]) if i != 20 else end for i in range(1, t + 1)]
+        x, y = np.array(pairs).T
+        if len(pairs) < 5:
             assert float(steps.action[t, 0]) == pytest.approx(best)
             continue
         design = np.stack([np.ones_like(x), x], axis=1)

@@ -247,6 +247,20 @@ def test_training_rewards_are_progress_on_the_shortest_path() -> None:
         assert rewards[i, :number].min() > -1.5 / size - 1 / 30
 
 
+def test_the_path_of_a_robot_that_touches_a_wall_does_not_lead_through_it() -> None:
+    tasks, cell = maps(20), 1 / motion_planning.CELLS
+    y = np.linspace(0.02, 0.98, 49)
+
+    def lengths(task: Map, distance: float) -> jax.Array:
+        # Box 4 is the lower part of the first wall, whose upper part has the same left side.
+        places = jnp.stack([jnp.full(len(y), task.boxes[4, 0] - distance), jnp.asarray(y, jnp.float32)], axis=1)
+        return motion_planning._path_lengths(task, places)
+
+    at_wall, before = (jax.jit(jax.vmap(lengths, (0, None)))(tasks, distance) for distance in (1e-4, cell))
+    assert float(jnp.max(jnp.abs(at_wall - before))) < 2.5 * cell
+    assert bool(jnp.all(before > 0))
+
+
 def test_cells_of_the_goal_are_never_excluded_and_become_few() -> None:
     family, tasks = motion_planning.rooms(), maps(8)
     env = environment(family)

@@ -110,6 +110,37 @@ def test_a_ratings_file_in_another_encoding_is_explained(tmp_path: Path) -> None
         recommendation.read_ratings(path)
 
 
+def test_a_byte_order_mark_and_spaces_are_not_parts_of_names(tmp_path: Path) -> None:
+    path = tmp_path / "ratings.csv"
+    rows = [f" u{user} , i{item},{1 + (user + item) % 5} " for user in range(10) for item in range(2)]
+    path.write_text("\n".join(["user,item,rating", *rows]), encoding="utf-8-sig")
+    read = recommendation.read_ratings(path, least=1)
+    assert (read.users, read.items) == ([f"u{user}" for user in range(10)], ["i0", "i1"])
+    path.write_text("user,item,rating\n" + "x" * 200_000)
+    with pytest.raises(ValueError, match=r"ratings.csv is not a CSV file: field larger"):
+        recommendation.read_ratings(path)
+
+
+def test_an_item_that_only_users_with_few_ratings_rated_is_left_out(tmp_path: Path) -> None:
+    table = np.full((40, 4), np.nan)
+    table[:12, :3] = 1 + np.arange(36).reshape(12, 3) % 5
+    # The item with the most ratings has none by a user with two ratings or more.
+    table[12:, 3] = 3
+    path = written(tmp_path / "ratings.csv", table)
+    read = recommendation.read_ratings(path, least=2)
+    assert (len(read.users), read.items) == (12, ["i0", "i1", "i2"])
+    family = recommendation.from_ratings(path, rank=1, least=2)
+    assert bool(jnp.all(jnp.isfinite(family.tasks.sample(jax.random.key(0)).likes)))
+
+
+@pytest.mark.parametrize("heldout", [0.9, 0.97])
+def test_a_held_out_share_that_leaves_no_two_training_users_is_refused(tmp_path: Path, heldout: float) -> None:
+    path = written(tmp_path / "ratings.csv", 1 + np.arange(36.0).reshape(12, 3) % 5)
+    with pytest.raises(ValueError, match=r"heldout must leave at least 2 of the 12 users for training, not [01]"):
+        recommendation.from_ratings(path, rank=1, least=1, heldout=heldout)
+    assert len(recommendation.split(12, 0.83, 0)[0]) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -24,13 +24,11 @@ from flax import struct
 
 from metarl_jax.checks import boolean, choice, natural_int, positive_int, positive_number, real
 from metarl_jax.environments.base import Environment
-from metarl_jax.environments.recommendation import complete, read_ratings
+from metarl_jax.environments.recommendation import complete, read_ratings, split
 from metarl_jax.types import Array, Box, Discrete, EnvFamily, Key, Privileged, TaskDistribution, Transition
 
 DOMAINS = 2
 """The number of domains."""
-MOST_ITEMS = 10_000
-"""The largest number of items of both domains whose ratings are read."""
 
 
 @struct.dataclass
@@ -173,7 +171,7 @@ def made_up(
         interactions: The number of interactions with a user in each domain; in mixed sessions their mean.
         order: The order of the domains in a session, "source first" or "mixed".
         noise: The standard deviation of the noise of a reward.
-        shifted: Whether held-out tasks are drawn from outside of the range of training tasks: u ~ N(0, 4 I).
+        shifted: Whether held-out tasks are drawn from another distribution than training tasks: u ~ N(0, 4 I).
         seed: The seed of the catalogues.
 
     Raises:
@@ -218,7 +216,8 @@ def read_domains(path: str | Path, genre: str | None = None) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not UTF-8 text, a column or a value is missing, or there are not exactly two domains.
+        ValueError: if it is not UTF-8 text or no CSV file, a column or a value is missing, or there are not exactly two
+            domains.
     """
     path, wanted = Path(path), "domain" if genre is None else "genres"
     if not path.is_file():
@@ -233,14 +232,19 @@ def read_domains(path: str | Path, genre: str | None = None) -> dict[str, int]:
                 missing = wanted if item_column is not None else "item or itemid or movieid"
                 raise ValueError(f"{path} has no column {missing}; it has {', '.join(named) or 'none'}")
             for row in rows:
-                item, value = row[item_column], (row[named[wanted]] or "").strip()
+                item, value = ((row[column] or "").strip() for column in (item_column, named[wanted]))
                 if not item or not value or value.lower() == "nan":
                     raise ValueError(f"{path}, line {rows.line_num}: item {item!r} has no {wanted}")
                 values[item] = value
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a CSV file: {error}") from error
     if genre is not None:
-        domains = {item: int(genre.lower() in value.lower().split("|")) for item, value in values.items()}
+        wanted = genre.strip().lower()
+        domains = {
+            item: int(wanted in (name.strip() for name in value.lower().split("|"))) for item, value in values.items()
+        }
     else:
         names = sorted(set(values.values()))
         domains = {item: names.index(value) for item, value in values.items()}
@@ -272,42 +276,33 @@ def from_ratings(
         path: The path of a CSV file of ratings (see ``recommendation.read_ratings``).
         items_path: The path of a CSV file of items (see ``read_domains``).
         genre: The genre that makes domain 1; None if the file of items has a column ``domain``.
-        items: The number of items to keep in each domain; these are the items with the most ratings.
+        items: The largest number of items to keep in each domain; these are the items with the most ratings.
         rank: The rank of the completion.
         interactions: The number of interactions with a user in each domain; in mixed sessions their mean.
         order: The order of the domains in a session, "source first" or "mixed".
         heldout: The share of users that is held out.
-        least: The smallest number of ratings of a user; users with fewer are left out.
+        least: The smallest number of ratings of these items; users with fewer are left out.
         seed: The seed that decides which users are held out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a setting is out of range, a file cannot be read, or a domain has fewer than two items.
+        ValueError: if a setting is out of range, a file cannot be read, a domain has fewer than two items, or fewer
+            than two users are left for training.
     """
     items, rank = positive_int("items", items), positive_int("rank", rank)
     interactions, seed = positive_int("interactions", interactions), natural_int("seed", seed)
     heldout, mixed = real(above=0, below=1)("heldout", heldout), _order("order", order) == "mixed"
     domains = read_domains(items_path, genre)
-    ratings = read_ratings(path, items=MOST_ITEMS, least=least)
-    # The columns are in the order of the number of ratings.
-    columns = [
-        [column for column, item in enumerate(ratings.items) if domains.get(item) == domain][:items]
-        for domain in range(DOMAINS)
-    ]
-    number = min(map(len, columns))
-    if number < 2:
-        raise ValueError(f"{path} has ratings of {number} items of a domain of {items_path}: at least 2 are needed")
-    table = ratings.value[:, [*columns[0][:number], *columns[1][:number]]]
-    table = table[np.isfinite(table).any(axis=1)]
+    table = read_ratings(path, items=items, least=least, domains=domains).value
+    number = table.shape[1] // DOMAINS
+    trained, tested = split(len(table), heldout, seed)
     low, high = np.nanmin(table), np.nanmax(table)
     if high <= low:
         raise ValueError(f"all ratings in {path} are {low:g}: at least two different ratings are needed")
     table = (table - low) / (high - low)
     likes = np.clip(complete(table, rank), 0.0, 1.0)
     noise = max(float(np.sqrt(np.nanmean((table - likes) ** 2))), 1e-3)
-    permuted = np.random.default_rng(seed).permutation(len(likes))
-    tested = max(1, round(heldout * len(likes)))
-    training = likes[permuted[tested:]]
+    training = likes[trained]
     likings = Likings(
         jnp.asarray(training.mean(axis=0), jnp.float32), jnp.asarray(np.cov(training, rowvar=False), jnp.float32)
     )
@@ -317,4 +312,4 @@ def from_ratings(
         rows = jnp.asarray(users.reshape(-1, DOMAINS, number), jnp.float32)
         return lambda key: User(rows[jax.random.randint(key, (), 0, len(rows), jnp.int32)], env.steps)
 
-    return _family(env, TaskDistribution(among(training), among(likes[permuted[:tested]])))
+    return _family(env, TaskDistribution(among(training), among(likes[tested])))

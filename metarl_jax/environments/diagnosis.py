@@ -219,7 +219,7 @@ def place(observation: Array) -> tuple[Array, Array]:
     return step, jnp.sum(digit * 3 ** jnp.arange(tests, dtype=jnp.int32), axis=-1).astype(jnp.int32)
 
 
-def plan(prevalence: Array, positive: Array, harms: Array, cost: float, discount: float = 1.0) -> Plan:
+def plan(prevalence: Array, positive: Array, harms: Array, cost: float) -> Plan:
     """Compute the best policy for a known clinic by backward induction over the sets of results.
 
     All values of a set are multiplied by the probability of its results, so that no posterior has to be normalised.
@@ -229,7 +229,6 @@ def plan(prevalence: Array, positive: Array, harms: Array, cost: float, discount
         positive: the probability that each test is positive in each condition, ``[M, C]``.
         harms: the harm of a wrong diagnosis in each condition, ``[C]``.
         cost: the cost of a test.
-        discount: the discount factor of one step.
     """
     tests = positive.shape[0]
     index = np.arange(3**tests)[:, None]
@@ -246,7 +245,7 @@ def plan(prevalence: Array, positive: Array, harms: Array, cost: float, discount
     for _ in range(tests):
         after = jnp.max(values[-1], axis=-1)
         tested = jnp.where(digit == 0, after[negative] + after[positives], after[:, None])
-        values.append(jnp.concatenate([discount * tested - paid, decide], axis=-1))
+        values.append(jnp.concatenate([tested - paid, decide], axis=-1))
     return Plan(probability, jnp.stack(values[::-1]))
 
 
@@ -272,9 +271,9 @@ def make(
         quality: The mean probability that a test is positive in its own condition.
         certainty: The sum of the two parameters of each beta distribution. If it is small, tests are good in some
             clinics and useless or misleading in other ones.
-        shifted: Whether held-out tasks are drawn from outside of the range of training tasks. Conditions are then much
-            rarer or more frequent, with a prevalence from Dirichlet(1/5, ..., 1/5), and tests are worse: the difference
-            of ``quality`` from 1/2 is halved.
+        shifted: Whether held-out tasks are drawn from another distribution than training tasks. Conditions are then
+            much rarer or more frequent, with a prevalence from Dirichlet(1/5, ..., 1/5), and tests are worse: the
+            difference of ``quality`` from 1/2 is halved.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -300,16 +299,17 @@ def make(
     def drawn_from(prior: Prior) -> Any:
         return lambda key: Clinic(*prior.sample(key), tests + 1)
 
-    def planned(task: Clinic, discount: float = 1.0) -> Plan:
-        return plan(task.prevalence, task.positive, jnp.asarray(harms, jnp.float32), cost, discount)
+    def planned(task: Clinic) -> Plan:
+        return plan(task.prevalence, task.positive, jnp.asarray(harms, jnp.float32), cost)
 
     def training_reward(task: Clinic, t: Transition, discount: float) -> Array:
-        """Compute the advantage of each action for the known clinic.
+        """Compute the advantage of each action for the known clinic, without a discount.
 
         The sum of these numbers over an episode and the value of the best policy, which depends on the clinic alone,
         have the same expectation as the return (Kakade & Langford 2002, lemma 6.1), but not the noise of patients.
         """
-        return planned(task, discount).advantage[*place(t.inputs.obs), t.action]
+        del discount
+        return planned(task).advantage[*place(t.inputs.obs), t.action]
 
     def optimal_action(task: Clinic, t: Transition) -> Array:
         return planned(task).action[place(t.inputs.obs)]

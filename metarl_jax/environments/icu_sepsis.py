@@ -267,7 +267,9 @@ class Sepsis(Environment):
         )
         # A product of matrices here is compiled to a wrong result for batches of tasks by jaxlib 0.10.2 on CPUs.
         effect = sum(dose[..., i] * response[i] for i in range(RESPONSES))
-        weight = probability * jnp.exp(jnp.asarray(effect)[..., None] * prognosis)
+        exponent = jnp.where(probability > 0, jnp.asarray(effect)[..., None] * prognosis, -jnp.inf)
+        # Without the largest exponent, the exponential overflows for large responses.
+        weight = probability * jnp.exp(exponent - jnp.max(exponent, axis=-1, keepdims=True))
         return weight / jnp.sum(weight, axis=-1, keepdims=True)
 
     def plan(self, probability: Array) -> Plan:
@@ -428,7 +430,7 @@ def _family(env: Sepsis, response: float, shifted: bool) -> EnvFamily:
     def training_reward(task: Population, t: Transition, discount: float) -> Array:
         """Add the change of the value that a state has under the mean model, which makes rewards dense.
 
-        The sum over an episode is its return minus the value of the first state (Ng et al. 1999).
+        The discounted sum over an episode is its discounted return minus the value of the first state (Ng et al. 1999).
         """
         del task
         assert env.mean_plan is not None

@@ -9,9 +9,10 @@ numbers are unknown to the learner.
 
 An action is the share w of the wealth that is invested for the next step. It may be negative (a short position) or
 above 1 (borrowed cash); cash and loans have no interest. A trade of the share d of the wealth costs ``cost * |d|``. The
-investment multiplies the wealth by ``1 + w (exp(r) - 1)``, but not by less than ``FLOOR``, where the broker closes the
-position. The reward is the change of the log wealth, so the return of an episode is the logarithm of its growth.
-Returns of the asset do not depend on actions. An episode begins with cash only.
+investment multiplies the wealth by ``1 + w (exp(r) - 1)``. If this factor is at most ``FLOOR``, it is replaced by
+``FLOOR``, and the broker closes the position without costs, so that only cash is left. The reward is the change of the
+log wealth, so the return of an episode is the logarithm of its growth. Returns of the asset do not depend on actions.
+An episode begins with cash only.
 
 The observation is the last log return in units of ``scale``, the current invested share of the wealth, and the time
 from -1 at the start to 1 at the end of an episode.
@@ -107,11 +108,14 @@ def expected_growth(weight: Array, mean: Array, deviation: Array) -> Array:
 def held(weight: Array, log_return: Array) -> Array:
     """Return the invested share of the wealth after a log return, if nothing is traded.
 
+    The share is 0 if the factor of the wealth is at most ``FLOOR``, because the broker has closed the position.
+
     Args:
         weight: the share before the return, ``[...]``.
         log_return: the log return, ``[...]``.
     """
-    return weight * jnp.exp(log_return) / jnp.maximum(1 + weight * jnp.expm1(log_return), FLOOR)
+    factor = 1 + weight * jnp.expm1(log_return)
+    return jnp.where(factor > FLOOR, weight * jnp.exp(log_return) / jnp.maximum(factor, FLOOR), 0.0)
 
 
 class Portfolio(Environment):

@@ -191,12 +191,21 @@ def _path_lengths(task: Map, places: Array) -> Array:
     free = free_cells(task.boxes, CELLS)
     x, y = cell_of(task.goal, CELLS)
     goals = jnp.zeros((CELLS, CELLS), bool).at[x, y].set(True)
-    moves = distances(jnp.logical_or(free, goals), goals)
-    # A robot next to an obstacle may be in a cell whose centre is not free: its nearest free neighbour counts.
-    near = jnp.min(jnp.stack([_shifted(moves, dx, dy, jnp.inf) for dx, dy in NEIGHBOURS]), axis=0) + 1
-    moves = jnp.where(jnp.isinf(moves), near, moves)
-    cells = jax.vmap(lambda place: cell_of(place, CELLS))(places)
-    return jnp.nan_to_num(moves[cells[:, 0], cells[:, 1]], posinf=0.0) / CELLS
+    moves = jnp.pad(distances(jnp.logical_or(free, goals), goals), 1, constant_values=jnp.inf)
+    neighbours = jnp.array(NEIGHBOURS, jnp.int32)
+
+    def left(place: Array) -> Array:
+        cell = cell_of(place, CELLS)
+        here = moves[cell[0] + 1, cell[1] + 1]
+        # A robot next to an obstacle may be in a cell whose centre is not free: the best neighbour counts whose centre
+        # it can see, since others may be on the other side of a wall.
+        around = cell + neighbours
+        to = (around + 0.5) / CELLS - place
+        visible = jax.vmap(lambda move: first_contact(place, move, task.boxes)[0])(to) >= 1
+        near = jnp.min(jnp.where(visible, moves[around[:, 0] + 1, around[:, 1] + 1], jnp.inf)) + 1
+        return jnp.where(jnp.isinf(here), near, here)
+
+    return jnp.nan_to_num(jax.vmap(left)(places), posinf=0.0) / CELLS
 
 
 class HiddenMap(Environment):

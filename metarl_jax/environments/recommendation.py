@@ -10,6 +10,9 @@ about the type, as age or country would be. An interaction is an episode of one 
 from __future__ import annotations
 
 import csv
+import itertools
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,21 +150,28 @@ class Ratings(NamedTuple):
     """The ratings, ``[users, items]`` float64; NaN where there is no rating."""
 
 
-def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Ratings:
+def read_ratings(
+    path: str | Path, *, items: int = 50, least: int = 5, domains: Mapping[str, int] | None = None
+) -> Ratings:
     """Read a CSV file of ratings.
 
     The first line of the file names its columns. The columns ``user`` (or ``userId``), ``item`` (or ``itemId``,
     ``movieId``) and ``rating`` are read. If a user rated an item more than once, the last rating counts.
 
+    The items with the most ratings are chosen first. Users with too few ratings of these items are then left out, and
+    so are items without a rating by any other user.
+
     Args:
-        path: the path of the file.
-        items: the number of items to keep; these are the items with the most ratings.
-        least: the smallest number of ratings of these items; users with fewer are left out.
+        path: the path of the file, which is UTF-8 text.
+        items: the largest number of items to keep, of each domain.
+        least: the smallest number of a user's ratings of these items.
+        domains: the domain of each item, from 0 on; other items are left out. The same number of items is kept of each
+            domain, and the items of domain 0 are first. None: all items are of one domain.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not UTF-8 text, a column is missing, a row has no number for a rating, or fewer than
-            10 users or 2 items remain.
+        ValueError: if the file is not UTF-8 text or no CSV file, a column is missing, a row has no number for a rating,
+            or fewer than 10 users or 2 items of a domain remain.
     """
     path, items, least = Path(path), positive_int("items", items), positive_int("least", least)
     if not path.is_file():
@@ -170,32 +180,46 @@ def read_ratings(path: str | Path, *, items: int = 50, least: int = 5) -> Rating
         found = _read_rows(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    popularity: dict[str, int] = {}
-    for _, item in found:
-        popularity[item] = popularity.get(item, 0) + 1
-    kept = sorted(popularity, key=lambda item: (-popularity[item], item))[:items]
-    column_of = {item: column for column, item in enumerate(kept)}
-    by_user: dict[str, dict[int, float]] = {}
-    for (user, item), value in found.items():
-        if item in column_of:
-            by_user.setdefault(user, {})[column_of[item]] = value
-    users = sorted(user for user, rated in by_user.items() if len(rated) >= least)
-    if len(kept) < 2 or len(users) < 10:
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a CSV file: {error}") from error
+    popularity = Counter(item for _, item in found)
+    domain_of = dict.fromkeys(popularity, 0) if domains is None else domains
+    groups: list[list[str]] = [[] for _ in range(1 + max(domain_of.values(), default=0))]
+    for item in sorted(popularity, key=lambda item: (-popularity[item], item)):
+        if item in domain_of:
+            groups[domain_of[item]].append(item)
+    left = items
+    while True:
+        left = min(left, *map(len, groups))
+        groups = [group[:left] for group in groups]
+        column_of = {item: column for column, item in enumerate(itertools.chain(*groups))}
+        by_user: dict[str, dict[int, float]] = {}
+        for (user, item), value in found.items():
+            if item in column_of:
+                by_user.setdefault(user, {})[column_of[item]] = value
+        users = sorted(user for user, rated in by_user.items() if len(rated) >= least)
+        rated = {column for user in users for column in by_user[user]}
+        if len(rated) == len(column_of) or left < 2 or len(users) < 10:
+            break
+        # Fewer items of one domain mean fewer of all, so that users may have too few ratings.
+        groups = [[item for item in group if column_of[item] in rated] for group in groups]
+    if left < 2 or len(users) < 10:
+        kept = "items with the most ratings" if domains is None else "items of each domain with the most ratings"
         raise ValueError(
-            f"{path} has {len(users)} users with {least} ratings or more of the {len(kept)} most rated items: "
-            "at least 10 users and 2 items are needed"
+            f"{path} has {len(users)} users with {least} ratings or more of the {left} {kept}: "
+            f"at least 10 users and 2 items{'' if domains is None else ' of each domain'} are needed"
         )
-    table = np.full((len(users), len(kept)), np.nan)
+    table = np.full((len(users), len(column_of)), np.nan)
     for row, user in enumerate(users):
         for column, value in by_user[user].items():
             table[row, column] = value
-    return Ratings(users, kept, table)
+    return Ratings(users, list(column_of), table)
 
 
 def _read_rows(path: Path) -> dict[tuple[str, str], float]:
     """Read the rating of each pair of a user and an item."""
     found: dict[tuple[str, str], float] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         named = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
         columns = []
@@ -205,7 +229,7 @@ def _read_rows(path: Path) -> dict[tuple[str, str], float]:
                 raise ValueError(f"{path} has no column {' or '.join(choices)}; it has {', '.join(named) or 'none'}")
             columns.append(column)
         for row in rows:
-            user, item, text = (row[column] for column in columns)
+            user, item, text = (row[column] and row[column].strip() for column in columns)
             try:
                 value = float(text)
             except (TypeError, ValueError):
@@ -214,6 +238,29 @@ def _read_rows(path: Path) -> dict[tuple[str, str], float]:
                 raise ValueError(f"{path}, line {rows.line_num}: {text!r} is not a rating of {item!r} by {user!r}")
             found[user, item] = value
     return found
+
+
+def split(users: int, heldout: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose at random which users are held out.
+
+    Args:
+        users: the number of users.
+        heldout: the share of users that is held out; it is at least one user.
+        seed: the seed of the choice.
+
+    Returns:
+        The indices of the training users, and those of the held-out ones.
+
+    Raises:
+        ValueError: if fewer than two training users remain.
+    """
+    order = np.random.default_rng(seed).permutation(users)
+    number = max(1, round(heldout * users))
+    if users - number < 2:
+        raise ValueError(
+            f"heldout must leave at least 2 of the {users} users for training, not {users - number}: it is {heldout:g}"
+        )
+    return order[number:], order[:number]
 
 
 def complete(table: np.ndarray, rank: int, penalty: float = 1.0, rounds: int = 30) -> np.ndarray:
@@ -256,7 +303,7 @@ def from_ratings(
 
     Args:
         path: The path of a CSV file (see ``read_ratings``).
-        items: The number of items to keep; these are the items with the most ratings.
+        items: The largest number of items to keep; these are the items with the most ratings.
         rank: The rank of the completion.
         heldout: The share of users that is held out.
         least: The smallest number of ratings of these items; users with fewer are left out.
@@ -264,23 +311,23 @@ def from_ratings(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a setting is out of range, the file cannot be read, or all of its ratings are equal.
+        ValueError: if a setting is out of range, the file cannot be read, all of its ratings are equal, or fewer than
+            two users are left for training.
     """
     rank, heldout = positive_int("rank", rank), real(above=0, below=1)("heldout", heldout)
     seed = natural_int("seed", seed)
     table = read_ratings(path, items=items, least=least).value
+    training, tested = split(len(table), heldout, seed)
     low, high = np.nanmin(table), np.nanmax(table)
     if high <= low:
         raise ValueError(f"all ratings in {path} are {low:g}: at least two different ratings are needed")
     table = (table - low) / (high - low)
     likes = np.clip(complete(table, rank), 0.0, 1.0)
     noise = max(float(np.sqrt(np.nanmean((table - likes) ** 2))), 1e-3)
-    order = np.random.default_rng(seed).permutation(len(likes))
-    number = max(1, round(heldout * len(likes)))
 
     def among(users: np.ndarray) -> Any:
         rows = jnp.asarray(likes[users], jnp.float32)
         return lambda key: User(rows[jax.random.randint(key, (), 0, len(rows), jnp.int32)], jnp.int32(0))
 
-    tasks = TaskDistribution(among(order[number:]), among(order[:number]))
+    tasks = TaskDistribution(among(training), among(tested))
     return _family(Recommendation(likes.shape[1], 1, noise), tasks)

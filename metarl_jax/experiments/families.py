@@ -336,7 +336,9 @@ register(
 
 # ------------------------------------------------------------------------------------------------------------ medicine
 
-_DIAGNOSES = _references("diagnosis", "mean_clinic", "posterior_mean", "clinic_known")
+_DIAGNOSES = _references(
+    "diagnosis", "mean_clinic", "counted_conditions", "counted_everything", "posterior_mean", "clinic_known"
+)
 register(
     Family(
         "diagnosis",
@@ -344,7 +346,7 @@ register(
         f"{_ENVIRONMENTS}.diagnosis:make",
         references=(*_RANDOM, *_DIAGNOSES),
         optimal_action=True,
-        source=_DIAGNOSES[1],
+        source=_DIAGNOSES[3],
         heldout_tasks=2000,
         validation_tasks=256,
         heldout_batch=1000,

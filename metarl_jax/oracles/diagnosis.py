@@ -27,13 +27,14 @@ Choose: TypeAlias = Callable[[Prior, Prior, Clinic], tuple[Array, Array]]
 """``(prior, posterior, clinic) ->`` the prevalence and the quality of the tests that are planned for."""
 
 
-def updated(posterior: Prior, patient: Transition, harms: Array) -> Prior:
+def updated(posterior: Prior, patient: Transition, harms: Array, cost: float) -> Prior:
     """Return the posterior after one more patient.
 
     Args:
         posterior: the posterior after the patients before.
         patient: the steps of the patient, ``[M + 1, ...]``.
         harms: the harm of a wrong diagnosis in each condition, ``[C]``.
+        cost: the cost of a test.
 
     Returns:
         The posterior with the patient's condition and results counted.
@@ -42,9 +43,11 @@ def updated(posterior: Prior, patient: Transition, harms: Array) -> Prior:
     last = jnp.logical_and(patient.terminated, patient.valid)
     reward = jnp.sum(jnp.where(last, patient.reward, 0.0))
     action = jnp.sum(jnp.where(last, patient.action, 0))
+    # A patient without a diagnosis has a test at the last step, whose cost is a part of the reward.
+    decided = reward + jnp.where(action < tests, cost, 0.0)
     # A right diagnosis reveals the condition, and the reward of a wrong one is minus its harm.
-    wrong = jnp.argmin(jnp.abs(harms + reward))
-    condition = jax.nn.one_hot(jnp.where(reward > 0, action - tests, wrong), conditions, dtype=jnp.float32)
+    wrong = jnp.argmin(jnp.abs(harms + decided))
+    condition = jax.nn.one_hot(jnp.where(decided > 0, action - tests, wrong), conditions, dtype=jnp.float32)
     result = jnp.sum(jnp.where(last[:, None], patient.final_obs[:, :tests], 0.0), axis=0)
     seen = jnp.stack([result < 0, result > 0], axis=-1).astype(jnp.float32)
     return Prior(posterior.conditions + condition, posterior.results + seen[:, None] * condition[:, None])
@@ -65,7 +68,7 @@ def _make(name: str, family: EnvFamily, episodes: int, choose: Choose) -> Oracle
                 return carry, best[place(inputs.obs)], ()
 
             _, steps = episode(key, act, (), family, task)
-            return updated(posterior, steps, harms), steps
+            return updated(posterior, steps, harms, env.cost), steps
 
         posterior, patients = jax.lax.scan(one_patient, env.prior, jax.random.split(key, episodes))
         return posterior, joined(patients)
@@ -80,6 +83,45 @@ def mean_clinic(family: EnvFamily, episodes: int) -> Oracle:
         ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
     return _make("best plan for the mean clinic", family, episodes, lambda prior, posterior, clinic: prior.mean)
+
+
+def counted(prior: Prior, posterior: Prior) -> Prior:
+    """Return the posterior that has the counts of ``posterior``, but a flat prior.
+
+    Args:
+        prior: the prior of ``posterior``.
+        posterior: the posterior after some patients.
+    """
+    return jax.tree.map(lambda after, before: 1 + after - before, posterior, prior)
+
+
+def counted_conditions(family: EnvFamily, episodes: int) -> Oracle:
+    """Make a learner that counts conditions, and plans with the mean test qualities of training clinics.
+
+    The prevalence is the share of each condition among all earlier patients and one additional patient of each
+    condition. The learner learns nothing about the quality of the tests.
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+
+    def choose(prior: Prior, posterior: Prior, clinic: Clinic) -> tuple[Array, Array]:
+        return counted(prior, posterior).mean[0], prior.mean[1]
+
+    return _make("best plan for counted conditions and mean tests", family, episodes, choose)
+
+
+def counted_everything(family: EnvFamily, episodes: int) -> Oracle:
+    """Make a learner that counts conditions and results from a flat prior, without knowledge of training clinics.
+
+    Raises:
+        ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
+    """
+
+    def choose(prior: Prior, posterior: Prior, clinic: Clinic) -> tuple[Array, Array]:
+        return counted(prior, posterior).mean
+
+    return _make("best plan for counts from a flat prior", family, episodes, choose)
 
 
 def posterior_mean(family: EnvFamily, episodes: int) -> Oracle:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metarl_jax.checks import positive_int
-from metarl_jax.environments.markets import LARGEST_AUTOCORRELATION, Market, Portfolio, expected_growth, held
+from metarl_jax.environments.markets import FLOOR, LARGEST_AUTOCORRELATION, Market, Portfolio, expected_growth, held
 from metarl_jax.oracles.base import of_trials
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Oracle, Task, Transition
@@ -102,6 +102,38 @@ def _environment(family: EnvFamily) -> Portfolio:
     return family.env
 
 
+class _Memory(NamedTuple):
+    """What an investor remembers of a trial."""
+
+    returns: Returns
+    """The returns of the trial."""
+    weight: Array
+    """The share of the wealth that was invested before the last trade."""
+    target: Array
+    """The share after the last trade."""
+
+
+def revealed(env: Portfolio, weight: Array, target: Array, reward: Array) -> tuple[Array, Array]:
+    """Return the log return of the asset that a reward reveals.
+
+    Args:
+        env: the environment, with the costs.
+        weight: the invested share of the wealth before the trade of the step.
+        target: the share after the trade.
+        reward: the reward of the step.
+
+    Returns:
+        The log return; and whether the reward reveals it. A reward without an investment does not, and neither does one
+        after which the broker closed the position.
+    """
+    gain = jnp.expm1(reward - env.traded(weight, target))
+    # Rounding errors of the reward are divided by the share.
+    known = (jnp.abs(target) > 1e-3) & (1 + gain > 1.001 * FLOOR)
+    price = 1 + gain / jnp.where(known, target, 1.0)
+    known = known & (price > 0)
+    return jnp.log(jnp.where(known, price, 1.0)), known
+
+
 def _choices(env: Portfolio) -> Array:
     return jnp.asarray(np.linspace(env.lowest_weight, env.highest_weight, CHOICES), jnp.float32)
 
@@ -123,17 +155,27 @@ def kelly(env: Portfolio, mean: Array, variance: Array, weight: Array) -> Array:
 
 
 def _make(name: str, family: EnvFamily, episodes: int, choose: Callable[[Returns, Array, Market], Array]) -> Oracle:
-    """Make an oracle that invests ``choose(returns of the trial, share that is invested now, task)``."""
+    """Make an oracle that invests ``choose(returns of the trial, share that is invested now, task)``.
+
+    The observations of a trial lack the last return of each episode, which the reward reveals (``revealed``).
+    """
     env, episodes = _environment(family), positive_int("episodes", episodes)
 
     def run(key: Key, task: Task) -> tuple[Carry, Transition]:
-        def act(key: Key, returns: Returns, inputs: Inputs) -> tuple[Returns, Array, tuple[()]]:
+        def act(key: Key, memory: _Memory, inputs: Inputs) -> tuple[_Memory, Array, tuple[()]]:
             del key
-            begins = jnp.logical_or(inputs.first, inputs.prev_done > 0)
-            returns = returns.add(env.log_return(inputs.obs), begins)
-            return returns, choose(returns, inputs.obs[1], task)[None], ()
+            after_end = jnp.logical_and(jnp.logical_not(inputs.first), inputs.prev_done > 0)
+            end, known = revealed(env, memory.weight, memory.target, inputs.prev_reward)
+            before, known = memory.returns, jnp.logical_and(after_end, known)
+            with_end = before.add(end, jnp.bool_(False))
+            returns = jax.tree.map(lambda new, old: jnp.where(known, new, old), with_end, before)
+            returns = returns.add(env.log_return(inputs.obs), jnp.logical_or(inputs.first, after_end))
+            weight = inputs.obs[1]
+            target = choose(returns, weight, task)
+            return _Memory(returns, weight, target), target[None], ()
 
-        return trial(key, act, no_returns(), family, task, episodes)
+        start = _Memory(no_returns(), jnp.float32(0), jnp.float32(0))
+        return trial(key, act, start, family, task, episodes)
 
     return of_trials(name, episodes, run)
 
@@ -219,9 +261,11 @@ def _training_markets(family: EnvFamily) -> Market:
 def posterior(family: EnvFamily, episodes: int) -> Oracle:
     """Make Kelly's rule with the moments of the posterior predictive distribution of the next return.
 
-    The prior is uniform on ``MARKETS`` training markets, and its posterior is exact. The predictive distribution, a
-    mixture of normal distributions, is replaced by the normal distribution with its mean and its variance. Without
-    costs the result is Bayes-optimal up to these two approximations; with costs, it also ignores later steps.
+    The prior is uniform on ``MARKETS`` training markets. Its posterior is given all returns that observations and
+    rewards reveal; it does not use that a return was large if the broker closed the position at the end of an episode.
+    The predictive distribution, a mixture of normal distributions, is replaced by the normal distribution with its mean
+    and its variance. The rule is not Bayes-optimal, because it also ignores later steps: their costs depend on the
+    position, and an investment at the end of an episode reveals the last return.
 
     Raises:
         ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
@@ -233,7 +277,7 @@ def posterior(family: EnvFamily, episodes: int) -> Oracle:
         mean, variance = predictive(returns, markets)
         return kelly(env, mean, variance, weight)
 
-    return _make("Kelly, exact posterior", family, episodes, choose)
+    return _make("Kelly, posterior of the market", family, episodes, choose)
 
 
 def predictive(returns: Returns, markets: Market) -> tuple[Array, Array]:
