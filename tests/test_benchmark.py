@@ -100,6 +100,7 @@ def test_entries_agree_with_their_families(name: str) -> None:
             heldout.observation_space, "shape", heldout.observation_space
         )
     assert {chosen.tier} <= set(families.TIERS)
+    assert chosen.has_success == (heldout.success is not None)
 
 
 def test_seeds_of_tasks_differ() -> None:
@@ -476,10 +477,13 @@ def made_up(tier: int = 1, seeds: int = 2) -> dict[str, Any]:
             fixed, optimum = score.scale(one.name, split)
             share = random.uniform(0.2, 0.8, (seeds, one.tasks, one.episodes))
             horizon = one.horizon_of(split)
+            returns = fixed.value + share * (optimum.value - fixed.value)
+            if one.whole_returns:
+                returns = np.floor(returns + random.uniform(size=returns.shape))
             outcome = entry.Measured(
                 tasks.stored_sha256(one.name, split),
-                fixed.value + share * (optimum.value - fixed.value),
-                share > 0.5 if one.name == "t-maze" else None,
+                returns,
+                returns > 0 if one.has_success else None,
                 [one.tasks * one.episodes * horizon] * seeds,
             )
             splits[split] = entry.measured(one.name, split, outcome)
@@ -511,6 +515,11 @@ def changed(content: dict[str, Any], place: str, change: Callable[[Any], Any]) -
     return copied
 
 
+def filled(seed: Any, value: float) -> Any:
+    """Return the returns of a seed with the same value everywhere."""
+    return np.full(np.shape(seed), value).tolist()
+
+
 TAMPERED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("families/bandit/heldout/digest", lambda x: "0" * 64, "digest"),
     ("families/bandit/shifted/digest", lambda x: x[::-1], "digest"),
@@ -520,12 +529,29 @@ TAMPERED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("families/bandit/training_steps/0", lambda x: -1, "budget"),
     ("families/bandit/training_steps", lambda x: x[:1], "2 seeds"),
     ("families/bandit/training_steps_are", lambda x: "few", "training_steps_are"),
+    ("families/bandit/training_steps_are", lambda x: "counted", 'must be "claimed" for a learner of the kind'),
+    ("learner/kind", lambda x: "package", 'must be "counted" for a learner of the kind'),
     ("families/bandit/heldout/steps/0", lambda x: x + 1, "steps"),
     ("families/navigation/heldout/steps/1", lambda x: 10**9, "steps"),
     ("families/bandit/heldout/steps", lambda x: [*x, x[0]], "2 seeds"),
-    ("families/bandit/heldout/returns/1/255/99", lambda x: x + 0.01, "scores are not those"),
+    ("families/cold-start/heldout/returns/1/255/19", lambda x: x + 0.01, "scores are not those"),
     ("families/bandit/heldout/returns/0/0/0", lambda x: 3.0, "a return is not from"),
-    ("families/t-maze/heldout/success/0/0/0", lambda x: 1 - x, "scores are not those"),
+    ("families/bandit/heldout/returns/0/0/0", lambda x: 0.5, "not a whole number"),
+    ("families/dark-room/shifted/returns/0/0/0", lambda x: x + 0.5, "not a whole number"),
+    ("families/t-maze/heldout/returns/0/0/0", lambda x: 0.5, "not a whole number"),
+    ("families/t-maze/heldout/returns/0/0/0", lambda x: 1 - x, "success contradicts"),
+    ("families/t-maze/heldout/success/0/0/0", lambda x: 1 - x, "success contradicts"),
+    ("families/gaussian-bandit/heldout/returns/0/0/0", lambda x: 1e6, "a return is not from"),
+    ("families/gaussian-bandit/heldout/returns/0", lambda x: filled(x, 0.85), "above that of the optimal policy"),
+    ("families/tabular-mdp-10/heldout/returns/0/0/0", lambda x: -1e6, "a return is not from"),
+    ("families/tabular-mdp-10/shifted/returns/1", lambda x: filled(x, 26.0), "above that of the optimal policy"),
+    ("families/navigation/heldout/returns/0/0/0", lambda x: -900.0, "a return is not from"),
+    ("families/navigation/heldout/returns/0", lambda x: filled(x, -0.1), "above that of the optimal policy"),
+    ("families/cold-start/shifted/returns/0/0/0", lambda x: 1e308, "a return is not from"),
+    ("families/cold-start/heldout/returns/0", lambda x: filled(x, 1.0), "above that of the optimal policy"),
+    ("families/bandit/heldout/scores/mean", lambda x: 10**400, "scores are not those"),
+    ("families/bandit/heldout/scores/mean", lambda x: float("inf"), "scores are not those"),
+    ("score/interquartile_mean", lambda x: -(10**400), "aggregate"),
     ("families/bandit/heldout/scores/mean", lambda x: x + 0.001, "scores are not those"),
     ("families/bandit/heldout/scores/ci95/0", lambda x: x + 0.001, "scores are not those"),
     ("families/bandit/heldout/scores/by_seed/1", lambda x: x + 0.001, "scores are not those"),
@@ -561,6 +587,13 @@ DAMAGED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("learner/name", lambda x: "x" * 1000, "at most 200 characters"),
     ("learner/sha256", lambda x: [1], "printable"),
     ("learner/kind", lambda x: "mine", "learner.kind must be"),
+    ("learner/kind", lambda x: "package", r"learner.reference of a learner of the package: there is no algorithm"),
+    ("learner/reference", lambda x: "rl2", "learner.reference of an external learner"),
+    ("learner", lambda x: {**x, "prize": 1}, "learner has an unknown entry 'prize'"),
+    ("versions", lambda x: {str(i): "" for i in range(51)}, "versions must be at most 50"),
+    ("families", lambda x: {}, "at least one family"),
+    ("families/bandit", lambda x: {**x, "other": 1}, "families.bandit has an unknown entry 'other'"),
+    ("families/bandit/heldout", lambda x: {**x, "other": 1}, "families.bandit.heldout has an unknown entry"),
     ("families", lambda x: {**x, "xland": x["bandit"]}, "not a family of tier 1"),
     ("families/bandit/heldout", lambda x: None, "not a dictionary"),
     ("families/bandit/shifted", lambda x: 7, "not a dictionary"),
@@ -568,8 +601,16 @@ DAMAGED: list[tuple[str, Callable[[Any], Any], str]] = [
     ("families/bandit/heldout/returns/0", lambda x: x[:9], "must be numbers of"),
     ("families/bandit/heldout/returns/0/0/0", lambda x: None, "finite"),
     ("families/bandit/heldout/returns/0/0/0", lambda x: "1", "not a number"),
-    ("families/t-maze/heldout/success/0/0/0", lambda x: 0.5, "0 or 1"),
-    ("families/t-maze/heldout/success", lambda x: {}, "must be numbers of"),
+    ("families/bandit/heldout/returns/0/0/0", lambda x: 10**400, "not finite as a float"),
+    ("families/bandit/shifted/returns/0/0/0", lambda x: -(10**400), "not finite as a float"),
+    ("families/bandit/heldout/success", lambda x: [[[0] * 100] * 256] * 2, "must be null"),
+    ("families/t-maze/heldout/success/0/0/0", lambda x: 0.5, "another type than int"),
+    ("families/t-maze/heldout/success/0/0/0", lambda x: "1", "another type than int"),
+    ("families/t-maze/heldout/success/0/0/0", lambda x: 2, "0 or 1"),
+    ("families/t-maze/heldout/success/0/0/0", lambda x: 10**400, "must be numbers of"),
+    ("families/t-maze/heldout/success/0", lambda x: x[:9], "must be numbers of"),
+    ("families/t-maze/heldout/success", lambda x: {}, "success is not a list"),
+    ("families/t-maze/shifted/success", lambda x: None, "success is not a list"),
     ("families/bandit/heldout/steps", lambda x: 7, "steps is not a list"),
 ]
 
@@ -585,6 +626,22 @@ def test_damaged_files_are_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_an_unknown_entry_of_a_file_is_refused(valid: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**valid, "award": "first"}))
+    with pytest.raises(UserError, match="it has an unknown entry 'award'"):
+        entry.read(path)
+
+
+def test_a_file_of_the_package_names_its_algorithm(valid: dict[str, Any], tmp_path: Path) -> None:
+    about = {"name": "rl2", "kind": "package", "reference": "rl2", "sha256": None}
+    content = changed(valid, "learner", lambda x: about)
+    for part in content["families"].values():
+        part["training_steps_are"] = "counted"
+    entry.write(tmp_path / "mine.json", content)
+    assert entry.problems(entry.read(tmp_path / "mine.json")) == []
+
+
 def test_links_and_control_characters_are_refused(valid: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(changed(valid, "learner/name", lambda x: "a\x1b[31m")))
@@ -598,7 +655,7 @@ def test_links_and_control_characters_are_refused(valid: dict[str, Any], tmp_pat
 def test_a_table_compares_files_of_a_tier(valid: dict[str, Any]) -> None:
     other = changed(valid, "learner/name", lambda x: "a|b")
     lines = entry.table([valid, other]).splitlines()
-    assert lines[0] == "| family | mine | a\\|b |"
+    assert lines[0] == "| family | mine (external) | a\\|b (external) |"
     assert lines[2].startswith("| bandit | 0.") and lines[3].startswith("| bandit, shifted | 0.")
     assert lines[-1].startswith("| interquartile mean | 0.")
     assert len(lines) == 3 + sum(len(one.splits) for one in families.of_tier(1))
@@ -640,7 +697,7 @@ def test_a_numpy_learner_enters(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["benchmark", "check", "mine.json", "--replay", "8", "--learner", THOMPSON]) == 0
     assert "mine.json: right (1 family of tier 1)" in capsys.readouterr().out
     assert cli.main(["benchmark", "table", "mine.json"]) == 0
-    assert capsys.readouterr().out.startswith("| family | DiscountedThompson |")
+    assert capsys.readouterr().out.startswith("| family | DiscountedThompson (external) |")
     assert "mine.json exists" in failure(capsys, *words)
 
     # A learner that plays otherwise is noticed, and so is another file.
