@@ -36,7 +36,8 @@ class Interface(NamedTuple):
     tasks: int | None
     """The number N of tasks that are played at the same time; None for one task, without an axis of tasks."""
     seed: int
-    """A seed for the learner's own random numbers, which differs from trial to trial."""
+    """A seed for the learner's own random numbers. It differs for each seed of the benchmark, and for each task unless
+    the learner is batched. It is the same for all families, and for held-out and shifted tasks."""
 
 
 @runtime_checkable
