@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from metarl_jax import cli, oracles, rollout
 from metarl_jax.agents import Agent
 from metarl_jax.benchmark import commands, entry, families, package_learners, playing, score, tasks
 from metarl_jax.benchmark.families import Split
-from metarl_jax.benchmark.run import external, train_external
+from metarl_jax.benchmark.run import external, measure, replay, train_external
 from metarl_jax.ops.statistics import interquartile_mean, mean_with_interval
 from metarl_jax.runs.errors import UserError
 from metarl_jax.runs.pretrained_learners import pretrained
@@ -446,10 +447,61 @@ def test_learners_are_objects_or_made_from_a_seed() -> None:
             made.append(seed)
 
     assert isinstance(external(Mine, 3, "x"), Mine) and isinstance(external(lambda seed: Mine(seed), 4, "x"), Mine)
-    thompson = Thompson()
-    assert external(thompson, 0, "x") is thompson and made == [3, 4]
+    assert made == [3, 4]
     with pytest.raises(UserError, match=r"x must be an object with reset\(interface\)"):
         external(42, 0, "x")
+
+
+def test_an_object_is_copied_for_each_family_and_seed() -> None:
+    class Counting(Walk):
+        def __init__(self) -> None:
+            self.calls: list[int] = []
+
+        def train(self, family: Any, steps: int) -> None:
+            self.calls.append(steps)
+
+    shared: Any = Counting()
+    first, second = external(shared, 0, "x"), external(shared, 1, "x")
+    train_external(first, families.get("bandit"))
+    assert (len(first.calls), second.calls, shared.calls) == (1, [], [])  # pyright: ignore[reportAttributeAccessIssue]
+    shared.lock = threading.Lock()
+    with pytest.raises(UserError, match=r"x must be a class or a function .* cannot be copied .* TypeError"):
+        external(shared, 0, "x")
+
+
+def test_a_family_without_its_package_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str, split: str = "heldout") -> Any:
+        raise ImportError(f"{name} needs another package")
+
+    monkeypatch.setattr(families, "make", missing)
+    chosen = families.get("xland")
+    with pytest.raises(UserError, match=r"^xland: xland needs another package$"):
+        measure(chosen, [Walk()], chosen.splits, print)
+    with pytest.raises(UserError, match=r"^xland: xland needs another package$"):
+        train_external(Trainable(), chosen)
+    content = {"learner": {"kind": "external"}, "seeds": 1, "families": {"xland": {"heldout": {}}}}
+    with pytest.raises(UserError, match=r"^xland: xland needs another package$"):
+        replay(content, f"{DATA / 'discounted_thompson.py'}:DiscountedThompson", 2, 0, lambda text: None)
+
+
+class Trainable(Walk):
+    """A learner that offers training, and remembers nothing."""
+
+    def train(self, family: Any, steps: int) -> None:
+        pass
+
+
+def test_chosen_tasks_are_played_with_their_own_random_numbers() -> None:
+    family, drawn = families.make("gaussian-bandit"), tasks.draw("gaussian-bandit", "heldout", 6)
+    player, which = playing.Player("gaussian-bandit", family, 3), np.array([1, 4, 5])
+    some = jax.tree.map(lambda x: x[which], drawn)
+    for batched in (True, False):
+        recorders = [Recorder(batched, 2) for _ in range(2)]
+        played, chosen = player.play(recorders[0], drawn, 3), player.play(recorders[1], some, 3, which)
+        np.testing.assert_array_equal(played.returns[which], chosen.returns)
+        if not batched:
+            seeds = [[one.seed for one in recorder.resets] for recorder in recorders]
+            assert [seeds[0][index] for index in which] == seeds[1]
 
 
 def test_a_learner_is_trained_within_the_budget_without_held_out_tasks() -> None:
@@ -712,12 +764,32 @@ def test_a_numpy_learner_enters(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.startswith("| family | DiscountedThompson (external) |")
     assert "mine.json exists" in failure(capsys, *words)
 
+    # A file that does not say which code was played is replayed with a warning.
+    (here / "other.json").write_text(json.dumps(changed(content, "learner/sha256", lambda x: None)))
+    check = ["check", "--no-remake", "--replay", "2", "--replay-seed", "5", "--learner", THOMPSON]
+    capsys.readouterr()
+    assert cli.main(["benchmark", *check[:1], "other.json", *check[1:]]) == 0
+    assert capsys.readouterr().out.startswith("warning: the file has no SHA-256 of the learner")
+
     # A learner that plays otherwise is noticed, and so is another file.
     text = Path("discounted_thompson.py").read_text()
     Path("discounted_thompson.py").write_text(text.replace("np.argmax(", "0 * np.argmax("))
     assert cli.main(["benchmark", "check", "mine.json", "--replay", "32", "--learner", THOMPSON]) == 2
     out = capsys.readouterr().out
-    assert "its SHA-256 differs" in out and "cold-start: the replayed returns differ" in out
+    assert "its SHA-256 differs" in out and "cold-start, heldout: the replayed returns of seed 0 differ" in out
+
+
+@pytest.mark.slow
+def test_a_replay_covers_all_seeds_and_splits(here: Path) -> None:
+    words = ["run", THOMPSON, "--families", "cold-start", "--seeds", "2", "-o", "mine.json"]
+    assert cli.main(["benchmark", *words]) == 0
+    content = entry.read(here / "mine.json")
+    said: list[str] = []
+    assert replay(content, THOMPSON, 8, 0, said.append) == [] == said
+    for split, seed in (("heldout", 1), ("shifted", 0)):
+        place = f"families/cold-start/{split}/returns/{seed}"
+        found = replay(changed(content, place, lambda x: filled(x, 0.0)), THOMPSON, 8, 1, said.append)
+        assert len(found) == 1 and f"cold-start, {split}: the replayed returns of seed {seed} differ" in found[0]
 
 
 @pytest.mark.slow
