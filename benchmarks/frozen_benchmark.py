@@ -5,9 +5,10 @@
     python benchmarks/frozen_benchmark.py --learners discounted-thompson --families bandit
     python benchmarks/frozen_benchmark.py --readme                          # put the table into benchmarks/README.md
 
-Every learner and family has a file in the folder, which ``metarl-jax benchmark check`` can check, and a row in
-``results/frozen_benchmark.json``. A family that has a row with as many seeds and iterations is not played again. A run
-that was interrupted continues where it stopped. With ``--iterations``, training is shorter, for a trial.
+Every learner, family, number of seeds and variant has a file in the folder, which ``metarl-jax benchmark check`` can
+check, and rows in ``results/frozen_benchmark.json``. A family that has these rows is not played again. A run that was
+interrupted continues where it stopped. With ``--iterations``, training is shorter, for a trial: this is another
+variant. The table has the rows with the most seeds, without trials.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from metarl_jax.benchmark.families import ENTRIES, SPLITS, Entry, Split
 from metarl_jax.experiments import registry
 
 NAME = "frozen_benchmark"
-IDENTITY = ("learner", "family", "tasks", "variant")
+IDENTITY = ("learner", "family", "tasks", "variant", "seeds", "benchmark")
 EXAMPLES = Path(__file__).resolve().parent.parent / "tests" / "data"
 EXTERNAL: Mapping[str, str] = {
     "discounted-thompson": f"{EXAMPLES / 'discounted_thompson.py'}:DiscountedThompson",
@@ -60,6 +61,26 @@ def variant_of(learner: str, iterations: int | None) -> str:
     return "" if iterations is None or learner in EXTERNAL else f"at most {iterations} iterations"
 
 
+def file_of(folder: Path, learner: str, what: str, seeds: int, iterations: int | None) -> Path:
+    """Return the path of the file of a learner on a family or a tier. Trials and other seeds have other files."""
+    trial = "" if not variant_of(learner, iterations) else f"-{iterations}-iterations"
+    return folder / f"{learner}-{what}-{seeds}-seeds{trial}.json"
+
+
+def is_tuned(config: Mapping[str, Any]) -> bool:
+    """Return whether the settings of a learner were tuned by its authors.
+
+    They are those of a tuned preset of the package, or of a learner from outside, whose authors chose them. The number
+    of episodes of a trial and the number of iterations do not matter: the benchmark sets the first, and its budget may
+    lower the second. A combination without a preset has starting settings, and usually far fewer steps than the budget.
+
+    Args:
+        config: the content of ``config.json`` of the run folder; empty for a learner from outside.
+    """
+    name = config.get("experiment")
+    return name is None or (name in experiments.names() and experiments.get(name).tuned)
+
+
 def measure(
     learner: str, entry: Entry, seeds: int, folder: Path, minutes: float | None, iterations: int | None
 ) -> list[dict[str, Any]]:
@@ -85,7 +106,7 @@ def measure(
     )
     if content is None:
         return []
-    entries.write(folder / f"{learner}-{entry.name}.json", content)
+    entries.write(file_of(folder, learner, entry.name, seeds, iterations), content)
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     trained = runs / f"benchmark-{learner}-{entry.name}"
@@ -115,8 +136,7 @@ def measure(
                 "steps_are": part["training_steps_are"],
                 "train_wall_s": summary.get("train_wall_s"),
                 "experiment": config.get("experiment"),
-                # A combination without a preset has starting settings, and usually far fewer steps than the budget.
-                "tuned": not config or config["experiment"] in experiments.names(),
+                "tuned": is_tuned(config),
                 "settings": {
                     name: value
                     for name, value in config.get("settings", {}).items()
@@ -129,27 +149,25 @@ def measure(
     return rows
 
 
-def merge(learner: str, tier: int, folder: Path) -> None:
-    """Write the file of a learner on a whole tier, if it has the files of all families with as many seeds."""
+def merge(learner: str, tier: int, folder: Path, seeds: int, iterations: int | None) -> None:
+    """Write the file of a learner on a whole tier, if it has the files of all families with these seeds."""
     from metarl_jax.benchmark import entry as entries
 
-    paths = [folder / f"{learner}-{entry.name}.json" for entry in families.of_tier(tier)]
+    paths = [file_of(folder, learner, entry.name, seeds, iterations) for entry in families.of_tier(tier)]
     if not all(path.exists() for path in paths):
         return
     contents = [entries.read(path) for path in paths]
-    if len({content["seeds"] for content in contents}) != 1:
-        return
     parts = {name: part for content in contents for name, part in content["families"].items()}
-    whole = entries.assemble(tier, contents[0]["seeds"], contents[0]["learner"], parts)
-    entries.write(folder / f"{learner}-tier-{tier}.json", whole)
+    whole = entries.assemble(tier, seeds, contents[0]["learner"], parts)
+    entries.write(file_of(folder, learner, f"tier-{tier}", seeds, iterations), whole)
 
 
 def shown(tier: int) -> str:
     """Return the table of a tier in Markdown: learners by families, held-out tasks and shifted tasks."""
     rows = {
         (row["learner"], row["family"], row["tasks"]): row
-        for row in read_rows(NAME)
-        if row["tier"] == tier and not row["variant"]
+        for row in sorted(read_rows(NAME), key=lambda row: row["seeds"])
+        if row["tier"] == tier and not row["variant"] and row["benchmark"] == families.VERSION
     }
     entries = families.of_tier(tier)
     parts = []
@@ -169,7 +187,9 @@ def shown(tier: int) -> str:
 
 def all_shown() -> str:
     """Return the tables of all tiers that have rows, in Markdown."""
-    return "\n".join(map(shown, sorted({row["tier"] for row in read_rows(NAME)})))
+    return "\n".join(
+        map(shown, sorted({row["tier"] for row in read_rows(NAME) if row["benchmark"] == families.VERSION}))
+    )
 
 
 def score_cell(row: dict[str, Any] | None) -> str:
@@ -232,7 +252,7 @@ def main() -> None:
             ):
                 write_row(NAME, row, IDENTITY)
     for learner in arguments.learners:
-        merge(learner, arguments.tier, arguments.folder)
+        merge(learner, arguments.tier, arguments.folder, arguments.seeds, arguments.iterations)
 
 
 if __name__ == "__main__":

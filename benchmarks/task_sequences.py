@@ -37,7 +37,6 @@ KINDS = {
     "sinusoid": Kind("maml-sinusoid", True),
     "glyphs": Kind("maml-glyphs-5x1", True),
     "text": Kind("maml-text", False),
-    "text-domains": Kind("maml-text-domains", False),
 }
 
 
@@ -78,9 +77,11 @@ def measure(name: str, kind: Kind, arguments: argparse.Namespace) -> None:
     learners = {
         "MAML, no reset": sequences.without_reset(problem, algorithm, state),
         "MAML, reset for every task": sequences.with_reset(problem, algorithm, state),
-        "MAML, joint training": sequences.joint(problem, params, steps=steps, rate=settings["inner_rate"]),
+        "MAML, joint training": sequences.joint(
+            problem, params, steps=steps, rate=settings["inner_rate"], max_norm=MAX_INNER_NORM
+        ),
         "from scratch, no reset": sequences.from_scratch(problem, algorithm, state),
-        f"from scratch, no reset, {MANY_STEPS} steps": sequences.from_scratch(problem, longer, state),
+        (longest := f"from scratch, no reset, {MANY_STEPS} steps"): sequences.from_scratch(problem, longer, state),
     }
     better = experiment.measure.higher_is_better
     for learner, scores in sequences.evaluate(
@@ -103,7 +104,7 @@ def measure(name: str, kind: Kind, arguments: argparse.Namespace) -> None:
             "matrix": scores.score.mean(axis=0).round(5).tolist(),
             "length": arguments.length,
             "sequences": arguments.sequences,
-            "gradient_steps": steps,
+            "gradient_steps": MANY_STEPS if learner == longest else steps,
             "max_inner_norm": MAX_INNER_NORM,
             **provenance(),
         }

@@ -262,8 +262,10 @@ class BenchmarkCheck(Settings):
 
     remake: Annotated[bool, Doc("Also make the tasks anew and compare their digests.")] = True
     replay: Annotated[
-        AtLeastTwo | None, Doc("Play the learner again on the first N held-out tasks of each family; needs --learner.")
+        AtLeastTwo | None,
+        Doc("Play the learner again on N random tasks of each split of each family, for each seed; needs --learner."),
     ] = None
+    replay_seed: Annotated[int, Interval(ge=0), Doc("The seed of the choice of the tasks that are played again.")] = 0
     learner: Annotated[
         str | None, Doc("The learner of the file: FILE.py:NAME or PACKAGE.MODULE:NAME. Its code is executed.")
     ] = None

@@ -23,6 +23,7 @@ from metarl_jax.batching import map_tasks
 from metarl_jax.checks import choice, positive_int, positive_number
 from metarl_jax.evaluation import Split
 from metarl_jax.interfaces.gradient import InnerProblem
+from metarl_jax.ops.inner_loop import scaled_down
 from metarl_jax.ops.statistics import Estimate, mean_with_interval
 from metarl_jax.training import is_key, state_of
 from metarl_jax.types import Algorithm, Array, Key, Params, RunState, State, Task
@@ -76,21 +77,27 @@ def with_reset(problem: InnerProblem, algorithm: Algorithm, state: State) -> Lea
     return learn
 
 
-def joint(problem: InnerProblem, params: Params, *, steps: int, rate: float) -> Learner:
-    """Make a learner that has the data of all tasks so far: the reference that cannot forget.
+def joint(problem: InnerProblem, params: Params, *, steps: int, rate: float, max_norm: float | None = None) -> Learner:
+    """Make a learner that has the data of all tasks so far, so that the order of tasks has no effect on it.
 
     After task i, it begins with the given parameters again and descends on the mean of the inner losses of tasks 1 to
-    i. It takes i times ``steps`` gradient steps, so that it has taken as many as a learner without reset.
+    i. It takes i times ``steps`` gradient steps, so that it has taken as many as a learner without reset. Where tasks
+    have different targets for the same input, no parameters fit all of them, so that its scores on earlier tasks
+    decrease, too.
 
     Args:
         problem: the problem of the tasks.
         params: the parameters to begin with.
         steps: the number of gradient steps for each task so far.
         rate: the step size.
+        max_norm: the largest norm of a gradient, to which longer ones are scaled down, as ``max_inner_norm`` of
+            learners by gradient descent. None: gradients are not scaled.
 
     Raises:
-        ValueError: if ``steps`` is not a positive whole number, or ``rate`` is not positive and finite.
+        ValueError: if ``steps`` is not a positive whole number, or ``rate`` or ``max_norm`` is not positive and finite.
     """
+    if max_norm is not None:
+        max_norm = positive_number("max_norm", max_norm)
     steps, rate = positive_int("steps", steps), positive_number("rate", rate)
 
     def learn(key: Key, tasks: Task) -> Params:
@@ -106,6 +113,8 @@ def joint(problem: InnerProblem, params: Params, *, steps: int, rate: float) -> 
                 keys = jax.random.split(jax.random.fold_in(key, index), number)
                 batches = jax.vmap(problem.support, in_axes=(0, None, 0))(keys, params, tasks)
                 gradient = jax.grad(loss)(params, batches, weights)
+                if max_norm is not None:
+                    gradient = scaled_down(gradient, max_norm)
                 return jax.tree.map(lambda p, g: p - rate * g, params, gradient)
 
             return jax.lax.fori_loop(0, so_far * steps, step, params)
@@ -260,7 +269,9 @@ def evaluate(
 ) -> dict[str, SequenceScores]:
     """Let learners adapt to sequences of new tasks, and score them on all tasks of a sequence after each task.
 
-    All learners get the same sequences.
+    All learners get the same sequences. The tasks of a sequence are drawn independently, so that a family of few tasks
+    repeats some of them within a sequence. Choose a family of many tasks, because a repeated task cannot be forgotten
+    in between as another one can.
 
     Args:
         key: a random key that training did not use.

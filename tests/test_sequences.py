@@ -79,6 +79,25 @@ def test_the_matrix_of_a_quadratic_problem_in_closed_form(which: int) -> None:
         np.testing.assert_allclose(found, scores(points), rtol=1e-4, atol=1e-5)
 
 
+def test_joint_training_scales_long_gradients_down() -> None:
+    problem, start, most = quadratic(), np.array([30.0, -40.0]), 0.5
+    tasks = np.random.RandomState(0).normal(size=(2, 2))
+    params = {"x": jnp.asarray(start, jnp.float32)}
+    learner = sequences.joint(problem, params, steps=STEPS, rate=RATE, max_norm=most)
+    found = learner(jax.random.key(0), jnp.asarray(tasks, jnp.float32))["x"]
+    for number in (1, 2):
+        x = start
+        for _ in range(number * STEPS):
+            gradient = x - tasks[:number].mean(axis=0)
+            x = x - RATE * gradient * min(1, most / np.linalg.norm(gradient))
+        np.testing.assert_allclose(found[number], x, rtol=1e-5)
+    near = {"x": jnp.asarray(tasks.mean(axis=0), jnp.float32)}
+    for one in (100.0, None):
+        short = sequences.joint(problem, near, steps=STEPS, rate=RATE, max_norm=one)
+        after = short(jax.random.key(0), jnp.asarray(tasks, jnp.float32))["x"]
+        np.testing.assert_allclose(after[2], tasks.mean(axis=0), rtol=1e-5)
+
+
 def test_a_learner_from_scratch_begins_with_random_parameters() -> None:
     problem = quadratic()
     algorithm, state = learners(problem)[0]
@@ -178,6 +197,8 @@ def test_bad_input_is_named() -> None:
         sequences.evaluate(0, problem, named)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="steps must be a positive whole number, not 0"):
         sequences.joint(problem, state.params, steps=0, rate=0.1)
+    with pytest.raises(ValueError, match="max_norm must be a finite number above 0, not -1"):
+        sequences.joint(problem, state.params, steps=1, rate=0.1, max_norm=-1.0)
     with pytest.raises(ValueError, match="state must be that of one seed"):
         sequences.without_reset(problem, algorithm, jax.tree.map(lambda x: x[None], state))
     waves = problems.few_shot(sinusoid.maml(shots=3, queries=4), mlp.predictor(1, 1, (4,), context_size=2))

@@ -94,7 +94,7 @@ def _check(words: Sequence[str], asked: Any, say: Callable[[str], None]) -> int:
         if asked.replay is not None and not found:
             from metarl_jax.benchmark import run
 
-            found = run.replay(content, asked.learner, asked.replay)
+            found = run.replay(content, asked.learner, asked.replay, asked.replay_seed, say)
         for text in found:
             say(f"{word}: {text}")
         if not found:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import platform
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,22 +17,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 import metarl_jax
+from metarl_jax import references
 from metarl_jax.benchmark import families, score
 from metarl_jax.benchmark.families import Entry, Split
+from metarl_jax.experiments import registry
 from metarl_jax.runs import files
 from metarl_jax.runs.errors import UserError, storing
 
 SCHEMA = 1
 MOST_SEEDS = 100
+TRAINING_STEPS_ARE: Mapping[str, str] = {"external": "claimed", "package": "counted"}
+"""The origin of the number of training steps, for each kind of learner."""
 MOST_CHARACTERS = 200
 """The largest length of a name in a file."""
+MOST_VERSIONS = 50
+"""The largest number of versions in a file."""
+MEAN_ERRORS = 6.0
+"""The largest distance of the mean return of a seed above that of the optimal policy, in standard errors."""
+SLACK = 1e-3
+"""The largest rounding error of a return, relative to its size, if above 1."""
 TOLERANCE = 1e-6
 """The largest difference between a stored derived number and the recomputed one, relative to its size, if above 1."""
 _MEASURED = {"digest": str, "tasks": int, "episodes": int, "returns": [[[float]]], "steps": [int], "scores": dict}
+_MEASURED_NAMES = (*_MEASURED, "success")
+_LEARNER: dict[str, Any] = {"name": str, "kind": str, "reference": str}
 _SHAPE: dict[str, Any] = {
     "schema": int,
     "benchmark": int,
-    "learner": {"name": str, "kind": str, "reference": str},
+    "learner": _LEARNER,
     "tier": int,
     "seeds": int,
     "versions": {str: str},
@@ -154,25 +167,52 @@ def _check_shape(content: Mapping[str, Any]) -> None:
             f"it has schema {content['schema']} of benchmark version {content['benchmark']}; this version of "
             f"metarl_jax reads schema {SCHEMA} of benchmark version {families.VERSION}"
         )
-    learner = content["learner"]
+    _refuse_others(content, (*_SHAPE, "score"), "it")
+    learner, versions = content["learner"], content["versions"]
+    _refuse_others(learner, (*_LEARNER, "sha256"), "learner")
+    if len(versions) > MOST_VERSIONS:
+        raise ValueError(f"versions must be at most {MOST_VERSIONS}, not {len(versions)}")
     texts = [learner["name"], learner["kind"], learner["reference"], learner.get("sha256") or ""]
     if not all(isinstance(text, str) and len(text) <= MOST_CHARACTERS and text.isprintable() for text in texts):
         raise ValueError(f"learner must consist of printable texts of at most {MOST_CHARACTERS} characters")
-    if learner["kind"] not in ("external", "package"):
-        raise ValueError('learner.kind must be "external" or "package"')
+    if learner["kind"] not in TRAINING_STEPS_ARE:
+        raise ValueError(f"learner.kind must be one of {', '.join(TRAINING_STEPS_ARE)}")
+    _check_reference(learner["kind"], learner["reference"])
     if content["tier"] not in families.TIERS:
         raise ValueError(f"tier must be one of {', '.join(map(str, families.TIERS))}, not {content['tier']}")
     if not 1 <= content["seeds"] <= MOST_SEEDS:
         raise ValueError(f"seeds must be from 1 to {MOST_SEEDS}, not {content['seeds']}")
     known = {entry.name: entry for entry in families.of_tier(content["tier"])}
+    if not content["families"]:
+        raise ValueError("families must have at least one family")
     for name, part in content["families"].items():
         if name not in known:
             raise ValueError(f"families.{name[:MOST_CHARACTERS]} is not a family of tier {content['tier']}")
+        _refuse_others(part, (*_SHAPE["families"][str], *known[name].splits), f"families.{name}")
         for split in known[name].splits[1:]:
             if part.get(split) is not None:
                 files.check_shape(part[split], _MEASURED, f"families.{name}.{split}")
         for split in _splits(known[name], part):
             _check_sizes(known[name], content["seeds"], part[split], f"families.{name}.{split}")
+
+
+def _refuse_others(content: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Refuse a part of a file that has more entries than the known ones."""
+    for name in content:
+        if name not in known:
+            raise ValueError(f"{where} has an unknown entry {name[:MOST_CHARACTERS]!r}")
+
+
+def _check_reference(kind: str, reference: str) -> None:
+    """Check that the reference of a learner fits its kind. No code is executed because of it."""
+    if kind == "external":
+        if not references.is_reference(reference):
+            raise ValueError("learner.reference of an external learner must be FILE.py:NAME or PACKAGE.MODULE:NAME")
+        return
+    try:
+        registry.algorithm(reference)
+    except ValueError as error:
+        raise ValueError(f"learner.reference of a learner of the package: {error}") from None
 
 
 def _splits(entry: Entry, part: Mapping[str, Any]) -> list[Split]:
@@ -182,14 +222,18 @@ def _splits(entry: Entry, part: Mapping[str, Any]) -> list[Split]:
 
 def _check_sizes(entry: Entry, seeds: int, content: Mapping[str, Any], where: str) -> None:
     """Check that the arrays of a part have the sizes of the benchmark."""
+    _refuse_others(content, _MEASURED_NAMES, where)
+    names = ["returns"]
+    if entry.has_success:
+        files.check_shape(content.get("success"), [[[int]]], f"{where}.success")
+        names.append("success")
+    elif content.get("success") is not None:
+        raise ValueError(f"{where}.success must be null, because the tasks do not define success")
     expected = (seeds, entry.tasks, entry.episodes)
-    for name in ("returns", "success"):
-        values = content.get(name)
-        if values is None and name == "success":
-            continue
+    for name in names:
         try:
-            array = np.array(values, np.float64)
-        except (ValueError, TypeError):
+            array = np.array(content[name], np.float64)
+        except (ValueError, OverflowError):
             array = np.zeros(())
         if array.shape != expected:
             raise ValueError(f"{where}.{name} must be numbers of {list(expected)} seeds, tasks and episodes")
@@ -215,20 +259,14 @@ def problems(content: Mapping[str, Any], made: Mapping[tuple[str, Split], str] |
         if len(steps) != content["seeds"]:
             found.append(f"{name}: training_steps has {len(steps)} numbers for {content['seeds']} seeds")
         if any(number < 0 or number > entry.budget for number in steps):
-            found.append(f"{name}: training_steps {steps} is not from 0 to the budget of {entry.budget:,} steps")
-        if part["training_steps_are"] not in ("counted", "claimed"):
-            found.append(f'{name}: training_steps_are must be "counted" or "claimed"')
+            found.append(f"{name}: training_steps must be from 0 to the budget of {entry.budget:,} steps")
+        kind = content["learner"]["kind"]
+        if part["training_steps_are"] != (right := TRAINING_STEPS_ARE[kind]):
+            found.append(f'{name}: training_steps_are must be "{right}" for a learner of the kind "{kind}"')
         for split in _splits(entry, part):
             found += [f"{name}, {split}: {text}" for text in _part_problems(entry, split, content, part, made)]
-    missing = [entry.name for entry in families.of_tier(content["tier"]) if entry.name not in content["families"]]
-    right = None
-    if not missing:
-        recomputed = {
-            name: {"heldout": {"scores": _scores(name, "heldout", part["heldout"])}}
-            for name, part in content["families"].items()
-        }
-        right = summary(content["tier"], recomputed)
-    if not _agree(content.get("score"), right):
+    # The scores of the families equal the recomputed ones unless a fault was found.
+    if not found and not _agree(content.get("score"), summary(content["tier"], content["families"])):
         found.append("the aggregate score is not that of the returns")
     return found
 
@@ -252,21 +290,37 @@ def _part_problems(
     for name, number in (("tasks", entry.tasks), ("episodes", entry.episodes)):
         if part[name] != number:
             found.append(f"{name} must be {number}, not {part[name]}")
-    returns = np.array(part["returns"], np.float64)
-    slack = 1e-3
-    if (entry.lowest is not None and returns.min() < entry.lowest - slack) or (
-        entry.highest is not None and returns.max() > entry.highest + slack
-    ):
-        found.append(f"a return is not from {entry.lowest} to {entry.highest}")
+    impossible = _impossible(entry, split, part)
+    found += impossible
     horizon = entry.horizon_of(split)
     most, steps = entry.tasks * entry.episodes * horizon, part["steps"]
     if len(steps) != content["seeds"]:
         found.append(f"steps has {len(steps)} numbers for {content['seeds']} seeds")
     least = most if entry.fixed_length else entry.tasks * entry.episodes
     if any(not least <= number <= most for number in steps):
-        found.append(f"steps {steps} is not {most if least == most else f'from {least} to {most}'}")
-    if not _agree(part["scores"], _scores(entry.name, split, part)):
+        found.append(f"steps must be {most if least == most else f'from {least} to {most}'}")
+    if not impossible and not _agree(part["scores"], _scores(entry.name, split, part)):
         found.append("scores are not those of the returns")
+    return found
+
+
+def _impossible(entry: Entry, split: Split, part: Mapping[str, Any]) -> list[str]:
+    """Return a line for each reason why nobody can have had these returns."""
+    found: list[str] = []
+    returns = np.array(part["returns"], np.float64)
+    if returns.min() < entry.lowest - SLACK * max(1.0, abs(entry.lowest)) or returns.max() > entry.highest + SLACK:
+        found.append(f"a return is not from {entry.lowest} to {entry.highest}")
+        return found
+    if entry.whole_returns and np.any(returns != np.round(returns)):
+        found.append("a return is not a whole number")
+    if entry.deviation is not None:
+        optimum = score.scale(entry.name, split)[1].value
+        error = entry.deviation / math.sqrt(entry.tasks * entry.episodes)
+        most = optimum + MEAN_ERRORS * error + SLACK * max(1.0, abs(optimum))
+        if (highest := returns.mean(axis=(1, 2)).max()) > most:
+            found.append(f"the mean return {highest:.4g} is above that of the optimal policy of the known tasks")
+    if entry.has_success and np.any(np.array(part["success"]) != (returns > 0)):
+        found.append("success contradicts the returns")
     return found
 
 
@@ -283,6 +337,8 @@ def _agree(stored: Any, right: Any) -> bool:
             return isinstance(stored, list) and len(stored) == len(right) and all(map(_agree, stored, right))
         case float() | int():
             number = isinstance(stored, int | float) and not isinstance(stored, bool)
+            # An integer may be too large for a float.
+            number = number and abs(stored) <= sys.float_info.max
             return number and math.isclose(stored, right, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     return stored == right
 
@@ -300,7 +356,8 @@ def table(contents: Sequence[Mapping[str, Any]]) -> str:
     def cell(value: float, interval: Sequence[float]) -> str:
         return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
-    names = [files.printable(content["learner"]["name"]).replace("|", "\\|") for content in contents]
+    learners = [content["learner"] for content in contents]
+    names = [f"{files.printable(one['name'])} ({one['kind']})".replace("|", "\\|") for one in learners]
     rows = [["family", *names], ["---"] * (len(names) + 1)]
     for entry in families.of_tier(tiers[0]):
         for split in entry.splits:

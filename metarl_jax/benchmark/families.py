@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from metarl_jax.checks import did_you_mean
+from metarl_jax.checks import choice, did_you_mean
 
 if TYPE_CHECKING:
     from metarl_jax.types import EnvFamily
@@ -54,12 +54,20 @@ class Entry(NamedTuple):
     """The largest number of steps of an episode."""
     seed: int
     """The seed of the held-out tasks. The seed of the shifted tasks is one higher."""
-    lowest: float | None
-    """The lowest possible return of an episode; None: there is none."""
-    highest: float | None
-    """The highest possible return of an episode; None: there is none."""
+    lowest: float
+    """A lower bound of the return of an episode. Normal random numbers in float32 are within 5.42 of their mean."""
+    highest: float
+    """An upper bound of the return of an episode."""
     fixed_length: bool
     """Whether all episodes have the same number of steps."""
+    whole_returns: bool = False
+    """Whether the return of every episode is a whole number."""
+    deviation: float | None = None
+    """An upper bound of the standard deviation of the return of an episode on a known task, whatever the policy. None:
+    the reference optimum is not the optimal policy of the known task on all splits, so that it is no upper bound of the
+    mean return."""
+    has_success: bool = False
+    """Whether the tasks define success. An episode is then a success if and only if its return is positive."""
     shift: Shift | None = None
     """The shifted tasks; None: the family has none."""
     tasks: int = 256
@@ -93,6 +101,7 @@ ENTRIES: tuple[Entry, ...] = (
         lowest=0.0,
         highest=1.0,
         fixed_length=True,
+        whole_returns=True,
         shift=Shift("success probabilities are cubes of uniform numbers, so that good arms are rare", "rare_rewards"),
     ),
     Entry(
@@ -103,9 +112,10 @@ ENTRIES: tuple[Entry, ...] = (
         episodes=100,
         horizon=1,
         seed=1011,
-        lowest=None,
-        highest=None,
+        lowest=-1.8,
+        highest=3.8,
         fixed_length=True,
+        deviation=0.3,
         shift=Shift("mean rewards are between 1 and 2 instead of 0 and 1", "higher_rewards"),
     ),
     Entry(
@@ -116,9 +126,10 @@ ENTRIES: tuple[Entry, ...] = (
         episodes=10,
         horizon=10,
         seed=1021,
-        lowest=None,
-        highest=None,
+        lowest=-100.0,
+        highest=120.0,
         fixed_length=True,
+        deviation=10.0,
         shift=Shift("transitions are nearly deterministic", "sharp_transitions"),
     ),
     Entry(
@@ -145,6 +156,8 @@ ENTRIES: tuple[Entry, ...] = (
         lowest=0.0,
         highest=20.0,
         fixed_length=True,
+        deviation=0.0,
+        whole_returns=True,
         shift=Shift("goals are in the four corners only", "corners"),
     ),
     Entry(
@@ -158,6 +171,9 @@ ENTRIES: tuple[Entry, ...] = (
         lowest=0.0,
         highest=1.0,
         fixed_length=True,
+        deviation=0.0,
+        has_success=True,
+        whole_returns=True,
         shift=Shift("the corridor has 100 steps instead of 50", settings={"length": 100}, horizon=100),
     ),
     Entry(
@@ -168,9 +184,10 @@ ENTRIES: tuple[Entry, ...] = (
         episodes=4,
         horizon=100,
         seed=1061,
-        lowest=None,
+        lowest=-856.0,
         highest=0.0,
         fixed_length=False,
+        deviation=0.0,
         shift=Shift("goals are up to twice as far away, outside of the square of the training goals", "distant_goals"),
     ),
     Entry(
@@ -181,9 +198,10 @@ ENTRIES: tuple[Entry, ...] = (
         episodes=20,
         horizon=1,
         seed=1071,
-        lowest=None,
-        highest=None,
+        lowest=-0.6,
+        highest=1.6,
         fixed_length=True,
+        deviation=0.1,
         shift=Shift("users differ from their types by twice as much", settings={"spread": 1.0}),
     ),
     Entry(
@@ -197,6 +215,8 @@ ENTRIES: tuple[Entry, ...] = (
         lowest=0.0,
         highest=100.0,
         fixed_length=True,
+        deviation=0.0,
+        has_success=True,
         shift=Shift("goals are on the other half of the circle", "other_half"),
     ),
     Entry(
@@ -210,6 +230,8 @@ ENTRIES: tuple[Entry, ...] = (
         lowest=0.0,
         highest=2.0,
         fixed_length=True,
+        deviation=0.0,
+        whole_returns=True,
         shift=Shift("key and door are in two of the four corners", "corners"),
     ),
     Entry(
@@ -233,9 +255,10 @@ ENTRIES: tuple[Entry, ...] = (
         episodes=25,
         horizon=10,
         seed=2031,
-        lowest=None,
-        highest=None,
+        lowest=-100.0,
+        highest=120.0,
         fixed_length=True,
+        deviation=10.0,
         shift=Shift("transitions are nearly deterministic", "sharp_transitions"),
     ),
     Entry(
@@ -246,8 +269,8 @@ ENTRIES: tuple[Entry, ...] = (
         episodes=2,
         horizon=200,
         seed=3001,
-        lowest=None,
-        highest=None,
+        lowest=-10_000.0,
+        highest=10_000.0,
         fixed_length=True,
         tasks=64,
     ),
@@ -294,13 +317,14 @@ def make(name: str, split: Split = "heldout") -> EnvFamily:
         split: "heldout" or "shifted". Shifted tasks may be longer than those of training.
 
     Raises:
-        ValueError: if there is no such entry, or the entry has no shifted tasks.
+        ValueError: if there is no such entry or split, or the entry has no shifted tasks.
         ImportError: if the family needs a package that is not installed.
     """
     from metarl_jax.benchmark import shifts
     from metarl_jax.experiments import registry
 
     entry = get(name)
+    choice(*SPLITS)("split", split)
     shift = entry.shift if split == "shifted" else None
     if split == "shifted" and shift is None:
         raise ValueError(f"{name} has no shifted tasks")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from metarl_jax import rollout
 from metarl_jax.agents import numbers
@@ -36,12 +36,16 @@ class Interface(NamedTuple):
     tasks: int | None
     """The number N of tasks that are played at the same time; None for one task, without an axis of tasks."""
     seed: int
-    """A seed for the learner's own random numbers, which differs from trial to trial."""
+    """A seed for the learner's own random numbers. It differs for each seed of the benchmark, and for each task unless
+    the learner is batched. It is the same for all families, and for held-out and shifted tasks."""
 
 
 @runtime_checkable
 class Learner(Protocol):
     """A learner that enters the benchmark. It adapts while it acts, and keeps what it knows until ``reset``.
+
+    The command ``metarl-jax benchmark run`` takes a class or a function that makes a learner from a seed, or a learner.
+    It copies the latter for each family and seed by ``copy.deepcopy``, so that none shares what another one learned.
 
     Optional attributes:
 
@@ -110,20 +114,23 @@ class Player:
         env = family.env
         self._release = jax.jit(jax.vmap(env.release)) if isinstance(env, HostEnvironment) else None
 
-    def play(self, learner: Learner, tasks: Task, seed: int) -> Played:
+    def play(self, learner: Learner, tasks: Task, seed: int, indices: ArrayLike | None = None) -> Played:
         """Play a trial on each task. The memory of the learner is reset at the start of a trial only.
 
         Args:
             learner: the learner.
             tasks: the tasks, with leaves ``[N, ...]``.
             seed: the seed of the environment, and of the learner's random numbers.
+            indices: the index of each task among the tasks of the benchmark, ``[N]``, which selects its random numbers;
+                None: the tasks are the first N ones.
 
         Raises:
             UserError: if an action is not one of the action space.
         """
         number = len(jax.tree.leaves(tasks)[0])
         stream = jax.random.fold_in(jax.random.key(STEPS_SEED, impl="threefry2x32"), seed)
-        keys = jax.vmap(lambda index: jax.random.fold_in(stream, index))(jnp.arange(number))
+        places = np.arange(number) if indices is None else np.asarray(indices)
+        keys = jax.vmap(lambda index: jax.random.fold_in(stream, index))(jnp.asarray(places))
         spaces, first = (self._family.observation_space, self._family.action_space), seed * MOST_TASKS
         interface = Interface(self._name, *spaces, self._family.horizon, self._episodes, number, first)
         if getattr(learner, "batched", False):
@@ -132,7 +139,7 @@ class Player:
         # A slice of an array on the host needs no program.
         on_host, parts = jax.tree.map(np.asarray, tasks), list[Played]()
         for index in range(number):
-            learner.reset(interface._replace(tasks=None, seed=first + index))
+            learner.reset(interface._replace(tasks=None, seed=first + int(places[index])))
             rows = slice(index, index + 1)
             task = jax.device_put(jax.tree.map(lambda x, r=rows: x[r], on_host))
             parts.append(self._play(learner, keys[rows], task, one=True))

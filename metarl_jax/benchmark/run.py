@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 
 from metarl_jax import references
 from metarl_jax.benchmark import entry, families, package_learners, playing, tasks
-from metarl_jax.benchmark.families import Entry, Split
+from metarl_jax.benchmark.families import SPLITS, Entry, Split
 from metarl_jax.experiments import registry
 from metarl_jax.ops.statistics import mean_with_interval
 from metarl_jax.runs.errors import UserError
+from metarl_jax.types import EnvFamily
 
 Say = Callable[[str], None]
 REPLAYED_ERRORS = 4.0
@@ -26,12 +28,13 @@ def external(value: Any, seed: int, where: str) -> playing.Learner:
     """Return a learner for a seed.
 
     Args:
-        value: a learner, or a class or a function that makes one from a seed.
+        value: a class or a function that makes a learner from a seed, or a learner, of which a copy is returned, so
+            that families and seeds do not share one.
         seed: the seed.
         where: the reference, for messages.
 
     Raises:
-        UserError: if the result has no ``reset`` and ``act``.
+        UserError: if the result has no ``reset`` and ``act``, or the learner cannot be copied.
     """
     makes = inspect.isclass(value) or (callable(value) and not hasattr(value, "act"))
     made: Any = value
@@ -42,7 +45,16 @@ def external(value: Any, seed: int, where: str) -> playing.Learner:
             f"{where} must be an object with reset(interface) and act(observation, reward, done), or a class or "
             f"function that makes one from a seed, not {type(made).__name__}"
         )
-    return made
+    if makes:
+        return made
+    try:
+        return copy.deepcopy(made)
+    except Exception as error:
+        # The code of the user decides which exceptions a copy raises.
+        raise UserError(
+            f"{where} must be a class or a function that makes a learner from a seed, because this object cannot be "
+            f"copied for each family and seed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _load(reference: str) -> references.Loaded:
@@ -50,6 +62,18 @@ def _load(reference: str) -> references.Loaded:
         return references.load(reference)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _family(chosen: Entry, split: Split) -> EnvFamily:
+    """Make the family of tasks of an entry.
+
+    Raises:
+        UserError: if it needs a package that is not installed.
+    """
+    try:
+        return families.make(chosen.name, split)
+    except ImportError as error:
+        raise UserError(f"{chosen.name}: {error}") from None
 
 
 def train_external(learner: playing.Learner, chosen: Entry) -> int:
@@ -60,7 +84,7 @@ def train_external(learner: playing.Learner, chosen: Entry) -> int:
     """
     train = getattr(learner, "train", None)
     if callable(train):
-        family = families.make(chosen.name)
+        family = _family(chosen, "heldout")
         # The learner gets no function that draws held-out tasks.
         own = family.tasks._replace(sample_heldout=family.tasks.validation)
         train(family._replace(tasks=own), chosen.budget)
@@ -76,11 +100,11 @@ def measure(
     """Play the tasks of a family with the learner of each seed, and return the parts of a file by split.
 
     Raises:
-        UserError: if the tasks that this installation makes are not those of the benchmark.
+        UserError: if the tasks that this installation makes are not those of the benchmark, or a package is missing.
     """
     parts = {}
     for split in splits:
-        family, drawn = families.make(chosen.name, split), tasks.draw(chosen.name, split)
+        family, drawn = _family(chosen, split), tasks.draw(chosen.name, split)
         digest = tasks.digest(chosen.name, split, drawn)
         if digest != tasks.stored_sha256(chosen.name, split):
             raise UserError(f"{chosen.name}: this installation makes other {split} tasks than those of the benchmark")
@@ -191,36 +215,52 @@ def made(content: Mapping[str, Any], say: Say) -> dict[tuple[str, Split], str]:
     return found
 
 
-def replay(content: Mapping[str, Any], reference: str, number: int) -> list[str]:
-    """Play the first held-out tasks of each family again with the learner of the first seed.
+def replay(content: Mapping[str, Any], reference: str, number: int, seed: int, say: Say) -> list[str]:
+    """Play random tasks of each family and split again with the learner of each seed.
 
     Args:
         content: the content of a file.
         reference: the reference of the learner, whose code is executed.
-        number: the number of tasks, at least two.
+        number: the number of tasks of each split, at least two.
+        seed: the seed of the choice of tasks.
+        say: a function that gets a warning.
 
     Returns:
         A line for each fault. Returns need not be equal on each task, because processors differ and a learner may draw
         random numbers; but their mean difference must be within ``REPLAYED_ERRORS`` standard errors.
+
+    Raises:
+        UserError: if the learner is an algorithm of the package, or cannot be loaded, or a part of its work fails.
     """
     if content["learner"]["kind"] != "external":
         raise UserError("only a learner with a file of its own can be replayed, not an algorithm of the package")
     loaded = _load(reference)
     found = []
-    if loaded.sha256 != content["learner"].get("sha256"):
+    stored_sha256 = content["learner"].get("sha256")
+    if stored_sha256 is None:
+        say("warning: the file has no SHA-256 of the learner, so that the code of the learner may be another one")
+    elif loaded.sha256 != stored_sha256:
         found.append("the file of the learner is another one: its SHA-256 differs")
     for name, part in content["families"].items():
         chosen = families.get(name)
-        drawn = jax.tree.map(lambda x: x[:number], tasks.draw(name, "heldout"))
-        learner = external(loaded.value, 0, "the learner")
-        if callable(getattr(learner, "train", None)):
-            train_external(learner, chosen)
-        again = playing.Player(name, families.make(name), chosen.episodes).play(learner, drawn, 0)
-        stored = np.array(part["heldout"]["returns"][0], np.float64)[:number]
-        difference = (again.returns - stored).mean(axis=1)
-        if np.allclose(again.returns, stored, rtol=1e-4, atol=1e-4):
-            continue
-        estimate = mean_with_interval(difference)
-        if not abs(estimate.mean) <= REPLAYED_ERRORS * estimate.standard_error:
-            found.append(f"{name}: the replayed returns differ by {estimate.mean:.4g} on {number} tasks")
+        learners = [external(loaded.value, one, "the learner") for one in range(content["seeds"])]
+        for learner in learners:
+            if callable(getattr(learner, "train", None)):
+                train_external(learner, chosen)
+        for split in chosen.splits:
+            if part.get(split) is None:
+                continue
+            random = np.random.default_rng((seed, chosen.seed, SPLITS.index(split)))
+            which = np.sort(random.choice(chosen.tasks, min(number, chosen.tasks), replace=False))
+            player = playing.Player(name, _family(chosen, split), chosen.episodes)
+            drawn = jax.tree.map(lambda x, which=which: x[which], tasks.draw(name, split))
+            for one, learner in enumerate(learners):
+                again = player.play(learner, drawn, one, which).returns
+                stored = np.array(part[split]["returns"][one], np.float64)[which]
+                if np.allclose(again, stored, rtol=1e-4, atol=1e-4):
+                    continue
+                estimate = mean_with_interval((again - stored).mean(axis=1))
+                if not abs(estimate.mean) <= REPLAYED_ERRORS * estimate.standard_error:
+                    difference = f"the replayed returns of seed {one} differ by {estimate.mean:.4g}"
+                    found.append(f"{name}, {split}: {difference} on {len(which)} tasks")
     return found

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metarl_jax.benchmark import families
+from metarl_jax.checks import choice
 from metarl_jax.ops.statistics import Estimate, interquartile_mean, stratified_bootstrap
 
 Kind: TypeAlias = Literal["exact", "simulated", "trained", "bound"]
@@ -21,14 +22,17 @@ ROLES: tuple[Role, ...] = ("random", "fixed", "posterior", "optimum")
 
 
 class Reference(NamedTuple):
-    """The return of an episode of a reference, as a mean over the episodes of a trial and the tasks of a split."""
+    """The return of an episode of a reference, as a mean over the episodes of a trial and over tasks.
+
+    ``metarl_jax.benchmark`` says for which references these are the tasks of the split, or all possible tasks.
+    """
 
     value: float
     standard_error: float
     """The standard error over repeated trials on the same tasks; 0 for an exact value."""
     kind: Kind
     """"exact": computed without simulation. "simulated": the mean of simulated trials. "trained": the mean of a learner
-    that was trained, so that a better one may exist. "bound": a stated bound."""
+    that was trained, so that a better one may exist. "bound": a bound, or a value of other tasks, as ``what`` says."""
     what: str
     """The reference in words."""
 
@@ -45,11 +49,19 @@ def reference(name: str, split: families.Split, role: Role) -> Reference | None:
         name: the name of a family of the benchmark.
         split: "heldout" or "shifted".
         role: "random": uniformly random actions. "fixed": the best policy that does not adapt. "posterior": posterior
-            sampling. "optimum": the exact Bayes-optimal learner, or otherwise the optimal policy of the known task.
+            sampling. "optimum": the Bayes-optimal learner (*gridnavi*) or a near-optimal one (*bandit*) on held-out
+            tasks, otherwise the optimal policy of the known task.
 
     Returns:
         The reference; None if there is none of this role, which is possible for "posterior" only.
+
+    Raises:
+        ValueError: if there is no such family, split or role, or the family has no shifted tasks.
     """
+    choice(*families.SPLITS)("split", split)
+    choice(*ROLES)("role", role)
+    if split not in families.get(name).splits:
+        raise ValueError(f"{name} has no {split} tasks")
     found = _content()[name][split][role]
     if found is None:
         return None
@@ -100,7 +112,8 @@ class FamilyScore(NamedTuple):
     by_episode: list[float]
     """The mean of each adaptation episode."""
     success: list[float] | None
-    """The share of successful episodes, by adaptation episode. None: the tasks do not define success."""
+    """The share of successful episodes, by adaptation episode. Every task counts once, so that a goal counts as often
+    as it was drawn. None: the tasks do not define success."""
 
 
 def of_family(returns: ArrayLike, success: ArrayLike | None, fixed: Reference, optimum: Reference) -> FamilyScore:
@@ -128,7 +141,6 @@ def of_family(returns: ArrayLike, success: ArrayLike | None, fixed: Reference, o
         (mean - margin, mean + margin),
         by_seed.tolist(),
         scores.mean(axis=(0, 1)).tolist(),
-        # Every task (goal) has the same number of episodes, so this is the mean over goals: the rule ``per_goal``.
         None if success is None else np.asarray(success, np.float64).mean(axis=(0, 1)).tolist(),
     )
 

@@ -87,10 +87,7 @@ def descend(
         batch, rate = now
         direction = jax.grad(loss)(params, batch)
         if max_norm is not None:
-            # The square root of zero has no derivative.
-            squares = sum(jax.tree.leaves(jax.tree.map(lambda d: jnp.sum(d**2), direction)))
-            shrink = max_norm * jax.lax.rsqrt(jnp.maximum(squares, max_norm**2))
-            direction = jax.tree.map(lambda d: d * shrink.astype(d.dtype), direction)
+            direction = scaled_down(direction, max_norm)
         if gradient == "first_order":
             direction = jax.lax.stop_gradient(direction)
         return jax.tree.map(lambda p, r, d: p - r * d, params, rate, direction), None
@@ -108,6 +105,14 @@ def descend(
     segments = jax.tree.map(lambda x: x[:whole].reshape(whole // size, size, *x.shape[1:]), (batches, rates))
     params, _ = jax.lax.scan(kept_run, params, segments)
     return kept_run(params, jax.tree.map(lambda x: x[whole:], (batches, rates)))[0] if whole < steps else params
+
+
+def scaled_down(gradient: Params, max_norm: float | Array) -> Params:
+    """Scale a gradient down to a norm if it is longer. The norm is that of all leaves together."""
+    # The square root of zero has no derivative.
+    squares = sum(jax.tree.leaves(jax.tree.map(lambda d: jnp.sum(d**2), gradient)))
+    shrink = max_norm * jax.lax.rsqrt(jnp.maximum(squares, max_norm**2))
+    return jax.tree.map(lambda d: d * shrink.astype(d.dtype), gradient)
 
 
 def proximal(loss: Loss, centre: Params, strength: float | Array) -> Loss:

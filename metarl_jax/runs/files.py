@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from pathlib import Path
 from typing import IO, Any
 
@@ -208,7 +209,7 @@ def check_shape(value: Any, shape: Any, where: str = "") -> None:
         value: the content.
         shape: the expected shape. It is a type, or ``[shape]`` for a list, or ``{str: shape}`` for a dictionary with
             any names, or a dictionary of the shapes of entries. In the last case the content may have more entries. A
-            ``float`` may be an integer or None, and must be finite.
+            ``float`` may be an integer or None, and must be finite as a float.
         where: the name of the value in messages.
 
     Raises:
@@ -230,8 +231,9 @@ def check_shape(value: Any, shape: Any, where: str = "") -> None:
         case type() if shape is float:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise ValueError(f"{where} is not a number")
-            if value is not None and not abs(value) < float("inf"):
-                raise ValueError(f"{where} is not finite")
+            # An integer may be finite and too large for a float.
+            if value is not None and not abs(value) <= sys.float_info.max:
+                raise ValueError(f"{where} is not finite as a float")
         case _:
             if not isinstance(value, shape) or (shape is int and isinstance(value, bool)):
                 raise ValueError(f"{where} is of another type than {shape.__name__}")
