@@ -103,7 +103,7 @@ def _environment(family: EnvFamily) -> Portfolio:
 
 
 class _Memory(NamedTuple):
-    """What an investor remembers of a trial."""
+    """The memory of an investor within a trial."""
 
     returns: Returns
     """The returns of the trial."""
