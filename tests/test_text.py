@@ -381,6 +381,12 @@ def test_classifiers_agree_with_scikit_learn() -> None:
         size = np.sqrt(np.mean(np.sum(np.asarray(data) ** 2, axis=1)))
         expected.fit(np.asarray(data) / size, of)
         np.testing.assert_allclose(score, np.full(2, expected.score(np.asarray(query) / size, target)), atol=1e-6)
+    with pytest.raises(ValueError, match="many_examples needs tasks with further examples"):
+        few_shot_classifiers.many_examples(both, 2).adapt(jax.random.key(0), (), task._replace(further=None))
+    for make in (few_shot_classifiers.nearest_centroid, few_shot_classifiers.ridge_regression):
+        # All classes are equally good for a support of zeros, so that the first one is predicted.
+        score = make(both, 2).adapt(jax.random.key(0), (), task._replace(support=(jnp.zeros_like(x), y))).score
+        np.testing.assert_allclose(score, np.full(2, np.mean(np.asarray(target) == 0)), atol=1e-6)
     for data, targets in ((x, y), (more, labels)):
         one_hot = np.eye(3)[np.asarray(targets)]
         expected = linear_model.Ridge(alpha=1.0).fit(np.asarray(data, np.float64), one_hot).predict(np.asarray(query))

@@ -47,11 +47,16 @@ def many_examples(family: FewShotFamily, stages: int) -> Oracle:
 
     These further examples (``FewShotTask.further``) are those that no other learner has, so that the task is nearly
     known. The arguments are those of ``nearest_centroid``.
+
+    Raises:
+        ValueError: by ``adapt``, if the task has no further examples.
     """
 
     def examples(task: Any) -> tuple[Array, Array]:
         if task.further is None:
-            return task.support
+            raise ValueError(
+                "many_examples needs tasks with further examples (FewShotTask.further), but there are none"
+            )
         x, y = (jnp.concatenate(pair) for pair in zip(task.support, task.further, strict=True))
         return x, y
 
@@ -90,6 +95,8 @@ def _make(name: str, family: FewShotFamily, stages: int, fit: Fit, examples: Cal
         flat, asked = (z.reshape(z.shape[0], -1) for z in (x, query))
         # The penalty of ridge regression is for inputs of about length 1.
         size = jnp.sqrt(jnp.mean(jnp.sum(flat**2, axis=-1)))
+        # A support of texts without known words consists of zeros.
+        size = jnp.where(size > 0, size, 1.0)
         flat, asked = flat / size, asked / size
         prediction = fit(flat, jax.nn.one_hot(y, heldout.outputs, dtype=jnp.float32), asked)
         return Adaptation(jnp.full(stages, heldout.score(prediction, target)))
