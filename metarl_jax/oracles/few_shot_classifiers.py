@@ -54,9 +54,7 @@ def many_examples(family: FewShotFamily, stages: int) -> Oracle:
 
     def examples(task: Any) -> tuple[Array, Array]:
         if task.further is None:
-            raise ValueError(
-                "many_examples needs tasks with further examples (FewShotTask.further), but there are none"
-            )
+            raise ValueError("many_examples needs tasks with further examples (FewShotTask.further): there are none")
         x, y = (jnp.concatenate(pair) for pair in zip(task.support, task.further, strict=True))
         return x, y
 
