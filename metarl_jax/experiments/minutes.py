@@ -43,7 +43,7 @@ MINUTES: dict[str, float] = {
     "rl2-gridnavi": 3.7,
     "rl2-half-cheetah-direction": 5.9,
     "rl2-linear-bandit-100x5": 9.4,
-    "rl2-linear-quadratic": 0.6,
+    "rl2-linear-quadratic": 2.2,
     "rl2-lstm-bandit-100x5": 5.1,
     "rl2-markets": 1.4,
     "rl2-maze-tiny": 19.4,
