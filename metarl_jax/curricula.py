@@ -2,8 +2,8 @@
 
 ``prioritised`` is Prioritised Level Replay (PLR; Jiang et al. 2021, arXiv 2010.03934) and its robust variant (Jiang et
 al. 2021, arXiv 2110.02439). It keeps a buffer of tasks with their scores, and gives the algorithm a family whose
-``tasks.sample`` replays tasks of this buffer. The score of a task is computed from the learner's adaptation to it
-(``Algorithm.adapt``).
+``TaskDistribution.sample`` replays tasks of this buffer. The score of a task is computed from the learner's adaptation
+to it (``Algorithm.adapt``).
 
 Scores by ``adapt`` cost environment steps of their own. In return, every algorithm can be used as it is: the trials of
 an algorithm's own training are inside its ``step``, and only some algorithms have a critic whose errors could be

@@ -19,6 +19,8 @@ import pytest
 # Compiled programs are stored within a test session only, so that a test run does not depend on earlier ones.
 os.environ.setdefault("METARL_JAX_CACHE_DIR", tempfile.mkdtemp(prefix="metarl-jax-tests-"))
 os.environ.setdefault("MPLBACKEND", "Agg")
+# As in ``metarl_jax.__main__``.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The programs of the tests themselves are stored, too: tests run many small programs, often the same ones, also in
 # child processes.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["METARL_JAX_CACHE_DIR"])

@@ -25,7 +25,7 @@ def _draw(key: Key) -> Any:
 
 
 def test_an_episode_has_the_shapes_and_labels_that_were_asked_for() -> None:
-    _, (support, query) = _draw(jax.random.key(0))
+    _, (support, query, _) = _draw(jax.random.key(0))
     for (x, y), each in ((support, SHOTS), (query, QUERIES)):
         assert (x.shape, x.dtype) == ((WAYS * each, 28, 28, 1), jnp.float32)
         assert (y.shape, y.dtype) == ((WAYS * each,), jnp.int32)
@@ -43,7 +43,7 @@ def test_examples_differ_and_are_nearest_to_their_own_class() -> None:
     keys = jax.random.split(jax.random.key(1), 40)
 
     def one(key: Key) -> tuple[Array, Array]:
-        _, ((x, y), (query, labels)) = _draw(key)
+        _, ((x, y), (query, labels), _) = _draw(key)
         distances = jnp.sum((query[:, None] - x[None]) ** 2, axis=(2, 3, 4))
         return jnp.mean(y[jnp.argmin(distances, axis=1)] == labels), jnp.min(distances)
 

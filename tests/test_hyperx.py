@@ -51,6 +51,11 @@ def same(a: Any, b: Any) -> bool:
     return all(bool(jnp.all(x == y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+def close(a: Any, b: Any) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
 def trial(key: Array, steps: int) -> Transition:
     keys = jax.random.split(key, 3)
     zeros, obs = jnp.zeros(steps), jax.random.normal(keys[0], (steps, 2))
@@ -74,8 +79,9 @@ def test_both_bonuses_reach_the_policy_only_and_without_them_hyperx_is_varibad()
     own = jax.jit(without.init)(jax.random.key(0))
     assert same(own._replace(bonus=()), start)
     for (state, metrics), (expected, expected_metrics) in zip(two(jax.jit(without.step), own), usual, strict=True):
-        assert same(state._replace(bonus=()), expected)
-        assert same([metrics[name] for name in expected_metrics], list(expected_metrics.values()))
+        # Compilers round the two programs differently.
+        close(state._replace(bonus=()), expected)
+        close([metrics[name] for name in expected_metrics], list(expected_metrics.values()))
     large: dict[str, Any] = {"novelty_weight": 100.0, "error_weight": 100.0}
     state, metrics = jax.jit(hyperx.make(FAMILY, NETWORKS, config(**large)).step)(keys[0], own)
     expected, expected_metrics = usual[0]

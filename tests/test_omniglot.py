@@ -60,7 +60,7 @@ def _tasks(keys: Key) -> Any:
 
 def test_episodes_are_distinct_examples_of_the_task_s_classes() -> None:
     for seed in range(5):
-        task, (support, query) = _draw(jax.random.key(seed))
+        task, (support, query, _) = _draw(jax.random.key(seed))
         seen = set()
         for (x, y), each in ((support, SHOTS), (query, QUERIES)):
             assert (x.shape, x.dtype, y.shape, y.dtype) == (

@@ -39,7 +39,8 @@ class Reference(NamedTuple):
 
 @functools.cache
 def _content() -> Mapping[str, Mapping[str, Mapping[str, Mapping[str, float | str] | None]]]:
-    return json.loads(resources.files("metarl_jax.benchmark").joinpath("references.json").read_text())["families"]
+    file = resources.files("metarl_jax.benchmark").joinpath("references.json")
+    return json.loads(file.read_text(encoding="utf-8"))["families"]
 
 
 def reference(name: str, split: families.Split, role: Role) -> Reference | None:

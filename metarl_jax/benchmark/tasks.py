@@ -152,7 +152,7 @@ def digest(name: str, split: Split, tasks: Tree) -> str:
 
 @functools.cache
 def _content() -> dict[str, Any]:
-    return json.loads(resources.files("metarl_jax.benchmark").joinpath("tasks.json").read_text())
+    return json.loads(resources.files("metarl_jax.benchmark").joinpath("tasks.json").read_text(encoding="utf-8"))
 
 
 def stored(name: str, split: Split) -> Digest:

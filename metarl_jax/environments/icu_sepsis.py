@@ -114,7 +114,7 @@ def read_model(folder: str | Path) -> Model:
 def _read_admissible(path: Path, states: int) -> np.ndarray:
     """Read which actions are admissible, ``[states, 25]``: a line of their numbers, then a line for each state."""
     try:
-        lines = [[int(word) for word in line.split()] for line in path.read_text("utf-8").splitlines()]
+        lines = [[int(word) for word in line.split()] for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:  # Text in another encoding is a UnicodeDecodeError, which is a ValueError.
         raise ValueError(f"{path} is not a text of whole numbers: {error}") from error
     admissible = np.zeros((states, LEVELS**2), np.bool_)
