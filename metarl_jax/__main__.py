@@ -24,11 +24,14 @@ def main() -> int:
     """Run the command of this process, and return its exit code."""
     import signal
 
-    # jaxlib 0.10.1 logs long errors on some processors whenever it loads a stored program, although the program works.
-    # Errors that matter are exceptions of Python. The variable has to be set before jaxlib is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Ctrl-C is handled before anything else is imported, because an import may replace an exception by another one.
     signal.signal(signal.SIGINT, _end)
+    from importlib import metadata
+
+    if metadata.version("jaxlib") == "0.10.1":
+        # This version logs long errors on some processors whenever it loads a stored program, although the program
+        # works. The variable has to be set before jaxlib is imported.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from metarl_jax.runs import process
 
     return process.run(_command, alone=True)
