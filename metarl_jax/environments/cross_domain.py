@@ -1,7 +1,7 @@
-"""Recommendation across domains: what a user likes in one catalogue says what the user likes in another one.
+"""Recommendation across domains: a user's tastes in one catalogue are informative about those in another one.
 
 A task is a user. There are two domains, such as films and books, each with a catalogue of items of its own. An episode
-is a session with the user. At each step of it, one domain is due, and one of its items is recommended. The reward is
+is a session with the user. Each of its steps has one domain, and one item of this domain is recommended. The reward is
 how much the user likes the item, plus noise. In sessions of the order "source first", the first half of the steps
 belongs to domain 0 and the second half to domain 1. In mixed sessions, the domain of each step is drawn at random.
 
