@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from types import FrameType
@@ -28,10 +29,11 @@ def main() -> int:
     signal.signal(signal.SIGINT, _end)
     from importlib import metadata
 
-    if metadata.version("jaxlib") == "0.10.1":
-        # This version logs long errors on some processors whenever it loads a stored program, although the program
-        # works. The variable has to be set before jaxlib is imported.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # jaxlib 0.10.1 logs long errors on some processors whenever it loads a stored program, although the program works.
+    # The variable has to be set before jaxlib is imported. Some commands work without jaxlib.
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        if metadata.version("jaxlib") == "0.10.1":
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from metarl_jax.runs import process
 
     return process.run(_command, alone=True)

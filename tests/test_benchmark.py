@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metarl_jax import cli, oracles, rollout
+from metarl_jax import cli, oracles, references, rollout
 from metarl_jax.agents import Agent
 from metarl_jax.benchmark import commands, entry, families, package_learners, playing, score, tasks
 from metarl_jax.benchmark.families import Split
@@ -731,12 +731,15 @@ def test_a_table_compares_files_of_a_tier(valid: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use a folder that contains only the example learners as the working directory."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Use a folder that contains only the example learners as the working directory; unload them at the end."""
     for name in ("discounted_thompson.py", "torch_learner.py"):
         shutil.copy(DATA / name, tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    for name, path in references.loaded_files().items():
+        if Path(path).is_relative_to(tmp_path.resolve()):
+            del sys.modules[name]
 
 
 def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
