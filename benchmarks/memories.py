@@ -102,13 +102,16 @@ CELLS: dict[str, Cell] = {
 def settings_of(cell: Cell) -> dict[str, Any]:
     """Return the settings of a cell that differ from those of the combination.
 
-    Settings of the GRU that a network does not have are left out.
+    Settings of the GRU that a network does not have are left out, and so is None for layers that a network always has.
     """
     from metarl_jax import experiments
 
     known = experiments.get(f"rl2 {cell.family} {cell.network}").fields()
     shared = {} if cell.base is None else experiments.get(cell.base).with_overrides({})
-    return {name: value for name, value in {**shared, **cell.settings}.items() if name in known}
+    settings = {name: value for name, value in {**shared, **cell.settings}.items() if name in known}
+    if cell.network == "recurrent":
+        return settings
+    return {name: x for name, x in settings.items() if x is not None or known[name].default is None}
 
 
 def report(key: str, cell: Cell, evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ import numpy as np
 
 from metarl_jax.rollout import episode_returns
 from metarl_jax.types import Adaptation, Array, Carry, Key, Oracle, State, Task, Transition
+
+Value = TypeVar("Value")
 
 
 def of_trials(name: str, episodes: int, run: Callable[[Key, Task], tuple[Carry, Transition]]) -> Oracle:
@@ -29,6 +31,20 @@ def of_trials(name: str, episodes: int, run: Callable[[Key, Task], tuple[Carry, 
         return Adaptation(episode_returns(steps, episodes), memory)
 
     return Oracle(name, adapt, play=lambda key, task: run(key, task)[1])
+
+
+def at_first_use(make: Callable[[], Value]) -> Callable[[], Value]:
+    """Return a function that computes a value when it is called for the first time, also while JAX traces.
+
+    Oracles with settings that are chosen by simulation are made without it until they are used.
+    """
+
+    @functools.cache
+    def value() -> Value:
+        with jax.ensure_compile_time_eval():
+            return make()
+
+    return value
 
 
 def grid_places(size: int) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 
 from metarl_jax.checks import positive_int
 from metarl_jax.environments.changing import RATES, VALUES, ChangingBandit, Course, Drift
-from metarl_jax.oracles.base import beta, of_trials
+from metarl_jax.oracles.base import at_first_use, beta, of_trials
 from metarl_jax.rollout import episode_returns, trial
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Oracle, Transition
 
@@ -172,9 +172,12 @@ def _with_filter(
     name: str, family: EnvFamily, episodes: int, choose: Callable[[Key, Filter, Any, Array], Array]
 ) -> Oracle:
     """Make an oracle that pulls the arm ``choose(key, filter, belief, number of remaining pulls)``."""
-    inference, episodes = exact_filter(family), positive_int("episodes", episodes)
+    _environment(family)
+    episodes, filter_of_family = positive_int("episodes", episodes), at_first_use(lambda: exact_filter(family))
 
     def run(key: Key, task: Course) -> tuple[Carry, Transition]:
+        inference = filter_of_family()
+
         def act(key: Key, memory: tuple[Any, Array], inputs: Inputs) -> tuple[Any, Array, tuple[()]]:
             belief, time = memory
             after = inference.observe(belief, inputs.prev_action, inputs.prev_reward)
@@ -321,7 +324,7 @@ def _forgetting(
         candidates: the candidates for the setting of ``choose``.
     """
     arms, episodes = _environment(family).arms, positive_int("episodes", episodes)
-    settings = jnp.asarray(list(itertools.product(LENGTHS, candidates)), jnp.float32)
+    settings = np.array(list(itertools.product(LENGTHS, candidates)), np.float32)
 
     def play(key: Key, task: Course, setting: Array, episodes: int) -> tuple[Carry, Transition]:
         by_age = weights(setting[0])
@@ -343,12 +346,13 @@ def _forgetting(
         task = family.tasks.sample(key_task)
         return episode_returns(play(key_play, task, setting, 1)[1], 1)[0]
 
-    keys = jax.random.split(jax.random.key(0), TASKS)
-    scores = jax.jit(
-        lambda: jax.lax.map(lambda setting: jnp.mean(jax.vmap(score, (0, None))(keys, setting)), settings)
-    )()
-    chosen = settings[jnp.argmax(scores)]
-    return of_trials(name, episodes, lambda key, task: play(key, task, chosen, episodes))
+    @at_first_use
+    def chosen() -> Array:
+        keys = jax.random.split(jax.random.key(0), TASKS)
+        mean_score = jax.jit(lambda setting: jnp.mean(jax.vmap(score, (0, None))(keys, setting)))
+        return jnp.asarray(settings[np.argmax([float(mean_score(setting)) for setting in settings])])
+
+    return of_trials(name, episodes, lambda key, task: play(key, task, chosen(), episodes))
 
 
 def _discounted(horizon: int) -> Callable[[Array], Array]:

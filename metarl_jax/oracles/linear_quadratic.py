@@ -23,7 +23,7 @@ from metarl_jax.environments.linear_quadratic import (
     Riccati,
     riccati,
 )
-from metarl_jax.oracles.base import of_trials
+from metarl_jax.oracles.base import at_first_use, of_trials
 from metarl_jax.rollout import trial
 from metarl_jax.types import Array, Carry, EnvFamily, Inputs, Key, Oracle, Transition
 
@@ -146,10 +146,14 @@ def robust(family: EnvFamily, episodes: int) -> Oracle:
     Raises:
         ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
-    episodes = positive_int("episodes", episodes)
-    gain = jnp.asarray(robust_gain(family))
-    controller = jnp.broadcast_to(gain, (family.horizon, *gain.shape))
-    return _feedback("robust fixed gain", family, episodes, lambda task: controller)
+    _environment(family)
+    episodes, gain = positive_int("episodes", episodes), at_first_use(lambda: robust_gain(family))
+
+    def controller(task: Plant) -> Array:
+        del task
+        return jnp.broadcast_to(jnp.asarray(gain()), (family.horizon, *gain().shape))
+
+    return _feedback("robust fixed gain", family, episodes, controller)
 
 
 class Belief(NamedTuple):
