@@ -543,6 +543,7 @@ ALGORITHMS: dict[str, dict[str, Callable[[], Case]]] = {
             "log_likelihood",
             exploration_credit=1.0,
             damping=0.1,
+            inner_steps=1,
         ),
     },
     "hyperx": {"make": lambda: _belief(hyperx, novelty_units=6, novelty_features=3, novelty_batch=8)},

@@ -81,6 +81,15 @@ def one_step(family: EnvFamily, seed: int = 0) -> tuple[Key, Any, Array, Any]:
     return keys[2], state, random_action(keys[3], family.action_space), task
 
 
+def many_steps(family: EnvFamily, number: int) -> tuple[Key, Any, Array, Any]:
+    """Return arguments of ``env.step`` like ``one_step``, each with a leading axis for the seeds, by one program."""
+
+    def one(seed: Array) -> tuple[Key, Any, Array, Any]:
+        return one_step(family, seed)  # pyright: ignore[reportArgumentType]
+
+    return jax.jit(jax.vmap(one))(jnp.arange(number))
+
+
 def test_is_an_environment(family: EnvFamily) -> None:
     assert isinstance(family.env, Environment)
 
@@ -110,9 +119,9 @@ def test_the_task_changes_transitions_or_rewards(family: EnvFamily) -> None:
         return jax.lax.scan(step, state, jax.random.split(key, 40))[1]
 
     keys = jax.random.split(jax.random.key(5), SEEDS + 1)
-    starts = [one_step(family, seed)[:3] for seed in range(SEEDS)]
-    pairs = [(outcome(*start, keys[0]), outcome(*start, key)) for start, key in zip(starts, keys[1:], strict=True)]
-    assert any(not np.array_equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    starts = many_steps(family, SEEDS)[:3]
+    first, others = (jax.vmap(outcome, (0, 0, 0, axis))(*starts, key) for axis, key in ((None, keys[0]), (0, keys[1:])))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, others, strict=True))
 
 
 def test_resetting_keeps_the_task(family: EnvFamily) -> None:
@@ -161,17 +170,13 @@ def test_a_step_keeps_the_states_shapes_and_types(family: EnvFamily) -> None:
 
 @pytest.mark.slow
 def test_jit_and_vmap_agree_with_single_calls(family: EnvFamily) -> None:
-    arguments = [one_step(family, seed) for seed in range(4)]
-    batch: tuple[Any, ...] = tuple(
-        jax.tree.map(lambda *x: jnp.stack([jnp.asarray(leaf) for leaf in x]), *argument)
-        for argument in zip(*arguments, strict=True)
-    )
+    batch, compiled = many_steps(family, 4), jax.jit(family.env.step)
     batched = jax.jit(jax.vmap(family.env.step))(*batch)
-    for i, one in enumerate(arguments):
-        alone = family.env.step(*one)
-        assert_same(jax.jit(family.env.step)(*one), alone, rtol=1e-5, atol=1e-6)
-        row = jax.tree.map(lambda x, i=i: x[i], batched)
-        assert_same(row, jax.tree.map(jnp.asarray, alone), rtol=1e-5, atol=1e-6)
+    for i in range(4):
+        one, row = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (batch, batched))
+        assert_same(compiled(*one), row, rtol=1e-5, atol=1e-6)
+    # Without compilation, every operation is a program of its own, which takes long.
+    assert_same(jax.tree.map(jnp.asarray, family.env.step(*one)), row, rtol=1e-5, atol=1e-6)
 
 
 def test_the_horizon_holds(family: EnvFamily, played: tuple[Any, Transition]) -> None:
