@@ -1,7 +1,8 @@
 """Presets: recommendation in two domains to new users, by RL² and by VariBAD.
 
-The bonus of RL²'s entropy was chosen on validation tasks; other settings were not tuned. There is no preset of a learner by gradient descent: it would adapt after whole sessions,
-but a session with a user is all that a learner gets.
+The bonus of RL²'s entropy was changed after a look at its seeds on validation tasks; other settings were not tuned.
+There is no preset of a learner by gradient descent: it would adapt after whole sessions, but a session with a user is
+all that a learner gets.
 """
 
 from __future__ import annotations
