@@ -1,6 +1,6 @@
 """Make the trained learners that are part of the package: weights, and cards with measured scores.
 
-    python benchmarks/pretrained.py                        # train, export and measure all
+    python benchmarks/pretrained.py                        # train, export and measure all six
     python benchmarks/pretrained.py --names maml-sinusoid  # one of them
     python benchmarks/pretrained.py --runs FOLDER          # use the runs FOLDER/NAME; train what is missing
     python benchmarks/pretrained.py --readme               # put the table into README.md of this folder
@@ -71,30 +71,6 @@ RECIPES = {
         _words("pearl-point-robot-dense"),
         2_000,
         "best play, goal known",
-    ),
-    "rl2-markets": Recipe(
-        "RL² with a GRU in markets with unknown laws", _words("rl2-markets"), 2_000, "Kelly, market known"
-    ),
-    "rl2-motion-planning": Recipe(
-        "RL² with a GRU on maps that it does not observe",
-        _words("rl2-motion-planning"),
-        2_000,
-        "shortest path, map known",
-    ),
-    "rl2-diagnosis": Recipe(
-        "RL² in clinics with unknown patients and tests", _words("rl2-diagnosis"), 2_000, "best plan, clinic known"
-    ),
-    "rl2-linear-quadratic": Recipe(
-        "RL² with a GRU on linear plants with unknown dynamics",
-        _words("rl2-linear-quadratic"),
-        2_000,
-        "Riccati controller, plant known",
-    ),
-    "rl2-cross-domain": Recipe(
-        "RL² with a GRU: recommendation in two domains", _words("rl2-cross-domain"), 2_000, "best play, goal known"
-    ),
-    "rl2-switching-bandit": Recipe(
-        "RL² on arms that switch", _words("rl2-switching-bandit"), 2_000, "best arm, course known"
     ),
     "maml-sinusoid": Recipe(
         "MAML on sinusoids: 10 gradient steps on 5 examples",
