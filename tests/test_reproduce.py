@@ -45,6 +45,7 @@ def test_the_page_of_results_shows_the_comparison_and_the_speeds(root: Path) -> 
         import compare  # pyright: ignore[reportMissingImports]
         import frozen_benchmark  # pyright: ignore[reportMissingImports]
         import gymnasium_speed  # pyright: ignore[reportMissingImports]
+        import memory_probes  # pyright: ignore[reportMissingImports]
         import results_file  # pyright: ignore[reportMissingImports]
         import speed  # pyright: ignore[reportMissingImports]
 
@@ -55,6 +56,7 @@ def test_the_page_of_results_shows_the_comparison_and_the_speeds(root: Path) -> 
         presets = set(experiments.names())
         assert all(set(entry.learners) <= presets for entry in applications.APPLICATIONS.values())
         assert results_file.with_block(page, "applications.py", applications.shown()) == page
+        assert results_file.with_block(page, "memory_probes.py", memory_probes.shown()) == page
         assert results_file.with_block(page, "frozen_benchmark.py", frozen_benchmark.all_shown()) == page
         assert results_file.with_block(page, "speed.py", speed.shown()) == page
         assert results_file.with_block(page, "gymnasium_speed.py", gymnasium_speed.shown()) == page
