@@ -96,8 +96,8 @@ APPLICATIONS: dict[str, Application] = {
     "driving": Application(
         "driving among unknown drivers",
         ("rl2-driving",),
-        ("random", "rule, mean road", "rule, best fixed numbers", "rule, grip measured"),
-        "rule, road known",
+        ("random", "rule, mean road", "rule, best fixed numbers", "rule, grip measured", "planning, grip measured"),
+        "planning, road known",
     ),
     "icu-sepsis": Application(
         "treatment of sepsis",

@@ -378,7 +378,7 @@ class Motorway(Environment):
         self, key: Key, state: TrafficState, action: Array, params: Traffic
     ) -> tuple[Array, TrafficState, Array, Array, dict[Any, Any]]:
         del key
-        count = self.cars + 1
+        count = state.place.shape[0]
         index = jnp.arange(count, dtype=jnp.int32)
         is_ego = index == 0
         who = driver(params.headway, params.grip)

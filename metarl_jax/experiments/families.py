@@ -324,7 +324,10 @@ register(
         "driving",
         "driving among drivers of unknown manners on roads of unknown grip",
         f"{_ENVIRONMENTS}.driving:motorway",
-        references=(*_RANDOM, *_references("driving", "mean", "fixed", "estimated", "known")),
+        references=(
+            *_RANDOM,
+            *_references("driving", "mean", "fixed", "measured", "planned_measured", "known", "planned"),
+        ),
         heldout_tasks=1000,
         validation_tasks=256,
         heldout_batch=500,
