@@ -411,6 +411,26 @@ def test_the_rule_brakes_for_cars_overtakes_and_limits_the_speed() -> None:
     assert float(oracles.speed_limit(rule)) == pytest.approx(0.4 * 18 + np.sqrt(2 * 0.8 * 60), rel=1e-5)
 
 
+def test_the_planner_imagines_what_it_sees() -> None:
+    task = traffic()
+    cars = [(0.0, 20.0, 1, 30.0), (30.0, 15.0, 1, 15.0), (480.0, 22.0, 2, 25.0), (3.0, 9.0, 0, 9.0)]
+    others = [(250.0 + 20 * i, 10.0, 2, 10.0) for i in range(7)]
+    obs = ENV._observe(state([*cars, *others], task), task)  # pyright: ignore
+    near, speed, _ = ENV.seen(obs)
+    imagined, around = oracles.imagined(near, speed, task)
+    np.testing.assert_allclose(ENV._observe(imagined, around), obs.at[16].set(-0.7), atol=1e-3)  # pyright: ignore
+
+
+def test_the_planner_swerves_where_the_rule_collides() -> None:
+    task = traffic(lanes=2, grip=0.3)
+    plan = jax.jit(lambda near, speed: oracles.look_ahead(ENV, near, speed, task))
+    # The car ahead stands, and the ego car cannot stop. On the left lane, a car that is as fast follows closely.
+    cars = [(0.0, 20.0, 0, 30.0), (40.0, 0.0, 0, 0.1), (486.6, 26.0, 1, 26.0)]
+    near, speed, _ = ENV.seen(ENV._observe(state([*cars, *far_away(8)], task), task))  # pyright: ignore
+    assert int(oracles.decide(oracles.rule_of(task), near, speed)) == driving.BRAKE
+    assert int(plan(near, speed)) == driving.LEFT
+
+
 def test_other_families_are_refused() -> None:
     for make in (
         oracles.mean,

@@ -48,8 +48,9 @@ from metarl_jax.types import Adaptation, Array, Carry, EnvFamily, Inputs, Key, O
 HEADWAY = 0.5
 """The time headway of the rules in seconds."""
 BOLDNESS = 0.8
-"""The largest braking that a change of lanes may require, as a share of the hardest possible one."""
-CANDIDATES = tuple(itertools.product((0.1, 0.2, 0.4, 0.7), (3.0,), (0.0, 3.0, 6.0)))
+"""The largest braking that a change of lanes may require, as a share of the hardest possible one. It is the best of 0.4,
+0.8, 1.5 and 4 on training tasks."""
+CANDIDATES = tuple(itertools.product((0.2, 0.4, 0.7, 1.0), (3.0,), (0.0, 3.0, 6.0)))
 """The numbers of the fixed rules that are tried (``Rule``)."""
 AHEAD = 8
 """The number of steps that ``look_ahead`` simulates."""
@@ -122,6 +123,7 @@ def _environment(family: EnvFamily) -> Motorway:
 
 
 def _training_tasks(family: EnvFamily) -> Traffic:
+    _environment(family)
     return jax.jit(lambda key: family.tasks.sample_distinct(key, TASKS))(jax.random.key(1))
 
 
@@ -131,7 +133,6 @@ def mean_task(family: EnvFamily) -> Traffic:
     Raises:
         ValueError: if the family is another one.
     """
-    _environment(family)
     tasks = _training_tasks(family)
     grip, braking = (jnp.exp(jnp.mean(jnp.log(x))) for x in (tasks.grip, tasks.braking))
     mean: Traffic = jax.tree.map(lambda x: jnp.mean(x, dtype=jnp.float32), tasks)
@@ -308,9 +309,8 @@ def best_fixed_rule(family: EnvFamily) -> Rule:
     Raises:
         ValueError: if the family is another one.
     """
-    _environment(family)
-    candidates = jnp.array(CANDIDATES, jnp.float32)
     tasks, keys = _training_tasks(family), jax.random.split(jax.random.key(2), TASKS)
+    candidates = jnp.array(CANDIDATES, jnp.float32)
 
     def value(numbers: Array) -> Array:
         oracle = _make("", family, 1, lambda task: (Rule(*numbers), None), decide)
