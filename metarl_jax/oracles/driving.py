@@ -48,8 +48,8 @@ from metarl_jax.types import Adaptation, Array, Carry, EnvFamily, Inputs, Key, O
 HEADWAY = 0.5
 """The time headway of the rules in seconds."""
 BOLDNESS = 0.8
-"""The largest braking that a change of lanes may require, as a share of the hardest possible one. It is the best of 0.4,
-0.8, 1.5 and 4 on training tasks."""
+"""The largest braking that a change of lanes may require, as a share of the hardest possible one. It is the best of
+0.4, 0.8, 1.5 and 4 on training tasks."""
 CANDIDATES = tuple(itertools.product((0.2, 0.4, 0.7, 1.0), (3.0,), (0.0, 3.0, 6.0)))
 """The numbers of the fixed rules that are tried (``Rule``)."""
 AHEAD = 8
