@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -63,11 +64,13 @@ def numpy_idm(task: Traffic, speed: float, desired: float, gap: float, ahead: fl
 
 def numpy_step(before: TrafficState, action: int, task: Traffic) -> tuple[Any, Any, Any, float, bool]:
     """Return places, speeds, lanes, reward and whether there is a collision, computed car by car in float64."""
-    place, speed, desired = (np.asarray(x, np.float64) for x in (before.place, before.speed, before.desired))
-    lane, length, cars = np.array(before.lane), float(task.length), len(place)
+    numbers: Any = [np.asarray(x, np.float64) for x in (before.place, before.speed, before.desired)]
+    place, speed, desired = numbers
+    lane: Any = np.array(before.lane)
+    length, cars = float(task.length), len(place)
 
-    def distance(i: int, j: int) -> float:
-        return (place[j] - place[i]) % 1.0 * length
+    def distance(i: Any, j: Any) -> float:
+        return float(place[j] - place[i]) % 1.0 * length
 
     def ahead(i: int, on: int) -> int | None:
         return min((j for j in range(cars) if j != i and lane[j] == on), key=lambda j: distance(i, j), default=None)
@@ -135,7 +138,7 @@ def random_trial(seed: Any, steps: int = 12) -> tuple[Traffic, Any]:
     keys = jax.random.split(jax.random.key(seed), 3)
     task = FAMILY.tasks.sample(keys[0])
     # Dense traffic has more interactions.
-    task = task.replace(length=0.4 * task.length)
+    task = dataclasses.replace(task, length=0.4 * task.length)
 
     def step(state: TrafficState, key: Any) -> tuple[TrafficState, Any]:
         action = jax.random.randint(key, (), 0, 6, jnp.int32)
@@ -238,15 +241,15 @@ def test_polite_drivers_let_others_pass() -> None:
 
 def test_a_car_that_has_broken_down_does_not_move_much_or_change_lanes() -> None:
     task = traffic(blocked=True)
-    reset = jax.jit(lambda key: ENV.reset_env(key, task)[1])
-    now = reset(jax.random.key(1))
+    reset = jax.jit(lambda task: ENV.reset_env(jax.random.key(1), task)[1])
+    now = reset(task)
     assert float(now.desired[-1]) == pytest.approx(0.1)
     for _ in range(20):
         after = STEP(KEY, now, jnp.int32(driving.BRAKE), task)[1]
         assert int(after.lane[-1]) == int(now.lane[-1])
         assert float(after.speed[-1]) <= 0.1 + 1e-6
         now = after
-    assert float(jnp.min(ENV.reset_env(KEY, traffic())[1].desired)) > 7
+    assert float(jnp.min(reset(traffic()).desired)) > 7
 
 
 # ------------------------------------------------------------------------------------------------------ collisions
@@ -455,13 +458,11 @@ def test_drivers_are_ordered_by_what_they_know() -> None:
 
         return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(5), 1000)))
 
-    makers = oracles.mean, oracles.fixed, oracles.measured, oracles.known, oracles.planned
-    mean, fixed, measured, known, planned = (score(make(FAMILY, 2)) for make in makers)
-    # The grip is what matters most, and it is soon measured.
-    for better, worse in ((fixed, mean), (measured, fixed), (known, fixed), (planned, known)):
+    makers = oracles.mean, oracles.fixed, oracles.measured, oracles.planned
+    mean, fixed, measured, planned = (score(make(FAMILY, 2)) for make in makers)
+    for better, worse in ((measured, mean), (measured, fixed), (planned, measured)):
         gain = better - worse
         assert gain.mean() > 1.64 * gain.std() / np.sqrt(len(gain))
-    assert known.mean() - measured.mean() < known.mean() - fixed.mean()
 
 
 def test_measured_grips_reach_the_truth() -> None:
@@ -473,7 +474,7 @@ def test_measured_grips_reach_the_truth() -> None:
         return trial(KEY, act, (), FAMILY, task, 1)[1]
 
     grips = jnp.array([0.12, 0.3, 0.9], jnp.float32)
-    steps = jax.jit(jax.vmap(lambda grip: shown(traffic().replace(grip=grip))))(grips)
+    steps = jax.jit(jax.vmap(lambda grip: shown(dataclasses.replace(traffic(), grip=grip))))(grips)
     _, speed, change = jax.vmap(ENV.seen)(steps.final_obs[:, 0])
     bounds = oracles.Estimate(jnp.float32(0.1), jnp.float32(1.0), jnp.int32(driving.BRAKE))
     found = jax.vmap(lambda speed, change: bounds.observe(speed, change).grip)(speed, change)

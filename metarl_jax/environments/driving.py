@@ -1,8 +1,9 @@
 """Driving on a ring road with several lanes, among drivers with unknown manners, on a road with unknown grip.
 
-A task is the traffic of one road: the manners of its drivers, the density of cars, the number of open lanes, whether a
-car has broken down on a lane, and the grip of the surface, which depends on the weather. The learner drives one car,
-the ego car, and observes only what is within ``SEEN`` metres. A step takes ``STEP`` seconds.
+A task is the traffic of one road: the manners of its drivers, the density of cars, the number of open lanes, and
+whether a car has broken down on a lane. The grip of the surface, which depends on the weather, is a part of it, too.
+The learner drives one car, the ego car, and observes cars up to a gap of ``SEEN`` metres. A step takes ``STEP``
+seconds.
 
 Other cars follow the car ahead by the intelligent driver model, IDM (Treiber, Hennecke and Helbing 2000):
 
@@ -26,13 +27,14 @@ The ego car has six actions: keep the speed, faster, slower, brake hard, change 
 lane. The reward of a step is the distance in units of 100 m, minus a cost of acceleration and changes of lanes, minus
 ``collision_cost`` for a collision, which ends the episode.
 
-The observation consists of the gaps to the nearest cars ahead and behind in the own lane, in the left and in the right
-lane, their relative speeds, whether there is a left and a right lane, the own speed, the last change of the own speed,
-and the time, all scaled to about unit size.
+The observation shows the nearest cars ahead and behind in the own, the left and the right lane: their gaps and their
+relative speeds. It also has the existence of a left and a right lane, the own speed, the last change of this speed, and
+the time. All numbers are scaled to about unit size.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -387,7 +389,7 @@ class Motorway(Environment):
         target = state.lane[0] + jnp.array(LANE_CHANGES, jnp.int32)[action]
         target = jnp.where((target >= 0) & (target < params.lanes), target, state.lane[0])
         changed = (target != state.lane[0]).astype(jnp.float32)
-        moved = state.replace(lane=jnp.where(is_ego, target, state.lane))
+        moved = dataclasses.replace(state, lane=jnp.where(is_ego, target, state.lane))
         deciding = 1 + state.time % self.cars
         near = around(moved, deciding, params)
         speed, desired = (jnp.sum(jnp.where(index == deciding, x, 0.0)) for x in (state.speed, state.desired))
@@ -484,12 +486,13 @@ def motorway(
 ) -> EnvFamily:
     """Make a family of ring roads with random manners of drivers, density, lanes and grip.
 
-    The grip and the hardest braking of drivers are uniform on a logarithmic scale; the mean desired speed (14 to 22
-    metres per second), the time headway (1 to 2 seconds), the politeness (0 to 0.5) and the length of the ring are
-    uniform, and so is the number of open lanes, from 2 to ``lanes``. If ``shifted`` is true, held-out roads are more
-    slippery than all training roads (0.6 to 1 times the lowest grip), and their drivers are more aggressive: they brake
-    0.6 to 1 times as hard as the least yielding drivers of training, keep headways of 0.6 to 1 seconds, and are
-    impolite (politeness -0.2 to 0).
+    The grip and the hardest braking of drivers are uniform on a logarithmic scale. The other numbers are uniform: the
+    mean desired speed (14 to 22 metres per second), the time headway (1 to 2 seconds), the politeness (0 to 0.5), the
+    length of the ring, and the number of open lanes (2 to ``lanes``).
+
+    If ``shifted`` is true, held-out roads are more slippery than all training roads (0.6 to 1 times the lowest grip),
+    and their drivers are more aggressive. Their hardest braking is 0.6 to 1 times the lowest one of training, they keep
+    headways of 0.6 to 1 seconds, and they are impolite (politeness -0.2 to 0).
 
     An episode is a success if it ends without a collision.
 

@@ -8,6 +8,7 @@ task; the drivers differ in what they know about them. One driver improves on th
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ def decide(rule: Rule, near: Around, speed: Array) -> Array:
     ego = drivers._replace(acceleration=jnp.minimum(ACCELERATIONS[FASTER], TRACTION * rule.grip))
     change = changes(near, ego, drivers, speed, top)
     ahead = idm(ego, speed, top, near.gap_ahead, near.ahead)
-    # Neither the ego car nor the new follower may have to brake too hard.
+    # The braking that a change requires of the ego car and of the new follower must be possible.
     own = required(speed - near.ahead, near.gap_ahead) <= BOLDNESS * limit
     follower = required(near.behind - speed, near.gap_behind) <= BOLDNESS * jnp.minimum(rule.braking, limit)
     change = change._replace(is_free=change.is_free & own[1:] & follower[1:])
@@ -136,7 +137,7 @@ def mean_task(family: EnvFamily) -> Traffic:
     tasks = _training_tasks(family)
     grip, braking = (jnp.exp(jnp.mean(jnp.log(x))) for x in (tasks.grip, tasks.braking))
     mean: Traffic = jax.tree.map(lambda x: jnp.mean(x, dtype=jnp.float32), tasks)
-    return mean.replace(grip=grip, braking=braking)
+    return dataclasses.replace(mean, grip=grip, braking=braking)
 
 
 class Estimate(NamedTuple):
@@ -195,7 +196,7 @@ def imagined(near: Around, speed: Array, task: Traffic) -> tuple[TrafficState, T
     place = away / length
     state = TrafficState(place - jnp.floor(place), speeds, right + side, desired, zero, jnp.int32(6))
     lanes = 1 + right + near.is_open[1].astype(jnp.int32)
-    return state, task.replace(length=length, lanes=lanes)
+    return state, dataclasses.replace(task, length=length, lanes=lanes)
 
 
 def look_ahead(env: Motorway, near: Around, speed: Array, task: Traffic) -> Array:
@@ -219,7 +220,8 @@ def look_ahead(env: Motorway, near: Around, speed: Array, task: Traffic) -> Arra
     first = decide(rule, near, speed)
 
     def value(action: Array) -> Array:
-        def step(carry: tuple[TrafficState, Array, Array], _: None) -> tuple[tuple[TrafficState, Array, Array], Array]:
+        def step(carry: tuple[TrafficState, Array, Array], none: None) -> tuple[Any, Array]:
+            del none
             state, action, alive = carry
             obs, state, reward, hit, _ = model.step_env(key, state, action, traffic)
             near, speed, _ = model.seen(obs)
@@ -245,7 +247,7 @@ def _make(
     start: Callable[[Task], tuple[Any, Estimate | None]],
     choose: Callable[[Any, Around, Array], Array],
 ) -> Oracle:
-    """Make an oracle that drives by what it knows or assumes about the task.
+    """Make an oracle that drives by its knowledge of the task or by an assumption.
 
     Args:
         name: the name of the oracle.
@@ -268,8 +270,8 @@ def _make(
             # The first observation of an episode shows no change of the speed.
             starts = jnp.logical_or(inputs.first, inputs.prev_done > 0)
             observed = memory.observe(speed, change)
-            memory = jax.tree.map(lambda old, new: jnp.where(starts, old, new), memory, observed)
-            action = choose(assumed.replace(grip=memory.grip), near, speed)
+            memory = Estimate(*(jnp.where(starts, old, new) for old, new in zip(memory, observed, strict=True)))
+            action = choose(dataclasses.replace(assumed, grip=memory.grip), near, speed)
             return memory._replace(action=action), action, ()
 
         return trial(key, act, bounds, family, task, episodes)
