@@ -51,14 +51,14 @@ HEADWAY = 0.5
 BOLDNESS = 0.8
 """The largest braking that a change of lanes may require, as a share of the hardest possible one. It is the best of
 0.4, 0.8, 1.5 and 4 on training tasks."""
-CANDIDATES = tuple(itertools.product((0.2, 0.4, 0.7, 1.0), (3.0,), (0.0, 3.0, 6.0)))
+CANDIDATES = tuple(itertools.product((0.2, 0.4, 0.7), (3.0,), (0.0, 3.0, 6.0)))
 """The numbers of the fixed rules that are tried (``Rule``)."""
 AHEAD = 8
 """The number of steps that ``look_ahead`` simulates."""
 MARGIN = 0.7
 """The smallest gain for which ``look_ahead`` prefers an action to that of the rule; of 0.1, 0.4 and 1 on training
 tasks, the last two are about equally good."""
-TASKS = 256
+TASKS = 512
 """The number of training tasks on which the numbers of the fixed rule are chosen."""
 
 
