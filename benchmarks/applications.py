@@ -93,6 +93,12 @@ APPLICATIONS: dict[str, Application] = {
         ("random", "best plan for the mean clinic", "best plan for count"),
         "best plan, clinic known",
     ),
+    "driving": Application(
+        "driving among unknown drivers",
+        ("rl2-driving",),
+        ("random", "rule, mean road", "rule, best fixed numbers", "rule, grip measured", "planning, grip measured"),
+        "planning, road known",
+    ),
     "icu-sepsis": Application(
         "treatment of sepsis",
         ("rl2-icu-sepsis", "varibad-icu-sepsis"),

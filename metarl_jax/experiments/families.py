@@ -319,6 +319,22 @@ register(
     package=True,
 )
 
+register(
+    Family(
+        "driving",
+        "driving among drivers of unknown manners on roads of unknown grip",
+        f"{_ENVIRONMENTS}.driving:motorway",
+        references=(
+            *_RANDOM,
+            *_references("driving", "mean", "fixed", "measured", "planned_measured", "known", "planned"),
+        ),
+        heldout_tasks=1000,
+        validation_tasks=256,
+        heldout_batch=500,
+    ),
+    package=True,
+)
+
 _CROSS = ("popularity", "each_domain", "both_domains", "each_domain_sampling", "both_domains_sampling")
 register(
     Family(

@@ -51,6 +51,7 @@ from metarl_jax.environments import (
     cross_domain,
     dark_room,
     diagnosis,
+    driving,
     from_gymnax,
     gridnavi,
     icu_sepsis,
@@ -251,6 +252,7 @@ ENVIRONMENTS: dict[str, dict[str, Callable[[], EnvFamily]]] = {
     },
     "diagnosis": {"make": lambda: diagnosis.make(2, 2)},
     "icu_sepsis": {"make": lambda: icu_sepsis.make(horizon=4)},
+    "driving": {"motorway": lambda: driving.motorway(6, 3, 2)},
 }
 
 # ----------------------------------------------------------------------------------------------------- networks
