@@ -58,7 +58,7 @@ _GITTINS, _INDEX = "Gittins index", "index in every state"
 _KNOWN, _RANDOM = "best play, goal known", "random"
 _GRIDNAVI, _TRIAL, _BAYES = "GridNavi, 4 episodes", "reward of a trial", "Bayes-optimal"
 _NAVIGATION, _THIRD = "point navigation, return, 3 steps", "return of an episode after 3 gradient steps"
-_CARTPOLE, _FIRST = "CartPole physics, return, 3 steps", "return of an episode after 1 gradient step"
+_FIRST = "return of an episode after 1 gradient step"
 _CHEETAH, _LAST = "half-cheetah direction, return", "reward of a trial after 2 episodes"
 _NO_TRAINING = "from scratch, gradient descent (0.5)"
 _RL2, _SNAIL, _MDPS = "rl2_bandits", "snail_bandits_mdps", "rl2_tabular_mdp"
@@ -71,7 +71,6 @@ HEADLINES = (
     Headline(_GRIDNAVI, "RL²", "gridnavi", "rl2-gridnavi", _TRIAL, _BAYES),
     Headline(_GRIDNAVI, "VariBAD", "gridnavi", "varibad-gridnavi", _TRIAL, _BAYES),
     Headline(_NAVIGATION, "MAML-TRPO", "maml_navigation", "maml-navigation", _THIRD, _KNOWN),
-    Headline(_CARTPOLE, "MAML-TRPO", "maml_classic_control", "maml-cartpole", _THIRD, _NO_TRAINING),
     Headline(
         _CHEETAH,
         "PEARL, episode 4",

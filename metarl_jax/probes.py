@@ -151,7 +151,8 @@ def linear_probes(
 
     length = data[0][0].shape[1]
     steps = np.unique(np.linspace(0, length - 1, min(num_steps, length)).round().astype(int))
-    explained = [[_explained(*data, step, name, penalty) for name in names] for step in steps]
+    fitted, tested = data
+    explained = [[_explained(fitted, tested, step, name, penalty) for name in names] for step in steps]
     return Probes(steps, tuple(names), np.array(explained), num_tasks)
 
 

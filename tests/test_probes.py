@@ -125,7 +125,8 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="no floating-point numbers: give targets"):
         probes(family, targets=lambda task: {})
     for name in ("episodes", "num_tasks", "num_steps", "batch_size", "penalty"):
+        wrong: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=name):
-            probes(family, **{name: 0})
+            probes(family, adding(), **wrong)
     with pytest.raises(TypeError, match=r"jax\.random\.key"):
         mrl.probes.linear_probes(jax.random.PRNGKey(0), adding(), (), family, episodes=1)

@@ -175,8 +175,9 @@ def test_jit_and_vmap_agree_with_single_calls(family: EnvFamily) -> None:
     for i in range(4):
         one, row = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (batch, batched))
         assert_same(compiled(*one), row, rtol=1e-5, atol=1e-6)
-    # Without compilation, every operation is a program of its own, which takes long.
-    assert_same(jax.tree.map(jnp.asarray, family.env.step(*one)), row, rtol=1e-5, atol=1e-6)
+        # Without compilation, every operation is a program of its own, which takes long.
+        if i == 0:
+            assert_same(jax.tree.map(jnp.asarray, family.env.step(*one)), row, rtol=1e-5, atol=1e-6)
 
 
 def test_the_horizon_holds(family: EnvFamily, played: tuple[Any, Transition]) -> None:
