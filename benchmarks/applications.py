@@ -140,7 +140,7 @@ def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks
     bar = max(simple, key=lambda name: sign * simple[name])
     ceiling = next(name for name in references if name.startswith(application.ceiling))
     gain = next(gain for gain in evaluation["gains"] if gain["over"] == bar)
-    gap = references[ceiling] - references[bar]
+    gap, error = references[ceiling] - references[bar], (gain["ci95"][1] - gain["ci95"][0]) / 2
     return {
         "application": key,
         "learner": evaluation["experiment"],
@@ -155,8 +155,8 @@ def row_of(key: str, application: Application, evaluation: dict[str, Any], tasks
         "ceiling": ceiling,
         "gain": [gain["mean"], *gain["ci95"]],
         "gain_by_seed": gain["per_seed"],
-        # The gap must be larger than nothing: on some shifted tasks the ceiling is below the bar.
-        "share": (ours["score"] - references[bar]) / gap if sign * gap > 0 else None,
+        # The gap must exceed the error of the gain. On some shifted tasks the ceiling is even below the bar.
+        "share": (ours["score"] - references[bar]) / gap if sign * gap > error else None,
         "target": references[bar],
         "reached": gain["ci95"][0] > 0,
         "seeds": len(ours["per_seed"]),

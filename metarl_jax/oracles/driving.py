@@ -42,7 +42,7 @@ from metarl_jax.environments.driving import (
     idm,
     mobil,
 )
-from metarl_jax.oracles.base import of_trials
+from metarl_jax.oracles.base import at_first_use, of_trials
 from metarl_jax.rollout import episode_returns, episode_successes, trial
 from metarl_jax.types import Adaptation, Array, Carry, EnvFamily, Inputs, Key, Oracle, State, Task, Transition
 
@@ -299,8 +299,8 @@ def mean(family: EnvFamily, episodes: int) -> Oracle:
     Raises:
         ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
-    road = mean_task(family)
-    return _make("rule, mean road", family, episodes, lambda task: (road, None), _by_rule)
+    road = at_first_use(lambda: mean_task(family))
+    return _make("rule, mean road", family, episodes, lambda task: (road(), None), _by_rule)
 
 
 def best_fixed_rule(family: EnvFamily) -> Rule:
@@ -328,8 +328,8 @@ def fixed(family: EnvFamily, episodes: int) -> Oracle:
     Raises:
         ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
-    rule = best_fixed_rule(family)
-    return _make("rule, best fixed numbers", family, episodes, lambda task: (rule, None), decide)
+    rule = at_first_use(lambda: best_fixed_rule(family))
+    return _make("rule, best fixed numbers", family, episodes, lambda task: (rule(), None), decide)
 
 
 def _measuring(family: EnvFamily) -> tuple[Traffic, Estimate]:
@@ -347,8 +347,8 @@ def measured(family: EnvFamily, episodes: int) -> Oracle:
     Raises:
         ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
-    start = _measuring(family)
-    return _make("rule, grip measured", family, episodes, lambda task: start, _by_rule)
+    start = at_first_use(lambda: _measuring(family))
+    return _make("rule, grip measured", family, episodes, lambda task: start(), _by_rule)
 
 
 def known(family: EnvFamily, episodes: int) -> Oracle:
@@ -366,8 +366,8 @@ def planned_measured(family: EnvFamily, episodes: int) -> Oracle:
     Raises:
         ValueError: if the family is another one, or ``episodes`` is not a positive whole number.
     """
-    start = _measuring(family)
-    return _make("planning, grip measured", family, episodes, lambda task: start, _by_planning(family))
+    start = at_first_use(lambda: _measuring(family))
+    return _make("planning, grip measured", family, episodes, lambda task: start(), _by_planning(family))
 
 
 def planned(family: EnvFamily, episodes: int) -> Oracle:
