@@ -31,7 +31,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rl2": {
         **_ON_POLICY,
         "episodes": PATIENTS,
-        "iterations": 500,
+        "iterations": 850,
+        "embedding_size": 128,
+        "readout_size": 128,
+        "deterministic": True,
     },
     "varibad": {
         **_ON_POLICY,
