@@ -460,7 +460,8 @@ def test_drivers_are_ordered_by_what_they_know() -> None:
 
     makers = oracles.mean, oracles.fixed, oracles.measured, oracles.planned
     mean, fixed, measured, planned = (score(make(FAMILY, 2)) for make in makers)
-    for better, worse in ((measured, mean), (measured, fixed), (planned, measured)):
+    # Neighbours in this order differ by less than the error of 1000 trials.
+    for better, worse in ((measured, mean), (planned, fixed)):
         gain = better - worse
         assert gain.mean() > 1.64 * gain.std() / np.sqrt(len(gain))
 
