@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "rl2": {
         **_ON_POLICY,
         "episodes": PATIENTS,
-        "iterations": 850,
+        "iterations": 700,
         "embedding_size": 128,
         "readout_size": 128,
         "deterministic": True,
