@@ -11,8 +11,8 @@ EPISODES = 2
 """The number of episodes of a trial."""
 
 # The values of states differ by several units, because collisions are expensive. The loss of the critic, which shares
-# layers with the policy, therefore has a small weight. One seed was trained with a weight of 0.5 before, on easier roads;
-# other settings were not compared.
+# layers with the policy, therefore has a small weight. One seed was trained with a weight of 0.5 before, on easier
+# roads. Other settings were not compared.
 _PPO: dict[str, Any] = {
     "episodes": EPISODES,
     "iterations": 400,
