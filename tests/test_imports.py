@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"ops", "batching"},
     "evaluation": {"ops", "batching", "training"},
     "sequences": {"ops", "batching", "training", "evaluation"},
+    "probes": {"rollout", "batching", "training"},
     "tracing": set(),
     "family_checks": {"rollout", "tracing"},
     "network_checks": {"family_checks", "tracing"},
