@@ -38,7 +38,7 @@ MINUTES: dict[str, float] = {
     "rl2-cold-start": 1.2,
     "rl2-dark-key-to-door": 16.4,
     "rl2-dark-room": 12.9,
-    "rl2-drifting-interests": 0.6,
+    "rl2-drifting-interests": 0.8,
     "rl2-driving": 2.5,
     "rl2-fast-weights-bandit-100x5": 7.2,
     "rl2-gridnavi": 3.7,
