@@ -1,4 +1,4 @@
-"""What the memories of applications' learners know about the task, by linear probes (``mrl.probes``).
+"""Linear probes (``mrl.probes``) of the memories of learners on applications.
 
     python benchmarks/memory_probes.py --folder runs                   # every application with such tasks
     python benchmarks/memory_probes.py --applications markets --folder runs

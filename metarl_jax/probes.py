@@ -1,9 +1,10 @@
-"""Linear probes: what can be read off a learner's memory about the task that it is playing.
+"""Linear probes: linear predictions of parameters of a task from the memory of a learner that plays it.
 
-A linear probe (Alain & Bengio 2016, arXiv 1610.01644) is a linear regression from the memory of a trained learner, such
-as the state of a GRU or the belief of VariBAD, to a parameter of the task that the learner does not observe. A probe is
-fitted to trials on training tasks and tested on trials on held-out tasks. A good probe shows that the memory contains
-the parameter in a form that one linear layer can use. A bad probe does not show that the memory lacks it.
+A linear probe (Alain & Bengio 2016, arXiv 1610.01644) is a linear regression from the memory of a trained learner to a
+parameter of the task that the learner does not observe. The memory of RL² is the state of its recurrent network, and
+that of VariBAD is the state of its encoder. A probe is fitted to trials on training tasks and tested on held-out tasks.
+A good probe shows that the memory contains the parameter in a form that one linear layer can use. A bad probe does not
+show that the memory lacks it.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def of_trials(name: str, episodes: int, run: Callable[[Key, Task], tuple[Carry, 
 def at_first_use(make: Callable[[], Value]) -> Callable[[], Value]:
     """Return a function that computes a value when it is called for the first time, also while JAX traces.
 
-    Oracles with settings that are chosen by simulation are made without it until they are used.
+    Oracles use it for settings that are chosen by simulation, so that it takes no time to make an oracle.
     """
 
     @functools.cache
